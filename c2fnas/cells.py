@@ -1,33 +1,35 @@
-"""One cell of the searched network: from its gene to layers."""
+"""The layers of one cell of the searched network, built from its gene."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import tensorflow as tf
 
 from c2fnas import genotype
 from c2fnas.named_weights import NamedLayers
-from c2fnas.operations import Block, ConvNorm, OperationBlock, UpBlock
+from c2fnas.operations import Block, ConvNorm, OperationBlock, Step, UpBlock
 
 
 class Cell:
-    """Called on the outputs of the cells it reads, in the order of its gene; returns float [b, x,
-    y, z, filters].
+    """A cell, called on the outputs of the cells that it reads.
+
+    The inputs, each float [b, x, y, z, c], come in the order of the gene. The output is float
+    [b, x, y, z, filters] on the level of the gene.
 
     Args:
       layers: where the cell's layers get their canonical names.
-      architecture: the whole genotype; the cell needs the levels and widths of what it reads.
-      number: of the cell, from 1.
+      architecture: the whole genotype, for the levels and filters of the cells that it reads.
+      number: number of the cell, from 1.
     """
 
     def __init__(self, layers: NamedLayers, architecture: genotype.Genotype, number: int):
         gene = architecture.cells[number - 1]
         prefix, width = f"cell{number:02d}", architecture.filters_at(gene.level)
-        self.branches: list[list[Any]] = []
+        self.branches: list[list[Step]] = []
         for index, source in enumerate(gene.inputs):
             source_level, name = architecture.level_of(source), f"{prefix}/input{index}"
-            branch: list[Any] = []
+            branch: list[Step] = []
             if source_level < gene.level:
                 branch.append(Block(layers, f"{name}/down", width, (3, 3, 3), stride=2))
             if source_level > gene.level:
@@ -38,12 +40,12 @@ class Cell:
                 branch.append(OperationBlock(layers, f"{name}/op", gene.op, width))
             self.branches.append(branch)
         self.add = tf.keras.layers.Add(name=f"{prefix}_sum") if len(gene.inputs) > 1 else None
-        self.after: list[Any] = []
+        self.after: list[Step] = []
         if gene.merge == "before_op":
             self.after.append(OperationBlock(layers, f"{prefix}/op", gene.op, width))
         self.after.append(_outer(layers, gene, f"{prefix}/last", width))
 
-    def __call__(self, inputs: list[Any]):
+    def __call__(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         results = []
         for branch, voxels in zip(self.branches, inputs, strict=True):
             for step in branch:
@@ -55,7 +57,8 @@ class Cell:
         return merged
 
 
-def _outer(layers: NamedLayers, gene: genotype.CellGene, name: str, width: int):
+def _outer(layers: NamedLayers, gene: genotype.CellGene, name: str, width: int) -> Step:
+    """Returns the first or last 1x1x1 of a cell."""
     if gene.outer == "block":
         return Block(layers, name, width, (1, 1, 1))
     return ConvNorm(layers, name, width, (1, 1, 1), norm=False)

@@ -1,8 +1,7 @@
-"""A training on disk: weights, Adam's moments, step and what belongs to them, in one file that is
-replaced as a whole.
+"""Checkpoints: weights, Adam's moments, step and settings of a training in one file.
 
-<folder>/checkpoint.safetensors          the newest
-<folder>/earlier_<step>.safetensors      those before it, as many as `keep` says less one
+<folder>/checkpoint.safetensors          the newest checkpoint, replaced as a whole
+<folder>/earlier_<step>.safetensors      up to `keep` - 1 earlier ones
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import shutil
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import safetensors
 from absl import logging
 
@@ -36,13 +36,12 @@ def save(
     """Writes the trainer's state to `folder`/checkpoint.safetensors and returns that path.
 
     Args:
-      folder: made where it is missing; other accounts cannot read what it holds.
-      trainer: whose weights, moments and step are kept, with its genotype and configuration.
-      extra: JSON-able; given back by `load`.
-      keep: how many checkpoints stay, this one included.
+      folder: created if it is missing; other accounts cannot read its files.
+      trainer: its weights, moments, step, genotype and configuration are saved.
+      extra: JSON values that `load` returns.
+      keep: number of checkpoints to keep, this one included.
     Raises:
-      OSError: if it cannot be written, e.g. to a full disk; the checkpoints that were there still
-          are.
+      OSError: if the file cannot be written, e.g. to a full disk. Earlier checkpoints stay.
     """
     path = pathlib.Path(folder) / FILE_NAME
     metadata = {
@@ -63,8 +62,9 @@ def save(
         free = shutil.disk_usage(path.parent).free if path.parent.exists() else 0
         raise OSError(
             getattr(error, "errno", None) or errno.EIO,
-            f"checkpoint of step {trainer.step} not written ({error}): it takes {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free. The "
-            "checkpoints that were there still are: make room and start again with the same command",
+            f"checkpoint of step {trainer.step} not written ({error}): "
+            f"it takes {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free. "
+            "Earlier checkpoints are kept: make room and run the same command again to resume",
             str(path),
         ) from error
     for old in _earlier(path.parent)[max(0, keep - 1) :]:
@@ -73,17 +73,16 @@ def save(
 
 
 def load(folder: str | os.PathLike, trainer: Trainer) -> dict[str, Any] | None:
-    """Restores the trainer and returns what `save` was given as extra; None where there is no
-    checkpoint.
+    """Restores the trainer and returns the `extra` of `save`; None if there is no checkpoint.
 
-    A checkpoint of one Keras stack continues on the other, there without equal bits. Where the
-    newest cannot be read (a failing disk: a kill cannot do that), the one before it is taken and a
-    warning says so; training from there gives the same numbers again.
+    A checkpoint of one Keras stack can be continued on the other, but not bit for bit. If the
+    newest cannot be read, the one before it is loaded with a warning, and training from there gives
+    the same numbers again. Only a failing disk can cause this, not a kill.
 
     Raises:
-      ValueError: naming the file, if none can be read, or if it belongs to another genotype, patch,
-        VAE branch or training configuration: then every difference is listed, and the trainer is as
-        before.
+      ValueError: if no checkpoint can be read, or if it belongs to another genotype, patch, VAE
+        branch or training configuration. The message names the file and every difference, and the
+        trainer stays as it was.
     """
     path = pathlib.Path(folder) / FILE_NAME
     candidates = [*([path] if path.exists() else []), *_earlier(path.parent)]
@@ -94,24 +93,28 @@ def load(folder: str | os.PathLike, trainer: Trainer) -> dict[str, Any] | None:
         except ValueError as error:
             failures.append((candidate, error))
             continue
-        for failed, error in failures:
+        for unreadable, cause in failures:
             logging.warning(
                 "event=checkpoint_unreadable file=%s cause=%s taken=%s",
-                failed,
-                error.__cause__,
+                unreadable,
+                cause.__cause__,
                 candidate,
             )
         return _restore(candidate, state, metadata, trainer)
     if failures:
-        failed, error = failures[0]
+        unreadable, cause = failures[0]
         raise ValueError(
-            f"{failed}: the checkpoint cannot be read ({error.__cause__}); remove it to start this training again"
-        ) from error
+            f"{unreadable}: the checkpoint cannot be read ({cause.__cause__}); "
+            "remove it to start this training again"
+        ) from cause
     return None
 
 
 def _restore(
-    path: pathlib.Path, state: Mapping[str, Any], metadata: Mapping[str, str], trainer: Trainer
+    path: pathlib.Path,
+    state: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str],
+    trainer: Trainer,
 ) -> dict[str, Any]:
     if not metadata.keys() >= {"genotype", "network", "training", "extra"}:
         raise ValueError(
@@ -121,7 +124,8 @@ def _restore(
     different = differences({name: json.loads(metadata[name]) for name in identity}, identity)
     if different:
         raise ValueError(
-            f"{path} belongs to another training: {'; '.join(different)}. Give it another folder, or the settings it was started with"
+            f"{path} belongs to another training: {'; '.join(different)}. "
+            "Give another folder, or the settings that it was started with"
         )
     try:
         trainer.restore(state)
@@ -131,14 +135,12 @@ def _restore(
 
 
 def _set_aside(path: pathlib.Path) -> None:
-    """Gives the newest checkpoint a second name by its step; `path` itself stays until it is
-    replaced.
-    """
+    """Gives the newest checkpoint a second name with its step. `path` itself stays."""
     try:
         with safetensors.safe_open(path, framework="numpy") as stream:
             step = int((stream.metadata() or {}).get("step", "0"))
     except (OSError, safetensors.SafetensorError):
-        return  # there is none, or it cannot be read: nothing worth a second name
+        return  # there is none, or it cannot be read and is not worth keeping
     name = path.with_name(f"{_EARLIER}{step:08d}.safetensors")
     name.unlink(missing_ok=True)
     try:
@@ -149,14 +151,12 @@ def _set_aside(path: pathlib.Path) -> None:
 
 
 def _earlier(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the checkpoints before the newest, the latest first."""
+    """Returns the earlier checkpoints, the latest first."""
     return sorted(folder.glob(f"{_EARLIER}*.safetensors"), reverse=True)
 
 
 def _identity(trainer: Trainer) -> dict[str, Any]:
-    """Returns, JSON-able, what two trainings must share for one to go on with the state of the
-    other.
-    """
+    """Returns the JSON values that must be equal for one training to resume another's state."""
     network = trainer.network
     prior = network.class_prior
     return {
@@ -173,8 +173,9 @@ def _identity(trainer: Trainer) -> dict[str, Any]:
 
 
 def _training(config: TrainingConfig) -> dict[str, Any]:
-    """As it was before the branch could have a rate of its own where it has none: earlier
-    checkpoints go on.
+    """Returns the configuration as JSON values.
+
+    `vae_rate` is left out at its default, so that checkpoints of releases without it still open.
     """
     described = {
         **dataclasses.asdict(config),
@@ -187,8 +188,10 @@ def _training(config: TrainingConfig) -> dict[str, Any]:
 
 
 def _loss(config: LossConfig) -> dict[str, Any]:
-    """A loss in which no class is missing is described as it was before there could be one: earlier
-    checkpoints go on.
+    """Returns the configuration of the loss as JSON values.
+
+    Missing labels are left out if they do not change the loss, so that checkpoints of releases
+    without them still open.
     """
     described = {
         name: value
@@ -205,17 +208,24 @@ def _loss(config: LossConfig) -> dict[str, Any]:
 def differences(
     saved: Any, present: Any, where: str = "", *, there: str = "the checkpoint"
 ) -> list[str]:
-    """Returns one text for each entry in which two JSON values differ, e.g. "genotype.cells[3].op
-    is 'conv2d' in the checkpoint, ...".
+    """Returns one text per entry in which two JSON values differ.
+
+    For example "genotype.cells[3].op is 'conv2d' in the checkpoint, 'conv3d' here".
+
+    Args:
+      saved, present: the values to compare.
+      where: path of the values, for the texts.
+      there: where the saved value comes from, for the texts.
     """
     if isinstance(saved, dict) and isinstance(present, dict):
-        pairs = [
-            (f"{where}.{name}" if where else name, name)
-            for name in sorted(saved.keys() | present.keys())
-        ]
         parts = [
-            differences(saved.get(name, "absent"), present.get(name, "absent"), place, there=there)
-            for place, name in pairs
+            differences(
+                saved.get(name, "absent"),
+                present.get(name, "absent"),
+                f"{where}.{name}" if where else name,
+                there=there,
+            )
+            for name in sorted(saved.keys() | present.keys())
         ]
     elif (
         isinstance(saved, list)
@@ -223,10 +233,9 @@ def differences(
         and len(saved) == len(present)
         and where.endswith("cells")
     ):
-        pairs = enumerate(zip(saved, present, strict=True), start=1)
         parts = [
             differences(one, other, f"{where}[{number}]", there=there)
-            for number, (one, other) in pairs
+            for number, (one, other) in enumerate(zip(saved, present, strict=True), start=1)
         ]
     else:
         parts = [[f"{where} is {saved!r} in {there}, {present!r} here"]] if saved != present else []

@@ -1,4 +1,4 @@
-"""Training from another training's weights: what is taken over, and what may stay as it was."""
+"""Fine-tuning: training that starts from the weights of another training."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from c2fnas.genotype import Genotype
 if TYPE_CHECKING:
     from c2fnas.network import Network
 
-_VAE = "vae/"
-
 
 def encoder_prefixes(genotype: Genotype) -> tuple[str, ...]:
-    """Returns the prefixes of the encoder's weights by canonical name: the stem and the cells up to
-    the deepest.
+    """Returns the prefixes of the canonical names of the encoder's weights.
+
+    The encoder is the stem and the cells up to the last one on the deepest level.
     """
     return ("stem/", *(f"cell{number:02d}/" for number in range(1, genotype.encoder_end + 1)))
 
@@ -26,24 +25,30 @@ def encoder_prefixes(genotype: Genotype) -> tuple[str, ...]:
 def complete(
     network: Network, weights: Mapping[str, np.ndarray], *, seed: int
 ) -> dict[str, np.ndarray]:
-    """Returns `weights` with what a training of `network` needs beyond them.
+    """Returns the weights with which a training of `network` starts from a model's weights.
 
-    A model may come without its VAE branch, which changes no prediction, or with one that the
-    network has not: the branch then starts anew from `seed`, or is left out.
+    A model without a VAE branch gets new start values for it, and a branch that the network does
+    not have is left out.
 
+    Args:
+      network: the network to train.
+      weights: canonical name -> float32 array, of the model.
+      seed: seed of the branch's start values.
     Raises:
       ValueError: naming every other weight that is missing, unexpected or of another shape.
     """
     start = (
         named_weights.initial(network, seed)
-        if not any(name.startswith(_VAE) for name in weights)
+        if not any(name.startswith(named_weights.VAE_PREFIX) for name in weights)
         else {}
     )
-    branch = {name: array for name, array in start.items() if name.startswith(_VAE)}
+    branch = {
+        name: array for name, array in start.items() if name.startswith(named_weights.VAE_PREFIX)
+    }
     kept = {
         name: array
         for name, array in weights.items()
-        if network.vae is not None or not name.startswith(_VAE)
+        if network.vae is not None or not name.startswith(named_weights.VAE_PREFIX)
     }
     completed = {**kept, **branch}
     named_weights.check(network, completed)

@@ -1,10 +1,11 @@
 """The searched network as data: which cell reads what, at which scale, with which operation.
-Imports no TensorFlow.
 
-Two public ports of C2FNAS (Yu et al., CVPR 2020, arXiv 1912.09628) are kept by name. `c2fnas` is
-the default: it is the one that the first author of the federated pancreas study later published.
+This module imports no TensorFlow.
+
+It holds two public ports of C2FNAS (Yu et al., CVPR 2020, arXiv 1912.09628) by name. `c2fnas`, the
+default, is the one that the first author of the federated pancreas study later published.
 `c2fnas_sum` differs in two operations and in how a cell merges its inputs. Neither could be checked
-against the figure of the original paper, so a genotype is JSON that a user can replace.
+against the figure of the original paper, so users can give a genotype of their own as JSON.
 """
 
 from __future__ import annotations
@@ -12,48 +13,63 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from runkit import atomic
+from runkit.classes import CLASSES
 
-Operation = Literal["conv2d", "conv3d", "p3d"]
+Kernel = tuple[int, int, int]  # x, y, z in voxels
 Merge = Literal["after_op", "before_op"]
 Outer = Literal["block", "conv"]
 Down = Literal["replaces_first", "before_first"]
 
-# In plane is x, y; the third axis is z, through the plane. A pseudo-3D operation is two
-# convolutions in one block.
-KERNELS: dict[str, tuple[tuple[int, int, int], ...]] = {
-    "conv2d": ((3, 3, 1),),
-    "conv3d": ((3, 3, 3),),
-    "p3d": ((3, 3, 1), (1, 1, 3)),
+# The operations that a cell can apply. Each is a block of convolutions, one after the other: the
+# canonical name of each one's weight, below the operation's own, and its kernel. x and y lie in the
+# plane of a slice, z goes through it.
+OPERATIONS: dict[str, Mapping[str, Kernel]] = {
+    "conv2d": {"kernel": (3, 3, 1)},
+    "conv3d": {"kernel": (3, 3, 3)},
+    "p3d": {"in_plane/kernel": (3, 3, 1), "through_plane/kernel": (1, 1, 3)},
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class CellGene:
-    """One cell: where it reads from, at which scale it works, what it applies, how it merges."""
+    """One cell: where it reads from, at which scale it works, what it applies, how it merges.
 
-    inputs: tuple[int, ...]  # cells it reads, numbered from 1; 0 is the stem
-    level: int  # log2 of the downsampling: 1 is half resolution, where the stem ends
-    op: Operation
-    # each input gets its own operation and then the sum, or the sum gets the one operation
+    Attributes:
+      inputs: the one or two cells that it reads, numbered from 1; 0 is the stem.
+      level: log2 of the downsampling; 1 is half resolution, where the stem ends.
+      op: one of `OPERATIONS`.
+      merge: "after_op" applies an operation to each input and adds up the results; "before_op"
+        adds up the inputs and applies one operation to the sum.
+      outer: what the first and the last 1x1x1 are: a "block" of ReLU, convolution and norm, or the
+        "conv" alone.
+      down: whether a stride-2 block takes the place of the first 1x1x1 or stands before it.
+    Raises:
+      ValueError: for any other value; the message names the field and the value.
+    """
+
+    inputs: tuple[int, ...]
+    level: int
+    op: str
     merge: Merge = "after_op"
-    outer: Outer = (
-        "block"  # first and last 1x1x1: ReLU, convolution and norm, or the convolution alone
-    )
-    # whether the stride-2 block takes the place of the first 1x1x1 or stands before it
+    outer: Outer = "block"
     down: Down = "replaces_first"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "inputs", tuple(self.inputs))
-        for field, kind in (("op", Operation), ("merge", Merge), ("outer", Outer), ("down", Down)):
-            if getattr(self, field) not in get_args(kind):
+        choices = {"op": tuple(OPERATIONS), "merge": Merge, "outer": Outer, "down": Down}
+        for field, kind in choices.items():
+            known = kind if isinstance(kind, tuple) else get_args(kind)
+            if getattr(self, field) not in known:
                 raise ValueError(
-                    f"{field} of a cell is {getattr(self, field)!r}; expected one of {', '.join(get_args(kind))}"
+                    f"{field} of a cell is {getattr(self, field)!r}; "
+                    f"expected one of {', '.join(known)}"
                 )
         if len(self.inputs) not in (1, 2):
             raise ValueError(f"a cell reads {list(self.inputs)}; expected one or two earlier cells")
@@ -61,62 +77,70 @@ class CellGene:
 
 @dataclasses.dataclass(frozen=True)
 class Convolution:
-    """One convolution of the network: its canonical name, its kernel and the level its output lies
-    on.
+    """One convolution of the network: the canonical name of its weight, and its shape.
+
+    `level` is that of its output.
     """
 
     name: str
-    kernel: tuple[int, int, int]
+    kernel: Kernel
     channels_in: int
     channels_out: int
     level: int
 
     @property
     def weights(self) -> int:
-        return (
-            self.kernel[0] * self.kernel[1] * self.kernel[2] * self.channels_in * self.channels_out
-        )
+        """The number of its weights, without a bias."""
+        return math.prod(self.kernel) * self.channels_in * self.channels_out
 
 
 @dataclasses.dataclass(frozen=True)
 class Genotype:
-    """A whole network: stem, cells, end. The last two cells are joined and brought back to full
-    resolution.
+    """A whole network: stem, cells, end. The end joins the last two cells at full resolution.
 
+    Attributes:
+      filters: at full resolution; level l has filters * 2**l.
+      classes: including the background.
+      end_relu: whether a ReLU stands between the end's first norm and the upsampling.
     Raises:
-      ValueError: if a cell reads a later cell or one more than a level away, if a cell is read by
-        nobody, or if the last two cells do not lie on level 1; the message names the cell.
+      ValueError: if a cell reads a later cell or one more than a level away, if no later cell reads
+        a cell, or if the last two cells do not lie on level 1; the message names the cell.
     """
 
     name: str
     cells: tuple[CellGene, ...]
-    filters: int = 32  # at full resolution; level l has filters * 2**l
-    classes: int = 3
-    end_relu: bool = False  # a ReLU between the end's first norm and the upsampling
+    filters: int = 32
+    classes: int = len(CLASSES)
+    end_relu: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "cells", tuple(self.cells))
         if self.filters < 1 or self.classes < 2:
             raise ValueError(
-                f"genotype {self.name!r} has {self.filters} filters and {self.classes} classes; expected at least 1 and 2"
+                f"genotype {self.name!r} has {self.filters} filters and {self.classes} classes; "
+                "expected at least 1 and 2"
             )
         if len(self.cells) < 2:
             raise ValueError(
-                f"genotype {self.name!r} has {len(self.cells)} cells; the end joins the last two, so give at least 2"
+                f"genotype {self.name!r} has {len(self.cells)} cells; "
+                "the end joins the last two, so give at least 2"
             )
         for number, cell in enumerate(self.cells, start=1):
             if cell.level < 1:
                 raise ValueError(
-                    f"cell {number} is on level {cell.level}; the stem ends on level 1, the highest a cell can have"
+                    f"cell {number} is on level {cell.level}; "
+                    "the stem ends on level 1, so a cell's level is at least 1"
                 )
             for source in cell.inputs:
                 if not 0 <= source < number:
                     raise ValueError(
-                        f"cell {number} reads cell {source}; it can read 0 (the stem) to {number - 1}"
+                        f"cell {number} reads cell {source}; "
+                        f"it can read 0 (the stem) to {number - 1}"
                     )
                 if abs(self.level_of(source) - cell.level) > 1:
                     raise ValueError(
-                        f"cell {number} on level {cell.level} reads cell {source} on level {self.level_of(source)}; "
+                        f"cell {number} on level {cell.level} reads cell {source} "
+                        f"on level {self.level_of(source)}; "
                         "levels of a cell and its input differ by at most 1"
                     )
         read = {source for cell in self.cells for source in cell.inputs} | {
@@ -131,7 +155,8 @@ class Genotype:
         for number in (len(self.cells) - 1, len(self.cells)):
             if self.level_of(number) != 1:
                 raise ValueError(
-                    f"cell {number} ends on level {self.level_of(number)}; the last two cells must be on level 1"
+                    f"cell {number} ends on level {self.level_of(number)}; "
+                    "the last two cells must be on level 1"
                 )
 
     @property
@@ -141,7 +166,7 @@ class Genotype:
 
     @property
     def size_multiple(self) -> int:
-        """Every spatial size must be a multiple of it, in voxels."""
+        """The number of voxels of which every spatial size must be a multiple."""
         return 2**self.depth
 
     @property
@@ -152,14 +177,14 @@ class Genotype:
         )
 
     def level_of(self, number: int) -> int:
-        """The level of cell `number`; 0 is the stem, on level 1."""
+        """Returns the level of a cell by its number; 0 is the stem, on level 1."""
         return 1 if number == 0 else self.cells[number - 1].level
 
     def filters_at(self, level: int) -> int:
         return self.filters * 2**level
 
     def with_size(self, *, filters: int | None = None, classes: int | None = None) -> Genotype:
-        """Returns the same cells with other widths."""
+        """Returns the genotype with another number of filters or classes; None keeps a number."""
         return dataclasses.replace(
             self,
             filters=self.filters if filters is None else filters,
@@ -198,14 +223,18 @@ class Genotype:
         yield Convolution(f"{prefix}/last/kernel", (1, 1, 1), width, width, level)
 
     def conv_weights(self) -> int:
-        """The number of convolution weights of the segmentation network, without biases, norms and
-        VAE branch.
-        """
+        """Returns the number of convolution weights, without biases, norms and VAE branch."""
         return sum(convolution.weights for convolution in self.convolutions())
 
-    def macs(self, patch_size: tuple[int, int, int]) -> int:
-        """The multiply-accumulates of all convolutions for one patch [x, y, z] in voxels, borders
-        counted as full kernels.
+    def macs(self, patch_size: Sequence[int]) -> int:
+        """Returns the multiply-accumulates of all convolutions for one patch.
+
+        Voxels at the border count as a full kernel.
+
+        Args:
+          patch_size: x, y, z in voxels.
+        Raises:
+          ValueError: as `check_size`.
         """
         self.check_size(patch_size)
         voxels = patch_size[0] * patch_size[1] * patch_size[2]
@@ -214,16 +243,17 @@ class Genotype:
             for convolution in self.convolutions()
         )
 
-    def check_size(self, size: tuple[int, int, int]) -> None:
+    def check_size(self, size: Sequence[int]) -> None:
         """Raises ValueError unless `size` is three multiples of `size_multiple`."""
         step = self.size_multiple
         if len(size) != 3 or any(n < step or n % step for n in size):
             raise ValueError(
-                f"size {tuple(size)} voxels does not fit genotype {self.name!r}; expected three multiples of {step}"
+                f"size {tuple(size)} voxels does not fit genotype {self.name!r}; "
+                f"expected three multiples of {step}"
             )
 
     def to_json(self) -> dict[str, Any]:
-        """Returns JSON-able values from which `from_json` makes the same genotype."""
+        """Returns JSON values from which `from_json` makes the same genotype."""
         cells = [{**dataclasses.asdict(cell), "inputs": list(cell.inputs)} for cell in self.cells]
         return {
             "name": self.name,
@@ -235,7 +265,11 @@ class Genotype:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Genotype:
-        """Raises ValueError for a missing, unknown or out-of-order entry; the message names it."""
+        """Returns the genotype that `to_json` or a user has written.
+
+        Raises:
+          ValueError: for a missing, unknown or out-of-order entry; the message names it.
+        """
         if (
             not isinstance(value, dict)
             or "name" not in value
@@ -252,7 +286,8 @@ class Genotype:
             gene = dict(entry)
             if gene.pop("cell", number) != number:
                 raise ValueError(
-                    f"cell {entry['cell']} stands at place {number}; list the cells in order, from 1"
+                    f"cell {entry['cell']} stands at place {number}; "
+                    "list the cells in order, from 1"
                 )
             _only_known(
                 gene, {field.name for field in dataclasses.fields(CellGene)}, f"cell {number}"
@@ -260,40 +295,49 @@ class Genotype:
             missing = {"inputs", "level", "op"} - gene.keys()
             if missing:
                 raise ValueError(
-                    f"cell {number} has no {', '.join(sorted(missing))}; every cell needs inputs, level and op"
+                    f"cell {number} has no {', '.join(sorted(missing))}; "
+                    "every cell needs inputs, level and op"
                 )
             cells.append(CellGene(**gene))
         return cls(**{**value, "cells": tuple(cells)})
 
     def fingerprint(self) -> str:
-        """Returns 64 hex digits that differ between any two genotypes with other cells, widths or
-        names.
+        """Returns the SHA-256 of the JSON form as 64 hex digits.
+
+        It differs between genotypes with other cells, widths or names.
         """
-        return hashlib.sha256(
-            json.dumps(self.to_json(), sort_keys=True).encode("utf-8")
-        ).hexdigest()
+        text = json.dumps(self.to_json(), sort_keys=True)
+        return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def _operation(prefix: str, op: Operation, width: int, level: int) -> Iterator[Convolution]:
-    for name, kernel in zip(kernel_names(op), KERNELS[op], strict=True):
+def as_size(voxels: Sequence[int]) -> tuple[int, int, int]:
+    """Returns three numbers of voxels along x, y and z as a tuple.
+
+    Raises:
+      ValueError: if there are not three.
+    """
+    if len(voxels) != 3:
+        raise ValueError(f"size {tuple(voxels)} has {len(voxels)} axes; expected x, y and z")
+    x, y, z = (int(n) for n in voxels)
+    return x, y, z
+
+
+def _operation(prefix: str, op: str, width: int, level: int) -> Iterator[Convolution]:
+    for name, kernel in OPERATIONS[op].items():
         yield Convolution(f"{prefix}/{name}", kernel, width, width, level)
-
-
-def kernel_names(op: Operation) -> tuple[str, ...]:
-    """The names of an operation's kernels, in order."""
-    return ("in_plane/kernel", "through_plane/kernel") if op == "p3d" else ("kernel",)
 
 
 def _only_known(value: dict[str, Any], known: set[str], what: str) -> None:
     unknown = value.keys() - known
     if unknown:
         raise ValueError(
-            f"{what} has unknown entries {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}"
+            f"{what} has unknown entries {', '.join(sorted(unknown))}; "
+            f"known are {', '.join(sorted(known))}"
         )
 
 
-# Source of both tables: design of the two public ports, confirmed by their weight and MAC counts in
-# the tests.
+# Source of both tables: the code of the two public ports. The tests check their numbers of weights
+# and MACs.
 _C2FNAS = Genotype(
     name="c2fnas",
     cells=(
@@ -331,10 +375,15 @@ NAMES: tuple[str, ...] = tuple(_NAMED)
 
 
 def named(name: str) -> Genotype:
-    """Returns a genotype by name. Raises ValueError listing the names there are."""
+    """Returns the genotype of a name in NAMES.
+
+    Raises:
+      ValueError: for any other name; the message lists the known ones.
+    """
     if name not in _NAMED:
         raise ValueError(
-            f"no genotype is named {name!r}; known are {', '.join(NAMES)}, or give the path of a genotype's JSON"
+            f"no genotype is named {name!r}; "
+            f"known are {', '.join(NAMES)}, or give the path of a genotype's JSON"
         )
     return _NAMED[name]
 
@@ -344,7 +393,7 @@ def load(source: str | os.PathLike) -> Genotype:
 
     Raises:
       ValueError: if there is neither such a name nor such a file, or if the file is not a genotype;
-          the message names it.
+        the message names it.
     """
     if str(source) in _NAMED:
         return _NAMED[str(source)]

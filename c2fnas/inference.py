@@ -1,83 +1,99 @@
-"""From a network to the mask of a whole volume, and to the score of many."""
+"""Segments whole volumes with a network, and scores it on many of them."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import tensorflow as tf
 
-from c2fnas import keras_stack, sample_loop, sliding_window, window_kernels
+from c2fnas import sample_loop, sliding_window, threads, window_kernels
 from c2fnas.scores import metrics
 from c2fnas.sliding_window import LogitsFn, WindowConfig
 from runkit.aligned import is_aligned
+from runkit.classes import FOREGROUND
 
 if TYPE_CHECKING:
     from c2fnas.network import Network
 
 
 def logits_fn(network: Network, strategy: tf.distribute.Strategy | None = None) -> LogitsFn:
-    """Returns a compiled function, float32 [n, x, y, z, 1] -> logits float32 [n, x, y, z, classes],
-    NumPy in and out.
+    """Returns the segmentation network as a compiled function of NumPy arrays.
 
-    It is traced once for every shape it meets and always uses the network's current weights.
+    The function takes image float32 [n, x, y, z, 1] and returns logits float32
+    [n, x, y, z, classes]. It is traced once per shape and always uses the network's current
+    weights. It raises ValueError for a patch that does not fit the genotype, or if n is not a
+    multiple of the replicas.
 
     Args:
-      network: built inside `strategy.scope()` where there is one.
-      strategy: shares the n patches equally among its replicas. Give the sliding window a `batch`
-        of `parallel_windows`, or a multiple. None is one replica. On a CPU a replica computes
-        several patches at the same time, each by itself.
-    Raises:
-      ValueError: from the function, for a patch that does not fit the genotype, or an n that the
-          replicas cannot share.
+      network: built inside `strategy.scope()` if there is a strategy.
+      strategy: shares the n patches equally among its replicas; None means one replica. Set the
+        sliding window's `batch` to `parallel_windows` or a multiple of it. On a CPU, one replica
+        computes several patches at the same time, each by itself.
     """
 
-    def segmenter(image):
+    def segmenter(image: tf.Tensor) -> tf.Tensor:
         return network.segmenter(image, training=False)
 
-    at_once = keras_stack.samples_at_once()
+    replicas = _replicas(strategy)
+    if strategy is None or replicas == 1:
+        compute = _on_one_device(segmenter)
+    else:
+        compute = _on_replicas(segmenter, strategy)
+
+    def logits(image: np.ndarray) -> np.ndarray:
+        network.genotype.check_size(image.shape[1:4])
+        return compute(image)
+
+    return logits
+
+
+def _on_one_device(segmenter: Callable[[tf.Tensor], tf.Tensor]) -> LogitsFn:
+    at_once = threads.samples_at_once()
 
     @tf.function(autograph=False)
-    def forward(image):
+    def forward(image: tf.Tensor) -> tf.Tensor:
         return (
             segmenter(image)
             if 1 in (at_once, image.shape[0])
             else sample_loop.joined(segmenter, image, at_once=at_once)
         )
 
-    replicas = _replicas(strategy)
+    return lambda image: np.asarray(forward(as_tensor(image)))  # unlike .numpy(), it does not copy
+
+
+def _on_replicas(
+    segmenter: Callable[[tf.Tensor], tf.Tensor], strategy: tf.distribute.Strategy
+) -> LogitsFn:
+    replicas = strategy.num_replicas_in_sync
 
     @tf.function(autograph=False)
-    def forward_on_replicas(shares):
+    def forward(shares: tf.Tensor) -> tf.Tensor:
         return strategy.run(segmenter, args=(shares,))
 
-    def logits(image: np.ndarray) -> np.ndarray:
-        network.genotype.check_size(tuple(image.shape[1:4]))
-        if replicas == 1:
-            return np.asarray(forward(as_tensor(image)))  # not .numpy(), which copies
+    def compute(image: np.ndarray) -> np.ndarray:
         if len(image) % replicas:
             raise ValueError(
-                f"{len(image)} windows for {replicas} replicas; set the sliding window's batch to a multiple of {replicas}"
+                f"{len(image)} windows for {replicas} replicas; "
+                f"set the sliding window's batch to a multiple of {replicas}"
             )
         parts = np.split(np.asarray(image, np.float32), replicas)
         shares = strategy.experimental_distribute_values_from_function(
             lambda context: tf.constant(parts[context.replica_id_in_sync_group])
         )
-        return np.concatenate(
-            [
-                np.asarray(part)
-                for part in strategy.experimental_local_results(forward_on_replicas(shares))
-            ]
-        )
+        results = strategy.experimental_local_results(forward(shares))
+        return np.concatenate([np.asarray(part) for part in results])
 
-    return logits
+    return compute
 
 
 def as_tensor(image: np.ndarray) -> tf.Tensor:
-    """Returns the array as a tensor, where it is if it can be read there. It must not change before
-    the result is there.
+    """Returns the array as a tensor, without a copy if TensorFlow can read it in place.
+
+    The array must not change before the result is computed.
     """
     if image.dtype == np.float32 and image.flags.writeable and is_aligned(image):
         return tf.experimental.dlpack.from_dlpack(image.__dlpack__())
@@ -85,29 +101,32 @@ def as_tensor(image: np.ndarray) -> tf.Tensor:
 
 
 def parallel_windows(strategy: tf.distribute.Strategy | None) -> int:
-    """Returns how many windows are computed at the same time: one a replica, on a CPU as many as
-    there are threads for.
+    """Returns how many windows are computed at the same time.
+
+    One per replica; with a single replica on a CPU, as many as `threads.samples_at_once` says.
     """
-    return keras_stack.samples_at_once() if _replicas(strategy) == 1 else _replicas(strategy)
+    return threads.samples_at_once() if _replicas(strategy) == 1 else _replicas(strategy)
 
 
 def _replicas(strategy: tf.distribute.Strategy | None) -> int:
-    # Over several workers each would wait for the others at every window, so each infers by itself
-    # on its first device.
+    # Several workers would wait for each other at every window, so each one infers by itself on its
+    # first device.
     if strategy is None or isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 1
     return strategy.num_replicas_in_sync
 
 
 def with_flips(logits_fn: LogitsFn, axes: Sequence[int]) -> LogitsFn:
-    """Returns test-time augmentation: the mean of the logits over all mirrored views, each mirrored
-    back.
+    """Returns test-time augmentation: the mean of the logits over all mirrored views.
+
+    Each view's logits are mirrored back first.
 
     Args:
-      axes: of 0 (x), 1 (y), 2 (z), those to mirror along; n axes cost 2**n calls of the network.
-          None of them gives `logits_fn`.
+      logits_fn: float32 [n, x, y, z, 1] -> logits float32 [n, x, y, z, classes].
+      axes: axes to mirror along, of 0 (x), 1 (y) and 2 (z); n axes cost 2**n calls of the network.
+        Without an axis, `logits_fn` itself is returned.
     Raises:
-      ValueError: for an axis that is none of these, or twice the same.
+      ValueError: for any other axis, or an axis given twice.
     """
     if len(set(axes)) != len(axes) or not set(axes) <= {0, 1, 2}:
         raise ValueError(
@@ -120,11 +139,11 @@ def with_flips(logits_fn: LogitsFn, axes: Sequence[int]) -> LogitsFn:
     ]
 
     def logits(image: np.ndarray) -> np.ndarray:
-        total = None
-        for view in views:
-            one = np.flip(logits_fn(np.ascontiguousarray(np.flip(image, view))), view)
-            total = one.astype(np.float32) if total is None else np.add(total, one, out=total)
-        return np.multiply(total, np.float32(1.0 / len(views)), out=total)
+        total = np.array(logits_fn(np.ascontiguousarray(image)), np.float32)  # views[0] flips none
+        for view in views[1:]:
+            total += np.flip(logits_fn(np.ascontiguousarray(np.flip(image, view))), view)
+        total *= np.float32(1.0 / len(views))
+        return total
 
     return logits if axes else logits_fn
 
@@ -136,47 +155,61 @@ def segment(
     *,
     observe: Callable[[np.ndarray, np.ndarray], None] | None = None,
 ) -> np.ndarray:
-    """Returns the mask uint8 [x, y, z] of a volume on its own grid, each voxel the class with the
-    highest logit.
+    """Returns the mask of a volume: for each voxel the class with the highest logit.
 
     Args:
       image: float [x, y, z] on the training grid, scaled to [-1, 1]; may be a memory map.
-      logits_fn: see `logits_fn`.
-      window: of the sliding window.
-      observe: called with each part of the mask and its logits as they are done, e.g.
-          `TumourScore.add`; must keep neither.
+      logits_fn: the network, see `logits_fn`.
+      window: settings of the sliding window.
+      observe: called with each part of the mask and its logits when they are ready, e.g.
+        `TumourScore.add`; it must keep neither.
+    Returns:
+      uint8 [x, y, z].
     Raises:
       ValueError: as `sliding_window.slabs`.
     """
     mask = np.empty(image.shape, dtype=np.uint8)
 
     for x, logits in sliding_window.slabs(image, logits_fn, window):
-        out = mask[x : x + len(logits)]
-        sliding_window.in_parallel(
-            lambda planes, logits=logits, out=out: window_kernels.likeliest(
-                logits[planes], out[planes]
-            ),
-            len(logits),
-        )
+        part = mask[x : x + len(logits)]
+        sliding_window.in_parallel(functools.partial(_write_likeliest, logits, part), len(logits))
         if observe is not None:
-            observe(out, logits)
+            observe(part, logits)
     return mask
 
 
+def _write_likeliest(logits: np.ndarray, mask: np.ndarray, planes: slice) -> None:
+    window_kernels.likeliest(logits[planes], mask[planes])
+
+
+class Case(Protocol):
+    """A case to validate on: image float [x, y, z] in [-1, 1], label integer [x, y, z]."""
+
+    @property
+    def image(self) -> np.ndarray: ...
+
+    @property
+    def label(self) -> np.ndarray: ...
+
+
 def validate(
-    cases: Iterable[Any],
+    cases: Iterable[Case],
     logits_fn: LogitsFn,
     window: WindowConfig,
     *,
-    class_names: Mapping[int, str] = metrics.CLASS_NAMES,
+    class_names: Mapping[int, str] = FOREGROUND,
 ) -> dict[str, float]:
-    """Segments whole volumes and returns their mean Dice; `dice` is the score that chooses a model.
+    """Segments whole volumes and returns their mean Dice.
 
     Args:
-      cases: objects with `image` float [x, y, z] in [-1, 1] and `label` integer [x, y, z].
+      cases: the volumes and their labels, on the training grid.
+      logits_fn: the network, see `logits_fn`.
+      window: settings of the sliding window.
+      class_names: value of a class -> its name in the result.
     Returns:
-      As `metrics.summary`: the mean over the classes that these cases have, each class, and the
-          number of cases behind it.
+      The result of `metrics.summary`; its `dice` is the score by which a model is chosen.
+    Raises:
+      ValueError: as `segment` and `metrics.summary`.
     """
     pairs = ((segment(case.image, logits_fn, window), np.asarray(case.label)) for case in cases)
     return metrics.summary(pairs, class_names)

@@ -1,5 +1,6 @@
-"""The training losses, one value per patch, in float32. Their sum over the global batch belongs to
-the train step.
+"""The training losses, one float32 value per patch.
+
+The train step adds them up over the global batch.
 """
 
 from __future__ import annotations
@@ -17,8 +18,19 @@ KlKind = Literal["voxels", "latent"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Weights of the loss parts (source: the federated pancreas study) and the options of their
-    definitions.
+    """Weights of the loss parts and options of their definitions.
+
+    Attributes:
+      dice, cross_entropy, kl, reconstruction: weights of the parts.
+      kl_kind: see `kl_divergence`.
+      include_background: whether the background counts in the Dice loss.
+      missing: classes without labels and what the loss does about them.
+      false_alarms: weight of the cross-entropy at the received model's false alarms, where
+        `missing` has evidence.
+    Raises:
+      ValueError: for a weight that is negative or not finite, or another kind.
+    Source: the federated pancreas study for the weights, a later public configuration by its first
+      author for `include_background`.
     """
 
     dice: float = 1.0
@@ -26,79 +38,79 @@ class LossConfig:
     kl: float = 0.2
     reconstruction: float = 0.3
     kl_kind: KlKind = "voxels"
-    include_background: bool = (
-        True  # in the Dice loss, as in the first author's later public configuration
-    )
+    include_background: bool = True
     missing: MissingLabels = missing_labels.NONE
-    # weight of the cross entropy at the received model's false alarms, where `missing` has evidence
     false_alarms: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("dice", "cross_entropy", "kl", "reconstruction", "false_alarms"):
             if not 0.0 <= getattr(self, name) < float("inf"):
                 raise ValueError(
-                    f"weight of loss part {name} is {getattr(self, name)}; expected a finite number of at least 0"
+                    f"weight of loss part {name} is {getattr(self, name)}; "
+                    "expected a finite number of at least 0"
                 )
         _check_kind(self.kl_kind)
 
 
-def soft_dice_loss(logits, labels, *, include_background: bool = True, smooth: float = 1e-5):
-    """Returns one minus the soft Dice, averaged over the classes, one value per patch: float32 [b]
-    in [0, 1].
+def soft_dice_loss(
+    logits: tf.Tensor, labels: tf.Tensor, *, include_background: bool = True, smooth: float = 1e-5
+) -> tf.Tensor:
+    """Returns one minus the soft Dice averaged over the classes, float32 [b] in [0, 1].
 
-    Arguments, errors and source: `dice_and_cross_entropy`.
+    Arguments, errors and source are those of `dice_and_cross_entropy`.
     """
     return dice_and_cross_entropy(
         logits, labels, include_background=include_background, smooth=smooth
     )[0]
 
 
-def cross_entropy(logits, labels):
-    """Returns the categorical cross entropy in nats, mean over the voxels, one value per patch:
-    float32 [b].
+def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Returns the categorical cross-entropy in nats averaged over the voxels, float32 [b].
 
-    Arguments and errors: `dice_and_cross_entropy`.
+    Arguments and errors are those of `dice_and_cross_entropy`.
     """
     return dice_and_cross_entropy(logits, labels)[1]
 
 
 def dice_and_cross_entropy(
-    logits,
-    labels,
+    logits: tf.Tensor,
+    labels: tf.Tensor,
     *,
     include_background: bool = True,
     smooth: float = 1e-5,
     missing: MissingLabels = missing_labels.NONE,
-    received=None,
-):
-    """Returns (one minus the soft Dice averaged over the classes, cross entropy in nats averaged
-    over the voxels).
+    received: tf.Tensor | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the soft Dice loss and the categorical cross-entropy.
 
-    Together, because both start from the same softmax, and with the gradient in closed form: of all
-    that lies in between only the probabilities wait for it, where differentiating step by step
-    keeps eight volumes of their size at the moment of highest memory.
+    Both start from the same softmax, so they are computed together, with their gradient in closed
+    form. Only the probabilities are kept for it; automatic differentiation would keep eight volumes
+    of their size at the moment of highest memory.
 
     Args:
       logits: float [b, x, y, z, classes], before softmax.
       labels: int [b, x, y, z], 0 is background.
       include_background: whether class 0 counts as one of the classes of the Dice.
-      smooth: keeps the Dice of an absent class finite. Such a class costs next to nothing only
-        while its probabilities, summed over the patch, are far below `smooth`; at a thousand times
-        `smooth` it costs 0.999 of its share. So the loss pulls it down to there, and the pull on
-        its logit grows as it fades: as (sum * smooth) / (sum + smooth)**2, which is greatest where
-        the sum is `smooth`.
-      missing: classes that the labels never show, and what is done about them.
-      received: logits of the received model, as `logits`, where `missing` needs them.
+      smooth: keeps the Dice of an absent class finite. Such a class costs almost nothing only while
+        the sum of its probabilities over the patch is far below `smooth`; at a thousand times
+        `smooth` it costs 0.999 of its share. So the loss pushes the sum down to there. The push on
+        its logit is proportional to (sum * smooth) / (sum + smooth)**2: it grows as the class fades
+        and is greatest where the sum equals `smooth`.
+      missing: classes that the labels never show, and what the loss does about them.
+      received: logits of the received model, shaped like `logits`; needed if
+        `missing.needs_received`.
     Returns:
-      Two of float32 [b], the first in [0, 1].
+      Two of float32 [b]: one minus the soft Dice averaged over the classes, in [0, 1], and the
+      cross-entropy in nats averaged over the voxels.
     Raises:
       ValueError: if the shapes differ; the message carries both.
     Source: Milletari et al. 2016 (V-Net); unlike there, the denominator sums the probabilities, not
-    their squares.
+      their squares.
     """
     if tuple(logits.shape[1:-1]) != tuple(labels.shape[1:]):
         raise ValueError(
-            f"logits cover {tuple(logits.shape[1:-1])} voxels, labels {tuple(labels.shape[1:])}; crop both with one window"
+            f"logits cover {tuple(logits.shape[1:-1])} voxels, labels {tuple(labels.shape[1:])}; "
+            "crop both with one window"
         )
     terms = missing_labels.terms(
         _planes(logits),
@@ -129,13 +141,12 @@ def dice_and_cross_entropy(
         )
 
         def gradient(upstream_dice, upstream_entropy):
-            # Computed again: that takes less time than the gradient, and keeping it would take
-            # memory at the moment of highest use.
+            # Computed again rather than kept: it is cheap, and memory is highest at this moment.
             truth = terms.truth()
             voxels = tf.cast(tf.shape(truth)[-1], tf.float32)
             share = tf.reshape(upstream_dice, [-1, 1, 1]) * counted / tf.reduce_sum(counted)
             each = tf.reshape(upstream_entropy, [-1, 1, 1]) / voxels
-            # of the Dice loss with regard to a probability, in a voxel of its class and in any
+            # the derivative of the Dice loss with respect to each probability
             slope = truth * (-2.0 * share / total) + share * dice / total
             mean_slope = tf.reduce_sum(slope * probabilities, axis=1, keepdims=True)
             return probabilities * (slope + (each - mean_slope)) - truth * each
@@ -145,24 +156,28 @@ def dice_and_cross_entropy(
     return both(terms.planes)
 
 
-def false_alarm_entropy(logits, labels, received, missing: MissingLabels):
-    """Returns the cross entropy at the received model's false alarms, one value per patch; see
-    `missing_labels`.
+def false_alarm_entropy(
+    logits: tf.Tensor, labels: tf.Tensor, received: tf.Tensor, missing: MissingLabels
+) -> tf.Tensor:
+    """Returns the cross-entropy at the received model's false alarms.
 
     Args:
-      logits, received: float [b, x, y, z, classes], before softmax.
+      logits: float [b, x, y, z, classes], before softmax.
       labels: int [b, x, y, z].
+      received: logits of the received model, shaped like `logits`.
+      missing: classes without labels, see `missing_labels`.
     Returns:
-      float32 [b], in nats: the sum over the false alarms divided by all voxels of the patch.
+      float32 [b], in nats: the sum over the false alarms divided by the voxels of the patch.
     """
     return missing_labels.false_alarm_entropy(
         _planes(logits), _flat(labels), _planes(received), missing
     )
 
 
-def _planes(logits):
-    """Returns float32 [b, classes, voxels]: three classes as the last axis leave a CPU's vector
-    units idle, voxels fill them.
+def _planes(logits: tf.Tensor) -> tf.Tensor:
+    """Returns logits as float32 [b, classes, voxels].
+
+    Voxels as the last axis fill a CPU's vector units; three classes would leave them idle.
     """
     return tf.transpose(
         tf.reshape(tf.cast(logits, tf.float32), [tf.shape(logits)[0], -1, logits.shape[-1]]),
@@ -170,21 +185,29 @@ def _planes(logits):
     )
 
 
-def _flat(labels):
+def _flat(labels: tf.Tensor) -> tf.Tensor:
+    """Returns labels as int32 [b, voxels]."""
     return tf.reshape(tf.cast(labels, tf.int32), [tf.shape(labels)[0], -1])
 
 
-def kl_divergence(mean, std, *, voxels: int, kind: KlKind = "voxels"):
-    """Returns how far the latent distribution is from a standard normal one, one value per patch.
+def kl_divergence(
+    mean: tf.Tensor, std: tf.Tensor, *, voxels: int, kind: KlKind = "voxels"
+) -> tf.Tensor:
+    """Returns the KL divergence of the latent distribution from the standard normal one.
+
+    With d = mean^2 + std^2 - log std^2 - 1, kind "voxels" is the sum of d over the latent vector
+    divided by `voxels`, and kind "latent" is half the mean of d, voxels / (2 * latent) times as
+    much.
 
     Args:
       mean, std: float [b, latent]; std is above 0.
       voxels: number of voxels of the patch, used by kind "voxels".
-      kind: "voxels": (1/voxels) * sum(mean^2 + std^2 - log std^2 - 1) over the latent (Myronenko
-        2018); "latent": half the mean of the same over the latent, voxels / (2 * latent) times
-        more.
+      kind: "voxels" or "latent".
     Returns:
-      float32 [b], 0 exactly where mean is 0 and std is 1.
+      float32 [b]; 0 exactly where mean is 0 and std is 1.
+    Raises:
+      ValueError: for another kind.
+    Source: Myronenko 2018 for kind "voxels".
     """
     _check_kind(kind)
     mean, std = tf.cast(mean, tf.float32), tf.cast(std, tf.float32)
@@ -194,8 +217,8 @@ def kl_divergence(mean, std, *, voxels: int, kind: KlKind = "voxels"):
     return 0.5 * tf.reduce_mean(terms, axis=-1)
 
 
-def reconstruction_loss(reconstruction, image):
-    """Returns the mean squared voxel difference, one value per patch.
+def reconstruction_loss(reconstruction: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
+    """Returns the mean squared difference of the voxels.
 
     Args:
       reconstruction, image: float [b, x, y, z, 1].
@@ -206,7 +229,8 @@ def reconstruction_loss(reconstruction, image):
     """
     if reconstruction.shape[1:] != image.shape[1:]:
         raise ValueError(
-            f"reconstruction covers {tuple(reconstruction.shape[1:])}, image {tuple(image.shape[1:])}; give the patch itself"
+            f"reconstruction covers {tuple(reconstruction.shape[1:])}, "
+            f"image {tuple(image.shape[1:])}; give the patch itself"
         )
     difference = tf.cast(reconstruction, tf.float32) - tf.cast(image, tf.float32)
     return tf.reduce_mean(tf.square(difference), axis=[1, 2, 3, 4])

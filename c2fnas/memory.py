@@ -1,9 +1,9 @@
-"""How much memory a training step needs, estimated from the built model."""
+"""Estimates from the built model how much memory a training step needs."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,12 +16,12 @@ _FLOAT_BYTES = 4
 
 @dataclasses.dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes of one training step on one device.
+    """The memory of one training step on one device, in bytes.
 
     Attributes:
-      weights: the weights, their gradients and Adam's two moments; the same for any batch.
-      activations: what the forward pass keeps for the backward pass, for the whole batch of the
-          device.
+      weights: weights, gradients and Adam's two moments, whatever the batch.
+      activations: the values that the forward pass keeps for the backward pass, for the device's
+        whole batch.
     """
 
     weights: int
@@ -33,11 +33,11 @@ class MemoryEstimate:
 
 
 def training_step(network: Network, batch: int) -> MemoryEstimate:
-    """Returns an estimate for `batch` patches on one device, float32.
+    """Returns an estimate for `batch` patches on one device in float32.
 
-    Every layer's output is counted once, as the backward pass of convolution, norm and ReLU needs
-    its input, and the largest twice more for the working space of its own backward pass. What a
-    framework's allocator and convolution workspaces add is not in it: allow a quarter more.
+    Every layer's output counts once, because the backward pass of convolution, norm and ReLU needs
+    it, and the largest output counts twice more, for the workspace of its backward pass. Allow a
+    quarter more for the allocator and for the workspaces of convolutions.
     """
     sizes = [
         _output_size(node) for nodes in network.trainer._nodes_by_depth.values() for node in nodes
@@ -49,10 +49,9 @@ def training_step(network: Network, batch: int) -> MemoryEstimate:
     )
 
 
-def _output_size(node) -> int:
-    """Returns values in the outputs of one call of a layer for one patch.
+def _output_size(node: Any) -> int:  # a Keras node, a private class without types
+    """Returns the number of values in the outputs of one call of a layer for one patch.
 
-    Of the call, not of the layer: a layer's own `output` is that of its first call, on volumes of
-    any size.
+    A layer's own `output` would be that of its first call, on volumes of unknown size.
     """
     return sum(int(np.prod(output.shape[1:])) for output in tf.nest.flatten(node.outputs))

@@ -1,29 +1,32 @@
-"""How the loss treats classes that a site does not label: its scans may hold them, or are known not
-to, but its labels never show them.
+"""How the loss treats classes that a site does not label.
 
-A softmax over all classes teaches such a site that the class is nowhere, which undoes what other
-sites teach. Of a class that has almost faded, the pull of the Dice term even grows: see
-`losses.dice_and_cross_entropy`. The treatments:
+The site's scans may show such a class, or are known not to, but its labels never do. A softmax over
+all classes teaches that the class does not exist, which undoes what other sites teach. The Dice
+term even pushes harder on a class that has almost faded, see `losses.dice_and_cross_entropy`. The
+treatments:
 
-  background   as the labels stand: the class is nowhere (the federated pancreas study).
-  exclude      the class is left out of the mean of the Dice; the cross entropy stays.
-  restricted   the softmax covers the other classes only (FedRS, Li and Zhan, KDD 2021): no gradient reaches the class's logit.
-  marginal     in each voxel the probability of the class counts for the class that was drawn there, whichever that is: nobody looked
-               for it (marginal loss, Shi et al. 2021).
-  distil       in each voxel the received model says how the probability is shared between the class that was drawn and the missing
-               one; the labels say the rest (after ConDistFL, Wang et al. 2023).
+  background   The labels count as they are: the class does not exist (the federated pancreas
+               study).
+  exclude      The class is left out of the mean of the Dice; the cross-entropy stays.
+  restricted   The softmax covers only the other classes (FedRS, Li and Zhan, KDD 2021), so no
+               gradient reaches the logit of the class.
+  marginal     The probability of the class counts for the labelled class of each voxel, because
+               nobody looked for it (marginal loss, Shi et al. 2021).
+  distil       The received model says how the probability is shared between a voxel's labelled
+               class and the missing one; the labels decide the rest (after ConDistFL, Wang et al.
+               2023).
 
-With `evidence`, for classes that the patients are known not to have, voxels in which the received
-model sees such a class are false alarms. `restricted` and `marginal` add the ordinary cross entropy
-there, over all classes; `distil` keeps the label there; the other two use the evidence in every
-voxel as it is.
+`evidence` is for classes that the patients are known not to have. Where the received model sees
+such a class, it is a false alarm. There, `restricted` and `marginal` add the ordinary cross-entropy
+over all classes, and `distil` keeps the label. The other two treatments use the evidence in every
+voxel anyway.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import tensorflow as tf
 
@@ -36,17 +39,19 @@ class MissingLabels:
     """Which classes a site does not label, and what the loss does about them.
 
     Attributes:
-      classes: values of the classes that are not labelled; never 0, the background.
-      treatment: see above; of no account without `classes`.
-      evidence: add the cross entropy at the received model's false alarms; only for patients who
-          are known not to have the classes.
+      classes: values of the classes without labels; never 0, the background.
+      treatment: one of `TREATMENTS`, see above; without `classes` it does nothing.
+      evidence: whether the received model's false alarms count; only for patients who are known
+        not to have the classes.
+    Raises:
+      ValueError: for another treatment, or classes below 1 or given twice.
     """
 
     classes: tuple[int, ...] = ()
     treatment: Treatment = "background"
     evidence: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))
         if self.treatment not in TREATMENTS:
             raise ValueError(
@@ -64,9 +69,7 @@ class MissingLabels:
 
     @property
     def has_false_alarms(self) -> bool:
-        """Whether the received model's false alarms are a part of the loss. In `distil` they keep
-        their label instead.
-        """
+        """Whether the received model's false alarms are a part of the loss of their own."""
         return bool(self.classes) and self.evidence and self.treatment in ("restricted", "marginal")
 
 
@@ -75,47 +78,50 @@ NONE = MissingLabels()
 
 @dataclasses.dataclass(frozen=True)
 class Terms:
-    """What Dice and cross entropy are computed from.
+    """The values from which Dice and cross-entropy are computed.
 
     Attributes:
-      planes: logits float32 [b, n, voxels] of the n classes that the loss tells apart.
-      truth: returns the target shares float32 [b, n, voxels], which add up to 1 in each voxel. A
-        function, because it is cheaper to compute them again for the gradient than to keep them.
+      planes: logits float32 [b, n, voxels] of the n classes that the loss distinguishes.
+      truth: returns the target shares float32 [b, n, voxels], which add up to 1 in each voxel. It
+        is a function because computing them again for the gradient is cheaper than keeping them.
       counted: weights of the n classes in the mean of the Dice.
     """
 
-    planes: Any
-    truth: Callable[[], Any]
+    planes: tf.Tensor
+    truth: Callable[[], tf.Tensor]
     counted: tuple[float, ...]
 
 
 def terms(
-    planes: Any,
-    labels: Any,
+    planes: tf.Tensor,
+    labels: tf.Tensor,
     missing: MissingLabels,
     *,
     include_background: bool,
-    received: Any = None,
+    received: tf.Tensor | None = None,
 ) -> Terms:
     """Returns the terms of the loss.
 
     Args:
       planes: logits float32 [b, classes, voxels].
       labels: int32 [b, voxels].
-      received: logits float32 [b, classes, voxels] of the received model; for `distil`.
+      missing: classes without labels.
+      include_background: whether the background counts in the mean of the Dice.
+      received: logits float32 [b, classes, voxels] of the received model, for `distil`.
     Raises:
-      ValueError: if a class is missing that the network does not have, or all but the background
-          are.
+      ValueError: if the network lacks one of the missing classes, or if every class but the
+        background is missing.
     """
     classes = planes.shape[1]
     beyond = [c for c in missing.classes if c >= classes]
     if beyond or len(missing.classes) == classes - 1 > 1:
         raise ValueError(
-            f"classes without labels are {missing.classes} of {classes}; expected at least one labelled class besides 0"
+            f"classes without labels are {missing.classes} of {classes}; "
+            "expected at least one labelled class besides 0"
         )
     counted = [float(include_background)] + [1.0] * (classes - 1)
 
-    def one_hot():
+    def one_hot() -> tf.Tensor:
         return tf.one_hot(labels, classes, axis=1, dtype=tf.float32)
 
     if not missing.classes or missing.treatment == "background":
@@ -131,7 +137,7 @@ def terms(
         return Terms(planes, lambda: completed(one_hot(), shares, missing), tuple(counted))
     present = [c for c in range(classes) if c not in missing.classes]
 
-    def of_present():
+    def of_present() -> tf.Tensor:
         return tf.stack([tf.cast(tf.equal(labels, c), tf.float32) for c in present], axis=1)
 
     drawn = tf.concat([planes[:, c : c + 1] for c in present], axis=1)
@@ -142,26 +148,26 @@ def terms(
             keepdims=True,
         )
         truth = of_present()
-        # log(exp(drawn) + exp(unseen)) where the class was drawn
+        # log(exp(drawn) + exp(unseen)) for the labelled class
         drawn += truth * tf.nn.softplus(
             unseen - tf.reduce_sum(truth * drawn, axis=1, keepdims=True)
         )
     return Terms(drawn, of_present, tuple(counted[c] for c in present))
 
 
-def received_shares(truth: Any, received: Any, missing: MissingLabels) -> Any:
-    """Returns how the received model shares a voxel's probability between the drawn class and the
-    missing ones.
+def received_shares(truth: tf.Tensor, received: tf.Tensor, missing: MissingLabels) -> tf.Tensor:
+    """Returns the received model's shares of the labelled class and the missing ones.
 
-    With evidence of absence a voxel in which that model finds a missing class the most likely of
-    all belongs to the drawn class.
+    With evidence, the labelled class gets the whole share in every voxel in which a missing class
+    is the most likely of all.
 
     Args:
-      truth: the labels, one-hot, float32 [b, classes, voxels].
-      received: logits of the received model, the same shape.
+      truth: labels, one-hot, float32 [b, classes, voxels].
+      received: logits of the received model, of the same shape.
+      missing: classes without labels.
     Returns:
-      float32 [b, 1 + missing classes, voxels], adding up to 1 in each voxel: the drawn class first,
-      then the missing ones in their order.
+      float32 [b, 1 + missing classes, voxels], adding up to 1 in each voxel: the labelled class
+      first, then the missing ones in their order.
     """
     drawn = tf.reduce_sum(truth * received, axis=1, keepdims=True)
     shares = tf.nn.softmax(
@@ -175,13 +181,15 @@ def received_shares(truth: Any, received: Any, missing: MissingLabels) -> Any:
     return tf.stop_gradient(shares)
 
 
-def completed(truth: Any, shares: Any, missing: MissingLabels) -> Any:
-    """Returns labels that the received model has completed: float32 [b, classes, voxels], adding up
-    to 1 in each voxel.
+def completed(truth: tf.Tensor, shares: tf.Tensor, missing: MissingLabels) -> tf.Tensor:
+    """Returns labels completed by the received model.
 
     Args:
-      truth: the labels, one-hot, float32 [b, classes, voxels]; they never show a missing class.
-      shares: of `received_shares`.
+      truth: labels, one-hot, float32 [b, classes, voxels], without a missing class.
+      shares: result of `received_shares`.
+      missing: classes without labels.
+    Returns:
+      float32 [b, classes, voxels], adding up to 1 in each voxel.
     """
     place = {c: 1 + position for position, c in enumerate(missing.classes)}
     return tf.stack(
@@ -193,12 +201,14 @@ def completed(truth: Any, shares: Any, missing: MissingLabels) -> Any:
     )
 
 
-def false_alarms(received: Any, missing: MissingLabels) -> Any:
-    """Returns 1 where the received model finds a missing class the most likely of all, else 0:
-    float32 [b, voxels].
+def false_alarms(received: tf.Tensor, missing: MissingLabels) -> tf.Tensor:
+    """Returns 1 where a missing class is the most likely of all, else 0.
 
     Args:
-      received: logits float32 [b, classes, voxels].
+      received: logits of the received model, float32 [b, classes, voxels].
+      missing: classes without labels.
+    Returns:
+      float32 [b, voxels].
     """
     alarm = tf.gather(
         _indicator(missing, received.shape[1]), tf.argmax(received, axis=1, output_type=tf.int32)
@@ -206,13 +216,17 @@ def false_alarms(received: Any, missing: MissingLabels) -> Any:
     return tf.stop_gradient(alarm)
 
 
-def false_alarm_entropy(planes: Any, labels: Any, received: Any, missing: MissingLabels) -> Any:
-    """Returns the cross entropy in nats over all classes, summed over the received model's false
-    alarms and divided by all voxels.
+def false_alarm_entropy(
+    planes: tf.Tensor, labels: tf.Tensor, received: tf.Tensor, missing: MissingLabels
+) -> tf.Tensor:
+    """Returns the cross-entropy over all classes at the received model's false alarms.
+
+    In nats, summed over the false alarms and divided by the number of all voxels.
 
     Args:
       planes, received: logits float32 [b, classes, voxels].
       labels: int32 [b, voxels].
+      missing: classes without labels.
     Returns:
       float32 [b]; 0 in a patch without a false alarm.
     """
@@ -221,5 +235,5 @@ def false_alarm_entropy(planes: Any, labels: Any, received: Any, missing: Missin
     return tf.reduce_mean(entropy * false_alarms(received, missing), axis=-1)
 
 
-def _indicator(missing: MissingLabels, classes: int) -> Any:
+def _indicator(missing: MissingLabels, classes: int) -> tf.Tensor:
     return tf.constant([float(c in missing.classes) for c in range(classes)])

@@ -1,10 +1,8 @@
-"""The page that goes with a model: what it is for, what it was trained on, how well it did and on
-how many cases.
-"""
+"""The model card: purpose, training data and scores of a model, as a page to read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from c2fnas.genotype import Genotype
@@ -21,10 +19,13 @@ def text(
     """Returns the model card as Markdown.
 
     Args:
+      name: name of the model.
+      genotype: its network.
+      plan: nested JSON values; `spacing_mm`, `window_hu`, `inference` and `classes` are printed.
       training_data: JSON values by name; nested ones are listed beneath their name.
-      gate: the model's healthy gate, see healthy_gate.
-      scores: what was scored -> measure -> {"mean", "low", "high", "cases"}, e.g. {"test cases of
-          C1": {"dice_pancreas": {...}}}.
+      scores: cases -> measure -> {"mean", "low", "high", "cases"}, e.g.
+        {"test cases of C1": {"dice_pancreas": {...}}}.
+      gate: the model's healthy gate as JSON values, see `healthy_gate`; None or {} if it has none.
     """
     classes = ", ".join(
         f"{value} {label}" for value, label in sorted(plan.get("classes", {}).items())
@@ -33,21 +34,25 @@ def text(
     lines = [
         f"# {name}",
         "",
-        "Segments pancreas and pancreatic tumour in portal-venous abdominal CT. A research model: not a medical device, and no basis for "
-        "a diagnosis or a treatment.",
+        "Segments pancreas and pancreatic tumour in portal-venous abdominal CT. This is a research "
+        "model, not a medical device: do not base a diagnosis or a treatment on it.",
         "",
         "## Use",
         "",
-        "    python -m experiments.predict --model=<this folder> --image=scan.nii.gz --output=mask.nii.gz",
+        "    python -m experiments.predict --model=<this folder> "
+        "--image=scan.nii.gz --output=mask.nii.gz",
         "",
-        f"Input is CT in HU with the whole upper abdomen. It is brought to {_lengths(plan.get('spacing_mm'))} mm, HU "
-        f"{_lengths(plan.get('window_hu'), ' to ')} become -1 to 1, and it is read through windows of {_lengths(inference.get('window'))} voxels, "
-        f"overlap {inference.get('overlap')}, {inference.get('blending')} weights. Classes: {classes}.",
+        "The input is a CT in HU that covers the whole upper abdomen. It is resampled to "
+        f"{_lengths(plan.get('spacing_mm'))} mm, HU {_lengths(plan.get('window_hu'), ' to ')} are "
+        "mapped to -1 to 1, and the network runs over windows of "
+        f"{_lengths(inference.get('window'))} voxels with overlap {inference.get('overlap')} and "
+        f"{inference.get('blending')} weights. Classes: {classes}.",
         "",
         "## Network",
         "",
-        f"C2FNAS genotype `{genotype.name}`: {len(genotype.cells)} cells, {genotype.filters} filters at full resolution, "
-        f"{genotype.conv_weights():,} convolution weights. Fingerprint `{genotype.fingerprint()[:16]}`.",
+        f"C2FNAS genotype `{genotype.name}`: {len(genotype.cells)} cells, "
+        f"{genotype.filters} filters at full resolution, {genotype.conv_weights():,} convolution "
+        f"weights. Fingerprint `{genotype.fingerprint()[:16]}`.",
         "",
         "## Training data",
         "",
@@ -61,14 +66,17 @@ def text(
             else ["Not recorded: the model was not scored on cases with labels."]
         ),
         "",
-        "Means over cases, with 95 % intervals (Student's t, wider where the cases are skewed). A class that neither prediction nor label holds does not count; one that only one "
-        "of them holds scores the worst there is (Dice and surface Dice 0, Hausdorff distance the diagonal of the volume).",
+        "Means over cases with 95 % intervals (Student's t, wider where the cases are skewed). A "
+        "class that neither the prediction nor the label contains does not count. A class that "
+        "only one of them contains gets the worst possible score: Dice and surface Dice 0, "
+        "Hausdorff distance the diagonal of the volume.",
         "",
         *(_gate(gate) if gate else []),
         "## Limits",
         "",
-        "It has seen only what is listed above. Other scanners, contrast phases, ages, operated patients and other diseases are outside; "
-        "look at every mask before it is used.",
+        "The model was trained only on the data listed above. They do not cover other scanners, "
+        "contrast phases or ages, patients after surgery or other diseases. Look at every mask "
+        "before you use it.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -77,11 +85,13 @@ def _gate(gate: Mapping[str, Any]) -> list[str]:
     return [
         "## Healthy gate",
         "",
-        f"`predict` takes a marked tumour out where the network is no surer of it than {gate['threshold']:.2f} (mean log-odds of the most "
-        f"certain millilitre), and says so for each scan; `--nogate` leaves it in. The threshold was fitted on {gate['patients']} validation "
-        f"cases of patients without a tumour: of further patients like them, at most {100 * gate['expected_share']:.0f} % are expected above it. "
-        "That is an expectation, not a bound for one clinic, and it says nothing about tumours that the gate hides: see the scores with the "
-        "gate above.",
+        "`predict` removes a marked tumour if its score, the mean log-odds of its most certain "
+        f"millilitre, is at most {gate['threshold']:.2f}, and says so for each scan; `--nogate` "
+        f"keeps it. The threshold was fitted on {gate['patients']} validation cases of patients "
+        "without a tumour: of other patients like them, at most "
+        f"{100 * gate['expected_share']:.0f} % are expected above it. This is an expectation, not "
+        "a bound for one clinic. It says nothing about real tumours that the gate hides; see the "
+        "scores with the gate above.",
         "",
     ]
 
@@ -93,7 +103,8 @@ def _listed(values: Mapping[str, Any], indent: str = "") -> Iterator[str]:
             yield f"{indent}* {label}:"
             yield from _listed(value, indent + "  ")
         else:
-            yield f"{indent}* {label}: {_lengths(value, ', ') if isinstance(value, list | tuple) else value}"
+            shown = _lengths(value, ", ") if isinstance(value, list | tuple) else value
+            yield f"{indent}* {label}: {shown}"
 
 
 def _table(scores: Mapping[str, Any]) -> list[str]:
@@ -105,12 +116,13 @@ def _table(scores: Mapping[str, Any]) -> list[str]:
             ends = ["?" if mean[end] is None else f"{mean[end]:.3f}" for end in ("low", "high")]
             interval = "" if mean["low"] is None and mean["high"] is None else " - ".join(ends)
             lines.append(
-                f"| {where} | {measure.replace('_', ' ')} | {mean['mean']:.3f} | {interval} | {mean['cases']} |"
+                f"| {where} | {measure.replace('_', ' ')} | {mean['mean']:.3f} | {interval} | "
+                f"{mean['cases']} |"
             )
     return lines
 
 
-def _lengths(values: Any, separator: str = " x ") -> str:
+def _lengths(values: Iterable[object] | None, separator: str = " x ") -> str:
     if values is None:
         return "unknown"
     return separator.join(

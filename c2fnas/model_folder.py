@@ -1,13 +1,12 @@
-"""A trained model as one folder: what a program needs to use it, and what a person needs to judge
-it.
+"""A trained model as one folder: the files that a program needs to use it and a person to judge it.
 
-<folder>/weights.safetensors   every weight by canonical name, the VAE branch included where there is one
+<folder>/weights.safetensors   every weight by canonical name, those of a VAE branch included
 <folder>/genotype.json         the network
-<folder>/plan.json             how scans are brought to it: spacing, HU window, sliding window, classes
+<folder>/plan.json             how scans are prepared: spacing, HU window, sliding window, classes
 <folder>/model.json            format, name, training data, scores and healthy gate, as numbers
-<folder>/model_card.md         the same for people, see model_card
+<folder>/model_card.md         the same as a page to read, see model_card
 
-Names no scan, patient or path. The folder appears whole or not at all.
+The files name no scan, patient or path. The folder appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -27,9 +26,8 @@ from runkit import atomic
 if TYPE_CHECKING:
     from c2fnas.network import Network
 
-FORMAT = 1  # raise it when a folder can no longer be read by what reads this one
+FORMAT = 1  # raise it when earlier releases can no longer read a new folder
 FILES = ("weights.safetensors", "genotype.json", "plan.json", "model.json", "model_card.md")
-VAE_PREFIX = "vae/"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,13 +37,12 @@ class Model:
     Attributes:
       name: e.g. "FL_global".
       weights: canonical name -> float32 array.
-      genotype: of the network.
-      plan: nested JSON values; `spacing_mm`, `window_hu`, `inference` and `classes` are what a
-          prediction reads.
-      training_data: what it was trained on, e.g. sites, numbers of cases, ranges of spacing; {}
-          where that is not known.
-      scores: what it scored and where, see model_card.
-      gate: its healthy gate as JSON values, see healthy_gate; {} where none was fitted.
+      genotype: the network.
+      plan: nested JSON values; a prediction reads `spacing_mm`, `window_hu`, `inference` and
+        `classes`.
+      training_data: e.g. sites, numbers of cases, ranges of spacing; {} if unknown.
+      scores: scores and the cases behind them, see `model_card`.
+      gate: its healthy gate as JSON values, see `healthy_gate`; {} if none was fitted.
     """
 
     name: str
@@ -58,17 +55,18 @@ class Model:
 
 
 def save(folder: str | os.PathLike, model: Model) -> None:
-    """Writes a model's folder, in the place of an earlier one.
+    """Writes a model's folder; an earlier model in it is replaced.
 
     Raises:
-      ValueError: if `folder` is there and holds something else than a model.
+      ValueError: if `folder` exists and holds anything but a model.
     """
     folder = pathlib.Path(folder)
     if folder.exists() and (
         not folder.is_dir() or {path.name for path in folder.iterdir()} - set(FILES)
     ):
         raise ValueError(
-            f"{folder} holds something else than a model; give a folder that is new or holds an earlier model"
+            f"{folder} holds something else than a model; "
+            "give a folder that is new or holds an earlier model"
         )
     with atomic.replacing_folder(folder) as temporary:
         named_weights.save(temporary / "weights.safetensors", model.weights, {"model": model.name})
@@ -89,8 +87,8 @@ def load(folder: str | os.PathLike) -> Model:
     """Reads a model's folder.
 
     Raises:
-      ValueError: naming folder or file, if it is no model, lacks a file, is of a newer format, or
-        its weights are not those of its genotype.
+      ValueError: if it is not a model, lacks a file, has another format, or if its weights do not
+        fit its genotype; the message names the folder or file.
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
@@ -100,13 +98,15 @@ def load(folder: str | os.PathLike) -> Model:
     missing = [name for name in FILES[:4] if not (folder / name).is_file()]
     if missing:
         raise ValueError(
-            f"{folder}: is no model, it lacks {', '.join(missing)}; give the folder that the training or table1 wrote"
+            f"{folder} is not a model: it lacks {', '.join(missing)}; "
+            "give the folder that the training or table1 wrote"
         )
     about = atomic.read_json(folder / "model.json")
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         found = about.get("format") if isinstance(about, dict) else None
         raise ValueError(
-            f"{folder / 'model.json'}: format is {found!r}, this version reads {FORMAT}; use the version that wrote it"
+            f"{folder / 'model.json'}: format is {found!r}, this version reads {FORMAT}; "
+            "use the version that wrote it"
         )
     try:
         genotype = Genotype.from_json(atomic.read_json(folder / "genotype.json"))
@@ -118,8 +118,8 @@ def load(folder: str | os.PathLike) -> Model:
     classes = plan.get("classes") if isinstance(plan, dict) else None
     if not isinstance(classes, dict) or len(classes) != genotype.classes:
         raise ValueError(
-            f"{folder}: plan.json names the classes {classes}, the network has {genotype.classes}; the files are of two models: copy the folder "
-            "again as a whole"
+            f"{folder}: plan.json names the classes {classes}, the network has "
+            f"{genotype.classes}; the files belong to two models: copy the whole folder again"
         )
     return Model(
         name=str(about.get("name", folder.name)),
@@ -133,7 +133,7 @@ def load(folder: str | os.PathLike) -> Model:
 
 
 def card(model: Model) -> str:
-    """Returns the model card, Markdown."""
+    """Returns the model card as Markdown."""
     return model_card.text(
         model.name, model.genotype, model.plan, model.training_data, model.scores, model.gate
     )
@@ -141,15 +141,20 @@ def card(model: Model) -> str:
 
 def segmenter_weights(model: Model) -> dict[str, np.ndarray]:
     """Returns the weights without the VAE branch, which changes no logit."""
-    return {name: array for name, array in model.weights.items() if not name.startswith(VAE_PREFIX)}
+    return {
+        name: array
+        for name, array in model.weights.items()
+        if not name.startswith(named_weights.VAE_PREFIX)
+    }
 
 
 def build_segmenter(model: Model) -> Network:
-    """Returns the network of a model without its VAE branch, weights set. Call it inside the
-    strategy's scope.
+    """Returns the network of a model with its weights, without the VAE branch.
+
+    Call it in `strategy.scope()`.
 
     Raises:
-      ValueError: if the weights are not those of the genotype.
+      ValueError: if the weights do not fit the genotype.
     """
     from c2fnas import network
 
@@ -160,13 +165,18 @@ def build_segmenter(model: Model) -> Network:
 
 
 def _check(weights: Mapping[str, np.ndarray], genotype: Genotype, folder: pathlib.Path) -> None:
-    """Checks the convolutions, which the genotype knows without building a layer."""
+    """Checks the shapes of the convolutions, without building the network.
+
+    Raises:
+      ValueError: if one is missing or has another shape than in the genotype.
+    """
     for convolution in genotype.convolutions():
         expected = (*convolution.kernel, convolution.channels_in, convolution.channels_out)
         found = weights.get(convolution.name)
         if found is None or found.shape != expected:
             state = "is missing" if found is None else f"is {found.shape}"
             raise ValueError(
-                f"{folder}: the weights are not those of genotype {genotype.name!r} with {genotype.filters} filters and {genotype.classes} "
-                f"classes: {convolution.name} {state}, expected {expected}; copy the folder again as a whole"
+                f"{folder}: the weights are not those of genotype {genotype.name!r} with "
+                f"{genotype.filters} filters and {genotype.classes} classes: {convolution.name} "
+                f"{state}, expected {expected}; copy the whole folder again"
             )

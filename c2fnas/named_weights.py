@@ -1,7 +1,7 @@
 """Weights under canonical names: the same names, shapes and start values on both Keras stacks.
 
-Names are recorded while the genotype is walked, e.g. `cell06/input0/op/kernel`, never parsed from
-Keras names.
+Names are recorded while the network is built from the genotype, e.g. `cell06/input0/op/kernel`, and
+never parsed from Keras names.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import safetensors
@@ -18,35 +18,40 @@ import safetensors.numpy
 from runkit import atomic, randomness
 
 if TYPE_CHECKING:
+    from c2fnas.keras_stack import Variable
     from c2fnas.network import Network
+
+VAE_PREFIX = "vae/"  # of the canonical names of the VAE branch's weights
+_Layer = TypeVar("_Layer")
 
 
 class NamedLayers:
-    """Layers in walk order under canonical names. A name may hold several layers as long as their
-    weights differ.
+    """Layers under canonical names, in the order in which they are built.
+
+    A name may stand for several layers if their weights have different names.
 
     Attributes:
-      instance_norm: which instance norm the network uses, see `keras_stack.instance_norm`.
+      instance_norm: kind of instance norm that the network uses, see `keras_stack.instance_norm`.
     """
 
     _WEIGHTS = ("kernel", "bias", "gamma", "beta")
 
     def __init__(self, instance_norm: str = "rows"):
         self.instance_norm = instance_norm
-        self._entries: list[tuple[str, Any]] = []
+        self._entries: list[tuple[str, object]] = []
 
-    def add(self, name: str, layer: Any) -> Any:
-        """Records `layer` and returns it."""
+    def add(self, name: str, layer: _Layer) -> _Layer:
+        """Records a layer under a canonical name and returns it."""
         self._entries.append((name, layer))
         return layer
 
-    def variables(self) -> dict[str, Any]:
+    def variables(self) -> dict[str, Variable]:
         """Returns canonical name -> variable. The layers must have been built.
 
         Raises:
-          ValueError: if two variables would get one name.
+          ValueError: if two variables have the same name.
         """
-        found: dict[str, Any] = {}
+        found: dict[str, Variable] = {}
         for name, layer in self._entries:
             for weight in self._WEIGHTS:
                 variable = getattr(layer, weight, None)
@@ -54,14 +59,15 @@ class NamedLayers:
                     continue
                 if f"{name}/{weight}" in found:
                     raise ValueError(
-                        f"two variables are named {name}/{weight}; give their layers names of their own"
+                        f"two variables are named {name}/{weight}; "
+                        "give their layers different names"
                     )
                 found[f"{name}/{weight}"] = variable
         return found
 
 
 def specs(network: Network) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Returns name -> (shape, "float32") of every weight, in walk order."""
+    """Returns canonical name -> (shape, "float32") of every weight."""
     return {
         name: (tuple(int(n) for n in variable.shape), "float32")
         for name, variable in network.variables.items()
@@ -69,7 +75,7 @@ def specs(network: Network) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 def read(network: Network) -> dict[str, np.ndarray]:
-    """Returns copies of all weights, float32, in walk order."""
+    """Returns copies of all weights, canonical name -> float32 array."""
     return {
         name: np.array(variable.numpy(), dtype=np.float32)
         for name, variable in network.variables.items()
@@ -80,7 +86,7 @@ def assign(network: Network, arrays: Mapping[str, np.ndarray]) -> None:
     """Sets every weight.
 
     Raises:
-      ValueError: naming what is missing, unexpected or of another shape; nothing is assigned then.
+      ValueError: as `check`. Nothing is assigned then.
     """
     check(network, arrays)
     for name, variable in network.variables.items():
@@ -88,7 +94,11 @@ def assign(network: Network, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def check(network: Network, arrays: Mapping[str, np.ndarray]) -> None:
-    """Raises ValueError unless `arrays` has exactly the names and shapes of the network's weights."""
+    """Checks that `arrays` has exactly the names and shapes of the network's weights.
+
+    Raises:
+      ValueError: naming the weights that are missing, unexpected or of another shape.
+    """
     expected = specs(network)
     problems = []
     missing = [name for name in expected if name not in arrays]
@@ -106,17 +116,18 @@ def check(network: Network, arrays: Mapping[str, np.ndarray]) -> None:
         problems.append(f"other shapes: {_some(shapes)}")
     if problems:
         raise ValueError(
-            f"weights do not fit network {network.genotype.name!r} with {network.genotype.filters} filters and vae={network.vae!r}: "
-            f"{'; '.join(problems)}. Use weights made for the same genotype, filters, patch and VAE branch"
+            f"weights do not fit network {network.genotype.name!r} with "
+            f"{network.genotype.filters} filters and vae={network.vae!r}: {'; '.join(problems)}. "
+            "Use weights made for the same genotype, filters, patch and VAE branch"
         )
 
 
 def initial(network: Network, seed: int) -> dict[str, np.ndarray]:
-    """Returns the start values, a function of (seed, name, shape) alone and so bit-identical on
-    both stacks.
+    """Returns the start values, canonical name -> float32 array.
 
-    Kernels are Glorot uniform, gamma 1, beta and biases 0; the classifier's bias is the log of the
-    network's class prior where it has one.
+    They depend only on seed, name and shape, so both Keras stacks start with the same bits. Kernels
+    are Glorot uniform, gamma is 1, beta and biases are 0. With a class prior, the classifier's bias
+    is its logarithm.
     """
     arrays = {}
     for name, (shape, _) in specs(network).items():
@@ -134,8 +145,8 @@ def initial(network: Network, seed: int) -> dict[str, np.ndarray]:
 def _glorot_uniform(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
     receptive = int(np.prod(shape[:-2], dtype=np.int64))
     limit = np.sqrt(6.0 / (receptive * (shape[-2] + shape[-1])))
-    # Raw counter output, scaled by hand: NumPy guarantees these bits for every version, those of
-    # its distributions not.
+    # Raw counter output, scaled by hand: NumPy keeps these bits in every version, but not those of
+    # its distributions.
     raw = randomness.generator(seed, "initial weights", name).bit_generator.random_raw(
         int(np.prod(shape, dtype=np.int64))
     )
@@ -148,16 +159,17 @@ def save(
     arrays: Mapping[str, np.ndarray],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes named arrays as one safetensors file, whole or not at all. Raises OSError where the
-    system cannot, e.g. on a full disk.
+    """Writes named arrays as one safetensors file, whole or not at all.
+
+    Raises:
+      OSError: if the system cannot write it, e.g. to a full disk.
     """
-    contiguous = {
-        name: np.asarray(array, order="C") for name, array in arrays.items()
-    }  # ascontiguousarray would give a scalar an axis
+    # not ascontiguousarray, which would give a scalar an axis
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     with atomic.replacing(path) as temporary:
         try:
             safetensors.numpy.save_file(contiguous, temporary, metadata=dict(metadata or {}))
-        except safetensors.SafetensorError as error:  # it has the system's error in its text only
+        except safetensors.SafetensorError as error:  # only its text names the system's error
             number = re.search(r"os error (\d+)", str(error))
             if number is None:
                 raise
@@ -173,12 +185,12 @@ def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]
     """Returns (named arrays, metadata) of a safetensors file.
 
     Raises:
-      ValueError: naming the file, if it is missing, cut short or of another kind.
-      OSError: where the system cannot open it (too many open files, no permission): that says
-        nothing about the file, so no caller may take another in its place.
+      ValueError: naming the file, if it is missing, truncated or of another kind.
+      OSError: if the system cannot open it (too many open files, no permission). That says nothing
+        about the file, so callers must not use another file instead.
     """
     try:
-        with open(path, "rb"):  # safetensors' own errors do not tell the two apart
+        with open(path, "rb"):  # safetensors' own errors do not distinguish the two
             pass
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file; give the path of saved weights") from error

@@ -1,38 +1,37 @@
-"""From genotype to keras.Model: one set of layers, applied once to volumes of any size and once to
-training patches.
+"""Builds a keras.Model from a genotype.
+
+One set of layers is applied twice: to volumes of any size, and to training patches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from c2fnas import keras_stack, named_weights
 from c2fnas.cells import Cell
-from c2fnas.genotype import Genotype
+from c2fnas.genotype import Genotype, as_size
+from c2fnas.keras_stack import Variable
 from c2fnas.named_weights import NamedLayers
 from c2fnas.operations import ConvNorm, relu
 from c2fnas.vae_branch import VaeBranch
-
-keras = tf.keras
 
 
 class Network:
     """The segmentation network with its training-time branch. Make one with `build`.
 
     Attributes:
-      genotype, patch_size, vae, latent_size, class_prior, precision, instance_norm: what it was
-      built from; vae is None without the branch.
-      segmenter: keras.Model, image float32 [b, x, y, z, 1] in [-1, 1] to logits float32 [b, x, y,
-        z, classes]; x, y and z are any multiples of 2**depth of the genotype.
-      trainer: keras.Model over the same layers for patches. With a VAE branch it takes [image,
-        noise float32 [b, latent_size]] and returns a dict of logits, reconstruction [b,
-        *patch_size, 1], mean and std [b, latent_size]; without one it takes the image and returns a
-        dict with logits.
-      variables: canonical name -> trainable variable, in walk order.
+      genotype, patch_size, vae, latent_size, class_prior, precision, instance_norm: the arguments
+        of `build`; vae is None without the branch.
+      segmenter: keras.Model from image float32 [b, x, y, z, 1] in [-1, 1] to logits float32
+        [b, x, y, z, classes]; x, y and z are any multiples of 2**depth of the genotype.
+      trainer: keras.Model over the same layers for patches. With a VAE branch it takes
+        [image, noise float32 [b, latent_size]] and returns a dict of logits, reconstruction
+        [b, *patch_size, 1], mean and std [b, latent_size]; without one it takes the image and
+        returns a dict with logits.
+      variables: canonical name -> trainable variable, in the order of the forward pass.
     """
 
     def __init__(
@@ -51,7 +50,8 @@ class Network:
             len(class_prior) != genotype.classes or min(class_prior) <= 0
         ):
             raise ValueError(
-                f"class_prior is {class_prior}; expected {genotype.classes} shares above 0, one for each class"
+                f"class_prior is {class_prior}; "
+                f"expected {genotype.classes} shares above 0, one for each class"
             )
         self.genotype, self.patch_size, self.vae = genotype, patch_size, vae
         self.latent_size, self.class_prior = latent_size, class_prior
@@ -73,27 +73,31 @@ class Network:
             else None
         )
 
-        image = keras.Input((None, None, None, 1), dtype="float32", name="image")
-        self.segmenter = keras.Model(image, body(image)[0], name="segmenter")
+        image = tf.keras.Input((None, None, None, 1), dtype="float32", name="image")
+        self.segmenter = tf.keras.Model(image, body(image)[0], name="segmenter")
 
-        patch = keras.Input((*patch_size, 1), dtype="float32", name="patch")
+        patch = tf.keras.Input((*patch_size, 1), dtype="float32", name="patch")
         logits, encoder_end = body(patch)
         outputs = {"logits": logits}
-        inputs: Any = patch
+        inputs: tf.Tensor | list[tf.Tensor] = patch
         if branch is not None:
-            noise = keras.Input((latent_size,), dtype="float32", name="noise")
+            noise = tf.keras.Input((latent_size,), dtype="float32", name="noise")
             inputs = [patch, noise]
             outputs["reconstruction"], outputs["mean"], outputs["std"] = branch(encoder_end, noise)
-        self.trainer = keras.Model(inputs, outputs, name="trainer")
-        self.variables: dict[str, Any] = layers.variables()
+        self.trainer = tf.keras.Model(inputs, outputs, name="trainer")
+        self.variables: dict[str, Variable] = layers.variables()
 
-    def train_outputs(self, image: Any, noise: Any = None) -> dict[str, Any]:
-        """Returns the trainer's outputs for a batch of patches; without noise the latent vector is
-        the mean.
+    def train_outputs(
+        self, image: tf.Tensor | np.ndarray, noise: tf.Tensor | np.ndarray | None = None
+    ) -> dict[str, tf.Tensor]:
+        """Returns the trainer's outputs for a batch of patches.
 
         Args:
           image: float32 [b, *patch_size, 1].
-          noise: float32 [b, latent_size], standard normal; ignored where there is no VAE branch.
+          noise: float32 [b, latent_size], standard normal. None makes the latent vector the mean.
+            Ignored without a VAE branch.
+        Returns:
+          The outputs of `trainer` by name.
         """
         image = tf.convert_to_tensor(image, tf.float32)
         if self.vae is None:
@@ -104,7 +108,10 @@ class Network:
 
 
 class _Body:
-    """Stem, cells and end; called on an image, returns (logits, output of the encoder's last cell)."""
+    """Stem, cells and end.
+
+    Called on an image, it returns (logits, output of the encoder's last cell).
+    """
 
     def __init__(self, layers: NamedLayers, genotype: Genotype):
         self.genotype = genotype
@@ -116,7 +123,7 @@ class _Body:
         self.cells = [
             Cell(layers, genotype, number) for number in range(1, len(genotype.cells) + 1)
         ]
-        self.concatenate = keras.layers.Concatenate(axis=-1, name="end_concatenate")
+        self.concatenate = tf.keras.layers.Concatenate(axis=-1, name="end_concatenate")
         self.end = [
             ConvNorm(layers, "end/first", half, (3, 3, 3), relu_first=True),
             *([relu("end/double")] if genotype.end_relu else []),
@@ -133,7 +140,7 @@ class _Body:
             ),
         ]
 
-    def __call__(self, image):
+    def __call__(self, image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         voxels = image
         for step in self.stem:
             voxels = step(voxels)
@@ -157,29 +164,28 @@ def build(
     instance_norm: str = "rows",
     seed: int = 0,
 ) -> Network:
-    """Returns the network of a genotype with its start values set. Call it inside
-    `strategy.scope()`.
+    """Returns the network of a genotype with its start values. Call it in `strategy.scope()`.
 
     Args:
       genotype: cells, filters and classes.
       patch_size: x, y, z of the training patches in voxels, each a multiple of 2**depth of the
-          genotype.
-      vae: "reduced", "direct" (see VaeBranch) or None.
-      latent_size: of the VAE branch.
-      class_prior: shares of the classes among voxels; their log starts the classifier's bias. None
-          starts it at 0.
-      precision: "float32", "mixed_bfloat16" or "mixed_float16"; weights, norms' sums, logits and
-          latent distribution are float32 in each.
-      instance_norm: "rows" or "library", see keras_stack.instance_norm; the same weights and
-          values.
-      seed: of the start values; see named_weights.initial.
+        genotype.
+      vae: "reduced", "direct" (see `VaeBranch`) or None.
+      latent_size: size of the VAE branch's latent vector.
+      class_prior: shares of the classes among the voxels. The classifier's bias starts at their
+        logarithm, or at 0 with None.
+      precision: "float32", "mixed_bfloat16" or "mixed_float16". Weights, the sums of the norms,
+        logits and latent distribution are float32 in all of them.
+      instance_norm: "rows" or "library", see `keras_stack.instance_norm`; weights and values are
+        the same.
+      seed: seed of the start values, see `named_weights.initial`.
     Raises:
       ValueError: for a patch, prior, branch, precision, norm or latent size that does not fit; the
-          message carries it.
+        message carries it.
     """
     network = Network(
         genotype,
-        patch_size=tuple(int(n) for n in patch_size),
+        patch_size=as_size(patch_size),
         vae=vae,
         latent_size=latent_size,
         class_prior=None if class_prior is None else tuple(float(share) for share in class_prior),
@@ -188,10 +194,3 @@ def build(
     )
     named_weights.assign(network, named_weights.initial(network, seed))
     return network
-
-
-def parameter_count(network: Network) -> int:
-    """Returns the number of trainable values: convolutions, norms, biases and, where there is one,
-    the VAE branch.
-    """
-    return int(sum(np.prod(variable.shape) for variable in network.variables.values()))

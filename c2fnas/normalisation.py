@@ -1,12 +1,11 @@
-"""The arithmetic of instance normalisation, written for the speed and the accuracy of a training
-step on a CPU.
+"""The arithmetic of instance normalisation, fast and accurate in a training step on a CPU.
 
-Candidates measured (tests/benchmarks/block_candidates.py), forward and backward: TensorFlow's fused
-batch norm a sample at a time is the fastest on large grids, but oneDNN adds a channel up voxel by
-voxel in float32, which leaves an error of 1e-4 at 64x64x64; a network of 36 norms amplifies it.
-Adding up in rows costs a third more time on the two largest grids, none on the others, and its
-error is 1e-6. So sums are made here and the gradient, where such an error does no harm, comes from
-the fused operation.
+tests/benchmarks/block_candidates.py compares the candidates, forward and backward. TensorFlow's
+fused batch norm, one sample at a time, is the fastest on large grids. But oneDNN adds up a channel
+voxel by voxel in float32, which leaves an error of 1e-4 at 64x64x64, and a network of 36 norms
+amplifies it. Adding up in rows has an error of 1e-6; it takes a third longer on the two largest
+grids and no longer on the others. So the forward pass adds up in rows here, and the gradient, where
+such an error does no harm, comes from the fused operation.
 """
 
 from __future__ import annotations
@@ -15,15 +14,16 @@ import math
 
 import tensorflow as tf
 
-# One fused operation for each sample: with more of them than this, starting them costs more than
-# the open formula.
+# The gradient takes one fused operation per sample. With more samples than this, or fewer voxels in
+# each, starting the operations costs more than the open formula.
 _FUSED_SAMPLES = 8
-_FUSED_VOXELS = 16**3  # and with fewer voxels in each
+_FUSED_VOXELS = 16**3
 
 
-def instance_normalise(voxels, gamma, beta, *, epsilon: float):
-    """Returns each channel of each sample shifted and scaled to mean `beta` and standard deviation
-    `gamma` over x, y, z.
+def instance_normalise(
+    voxels: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *, epsilon: float
+) -> tf.Tensor:
+    """Normalises each channel of each sample to mean `beta` and standard deviation `gamma`.
 
     Args:
       voxels: float [b, x, y, z, c]; mean, variance and their sums are float32 whatever its type.
@@ -34,19 +34,18 @@ def instance_normalise(voxels, gamma, beta, *, epsilon: float):
     """
     gamma, beta = tf.cast(gamma, tf.float32), tf.cast(beta, tf.float32)
     if tf.config.list_logical_devices("GPU") and _known(voxels):
-        return _fused(
-            voxels, gamma, beta, epsilon
-        )  # cuDNN: accurate sums, and half precision without a copy
+        # cuDNN adds up accurately, and takes half precision without a copy.
+        return _fused(voxels, gamma, beta, epsilon)
     return tf.cast(_in_rows(tf.cast(voxels, tf.float32), gamma, beta, epsilon), voxels.dtype)
 
 
-def _in_rows(voxels, gamma, beta, epsilon: float):
+def _in_rows(voxels: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> tf.Tensor:
     @tf.custom_gradient
     def normalise(voxels, gamma, beta):
         rows = _Rows(voxels)
         mean = rows.sums(rows.values) / rows.count
-        # Less the mean first: folded into one shift, a channel that is all but constant would lose
-        # its last three digits.
+        # The mean is subtracted first: in a single shift, an almost constant channel would lose its
+        # last three digits.
         centred = rows.values - rows.spread(mean)
         variance = rows.sums(tf.square(centred)) / rows.count
         inverse = tf.math.rsqrt(variance + epsilon)
@@ -63,7 +62,7 @@ def _in_rows(voxels, gamma, beta, epsilon: float):
             ):
                 return _fused_gradient(upstream, voxels, gamma, mean, variance, epsilon)
             above = tf.reshape(upstream, rows.shape)
-            to_beta = rows.sums(above)  # [b, c], as everything that follows
+            to_beta = rows.sums(above)  # [b, c], like the terms below
             to_gamma = (rows.sums(above * rows.values) - mean * to_beta) * inverse
             slope = -scale * inverse * to_gamma / rows.count
             constant = -scale * to_beta / rows.count - slope * mean
@@ -83,11 +82,9 @@ def _in_rows(voxels, gamma, beta, epsilon: float):
 
 
 class _Rows:
-    """A volume as [b, x, y, z * c]: rows long enough to fill vector units, where c alone would not
-    be.
-    """
+    """A volume as [b, x, y, z * c], whose rows are long enough to fill vector units."""
 
-    def __init__(self, voxels):
+    def __init__(self, voxels: tf.Tensor):
         static, dynamic = voxels.shape, tf.shape(voxels)
         self.samples, x, y, self.depth, self.channels = (
             dynamic[i] if n is None else n for i, n in enumerate(static)
@@ -96,20 +93,29 @@ class _Rows:
         self.values = tf.reshape(voxels, self.shape)
         self.count = tf.cast(x * y * self.depth, tf.float32)
 
-    def sums(self, values):
-        """Returns [b, c]: y, then x, then z, so that no float32 adds up more values than an axis
-        has.
+    def sums(self, values: tf.Tensor) -> tf.Tensor:
+        """Returns the sum of each channel of each sample, [b, c].
+
+        It adds up along y, then x, then z, so no float32 sum has more terms than one axis.
         """
         lanes = tf.reduce_sum(tf.reduce_sum(values, axis=2), axis=1)
         return tf.reduce_sum(tf.reshape(lanes, [self.samples, self.depth, self.channels]), axis=1)
 
-    def spread(self, values):
-        """Returns [b, c] as [b, 1, 1, z * c]."""
+    def spread(self, values: tf.Tensor) -> tf.Tensor:
+        """Returns values [b, c] as [b, 1, 1, z * c], to broadcast over rows."""
         tiled = tf.tile(values[:, tf.newaxis, :], [1, self.depth, 1])
         return tf.reshape(tiled, [self.samples, 1, 1, self.depth * self.channels])
 
 
-def _fused_gradient(upstream, voxels, gamma, mean, variance, epsilon: float):
+def _fused_gradient(
+    upstream: tf.Tensor,
+    voxels: tf.Tensor,
+    gamma: tf.Tensor,
+    mean: tf.Tensor,
+    variance: tf.Tensor,
+    epsilon: float,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns the gradients of voxels, gamma and beta, by one fused operation per sample."""
     samples, x, y, z, channels = voxels.shape
     planes = (samples, x * y, z, channels)
     pairs = zip(
@@ -138,7 +144,8 @@ def _fused_gradient(upstream, voxels, gamma, mean, variance, epsilon: float):
     )
 
 
-def _fused(voxels, gamma, beta, epsilon: float):
+def _fused(voxels: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> tf.Tensor:
+    """Returns the normalised voxels, by one fused operation per sample."""
     samples, x, y, z, channels = voxels.shape
     parts = [
         tf.raw_ops.FusedBatchNormV3(
@@ -156,9 +163,11 @@ def _fused(voxels, gamma, beta, epsilon: float):
     return tf.reshape(_joined(parts), voxels.shape)
 
 
-def _joined(parts):
-    return parts[0] if len(parts) == 1 else tf.concat(parts, axis=0)  # of one, concat makes a copy
+def _joined(parts: list[tf.Tensor]) -> tf.Tensor:
+    return (
+        parts[0] if len(parts) == 1 else tf.concat(parts, axis=0)
+    )  # concat would copy a single one
 
 
-def _known(voxels) -> bool:
+def _known(voxels: tf.Tensor) -> bool:
     return voxels.shape.is_fully_defined()

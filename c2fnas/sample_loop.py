@@ -1,40 +1,43 @@
-"""The samples of a batch one by one, several at the same time: how a CPU shares a step among its
-cores.
+"""Computes the samples of a batch one by one, several at the same time.
 
-Nothing in this network mixes samples: its norms see one at a time, and losses and gradients are
-sums over them. Two cores that work on a sample each do not wait for each other at every operation,
-as they do when both share each operation of a whole batch, and the parts that one core does alone
-are done twice at the same time. A step of two samples on two cores takes a sixth less time
-(tests/benchmarks/network_speed.py). However large the batch, only the samples that are being
-computed need memory for their activations.
+This is how a CPU shares a step among its cores. Nothing in this network mixes samples: its norms
+see one at a time, and losses and gradients are sums over them. Two cores that share each operation
+of a whole batch wait for each other at every operation; two cores with a sample each do not, and
+the parts that cannot be shared run on both at once. A step of two samples on two cores takes a
+sixth less time (tests/benchmarks/network_speed.py). Whatever the size of the batch, only the
+samples being computed need memory for their activations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeVar
 
 import tensorflow as tf
 
+Sums = TypeVar("Sums")  # any structure of tensors that tf.nest knows
+
 
 def summed(
-    compute: Callable[..., tuple[Any, tf.Tensor]],
+    compute: Callable[..., tuple[Sums, tf.Tensor]],
     samples: Sequence[tf.Tensor],
-    sums_like: Any,
+    sums_like: Sums,
     *,
     at_once: int,
-) -> tuple[Any, tf.Tensor]:
-    """Returns what `compute` gives for each sample: the first part added up, in the samples' order,
-    and the second one after the other.
+) -> tuple[Sums, tf.Tensor]:
+    """Calls `compute` for each sample; adds up its first result and stacks its second.
+
+    Call it while a graph is traced.
 
     Args:
-      compute: called while a graph is traced with a batch of one, cut from each of `samples`;
-        returns (a structure of float32 tensors, float32 [1]).
+      compute: takes a batch of one, cut from each of `samples`; returns (a structure of float32
+        tensors, float32 [1]).
       samples: tensors [b, ...] with a known b.
-      sums_like: tensors or tf.TensorSpec in the structure that `compute` returns first, for their
-          shapes.
-      at_once: how many samples are computed at the same time; TensorFlow needs as many threads
-          between operations.
+      sums_like: tensors or tf.TensorSpec in the structure of the first result, for their shapes.
+      at_once: number of samples that are computed at the same time; TensorFlow needs as many
+        threads between operations.
+    Returns:
+      The sums over the samples, added up in their order, and float32 [b].
     """
     count = samples[0].shape[0]
     zeros = tf.nest.map_structure(lambda like: tf.zeros(like.shape, tf.float32), sums_like)
@@ -53,13 +56,16 @@ def summed(
 def joined(
     compute: Callable[[tf.Tensor], tf.Tensor], batch: tf.Tensor, *, at_once: int
 ) -> tf.Tensor:
-    """Returns what `compute` gives for each sample, one after the other, float32 [b, ...].
+    """Calls `compute` for each sample and returns the results as one batch.
+
+    Call it while a graph is traced.
 
     Args:
-      compute: called while a graph is traced with a batch of one, cut from `batch`; returns float32
-          [1, x, y, z, c] of known c.
+      compute: takes a batch of one, cut from `batch`; returns float32 [1, x, y, z, c].
       batch: [b, x, y, z, ...] with a known b.
       at_once: as in `summed`.
+    Returns:
+      float32 [b, x, y, z, c].
     """
     count = batch.shape[0]
     rows = tf.TensorArray(tf.float32, size=count)

@@ -1,4 +1,4 @@
-"""A model for programs that have TensorFlow and nothing of ours: one window in, logits out."""
+"""Exports a model for programs that have TensorFlow but not this product."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from c2fnas import model_folder
+from c2fnas.genotype import as_size
 from c2fnas.model_folder import Model
 from runkit import atomic
 
@@ -16,30 +17,30 @@ SIGNATURE = "serving_default"  # the name that TensorFlow's own tools look for
 
 
 def export(model: Model, folder: str | os.PathLike, *, window: Sequence[int] | None = None) -> None:
-    """Writes a SavedModel with the signature image float32 [1, *window, 1] in [-1, 1] -> logits
-    float32 [1, *window, classes].
+    """Writes a SavedModel that computes the logits of one window.
 
-    What prepares a scan for it lies beside it, in `assets.extra`: plan, genotype and model card.
-    `saved_model.load(folder)` of plain TensorFlow gives the same logits as the model here.
+    Its signature takes image float32 [1, *window, 1] in [-1, 1] and returns logits float32
+    [1, *window, classes]. `tf.saved_model.load` gives the same logits as the model here. The folder
+    `assets.extra` in it has plan, genotype and model card, which say how to prepare a scan.
 
     Args:
-      model: its VAE branch is left out.
-      window: voxels x, y, z, multiples of 2**depth of the genotype; None takes the plan's sliding
-          window.
+      model: the model; its VAE branch is left out.
+      folder: folder to write; an earlier export in it is replaced.
+      window: x, y, z in voxels, multiples of 2**depth of the genotype; None takes the sliding
+        window of the plan.
     Raises:
-      ValueError: for a window that does not fit, or if `folder` holds something else than an
-          export.
+      ValueError: for a window that does not fit, or if `folder` exists and is not an export.
     """
     folder = pathlib.Path(folder)
     if folder.exists() and not (folder / "saved_model.pb").is_file():
         raise ValueError(
-            f"{folder} is there and no SavedModel; give a folder that is new or holds an earlier export"
+            f"{folder} exists and is not a SavedModel; "
+            "give a folder that is new or holds an earlier export"
         )
-    size = tuple(int(n) for n in (window or model.plan["inference"]["window"]))
+    size = as_size(window or model.plan["inference"]["window"])
     model.genotype.check_size(size)
     network = model_folder.build_segmenter(model)
-    # One fixed shape: the network's fast paths on a CPU are chosen by it, and a window is what a
-    # sliding window needs.
+    # One fixed shape, because the network's fast paths on a CPU need a known shape.
     signature = tf.TensorSpec((1, *size, 1), tf.float32, name="image")
     module = tf.Module()
     module.segmenter = network.segmenter

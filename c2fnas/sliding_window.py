@@ -1,9 +1,9 @@
-"""A whole volume through windows of one size: where they lie, how their logits are blended.
+"""Sliding-window inference: runs a network over a whole volume, window by window.
 
 The windows form a grid, so the weights of all windows over a voxel add up to a product of three
-one-dimensional sums: the normaliser is three vectors, and each window's weights are divided by it
-before they are used. Logits are blended, not probabilities (as in MONAI and nnU-Net); the softmax
-comes after.
+one-dimensional sums. The normaliser is therefore three vectors, and each window's weights are
+divided by it before use. Logits are blended, not probabilities, as in MONAI and nnU-Net; the
+softmax comes afterwards.
 """
 
 from __future__ import annotations
@@ -15,35 +15,38 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 
 from c2fnas import window_kernels
+from c2fnas.genotype import as_size
 from runkit.aligned import aligned_empty
 
 Blending = Literal["constant", "gaussian"]
-LogitsFn = Callable[
-    [np.ndarray], np.ndarray
-]  # float32 [n, x, y, z, 1] -> float32 [n, x, y, z, classes]
-AIR = (
-    -1.0
-)  # the lowest value of a scaled image, beyond the borders of a volume smaller than the window
-_BLENDERS = min(
-    2, os.cpu_count() or 1
-)  # two saturate the memory; what they add up does not depend on their number
+# float32 [n, x, y, z, 1] -> logits float32 [n, x, y, z, classes]
+LogitsFn = Callable[[np.ndarray], np.ndarray]
+# the lowest value of a scaled image, which pads a volume smaller than the window
+AIR = -1.0
+# Two threads saturate the memory. The results do not depend on their number.
+_BLENDERS = min(2, os.cpu_count() or 1)
+_Result = TypeVar("_Result")
 
 
 @dataclasses.dataclass(frozen=True)
 class WindowConfig:
-    """Size in voxels, overlap of neighbours as a share of the size, weights within a window,
-    windows per call.
+    """The settings of a sliding window.
 
     Attributes:
-      multiple: the network takes sizes that are multiples of it. Along an axis on which a volume is
-        shorter than the window, the window becomes the smallest of them that covers it: the less
-        air lies around a volume, the less of it the instance norms see. 0 keeps the window as it
-        is.
+      size: x, y, z in voxels.
+      overlap: overlap of neighbouring windows as a share of their size.
+      blending: weights within a window, see `axis_weights`.
+      batch: number of windows per call of the network.
+      multiple: the network takes sizes that are multiples of this number. Along an axis on which a
+        volume is shorter than the window, the window shrinks to the smallest such size that covers
+        it, so that the instance norms see less air. 0 keeps the window as it is.
+    Raises:
+      ValueError: for a value out of its range.
     """
 
     size: tuple[int, int, int]
@@ -52,7 +55,7 @@ class WindowConfig:
     batch: int = 1
     multiple: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "size", tuple(int(n) for n in self.size))
         if len(self.size) != 3 or min(self.size) < 1:
             raise ValueError(
@@ -77,20 +80,17 @@ class WindowConfig:
         """Returns the window for a volume of `shape`; see `multiple`."""
         if not self.multiple:
             return self
+        fitting = [-(-n // self.multiple) * self.multiple for n in shape]
         return dataclasses.replace(
-            self,
-            size=tuple(
-                min(w, -(-n // self.multiple) * self.multiple)
-                for w, n in zip(self.size, shape, strict=True)
-            ),
+            self, size=as_size([min(w, n) for w, n in zip(self.size, fitting, strict=True)])
         )
 
 
 def starts(length: int, window: int, overlap: float) -> tuple[int, ...]:
-    """Returns where the windows of one axis begin, in voxels.
+    """Returns the first voxels of the windows along one axis.
 
-    They are int(window * (1 - overlap)) voxels apart, at least one; the last is moved inside, so
-    that it ends with the axis. An axis not longer than the window has one, at 0.
+    The windows are int(window * (1 - overlap)) voxels apart, but at least one. The last one is
+    moved inside, so that it ends with the axis. An axis not longer than the window has one, at 0.
     """
     interval = max(1, int(window * (1.0 - overlap)))
     last = max(0, length - window)
@@ -98,8 +98,9 @@ def starts(length: int, window: int, overlap: float) -> tuple[int, ...]:
 
 
 def axis_weights(window: int, blending: Blending) -> np.ndarray:
-    """Returns float64 [window], the weights of a window along one axis: 1, or a Gaussian with sigma
-    = window / 8.
+    """Returns float64 [window]: the weights of a window along one axis.
+
+    They are 1 for "constant", and a Gaussian with sigma = window / 8 for "gaussian".
     """
     if blending == "constant":
         return np.ones(window)
@@ -110,8 +111,9 @@ def axis_weights(window: int, blending: Blending) -> np.ndarray:
 def normalised_weights(
     length: int, window: int, overlap: float, blending: Blending
 ) -> tuple[np.ndarray, ...]:
-    """Returns float32 [window] for each window of an axis; over every voxel of the axis they add up
-    to 1.
+    """Returns float32 [window] for each window of an axis.
+
+    At every voxel of the axis, the weights of all windows add up to 1.
     """
     weights, total = axis_weights(window, blending), np.zeros(length)
     begins = starts(length, window, overlap)
@@ -123,20 +125,23 @@ def normalised_weights(
 def slabs(
     image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields (first x, blended logits float32 [n, y, z, classes]) along x, until the volume is
-    covered.
+    """Yields the blended logits of a volume slab by slab along x.
 
-    Memory is one slab as thick as the window and the logits of one call, whatever the length of the
-    volume. A slab is valid until the next is asked for.
+    It needs memory for one slab as thick as the window and for the logits of one call, whatever the
+    length of the volume.
 
     Args:
-      image: float [x, y, z] of any memory order, scaled to [-1, 1]; smaller than the window along
-        an axis, it is padded there with -1 on both sides and cropped again.
-      logits_fn: called with float32 [config.batch, *config.fitted(image.shape).size, 1], always
-          this shape, which it must not keep.
+      image: float [x, y, z] in any memory order, scaled to [-1, 1]. Along an axis on which it is
+        smaller than the window, it is padded with -1 on both sides and cropped afterwards.
+      logits_fn: always called with float32 [config.batch, *config.fitted(image.shape).size, 1],
+        which it must not keep.
+      config: settings of the sliding window.
+    Yields:
+      (first x, logits float32 [n, y, z, classes]); the array is valid until the next one is asked
+      for.
     Raises:
-      ValueError: if the image has not three axes, or what logits_fn returns has another grid or is
-          not finite.
+      ValueError: if the image does not have three axes, or if the logits have another grid or are
+        not finite.
     """
     if image.ndim != 3 or 0 in image.shape:
         raise ValueError(f"image has shape {image.shape}; expected voxels along x, y and z")
@@ -150,14 +155,13 @@ def slabs(
     spots = list(itertools.product(along_y, along_z))
     patches = aligned_empty((config.batch, *config.size, 1), np.float32)
     patches[...] = AIR
-    blend = None
+    blend: _Blend | None = None
     for number, in_x in enumerate(along_x):
         voxels = _voxels(image, in_x.begin, covered, inside, config.size[0])
         for first in range(0, len(spots), config.batch):
             batch = spots[first : first + config.batch]
-            for patch, (in_y, in_z) in zip(
-                patches[..., 0], batch, strict=False
-            ):  # the last call's spare places keep earlier windows
+            # In the last call, places without a window keep an earlier one.
+            for patch, (in_y, in_z) in zip(patches[..., 0], batch, strict=False):
                 _copy(
                     voxels[
                         :,
@@ -169,14 +173,16 @@ def slabs(
             logits = np.asarray(logits_fn(patches))
             if logits.shape[:-1] != patches.shape[:-1]:
                 raise ValueError(
-                    f"the network returned logits of shape {logits.shape} for windows of shape {patches.shape}"
+                    f"the network returned logits of shape {logits.shape} "
+                    f"for windows of shape {patches.shape}"
                 )
-            blend = blend or _Blend(config.size, covered[1:], logits.shape[-1])
+            if blend is None:
+                blend = _Blend(config.size, covered[1:], logits.shape[-1])
             for slot, (in_y, in_z) in enumerate(batch):
                 blend.add((in_x, in_y, in_z), logits[slot])
-            del (
-                logits
-            )  # the network's next call then writes into the same memory, which is still in a cache
+            # The next call of the network can then write into the same memory, still in a cache.
+            del logits
+        assert blend is not None  # there is at least one window
         end = along_x[number + 1].begin if number + 1 < len(along_x) else covered[0]
         for start, finished in blend.planes(
             max(in_x.begin, inside[0].start), min(end, inside[0].stop)
@@ -186,11 +192,11 @@ def slabs(
 
 @dataclasses.dataclass(frozen=True)
 class _AxisWindow:
-    """One place of the window along one axis.
+    """One position of the window along one axis.
 
     Attributes:
       begin: its first voxel.
-      fresh: within the window, the first voxel that no earlier window of the axis has covered.
+      fresh: first voxel within the window that no earlier window along the axis covers.
       weights: float32 [window], see `normalised_weights`.
     """
 
@@ -215,10 +221,11 @@ def _copy(source: np.ndarray, target: np.ndarray) -> None:
 
 
 def _voxels(
-    image: np.ndarray, x: int, covered: Sequence[int], inside: Sequence[slice], thickness: int
+    image: np.ndarray, x: int, covered: Sequence[int], inside: tuple[slice, ...], thickness: int
 ) -> np.ndarray:
-    """Returns what the windows beginning at x see, float32 [thickness, y, z]: converted once, not
-    once for every window.
+    """Returns the voxels that the windows starting at x see, float32 [thickness, y, z].
+
+    They are converted once, not once per window.
     """
     if tuple(image.shape) == tuple(covered):
         return np.asarray(image[x : x + thickness], dtype=np.float32, order="C")
@@ -231,22 +238,25 @@ def _voxels(
 
 
 class _Blend:
-    """Sums of the weighted logits of the x planes that windows still add to; plane x lies at x
-    modulo the thickness.
+    """Sums of weighted logits, for the x planes to which windows still add.
+
+    Plane x lies at index x modulo the thickness of the window.
     """
 
     def __init__(self, window: Sequence[int], plane: Sequence[int], classes: int):
-        self._sums = np.empty(
-            (window[0], *plane, classes), dtype=np.float32
-        )  # set before it is read, see `_AxisWindow.fresh`
+        # Every value is set before it is read, see `_AxisWindow.fresh`.
+        self._sums = np.empty((window[0], *plane, classes), dtype=np.float32)
 
     def add(self, window: Sequence[_AxisWindow], logits: np.ndarray) -> None:
-        """Adds the logits [x, y, z, classes] of a window, given by its place along each axis; in
-        the order of `slabs`.
+        """Adds the logits of a window. Windows must come in the order of `slabs`.
+
+        Args:
+          window: position along x, y and z.
+          logits: float [x, y, z, classes].
         """
         in_x, in_y, in_z = window
         thickness, height, _, classes = logits.shape
-        # z and classes as one axis, in which neighbours along z lie beside each other as in memory
+        # z and classes as one axis, as they lie in memory
         arguments = (
             self._sums.reshape(*self._sums.shape[:2], -1),
             np.ascontiguousarray(logits, np.float32).reshape(thickness, height, -1),
@@ -261,11 +271,12 @@ class _Blend:
             )
         ):
             raise ValueError(
-                "the network returned logits that are not finite; use weights of a training that went well"
+                "the network returned logits that are not finite; "
+                "use weights of a training that went well"
             )
 
     def planes(self, begin: int, end: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Yields (x, planes from x on [n, y, z, classes]) from `begin` up to, not including, `end`."""
+        """Yields (x, planes from x on [n, y, z, classes]) for x from `begin` to `end` - 1."""
         while begin < end:
             place = begin % len(self._sums)
             count = min(end - begin, len(self._sums) - place)
@@ -273,12 +284,14 @@ class _Blend:
             begin += count
 
 
-def in_parallel(work: Callable[[slice], Any], count: int) -> list[Any]:
-    """Calls `work` with each part of 0 to `count`, at the same time, and returns what the calls
-    return.
+def in_parallel(work: Callable[[slice], _Result], count: int) -> list[_Result]:
+    """Splits the range 0 to `count` into parts and calls `work` with each, at the same time.
 
-    NumPy and compiled kernels let go of the interpreter while they compute. What is computed must
-    not depend on how the range is parted.
+    NumPy and compiled kernels release the interpreter while they compute. The results must not
+    depend on how the range is split.
+
+    Returns:
+      The result of each call, in the order of the parts.
     """
     edges = [count * part // _BLENDERS for part in range(_BLENDERS + 1)]
     own, *others = (slice(*span) for span in itertools.pairwise(edges))
@@ -292,12 +305,13 @@ def _pool() -> concurrent.futures.ThreadPoolExecutor:
 
 
 def predict_logits(image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig) -> np.ndarray:
-    """Returns the blended logits of a whole volume, float32 [x, y, z, classes]; arguments and
-    errors as for `slabs`.
+    """Returns the blended logits of a whole volume, float32 [x, y, z, classes].
+
+    Arguments and errors are those of `slabs`.
     """
-    logits = None
+    logits = np.empty(0, dtype=np.float32)
     for x, slab in slabs(image, logits_fn, config):
-        if logits is None:
+        if not logits.size:
             logits = np.empty((*image.shape, slab.shape[-1]), dtype=np.float32)
         logits[x : x + len(slab)] = slab
     return logits
@@ -306,8 +320,9 @@ def predict_logits(image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig)
 def predict_probabilities(
     image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig
 ) -> np.ndarray:
-    """Returns the softmax of the blended logits, float32 [x, y, z, classes]; arguments and errors
-    as for `slabs`.
+    """Returns the softmax of the blended logits, float32 [x, y, z, classes].
+
+    Arguments and errors are those of `slabs`.
     """
     values = predict_logits(image, logits_fn, config)
     values -= values.max(axis=-1, keepdims=True)

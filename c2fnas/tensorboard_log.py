@@ -14,21 +14,19 @@ from runkit.scalar_events import ScalarEvents
 class TensorBoardLog:
     """Writes scalars of one model into a folder that TensorBoard reads.
 
-    Nothing is made before the first value, and every value is in its file when a method returns. A
-    run that is resumed writes its steps again into a file of its own; TensorBoard shows the later
-    ones. TensorFlow's own summaries take as long as a tenth of a small step.
+    Nothing is created before the first value, and every value is in its file when a method returns.
+    A resumed run writes its steps into another file; TensorBoard shows the newer values. It does
+    not use TensorFlow's own summaries, which take up to a tenth of the time of a small step.
 
     Args:
-      folder: of this model.
+      folder: folder of this model.
     """
 
     def __init__(self, folder: str | os.PathLike):
         self._events = ScalarEvents(folder)
 
     def training_step(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes the values of a step: loss parts, learning_rate, patches_per_second. Fits
-        `Trainer.train(on_step=...)`.
-        """
+        """Writes the values of a step; fits `Trainer.train(on_step=...)`."""
         self._write("train", step, values)
 
     def validation(self, step: int, values: Mapping[str, float]) -> None:
@@ -38,8 +36,12 @@ class TensorBoardLog:
     def federated_round(
         self, step: int, number: int, values: Mapping[str, float] | None = None
     ) -> None:
-        """Marks the step at which a round began, with the scores of the global model that it began
-        with.
+        """Marks the step at which a round began.
+
+        Args:
+          step: number of steps taken before the round.
+          number: number of the round.
+          values: scores of the global model at its start.
         """
         self._write("federated", step, {"round": number, **(values or {})})
 
@@ -48,30 +50,29 @@ class TensorBoardLog:
 
 
 class StepProfiler:
-    """Records what devices and host do in steps `first` to `last`, counted from 1, into a folder
-    that TensorBoard's profiler reads.
+    """Records a profile of some steps for TensorBoard's profiler.
 
     Args:
-      folder: of the model's TensorBoard files.
-      first, last: steps, both recorded.
+      folder: folder of the model's TensorBoard files.
+      first, last: first and last recorded step, counted from 1.
     """
 
     def __init__(self, folder: str | os.PathLike, first: int, last: int):
         self._folder, self._first, self._last, self._running = os.fspath(folder), first, last, False
 
     def before(self, step: int) -> None:
-        """Called with the number of the step about to begin."""
+        """Starts the recording if `step`, which is about to begin, is to be recorded."""
         if not self._running and self._first <= step <= self._last:
             tf.profiler.experimental.start(self._folder)
             self._running = True
 
     def after(self, step: int) -> None:
-        """Called with the number of the step that ended."""
+        """Ends the recording if `step`, which has just ended, is the last one."""
         if self._running and step >= self._last:
             self.close()
 
     def close(self) -> None:
-        """Ends a recording that is still running."""
+        """Ends the recording if it is still running."""
         if self._running:
             self._running = False
             tf.profiler.experimental.stop()

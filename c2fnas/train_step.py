@@ -1,36 +1,39 @@
-"""One training step over all replicas, in two halves: the summed gradients, and their application."""
+"""One training step over all replicas, in two halves: summing gradients and applying them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 
-from c2fnas import keras_stack, losses, sample_loop
+from c2fnas import adam, keras_stack, losses, sample_loop
 from c2fnas.losses import LossConfig
+from c2fnas.named_weights import VAE_PREFIX
 
 if TYPE_CHECKING:
     from c2fnas.network import Network
 
-
-Augment = Callable[
-    [tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]
-]  # image, label, sample_seed -> image, label
+# A batch by name, on one device or distributed: image float16 [b, x, y, z, 1], label uint8
+# [b, x, y, z] and sample_seed int32 [b, 2].
+Batch = Mapping[str, tf.Tensor]
+Gradients = Sequence[tf.Tensor]  # one per trained variable, on every replica
+# image, label, sample_seed -> image, label; see `make_train_step`
+Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 class TrainStep:
-    """Compiled halves of a step. Made by `make_train_step`.
+    """The two compiled halves of a step. `make_train_step` makes it.
 
-    Between the two the host sees the losses and the gradients' norm, so a step that is no number
-    changes no weight.
+    Between the halves the host checks the losses and the norm of the gradients, so a step with a
+    non-finite loss leaves the weights unchanged.
     """
 
     def __init__(
         self,
         network: Network,
-        optimizer: Any,
+        optimizer: tf.keras.optimizers.Optimizer,
         strategy: tf.distribute.Strategy,
         loss_config: LossConfig,
         global_batch: int,
@@ -53,7 +56,7 @@ class TrainStep:
         self._shares = (
             None
             if vae_rate == 1.0
-            else [vae_rate if name.startswith("vae/") else 1.0 for name in trained]
+            else [vae_rate if name.startswith(VAE_PREFIX) else 1.0 for name in trained]
         )
         self._patches = (global_batch // self._replicas, *network.patch_size)
         self._weights = {"dice": loss_config.dice, "cross_entropy": loss_config.cross_entropy}
@@ -63,40 +66,42 @@ class TrainStep:
             self._weights["false_alarms"] = loss_config.false_alarms
         self._at_once = min(at_once, global_batch // self._replicas)
         local = self._local_gradients if self._at_once == 1 else self._one_by_one
-        # Only the replica's own arithmetic: the sum over replicas is not XLA's.
+        # XLA compiles only a replica's own arithmetic, not the sum over replicas.
         self._local = tf.function(local, jit_compile=True, autograph=False) if xla else local
         self._compiled_gradients = tf.function(self._all_gradients, autograph=False)
         self._compiled_apply = tf.function(self._apply_all, autograph=False)
 
-    def __call__(self, batch: Any) -> dict[str, tf.Tensor]:
-        """Takes a whole step, whatever the numbers are, and returns the loss parts."""
+    def __call__(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """Takes a whole step without checking for non-finite values; returns the loss parts."""
         parts, _, _, gradients = self.gradients(batch)
         self.apply(gradients)
         return parts
 
     def gradients(
-        self, batch: Any, loss_scale: float = 1.0
-    ) -> tuple[dict[str, tf.Tensor], tf.Tensor, np.ndarray, Any]:
-        """Returns the first half of a step; no weight changes.
+        self, batch: Batch, loss_scale: float = 1.0
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor, np.ndarray, Gradients]:
+        """Computes losses and gradients, the first half of a step. No weight changes.
 
         Args:
           batch: a distributed batch, see `share`.
-          loss_scale: what the loss is multiplied by before float16 gradients and the gradients
-              divided by after; a power of 2.
+          loss_scale: in mixed_float16 the loss is multiplied by this power of 2 before the
+            gradients, and the gradients are divided by it afterwards.
         Returns:
-          Loss parts over the global batch, scalar float32: dice and cross_entropy, with a VAE
-          branch kl and reconstruction, each before its weight, with evidence of absence
-          false_alarms, and total, their weighted sum; the norm of all gradients together before
-          they are clipped; total of each sample of this process, in the batch's order; the
-          gradients, for `apply`.
+          The loss parts over the global batch, scalar float32: dice and cross_entropy, with a VAE
+          branch kl and reconstruction, with evidence of absence false_alarms, all before their
+          weights, and total, their weighted sum;
+          the norm of all gradients together before clipping, scalar float32;
+          the total of each sample of this process in the order of the batch, float32 [samples];
+          the gradients for `apply`.
         """
-        per_replica = self._compiled_gradients(batch, tf.constant(loss_scale, tf.float32))
-        parts, norm, samples, gradients = per_replica
+        parts, norm, samples, gradients = self._compiled_gradients(
+            batch, tf.constant(loss_scale, tf.float32)
+        )
         local = [part.numpy() for part in self._strategy.experimental_local_results(samples)]
         return parts, norm, np.concatenate(local), gradients
 
-    def apply(self, gradients: Any) -> None:
-        """The second half: changes the weights by what `gradients` returned."""
+    def apply(self, gradients: Gradients) -> None:
+        """Changes the weights by the result of `gradients`, the second half of a step."""
         self._compiled_apply(gradients)
 
     def _all_gradients(self, batch, loss_scale):
@@ -107,7 +112,7 @@ class TrainStep:
             name: self._strategy.reduce(tf.distribute.ReduceOp.SUM, part, axis=None)
             for name, part in parts.items()
         }
-        # Every replica has the same norm; as a mean it needs no choice of one of them.
+        # Every replica has the same norm, and so has their mean.
         return (
             summed,
             self._strategy.reduce(tf.distribute.ReduceOp.MEAN, norm, axis=None),
@@ -117,7 +122,7 @@ class TrainStep:
 
     def _apply_all(self, gradients):
         def replica_apply(gradients):
-            keras_stack.apply_summed_gradients(
+            adam.apply_summed_gradients(
                 self._optimizer, gradients, self._variables, self._replicas, shares=self._shares
             )
 
@@ -125,8 +130,7 @@ class TrainStep:
 
     def _replica_gradients(self, batch, loss_scale):
         network = self._network
-        # Patches travel as float16, half the bytes from the case store to the device. Another size
-        # than planned is an error.
+        # Patches come as float16, which halves the bytes from the case store to the device.
         image = tf.cast(tf.ensure_shape(batch["image"], (*self._patches, 1)), tf.float32)
         label = tf.ensure_shape(batch["label"], self._patches)
         if self._augment is not None:
@@ -141,12 +145,12 @@ class TrainStep:
             )
         norm = tf.linalg.global_norm(gradients)
         if self._clip_norm > 0.0:
-            # Of the sum over the replicas, not of each: how many there are must not matter.
+            # The sum is clipped, so that the number of replicas does not matter.
             gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm, use_norm=norm)
         return parts, norm, samples, gradients
 
     def _one_by_one(self, image, label, noise, loss_scale):
-        """As `_local_gradients`, sample by sample."""
+        """Does the same as `_local_gradients`, sample by sample."""
 
         def one(image, label, noise=None):
             parts, samples, gradients = self._local_gradients(image, label, noise, loss_scale)
@@ -163,7 +167,7 @@ class TrainStep:
 
     def _local_gradients(self, image, label, noise, loss_scale):
         scaled = self._network.precision == "mixed_float16"
-        # Before the tape, which would keep all that the gradient of its weights needs.
+        # Outside the tape, which would keep values for gradients of the received model.
         received = (
             None if self._received is None else self._received.segmenter(image, training=False)
         )
@@ -175,14 +179,21 @@ class TrainStep:
             }
             total = tf.add_n([self._weights[name] * part for name, part in parts.items()])
             target = total * loss_scale if scaled else total
-        # tf variables, not Keras 3's: compiled by XLA, a function takes and captures only those.
+        # TensorFlow's variables: a function compiled by XLA cannot capture those of Keras 3.
         gradients = tape.gradient(target, [keras_stack.tf_variable(v) for v in self._variables])
         if scaled:
             gradients = [gradient / loss_scale for gradient in gradients]
         samples = tf.add_n([self._weights[name] * values for name, values in per_sample.items()])
         return {"total": total, **parts}, samples, gradients
 
-    def _per_sample(self, image, label, noise, received) -> dict[str, tf.Tensor]:
+    def _per_sample(
+        self,
+        image: tf.Tensor,
+        label: tf.Tensor,
+        noise: tf.Tensor | None,
+        received: tf.Tensor | None,
+    ) -> dict[str, tf.Tensor]:
+        """Returns the loss parts, each float32 [b]."""
         network, config = self._network, self._loss_config
         outputs = network.train_outputs(image, noise)
         dice, entropy = losses.dice_and_cross_entropy(
@@ -208,7 +219,7 @@ class TrainStep:
 
 def make_train_step(
     network: Network,
-    optimizer: Any,
+    optimizer: tf.keras.optimizers.Optimizer,
     strategy: tf.distribute.Strategy,
     loss_config: LossConfig,
     global_batch: int,
@@ -221,30 +232,32 @@ def make_train_step(
     received: Network | None = None,
     vae_rate: float = 1.0,
 ) -> TrainStep:
-    """Returns the compiled halves of a step.
+    """Returns the two compiled halves of a step.
 
     Every loss is the sum over a replica's samples divided by the global batch, and gradients are
-    summed over the replicas: the number of replicas changes neither the loss nor the gradients.
-    Latent noise is a function of a sample's own seed, so it does not matter which replica a sample
-    meets.
+    summed over the replicas. So the number of replicas changes neither the loss nor the gradients.
+    Latent noise depends only on a sample's own seed, so it does not matter which replica gets a
+    sample.
 
     Args:
-      network: built inside `strategy.scope()`.
-      optimizer: its state made inside `strategy.scope()` for the network's variables, in their
-          order.
-      loss_config: weights of the parts.
-      global_batch: samples over all replicas.
-      clip_norm: gradients whose norm, all together, is above it are scaled down to it; 0 for never.
-      frozen: prefixes of canonical names; weights so named keep their values.
-      xla: compile a replica's arithmetic by XLA. For GPUs: on a CPU it loses oneDNN and with it a
-          factor of ten.
+      network: the network to train, built inside `strategy.scope()`.
+      optimizer: its state must be created inside `strategy.scope()` for the network's variables, in
+        their order.
+      strategy: the replicas.
+      loss_config: weights and options of the loss parts.
+      global_batch: number of samples over all replicas.
+      clip_norm: if the norm of all gradients together is larger, they are scaled down to it; 0
+        turns this off.
+      frozen: prefixes of canonical names of weights that do not change.
+      xla: whether XLA compiles a replica's arithmetic. For GPUs only: on a CPU, a step without
+        oneDNN takes ten times as long.
       augment: image float32 [b, x, y, z, 1], label [b, x, y, z] and sample_seed [b, 2] of a replica
-          -> image and label; part of the graph.
-      at_once: samples of a replica that are computed at the same time, each by itself; 1 computes
-          all of them together, see sample_loop.py.
-      received: the model that the server sent, built inside `strategy.scope()`; its weights do not
-        change. Where `loss_config.missing` needs it.
-      vae_rate: share of the learning rate by which the VAE branch's own weights move.
+        -> image and label; part of the graph.
+      at_once: number of a replica's samples that are computed at the same time, each by itself; 1
+        computes all of them together, see sample_loop.py.
+      received: a network for the model that the server sent, built inside `strategy.scope()`; its
+        weights do not change. Needed if `loss_config.missing.needs_received`.
+      vae_rate: share of the learning rate that applies to the VAE branch's own weights.
     Raises:
       ValueError: if the global batch cannot be shared equally among the replicas, if `frozen`
         leaves nothing to train, or if the received model is needed and not given.
@@ -252,11 +265,13 @@ def make_train_step(
     replicas = strategy.num_replicas_in_sync
     if global_batch < 1 or global_batch % replicas:
         raise ValueError(
-            f"batch_size is {global_batch} over {replicas} replicas; give a multiple of {replicas}, or use fewer devices"
+            f"batch_size is {global_batch} over {replicas} replicas; "
+            f"give a multiple of {replicas}, or use fewer devices"
         )
     if loss_config.missing.needs_received and received is None:
         raise ValueError(
-            f"missing_labels is {loss_config.missing.treatment!r} and no received model is given; pass one built like the network"
+            f"missing_labels is {loss_config.missing.treatment!r} and no received model is given; "
+            "pass one built like the network"
         )
     if all(name.startswith(frozen) for name in network.variables):
         raise ValueError(f"frozen is {frozen}, which leaves no weight to train; freeze less")
@@ -276,16 +291,15 @@ def make_train_step(
     )
 
 
-def share(batch: dict[str, tf.Tensor], strategy: tf.distribute.Strategy) -> Any:
-    """Returns a global batch as a distributed one: the n-th replica gets the n-th equal share of
-    the samples.
+def share(batch: Batch, strategy: tf.distribute.Strategy) -> Batch:
+    """Distributes a global batch: the n-th replica gets the n-th equal share of the samples.
 
-    By hand rather than by `experimental_distribute_dataset`: shapes stay static, and which replica
-    meets a sample is plain, over several devices and over several machines.
+    Unlike `experimental_distribute_dataset`, this keeps shapes static, and it is plain which
+    replica gets a sample, over several devices and several machines.
 
     Args:
       batch: image float16 [b, x, y, z, 1], label uint8 [b, x, y, z], sample_seed int32 [b, 2].
-      strategy: b is a multiple of its replicas.
+      strategy: the replicas; b is a multiple of their number.
     """
 
     def of_replica(context: tf.distribute.ValueContext) -> dict[str, tf.Tensor]:
@@ -299,10 +313,13 @@ def share(batch: dict[str, tf.Tensor], strategy: tf.distribute.Strategy) -> Any:
 
 
 def latent_noise(sample_seed: tf.Tensor, latent_size: int) -> tf.Tensor:
-    """Returns standard normal float32 [b, latent_size], each row a function of its seed alone.
+    """Returns standard normal noise, each row of which depends only on its seed.
 
     Args:
       sample_seed: int32 [b, 2].
+      latent_size: number of values per sample.
+    Returns:
+      float32 [b, latent_size].
     """
     return tf.map_fn(
         lambda seed: tf.random.stateless_normal((latent_size,), seed),

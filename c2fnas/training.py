@@ -1,75 +1,86 @@
-"""The training loop: steps over a strategy, and the state that an exact continuation needs."""
+"""The training loop: steps over a strategy, and the state that an exact resume needs."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from c2fnas import inference, keras_stack, named_weights
+from c2fnas import adam, inference, named_weights, threads
 from c2fnas.losses import LossConfig
 from c2fnas.sliding_window import LogitsFn
-from c2fnas.train_step import Augment, make_train_step, share
+from c2fnas.train_step import Augment, Batch, make_train_step, share
 from runkit import progress
 
 if TYPE_CHECKING:
     from c2fnas.network import Network
 
-Datasets = Callable[
-    [int, int], tf.data.Dataset
-]  # (first step, step after the last) -> one batch for each step
+# (first step, step after the last) -> one batch per step
+Datasets = Callable[[int, int], tf.data.Dataset]
 OnStep = Callable[[int, Mapping[str, float]], None]
-DescribePatches = Callable[
-    [int, Sequence[int]], str
-]  # (step, slots of its batch) -> which cases they were cut from
+# (step, slots of its batch) -> the cases from which these patches were cut
+DescribePatches = Callable[[int, Sequence[int]], str]
 _WEIGHTS, _OPTIMIZER = "weights/", "optimizer/"
 NON_FINITE = ("stop", "skip")
-_SKIPPED_IN_A_ROW = (
-    10  # a few are one spoilt scan or a loss scale too high, this many a training that is lost
-)
-_LOSS_SCALE, _GROW_AFTER = (
-    2.0**15,
-    2000,
-)  # where float16 starts, and after how many good steps it doubles (Micikevicius et al. 2018)
+# A corrupt scan or a high loss scale costs a few steps; after this many, the training is lost.
+_SKIPPED_IN_A_ROW = 10
+# The loss scale of float16 at the start, and the number of good steps after which it doubles
+# (Micikevicius et al. 2018).
+_LOSS_SCALE, _GROW_AFTER = 2.0**15, 2000
 
 
 class NonFiniteLoss(ValueError):
-    """A part of the loss, or a gradient, is no longer a number."""
+    """A part of the loss, or a gradient, is infinite or NaN."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """What decides the numbers of a training, beside the network and the data."""
+    """The settings that decide the numbers of a training, besides the network and the data.
 
-    batch_size: int  # over all replicas
-    total_steps: int  # of the whole run, all rounds together; the schedule spans them
+    Attributes:
+      batch_size: number of patches per step, over all replicas.
+      total_steps: number of steps of the whole run, over which the learning rate falls.
+      learning_rate, final_learning_rate: see `learning_rate_at`.
+      loss: weights and options of the loss parts.
+      vae_rate: share of the learning rate that applies to the VAE branch's own weights.
+      clip_norm: if the norm of all gradients together is larger, they are scaled down to it; 0
+        turns this off.
+      non_finite: what happens at a non-finite loss or gradient: "stop" ends the training, "skip"
+        leaves out the step.
+      frozen: prefixes of canonical names of weights that do not change.
+      seed: seed of the run.
+    Raises:
+      ValueError: for a value out of its range.
+    """
+
+    batch_size: int
+    total_steps: int
     learning_rate: float = 1e-4
     final_learning_rate: float = 1e-5
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
-    vae_rate: float = 1.0  # the VAE branch's own weights move at this share of the rate
-    clip_norm: float = (
-        0.0  # gradients longer than this, all together, are scaled down to it; 0 for never
-    )
-    # what a step does whose loss or gradient is no number: end the training, or be left out
+    vae_rate: float = 1.0
+    clip_norm: float = 0.0
     non_finite: str = "stop"
-    frozen: tuple[str, ...] = ()  # prefixes of canonical names whose weights stay as they are
+    frozen: tuple[str, ...] = ()
     seed: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "frozen", tuple(self.frozen))
         if not 0.0 <= self.clip_norm < math.inf:
             raise ValueError(
-                f"clip_norm is {self.clip_norm}; expected a finite number above 0, or 0 for no clipping"
+                f"clip_norm is {self.clip_norm}; "
+                "expected a finite number above 0, or 0 for no clipping"
             )
         if not 0.0 < self.vae_rate <= 1.0:
             raise ValueError(
-                f"vae_rate is {self.vae_rate}; expected a share of the learning rate, above 0 and at most 1"
+                f"vae_rate is {self.vae_rate}; "
+                "expected a share of the learning rate, above 0 and at most 1"
             )
         if self.non_finite not in NON_FINITE:
             raise ValueError(
@@ -80,16 +91,17 @@ class TrainingConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
         if not 0.0 <= self.final_learning_rate <= self.learning_rate:
             raise ValueError(
-                f"final_learning_rate is {self.final_learning_rate}, learning_rate {self.learning_rate}; expected 0 <= final <= first"
+                f"final_learning_rate is {self.final_learning_rate}, "
+                f"learning_rate {self.learning_rate}; expected 0 <= final <= first"
             )
 
 
 def learning_rate_at(step: int, config: TrainingConfig) -> float:
-    """Returns the rate of a step, 0 to total_steps - 1: half a cosine from learning_rate, at step
-    0, to final_learning_rate.
+    """Returns the learning rate of a step from 0 to total_steps - 1.
 
-    The final rate would be that of step total_steps, the one after the last. A function of the step
-    alone, so a resumed run and a federated round go on where the schedule stands.
+    It follows half a cosine from learning_rate at step 0 to final_learning_rate at step
+    total_steps, the one after the last. It depends only on the step, so resumed runs and federated
+    rounds continue the schedule.
     """
     share = min(max(step / config.total_steps, 0.0), 1.0)
     drop = config.learning_rate - config.final_learning_rate
@@ -97,21 +109,21 @@ def learning_rate_at(step: int, config: TrainingConfig) -> float:
 
 
 class Trainer:
-    """Weights, Adam's moments and the step of one training.
+    """One training: weights, Adam's moments and the number of steps taken.
 
     Args:
-      network: built inside `strategy.scope()`.
-      config: of the whole run.
-      strategy: e.g. tf.distribute.MirroredStrategy(); one replica is as good as any.
-      optimizer: made inside `strategy.scope()` with its state; None makes Adam.
-      xla: compile the step's arithmetic by XLA; GPUs only.
+      network: the network to train, built inside `strategy.scope()`.
+      config: settings of the whole run.
+      strategy: e.g. tf.distribute.MirroredStrategy(), with any number of replicas.
+      optimizer: created with its state inside `strategy.scope()`; None creates Adam.
+      xla: whether XLA compiles the arithmetic of a step; GPUs only.
       augment: see `make_train_step`.
       received: a network of the same genotype for the model that the server sent, see
-        `set_received`; it needs no VAE branch. Built inside `strategy.scope()`, and only where
-        `config.loss.missing` needs it.
+        `set_received`. It needs no VAE branch. It is built inside `strategy.scope()`, and only
+        needed if `config.loss.missing.needs_received`.
     Raises:
-      ValueError: if the batch cannot be shared equally among the replicas, or XLA is asked for
-          without a GPU.
+      ValueError: if the batch cannot be shared equally among the replicas, or if `xla` is set
+        without a GPU.
     """
 
     def __init__(
@@ -120,27 +132,25 @@ class Trainer:
         config: TrainingConfig,
         strategy: tf.distribute.Strategy,
         *,
-        optimizer: Any = None,
+        optimizer: tf.keras.optimizers.Optimizer | None = None,
         xla: bool = False,
         augment: Augment | None = None,
         received: Network | None = None,
     ):
         if xla and not tf.config.list_logical_devices("GPU"):
             raise ValueError(
-                "xla is on and there is no GPU; on a CPU it loses oneDNN and makes a step about 12 times slower, so leave it off"
+                "xla is on and there is no GPU; on a CPU it loses oneDNN and makes a step about 12 "
+                "times slower, so leave it off"
             )
         self.network, self.config, self.strategy = network, config, strategy
         self._received = received
         self.step = 0
         self._scaled = network.precision == "mixed_float16"
-        self._loss_scale, self._good_steps, self._skipped_in_a_row = (
-            (_LOSS_SCALE if self._scaled else 1.0),
-            0,
-            0,
-        )
+        self._loss_scale = _LOSS_SCALE if self._scaled else 1.0
+        self._good_steps = self._skipped_in_a_row = 0
         with strategy.scope():
             self._optimizer = (
-                keras_stack.optimizer(config.learning_rate, network.variables)
+                adam.optimizer(config.learning_rate, network.variables)
                 if optimizer is None
                 else optimizer
             )
@@ -154,70 +164,67 @@ class Trainer:
                 frozen=config.frozen,
                 xla=xla,
                 augment=augment,
-                at_once=keras_stack.samples_at_once(),
+                at_once=threads.samples_at_once(),
                 received=received,
                 vae_rate=config.vae_rate if network.vae is not None else 1.0,
             )
         self._logits_fn = inference.logits_fn(network, strategy)
 
     def weights(self) -> dict[str, np.ndarray]:
-        """Returns copies of all weights by canonical name, float32."""
+        """Returns copies of all weights, canonical name -> float32 array."""
         return named_weights.read(self.network)
 
     def set_weights(
         self, arrays: Mapping[str, np.ndarray], *, reset_optimizer: bool = False
     ) -> None:
-        """Sets all weights; Adam's moments and the step stay, unless `reset_optimizer` sets the
-        moments to zero.
+        """Sets all weights. The number of steps stays.
 
+        Args:
+          arrays: canonical name -> array.
+          reset_optimizer: whether Adam's moments are set to zero; otherwise they stay.
         Raises:
           ValueError: as `named_weights.assign`.
         """
         named_weights.assign(self.network, arrays)
         if reset_optimizer:
-            state = keras_stack.optimizer_state(self._optimizer, self.network.variables)
+            state = adam.state(self._optimizer, self.network.variables)
             zeros = {name: np.zeros_like(array) for name, array in state.items()}
-            keras_stack.assign_optimizer_state(self._optimizer, self.network.variables, zeros)
+            adam.assign_state(self._optimizer, self.network.variables, zeros)
 
     def set_received(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keeps the model that the server sent beside the one that is trained, for a loss that asks
-        what it sees.
+        """Keeps the model that the server sent, for a loss that depends on its logits.
 
-        It is not part of `state`: a site has the received model when it goes on.
+        It is not part of `state`, because a site has the received model when it resumes. Without a
+        network for it, this does nothing.
 
         Raises:
           ValueError: as `named_weights.assign`.
         """
         if self._received is not None:
-            named_weights.assign(
-                self._received,
-                {name: arrays[name] for name in self._received.variables if name in arrays},
-            )
+            own = {name: arrays[name] for name in self._received.variables if name in arrays}
+            named_weights.assign(self._received, own)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Returns all that an exact continuation needs: `weights/<name>`, `optimizer/<entry>` and
-        `step` int64 [].
+        """Returns everything that an exact resume needs.
 
-        In mixed float16 also `loss_scale/value` float32 [] and `loss_scale/good_steps` int64 [].
+        Returns:
+          `weights/<name>`, `optimizer/<entry>` and `step` int64 []; in mixed_float16 also
+          `loss_scale/value` float32 [] and `loss_scale/good_steps` int64 [].
         """
-        scale = {
-            "loss_scale/value": np.asarray(self._loss_scale, dtype=np.float32),
-            "loss_scale/good_steps": np.asarray(self._good_steps, dtype=np.int64),
-        }
-        moments = keras_stack.optimizer_state(self._optimizer, self.network.variables)
-        return {
-            **{f"{_WEIGHTS}{name}": array for name, array in self.weights().items()},
-            **{f"{_OPTIMIZER}{name}": array for name, array in moments.items()},
-            "step": np.asarray(self.step, dtype=np.int64),
-            **(scale if self._scaled else {}),
-        }
+        moments = adam.state(self._optimizer, self.network.variables)
+        state = {f"{_WEIGHTS}{name}": array for name, array in self.weights().items()}
+        state |= {f"{_OPTIMIZER}{name}": array for name, array in moments.items()}
+        state["step"] = np.asarray(self.step, dtype=np.int64)
+        if self._scaled:
+            state["loss_scale/value"] = np.asarray(self._loss_scale, dtype=np.float32)
+            state["loss_scale/good_steps"] = np.asarray(self._good_steps, dtype=np.int64)
+        return state
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Sets what `state` returned, here or on the other Keras stack.
+        """Sets what `state` returned, on this Keras stack or the other.
 
         Raises:
-          ValueError: if entries are missing, unexpected or of another shape; nothing is changed
-              then.
+          ValueError: if entries are missing, unexpected or of another shape. Nothing changes then.
         """
         if "step" not in state:
             raise ValueError(
@@ -225,13 +232,12 @@ class Trainer:
             )
         if self._scaled and "loss_scale/value" not in state:
             raise ValueError(
-                "the state has no loss scale, so it is no training's in mixed_float16; use the precision it was made with"
+                "the state has no loss scale, so its training was not in mixed_float16; "
+                "use the precision it was made with"
             )
         weights = _below(_WEIGHTS, state)
         named_weights.check(self.network, weights)
-        keras_stack.assign_optimizer_state(
-            self._optimizer, self.network.variables, _below(_OPTIMIZER, state)
-        )
+        adam.assign_state(self._optimizer, self.network.variables, _below(_OPTIMIZER, state))
         named_weights.assign(self.network, weights)
         self.step = int(state["step"])
         if self._scaled:
@@ -253,30 +259,30 @@ class Trainer:
         label: str = "training",
         describe: DescribePatches | None = None,
     ) -> dict[str, float]:
-        """Takes the steps from `self.step` up to, not including, `until_step`.
+        """Takes the steps from `self.step` to `until_step` - 1.
 
         Args:
-          datasets: called once with (self.step, until_step); its n-th batch is that of step
-              self.step + n.
-          on_step: called after each step with the number of steps taken and loss parts,
-            gradient_norm, learning_rate, patches_per_second and data_wait_share; for a step that
-            was left out `skipped` takes the place of the first two.
-          label: what the progress bar says.
-          describe: names the cases behind slots of a step, for the message about numbers that are
-              none.
+          datasets: called once with (self.step, until_step); its n-th batch, from 0, is for step
+            self.step + n.
+          until_step: the number of steps taken afterwards.
+          on_step: called after each step with the number of steps taken and its values: loss parts,
+            gradient_norm, learning_rate, patches_per_second and data_wait_share. If the step was
+            left out, `skipped` takes the place of loss parts and gradient_norm.
+          label: label of the progress bar.
+          describe: names the cases behind slots of a step, for the message about non-finite values.
         Returns:
-          The mean of each loss part and of gradient_norm over the steps taken, learning_rate of the
-          last, patches_per_second of all and data_wait_share, the share of the time that was spent
-          waiting for batches; skipped_steps where there were any; empty if there was nothing left
-          to do.
+          The mean of each loss part and of gradient_norm over the steps taken; the learning_rate of
+          the last step; patches_per_second; data_wait_share, the share of the time spent waiting
+          for batches; and skipped_steps if there were any. Empty if there was no step to take.
         Raises:
-          NonFiniteLoss: naming step, part and cases; the weights are those of before that step.
-            With `non_finite` "skip" only after ten such steps in a row.
-          ValueError: if until_step lies beyond the run, or the datasets end early.
+          NonFiniteLoss: naming step, part and cases; the weights are those before that step. With
+            `non_finite` "skip", only after ten such steps in a row.
+          ValueError: if `until_step` lies beyond the run, or the datasets end early.
         """
         if until_step > self.config.total_steps:
             raise ValueError(
-                f"until_step is {until_step}, the run has {self.config.total_steps} steps; plan more total_steps"
+                f"until_step is {until_step}, the run has {self.config.total_steps} steps; "
+                "plan more total_steps"
             )
         first = self.step
         if until_step <= first:
@@ -289,8 +295,8 @@ class Trainer:
         with progress.bar(total=until_step - first, what=label, unit="step") as bar:
             while self.step < until_step:
                 rate = learning_rate_at(self.step, self.config)
-                # By assignment, not by a schedule of the optimizer: its own count of steps is not
-                # that of the run after a reset.
+                # Assigned, because a schedule of the optimizer would follow its own count of steps,
+                # which a reset sets to 0.
                 self._optimizer.learning_rate.assign(rate)
                 asked = time.perf_counter()
                 batch = self._next(batches, until_step)
@@ -319,15 +325,17 @@ class Trainer:
             "data_wait_share": min(1.0, waited / seconds),
         }
 
-    def _next(self, batches, until_step: int) -> Any:
+    def _next(self, batches: Iterator[Batch], until_step: int) -> Batch:
         try:
             return next(batches)
         except StopIteration:
             raise ValueError(
-                f"the datasets ended before step {self.step}; give a batch for each step up to {until_step}"
+                f"the datasets ended before step {self.step}; "
+                f"give a batch for each step up to {until_step}"
             ) from None
 
-    def _take_step(self, batch, describe: DescribePatches | None) -> dict[str, float]:
+    def _take_step(self, batch: Batch, describe: DescribePatches | None) -> dict[str, float]:
+        """Takes one step and returns its loss parts and gradient_norm, or `skipped`."""
         results, norm, samples, gradients = self._train_step.gradients(
             share(batch, self.strategy), self._loss_scale
         )
@@ -335,16 +343,15 @@ class Trainer:
             **{name: float(value) for name, value in results.items()},
             "gradient_norm": float(norm),
         }
-        spoilt = [name for name, value in parts.items() if not math.isfinite(value)]
-        if not spoilt:
+        non_finite = [name for name, value in parts.items() if not math.isfinite(value)]
+        if not non_finite:
             self._train_step.apply(gradients)
             self._after_step(taken=True)
             return parts
-        overflow = self._scaled and spoilt == [
-            "gradient_norm"
-        ]  # the loss scale was too high, which is how it is found
+        # A loss scale that is too high; the scale is raised until this happens.
+        overflow = self._scaled and non_finite == ["gradient_norm"]
         self._after_step(taken=False)
-        message = self._explain(parts, spoilt, samples, describe)
+        message = self._explain(parts, non_finite, samples, describe)
         if self._skipped_in_a_row >= _SKIPPED_IN_A_ROW or not (
             overflow or self.config.non_finite == "skip"
         ):
@@ -366,24 +373,27 @@ class Trainer:
     def _explain(
         self,
         parts: Mapping[str, float],
-        spoilt: Sequence[str],
+        non_finite: Sequence[str],
         samples: np.ndarray,
         describe: DescribePatches | None,
     ) -> str:
-        named = [name for name in spoilt if name not in ("total", "gradient_norm")] or list(spoilt)
+        """Returns the message about a step with non-finite values."""
+        own = [name for name in non_finite if name not in ("total", "gradient_norm")]
+        named = own or list(non_finite)
         slots = [int(slot) for slot in np.flatnonzero(~np.isfinite(samples))] or list(
             range(len(samples))
         )
         where = f"patches {slots}" if describe is None else describe(self.step, slots)
         return (
             f"step {self.step}: {', '.join(f'{name} is {parts[name]}' for name in named)} "
-            f"at learning rate {learning_rate_at(self.step, self.config):.3g}, from {where}; no weight was changed by it. Look at these scans, "
-            "or start again from the last checkpoint with a lower rate, clipped gradients, or such steps left out"
+            f"at learning rate {learning_rate_at(self.step, self.config):.3g}, from {where}; "
+            "the step changed no weight. Look at these scans, or start again from the last "
+            "checkpoint with a lower rate, clipped gradients, or such steps left out"
         )
 
 
 class _Means:
-    """Means of the parts of many steps, each over the steps that had it."""
+    """The mean of each value over the steps that have it."""
 
     def __init__(self):
         self._sums: dict[str, float] = {}
@@ -407,12 +417,14 @@ class _Means:
 
 
 def _below(prefix: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the entries whose names start with a prefix, without it."""
     return {
         name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)
     }
 
 
 def _shown(values: Mapping[str, float]) -> dict[str, str]:
+    """Returns the values of a step as short texts for the progress bar."""
     short = {
         "total": "loss",
         "cross_entropy": "ce",

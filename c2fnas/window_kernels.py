@@ -1,9 +1,9 @@
-"""The two loops of a sliding window that touch every logit, compiled: one pass over memory each,
-where NumPy would need several.
+"""The two loops of a sliding window that touch every logit, compiled.
 
-Compiled at the first call of a process, in half a second. No operation is reordered or fused
-(numba's default), so results are the same on every processor, and they release the interpreter, so
-that threads can share the planes of a window.
+Each passes over the memory once, where NumPy would need several passes. They are compiled at the
+first call in a process, in half a second. No operation is reordered or fused (numba's default), so
+results are the same on every processor. They release the interpreter, so threads can share the
+planes of a window.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ import numba
 import numpy as np
 
 _compiled = numba.njit(nogil=True)
-_NOT_FINITE = np.int32(
-    0x7F800000
-)  # all bits of the exponent of a float32: infinite or not a number
+# all exponent bits of a float32, set in infinities and NaN only
+_NOT_FINITE = np.int32(0x7F800000)
 
 
 @_compiled
 def add_weighted(sums, logits, weights, place, fresh, begin, end):
-    """Adds the planes `begin` to `end` of a window, weighted, to the sums at its place; where no
-    window has been, sets them.
+    """Adds weighted planes of a window to the sums, or sets sums that no window has reached yet.
 
     Args:
-      sums: float32 [planes, y, z * classes]; plane x lies at x modulo their number. Changed.
+      sums: float32 [planes, y, z * classes], changed in place. Plane x lies at index x modulo the
+        number of planes.
       logits: float32 [x, y, z * classes] of the window.
-      weights: of the window along each axis, float32 [x], [y] and [z * classes].
+      weights: weights of the window along each axis, float32 [x], [y] and [z * classes].
       place: (x, y, z * classes) of the window's first value.
-      fresh: (x, y, z * classes) within the window, from where on along all three axes no window has
-          been.
+      fresh: (x, y, z * classes) within the window; values beyond it along all three axes are set
+        rather than added.
+      begin, end: the planes `begin` to `end` - 1 of the window are added.
     Returns:
-      Whether all the logits are finite.
+      Whether all logits of these planes are finite.
     """
     at_x, at_y, at_z = place
     fresh_x, fresh_y, fresh_z = fresh
@@ -42,8 +42,7 @@ def add_weighted(sums, logits, weights, place, fresh, begin, end):
         for y in range(logits.shape[1]):
             weight = weights_x[x] * weights_y[y]
             seen = fresh_z if x >= fresh_x and y >= fresh_y else logits.shape[2]
-            # the loops run over arrays from their start to their end, which the compiler turns into
-            # vector instructions
+            # The compiler turns loops over whole arrays into vector instructions.
             row, target = logits[x, y], sums[plane, at_y + y, at_z : at_z + logits.shape[2]]
             seen_row, seen_target = row[:seen], target[:seen]
             for z in range(seen_row.shape[0]):
@@ -59,11 +58,11 @@ def add_weighted(sums, logits, weights, place, fresh, begin, end):
 
 @_compiled
 def likeliest(logits, mask):
-    """Writes the class with the highest logit, the lower one where two are equal.
+    """Writes the class with the highest logit to a mask; of equal ones, the lowest class.
 
     Args:
       logits: float32 [x, y, z, classes].
-      mask: uint8 [x, y, z], written.
+      mask: uint8 [x, y, z], written in place.
     """
     for x in range(logits.shape[0]):
         for y in range(logits.shape[1]):

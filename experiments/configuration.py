@@ -10,10 +10,8 @@ from typing import Any, Literal
 
 from federated.aggregation import rules
 from runkit import settings
+from runkit.classes import CLASSES
 from runkit.settings import SHARE, Rule, at_least, setting
-
-CLASSES = {0: "background", 1: "pancreas", 2: "tumour"}  # that the network distinguishes
-
 
 _VOXELS = Rule(
     lambda sizes: len(sizes) == 3 and min(sizes) >= 8, "three numbers of voxels, at least 8"

@@ -131,7 +131,9 @@ def _plan() -> dict[str, Any] | None:
     try:
         config = experiment_flags.experiment_config()
         genotype_json = (
-            genotype.load(config.genotype).with_size(filters=config.filters, classes=3).to_json()
+            genotype.load(config.genotype)
+            .with_size(filters=config.filters, classes=len(configuration.CLASSES))
+            .to_json()
         )
     except ValueError as error:
         raise app.UsageError(str(error)) from error

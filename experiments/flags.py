@@ -264,11 +264,11 @@ def run(
                 f"unexpected argument {argv[1]!r}; every setting is a flag (--help lists them)"
             )
         if needs_tensorflow:
-            from c2fnas import keras_stack
+            from c2fnas import threads
 
             samples = FLAGS.batch_size if "batch_size" in FLAGS else _WINDOWS
-            threads = FLAGS.threads or os.cpu_count() or 1
-            keras_stack.set_up(FLAGS.seed, threads, FLAGS.deterministic, samples=samples)
+            number = FLAGS.threads or os.cpu_count() or 1
+            threads.set_up(FLAGS.seed, number, FLAGS.deterministic, samples=samples)
         sys.exit(main(argv))
 
     def caught(argv: list[str]) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from absl import flags
 
 from experiments import flags as experiment_flags
+from runkit.classes import FOREGROUND
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -106,10 +107,7 @@ def main(argv: list[str]) -> int:
     )
     if found.failed:
         raise ValueError("; ".join(found.failed))
-    truth = {
-        name: int(np.count_nonzero(case.label == value))
-        for value, name in site_trainer.CLASS_NAMES.items()
-    }
+    truth = {name: int(np.count_nonzero(case.label == value)) for value, name in FOREGROUND.items()}
     atomic.write_json(
         output / "result.json",
         {

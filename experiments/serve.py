@@ -26,6 +26,7 @@ from federated.server.config import ServerConfig
 from federated.server.serve import serve
 from federated.tensors import tensor_files
 from runkit import interrupts, systemd
+from runkit.classes import CLASSES
 from runkit.scalar_events import ScalarEvents
 
 FLAGS = flags.FLAGS
@@ -103,7 +104,9 @@ def _check_plan(config: ExperimentConfig, initial_model: str) -> None:
             f"{initial_model}: holds no plan; write the initial model with experiments.init_model"
         )
     genotype_json = (
-        genotype.load(config.genotype).with_size(filters=config.filters, classes=3).to_json()
+        genotype.load(config.genotype)
+        .with_size(filters=config.filters, classes=len(CLASSES))
+        .to_json()
     )
     differing = plans.differences(
         json.loads(metadata["plan"]), configuration.plan(config, genotype_json)

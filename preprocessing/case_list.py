@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from preprocessing import declared_labels, geometry, names
 from preprocessing.checks import rules
 from preprocessing.checks.rules import Rule
-from preprocessing.classes import CLASSES
 from runkit import printable
+from runkit.classes import CLASSES
 
 _TURN = re.compile(r"(?=.*x)(?=.*y)(?=.*z)([+-][xyz]){3}\Z")
 

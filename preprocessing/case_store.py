@@ -35,10 +35,10 @@ from typing import Any, BinaryIO, TypedDict
 import numpy as np
 
 from preprocessing import axes
-from preprocessing.classes import CLASSES
 from preprocessing.foreground import LabelBox, LabelRuns
 from preprocessing.volume import Grid
 from runkit import atomic, private, release
+from runkit.classes import CLASSES
 
 FORMAT = 2  # increase it when the same files and settings give another store
 

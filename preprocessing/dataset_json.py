@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from preprocessing import declared_labels, names
 from preprocessing.case_list import Case, CaseManifest, ListProblem
 from preprocessing.checks import rules
-from preprocessing.classes import CLASSES
+from runkit.classes import CLASSES
 
 Json = dict[str, Any]  # an object of a JSON file, whose values are still to be checked
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from preprocessing.classes import FOREGROUND as NAMES
+from runkit.classes import FOREGROUND as NAMES
 
 COMPLETE, ABSENT, UNLABELLED = "complete", "absent", "unlabelled"
 WORDS = (COMPLETE, ABSENT, UNLABELLED)

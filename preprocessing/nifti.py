@@ -18,10 +18,10 @@ from isal import igzip, isal_zlib
 from preprocessing import nifti_header, regular_files
 from preprocessing.checks import rules
 from preprocessing.checks.rules import broken
-from preprocessing.classes import CLASSES
 from preprocessing.nifti_header import GZIP_MAGIC, Header
 from preprocessing.volume import Grid, Volume
 from runkit import atomic
+from runkit.classes import CLASSES
 
 _CT_RANGE = (-200, 100)  # every CT spans it, no label map does
 _FRACTION = 1e-4  # largest rounding error that a float32 slope leaves in a class

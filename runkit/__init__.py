@@ -8,7 +8,8 @@ Processes:  workers (pools), child_programs, interrupts (Ctrl-C), systemd, memor
             (malloc settings)
 Text:       progress (bars and lines), printable (foreign text), line_budget (limits on log lines)
 Values:     randomness (keyed generators), backoff (pauses between retries), aligned (arrays for
-            zero-copy use), release (the installed version)
+            zero-copy use), release (the installed version), settings (declared once), classes (the
+            one list of what labels and networks distinguish)
 
 A leaf package: it uses the standard library, NumPy, tqdm and absl logging, and imports no other
 package of this product. A module belongs here if at least two packages or programs could use it

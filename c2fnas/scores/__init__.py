@@ -1,3 +1,1 @@
-"""Scores of masks against labels: Dice, surfaces, components; the score of a patient and the gate
-that is fitted to it.
-"""
+"""Scores of masks against labels, the tumour score of a patient, and the gate fitted to it."""

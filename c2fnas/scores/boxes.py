@@ -1,6 +1,4 @@
-"""The smallest box that holds all voxels of a mask: what is done to a few voxels need not walk over
-a whole volume.
-"""
+"""The bounding box of a mask, so that work on a few voxels need not visit a whole volume."""
 
 from __future__ import annotations
 
@@ -10,13 +8,15 @@ Box = tuple[slice, slice, slice]
 
 
 def around(mask: np.ndarray) -> Box | None:
-    """Returns the box of the voxels that are not 0 in a mask [x, y, z], or None where there is
-    none.
+    """Returns the smallest box around all voxels of a mask [x, y, z] that are not 0.
+
+    None if there is no such voxel.
     """
     box: list[slice] = []
-    for axis in range(3):  # within what the axes before left over
+    for axis in range(3):  # within the box along the axes before
         hit = np.flatnonzero(mask[tuple(box)].any(axis=tuple({0, 1, 2} - {axis})))
         if not len(hit):
             return None
         box.append(slice(int(hit[0]), int(hit[-1]) + 1))
-    return tuple(box)
+    x, y, z = box
+    return x, y, z

@@ -1,9 +1,8 @@
-"""Everything that is measured on one prediction: overlap, surface distances, volumes, and the shape
-of what was segmented.
+"""All measures of one prediction: overlap, surface distances, volumes and shape.
 
-Absent classes follow the rule in metrics.py. Public tools leave both sides of it open or drop it
-from their means: a tumour invented in a healthy patient must count, and an average must not rest on
-cases that were silently left out.
+Absent classes follow the rule in metrics.py. Public tools leave such cases undefined or drop them
+from their means. Here an invented tumour in a healthy patient counts, and no mean silently leaves
+out cases.
 """
 
 from __future__ import annotations
@@ -15,26 +14,26 @@ from collections.abc import Sequence
 import numpy as np
 
 from c2fnas.scores import boxes, components, metrics, surface
+from runkit.classes import FOREGROUND
 
-TOLERANCE_MM = 2.0  # of the surface Dice, where nothing else is asked for
+TOLERANCE_MM = 2.0  # default of the surface Dice
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassScores:
-    """One class of one case; `truth_` is the same of the truth.
+    """The scores of one class of one case. Names with `truth_` are the same measures of the truth.
 
     Attributes:
       dice: 2 |P and T| / (|P| + |T|).
-      hd95_mm: Hausdorff distance at the 95th percentile between border voxels.
+      hd95_mm: Hausdorff distance at the 95th percentile, between border voxels.
       nsd: surface Dice at a tolerance, by area (also called normalised surface distance).
-      volume_ml: of the class.
+      volume_ml: volume of the class in the prediction.
       volume_error_ml: volume_ml - truth_volume_ml.
-      components: connected parts, 26 neighbours; a tumour in many parts is not continuous.
-      found: of the truth's parts, those that share a voxel with the prediction.
-      false_components: of the prediction's parts, those that share no voxel with the truth: false
-          alarms.
-      surface_volume_ratio: area of the surface (marching cubes) through the volume, 1/mm; of two
-        tumours of one size the rougher has the larger. None where the class has no voxel.
+      components: number of connected parts (26 neighbours).
+      found: number of the truth's parts that share a voxel with the prediction.
+      false_components: number of the prediction's parts that share no voxel with the truth.
+      surface_volume_ratio: area of the surface (marching cubes) divided by the volume, 1/mm; the
+        rougher of two equally large tumours has the larger ratio. None if the class has no voxel.
     """
 
     dice: float | None
@@ -56,15 +55,16 @@ def compare(
     truth: np.ndarray,
     spacing_mm: Sequence[float],
     *,
-    classes: Sequence[int] = (1, 2),
+    classes: Sequence[int] = tuple(FOREGROUND),
     tolerance_mm: float = TOLERANCE_MM,
 ) -> dict[int, ClassScores]:
-    """Returns class -> its scores.
+    """Returns value of a class -> its scores.
 
     Args:
       prediction, truth: integer [x, y, z] on one grid; values 0 to max(classes).
-      spacing_mm: of that grid.
-      tolerance_mm: how far a surface may be off and still count as right in `nsd`.
+      spacing_mm: spacing of that grid along x, y, z.
+      classes: values of the classes to score.
+      tolerance_mm: the distance up to which a surface counts as right in `nsd`.
     Raises:
       ValueError: if the shapes differ, a value is not a class, or the tolerance is below 0.
     """
@@ -83,19 +83,23 @@ def compare(
 
 
 def _class_scores(
-    prediction: np.ndarray, truth: np.ndarray, spacing_mm, tolerance_mm: float, diagonal_mm: float
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    spacing_mm: Sequence[float],
+    tolerance_mm: float,
+    diagonal_mm: float,
 ) -> ClassScores:
     voxels, true_voxels = int(np.count_nonzero(prediction)), int(np.count_nonzero(truth))
     voxel_mm3 = math.prod(spacing_mm)
     areas = [surface.of_mask(mask, spacing_mm, "area") for mask in (prediction, truth)]
+    hd95_mm: float | None = None
+    nsd: float | None = None
     if voxels and true_voxels:
         borders = [surface.of_mask(mask, spacing_mm, "border") for mask in (prediction, truth)]
         hd95_mm = surface.hausdorff_mm(surface.distances(*borders), 95.0)
         nsd = surface.surface_dice(surface.distances(*areas), tolerance_mm)
     elif voxels or true_voxels:
         hd95_mm, nsd = diagonal_mm, 0.0
-    else:
-        hd95_mm = nsd = None
     present = voxels + true_voxels > 0
     parts = components.compare(prediction, truth)
     ratios = [

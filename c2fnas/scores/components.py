@@ -1,5 +1,6 @@
-"""Connected components of masks. Voxels that share a face, an edge or a corner are connected (26
-neighbours).
+"""Connected components of masks.
+
+Voxels that share a face, an edge or a corner are connected (26 neighbours).
 """
 
 from __future__ import annotations
@@ -15,8 +16,13 @@ _NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
 
 
 class Match(NamedTuple):
-    """Components of a prediction and of the truth; `found` of the truth's meet the prediction,
-    `false` of the prediction's meet no truth.
+    """Numbers of components of a prediction and of the truth.
+
+    Attributes:
+      predicted: components of the prediction.
+      present: components of the truth.
+      found: components of the truth that share a voxel with the prediction.
+      false: components of the prediction that share no voxel with the truth.
     """
 
     predicted: int
@@ -26,14 +32,15 @@ class Match(NamedTuple):
 
 
 def count(mask: np.ndarray) -> int:
-    """Returns how many components a mask, bool [x, y, z], has."""
+    """Returns the number of components of a mask, bool [x, y, z]."""
     box = boxes.around(mask)
     return 0 if box is None else int(scipy.ndimage.label(mask[box], _NEIGHBOURS)[1])
 
 
 def compare(prediction: np.ndarray, truth: np.ndarray) -> Match:
-    """Returns how the components of a predicted and a true mask, bool [x, y, z], meet: one common
-    voxel is enough.
+    """Counts the components of a predicted and a true mask, bool [x, y, z], that meet.
+
+    Two components meet if they share at least one voxel.
     """
     box = boxes.around(prediction | truth)
     if box is None:
@@ -51,13 +58,14 @@ def compare(prediction: np.ndarray, truth: np.ndarray) -> Match:
 def keep_largest(mask: np.ndarray) -> np.ndarray:
     """Returns a segmentation with everything but its largest component set to 0.
 
-    Pancreas and tumour count as one organ, since a tumour lies in or on the pancreas: a component
-    is of any classes above 0. Of two equally large ones the first in array order stays.
+    A component may consist of several classes above 0: pancreas and tumour count as one organ,
+    because a tumour lies in or on the pancreas. Of two equally large components the first in array
+    order stays.
 
     Args:
       mask: uint8 [x, y, z].
     Returns:
-      uint8 [x, y, z]; a copy.
+      uint8 [x, y, z], a copy.
     """
     box = boxes.around(mask)
     if box is None:

@@ -1,17 +1,17 @@
-"""A threshold on a patient's tumour score, below which a marked tumour is taken for a false alarm
-and taken out of the mask.
+"""The healthy gate: a threshold on a patient's tumour score.
 
-It is fitted on patients who are known to be healthy, as in split conformal prediction: of n scores
-the k-th smallest is the threshold, k = ceil((n + 1)(1 - share)). A further healthy patient like
-those then lies above it with a probability of at most 1 - k/(n + 1) <= share, whatever the scores'
-distribution (Vovk et al. 2005; Angelopoulos and Bates 2021). With six patients and a share of a
-fifth that is the highest of the six and a probability of one seventh. It is an expectation over the
-patients that it was fitted on, not a bound for one clinic: `chance_of_more` says how far a handful
-of tested patients may still lie above. It promises nothing about tumours, which is what the
-`..._gated` rows of a table measure.
+A marked tumour whose score does not exceed the threshold counts as a false alarm and is removed
+from the mask. Its voxels become background, because a tumour invented outside the organ is not
+pancreas either; the pancreas of the mask stays as it was.
 
-The tumour's voxels become background: a tumour invented outside the organ is no pancreas either,
-and the pancreas of the mask stays as it was.
+The gate is fitted on patients who are known to be healthy, as in split conformal prediction: of n
+scores the k-th smallest is the threshold, k = ceil((n + 1)(1 - share)). Another healthy patient
+like those then lies above it with a probability of at most 1 - k/(n + 1) <= share, whatever the
+distribution of the scores (Vovk et al. 2005; Angelopoulos and Bates 2021). With six patients and a
+share of a fifth, the threshold is the highest of the six scores and the probability one seventh.
+This is an expectation over the patients that the gate was fitted on, not a bound for one clinic:
+`chance_of_more` tells how likely a small test group exceeds the share all the same. The gate
+promises nothing about real tumours; the `..._gated` rows of a table measure those.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import numpy as np
 from c2fnas.scores.tumour_score import CLASS
 
 VERSION = 1
-RULE = "log_odds_1ml"  # what is compared with the threshold, see tumour_score
-SHARE = 0.2  # of healthy patients who may keep a false tumour
+RULE = "log_odds_1ml"  # the score that is compared with the threshold, see tumour_score
+SHARE = 0.2  # default share of healthy patients who may keep a false tumour
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,16 +35,18 @@ class HealthyGate:
     """A fitted gate.
 
     Attributes:
-      threshold: a score up to and including it is a false alarm's.
-      patients: healthy ones, on whom it was fitted.
-      share: of healthy patients who were allowed above it.
+      threshold: a score up to and including this value counts as a false alarm.
+      patients: number of healthy patients on whom the gate was fitted.
+      share: share of healthy patients allowed above the threshold.
+    Raises:
+      ValueError: for values that no fit can give.
     """
 
     threshold: float
     patients: int
     share: float = SHARE
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("threshold", "patients", "share"):
             value = getattr(self, name)
             if (
@@ -59,24 +61,30 @@ class HealthyGate:
             or not 1 <= _rank(self.patients, self.share) <= self.patients
         ):
             raise ValueError(
-                f"a gate of threshold {self.threshold}, {self.patients} patients and share {self.share} cannot have been fitted; fit it again"
+                f"a gate of threshold {self.threshold}, {self.patients} patients and share "
+                f"{self.share} cannot have been fitted; fit it again"
             )
 
     @property
     def expected_share(self) -> float:
-        """The share of further healthy patients above the threshold, at most, expected over all
-        draws of patients.
+        """The largest expected share of other healthy patients above the threshold.
+
+        The expectation is over all draws of patients.
         """
         return 1.0 - _rank(self.patients, self.share) / (self.patients + 1)
 
     def chance_of_more(self, tested: int) -> float:
-        """Returns the probability that of `tested` further healthy patients more than the share lie
-        above; less where scores are equal.
+        """Returns the probability that more than the share of a test group lies above.
+
+        It is an upper bound if scores can be equal.
+
+        Args:
+          tested: number of other healthy patients.
         """
         from scipy import stats
 
-        # the share of all patients above the k-th smallest of n scores has the distribution Beta(n
-        # + 1 - k, k)
+        # The share of all patients above the k-th smallest of n scores is distributed as
+        # Beta(n + 1 - k, k).
         rank = _rank(self.patients, self.share)
         return float(
             stats.betabinom.sf(
@@ -85,19 +93,20 @@ class HealthyGate:
         )
 
     def stops(self, score: float) -> bool:
+        """Returns whether a tumour with this score is to be removed."""
         return score <= self.threshold
 
     def to_json(self) -> dict[str, Any]:
+        """Returns JSON values that `from_json` reads."""
         numbers = {**dataclasses.asdict(self), "expected_share": round(self.expected_share, 4)}
         return {"version": VERSION, "rule": RULE, **numbers}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> HealthyGate:
-        """Reads a gate back.
+        """Returns the gate that `to_json` described.
 
         Raises:
-          ValueError: where it is of a rule or version that this release does not know, or lacks a
-              number.
+          ValueError: for a rule or version that this release does not know, or a missing number.
         """
         if (
             not isinstance(values, Mapping)
@@ -110,7 +119,8 @@ class HealthyGate:
                 else values
             )
             raise ValueError(
-                f"the gate is {found}, this release knows version {VERSION} of {RULE!r}; use the release that fitted it"
+                f"the gate is {found}, this release knows version {VERSION} of {RULE!r}; "
+                "use the release that fitted it"
             )
         missing = [name for name in ("threshold", "patients", "share") if name not in values]
         if missing:
@@ -121,8 +131,9 @@ class HealthyGate:
 
 
 def fit(scores: Sequence[float], share: float = SHARE) -> HealthyGate | None:
-    """Returns the gate of healthy patients' scores; None where they are too few to promise the
-    share (four, for a fifth).
+    """Returns the gate fitted to the scores of healthy patients.
+
+    None if there are too few of them to promise the share; a fifth takes at least four.
     """
     rank = _rank(len(scores), share)
     if not 1 <= rank <= len(scores):
@@ -133,7 +144,7 @@ def fit(scores: Sequence[float], share: float = SHARE) -> HealthyGate | None:
 
 
 def without_tumour(mask: np.ndarray) -> np.ndarray:
-    """Returns the mask with the tumour as background, a copy."""
+    """Returns a copy of the mask in which the tumour is background."""
     return np.where(mask == CLASS, 0, mask).astype(mask.dtype)
 
 

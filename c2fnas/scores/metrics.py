@@ -1,8 +1,8 @@
 """Dice and volumes of masks, in NumPy.
 
-One rule for absent classes, everywhere: a class that neither the truth nor the prediction holds has
-no score (None) and does not count in a mean; a class that only one of them holds gets the worst
-score there is, which for Dice and surface Dice is 0 and for a distance the diagonal of the volume.
+All measures treat absent classes alike. A class that neither the truth nor the prediction contains
+has no score (None) and does not count in a mean. A class that only one of them contains gets the
+worst possible score: 0 for Dice and surface Dice, the diagonal of the volume for a distance.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-CLASS_NAMES = {1: "pancreas", 2: "tumour"}
+from runkit.classes import FOREGROUND
+
 _BLOCK_VOXELS = 1 << 20
 
 
 def dice(
-    prediction: np.ndarray, truth: np.ndarray, classes: Sequence[int] = (1, 2)
+    prediction: np.ndarray, truth: np.ndarray, classes: Sequence[int] = tuple(FOREGROUND)
 ) -> dict[int, float | None]:
-    """Returns class -> 2 |P and T| / (|P| + |T|), or None for a class that neither mask holds.
+    """Returns class -> 2 |P and T| / (|P| + |T|), or None for a class that neither mask contains.
 
     Args:
-      prediction, truth: integer [x, y, z], on one grid; values 0 to max(classes).
-      classes: whose score is wanted.
+      prediction, truth: integer [x, y, z] on one grid; values 0 to max(classes).
+      classes: values of the classes to score.
     Raises:
       ValueError: if the shapes differ or a value is not a class; the message carries both.
     """
@@ -39,8 +40,13 @@ def dice(
 
 
 def check_pair(prediction: np.ndarray, truth: np.ndarray, values: int) -> None:
-    """Raises ValueError unless both are integer masks on one grid whose values are 0 to `values` -
-    1.
+    """Checks that two masks can be compared.
+
+    Args:
+      prediction, truth: [x, y, z].
+      values: number of classes, the background included.
+    Raises:
+      ValueError: unless both are integer masks of one shape with values 0 to `values` - 1.
     """
     _check_shapes(prediction, truth)
     for mask, what in ((prediction, "prediction"), (truth, "truth")):
@@ -48,13 +54,14 @@ def check_pair(prediction: np.ndarray, truth: np.ndarray, values: int) -> None:
 
 
 def volume_ml(
-    mask: np.ndarray, spacing_mm: Sequence[float], classes: Sequence[int] = (1, 2)
+    mask: np.ndarray, spacing_mm: Sequence[float], classes: Sequence[int] = tuple(FOREGROUND)
 ) -> dict[int, float]:
     """Returns class -> its volume in millilitres.
 
     Args:
       mask: integer [x, y, z], values 0 to max(classes).
-      spacing_mm: of the mask's grid, per axis.
+      spacing_mm: spacing of the mask's grid along x, y, z.
+      classes: values of the classes to measure.
     Raises:
       ValueError: if a value is not a class.
     """
@@ -63,20 +70,20 @@ def volume_ml(
 
 
 def summary(
-    pairs: Iterable[tuple[np.ndarray, np.ndarray]], class_names: Mapping[int, str] = CLASS_NAMES
+    pairs: Iterable[tuple[np.ndarray, np.ndarray]], class_names: Mapping[int, str] = FOREGROUND
 ) -> dict[str, float]:
-    """Returns the mean Dice of many cases over the classes that these cases have.
+    """Returns the mean Dice of many cases over the classes that their labels contain.
 
     Args:
       pairs: (prediction, truth) of each case, integer [x, y, z].
-      class_names: class -> its name in the result.
+      class_names: value of a class -> its name in the result.
     Returns:
       `dice_<name>` and `cases_<name>`, the number of cases behind it, for every class that at least
-      one truth holds; `dice`, the mean of those class means; `cases`, the number of cases. A class
-      that no truth holds has no entry, even
-      where it is predicted: a site without tumours cannot say how well tumours are found.
+      one truth contains; `dice`, the mean of those class means; `cases`, the number of cases. A
+      class that no truth contains has no entry, even if it is predicted: a site without tumours
+      cannot tell how well tumours are found.
     Raises:
-      ValueError: if there is no case, or none of the classes in any truth.
+      ValueError: if there is no case, or if no truth contains any of the classes.
     """
     scores: dict[int, list[float]] = {value: [] for value in class_names}
     present: set[int] = set()
@@ -89,7 +96,8 @@ def summary(
         present.update(value for value in class_names if np.any(truth == value))
     if not present:
         raise ValueError(
-            f"none of {cases} cases holds one of the classes {dict(class_names)}; give cases with labels"
+            f"none of {cases} cases holds one of the classes {dict(class_names)}; "
+            "give cases with labels"
         )
     result: dict[str, float] = {}
     for value, name in class_names.items():
@@ -104,9 +112,9 @@ def summary(
 
 
 def _joint_counts(prediction: np.ndarray, truth: np.ndarray, values: int) -> np.ndarray:
-    """Returns int64 [values, values]: how many voxels have prediction p and truth t."""
+    """Returns int64 [values, values]: the number of voxels with prediction p and truth t."""
     counts = np.zeros(values * values, dtype=np.int64)
-    # In blocks: bincount makes an int64 copy of what it counts, eight times the size of a mask.
+    # In blocks: bincount makes an int64 copy of its input, eight times the size of a mask.
     flat_prediction, flat_truth = np.ravel(prediction), np.ravel(truth)
     for start in range(0, flat_truth.size, _BLOCK_VOXELS):
         block = slice(start, start + _BLOCK_VOXELS)
@@ -144,5 +152,6 @@ def _check_classes(block: np.ndarray, values: int, what: str) -> None:
         raise ValueError(f"{what} is {block.dtype}; expected integer classes 0 to {values - 1}")
     if block.size and (block.min() < 0 or block.max() >= values):
         raise ValueError(
-            f"{what} holds the values {block.min()} to {block.max()}; expected classes 0 to {values - 1}"
+            f"{what} holds the values {block.min()} to {block.max()}; "
+            f"expected classes 0 to {values - 1}"
         )

@@ -1,20 +1,19 @@
-"""Distances between the surfaces of two masks: Hausdorff distance at a percentile, and surface Dice
-at a tolerance.
+"""Distances between the surfaces of two masks: Hausdorff distance and surface Dice.
 
 A surface is a set of points with weights, in one of two definitions:
 
-* `border`: the voxels of the mask with a face neighbour outside it (beyond the volume is outside),
-  each of weight 1. As MONAI's `compute_hausdorff_distance` and its `compute_surface_dice` without
-  subvoxels.
+* `border`: the voxels of the mask that have a face neighbour outside it, each with weight 1.
+  Beyond the volume counts as outside. MONAI's `compute_hausdorff_distance` uses it, and its
+  `compute_surface_dice` without subvoxels.
 * `area`: a marching-cubes element wherever eight neighbouring voxels differ, weighted by its area
-  in mm2. As DeepMind's `surface-distance`, and MONAI's `compute_surface_dice` with subvoxels.
+  in mm2. DeepMind's `surface-distance` uses it, and MONAI's `compute_surface_dice` with subvoxels.
 
-Only surface points are compared, by a tree of the other surface's points: the time goes with the
-surfaces, not with the volume or with how far apart they lie.
+A tree of the other surface's points finds the nearest one, so the time depends on the size of the
+surfaces and not on the volume or on how far apart they lie.
 
-A distance is computed from the difference of two voxel indices, as DeepMind's is, so that it is the
-same to the last bit wherever the two masks lie. Coordinates in mm would not do: 12 x 0.4 mm minus 7
-x 0.4 mm is more than 2 mm, 10 x 0.4 mm minus 5 x 0.4 mm is not.
+A distance is computed from the difference of two voxel indices, as DeepMind does, so that it is the
+same to the last bit wherever the two masks lie. Coordinates in mm are not exact enough: 12 x 0.4 mm
+minus 7 x 0.4 mm is more than 2 mm, 10 x 0.4 mm minus 5 x 0.4 mm is not.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ Definition = Literal["border", "area"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Surface:
-    """Points of a surface.
+    """The points of a surface.
 
     Attributes:
-      places: int64 [n, 3], voxels from the corner of the array the mask came in.
+      places: int64 [n, 3], voxels from the corner of the mask's array.
       weights: float64 [n]: 1 for a border voxel, mm2 for an area element.
-      definition: which of the two it is.
-      spacing_mm: of the array, per axis.
+      definition: the definition of the surface.
+      spacing_mm: spacing of the array along x, y, z.
     """
 
     places: np.ndarray
@@ -50,21 +49,23 @@ class Surface:
 
     @functools.cached_property
     def corner(self) -> np.ndarray:
+        """The lowest index along each axis, int64 [3]."""
         return self.places.min(axis=0)
 
     @functools.cached_property
     def tree(self) -> scipy.spatial.cKDTree:
-        """Of the points in mm from the surface's own corner, so that it does not depend on where in
-        the array the mask lies.
+        """A search tree of the points, in mm from the surface's own corner.
+
+        It does not depend on where in the array the mask lies.
         """
-        # unbalanced: it takes a fraction of the time to build and is no slower to ask
+        # Unbalanced: it is built in a fraction of the time, and queries are no slower.
         return scipy.spatial.cKDTree(
             (self.places - self.corner) * self.spacing_mm, balanced_tree=False, compact_nodes=False
         )
 
 
 def of_mask(mask: np.ndarray, spacing_mm: Sequence[float], definition: Definition) -> Surface:
-    """Returns the surface of a mask, bool [x, y, z]; it has no points where the mask has no voxel.
+    """Returns the surface of a mask, bool [x, y, z]. An empty mask has a surface without points.
 
     Raises:
       ValueError: for another definition.
@@ -85,20 +86,25 @@ def of_mask(mask: np.ndarray, spacing_mm: Sequence[float], definition: Definitio
         places, codes = _elements(inner)
         weights = surface_elements.areas(spacing_mm)[codes]
     start = np.array([part.start for part in box])
-    # one element stands between eight voxels; its place is that of the first of them, in both
-    # surfaces alike
+    # An element lies between eight voxels; its place is that of the first one, in every surface.
     return Surface(places + start, weights, definition, spacing)
 
 
 def area_mm2(mask: np.ndarray, spacing_mm: Sequence[float]) -> float:
-    """Returns the area of a mask's surface (marching cubes)."""
+    """Returns the area of a mask's surface by marching cubes, in mm2."""
     return float(of_mask(mask, spacing_mm, "area").weights.sum())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Distances:
-    """How far two surfaces that both have points lie apart: for every point of one, the nearest
-    point of the other, in mm.
+    """The distances between two surfaces.
+
+    Attributes:
+      to_truth_mm: float64 [n]: for each point of the prediction, the distance to the nearest point
+        of the truth.
+      to_prediction_mm: float64 [m]: for each point of the truth, the distance to the nearest point
+        of the prediction.
+      prediction, truth: the surfaces.
     """
 
     to_truth_mm: np.ndarray
@@ -108,22 +114,25 @@ class Distances:
 
 
 def distances(prediction: Surface, truth: Surface) -> Distances:
-    """Measures two surfaces of one definition, on one grid.
+    """Measures the distances between two surfaces of one definition on one grid.
 
     Raises:
-      ValueError: if one of them has no points, or they are of two definitions or spacings.
+      ValueError: if one of them has no points, or if definitions or spacings differ.
     """
     if prediction.definition != truth.definition:
         raise ValueError(
-            f"the surfaces are {prediction.definition} and {truth.definition}; take both by one definition"
+            f"the surfaces are {prediction.definition} and {truth.definition}; "
+            "take both by one definition"
         )
     if prediction.spacing_mm != truth.spacing_mm:
         raise ValueError(
-            f"the surfaces are of {prediction.spacing_mm} and {truth.spacing_mm} mm; bring both masks to one grid"
+            f"the surfaces are of {prediction.spacing_mm} and {truth.spacing_mm} mm; "
+            "bring both masks to one grid"
         )
     if not len(prediction.weights) or not len(truth.weights):
         raise ValueError(
-            "one surface has no points, so there is no distance; metrics.compare says what an absent class scores"
+            "one surface has no points, so there is no distance; "
+            "case_scores.compare scores absent classes"
         )
     return Distances(
         _nearest_mm(prediction, truth), _nearest_mm(truth, prediction), prediction, truth
@@ -133,8 +142,9 @@ def distances(prediction: Surface, truth: Surface) -> Distances:
 def hausdorff_mm(measured: Distances, percentile: float = 95.0) -> float:
     """Returns the larger of the two percentiles of the distances.
 
-    Border voxels: interpolated between the two nearest ranks, as NumPy and MONAI. Area elements:
-    the smallest distance within which at least that share of the area lies, as DeepMind.
+    Between border voxels it is interpolated between the two nearest ranks, as NumPy and MONAI do.
+    Between area elements it is the smallest distance within which at least that share of the area
+    lies, as DeepMind does.
     """
     return max(
         _percentile(measured.to_truth_mm, measured.prediction, percentile),
@@ -143,8 +153,7 @@ def hausdorff_mm(measured: Distances, percentile: float = 95.0) -> float:
 
 
 def surface_dice(measured: Distances, tolerance_mm: float) -> float:
-    """Returns the share of both surfaces together, by weight, that lies within the tolerance of the
-    other one: 0 to 1.
+    """Returns the share of both surfaces, by weight, within a tolerance of the other one: 0 to 1.
 
     Raises:
       ValueError: if the tolerance is below 0.
@@ -158,7 +167,7 @@ def surface_dice(measured: Distances, tolerance_mm: float) -> float:
 
 
 def _nearest_mm(surface: Surface, other: Surface) -> np.ndarray:
-    """Returns float64 [n]: how far each point of `surface` is from the nearest of `other`."""
+    """Returns float64 [n]: the distance of each point of `surface` to the nearest of `other`."""
     _, nearest = other.tree.query((surface.places - other.corner) * other.spacing_mm, workers=-1)
     return _length_mm(surface.places - other.places[nearest], other)
 
@@ -170,10 +179,11 @@ def _length_mm(steps: np.ndarray, surface: Surface) -> np.ndarray:
 def _within(
     distances_mm: np.ndarray, surface: Surface, other: Surface, tolerance_mm: float
 ) -> np.ndarray:
-    """Returns bool [n]: which points of `surface` have one of `other` within the tolerance.
+    """Returns bool [n]: whether each point of `surface` has one of `other` within the tolerance.
 
-    Two steps may be equally long and their lengths still differ in the last bit, as three of 0.1 mm
-    and one of 0.3 mm do. The tree names either of them; where that decides, all are asked.
+    Two equally long steps may differ in the last bit of their length, for example three times
+    0.1 mm and once 0.3 mm. The tree returns either of them. Where the last bit decides, all points
+    at that distance are checked.
     """
     within = distances_mm <= tolerance_mm
     limit = tolerance_mm * (1 + 1e-9)
@@ -200,7 +210,7 @@ def _percentile(distances_mm: np.ndarray, surface: Surface, percentile: float) -
 
 
 def _border_voxels(padded: np.ndarray) -> np.ndarray:
-    """Returns int64 [n, 3], in the unpadded mask, in array order."""
+    """Returns int64 [n, 3]: the border voxels' places in the unpadded mask, in array order."""
     mask = padded[1:-1, 1:-1, 1:-1]
     inside = mask.copy()
     for axis in range(3):
@@ -210,8 +220,11 @@ def _border_voxels(padded: np.ndarray) -> np.ndarray:
 
 
 def _elements(padded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns int64 [n, 3], the first voxel of eight that differ, in the unpadded mask (-1 for the
-    padding), and their uint8 [n] code.
+    """Returns the places of the area elements and the codes of their neighbourhoods.
+
+    Returns:
+      int64 [n, 3]: place of the first of the eight voxels in the unpadded mask, -1 in the padding;
+      uint8 [n]: number of the neighbourhood, see `surface_elements.areas`.
     """
     shape = tuple(n - 1 for n in padded.shape)
     codes = np.zeros(shape, dtype=np.uint8)

@@ -1,11 +1,10 @@
-"""The area of a mask's surface in each of the 256 neighbourhoods of eight voxels, by marching
-cubes.
+"""The area of a mask's surface in each of the 256 neighbourhoods of eight voxels.
 
-The surface runs through the midpoints of the edges whose two voxels differ. Two rules decide what a
-neighbourhood leaves open: corners of the mask that meet at a face only diagonally are kept apart
-(in a neighbourhood with more than four of them, the corners outside are, so that a mask and its
-complement have one surface), and of the ways to cut a polygon into triangles the one with the
-largest area in a unit cube is taken. With them the areas are those of DeepMind's `surface-distance`
+The surface runs through the midpoints of the edges whose two voxels differ. Two rules settle the
+ambiguous neighbourhoods. Corners of the mask that meet only diagonally at a face are kept apart; if
+more than four corners belong to the mask, those outside are kept apart instead, so that a mask and
+its complement have the same surface. A polygon is cut into triangles in the way that gives the
+largest area in a unit cube. With these rules the areas equal those of DeepMind's `surface-distance`
 for every neighbourhood and spacing.
 
 Source: Lorensen and Cline 1987 (marching cubes); Nikolov et al. 2021 (surface elements for the
@@ -21,12 +20,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 _CORNERS = tuple(itertools.product((0, 1), repeat=3))
-Edge = frozenset  # of the numbers of two corners
+Edge = frozenset[int]  # the numbers of two corners
 
 
 def areas(spacing_mm: Sequence[float]) -> np.ndarray:
-    """Returns float64 [256], mm2: the surface area by neighbourhood; bit k of its number is the
-    corner (k // 4, k // 2 % 2, k % 2).
+    """Returns float64 [256]: the surface area in mm2 of each neighbourhood.
+
+    Bit k of a neighbourhood's number tells whether the corner (k // 4, k // 2 % 2, k % 2) belongs
+    to the mask.
     """
     x, y, z = (float(length) for length in spacing_mm)
     return np.linalg.norm(_normals() * np.array([y * z, x * z, x * y]), axis=-1).sum(axis=-1)
@@ -34,8 +35,9 @@ def areas(spacing_mm: Sequence[float]) -> np.ndarray:
 
 @functools.cache
 def _normals() -> np.ndarray:
-    """Returns float64 [256, 4, 3]: the normals of each neighbourhood's triangles in a unit cube, as
-    long as their areas.
+    """Returns float64 [256, 4, 3]: the normals of the triangles of each neighbourhood.
+
+    In a unit cube; the length of a normal is the area of its triangle.
     """
     normals = np.zeros((256, 4, 3))
     for code in range(1, 255):
@@ -47,8 +49,9 @@ def _normals() -> np.ndarray:
 
 
 def _loops(inside: set[int]) -> Iterator[list[Edge]]:
-    """Yields the polygons that part the corners inside from the others, each as the cube's edges it
-    runs through in turn.
+    """Yields the polygons that separate the corners inside from the others.
+
+    Each is a list of the cube's edges that it crosses, in turn.
     """
     links: dict[Edge, list[Edge]] = {}
     for axis, side in itertools.product(range(3), (0, 1)):
@@ -58,7 +61,7 @@ def _loops(inside: set[int]) -> Iterator[list[Edge]]:
             for pair in itertools.combinations(face, 2)
             if _is_edge(*pair) and len(inside & set(pair)) == 1
         ]
-        if len(cut) == 4:  # two corners across: each is cut off by itself
+        if len(cut) == 4:  # two diagonal corners: each is cut off by itself
             pairs = [
                 [edge for edge in cut if corner in edge] for corner in face if corner in inside
             ]
@@ -79,8 +82,9 @@ def _is_edge(one: int, other: int) -> bool:
 
 
 def _largest(loop: list[Edge]) -> np.ndarray:
-    """Returns the normals [n - 2, 3] of the triangles that cut a polygon of n corners so that their
-    area is largest.
+    """Returns float64 [n - 2, 3]: the normals of the triangles that a polygon is cut into.
+
+    Of all ways to cut a polygon of n corners, the one with the largest area.
     """
     points = np.array([np.mean([_CORNERS[corner] for corner in edge], axis=0) for edge in loop])
     normals = (

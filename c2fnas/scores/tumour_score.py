@@ -1,14 +1,14 @@
-"""How sure a network is that a scan shows a tumour: one number a patient, taken from the logits
-while they are in memory.
+"""The tumour score: how certain a network is that a scan shows a tumour, one number per patient.
 
-The score is the mean margin of the most certain millilitre: of the voxels that the mask calls
-tumour, those with the largest margin (the tumour's logit minus the higher of the others', natural
-log-odds of the two) up to 1 ml, their margins added and divided by the number of voxels in 1 ml.
-Where fewer are marked the rest count 0; a mask without tumour scores 0, every other one more.
+It is computed from the logits while they are in memory. The score is the mean margin of the most
+certain millilitre. The margin of a voxel is the tumour's logit minus the highest of the others',
+the natural log-odds of the two. Of the voxels that the mask calls tumour, the score takes those
+with the largest margins, up to 1 ml, and divides the sum of their margins by the number of voxels
+in 1 ml. Missing voxels count as 0: a mask without tumour scores 0, any other one more.
 
-Why not the volume: networks that saw few healthy patients mark as much in them as tumours have. Why
-not the highest voxel: one voxel is noise, and 1 ml is a sphere of 12 mm. Source: chosen on
-validation cases of seeds that no reported table uses, see docs/inference.md.
+The volume would not do: networks that saw few healthy patients mark as much in them as a tumour
+has. Neither would the highest voxel: a single voxel is noise, while 1 ml is a sphere of 12 mm.
+Source: chosen on validation cases of seeds that no reported table uses, see docs/inference.md.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ import numpy as np
 
 CLASS = 2  # tumour
 VOLUME_ML = 1.0
-HIGHEST = 1000.0  # a diverged network's logits give no larger score
-_SMALLEST = np.float32(1e-37)  # of a probability before its logarithm
+HIGHEST = 1000.0  # cap of the score, for the logits of a diverged network
+_SMALLEST = np.float32(1e-37)  # lower limit of a probability before its logarithm
 
 
 class TumourScore:
-    """Collects the margins of a scan part by part; holds no more than 1 ml of them and one part's
-    tumour voxels.
+    """Collects the margins of a scan part by part.
+
+    It keeps at most 1 ml of them, besides the tumour voxels of one part.
 
     Args:
-      spacing_mm: of the grid on which the network segments.
+      spacing_mm: spacing along x, y, z of the grid on which the network segments.
     """
 
     def __init__(self, spacing_mm: Sequence[float]):
@@ -37,13 +38,16 @@ class TumourScore:
         self._kept = np.empty(0, np.float32)
 
     def add(self, mask: np.ndarray, logits: np.ndarray) -> None:
-        """Takes in a part of the scan: mask uint8 [x, y, z] and its logits float32 [x, y, z,
-        classes]. Keeps neither.
+        """Adds a part of the scan. Keeps neither array.
+
+        Args:
+          mask: uint8 [x, y, z].
+          logits: float32 [x, y, z, classes].
         """
         self._add(logits[mask == CLASS])
 
     def add_probabilities(self, mask: np.ndarray, probabilities: np.ndarray) -> None:
-        """The same from the softmax of the logits, which has the same margins."""
+        """Adds a part by the softmax of its logits, which has the same margins."""
         self._add(np.log(np.maximum(probabilities[mask == CLASS], _SMALLEST)))
 
     def _add(self, marked: np.ndarray) -> None:
@@ -56,6 +60,6 @@ class TumourScore:
 
     @property
     def value(self) -> float:
-        """The score of what was added so far, 0 to `HIGHEST`."""
-        # sorted: the sum depends on what was added, not on where the scan was cut
+        """The score of the parts added so far, 0 to `HIGHEST`."""
+        # Sorted, so that the sum does not depend on where the scan was cut into parts.
         return min(HIGHEST, float(np.sort(self._kept).sum(dtype=np.float64)) / self._count)

@@ -26,9 +26,7 @@ from experiments.results import paper_table
 from experiments.results.case_rows import CaseRow
 
 
-def table_figure(
-    rows: Sequence[CaseRow], grid: str = "training", title: str = ""
-) -> Figure:
+def table_figure(rows: Sequence[CaseRow], grid: str = "training", title: str = "") -> Figure:
     """Draws Table 1: a bar per model and column, a mark for the paper's value, a dot per case.
 
     Args:

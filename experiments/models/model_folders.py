@@ -16,6 +16,7 @@ from preprocessing import declared_labels, geometry
 from preprocessing.case_source import CaseSource
 from preprocessing.case_store import CaseStore
 from runkit import atomic
+from runkit.classes import CLASSES
 
 _AXES = ("x, left to right", "y, back to front", "z, feet to head")
 
@@ -46,7 +47,7 @@ def write(
       ValueError: see `model_folder.save`.
     """
     gate = gated_rows.gates_of(rows).get(name)
-    genes = genotype.load(config.genotype).with_size(filters=config.filters, classes=3)
+    genes = genotype.load(config.genotype).with_size(filters=config.filters, classes=len(CLASSES))
     model_folder.save(
         folder,
         Model(

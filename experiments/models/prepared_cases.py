@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from experiments.configuration import CLASSES, ExperimentConfig
 from preprocessing import case_store, declared_labels
@@ -96,5 +96,5 @@ def _numbers(values: Sequence[float], between: str) -> str:
     return between.join(f"{value:g}" for value in values)
 
 
-def _classes(classes: dict[int, str]) -> str:
+def _classes(classes: Mapping[int, str]) -> str:
     return ", ".join(f"{value} {name}" for value, name in sorted(classes.items()))

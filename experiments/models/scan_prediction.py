@@ -26,8 +26,8 @@ from preprocessing.manifest import Case
 from preprocessing.names import stem
 from preprocessing.volume import Grid, Volume
 from runkit import atomic
+from runkit.classes import FOREGROUND
 
-CLASS_NAMES = {1: "pancreas", 2: "tumour"}
 # Remedies of rules whose own remedy speaks of a manifest.
 _REMEDIES = {
     rules.SEVERAL_SERIES.id: "choose one with --series and its SeriesInstanceUID or number",
@@ -177,7 +177,7 @@ def predict_scan(
     found = _described(native, ct.grid)
     failed: list[str] = []
     if by_class is not None:
-        for value, path in zip(CLASS_NAMES, probability_files(output), strict=True):
+        for value, path in zip(FOREGROUND, probability_files(output), strict=True):
             with _extra(path, failed):
                 nifti.write_volume(
                     path,
@@ -208,8 +208,8 @@ def describe(mask: str | os.PathLike, *, orientation: str | None = None) -> Pred
 
 
 def probability_files(output: str | os.PathLike) -> list[pathlib.Path]:
-    """Returns the files of the classes' probabilities, in the order of `CLASS_NAMES`."""
-    return [_beside(output, f".{name}.nii.gz") for name in CLASS_NAMES.values()]
+    """Returns where the probabilities of each class go, in the order of `FOREGROUND`."""
+    return [_beside(output, f".{name}.nii.gz") for name in FOREGROUND.values()]
 
 
 def _gate_note(
@@ -269,9 +269,9 @@ def _described(native: np.ndarray, grid: Grid) -> Prediction:
     return Prediction(
         {
             name: int(np.count_nonzero(native == value)) * voxel_ml
-            for value, name in CLASS_NAMES.items()
+            for value, name in FOREGROUND.items()
         },
-        {name: components.count(native == value) for value, name in CLASS_NAMES.items()},
+        {name: components.count(native == value) for value, name in FOREGROUND.items()},
         tuple(notes),
     )
 

@@ -46,14 +46,14 @@ from preprocessing.augmentation import AugmentationConfig, augment
 from preprocessing.case_source import CaseSource, PreparedCase
 from preprocessing.patches import PatchConfig, PatchSampler
 from runkit import atomic, events, private, progress
+from runkit.classes import CLASSES, FOREGROUND
 
-CLASS_NAMES = {1: "pancreas", 2: "tumour"}
 Weights = dict[str, np.ndarray]
 
 
 def load_genotype(config: ExperimentConfig) -> genotype.Genotype:
     """Returns the genotype of a configuration, at its number of filters."""
-    return genotype.load(config.genotype).with_size(filters=config.filters, classes=3)
+    return genotype.load(config.genotype).with_size(filters=config.filters, classes=len(CLASSES))
 
 
 def build_network(config: ExperimentConfig) -> network.Network:
@@ -559,7 +559,7 @@ def _columns(mask: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float]) -
     return {
         column: value
         for class_, one in scores.items()
-        for column, value in case_rows.columns(one, CLASS_NAMES[class_]).items()
+        for column, value in case_rows.columns(one, FOREGROUND[class_]).items()
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from experiments.reports import html_parts
 from preprocessing.checks import cohort, rules
 from runkit import printable
+from runkit.classes import FOREGROUND
 
 _KINDS = ("one", "two")
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -112,7 +113,7 @@ def _distributions(
     reports: Sequence[Mapping[str, Any]],
 ) -> Iterator[tuple[str, str, list[float], list[list[float | None]]]]:
     """Yields title, unit, edges and each site's counts, where at least one report has them."""
-    for name in cohort.CLASSES.values():
+    for name in FOREGROUND.values():
         for group, counted, unit, title in (
             ("volume_ml", "cases", "ml", "volume, cases"),
             ("hu", "share", "HU", "HU of its voxels"),

@@ -15,8 +15,7 @@ from c2fnas.scores import case_scores
 from c2fnas.scores.case_scores import ClassScores
 from preprocessing import geometry, nifti
 from preprocessing.volume import Volume
-
-CLASS_NAMES = {1: "pancreas", 2: "tumour"}
+from runkit.classes import FOREGROUND
 
 # Measure -> its unit, for reports. A row has a column <measure>_<class> for each class.
 UNITS = {
@@ -165,5 +164,5 @@ def of_files(
     return {
         column: value
         for class_, one in scores.items()
-        for column, value in columns(one, CLASS_NAMES[class_]).items()
+        for column, value in columns(one, FOREGROUND[class_]).items()
     }

@@ -10,8 +10,8 @@ from typing import Any
 from experiments.results import case_rows, intervals
 from experiments.results.case_rows import CaseRow
 from experiments.results.intervals import Bounds, Interval
+from runkit.classes import FOREGROUND
 
-CLASSES = ("pancreas", "tumour")
 _SHARES: Bounds = (0.0, 1.0)
 _BOUNDS: Mapping[str, Bounds] = {
     "dice": _SHARES,
@@ -29,7 +29,7 @@ def of_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Interval | None]:
     """
     found: dict[str, Interval | None] = {}
     for measure in case_rows.UNITS:
-        for name in CLASSES:
+        for name in FOREGROUND.values():
             column = f"{measure}_{name}"
             if any(column in row for row in rows):
                 values = [row[column] for row in rows if row.get(column) is not None]

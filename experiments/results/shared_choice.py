@@ -12,11 +12,11 @@ import re
 from collections.abc import Iterable, Sequence
 
 from experiments.results.case_rows import CaseRow, value
+from runkit.classes import FOREGROUND
 
 GRID = "validation"  # grid of rows of validation cases, which are on the training grid
 _CANDIDATE = re.compile(r"(?P<model>.+_FL_local)_r(?P<round>\d{3,6})")
 _SUFFIX = "_shared"
-_CLASSES = ("pancreas", "tumour")
 
 
 def candidate_name(model: str, round_number: int) -> str:
@@ -72,7 +72,7 @@ def choose(rows: Sequence[CaseRow]) -> dict[str, int]:
         own = [row for (model, _, _), row in latest.items() if model == name]
         means = [
             _mean([n for n in (value(row, f"dice_{of}") for row in own) if n is not None])
-            for of in _CLASSES
+            for of in FOREGROUND.values()
         ]
         known = [mean for mean in means if mean is not None]
         if candidate is not None and known:

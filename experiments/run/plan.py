@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Mapping
 
 from c2fnas import genotype
-from experiments.configuration import ExperimentConfig
+from experiments.configuration import CLASSES, ExperimentConfig
 from runkit import progress
 
 POOLED, FINETUNED = "pooled", "finetuned"
@@ -124,7 +124,7 @@ def cost(spec: RunSpec) -> dict[str, float]:
     A coarse estimate: within about a third for the demo profile, an order of magnitude elsewhere.
     """
     config = spec.config
-    gene = genotype.load(config.genotype).with_size(filters=config.filters, classes=3)
+    gene = genotype.load(config.genotype).with_size(filters=config.filters, classes=len(CLASSES))
     work = config.batch_size * gene.macs(config.patch_size) / _DEMO_MACS
     step = _STEP_S * work
     size = (config.filters / 8) ** 2 * 27.0 / math.prod(config.spacing_mm)
@@ -183,7 +183,9 @@ def cost(spec: RunSpec) -> dict[str, float]:
 
 def disk_bytes(spec: RunSpec) -> float:
     """Returns a coarse estimate of what a run writes: scans, prepared cases, the global models."""
-    gene = genotype.load(spec.config.genotype).with_size(filters=spec.config.filters, classes=3)
+    gene = genotype.load(spec.config.genotype).with_size(
+        filters=spec.config.filters, classes=len(CLASSES)
+    )
     cases = sum(site.made for site in spec.sites)
     return (
         cases * _CASE_BYTES

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from preprocessing.checks.survey import HU_EDGES, CheckFinding
-from preprocessing.classes import FOREGROUND as CLASSES
+from runkit.classes import FOREGROUND
 
 FORMAT = 1
 FEWEST_CASES = 3  # of which a number about patients is made
@@ -63,7 +63,7 @@ def summarise(
         for i, axis in enumerate("xyz")
     }
     report["volume_ml"], report["hu"] = {}, {}
-    for class_, name in CLASSES.items():
+    for class_, name in FOREGROUND.items():
         volumes = [facts.volume_ml[class_] for facts in labelled if class_ in facts.volume_ml]
         percentiles = _percentiles(volumes)
         if percentiles is None:
@@ -123,7 +123,7 @@ def rows(*reports: Report) -> list[list[str]]:
         for axis in "xyz":
             column = of_axis(quantity, axis, "p5", "p95")
             lines.append((f"{what.format(axis)}: median (5 - 95 %)", column))
-    for name in CLASSES.values():
+    for name in FOREGROUND.values():
         lines += [
             (f"{name}, ml: median (5 - 95 %)", of_class("volume_ml", name)),
             (f"{name}, HU of voxels: median (5 - 95 %)", of_class("hu", name)),
@@ -147,7 +147,7 @@ def differences(one: Report, other: Report) -> list[str]:
                     f"spacing along {axis}: {medians[0]:.3g} mm at {names[0]}, "
                     f"{medians[1]:.3g} mm at {names[1]}"
                 )
-    for name in CLASSES.values():
+    for name in FOREGROUND.values():
         given = [name in report["volume_ml"] for report in (one, other)]
         if given[0] != given[1]:
             found.append(

@@ -20,6 +20,7 @@ from preprocessing.checks.rules import IntegrityError, broken
 from preprocessing.volume import Volume
 from runkit import progress
 from runkit import workers as processes
+from runkit.classes import FOREGROUND
 
 HU_EDGES = tuple(range(-200, 401, 10))  # of the histograms of HU inside a class
 _EACH_SHARE = 20  # the pause between two intermediate reports is 20 times as long as writing one
@@ -243,7 +244,7 @@ def _facts(image: Volume, upright: Volume, label: Volume | None) -> Facts:
     volumes, counts, medians = {}, {}, {}
     if label is not None:
         voxel_ml = abs(float(np.linalg.det(upright.affine[:3, :3]))) / 1000
-        for value in (1, 2):
+        for value in FOREGROUND:
             hu = upright.array[label.array == value]
             if len(hu):
                 volumes[value] = len(hu) * voxel_ml

@@ -1,11 +1,9 @@
-"""Formulations of instance norm and of trilinear doubling, forward and with their gradient, on this
-stack and machine.
+"""Times formulations of instance norm and trilinear doubling, forward and with their gradient.
 
     .venv/py3.11/bin/python -m tests.benchmarks.block_candidates
-
-All in one process, taking turns; medians, and the error of the forward pass against NumPy in
-float64. Sizes are those of C2FNAS with 8 filters at 64^3, batch 2.
-"""
+ All candidates run in turn in one process, on this stack and machine. It prints medians, and the
+error of the forward pass against NumPy in float64. Sizes are those of C2FNAS with 8 filters,
+patches of 64^3 voxels and batch 2."""
 
 from __future__ import annotations
 
@@ -143,7 +141,8 @@ def compare(title: str, shape, candidates, expected) -> None:
                 times[name][1].append(time.perf_counter() - middle)
     best = min(statistics.median(both) for _, both in times.values())
     print(
-        f"\n| {title} {shape} | forward ms | with gradient ms | / best | error |\n|---|---|---|---|---|"
+        f"\n| {title} {shape} | forward ms | with gradient ms | "
+        "/ best | error |\n|---|---|---|---|---|"
     )
     for name, (forward, both) in times.items():
         a, b = statistics.median(forward), statistics.median(both)
@@ -153,11 +152,11 @@ def compare(title: str, shape, candidates, expected) -> None:
 
 
 def main() -> None:
-    from c2fnas import keras_stack
+    from c2fnas import keras_stack, threads
     from tests.benchmarks import machine
 
     print(machine.describe())
-    keras_stack.set_up(1, 2)
+    threads.set_up(1, 2)
     print(keras_stack.stack_name())
     for shape in NORM_SHAPES:
         compare("instance norm", shape, *norms(shape[-1]))

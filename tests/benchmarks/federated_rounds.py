@@ -1,19 +1,22 @@
-"""A whole round without training: our server and sites, the least that gRPC allows, NVFLARE and
-Flower; time and server memory.
+"""Measures time and server memory of a round without training, beside NVFLARE and Flower.
 
-    .venv/py3.11/bin/python -m tests.benchmarks.federated_rounds --peers_python=.venv/peers/bin/python
-    SITES=2,8 VALUES=20000000 ROUNDS=4 ...       sites, float32 values in 150 arrays, rounds (the first is not counted)
-    VALUES=256 ROUNDS=60 ...                     what a round costs beyond its bytes
-    MEMORY=2,8,32 VALUES=20000000 ...            server memory only, ours only
-    MEMORY=2,8,32 VALUES=250000000 ROUNDS=1 ...  the same with a model of 1 GB in tensors of 28 MiB; takes 36 GB of disk
+    .venv/py3.11/bin/python -m tests.benchmarks.federated_rounds \\
+        --peers_python=.venv/peers/bin/python
+    SITES=2,8 VALUES=20000000 ROUNDS=4 ...       sites; float32 values in 150 arrays; rounds, of
+                                                 which the first is not counted
+    VALUES=256 ROUNDS=60 ...                     the cost of a round besides its bytes
+    MEMORY=2,8,32 VALUES=20000000 ...            only the memory of this product's server
+    MEMORY=2,8,32 VALUES=250000000 ROUNDS=1 ...  the same with a model of 1 GB in tensors of
+                                                 28 MiB; needs 36 GB of disk
 
-Every site is a process; a site adds a constant to what it gets. Where only the server's memory
-counts, the sites are threads of a few processes, keep models on disk alone, and all send the same
-update. Ours has everything on: mutual TLS, checks, fsync, audit, scores. `floor` is one Python gRPC
-server under mutual TLS that adds up what comes in memory, with no check, hash or file. NVFLARE runs
-FedAvg in its simulator, without TLS, and keeps no global model on disk, which favours it. Flower
-runs its SuperLink and a SuperNode a site, without TLS, which favours it too; with ROUNDS above 4 it
-takes long, `FLOWER=0` leaves it out.
+Each site is a process and adds a constant to the weights it receives. If only memory is measured,
+the sites are threads of a few processes, keep models on disk only, and all send the same update.
+
+`ours` runs with everything on: mutual TLS, checks, fsync, audit, scores. `floor` is the least that
+gRPC allows: one Python server under mutual TLS that adds up updates in memory, without checks,
+hashes or files. NVFLARE runs FedAvg in its simulator, without TLS and without a global model on
+disk. Flower runs its SuperLink and one SuperNode per site, without TLS. Both differences favour
+them. Flower takes long with more than 4 rounds; `FLOWER=0` leaves it out.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ _PLAN = {"what": "benchmark"}
 
 
 def _arrays() -> dict:
-    """Returns VALUES float32 values in 150 arrays of unlike sizes, none above 28 MiB."""
+    """Returns VALUES float32 values in 150 arrays of different sizes, none above 28 MiB."""
     import numpy as np
 
     count = min(ARRAYS, VALUES)
@@ -56,7 +59,7 @@ def _arrays() -> dict:
 
 
 class Adds:
-    """A site that trains nothing."""
+    """A site that adds a constant instead of training."""
 
     plan = _PLAN
 
@@ -125,7 +128,7 @@ def _take_part(folder: str, site: str, number: int, port: int) -> None:
 
 
 def _memory(pid: int, key: str) -> float:
-    """Returns a figure of /proc/<pid>/status in MiB."""
+    """Returns a value of /proc/<pid>/status in MiB."""
     for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(key + ":"):
             return int(line.split()[1]) / 1024
@@ -144,8 +147,9 @@ def _processes():
 
 
 def _relay(folder: str, names: list[str], port: int) -> None:
-    """Takes the part of several sites that hold no model in memory: what comes is thrown away, what
-    is sent lies there.
+    """Acts for several sites without a model in memory.
+
+    Downloads are deleted; the update to upload is on disk.
     """
     from federated.site import grpc_transport
     from federated.tensors import tensor_files
@@ -187,7 +191,7 @@ def _relay(folder: str, names: list[str], port: int) -> None:
 
 
 def ours_memory(sites: int) -> float:
-    """Returns the server's peak above an idle server, in MiB."""
+    """Returns by how much the server's peak memory exceeds that of an idle server, in MiB."""
     from federated.security import provisioning
     from federated.tensors import tensor_files
 
@@ -365,8 +369,13 @@ while flare.is_running():
             log.write(f"{time.time()} {sum(value.size > 1 for value in model.params.values())}\\n")
     params = {key: value + value.dtype.type(0.5) for key, value in model.params.items()}
     if len(params) == 1:  # its recipe begins with one array
-        params = {"numpy_key": np.zeros(1, np.float32), **{f"layer_{i:03d}": part for i, part in enumerate(np.split(*params.values(), %s))}}
-    flare.send(FLModel(params=params, params_type=ParamsType.FULL, metrics={"dice": 0.5}, meta={"NUM_STEPS_CURRENT_ROUND": 10}))
+        parts = enumerate(np.split(*params.values(), %s))
+        layers = {f"layer_{i:03d}": part for i, part in parts}
+        params = {"numpy_key": np.zeros(1, np.float32), **layers}
+    meta = {"NUM_STEPS_CURRENT_ROUND": 10}
+    flare.send(
+        FLModel(params=params, params_type=ParamsType.FULL, metrics={"dice": 0.5}, meta=meta)
+    )
 """
 
 
@@ -455,13 +464,14 @@ app = ClientApp()
 @app.train()
 def train(message, context):
     arrays = [array + np.float32(0.5) for array in message.content["arrays"].to_numpy_ndarrays()]
-    content = RecordDict({"arrays": ArrayRecord(arrays), "metrics": MetricRecord({"num-examples": 10, "dice": 0.5})})
+    metrics = MetricRecord({"num-examples": 10, "dice": 0.5})
+    content = RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics})
     return Message(content, reply_to=message)
 """
 
 
 def _free_ports(count: int) -> list[int]:
-    """Returns different ports: asked for one after the other, the same might come twice."""
+    """Returns different free ports. Asking for one at a time might return the same one twice."""
     with contextlib.ExitStack() as opened:
         listening = [
             opened.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
@@ -490,7 +500,8 @@ def flower(sites: int) -> dict[str, float]:
         home = folder / "home"
         home.mkdir()
         (home / "config.toml").write_text(
-            f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
+            '[superlink]\ndefault = "here"\n\n[superlink.here]\n'
+            f'address = "127.0.0.1:{port}"\ninsecure = true\n'
         )
         environment = {
             **os.environ,
@@ -537,9 +548,7 @@ def flower(sites: int) -> dict[str, float]:
         while not log.exists() or len(log.read_text().split()) < ROUNDS + 1:
             peak = max(peak, _memory(server.pid, "VmHWM"))
             if server.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(
-                    "Flower's rounds did not come to their end; its own messages are above"
-                )
+                raise RuntimeError("Flower did not finish its rounds; see its messages above")
             time.sleep(0.05)
         moments = [float(line) for line in log.read_text().split()]
     return {"seconds a round": _median_step(moments), "server MiB": peak}
@@ -569,7 +578,8 @@ def main() -> None:
             ]
         figures = side_by_side.measure(candidates, repetitions=flags.repetitions, warm_up=0)
         print(
-            f"{sites} sites, {VALUES} values\n{side_by_side.table(figures, figure='seconds a round', reference='ours')}\n",
+            f"{sites} sites, {VALUES} values\n"
+            f"{side_by_side.table(figures, figure='seconds a round', reference='ours')}\n",
             flush=True,
         )
 

@@ -1,13 +1,10 @@
-"""What one local round at a site without tumours makes of the global model, under each loss for
-missing labels.
+"""Measures what one local round at a site without tumours does to the global model.
 
-.venv/py3.11/bin/python -m tests.benchmarks.local_round --run=runs/demo --rounds=11,15
-
-Takes the global models of a finished run of Table 1. For each treatment and round r, C1 trains
-rounds r - 1 and r from the global models that it received then (the first so that Adam's moments
-are those of a site under way), and both sites' validation cases score what comes out. Nothing of
-the run is changed.
-"""
+    .venv/py3.11/bin/python -m tests.benchmarks.local_round --run=runs/demo --rounds=11,15
+ It takes the global models of a finished run of Table 1. For each treatment of missing labels and
+each round r, C1 trains rounds r - 1 and r from the global models that it received then. The first
+of the two gives Adam's moments the values they have in the middle of a run. The validation cases of
+both sites score the result. The run itself is not changed."""
 
 from __future__ import annotations
 
@@ -31,16 +28,17 @@ TREATMENTS = {
 def rows(
     run: pathlib.Path, treatments: Sequence[str], rounds: Sequence[int]
 ) -> Iterator[tuple[str, int, dict[str, float], dict[str, float]]]:
-    """Yields (model, round, scores at C1, scores at C2); the model is "received", "aggregated" or a
-    treatment.
+    """Yields (model, round, scores at C1, scores at C2).
+
+    The model is "received", "aggregated" or a treatment.
     """
     import tensorflow as tf
 
-    from c2fnas import keras_stack, named_weights
+    from c2fnas import named_weights, threads
     from experiments import flags as experiment_flags
     from experiments.models import prepared_cases, site_trainer
 
-    keras_stack.set_up(1, 1)
+    threads.set_up(1, 1)
     experiment_flags.define_experiment()
     config, _ = experiment_flags.parse_experiment([f"--flagfile={run / 'experiment.flags'}"])
     stores = {
@@ -100,7 +98,10 @@ def main() -> None:
     rounds = [int(number) for number in arguments.rounds.split(",")]
     print("Dice in per cent on validation cases")
     for name, number, first, second in rows(arguments.run, arguments.treatments.split(";"), rounds):
-        shown = f"C1 pancreas {100 * first['dice_pancreas']:.1f}, C2 pancreas {100 * second['dice_pancreas']:.1f}"
+        shown = (
+            f"C1 pancreas {100 * first['dice_pancreas']:.1f}, "
+            f"C2 pancreas {100 * second['dice_pancreas']:.1f}"
+        )
         print(
             f"round {number}, {name}: {shown}, C2 tumour {100 * second['dice_tumour']:.1f}",
             flush=True,

@@ -1,5 +1,6 @@
-"""Which processor a benchmark ran on: ratios between programs differ between processors, above all
-with AVX-512 and without.
+"""Describes the machine that a benchmark ran on.
+
+Ratios between programs differ between processors, above all with and without AVX-512.
 """
 
 from __future__ import annotations
@@ -10,9 +11,7 @@ import platform
 
 
 def describe() -> str:
-    """Returns the processor, how many of its cores this process may use, its widest vector unit,
-    and how busy it is, in one line.
-    """
+    """Returns one line: processor, usable cores, widest vector unit and load."""
     name, flags = platform.processor() or platform.machine(), ""
     info = pathlib.Path("/proc/cpuinfo")
     if info.exists():
@@ -28,4 +27,7 @@ def describe() -> str:
         if "avx2" in words
         else "no AVX2 found"
     )
-    return f"processor: {name}, {cores} cores for this process, {vectors}; load {os.getloadavg()[0]:.1f} at the start"
+    return (
+        f"processor: {name}, {cores} cores for this process, {vectors}; "
+        f"load {os.getloadavg()[0]:.1f} at the start"
+    )

@@ -1,19 +1,17 @@
-"""The corpus of malformed and of odd but valid inputs (`tests/preprocessing/corpus.py`), read by
-the product, nnU-Net and MONAI.
+"""Reads the corpus of malformed and of odd but valid inputs with the product, nnU-Net and MONAI.
 
     .venv/py3.11/bin/python -m tests.benchmarks.malformed --peers_python=.venv/peers/bin/python
 
-nnU-Net: `verify_dataset_integrity` over a dataset of the one case; what it prints as a warning and
-lets pass counts as passed, with a mark. It reads no DICOM. MONAI: `load_decathlon_datalist` for a
-decathlon file, then `LoadImaged` (PydicomReader for a folder), `EnsureChannelFirstd`,
-`Orientationd`, `Spacingd` to 1 mm. Neither has our manifest: those kinds have "-". A refusal "names
-the file" when its message, or what was printed before, contains the path of the file that is wrong.
-
-One run with the corpus as it then was (nnU-Net 2.8.1, MONAI 1.6.1): refused of the malformed inputs
-that each reads, product 107 of 107, nnU-Net 21 of 63, MONAI 20 of 91; accepted of the valid ones 88
-of 88, 74 of 75, 81 of 83; the file is named in 107, 21 and 11 of the refusals. NaN and truncated
-files pass nnU-Net since SimpleITK turns both into zeros.
-"""
+The corpus is `tests/preprocessing/corpus.py`. For nnU-Net, `verify_dataset_integrity` runs over a
+dataset with the one case; inputs that it warns about but lets pass count as passed, with a mark. It
+does not read DICOM. For MONAI, `load_decathlon_datalist` reads a decathlon file; then come
+`LoadImaged` (PydicomReader for a folder), `EnsureChannelFirstd`, `Orientationd` and `Spacingd` to
+1 mm. Neither reads the product's manifest: those kinds have "-". A refusal "names the file" if its
+message, or the output before it, contains the path of the faulty file.
+ Results of one run with the corpus at that time (nnU-Net 2.8.1, MONAI 1.6.1): of the malformed
+inputs that each can read, the product refused 107 of 107, nnU-Net 21 of 63, MONAI 20 of 91. Of the
+valid inputs they accepted 88 of 88, 74 of 75 and 81 of 83. The refusals named the file 107, 21 and
+11 times. NaN and truncated files pass nnU-Net because SimpleITK turns both into zeros."""
 
 from __future__ import annotations
 
@@ -36,11 +34,9 @@ def main() -> None:
     )
     parser.add_argument(
         "--peers_python",
-        help="interpreter of the environment that holds the peers; without it only our own side runs",
+        help="Python of the peers' environment; without it only the product is measured",
     )
-    parser.add_argument(
-        "--role", help="what a process of this benchmark does itself: product, nnunet or monai"
-    )
+    parser.add_argument("--role", help="reader that this process runs: product, nnunet or monai")
     parser.add_argument("--corpus", help="folder of the corpus, for --role")
     flags = parser.parse_args()
     if flags.role:
@@ -78,7 +74,7 @@ def main() -> None:
 
 
 def table(index: list[dict[str, Any]], outcomes: dict[str, list[dict[str, Any]]]) -> str:
-    """Returns both lists as Markdown: what each reader did with each kind, and the sums."""
+    """Returns Markdown tables: what each reader did with each kind, and the sums."""
     lines = []
     for title, wanted in (("malformed", "refused"), ("valid", "passed")):
         kinds = [
@@ -128,9 +124,10 @@ def _sum(found: list[dict[str, Any]], kinds: list[tuple[int, Any]], wanted: str)
 
 
 def _read_corpus(folder: pathlib.Path, read: Callable[[pathlib.Path], None]) -> None:
-    """Prints, as JSON, what a reader does with each kind: an exception refuses it,
-    NotImplementedError means that it reads no such thing.
-    """
+    """Prints as JSON what a reader does with each kind of input.
+
+    An exception means that it refuses the input, NotImplementedError that it does not read this
+    kind."""
     found = []
     for kind in json.loads((folder / "corpus.json").read_text()):
         manifest, said = folder / kind["manifest"], io.StringIO()
@@ -141,9 +138,9 @@ def _read_corpus(folder: pathlib.Path, read: Callable[[pathlib.Path], None]) -> 
             except NotImplementedError as error:
                 outcome = "unread" if str(error) == "unread" else "refused"
                 said.write(traceback.format_exc())
-            except BaseException:  # whatever it is, the case does not get through
+            except BaseException:  # any error stops the case
                 outcome = "refused"
-                said.write(traceback.format_exc())  # with the errors that caused it
+                said.write(traceback.format_exc())  # including the causes
         text = said.getvalue()
         names = (
             any(str(path) in text or path.name in text for path in manifest.parent.rglob("*"))
@@ -163,8 +160,9 @@ def _product(manifest: pathlib.Path) -> None:
 
 
 def _cases(manifest: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns image and label of the listed cases with their full paths; only what a user of other
-    software would have listed himself.
+    """Returns image and label of the listed cases with their full paths.
+
+    Excluded cases are left out, because users of other software would not have listed them.
     """
     value = json.loads(manifest.read_text())
     if "training" in value:
@@ -179,7 +177,12 @@ def _cases(manifest: pathlib.Path) -> list[dict[str, Any]]:
     found = [case for case in value["cases"] if case["label"] is not None]
     if not found:
         raise NotImplementedError("unread")
-    return [{key: str(manifest.parent / case[key]) for key in ("image", "label")} for case in found if case["case_id"] not in value.get("excluded", ())]  # fmt: skip
+    excluded = value.get("excluded", ())
+    return [
+        {key: str(manifest.parent / case[key]) for key in ("image", "label")}
+        for case in found
+        if case["case_id"] not in excluded
+    ]
 
 
 def _only_scans(manifest: pathlib.Path) -> list[dict[str, Any]]:
@@ -200,7 +203,7 @@ def _nnunet(manifest: pathlib.Path) -> None:
         raise NotImplementedError("unread")
     from nnunetv2.experiment_planning import verify_dataset_integrity as nnunet
 
-    # the same functions in threads: a process for each of the corpus' kinds would load torch again
+    # In threads, because a process per kind of the corpus would load torch each time.
     nnunet.multiprocessing = types.SimpleNamespace(
         get_context=lambda method: types.SimpleNamespace(Pool=multiprocessing.pool.ThreadPool)
     )

@@ -1,7 +1,8 @@
-"""What a training step costs under each loss for missing labels, at the demo's size (8 filters,
-48^3, batch 4), beside the loss as it is.
+"""Times a training step with each treatment of missing labels, beside the ordinary loss.
 
-.venv/py3.11/bin/python -m tests.benchmarks.missing_labels --repetitions=3
+At the demo's size: 8 filters, patches of 48^3 voxels, batch 4.
+
+    .venv/py3.11/bin/python -m tests.benchmarks.missing_labels --repetitions=3
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ _CASES = {
 def step(*, treatment: str, evidence: bool, threads: int = 2, steps: int = 12) -> dict[str, float]:
     import tensorflow as tf
 
-    from c2fnas import genotype, keras_stack, network, training
+    from c2fnas import genotype, network, training
     from c2fnas.losses import LossConfig
     from c2fnas.missing_labels import MissingLabels
+    from c2fnas.threads import set_up
     from tests.benchmarks.steps import step_seconds
 
-    keras_stack.set_up(1, threads, samples=4)
+    set_up(1, threads, samples=4)
     missing = MissingLabels(classes=(2,), treatment=treatment, evidence=evidence)
     gene = genotype.named("c2fnas").with_size(filters=8, classes=3)
     built = network.build(gene, patch_size=(48, 48, 48))

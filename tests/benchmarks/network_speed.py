@@ -1,13 +1,12 @@
-"""Forward pass and training step of C2FNAS beside the same network in PyTorch, on this machine's
-CPU.
+"""Times forward pass and training step of C2FNAS beside the same network in PyTorch, on a CPU.
 
     .venv/py3.11/bin/python -m tests.benchmarks.network_speed --peers_python=.venv/peers/bin/python
 
-8 filters, 64^3, batch 2, no VAE branch, Dice + cross-entropy, Adam, float32. PyTorch's network is
-built in its own environment from the same table of cells, gets the weights made here, and its
-logits must agree to 1e-4 before anything is timed. It runs in both memory formats; the better of
-the two is the reference. Memory is the highest resident size during the steps, less the resident
-size once model, optimizer and batch were there.
+The setting is 8 filters, patches of 64^3 voxels, batch 2, no VAE branch, Dice and cross-entropy,
+Adam, float32. PyTorch's network is built in its own environment from the same table of cells and
+gets the weights made here; its logits must agree to 1e-4 before anything is timed. It runs in both
+memory formats, and the faster one is the reference. Memory is the highest resident size during the
+steps, less the resident size with model, optimizer and batch in place.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ import tempfile
 import time
 
 FILTERS, SIZE, BATCH = 8, 64, 2
-STEPS = 5  # timed in each process, after two that are not
+STEPS = 5  # timed in each process, after two that are not timed
 RATE = 1e-4
 
 
 def prepare(folder: str) -> dict[str, float]:
-    """Writes weights, batch and our logits to `folder`/shared.npz."""
+    """Writes weights, batch and the product's logits to `folder`/shared.npz."""
     import numpy as np
 
     from c2fnas import genotype, named_weights, network
@@ -37,9 +36,9 @@ def prepare(folder: str) -> dict[str, float]:
     rng = np.random.default_rng(0)
     arrays = named_weights.read(built)
     for name, array in arrays.items():
-        # At their start values a forgotten one would go unseen. A beta near 1 leaves most voxels
-        # above the ReLU's 0: around 0 the start weights are chaotic, and 36 norms amplify the last
-        # bit of either framework to 1e-3.
+        # Other values than those at the start, so that a forgotten weight shows. A beta near 1
+        # leaves most voxels above the ReLU's 0. With a beta around 0 the network is chaotic: 36
+        # norms amplify the last bit of either framework to 1e-3.
         if name.endswith(("gamma", "beta", "bias")):
             arrays[name] = (
                 array
@@ -47,8 +46,8 @@ def prepare(folder: str) -> dict[str, float]:
                 + float(name.endswith("beta"))
             )
     named_weights.assign(built, arrays)
-    # Smooth, as organs are: on noise, 36 norms in a row amplify the last bit of either framework to
-    # more than the tolerance.
+    # Smooth, as organs are: on noise, 36 norms amplify the last bit of either framework beyond
+    # the tolerance.
     x, y, z = np.meshgrid(*[np.linspace(0, 1, SIZE)] * 3, indexing="ij")
     waves = [
         np.sin(7 * x + 3 * y + turn) * np.cos(5 * z - 2 * x) * 0.8
@@ -63,13 +62,14 @@ def prepare(folder: str) -> dict[str, float]:
 
 
 def ours(folder: str, *, threads: int = 2) -> dict[str, float]:
-    """Times this product's compiled step and forward pass, fed as a training feeds them."""
+    """Times the compiled step and forward pass here, with batches as a training gets them."""
     import numpy as np
     import tensorflow as tf
 
-    from c2fnas import genotype, keras_stack, named_weights, network, training
+    from c2fnas import genotype, named_weights, network, training
+    from c2fnas.threads import set_up
 
-    keras_stack.set_up(1, threads, samples=BATCH)
+    set_up(1, threads, samples=BATCH)
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     shared = dict(np.load(pathlib.Path(folder) / "shared.npz"))
     batch = {
@@ -92,7 +92,7 @@ def ours(folder: str, *, threads: int = 2) -> dict[str, float]:
     memory = _Memory()
     error = float(np.abs(forward(image) - expected).max())
     if error > 1e-4:
-        raise ValueError(f"our own logits changed by {error:.2g}")
+        raise ValueError(f"the product's logits changed by {error:.2g}")
     forward_seconds = _timed(lambda: forward(image))
     forward_mib = memory.above()
     data = tf.data.Dataset.from_tensors(batch).repeat()
@@ -116,7 +116,7 @@ def ours(folder: str, *, threads: int = 2) -> dict[str, float]:
 
 
 def pytorch(folder: str, *, memory_format: str, threads: int = 2) -> dict[str, float]:
-    """Times PyTorch's forward pass and training step on the network of the same table."""
+    """Times PyTorch's forward pass and training step with the same network."""
     import numpy as np
     import torch
     from torch.nn import functional as F
@@ -126,7 +126,10 @@ def pytorch(folder: str, *, memory_format: str, threads: int = 2) -> dict[str, f
     torch.set_num_threads(threads)
     layout = getattr(torch, memory_format)
     shared = dict(np.load(pathlib.Path(folder) / "shared.npz"))
-    to_torch = lambda voxels: torch.from_numpy(np.moveaxis(voxels, -1, 1).astype(np.float32).copy())  # noqa: E731
+
+    def to_torch(voxels):
+        return torch.from_numpy(np.moveaxis(voxels, -1, 1).astype(np.float32).copy())
+
     image = to_torch(shared.pop("image")).contiguous(memory_format=layout)
     label = torch.from_numpy(shared.pop("label").astype(np.int64))
     expected = to_torch(shared.pop("logits"))
@@ -180,7 +183,7 @@ def _timed(work) -> float:
 
 
 class _Memory:
-    """The highest resident size since it was made, above the resident size then. Linux."""
+    """Measures by how much the resident size has risen at most since this was made. Linux only."""
 
     def __init__(self):
         pathlib.Path("/proc/self/clear_refs").write_text("5")

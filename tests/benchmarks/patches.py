@@ -1,18 +1,16 @@
-"""Patches of 96 x 96 x 96 a second from one case of 360 x 360 x 200, half of them on the
-foreground: ours beside MONAI's.
+"""Measures how many patches per second can be cut from one case, beside MONAI.
 
-.venv/py3.11/bin/python -m tests.benchmarks.patches --peers_python=.venv/peers/bin/python
+    .venv/py3.11/bin/python -m tests.benchmarks.patches --peers_python=.venv/peers/bin/python
 
-Ours reads the case store's memory maps (page cache warm) and keeps float16 and uint8; MONAI crops
-float32 arrays in memory, tracking their geometry as it does by default (LoadImage gives such), once
-with that switched off, and its views are made contiguous, as batching would. `index_mib` is what
-each keeps to know the voxels to draw from.
-
-Medians: ours 3.4 (two shared cores) to 3.8 times (a Xeon with AVX-512, nothing else running)
-MONAI's best with cached indices as it comes, 1.3 times that with tracking off on both; on the
-shared cores 117 times its best without cached indices; 0.41 of copying contiguous memory, and the
-pipeline 0.76 of the sampler.
-"""
+Patches of 96 x 96 x 96 come from a case of 360 x 360 x 200 voxels, half of them on the foreground.
+`ours` reads the memory maps of the case store with a warm page cache and keeps float16 and uint8.
+MONAI crops float32 arrays in memory. It tracks their geometry, as it does by default after
+LoadImage, and once without; its views are made contiguous, as batching would do. `index_mib` is the
+memory that each needs to know the voxels to draw from.
+ Medians: `ours` is 3.4 times (two shared cores) to 3.8 times (an idle Xeon with AVX-512) as fast as
+MONAI's best with cached indices, and 1.3 times with tracking off on both machines. On the shared
+cores it is 117 times as fast as MONAI's best without cached indices. It reaches 0.41 of the speed
+of copying contiguous memory; the pipeline reaches 0.76 of the sampler."""
 
 from __future__ import annotations
 
@@ -109,7 +107,7 @@ def ours_pipeline() -> dict[str, float]:
 
 
 def copying() -> dict[str, float]:
-    """The floor: copying contiguous memory of a patch's size, float16 and uint8."""
+    """The upper limit: copies contiguous memory of a patch's size, float16 and uint8."""
     import numpy as np
 
     image, label = (np.ones((40, *PATCH), dtype=dtype) for dtype in (np.float16, np.uint8))
@@ -176,7 +174,10 @@ def main() -> None:
             (4, False, True),
             (1, False, True),
         ):
-            name = f"MONAI, {samples} a call, {'cached' if cached else 'no'} indices{'' if tracked else ', tracking off'}"
+            name = (
+                f"MONAI, {samples} a call, {'cached' if cached else 'no'} indices"
+                f"{'' if tracked else ', tracking off'}"
+            )
             arguments = {"samples": samples, "cached": cached, "tracked": tracked}
             candidates.append(
                 side_by_side.Candidate(

@@ -1,4 +1,4 @@
-"""The highest resident memory of a part of a process, and of a whole tree of processes. Linux only."""
+"""Peak resident memory of a part of a process or of a tree of processes. Linux only."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ _MIB = 2**20
 
 
 def reset() -> float:
-    """Forgets the peak so far and returns the resident memory now, in MiB."""
+    """Resets the peak and returns the current resident memory in MiB."""
     pathlib.Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 
 
 def peak_mib() -> float:
-    """Returns the highest resident memory since `reset`, in MiB."""
+    """Returns the peak resident memory since `reset`, in MiB."""
     return _status("VmHWM")
 
 
 def of_tree(action: Callable[[], object]) -> float:
-    """Returns the highest memory of this process and its children while `action` ran, in MiB;
-    shared pages are counted once.
+    """Returns the peak memory of this process and its children while `action` runs, in MiB.
+
+    Shared pages count once.
     """
     import psutil
 

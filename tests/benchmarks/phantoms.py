@@ -1,25 +1,24 @@
-"""How far the synthetic cohorts are from a real scan: noise and its texture, tumours, contents of
-stomach and bowel, measured in one way.
+"""Compares the synthetic cohorts with a real scan: noise and its texture, tumours, bowel contents.
 
-    .venv/py3.11/bin/python -m tests.benchmarks.phantoms --ct=ct.nii.gz --organs=organs.nii.gz
-    --pancreas=7 --stomach=6 --bowel=18
+    .venv/py3.11/bin/python -m tests.benchmarks.phantoms --ct=ct.nii.gz --organs=organs.nii.gz \\
+        --pancreas=7 --stomach=6 --bowel=18
 
-`--ct` is a real abdominal CT and may be left out; `--organs` is an organ map on its grid, and the
-other three say which of its values are which organ. Everything is measured after preparation at 3
-mm (linear interpolation, no window):
+`--ct` is a real abdominal CT and may be left out. `--organs` is an organ map on its grid, and the
+other three flags give the values of the organs in it. Everything is measured after preparation at
+3 mm (linear interpolation, no window):
 
-* noise: standard deviation of blocks of 5 x 5 x 5 voxels of soft tissue, without fat, gas and bone,
-  of which the tenth with the flattest surroundings counts (gradient of the scan smoothed by 6 mm,
-  which the noise hardly reaches); median and tenth to ninetieth percentile.
-* texture: correlation of neighbours along x, y, z in these blocks, after each block's mean is taken
-  away. White noise has 0.
-* tumours: volume, and the median HU of the organ less that of the tumour, both a voxel away from
+* noise: standard deviation in blocks of 5 x 5 x 5 voxels of soft tissue, without fat, gas and bone.
+  Only the tenth of the blocks with the flattest surroundings counts, by the gradient of the scan
+  smoothed by 6 mm, which noise hardly affects. Median, tenth and ninetieth percentile.
+* texture: correlation of neighbours along x, y, z in these blocks after the mean of each block is
+  subtracted. White noise has 0.
+* tumours: volume, and the median HU of the organ minus that of the tumour, both one voxel away from
   their surfaces.
-* contents: median HU of stomach and bowel without gas. Of a phantom, the voxels of the contents are
-  those that follow when the contents, and nothing else, become 1000 HU brighter; of a real scan,
-  those of the organ map a voxel away from its surface.
+* contents: median HU of stomach and bowel without gas. In a phantom these are the voxels that
+  become brighter when only the contents become 1000 HU brighter; in a real scan, those of the organ
+  map one voxel away from its surface.
 
-About five minutes for each phantom on two cores.
+It takes about five minutes per phantom on two cores.
 """
 
 from __future__ import annotations
@@ -48,8 +47,10 @@ def at_3_mm(volume: Volume, *, labels: bool = False) -> np.ndarray:
 
 
 def noise(ct: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns `deviation`, HU [blocks], and `correlation` [3] of neighbours along each axis, of a
-    CT at 3 mm.
+    """Measures the noise of a CT at 3 mm.
+
+    Returns:
+      `deviation`, HU [blocks], and `correlation` [3] of neighbours along each axis.
     """
     ct = ct.astype(np.float64)
     lowest, highest = ndimage.minimum_filter(ct, _BLOCK), ndimage.maximum_filter(ct, _BLOCK)
@@ -77,11 +78,14 @@ def noise_text(found: list[dict[str, np.ndarray]]) -> str:
     deviation = np.concatenate([one["deviation"] for one in found])
     low, middle, high = np.percentile(deviation, (10, 50, 90))
     x, y, z = np.mean([one["correlation"] for one in found], axis=0)
-    return f"noise {middle:.1f} HU ({low:.1f} to {high:.1f}), correlation of neighbours x {x:+.2f}, y {y:+.2f}, z {z:+.2f}"
+    return (
+        f"noise {middle:.1f} HU ({low:.1f} to {high:.1f}), "
+        f"correlation of neighbours x {x:+.2f}, y {y:+.2f}, z {z:+.2f}"
+    )
 
 
 def contents(config: phantom.CohortConfig, index: int, organ: str) -> float:
-    """Returns the median HU of an organ's contents, gas left out, in a phantom's patient."""
+    """Returns the median HU of an organ's contents in a phantom's patient, without gas."""
     ct, _ = phantom.render_case(config, index)
     hospitals = PHANTOMS[config.phantom]
     site = hospitals[config.site]
@@ -107,7 +111,11 @@ def measure_phantom(kind: str, seed: int, scans: int, patients: int) -> None:
         coarse = phantom.CohortConfig(site=site, cases=patients, seed=seed, phantom=kind, **_COARSE)
         for organ in _CONTENTS:
             values = [contents(coarse, index, organ) for index in range(patients // 4)]
-            print(f"{kind} {site}: {organ} contents {np.mean(values):.0f} HU ({min(values):.0f} to {max(values):.0f}) [{len(values)} patients]", flush=True)  # fmt: skip
+            print(
+                f"{kind} {site}: {organ} contents {np.mean(values):.0f} HU "
+                f"({min(values):.0f} to {max(values):.0f}) [{len(values)} patients]",
+                flush=True,
+            )
     volumes, darker = [], []
     for index in range(patients):
         ct, labels = phantom.render_case(coarse, index)
@@ -116,8 +124,11 @@ def measure_phantom(kind: str, seed: int, scans: int, patients: int) -> None:
         darker.append(np.median(ct.array[organ]) - np.median(ct.array[tumour]))
     volumes, darker = np.array(volumes), np.array(darker)
     print(
-        f"{kind} C2: tumours {volumes.min():.1f} to {volumes.max():.1f} ml, median {np.median(volumes):.1f}; darker than the organ by {darker.min():.0f} "
-        f"to {darker.max():.0f} HU, median {np.median(darker):.0f}; {np.mean(darker < 10):.0%} by less than 10 HU [{patients} patients]",
+        f"{kind} C2: tumours {volumes.min():.1f} to {volumes.max():.1f} ml, "
+        f"median {np.median(volumes):.1f}; "
+        f"darker than the organ by {darker.min():.0f} "
+        f"to {darker.max():.0f} HU, median {np.median(darker):.0f}; "
+        f"{np.mean(darker < 10):.0%} by less than 10 HU [{patients} patients]",
         flush=True,
     )
 

@@ -1,15 +1,14 @@
-"""From two .nii.gz files to a case ready for training: ours beside MONAI's chain, SimpleITK's, and
-the floor.
+"""Times the preparation of one case from two .nii.gz files, beside MONAI and SimpleITK.
 
-.venv/py3.11/bin/python -m tests.benchmarks.prepare_case --peers_python=.venv/peers/bin/python
+    .venv/py3.11/bin/python -m tests.benchmarks.prepare_case --peers_python=.venv/peers/bin/python
 
-Ours ends with every file of the case written and synced to the disk, the files' hashes and all
-checks included; the peers end with arrays in memory. The floor decompresses both files (isal) and
-writes and syncs as many bytes as a case has, nothing else.
+`ours` ends with all files of the case written and synced to disk, with hashes and all checks; the
+peers end with arrays in memory. The floor only decompresses both files (isal) and writes and syncs
+as many bytes as a case has.
 
-Medians, scans a and b, in times ours. On a Xeon with AVX-512, nothing else running: MONAI 9.1 and
-12.6, SimpleITK 2.2 and 3.2, the floor 0.82 and 0.70. On a busy EPYC with AVX2 only: MONAI 9.4 and
-8.8. An earlier run on two shared cores: MONAI 16 and 13, SimpleITK 2.3 and 2.5.
+Medians for scans a and b, as multiples of `ours`. An idle Xeon with AVX-512: MONAI 9.1 and 12.6,
+SimpleITK 2.2 and 3.2, the floor 0.82 and 0.70. A busy EPYC with AVX2 only: MONAI 9.4 and 8.8. An
+earlier run on two shared cores: MONAI 16 and 13, SimpleITK 2.3 and 2.5.
 """
 
 from __future__ import annotations
@@ -117,8 +116,9 @@ def simpleitk(name: str) -> dict[str, float]:
 
 
 def shelf(name: str) -> dict[str, float]:
-    """The fastest parts on the shelf put together: isal and torch's interpolate. Not a product: no
-    header is read, nothing checked.
+    """Combines the fastest available parts: isal and torch's interpolate.
+
+    This is not a product: it reads no header and checks nothing.
     """
     import numpy as np
     import torch
@@ -176,7 +176,8 @@ def main() -> None:
             )
         figures = side_by_side.measure(candidates, repetitions=flags.repetitions)
         print(
-            f"\n## {name}: {scans.SHAPES[name]} voxels of {scans.SPACINGS_MM[name]} mm to a ready case at {TARGET_MM} mm\n"
+            f"\n## {name}: {scans.SHAPES[name]} voxels of {scans.SPACINGS_MM[name]} mm "
+            f"to a ready case at {TARGET_MM} mm\n"
         )
         for figure in ("seconds", "peak_mib"):
             print(side_by_side.table(figures, figure=figure, reference="ours"), end="\n\n")

@@ -1,5 +1,6 @@
-"""C2FNAS in PyTorch, built from the product's table of cells, for the comparison of speed and of
-logits. Needs no TensorFlow.
+"""C2FNAS in PyTorch, built from the same table of cells, to compare speed and logits.
+
+Needs no TensorFlow.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from c2fnas import genotype
 
 
 class Block(nn.Module):
-    """ReLU (unless told not to), one or more convolutions without bias, instance norm."""
+    """ReLU (unless `relu` is false), one or more convolutions without bias, instance norm."""
 
     def __init__(self, channels_in, channels_out, kernels, *, stride=1, relu=True):
         super().__init__()
@@ -54,7 +55,7 @@ class Cell(nn.Module):
                 self.first.append(Block(table.filters_at(level), width, [(3, 3, 3)], stride=2))
             else:
                 self.first.append(Block(table.filters_at(level), width, [(1, 1, 1)]))
-            self.op.append(Block(width, width, genotype.KERNELS[gene.op]))
+            self.op.append(Block(width, width, genotype.OPERATIONS[gene.op].values()))
         self.last = Block(width, width, [(1, 1, 1)])
 
     def forward(self, inputs):
@@ -87,8 +88,10 @@ class C2FNAS(nn.Module):
         return self.classifier(F.relu(self.end_second(double(voxels))))
 
     def load_arrays(self, arrays: dict[str, np.ndarray]) -> None:
-        """Sets every weight from the product's canonical names; raises KeyError where one is left
-        over or missing.
+        """Sets every weight from arrays under canonical names.
+
+        Raises:
+          KeyError: if a weight is missing or left over.
         """
         left = dict(arrays)
 

@@ -1,15 +1,14 @@
-"""Resampling one CT to 1 mm: ours beside MONAI's Spacing, SimpleITK's linear resample, torch's
-interpolate and scipy's zoom.
+"""Times resampling one CT to 1 mm, beside MONAI, SimpleITK, torch and scipy.
 
-.venv/py3.11/bin/python -m tests.benchmarks.resample --peers_python=.venv/peers/bin/python
+    .venv/py3.11/bin/python -m tests.benchmarks.resample --peers_python=.venv/peers/bin/python
+ The peers are MONAI's Spacing, SimpleITK's linear resample, torch's interpolate and scipy's zoom.
+Each candidate gets the voxels as its own reader returns them: `ours` int16 in file order, SimpleITK
+an image, the others a float32 array. `peak_mib` is the peak memory while resampling, including
+input and result but not the libraries. The difference is the largest one from MONAI's result as a
+share of the HU range (4096), if shape and affine are equal.
 
-Each candidate is handed the voxels as its own reader leaves them: ours int16 in file order,
-SimpleITK an image, the others a float32 array. `peak_mib` is the highest memory while resampling,
-input and result included, the libraries not; the difference is the largest to MONAI's result in
-shares of the HU range (4096), where shape and affine are equal.
-
-Two shared cores, medians of 3: MONAI's default takes 19-22 times as long as ours, SimpleITK 2.8-4.0
-times, torch 1.3-1.6 times.
+Medians of 3 on two shared cores, as multiples of `ours`: MONAI's default 19 to 22, SimpleITK 2.8 to
+4.0, torch 1.3 to 1.6.
 """
 
 from __future__ import annotations
@@ -174,13 +173,16 @@ def main() -> None:
         )
         figures = side_by_side.measure(candidates, repetitions=flags.repetitions)
         print(
-            f"\n## {name}: {scans.SHAPES[name]} voxels of {scans.SPACINGS_MM[name]} mm to {TARGET_MM} mm\n"
+            f"\n## {name}: {scans.SHAPES[name]} voxels of {scans.SPACINGS_MM[name]} mm "
+            f"to {TARGET_MM} mm\n"
         )
         for figure in ("seconds", "peak_mib"):
             print(side_by_side.table(figures, figure=figure, reference="ours"), end="\n\n")
         if "difference" in figures["ours"]:
             print(
-                f"largest difference from MONAI (float64): {max(figures['ours']['difference']):.2g} of the HU range, shape and affine equal"
+                "largest difference from MONAI (float64): "
+                f"{max(figures['ours']['difference']):.2g} "
+                "of the HU range, shape and affine equal"
             )
 
 

@@ -1,7 +1,8 @@
-"""Scans that the preprocessing benchmarks read: two synthetic CT of full size, made once and kept.
+"""The scans of the preprocessing benchmarks: two synthetic CTs of full size, made once and kept.
 
-a: 512 x 512 x 200 voxels of 0.7 x 0.7 x 1.0 mm, b: 512 x 512 x 50 of 0.68 x 0.68 x 5.0 mm; int16
-with noise, stored LPS as scanners' converters leave them, gzip level 6, a label map beside each.
+Scan a has 512 x 512 x 200 voxels of 0.7 x 0.7 x 1.0 mm, scan b 512 x 512 x 50 of
+0.68 x 0.68 x 5.0 mm. Both are int16 with noise, stored LPS as converters of scanners leave them, at
+gzip level 6, with a label map each.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ def folder() -> pathlib.Path:
 
 
 def paths(name: str) -> tuple[str, str]:
-    """Returns the files of scan `name`, image and label; `make` has made them."""
+    """Returns the image and label files of scan `name`, which `make` has made."""
     return str(folder() / f"{name}.nii.gz"), str(folder() / f"{name}_label.nii.gz")
 
 
 def make() -> None:
-    """Makes the scans that are missing. Needs the product's environment, about half a minute and 90
-    MB.
+    """Makes the scans that are missing.
+
+    It needs the product's environment, about half a minute and 90 MB.
     """
     from preprocessing import nifti
     from preprocessing.phantom import phantom

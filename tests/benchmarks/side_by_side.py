@@ -1,16 +1,15 @@
-"""Measures candidates in turn (A B C A B C ...), each repetition in a process of its own, and
-prints medians and ratios.
+"""Measures candidates in turn (A B C A B C ...) and prints medians and ratios.
 
-A benchmark is a module `tests.benchmarks.<name>` whose functions each measure one candidate once
-and return figures, e.g. `{"seconds": 0.41}`. Peers live in an environment of their own
-(`requirements-segmentation.txt`, `requirements-federation.txt`):
+Each repetition is a process of its own. A benchmark is a module `tests.benchmarks.<name>` whose
+functions each measure one candidate once and return figures, e.g. `{"seconds": 0.41}`. Peers have
+their own environment (`requirements-segmentation.txt`, `requirements-federation.txt`):
 
-    python3.11 -m venv .venv/peers && .venv/peers/bin/pip install -r
-    tests/benchmarks/requirements-segmentation.txt .venv/py3.11/bin/python -m
-    tests.benchmarks.<name> --peers_python=.venv/peers/bin/python
+    python3.11 -m venv .venv/peers
+    .venv/peers/bin/pip install -r tests/benchmarks/requirements-segmentation.txt
+    .venv/py3.11/bin/python -m tests.benchmarks.<name> --peers_python=.venv/peers/bin/python
 
-A measuring function runs in the environment of its candidate, so it imports what it measures inside
-itself, and a module of benchmarks imports nothing at the top that one of the environments lacks.
+A measuring function runs in the environment of its candidate. So it imports what it measures inside
+the function, and at its top a benchmark imports only modules that every environment has.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ from tests.benchmarks import machine, peak_memory
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """What is measured.
+    """One candidate.
 
     Attributes:
-      name: in the table.
+      name: name in the table.
       function: "tests.benchmarks.module:function"; called with `arguments`, returns name -> figure.
       python: interpreter of its environment.
       arguments: keyword arguments, JSON values.
-      environment: variables set for it alone.
+      environment: environment variables for this candidate only.
     """
 
     name: str
@@ -51,14 +50,13 @@ class Candidate:
 def measure(
     candidates: Sequence[Candidate], *, repetitions: int = 5, warm_up: int = 1
 ) -> dict[str, dict[str, list[float]]]:
-    """Returns candidate -> figure -> one value a counted repetition.
+    """Returns candidate -> figure -> one value per counted repetition.
 
-    The candidates take turns, so a machine that slows down slows all of them. To what a function
-    returns, `peak_mib`, the highest resident memory of its process, is added unless it measures
-    that itself.
+    The candidates take turns, so a machine that slows down slows all of them. `peak_mib`, the peak
+    resident memory of the process, is added to the figures unless the function measures it itself.
 
     Raises:
-      RuntimeError: naming the candidate whose process failed, with the end of what it said.
+      RuntimeError: naming the candidate whose process failed, with the end of its output.
     """
     print(machine.describe(), flush=True)
     figures: dict[str, dict[str, list[float]]] = {candidate.name: {} for candidate in candidates}
@@ -76,8 +74,9 @@ def measure(
 def table(
     figures: Mapping[str, Mapping[str, Sequence[float]]], *, figure: str, reference: str
 ) -> str:
-    """Returns a Markdown table of one figure: median, range, and the median's ratio to that of
-    `reference`.
+    """Returns a Markdown table of one figure.
+
+    It shows median, range, and the ratio of the median to that of `reference`.
     """
     base = statistics.median(figures[reference][figure])
     lines = [f"| {figure} | median | range | / {reference} |", "|---|---|---|---|"]
@@ -86,28 +85,30 @@ def table(
         if values:
             middle = statistics.median(values)
             lines.append(
-                f"| {name} | {middle:.4g} | {min(values):.4g} - {max(values):.4g} | {middle / base:.3g} |"
+                f"| {name} | {middle:.4g} | {min(values):.4g} - {max(values):.4g} | "
+                f"{middle / base:.3g} |"
             )
     return "\n".join(lines)
 
 
 def arguments(description: str) -> argparse.Namespace:
-    """Returns the flags that every benchmark has: --peers_python (may be left out: peers are then
-    skipped, and it says so), --repetitions.
+    """Returns the flags of every benchmark: --peers_python and --repetitions.
+
+    Without --peers_python the peers are skipped, with a message.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--peers_python",
-        help="interpreter of the environment that holds the peers; without it only our own side runs",
+        help="Python of the peers' environment; without it only the product is measured",
     )
     parser.add_argument(
-        "--repetitions", type=int, default=5, help="counted repetitions of each candidate"
+        "--repetitions", type=int, default=5, help="number of counted repetitions per candidate"
     )
     flags = parser.parse_args()
     if not flags.peers_python:
-        print("no --peers_python: the peers are left out", file=sys.stderr)
+        print("without --peers_python the peers are skipped", file=sys.stderr)
     return flags
 
 

@@ -1,20 +1,20 @@
-"""Blending beyond the network: a trivial network over 360 x 360 x 200 in windows of 96, overlap
-0.5, Gaussian.
+"""Times sliding-window inference without its network, beside MONAI and nnU-Net.
 
     .venv/py3.11/bin/python -m tests.benchmarks.sliding_window --peers_python=.venv/peers/bin/python
 
-Ours gives the mask, class by class of the blended logits; the peers give blended logits, without
-the argmax that would follow. `beyond_seconds` is the whole minus as many calls of the network alone
-(`beyond_cpu_seconds`: of all processors together); `above_mib` is the peak of resident memory above
-that at the start of the call. nnU-Net's loop is its own code, called with its defaults for the CPU
-and without mirroring.
+A trivial network runs over 360 x 360 x 200 voxels in windows of 96, overlap 0.5, Gaussian weights.
+`ours` gives the mask of the blended logits; the peers give blended logits without the argmax that
+would follow. `beyond_seconds` is the whole time minus that of as many calls of the network alone;
+`beyond_cpu_seconds` is the same for all processors together. `above_mib` is the peak of resident
+memory above that at the start of the call. nnU-Net's loop is its own code, called with its defaults
+for the CPU and without mirroring.
 
-Medians, beyond the network, in times ours: MONAI 1.17 and nnU-Net 1.94 on a Xeon with AVX-512 with
-nothing else running; 1.4 to 1.65 and 2.5 to 2.8 on two shared cores. As a whole, with the stand-in
-network, which TensorFlow computes in 0.26 s and PyTorch in 0.18 s: MONAI 1.01, nnU-Net 1.48 on that
-Xeon. Memory above the start 4.0 and 4.8 times ours. Copying the patches (0.04 s), the network's
-output where no cache holds its place (0.05 s) and the sums at the speed of memory (0.08 s) are
-together 0.4 of MONAI's time: nearer than that nothing comes that blends window by window.
+Medians of `beyond_seconds` as multiples of `ours`: MONAI 1.17 and nnU-Net 1.94 on an idle Xeon with
+AVX-512; 1.4 to 1.65 and 2.5 to 2.8 on two shared cores. Whole time on that Xeon with the trivial
+network, which TensorFlow computes in 0.26 s and PyTorch in 0.18 s: MONAI 1.01, nnU-Net 1.48. Memory
+above the start: 4.0 and 4.8 times `ours`. A lower limit for blending window by window is 0.4 of
+MONAI's time: copying the patches (0.04 s), the network's output where no cache holds it (0.05 s),
+and the sums at the speed of memory (0.08 s).
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ def image() -> np.ndarray:
 
 
 class Peak:
-    """Resident memory above that at the start, in MiB, looked at every 2 ms: the system's own peak
-    would hold what came before.
+    """Measures the resident memory above that at the start, in MiB.
+
+    It looks every 2 ms, because the system's own peak includes earlier memory.
     """
 
     def __init__(self):
@@ -66,7 +67,7 @@ class Peak:
 
 
 def _measured(whole, network_alone, windows: int) -> dict[str, float]:
-    whole()  # warm
+    whole()  # warm-up
     with Peak() as peak:
         seconds, cpu = _timed(whole)
     network_alone()
@@ -86,7 +87,7 @@ def _repeat(work, times: int) -> None:
 
 
 def _timed(work) -> tuple[float, float]:
-    """Returns seconds by the clock, and of all processors together."""
+    """Returns elapsed seconds and processor seconds of all cores together."""
     start, cpu = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - start, time.process_time() - cpu
@@ -166,9 +167,13 @@ def nnunet() -> dict[str, float]:
         torch.zeros(1, 1, *WINDOW),
     )
     predictor = nnUNetPredictor(
-        tile_step_size=1 - OVERLAP, use_gaussian=True, use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"),
+        tile_step_size=1 - OVERLAP,
+        use_gaussian=True,
+        use_mirroring=False,
+        perform_everything_on_device=False,
+        device=torch.device("cpu"),
         allow_tqdm=False,
-    )  # fmt: skip
+    )
     predictor.network = network
     predictor.configuration_manager = type("Plan", (), {"patch_size": list(WINDOW)})
     predictor.label_manager = type("Labels", (), {"num_segmentation_heads": CLASSES})

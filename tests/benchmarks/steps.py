@@ -1,4 +1,4 @@
-"""The time of a training step on noise: what a network and its loss cost, whatever they learn."""
+"""The time of a training step on noise, which measures a network and its loss."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 
 def step_seconds(trainer: Any, *, steps: int, leave_out: int) -> float:
-    """Returns the median seconds of a step of a `c2fnas.training.Trainer`, without the first few,
-    which compile.
+    """Returns the median seconds of a step of a `c2fnas.training.Trainer`.
+
+    The first few steps, which compile, are left out.
     """
     import numpy as np
     import tensorflow as tf

@@ -1,11 +1,10 @@
-"""How fast a model travels: our push and pull beside a plain gRPC stream of the same chunks, and
-raw sockets.
+"""Measures how fast a model is transferred, beside a plain gRPC stream and raw sockets.
 
     .venv/py3.11/bin/python -m tests.benchmarks.transfer_speed --repetitions 5
 
-The plain stream runs under the same mutual TLS with messages of raw bytes; its receiver hashes,
-writes and syncs too. Server and client are processes of their own on loopback. Raw sockets have
-neither TLS, hash nor disk.
+The plain stream sends the same chunks as messages of raw bytes under the same mutual TLS; its
+receiver hashes, writes and syncs too. Server and client are separate processes on loopback. Raw
+sockets use neither TLS nor hashes nor disk.
 """
 
 from __future__ import annotations

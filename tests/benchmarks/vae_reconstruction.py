@@ -1,13 +1,10 @@
-"""How well the VAE branch reconstructs validation patches, beside the mean image of the training
-patches.
+"""Measures how well the VAE branch reconstructs validation patches, beside a mean image.
 
-.venv/py3.11/bin/python -m tests.benchmarks.vae_reconstruction --run=runs/demo
---models=initial.safetensors,sites/C2/baseline/best.safetensors
-
-Mean squared differences of intensities in [-1, 1], latent noise left out. A branch that has learned
-nothing predicts the mean image at best; `explained` is the share of the mean image's squared
-difference that the branch explains.
-"""
+    .venv/py3.11/bin/python -m tests.benchmarks.vae_reconstruction --run=runs/demo \\
+        --models=initial.safetensors,sites/C2/baseline/best.safetensors
+ It prints mean squared differences of intensities in [-1, 1], without latent noise. A branch that
+has learned nothing at best predicts the mean image of the training patches. `explained` is the
+share of the mean image's squared difference that the branch removes. """
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-_PATCHES = 64  # for the mean image, and again to judge
+_PATCHES = 64  # for the mean image, and as many for the scores
 
 
 def judge(run: pathlib.Path, models: list[str]) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
-"""What the VAE branch costs at the paper's size: 32 filters, 96^3, one patch; its weights, MACs,
-and the step's time without and with it.
+"""Measures the cost of the VAE branch: its weights, its MACs, and a step without and with it.
 
-.venv/py3.11/bin/python -m tests.benchmarks.vae_share --repetitions=3
+At the paper's size: 32 filters, one patch of 96^3 voxels.
+
+    .venv/py3.11/bin/python -m tests.benchmarks.vae_share --repetitions=3
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import statistics
 def step(*, vae: str | None, threads: int = 2) -> dict[str, float]:
     import tensorflow as tf
 
-    from c2fnas import genotype, keras_stack, network, training, vae_branch
+    from c2fnas import genotype, network, training, vae_branch
+    from c2fnas.threads import set_up
     from tests.benchmarks.steps import step_seconds
 
-    keras_stack.set_up(1, threads)
+    set_up(1, threads)
     built = network.build(genotype.named("c2fnas"), patch_size=(96, 96, 96), vae=vae)
     weights, macs = vae_branch.cost(built)
     config = training.TrainingConfig(batch_size=1, total_steps=3, seed=1)

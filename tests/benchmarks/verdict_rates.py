@@ -1,13 +1,12 @@
-"""How often a verdict is wrong, an interval holds the truth, and a difference is found: the study's
-own rules on simulated studies.
+"""Measures the study's rules on simulated studies: false verdicts, coverage of intervals, power.
 
     .venv/py3.11/bin/python -m tests.benchmarks.verdict_rates
-
-Prints as Markdown: the interval of a mean over patients; the verdicts, with trainings that vary by
-0, 3 and 8 points (standard deviation), patients by 10 and 20, three and five trainings, 6 or 7
-patients a site; the same for shares of patients; and what a study can show. The numbers of
-docs/verdicts.md are from here. Rates are of REPETITIONS simulated studies, before Holm, which makes
-verdicts rarer. Half a minute on one core; the same seed gives the same tables.
+ It prints as Markdown: the interval of a mean over patients; verdicts with trainings that vary by
+0, 3 and 8 points (standard deviation) and patients by 10 and 20, with three and five trainings and
+6 or 7 patients per site; the same for shares of patients; and the differences that a study can
+show. The numbers in docs/verdicts.md come from here. Rates are over REPETITIONS simulated studies,
+before Holm's correction, which makes verdicts rarer. It takes half a minute on one core, and the
+same seed gives the same tables.
 
 A false verdict is one at the truth that the rule leaves open: no difference for "greater" and
 "less", exactly the margin for "not less" and "bound", exactly the limit for "gone" and "zero".
@@ -30,8 +29,9 @@ Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
 
 def _lump(share: float) -> Draw:
-    """Dice-like: a share of the cases at 0, the others 0.67 on average with a standard deviation of
-    0.13.
+    """Draws Dice-like values.
+
+    A share of the cases is 0; the others are 0.67 on average with a standard deviation of 0.13.
     """
     return lambda rng, shape: np.where(rng.random(shape) < share, 0.0, rng.beta(8, 4, shape))
 
@@ -53,8 +53,8 @@ DISTRIBUTIONS: dict[str, tuple[Draw, float]] = {
         0.25,
     ),
 }
-# where no method that looks at the values alone can cover: what makes the mean is often not in the
-# sample
+# Distributions where no method that looks at the values alone can cover: the values that decide the
+# mean are often not in the sample.
 BEYOND: dict[str, tuple[Draw, float]] = {
     "lumped: 2 in 10 at 0": (_lump(0.2), 0.8 * 2 / 3),
     "lumped: 1 in 20 at 0, the others 0.80 to 0.85": (
@@ -72,8 +72,11 @@ STRATA = {"6": (6,), "13": (13,), "6 + 7": (6, 7), "39": (39,), "3 x (6 + 7)": (
 def mean_coverage(
     draw: Draw, truth: float, sizes: Sequence[int], repetitions: int = REPETITIONS, seed: int = 1
 ) -> tuple[float, float]:
-    """Returns the share of intervals of a mean that hold it, and their width over that of plain
-    Student's t (on average).
+    """Returns the coverage of intervals of a mean, and their width.
+
+    Returns:
+      The share of intervals that contain the mean; their average width divided by that of plain
+      Student's t.
     """
     rng = generator(seed, "coverage", *map(int, sizes))
     total = sum(sizes)
@@ -86,17 +89,27 @@ def mean_coverage(
 
 
 def study(
-    truth: float, *, training_sd: float, patient_sd: float, trainings: int, sizes: Sequence[int], design: str, shape: str = "normal",
-    interaction_sd: float = 5.0, repetitions: int = REPETITIONS, seed: int = 1,
-) -> two.Evidence:  # fmt: skip
+    truth: float,
+    *,
+    training_sd: float,
+    patient_sd: float,
+    trainings: int,
+    sizes: Sequence[int],
+    design: str,
+    shape: str = "normal",
+    interaction_sd: float = 5.0,
+    repetitions: int = REPETITIONS,
+    seed: int = 1,
+) -> two.Evidence:
     """Returns the evidence of `repetitions` studies, all in points.
 
     Args:
       truth: mean over all patients and trainings.
-      sizes: patients of a training by site, e.g. 6 and 7.
-      shape: of what patients differ by: "normal", "skewed" (exponential) or "lumped" (half of them
-          0).
-      interaction_sd: what one patient does in one training, where trainings share their patients.
+      sizes: number of patients of a training by site, e.g. 6 and 7.
+      shape: distribution of the differences between patients: "normal", "skewed" (exponential) or
+        "lumped" (half of them 0).
+      interaction_sd: standard deviation of a patient's deviation in one training; used if trainings
+        share their patients.
     """
     rng = generator(seed, "study", design, shape, trainings, *map(int, sizes))
     effects = rng.normal(0.0, training_sd, (repetitions, trainings))
@@ -138,7 +151,7 @@ def study(
 
 
 def verdicts(found: two.Evidence, null: float = 0.0) -> tuple[float, float]:
-    """Returns how often the interval lies above and how often below `null`."""
+    """Returns the shares of intervals that lie above and below `null`."""
     low, high = found.ends()
     return float((low > null).mean()), float((high < null).mean())
 
@@ -153,8 +166,9 @@ def shares(
     repetitions: int = REPETITIONS,
     seed: int = 1,
 ) -> two.Share:
-    """Returns the shares of marked patients of `repetitions` studies; a training's own share is
-    beta distributed about the truth.
+    """Returns the shares of marked patients of `repetitions` studies.
+
+    The share of each training is beta distributed around the truth.
     """
     rng = generator(seed, "shares", design, trainings, patients)
     dims = (repetitions, trainings)
@@ -167,15 +181,16 @@ def shares(
         return two.share(rng.binomial(patients, own) / patients, patients * trainings, design)
     ease = rng.random(
         (repetitions, 1, patients)
-    )  # a patient who is marked easily is so in every training
+    )  # a patient who is easily marked is so in every training
     return two.share((ease < own[..., None]).mean(axis=-1), patients, design)
 
 
 def detectable(
     trainings: int, patients: int, training_sd: float, patient_sd: float = 15.0
 ) -> tuple[float, float]:
-    """Returns the smallest difference that is found with 80 % power, by a claim alone and at Holm's
-    strictest step over PARTS.
+    """Returns the smallest differences that are found with 80 % power.
+
+    One is for a claim alone, one for Holm's strictest step over PARTS.
     """
     error = ((training_sd**2 + patient_sd**2 / patients) / trainings) ** 0.5
     mean = intervals.Mean(np.zeros(()), np.array(error), np.array(trainings - 1.0), np.zeros(()))
@@ -185,7 +200,8 @@ def detectable(
 def main() -> None:
     percent = "{:.1f} %".format
     print(
-        f"\nCoverage of the 95 % interval of a mean, {REPETITIONS} samples each; in brackets its width over plain Student's t\n"
+        f"\nCoverage of the 95 % interval of a mean, {REPETITIONS} samples each; "
+        "in brackets its width over plain Student's t\n"
     )
     print("| values | " + " | ".join(STRATA) + " |\n|---|" + "---:|" * len(STRATA))
     for name, (draw, truth) in {
@@ -196,15 +212,24 @@ def main() -> None:
         print(f"| {name} | " + " | ".join(f"{percent(100 * c)} ({w:.2f})" for c, w in cells) + " |")
     for design in (two.OWN, two.SAME):
         print(
-            f"\nVerdicts on a difference, {design}: false verdicts (either way), coverage, and how often a true difference is found\n"
+            f"\nVerdicts on a difference, {design}: false verdicts (either way), coverage, "
+            "and how often a true difference is found\n"
         )
         print(
-            "| trainings | training sd | patient sd | patients | shape | false | coverage | 10 points | 20 points | 40 points |"
+            "| trainings | training sd | patient sd | patients | shape | "
+            "false | coverage | 10 points | 20 points | 40 points |"
         )
         print("|---:|---:|---:|---|---|---:|---:|---:|---:|---:|")
         for trainings in (3, 5):
             for training_sd in (0.0, 3.0, 8.0):
-                for patient_sd, sizes, shape in ((10.0, (6, 7), "normal"), (20.0, (6, 7), "normal"), (20.0, (6,), "normal"), (20.0, (6,), "skewed"), (20.0, (6, 7), "skewed"), (20.0, (6,), "lumped")):  # fmt: skip
+                for patient_sd, sizes, shape in (
+                    (10.0, (6, 7), "normal"),
+                    (20.0, (6, 7), "normal"),
+                    (20.0, (6,), "normal"),
+                    (20.0, (6,), "skewed"),
+                    (20.0, (6, 7), "skewed"),
+                    (20.0, (6,), "lumped"),
+                ):
                     how = {
                         "training_sd": training_sd,
                         "patient_sd": patient_sd,
@@ -230,10 +255,12 @@ def main() -> None:
                     )
     limit = claims.LIMIT_SHARE
     print(
-        f"\nVerdicts on a share with the limit {limit:.0%}: false at the limit; right at a true share of 60 % and of 0.1 %\n"
+        f"\nVerdicts on a share with the limit {limit:.0%}: false at the limit; "
+        "right at a true share of 60 % and of 0.1 %\n"
     )
     print(
-        "| design | trainings | training sd | patients | false | contradicted at 60 % | supported at 0.1 % |"
+        "| design | trainings | training sd | patients | "
+        "false | contradicted at 60 % | supported at 0.1 % |"
     )
     print("|---|---:|---:|---:|---:|---:|---:|")
     for design in (two.OWN, two.SAME):
@@ -257,10 +284,12 @@ def main() -> None:
                     )
 
     print(
-        f"\nSmallest difference shown with 80 % power, alone and after Holm over {PARTS} parts, patients vary by 15 points\n"
+        f"\nSmallest difference shown with 80 % power, alone and after Holm over {PARTS} parts, "
+        "patients vary by 15 points\n"
     )
     print(
-        "| trainings | patients of each | 3 points | 5 points | 8 points |\n|---:|---:|---:|---:|---:|"
+        "| trainings | patients of each | 3 points | 5 points | 8 points |\n"
+        "|---:|---:|---:|---:|---:|"
     )
     for trainings in (3, 5, 10):
         for patients in (13, 6):
@@ -273,7 +302,9 @@ def main() -> None:
                 + " |"
             )
     print(
-        "\nUpper end of a share where no patient is marked\n\n| design | trainings | patients in all | upper end |\n|---|---:|---:|---:|"
+        "\nUpper end of a share where no patient is marked\n\n"
+        "| design | trainings | patients in all | "
+        "upper end |\n|---|---:|---:|---:|"
     )
     for trainings, patients, design in (
         *((k, 6 * k, two.OWN) for k in (3, 5, 10, 20)),

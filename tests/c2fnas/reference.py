@@ -1,6 +1,4 @@
-"""The network's parts once more, slowly and in float64 NumPy, one case at a time: what the layers
-are tested against.
-"""
+"""The network's parts in slow float64 NumPy, one case at a time, as a reference for the layers."""
 
 from __future__ import annotations
 
@@ -10,8 +8,9 @@ import numpy as np
 
 
 def convolve(voxels: np.ndarray, kernel: np.ndarray, *, stride: int = 1) -> np.ndarray:
-    """[x, y, z, c] with [i, j, k, c, o]; zeros beyond the border, half a kernel on each side,
-    whatever the stride.
+    """Returns the convolution of [x, y, z, c] with [i, j, k, c, o].
+
+    Half a kernel of zeros is padded on each side, whatever the stride.
     """
     pads = [(n // 2, n // 2) for n in kernel.shape[:3]]
     padded = np.pad(voxels.astype(np.float64), [*pads, (0, 0)])
@@ -43,9 +42,10 @@ def relu(voxels: np.ndarray) -> np.ndarray:
 
 
 def double(voxels: np.ndarray) -> np.ndarray:
-    """Every new voxel from its position: centre (i + 0.5) / 2 - 0.5 of the old grid, clamped, eight
-    neighbours weighted.
-    """
+    """Returns the doubled volume, each new voxel computed from its position.
+
+    Its centre is at (i + 0.5) / 2 - 0.5 of the old grid, clamped; the eight neighbours are
+    weighted."""
     nx, ny, nz, channels = voxels.shape
     result = np.zeros((2 * nx, 2 * ny, 2 * nz, channels))
     neighbours = [[_two_neighbours(i, n) for i in range(2 * n)] for n in (nx, ny, nz)]
@@ -66,7 +66,7 @@ def _two_neighbours(index: int, size: int) -> list[tuple[int, float]]:
 def block(
     voxels: np.ndarray, weights: dict[str, np.ndarray], name: str, *, stride: int = 1
 ) -> np.ndarray:
-    """ReLU, the convolutions found under `name`, norm."""
+    """Returns ReLU, the convolutions found under `name`, and norm of a volume."""
     voxels = relu(voxels)
     for part in (f"{name}/kernel", f"{name}/in_plane/kernel", f"{name}/through_plane/kernel"):
         if part in weights:
@@ -76,8 +76,9 @@ def block(
 
 
 def logits(architecture, weights: dict[str, np.ndarray], image: np.ndarray) -> np.ndarray:
-    """[x, y, z, 1] to [x, y, z, classes]: the whole segmentation network, for a genotype whose
-    cells merge after the operation.
+    """Returns the logits of the whole segmentation network: [x, y, z, 1] to [x, y, z, classes].
+
+    For genotypes whose cells merge after the operation.
     """
     outputs = [
         block(
@@ -108,7 +109,7 @@ def logits(architecture, weights: dict[str, np.ndarray], image: np.ndarray) -> n
 
 
 def double_by_axis(voxels: np.ndarray) -> np.ndarray:
-    """As `double`, an axis at a time: fast enough for a whole network."""
+    """Does the same as `double` one axis at a time, fast enough for a whole network."""
     for axis in range(3):
         neighbours = [_two_neighbours(i, voxels.shape[axis]) for i in range(2 * voxels.shape[axis])]
         weights = np.zeros((len(neighbours), voxels.shape[axis]))

@@ -1,6 +1,6 @@
-"""Prints, as JSON, what three SGD steps of one global batch do on 1, 2 and 4 logical CPU devices.
+"""Prints as JSON the results of three SGD steps of one global batch on 1, 2 and 4 CPU devices.
 
-A program of its own, since logical devices must be made before TensorFlow computes anything.
+It is a program of its own because logical devices must be made before TensorFlow computes anything.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import numpy as np
 import tensorflow as tf
 
-from c2fnas import keras_stack, training
+from c2fnas import adam, keras_stack, training
 from c2fnas.losses import LossConfig
 from tests.c2fnas import tiny
 
@@ -18,8 +18,8 @@ STEPS = 3
 
 
 def devices(replicas: int) -> tf.distribute.Strategy:
-    # One process can run TensorFlow's collective reduction, the default, over one number of devices
-    # only: that is four.
+    # In one process, TensorFlow's default reduction works for one number of devices only; here it
+    # is used for four.
     reduction = tf.distribute.ReductionToOneDevice() if replicas == 2 else None
     return tf.distribute.MirroredStrategy(
         [f"CPU:{index}" for index in range(replicas)], cross_device_ops=reduction
@@ -32,7 +32,7 @@ def run(replicas: int) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
         network = tiny.build(tiny.SHALLOW)
         optimizer = tf.keras.optimizers.SGD(0.0)
         optimizer.build(list(network.variables.values()))
-    # A strong KL part, so that noise which followed the replica would show.
+    # A strong KL part, so that noise that depends on the replica would show.
     trainer = training.Trainer(
         network, tiny.config(loss=LossConfig(kl=500.0)), strategy, optimizer=optimizer
     )
@@ -44,10 +44,8 @@ def run(replicas: int) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
     return parts, trainer.weights()
 
 
-def adam(replicas: int) -> dict[str, list[float]]:
-    """Three steps of Adam with given gradients on every replica: what it leaves in the weights, in
-    its moments and in its count.
-    """
+def adam_steps(replicas: int) -> dict[str, list[float]]:
+    """Returns weights, moments and count after three steps of Adam with given gradients."""
     strategy = devices(replicas)
     with strategy.scope():
         make = tf.keras.Variable if keras_stack.IS_KERAS_3 else tf.Variable
@@ -55,12 +53,12 @@ def adam(replicas: int) -> dict[str, list[float]]:
             "w": make(np.array([1.0, -2.0], np.float32), name="w"),
             "b": make(np.array([0.5], np.float32), name="b"),
         }
-        optimizer = keras_stack.optimizer(0.01, variables)
+        optimizer = adam.optimizer(0.01, variables)
 
     @tf.function
     def step(gradients):
         strategy.run(
-            lambda: keras_stack.apply_summed_gradients(
+            lambda: adam.apply_summed_gradients(
                 optimizer, gradients, list(variables.values()), replicas
             )
         )
@@ -69,7 +67,7 @@ def adam(replicas: int) -> dict[str, list[float]]:
         step([tf.constant([0.3, -0.1]) * scale, tf.constant([2.0]) * scale])
     state = {
         **{name: v.numpy() for name, v in variables.items()},
-        **keras_stack.optimizer_state(optimizer, variables),
+        **adam.state(optimizer, variables),
     }
     on_devices = [
         part.numpy()
@@ -89,8 +87,7 @@ def main() -> None:
     for replicas in (1, 2, 4):
         parts, weights = run(replicas)
         reference = reference or weights
-        # Relative to the largest weight of each array; single weights near 0 differ by rounding
-        # alone.
+        # Relative to the largest weight of each array, because weights near 0 differ by rounding.
         difference = max(
             np.abs(weights[name] - reference[name]).max() / max(np.abs(reference[name]).max(), 1e-3)
             for name in weights
@@ -98,10 +95,10 @@ def main() -> None:
         result[str(replicas)] = {
             "parts": parts,
             "difference": float(difference),
-            "adam": adam(replicas),
+            "adam": adam_steps(replicas),
         }
     try:
-        # refused before a step, and before a weight is copied to three devices
+        # must be refused before a weight is copied to three devices
         training.Trainer(
             tiny.build(tiny.SHALLOW),
             tiny.config(),

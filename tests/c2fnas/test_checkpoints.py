@@ -17,7 +17,7 @@ from tests.c2fnas import tiny
 
 @pytest.fixture(scope="module")
 def trainer():
-    """Never takes a step: a state with moments other than zero is set by hand."""
+    """A trainer that never takes a step; tests set a state with non-zero moments."""
     return tiny.trainer()
 
 
@@ -52,11 +52,11 @@ def test_what_was_saved_comes_back(trainer, filled, tmp_path):
         np.testing.assert_array_equal(restored[name], array, err_msg=name)
 
 
-def test_no_checkpoint_is_none(trainer, tmp_path):
+def test_loading_without_a_checkpoint_returns_none(trainer, tmp_path):
     assert checkpoints.load(tmp_path / "nothing", trainer) is None
 
 
-def test_the_loss_of_a_checkpoint_is_described_as_before_where_no_class_is_missing(
+def test_without_missing_classes_a_checkpoint_describes_the_loss_as_before(
     trainer, filled, tmp_path
 ):
     """Checkpoints of an earlier release name five settings of the loss; they must go on."""
@@ -72,7 +72,7 @@ def test_the_loss_of_a_checkpoint_is_described_as_before_where_no_class_is_missi
     }
 
 
-def test_a_training_with_missing_labels_goes_on_from_its_checkpoint(tmp_path):
+def test_a_training_with_missing_labels_resumes_from_its_checkpoint(tmp_path):
     config = tiny.config(
         loss=LossConfig(missing=MissingLabels(classes=(2,), treatment="restricted"))
     )
@@ -102,7 +102,8 @@ def test_a_checkpoint_is_readable_weights_with_its_genotype(trainer, filled, tmp
                 ),
                 config=tiny.config(total_steps=8, loss=LossConfig(kl=0.5)),
             ),
-            r"genotype.cells\[3\].op is 'conv2d' in the checkpoint, 'conv3d' here; training.loss.kl is 0.2 .*, 0.5 here; "
+            r"genotype.cells\[3\].op is 'conv2d' in the checkpoint, 'conv3d' here; "
+            r"training.loss.kl is 0.2 .*, 0.5 here; "
             r"training.total_steps is 6 .*, 8 here",
         ),
         (
@@ -141,7 +142,7 @@ def test_a_truncated_checkpoint_is_one_error_that_names_it(trainer, filled, tmp_
         checkpoints.load(tmp_path, trainer)
 
 
-def test_weights_alone_are_no_checkpoint(trainer, tmp_path):
+def test_weights_alone_are_not_a_checkpoint(trainer, tmp_path):
     named_weights.save(tmp_path / checkpoints.FILE_NAME, trainer.weights())
     with pytest.raises(ValueError, match="not a checkpoint of a training"):
         checkpoints.load(tmp_path, trainer)
@@ -155,7 +156,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(trainer, filled, tmp_path):
     assert path.read_bytes() == content and len(list(tmp_path.iterdir())) == 1
 
 
-def test_the_last_ones_are_kept_and_step_in_for_an_unreadable_one(trainer, filled, tmp_path):
+def test_earlier_checkpoints_are_kept_and_replace_an_unreadable_one(trainer, filled, tmp_path):
     for step in (3, 5, 8, 9):
         trainer.step = step
         checkpoints.save(tmp_path, trainer, {"step": step}, keep=3)
@@ -171,7 +172,7 @@ def test_the_last_ones_are_kept_and_step_in_for_an_unreadable_one(trainer, fille
     assert trainer.step == 8
 
 
-def test_an_error_of_the_system_puts_no_earlier_checkpoint_in_the_place_of_the_newest(
+def test_a_system_error_does_not_make_an_earlier_checkpoint_replace_the_newest(
     trainer, filled, tmp_path, monkeypatch
 ):
     for step in (3, 5):
@@ -188,7 +189,7 @@ def test_an_error_of_the_system_puts_no_earlier_checkpoint_in_the_place_of_the_n
     assert checkpoints.load(tmp_path, trainer) == {"step": 5}
 
 
-def test_a_full_disk_is_one_error_and_keeps_what_was_there(trainer, filled, tmp_path):
+def test_a_full_disk_is_one_error_and_keeps_earlier_checkpoints(trainer, filled, tmp_path):
     """A limit on the size of a file fails a write as a full disk does."""
     path = checkpoints.save(tmp_path, trainer, {"kept": True}, keep=2)
     content = path.read_bytes()

@@ -34,9 +34,7 @@ def test_doubling_by_hand_along_one_axis():
 @pytest.mark.parametrize("outputs", [1, 2])
 @pytest.mark.parametrize("size", SIZES)
 def test_joined_convolution_agrees_with_both_steps(size, outputs):
-    """Down to the last voxel: at faces, edges and corners of the doubled volume the convolution
-    sees zeros.
-    """
+    """At faces, edges and corners of the doubled volume the convolution sees zeros."""
     voxels, kernel = _case(size, outputs)
     for found, sample in zip(
         doubling.double_and_convolve(tf.constant(voxels), tf.constant(kernel)), voxels, strict=True

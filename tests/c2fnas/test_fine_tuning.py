@@ -12,8 +12,9 @@ def test_the_encoder_of_c2fnas_is_stem_and_six_cells():
 
 
 def test_a_frozen_encoder_stays_and_the_rest_learns_under_clipped_gradients():
-    """The first step of Adam has the size of the rate whatever the gradient's length, so clipping
-    shows in the moments: m = g / 10.
+    """Clipping shows in Adam's moments, m = g / 10, after one step.
+
+    The step itself has the size of the learning rate whatever the length of the gradient.
     """
     frozen = fine_tuning.encoder_prefixes(tiny.GENOTYPE)
     assert frozen == ("stem/", "cell01/")

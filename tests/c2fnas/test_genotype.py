@@ -96,7 +96,7 @@ def test_a_user_can_replace_the_genotype_by_json(tmp_path):
     assert mine.cells[2] == CellGene((2,), 1, "conv2d", merge="before_op")
 
 
-def test_fingerprint_tells_any_difference():
+def test_fingerprints_of_different_genotypes_differ():
     default = genotype.named("c2fnas")
     others = [
         default.with_size(filters=8),
@@ -166,6 +166,6 @@ def test_size_that_cannot_be_halved_often_enough():
         genotype.named("c2fnas").macs((96, 90, 96))
 
 
-def test_importing_it_loads_no_tensorflow():
+def test_the_module_does_not_import_tensorflow():
     code = "import sys, c2fnas.genotype; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,7 +11,7 @@ WINDOW = WindowConfig((6, 5, 4), 0.5)
 
 
 def by_brightness(patches):
-    """Class 0 around 0, class 1 for bright, class 2 for dark voxels: logits (0.25, v, -v)."""
+    """Returns logits (0.25, v, -v): class 0 around 0, class 1 if bright, class 2 if dark."""
     return np.concatenate([np.full_like(patches, 0.25), patches, -patches], axis=-1)
 
 

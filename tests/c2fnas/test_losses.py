@@ -50,7 +50,7 @@ def test_dice_of_an_undecided_network_by_hand():
     np.testing.assert_allclose(found, [1 - sum(dice) / 3], rtol=1e-6)
 
 
-def test_dice_ends_of_the_scale():
+def test_dice_loss_of_right_and_wrong_predictions():
     labels = np.zeros((1, 2, 2, 2), np.uint8)
     labels[0, 0] = 2
     right = 50 * np.eye(3, dtype=np.float32)[labels]
@@ -96,8 +96,8 @@ def test_cross_entropy_stays_finite_for_large_logits():
 
 @pytest.mark.parametrize("include_background", [True, False])
 def test_gradients_are_those_of_the_definition(include_background):
-    # d cross entropy / d logits = (p - truth) / voxels; the Dice gradient by central differences in
-    # float64.
+    # The derivative of the cross-entropy by the logits is (p - truth) / voxels. That of the Dice is
+    # checked by central differences in float64.
     logits, labels = _case(2)
     variable = tf.Variable(logits)
     with tf.GradientTape(persistent=True) as tape:

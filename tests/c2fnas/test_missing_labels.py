@@ -1,6 +1,4 @@
-"""Losses of a site that does not label every class, against loops in float64 and difference
-quotients.
-"""
+"""Losses for missing labels, against float64 loops and difference quotients."""
 
 import math
 
@@ -32,7 +30,7 @@ def _softmax(logits):
 
 
 def reference(logits, labels, received, treatment, missing, evidence=False):
-    """The definition, voxel by voxel: Dice loss and cross entropy of each sample."""
+    """Returns Dice loss and cross-entropy of each sample by their definition, voxel by voxel."""
     classes = logits.shape[-1]
     dice, entropy = [], []
     for sample in range(len(logits)):

@@ -24,10 +24,18 @@ def trained():
         weights=named_weights.read(network),
         genotype=tiny.GENOTYPE,
         plan=PLAN,
-        training_data={"sites": ["C1"], "cases": {"training": 18, "validation": 6}, "spacing_mm": {"z": [0.8, 1.0]}},
-        scores={"test cases of C1": {"dice_pancreas": {"mean": 0.8123, "low": 0.7, "high": 0.9, "cases": 6},
-                                     "dice_tumour": {"mean": None, "low": None, "high": None, "cases": 0}}},
-    )  # fmt: skip
+        training_data={
+            "sites": ["C1"],
+            "cases": {"training": 18, "validation": 6},
+            "spacing_mm": {"z": [0.8, 1.0]},
+        },
+        scores={
+            "test cases of C1": {
+                "dice_pancreas": {"mean": 0.8123, "low": 0.7, "high": 0.9, "cases": 6},
+                "dice_tumour": {"mean": None, "low": None, "high": None, "cases": 0},
+            }
+        },
+    )
 
 
 @pytest.fixture
@@ -69,7 +77,7 @@ def test_the_card_says_what_it_was_trained_on_and_what_it_scored(folder):
     assert "dice tumour" not in card  # no case, no number
 
 
-def test_a_model_takes_the_place_of_an_earlier_one_and_of_nothing_else(trained, folder, tmp_path):
+def test_a_model_replaces_only_an_earlier_model(trained, folder, tmp_path):
     model_folder.save(folder, trained[1])
     assert not list(tmp_path.glob(".partial*"))
     (folder / "notes.txt").write_text("keep me")
@@ -95,7 +103,7 @@ def _change(name, change):
     ("spoil", "message"),
     [
         (shutil.rmtree, "no such folder"),
-        (_without("plan.json"), "is no model, it lacks plan.json"),
+        (_without("plan.json"), "is not a model: it lacks plan.json"),
         (_without("weights.safetensors"), "lacks weights.safetensors"),
         (
             _change("model.json", lambda value: value.update(format=99)),
@@ -120,7 +128,7 @@ def _change(name, change):
         ),
     ],
 )
-def test_a_folder_that_is_no_whole_model_is_refused_by_name(folder, spoil, message):
+def test_an_incomplete_model_folder_is_refused_by_name(folder, spoil, message):
     spoil(folder)
     with pytest.raises(ValueError, match=message) as caught:
         model_folder.load(folder)

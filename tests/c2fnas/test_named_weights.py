@@ -43,7 +43,8 @@ def test_refusals_list_the_names_and_change_nothing(built):
     wrong["cell02/last/kernel"] = wrong["cell02/last/kernel"][..., :1]
     with pytest.raises(
         ValueError,
-        match=r"missing stem/first/gamma.*unexpected somewhere/kernel.*cell02/last/kernel is .*expected",
+        match=r"missing stem/first/gamma.*unexpected somewhere/kernel.*"
+        r"cell02/last/kernel is .*expected",
     ) as caught:
         named_weights.assign(built, wrong)
     assert "'small' with 2 filters" in str(caught.value)
@@ -75,7 +76,7 @@ def test_start_values(built):
     np.testing.assert_allclose(arrays["end/classifier/bias"], np.log([0.9, 0.06, 0.04]), rtol=1e-6)
 
 
-def test_build_sets_them_and_both_stacks_start_with_these_bits(built):
+def test_build_sets_start_values_of_the_same_bits_on_both_stacks(built):
     arrays = named_weights.initial(built, seed=5)
     for name, array in named_weights.read(built).items():
         np.testing.assert_array_equal(array, arrays[name])
@@ -132,9 +133,10 @@ def test_one_name_for_two_variables_is_refused():
         layers.variables()
 
 
-def test_a_file_that_the_system_does_not_let_grow_is_an_error_of_the_system(tmp_path):
-    """A limit on the size of a file fails a write as a full disk does; safetensors has an error of
-    its own for it.
+def test_a_full_disk_is_reported_as_an_os_error(tmp_path):
+    """A limit on the size of a file fails a write as a full disk does.
+
+    safetensors raises its own error for it.
     """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))

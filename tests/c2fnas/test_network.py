@@ -21,8 +21,9 @@ def _image(*shape, seed=0):
 
 
 def count_macs(model, size):
-    """Traces `model` for one volume, computes nothing, and counts output voxels times kernel of
-    each convolution layer.
+    """Counts output voxels times kernel of each convolution layer.
+
+    It only traces `model` for one volume and computes nothing.
     """
     counted = collections.Counter()
 
@@ -141,7 +142,7 @@ def test_outputs_have_the_documented_shapes(small):
     assert {value.dtype for value in outputs.values()} == {tf.float32}
 
 
-def test_log_prior_is_what_an_untrained_network_answers():
+def test_an_untrained_network_predicts_the_class_prior():
     built = network.build(SMALL, patch_size=(8, 8, 8), vae=None, class_prior=(0.9, 0.08, 0.02))
     built.variables["end/classifier/kernel"].assign(np.zeros((1, 1, 1, 2, 3), np.float32))
     probabilities = tf.nn.softmax(built.segmenter(_image(1, 8, 8, 8)))
@@ -152,7 +153,7 @@ def test_log_prior_is_what_an_untrained_network_answers():
 
 @pytest.mark.parametrize("name", genotype.NAMES)
 def test_committed_weights_give_the_committed_logits(name):
-    """Recorded on one stack and read by both, so the stacks agree with each other."""
+    """They are recorded on one stack and read by both, so the stacks agree with each other."""
     built = make_fixture.build(name)
     arrays, _ = named_weights.load(make_fixture.FOLDER / f"{name}.safetensors")
     expected = {
@@ -170,8 +171,9 @@ def test_committed_weights_give_the_committed_logits(name):
 
 
 def test_logits_are_those_of_float64_arithmetic():
-    """The whole searched network once more in NumPy; a norm that sums a channel up voxel by voxel
-    in float32 fails here.
+    """Compares the whole searched network with NumPy.
+
+    A norm that adds up a channel voxel by voxel in float32 would fail here.
     """
     architecture = genotype.named("c2fnas").with_size(filters=1)
     arrays, _ = named_weights.load(make_fixture.FOLDER / "c2fnas.safetensors")
@@ -190,21 +192,10 @@ def test_logits_are_those_of_float64_arithmetic():
     np.testing.assert_allclose(unknown_size(image)[0], expected, atol=1e-4)
 
 
-def test_refusals():
+def test_invalid_arguments_are_refused():
     with pytest.raises(ValueError, match=r"\(8, 10, 8\).*multiples of 4"):
         network.build(SMALL, patch_size=(8, 10, 8))
     with pytest.raises(ValueError, match=r"class_prior is \(0.5, 0.5\); expected 3 shares"):
         network.build(SMALL, patch_size=(8, 8, 8), class_prior=(0.5, 0.5))
     with pytest.raises(ValueError, match="class_prior"):
         network.build(SMALL, patch_size=(8, 8, 8), class_prior=(1.0, 0.0, 0.0))
-
-
-def test_parameter_count_by_hand():
-    tiny = Genotype(
-        "tiny", (CellGene((0,), 1, "conv2d"), CellGene((1,), 1, "conv2d")), filters=1, classes=2
-    )
-    built = network.build(tiny, patch_size=(2, 2, 2), vae=None)
-    norms = 2 * (1 + 2 + 6 * 2 + 2 + 1)  # gamma and beta: stem, two cells of three blocks, end
-    assert (
-        network.parameter_count(built) == tiny.conv_weights() + norms + 2
-    )  # and the classifier's bias

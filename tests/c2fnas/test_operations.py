@@ -17,8 +17,10 @@ keras = tf.keras
 
 
 def evaluate(make, *shapes, seed=0):
-    """Builds `make(layers)` on inputs of the given shapes, draws all weights; returns (inputs,
-    weights, outputs).
+    """Builds `make(layers)` on inputs of the given shapes with random weights.
+
+    Returns:
+      (inputs, weights, outputs).
     """
     rng = np.random.default_rng(seed)
     layers = NamedLayers()

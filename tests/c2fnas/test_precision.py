@@ -1,4 +1,4 @@
-"""Mixed precision on a small network. What it does to the speed needs a GPU and is not tested here."""
+"""Mixed precision on a small network. Its effect on speed needs a GPU and is not tested."""
 
 import numpy as np
 import pytest
@@ -20,8 +20,9 @@ def _trainer(precision, **changes):
     ("precision", "tolerance"), [("mixed_bfloat16", 0.15), ("mixed_float16", 0.02)]
 )
 def test_outputs_are_float32_and_near_those_of_float32(precision, tolerance):
-    """The tolerance is relative to the range of the output: 8 bits of mantissa after a dozen norms,
-    and 11.
+    """The tolerance is relative to the range of the output.
+
+    The mantissas have 8 and 11 bits, and there are a dozen norms.
     """
     image = tiny.batch(0)["image"].astype(np.float32)
     exact = tiny.build(tiny.SHALLOW).train_outputs(image)
@@ -40,7 +41,7 @@ def test_outputs_are_float32_and_near_those_of_float32(precision, tolerance):
 
 
 def test_a_norm_sums_in_float32():
-    """300 in every voxel: the sum of 1000 of them is beyond float16, and so is a square."""
+    """A thousand voxels of 300: their sum is beyond float16, and so is each square."""
     with keras_stack.precision("mixed_float16"):
         norm = keras_stack.instance_norm("norm")
     found = norm(tf.fill((1, 10, 10, 10, 2), tf.constant(300.0, tf.float16)))
@@ -57,9 +58,8 @@ def test_float16_learns_and_its_loss_scale_finds_its_place(monkeypatch):
     assert state["loss_scale/value"] == 2.0**15 and state["loss_scale/good_steps"] == 3
 
     before = trainer.weights()
-    monkeypatch.setattr(
-        trainer, "_loss_scale", 2.0**60
-    )  # beyond float16: the step is left out and the scale halved, as it is found
+    # beyond float16: the step is left out and the scale halved
+    monkeypatch.setattr(trainer, "_loss_scale", 2.0**60)
     trainer.train(tiny.datasets, 4)
     assert (
         trainer.step == 4
@@ -76,7 +76,7 @@ def test_float16_learns_and_its_loss_scale_finds_its_place(monkeypatch):
         )
 
 
-def test_refusals():
+def test_invalid_arguments_are_refused():
     with pytest.raises(
         ValueError,
         match="precision is 'half'; expected one of float32, mixed_bfloat16, mixed_float16",
@@ -91,7 +91,7 @@ def test_refusals():
 
 
 def test_the_library_norm_has_the_same_weights_and_values():
-    """tensorflow-addons' InstanceNormalization on TensorFlow 2.15, Keras' own on Keras 3."""
+    """The library is tensorflow-addons on TensorFlow 2.15 and Keras itself on Keras 3."""
     image = tiny.batch(0)["image"].astype(np.float32)
     rows, library = tiny.build(tiny.SHALLOW), tiny.build(tiny.SHALLOW, instance_norm="library")
     layers = [layer for layer in library.segmenter.layers if layer.name.endswith("_norm")]

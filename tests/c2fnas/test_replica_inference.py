@@ -1,5 +1,6 @@
-"""Windows shared over replicas. Logical devices must be made before TensorFlow starts, so this runs
-in a process of its own.
+"""Windows shared over replicas.
+
+This runs in a process of its own because logical devices must be made before TensorFlow starts.
 """
 
 import json
@@ -17,15 +18,21 @@ import tensorflow as tf
 
 tf.config.threading.set_intra_op_parallelism_threads(1)
 tf.config.threading.set_inter_op_parallelism_threads(1)
-tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4)
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
+)
 from c2fnas import inference, sliding_window
 from tests.c2fnas import tiny
 
 
 def build():
     weights = np.random.default_rng(2).normal(size=(3, 3, 3, 1, 3)).astype(np.float32)
-    layer = tf.keras.layers.Conv3D(3, 3, padding="same", use_bias=False, kernel_initializer=lambda shape, dtype=None: tf.constant(weights))
-    return types.SimpleNamespace(genotype=tiny.GENOTYPE, segmenter=tf.keras.Sequential([tf.keras.Input((None, None, None, 1)), layer]))
+    start = lambda shape, dtype=None: tf.constant(weights)
+    layer = tf.keras.layers.Conv3D(
+        3, 3, padding="same", use_bias=False, kernel_initializer=start
+    )
+    segmenter = tf.keras.Sequential([tf.keras.Input((None, None, None, 1)), layer])
+    return types.SimpleNamespace(genotype=tiny.GENOTYPE, segmenter=segmenter)
 
 
 image = np.random.default_rng(1).uniform(-1, 1, (24, 20, 12)).astype(np.float32)
@@ -37,7 +44,8 @@ for replicas, batch in ((2, 2), (4, 8)):
     with strategy.scope():
         network = build()
     logits_fn = inference.logits_fn(network, strategy)
-    result[replicas] = float(np.abs(sliding_window.predict_logits(image, logits_fn, window(batch)) - one).max())
+    shared = sliding_window.predict_logits(image, logits_fn, window(batch))
+    result[replicas] = float(np.abs(shared - one).max())
 try:
     logits_fn(np.zeros((6, 8, 8, 8, 1), np.float32))
 except ValueError as error:

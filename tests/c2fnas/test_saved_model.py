@@ -8,17 +8,19 @@ from c2fnas import model_folder, named_weights, saved_model
 from tests.c2fnas import tiny
 from tests.c2fnas.test_model_folder import PLAN
 
-# What a program without our packages does: blocked here, as are the layers of tensorflow-addons.
+# A program without the product's packages and tensorflow-addons: both are blocked here.
 PROGRAM = """
 import sys
-for name in ("c2fnas", "runkit", "preprocessing", "experiments", "tensorflow_addons", "safetensors"):
+own = ("c2fnas", "runkit", "preprocessing", "experiments")
+for name in (*own, "tensorflow_addons", "safetensors"):
     sys.modules[name] = None
 import numpy as np
 import tensorflow as tf
 
 loaded = tf.saved_model.load(sys.argv[1])
 image = np.load(sys.argv[2])
-np.save(sys.argv[3], loaded.signatures["serving_default"](image=tf.constant(image))["logits"].numpy())
+outputs = loaded.signatures["serving_default"](image=tf.constant(image))
+np.save(sys.argv[3], outputs["logits"].numpy())
 """
 
 
@@ -49,7 +51,7 @@ def test_a_process_with_tensorflow_alone_gives_the_same_logits(model, tmp_path):
     )
     assert logits.shape == (1, 16, 16, 8, 3)
     (tmp_path / "mine").mkdir()
-    with pytest.raises(ValueError, match="no SavedModel"):
+    with pytest.raises(ValueError, match="is not a SavedModel"):
         saved_model.export(model, tmp_path / "mine")
     with pytest.raises(ValueError, match="multiples of 4"):
         saved_model.export(model, tmp_path / "other", window=(10, 8, 8))

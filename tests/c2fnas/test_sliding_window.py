@@ -9,20 +9,21 @@ from c2fnas.sliding_window import WindowConfig
 
 
 def identity(patches):
-    """Logits (v, -v, 2v) of each voxel."""
+    """Returns logits (v, -v, 2v) of each voxel."""
     return np.concatenate([patches, -patches, 2 * patches], axis=-1)
 
 
 def position_dependent(patches):
-    """Logits that depend on where in its window a voxel lies, so that blending shows."""
+    """Returns logits that depend on a voxel's place in its window, so that blending shows."""
     grid = np.indices(patches.shape[1:4]).astype(np.float32)
     first = patches[..., 0] * (1 + grid[0]) + grid[1]
     return np.stack([first, grid[2] - patches[..., 0]], axis=-1)
 
 
 def brute_force(image, logits_fn, config):
-    """Every window by itself, three nested loops, weights as a full 3D array, sum of weights as a
-    full volume.
+    """Blends window by window in three nested loops.
+
+    Weights are a full 3D array and their sum a full volume.
     """
     total, norm = None, np.zeros(image.shape)
     offsets = [np.arange(n) - (n - 1) / 2 for n in config.size]
@@ -126,7 +127,7 @@ def test_a_small_volume_is_padded_with_air_on_both_sides():
     np.testing.assert_array_equal(seen, expected[None, None, ..., None])
 
 
-def test_one_shape_only_reaches_the_network():
+def test_the_network_gets_a_single_shape():
     shapes = set()
 
     def network(patches):
@@ -149,12 +150,12 @@ def test_one_shape_only_reaches_the_network():
         ({"size": (8, 8, 8), "batch": 0}, "batch is 0"),
     ],
 )
-def test_settings_that_make_no_window(settings, message):
+def test_invalid_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         WindowConfig(**settings)
 
 
-def test_what_a_network_must_not_return():
+def test_invalid_outputs_of_a_network_are_refused():
     config = WindowConfig((4, 4, 4))
     with pytest.raises(ValueError, match="not finite"):
         sliding_window.predict_logits(np.zeros((5, 5, 5)), lambda patches: patches * np.nan, config)
@@ -178,13 +179,11 @@ def test_memory_does_not_grow_with_the_length_of_the_volume():
 
     slab = 8 * 40 * 30 * 3 * 4
     peak(16)
-    short = max(
-        peak(32) for _ in range(8)
-    )  # what two threads hold at the same moment is not the same every time
+    # the largest of several, because the memory of two threads varies
+    short = max(peak(32) for _ in range(8))
     assert slab < short < 2.5 * slab
-    assert (
-        peak(256) < short + 0.2 * slab
-    )  # 8 times as long: only the one-dimensional weights of more windows
+    # 8 times as long: only the one-dimensional weights of more windows are added
+    assert peak(256) < short + 0.2 * slab
 
 
 def test_a_slab_read_from_another_memory_order_or_type_is_the_same():

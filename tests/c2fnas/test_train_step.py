@@ -14,8 +14,10 @@ from tests.c2fnas import tiny
 
 @pytest.fixture(scope="module")
 def stepped():
-    """A network with plain SGD, its outputs before a step, the step's parts, and the weights before
-    and after.
+    """A network with plain SGD and one step of it.
+
+    Returns:
+      Network, batch, outputs before the step, loss parts of the step, weights before and after.
     """
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     with strategy.scope():
@@ -72,8 +74,8 @@ def test_loss_parts_are_those_of_numpy(stepped):
 
 def test_one_sgd_step_is_minus_rate_times_the_gradient_of_the_mean_loss(stepped):
     network, batch, outputs, _, before, after = stepped
-    # The classifier's bias adds to the logits directly: its gradient from cross entropy alone is
-    # mean(p - t), by hand; the Dice part by a difference quotient.
+    # The classifier's bias adds to the logits, so the loss is a function of it in NumPy, and the
+    # gradient a difference quotient.
     truth = np.eye(3)[batch["label"]]
 
     def loss(bias):
@@ -151,9 +153,7 @@ def test_samples_one_by_one_give_the_same_losses_and_gradients(vae):
         for one, other in zip(one_by_one[3], together[3], strict=True):
             np.testing.assert_allclose(one, other, atol=1e-4 * max(1e-3, np.abs(other).max()))
     for one, other in zip(results[1][3], results[2][3], strict=True):
-        np.testing.assert_array_equal(
-            one, other
-        )  # added up in the samples' order, whichever is ready first
+        np.testing.assert_array_equal(one, other)  # always added up in the order of the samples
 
 
 def test_augmentation_is_part_of_the_step():
@@ -185,7 +185,7 @@ def test_augmentation_is_part_of_the_step():
 
 
 def _hidden(batch):
-    """The batch with its tumours drawn as background: a site that does not label them."""
+    """Returns the batch of a site that does not label tumours: they are background."""
     return {**batch, "label": np.where(batch["label"] == 2, 0, batch["label"]).astype(np.uint8)}
 
 
@@ -221,7 +221,7 @@ def test_a_step_treats_missing_labels_as_the_losses_do(treatment, evidence, at_o
     assert float(parts["total"]) == pytest.approx(total, rel=1e-5)
 
 
-def test_steps_with_a_restricted_loss_leave_the_weights_of_the_missing_class_bit_for_bit():
+def test_a_restricted_loss_leaves_the_weights_of_the_missing_class_bit_for_bit():
     missing = MissingLabels(classes=(2,), treatment="restricted")
     trainer = tiny.trainer(loss=LossConfig(missing=missing))
     before = trainer.weights()
@@ -243,7 +243,7 @@ def test_steps_with_a_restricted_loss_leave_the_weights_of_the_missing_class_bit
         assert (after[name][..., :2] != before[name][..., :2]).all()
 
 
-def test_a_loss_that_asks_the_received_model_is_refused_without_one():
+def test_a_loss_that_needs_the_received_model_is_refused_without_it():
     strategy = tf.distribute.get_strategy()
     missing = MissingLabels(classes=(2,), treatment="distil")
     with pytest.raises(ValueError, match="'distil' and no received model is given"):
@@ -267,7 +267,7 @@ def test_the_received_model_stays_while_the_trained_one_moves_on():
 
 
 def test_the_branch_moves_at_a_share_of_the_rate_and_the_rest_at_the_whole():
-    """Adam's first step is the rate times the gradient's sign, whatever the gradient is."""
+    """Adam's first step is the rate times the sign of the gradient."""
     whole, share = (tiny.trainer(vae_rate=rate) for rate in (1.0, 0.25))
     before = whole.weights()
     for trainer in (whole, share):
@@ -284,6 +284,6 @@ def test_the_branch_moves_at_a_share_of_the_rate_and_the_rest_at_the_whole():
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, 1.5, float("nan")])
-def test_a_share_of_the_rate_that_is_none_is_refused(rate):
+def test_an_invalid_share_of_the_rate_is_refused(rate):
     with pytest.raises(ValueError, match=r"vae_rate is .*; expected a share of the learning rate"):
         tiny.config(vae_rate=rate)

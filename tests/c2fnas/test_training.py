@@ -17,9 +17,7 @@ def _deterministic():
 
 @pytest.fixture(scope="module")
 def shared():
-    """One trainer for all tests (tracing its step is what takes time), and its state before the
-    first step.
-    """
+    """One trainer for all tests, because tracing takes time, and its state at the start."""
     trainer = tiny.trainer()
     return trainer, trainer.state()
 
@@ -55,7 +53,7 @@ def test_learning_rate_by_hand():
         ({"final_learning_rate": 1.0}, "final_learning_rate is 1.0"),
     ],
 )
-def test_settings_that_make_no_training(changes, message):
+def test_invalid_settings_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         tiny.config(**changes)
 
@@ -145,7 +143,7 @@ def test_logits_fn_follows_the_weights(trainer):
 
 
 def _spoil_one_patch(start, stop):
-    """The third patch of step 1 is no number."""
+    """Returns batches in which the third patch of step 1 contains a NaN."""
     batches = [tiny.batch(step) for step in range(start, stop)]
     for step, batch in enumerate(batches, start):
         if step == 1:
@@ -158,7 +156,10 @@ def _spoil_one_patch(start, stop):
 def test_a_loss_that_is_not_finite_names_step_part_and_case_and_changes_no_weight(trainer):
     trainer.train(tiny.datasets, 1)
     before = trainer.state()
-    message = r"step 1: dice is nan, cross_entropy is nan.* from case 7 \(step 1, slots \[2\]\).*last checkpoint"
+    message = (
+        r"step 1: dice is nan, cross_entropy is nan.* "
+        r"from case 7 \(step 1, slots \[2\]\).*last checkpoint"
+    )
     with pytest.raises(training.NonFiniteLoss, match=message):
         trainer.train(
             _spoil_one_patch, 3, describe=lambda step, slots: f"case 7 (step {step}, slots {slots})"
@@ -166,7 +167,7 @@ def test_a_loss_that_is_not_finite_names_step_part_and_case_and_changes_no_weigh
     _assert_equal(trainer.state(), before)
 
 
-def test_a_step_that_is_no_number_can_be_left_out(trainer, monkeypatch):
+def test_a_step_with_a_non_finite_loss_can_be_left_out(trainer, monkeypatch):
     monkeypatch.setattr(trainer, "config", tiny.config(non_finite="skip"))
     seen = []
     result = trainer.train(_spoil_one_patch, 3, on_step=lambda step, values: seen.append(values))
@@ -184,7 +185,3 @@ def test_datasets_that_end_early_and_steps_beyond_the_run(trainer):
         trainer.train(lambda start, stop: tiny.datasets(start, stop).take(1), 3)
     with pytest.raises(ValueError, match="until_step is 7, the run has 6 steps"):
         trainer.train(tiny.datasets, 7)
-
-
-class _Killed(Exception):
-    pass

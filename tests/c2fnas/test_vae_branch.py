@@ -49,8 +49,8 @@ def _softplus(x):
 
 @pytest.mark.parametrize("size", [(8, 8, 8), (12, 8, 4)])
 @pytest.mark.parametrize("kind", ["reduced", "direct"])
-def test_against_the_definition(kind, size):
-    """Patches of 12 have an encoder end of 3 voxels, which halves to 2; a patch of 4 has one of 1."""
+def test_outputs_agree_with_the_definition(kind, size):
+    """A size of 12 has an encoder end of 3 voxels, which halves to 2; a size of 4 has 1."""
     built = network.build(SMALL, patch_size=size, vae=kind, latent_size=5)
     w = _weights(built)
     rng = np.random.default_rng(1)
@@ -122,8 +122,9 @@ def test_noise_of_one_patch_does_not_reach_another():
     ("kind", "expected"), [("direct", 3 * 512 * 6**3 * 128 // 32), ("reduced", 3 * 16 * 3**3 * 128)]
 )
 def test_sizes_of_the_dense_layers_by_hand(kind, expected):
-    """At full width the direct ones hold 42.6 million values, the reduced ones 0.17; here the width
-    is one 32nd.
+    """At full width the direct layers hold 42.5 million weights, the reduced ones 0.17.
+
+    Here the width is one 32nd.
     """
     layers, genotype = NamedLayers(), named("c2fnas").with_size(filters=1)
     branch = VaeBranch(layers, genotype, (96, 96, 96), kind=kind, latent_size=128)
@@ -152,8 +153,9 @@ def test_unknown_kind_and_size_are_refused():
 
 
 def test_cost_at_full_size_by_hand():
-    """Encoder end 6x6x6x512, reduced to 3x3x3x16, latent 128, decoder 256, 128 and 64 filters at
-    12, 24 and 48.
+    """The encoder's end is 6x6x6x512, reduced to 3x3x3x16, and the latent vector has 128 values.
+
+    The decoder has 256, 128 and 64 filters at sizes 12, 24 and 48.
     """
     built = network.build(named("c2fnas"), patch_size=(96, 96, 96))
     dense = 432 * 128 * 2 + 128 * 432
@@ -161,7 +163,7 @@ def test_cost_at_full_size_by_hand():
         (16, 256, 6),
         (256, 128, 12),
         (128, 64, 24),
-    ]  # channels in and out, grid before its doubling
+    ]  # channels in and out, size before the doubling
     kernels = 27 * 512 * 16 + dense + sum(i * o + 2 * 27 * o * o for i, o, _ in scales) + 27 * 64
     biases_and_norms = 2 * 128 + 432 + 1 + 2 * 512 + sum(4 * o for _, o, _ in scales)
     macs = (

@@ -11,7 +11,7 @@ def window(shape=(5, 4, 6), seed=0):
 
 
 def weighted(logits, weights):
-    """The same products in float64, by broadcasting."""
+    """Returns the products in float64, by broadcasting."""
     x, y, z = (w.astype(np.float64) for w in weights)
     return logits * x[:, None, None] * y[:, None] * z
 
@@ -23,16 +23,16 @@ def test_a_window_is_added_at_its_place_and_nowhere_else():
     logits, weights = window()
     sums = np.random.default_rng(1).normal(size=(5, 9, 11)).astype(np.float32)
     expected = sums.astype(np.float64)
-    for x in range(5):  # the window's planes begin at 7, those of the sums come round at 5
+    for x in range(5):  # the window starts at plane 7, and the sums wrap around at 5
         expected[(7 + x) % 5, 3:7, 2:8] += weighted(logits, weights)[x]
     assert window_kernels.add_weighted(sums, logits, weights, (7, 3, 2), NOWHERE, 0, 5)
     np.testing.assert_allclose(sums, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_what_no_window_has_covered_is_set_whatever_was_there():
+def test_values_that_no_window_has_covered_are_set():
     logits, weights = window()
     sums = np.full((5, 4, 6), 7.0, np.float32)
-    sums[2:, 1:, 4:] = np.nan  # as memory that nobody has written
+    sums[2:, 1:, 4:] = np.nan  # like memory that was never written
     products = weighted(logits, weights)
     expected = 7.0 + products
     expected[2:, 1:, 4:] = products[2:, 1:, 4:]
@@ -77,7 +77,7 @@ def test_the_largest_finite_values_are_finite():
 def test_the_likeliest_class_is_argmax(classes):
     logits = (
         np.random.default_rng(classes).integers(-3, 3, (4, 5, 6, classes)).astype(np.float32)
-    )  # integers, so that many are equal
+    )  # integers, so that many values are equal
     mask = np.full((4, 5, 6), 255, np.uint8)
     window_kernels.likeliest(logits, mask)
     np.testing.assert_array_equal(mask, np.argmax(logits, axis=-1))

@@ -1,5 +1,6 @@
-"""A network of three small cells, one down and one up, and a data set that is a function of the
-step: seconds instead of minutes.
+"""A network of three small cells, one down and one up, and data that depend only on the step.
+
+With them a test takes seconds instead of minutes.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from c2fnas import network, training
 from c2fnas.genotype import CellGene, Genotype
 from runkit import randomness
 
-# Rewriting a graph costs more time than it saves in a few steps of a small network. oneDNN's
-# kernels are not chosen by it.
+# Rewriting a graph costs more time than it saves in a few steps of a small network. It does not
+# decide which kernels oneDNN uses.
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 PATCH = (16, 16, 8)
@@ -25,7 +26,7 @@ GENOTYPE = Genotype(
 )
 SHALLOW = Genotype(
     name="two cells", cells=(CellGene((0,), 1, "conv2d"), CellGene((1,), 1, "conv2d")), filters=2
-)  # the least there is
+)  # the smallest network
 
 
 def build(genotype: Genotype = GENOTYPE, **changes) -> network.Network:
@@ -45,16 +46,17 @@ def config(**changes) -> training.TrainingConfig:
     )
 
 
-def trainer(**changes) -> training.Trainer:
+def trainer(genotype: Genotype = GENOTYPE, **changes) -> training.Trainer:
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     with strategy.scope():
-        built = build()
+        built = build(genotype)
     return training.Trainer(built, config(**changes), strategy)
 
 
 def batch(step: int, size: int = 4) -> dict[str, np.ndarray]:
-    """Patches of noise with a bright box (class 1) and a dark one (class 2) at places that depend
-    on step and slot.
+    """Patches of noise with a bright box of class 1 and a dark one of class 2.
+
+    Step and slot decide where the boxes are.
     """
     images, labels, seeds = [], [], []
     for slot in range(size):

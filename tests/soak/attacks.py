@@ -1,15 +1,12 @@
-"""Every attack of the threat model against a running server, while three honest sites go through
-their rounds.
+"""Runs every attack of the threat model against a server while three honest sites do their rounds.
 
-    .venv/py3.11/bin/python -m tests.soak.attacks                       every attack, one after the other
+    .venv/py3.11/bin/python -m tests.soak.attacks                       every attack, in turn
     .venv/py3.11/bin/python -m tests.soak.attacks --attacks=idle,rows   some of them
-
-Server, honest sites and attacker are processes of their own. For each attack it prints whether the
-honest rounds gave the right bits, how long one took beside the same without an attack (from ten
-seconds after the attack's begin), the growth of the server's memory and disk, and how long the
-operator's status took at most. The attacker is a stranger without a certificate, or site C4, which
-has one.
-"""
+ Server, honest sites and attacker are separate processes. For each attack it prints whether the
+honest rounds gave the right bits; how long a round took, beside one without an attack, from ten
+seconds after the attack began; the growth of the server's memory and disk; and the longest time
+that the operator's status took. The attacker is either a stranger without a certificate or site C4,
+which has one."""
 
 from __future__ import annotations
 
@@ -47,12 +44,12 @@ from federated.wire.messages import Offer
 from tests.federated import toy
 
 HONEST = ("C1", "C2", "C3")
-BULK = 3_000_000  # values: models of 12 MB, twelve chunks
+BULK = 3_000_000  # values; models of 12 MB, twelve chunks
 _SERVICE = "/weight_exchange.WeightExchange/"
 
 
 class Trainer(toy.ToyTrainer):
-    """A toy trainer for models of several chunks; `hold` makes rounds come one by one."""
+    """A toy trainer for models of several chunks; `hold` delays the rounds, one by one."""
 
     def __init__(self, site: str, on_train: Callable[[int], None] = lambda number: None):
         super().__init__("C3" if site == "C4" else site, on_train=on_train, bulk=BULK)
@@ -86,7 +83,7 @@ def run_server(folder: str, rounds: int, ports) -> None:
 
 
 class Target:
-    """What an attacker knows: where the server is, its own kit, and until when it goes on."""
+    """What an attacker knows: the server's address, its own kit, and when to stop."""
 
     def __init__(self, folder: str, port: int, over):
         self.folder, self.port, self.over = pathlib.Path(folder), port, over
@@ -117,16 +114,14 @@ class Target:
 
 
 def idle(target: Target) -> None:
-    """A stranger opens a thousand connections and sends nothing, and opens them again as they are
-    closed.
-    """
+    """A stranger opens a thousand connections, sends nothing, and reopens those that are closed."""
     held: list[socket.socket] = []
     while not target.over.is_set():
         held = [one for one in held if not _closed(one)]
         for _ in range(min(100, 1084 - len(held))):
             with contextlib.suppress(OSError):
                 held.append(socket.create_connection(("127.0.0.1", target.port), timeout=1))
-        target.over.wait(0.05)  # two thousand a second
+        target.over.wait(0.05)  # two thousand per second
 
 
 def _closed(held: socket.socket) -> bool:
@@ -143,7 +138,7 @@ def _closed(held: socket.socket) -> bool:
 
 
 def half_handshakes(target: Target) -> None:
-    """A stranger begins a handshake on many connections and ends none."""
+    """A stranger starts a handshake on many connections and finishes none."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -174,7 +169,7 @@ def idle_with_certificate(target: Target) -> None:
 
 
 def half_open(target: Target) -> None:
-    """A site opens calls of every kind and sends no message."""
+    """A site opens calls of every kind and never sends a message."""
     metadata = target.token()
     with target.channel() as channel:
         while not target.over.is_set():
@@ -204,8 +199,9 @@ def headers(target: Target) -> None:
 
 
 def turns(target: Target) -> None:
-    """A site asks for models and reads none, and begins uploads and sends nothing: each call waits
-    for a turn, holds it, and comes again.
+    """A site asks for models and never reads them, and starts uploads and sends nothing.
+
+    Each call waits for its slot, holds it, and comes again.
     """
     metadata = target.token()
     request = pb.PullRequest(
@@ -231,7 +227,7 @@ def turns(target: Target) -> None:
 
 
 def operation_calls(target: Target) -> None:
-    """A site holds calls to the operator's service open, as many as it can."""
+    """A site keeps as many calls to the operator's service open as it can."""
     secret = (target.kit / "credential").read_text(encoding="ascii").strip()
     with target.channel() as channel:
         while not target.over.is_set():
@@ -265,7 +261,7 @@ def _again(
 
 
 def logins(target: Target) -> None:
-    """A site logs in without end, and with plans of half a megabyte."""
+    """A site logs in again and again, also with plans of half a megabyte."""
     plan = {f"k{i:06d}": i for i in range(20_000)}
     while not target.over.is_set():
         with contextlib.suppress(errors.FederationError):
@@ -276,7 +272,7 @@ def logins(target: Target) -> None:
 
 
 def numbers(target: Target) -> None:
-    """A site reports scores out of every range, and metrics and cases that are not its own."""
+    """A site reports scores out of range, and metrics and cases that are not its own."""
     with contextlib.suppress(errors.FederationError):
         transport = target.transport()
         while not target.over.is_set():
@@ -287,7 +283,7 @@ def numbers(target: Target) -> None:
 
 
 def pulls(target: Target) -> None:
-    """A site fetches models without end, several at once, and reads slowly."""
+    """A site keeps fetching models, several at once, and reads slowly."""
     metadata = target.token()
 
     def fetch() -> None:
@@ -325,7 +321,7 @@ def poison(target: Target) -> None:
 
 
 def names(target: Target) -> None:
-    """A site publishes models under other sites' names, and many of its own, before their time."""
+    """A site publishes models under other sites' names, and many of its own too early."""
     path = target.folder / "lent.safetensors"
     sha256 = tensor_files.save(path, toy.initial(BULK))
     manifest = tensor_files.file_manifest(tensor_files.TensorFile(path))
@@ -380,7 +376,7 @@ def _attack(name: str, folder: str, port: int, over) -> None:
 
 
 def _site(folder: str, site: str, port: int, starts) -> None:
-    """An honest site: tells when each of its rounds begins."""
+    """An honest site that tells when each of its rounds begins."""
     root = pathlib.Path(folder)
     transport = grpc_transport.connect(root / "kits" / site, host="localhost", port=port)
     trainer = Trainer(site, on_train=lambda number: starts.put((site, number, time.monotonic())))
@@ -388,7 +384,7 @@ def _site(folder: str, site: str, port: int, starts) -> None:
 
 
 def expected(rounds: int) -> np.ndarray:
-    """Returns the tensor "scale" of the last global model, by plain arithmetic."""
+    """Returns the tensor "scale" of the last global model, computed by plain arithmetic."""
     value, total = 2.0, sum(toy.EXAMPLES[site] for site in HONEST)
     for number in range(1, rounds + 1):
         mean = sum(
@@ -412,7 +408,7 @@ def memory_mib(pid: int) -> float:
 
 def disk_mib(folder: pathlib.Path) -> float:
     total = 0
-    for inside, _, names in os.walk(folder):  # passes over folders that are removed meanwhile
+    for inside, _, names in os.walk(folder):  # skips folders that are removed meanwhile
         for name in names:
             with contextlib.suppress(OSError):
                 total += os.stat(os.path.join(inside, name)).st_size
@@ -420,9 +416,7 @@ def disk_mib(folder: pathlib.Path) -> float:
 
 
 def run(attack: str | None, *, rounds: int = 60, warm_up_s: float = 10.0) -> dict:
-    """Returns what the honest sites and the operator saw while one attack went on, None for no
-    attack.
-    """
+    """Returns what honest sites and operator saw during one attack; None means no attack."""
     context = multiprocessing.get_context("spawn")
     folder = pathlib.Path(tempfile.mkdtemp())
     processes = []
@@ -492,7 +486,7 @@ def run(attack: str | None, *, rounds: int = 60, warm_up_s: float = 10.0) -> dic
             "status_s": round(
                 max((wait for at, wait in waits if at >= warm_up_s), default=float("nan")), 2
             ),
-            # Not those while the server was on its way out.
+            # Without those while the server was stopping.
             "status_unanswered": sum(
                 warm_up_s <= at <= max(times.values(), default=0.0) for at in unanswered
             ),
@@ -511,7 +505,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--attacks", default=",".join(ATTACKS), help="names, separated by commas")
+    parser.add_argument(
+        "--attacks", default=",".join(ATTACKS), help="names of attacks, separated by commas"
+    )
     parser.add_argument("--rounds", type=int, default=60)
     flags = parser.parse_args()
     base = run(None, rounds=flags.rounds)

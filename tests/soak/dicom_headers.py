@@ -1,17 +1,17 @@
-"""Thousands of DICOM series with something wrong in their headers: each is read, or refused by a
-rule that names the file.
+"""Reads thousands of DICOM series with faulty headers: each is read, or refused by a rule.
 
-    .venv/py3.11/bin/python -m tests.soak.dicom_headers --series=2000
-    --peers_python=.venv/peers/bin/python
+    .venv/py3.11/bin/python -m tests.soak.dicom_headers --series=2000 \\
+        --peers_python=.venv/peers/bin/python
 
-Where the product reads a series, SimpleITK (GDCM) and plain pydicom (every file, sorted by
-position, rescaled) read it as well, in an environment of their own (requirements-dicom.txt beside
-this file). Where a peer gets other voxels, or puts them elsewhere, the product had to refuse: the
-series is named and the exit code is 1. Padding, which the peers leave as it is, is not compared.
-What the product refuses the peers are not asked: SimpleITK takes minutes for some of it.
+A refusal must name the file. If the product reads a series, SimpleITK (GDCM) and plain pydicom
+(every file, sorted by position, rescaled) read it as well, in their own environment
+(requirements-dicom.txt beside this file). If a peer gets other voxels or other positions, the
+product should have refused: the series is named and the exit code is 1. Padding is not compared,
+because the peers leave it as it is. The peers do not read series that the product refuses, because
+SimpleITK takes minutes for some of them.
 
-Each series also goes through what the programs do with a case (`programs` beside this file).
-`--first` chooses the seeds.
+Each series also goes through the steps of the programs (`programs` beside this file). `--first`
+chooses the seeds.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first one's seed")
     parser.add_argument(
         "--peers_python",
-        help="interpreter of the environment that holds the peers; without it only our own side runs",
+        help="Python of the peers' environment; without it only the product is run",
     )
+    parser.add_argument("--peer", help="reader that this process runs: simpleitk or pydicom")
     parser.add_argument(
-        "--peer", help="what a process of this program does itself: simpleitk or pydicom"
+        "--folder", help="folder of the series, for --peer; otherwise where they are kept"
     )
-    parser.add_argument("--folder", help="of the series, for --peer; else where they are left")
     flags = parser.parse_args()
     warnings.simplefilter("ignore")
     if flags.peer:
@@ -58,7 +58,8 @@ def main() -> int:
         made = write_all(folder, range(flags.first, flags.first + flags.series))
         rules = collections.Counter(read_or_refused(folder / name) for name in made)
         print(
-            f"{flags.series} series: {rules.pop('read')} read, {rules.total()} refused: {dict(sorted(rules.items()))}",
+            f"{flags.series} series: {rules.pop('read')} read, "
+            f"{rules.total()} refused: {dict(sorted(rules.items()))}",
             flush=True,
         )
         found = 0
@@ -79,7 +80,7 @@ def main() -> int:
 
 
 def write_all(folder: pathlib.Path, seeds: range) -> dict[str, str]:
-    """Writes the series and returns what is wrong with each, by its name in the folder."""
+    """Writes the series and returns name in the folder -> fault."""
     from tests.preprocessing import dicom_mutations
 
     return {
@@ -92,9 +93,9 @@ def read_or_refused(folder: pathlib.Path) -> str:
     """Returns "read", with the volume in ours.npz beside the series, or the id of the rule.
 
     Raises:
-      AssertionError: for a refusal that names no file of the series or has several lines, voxels
-        that are not finite, or a program that ends in anything but a value or a rule.
-      Exception: whatever a reader raised that is no rule.
+      AssertionError: if a refusal names no file of the series or has several lines, if voxels are
+        not finite, or if a program ends in anything but a value or a rule.
+      Exception: any error of a reader that is not a rule.
     """
     from preprocessing import dicom, nifti
     from preprocessing.checks import rules
@@ -120,9 +121,7 @@ def read_or_refused(folder: pathlib.Path) -> str:
 
 
 def compare(folder: pathlib.Path, made: dict[str, str], peer: str) -> int:
-    """Prints what the peer made of the series that the product read; returns how many it reads
-    otherwise.
-    """
+    """Prints how the peer read the series that the product read; returns how many differ."""
     counts: collections.Counter[str] = collections.Counter()
     outcomes = json.loads((folder / f"{peer}.json").read_text())
     differing = []
@@ -146,8 +145,9 @@ def compare(folder: pathlib.Path, made: dict[str, str], peer: str) -> int:
 
 
 def _difference(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> str | None:
-    """Returns in what two readings differ, None where each voxel has one value and one place. They
-    may run along z the other way.
+    """Returns how two readings differ; None if each voxel has the same value and position in both.
+
+    They may run along z in opposite directions.
     """
     array, affine = theirs["array"].astype(np.float64), theirs["affine"]
     if array.shape != ours["array"].shape:
@@ -168,7 +168,7 @@ def _difference(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> s
     apart = float(np.abs(corners @ (affine - ours["affine"]).T).max())
     if apart > _MM + 0.002 * np.abs(affine[:3, :3]).max() * max(array.shape):
         return f"a corner lies {apart:.3g} mm apart"
-    # SimpleITK gives all slices the type of the first and cuts fractions of the others off
+    # SimpleITK gives all slices the type of the first and truncates fractions of the others
     allowed = 1.0 if theirs["array"].dtype.kind in "iu" else _HU
     values = np.abs(array - ours["array"]) > allowed + 1e-6 * np.abs(array)
     values &= ours["array"] != _AIR_HU
@@ -176,8 +176,9 @@ def _difference(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> s
 
 
 def read_all(folder: pathlib.Path, read: Any) -> None:
-    """Reads every series that the product read by a peer into <peer>.npz beside it, and what came
-    of each into <peer>.json.
+    """Reads every series that the product read with a peer.
+
+    The volumes go into <peer>.npz beside the series, the outcomes into <peer>.json.
     """
     outcomes, peer = {}, read.__name__.strip("_")
     for case in sorted(path.parent for path in folder.glob("*/ours.npz")):
@@ -185,13 +186,13 @@ def read_all(folder: pathlib.Path, read: Any) -> None:
             array, affine = read(case / "series")
             np.savez(case / f"{peer}.npz", array=array, affine=affine)
             outcomes[case.name] = "read"
-        except Exception as error:  # whatever it is, the peer does not read it
+        except Exception as error:  # after any error, the peer has not read it
             outcomes[case.name] = f"{type(error).__name__}: {str(error)[:200]}"
     (folder / f"{peer}.json").write_text(json.dumps(outcomes))
 
 
 def _simpleitk(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """Reads the series with most files, or, where there is one file, this."""
+    """Reads the series with the most files, or this file if there is only one."""
     import SimpleITK
 
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
@@ -212,8 +213,9 @@ def _simpleitk(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pydicom(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """Reads as short scripts do: every file that pydicom parses and that has pixels, sorted along
-    the normal of the first.
+    """Reads as short scripts do.
+
+    Every file that pydicom parses and that has pixels counts, sorted along the normal of the first.
     """
     import pydicom
     from pydicom.pixels import apply_rescale

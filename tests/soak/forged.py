@@ -1,11 +1,10 @@
-"""Forged, replayed, expired, truncated, oversized and random requests against a server in which
-honest sites go on.
+"""Sends forged, replayed, expired, truncated, oversized and random requests to a running server.
 
     .venv/py3.11/bin/python -m tests.soak.forged --requests=100000
 
-The attacker has a certificate of the federation (without one, the handshake ends it): that of C3,
-and tokens that are made up, expired, cut, or stolen from C1 on the wire. Honest C1 and C2 run their
-rounds meanwhile. Prints how many were accepted (none may be), the server's memory before and after,
+The attacker has the certificate of C3, because without one the handshake fails. Its tokens are made
+up, expired, truncated, or stolen from C1. The honest sites C1 and C2 do their rounds meanwhile. It
+prints how many requests were accepted (there must be none), the server's memory before and after,
 and whether the honest rounds gave the right bits.
 """
 
@@ -60,7 +59,7 @@ def run_server(folder: str, rounds: int, ports) -> None:
 
 
 def tokens(rng: random.Random, stolen: str) -> list[str]:
-    """Returns authorisations of which none may open anything."""
+    """Returns authorisations that must all be refused."""
     made_up = "".join(
         rng.choice("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
         for _ in range(43)
@@ -138,8 +137,9 @@ def memory(pid: int) -> float:
 
 
 def run(requests: int, *, threads: int = 4, rounds: int = 20, seed: int = 1) -> dict:
-    """Returns the outcomes, the server's memory in MiB before and after, and how many honest rounds
-    were right meanwhile.
+    """Returns the outcomes, the server's memory and the honest rounds.
+
+    The memory is in MiB before and after; of the honest rounds, the number of right ones counts.
     """
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name:
@@ -157,12 +157,14 @@ def run(requests: int, *, threads: int = 4, rounds: int = 20, seed: int = 1) -> 
             }
             stolen = honest["C1"].login(toy.PLAN, toy.EXAMPLES["C1"]).token
             identity, outcomes, memories = Identity.of(kits / "C3", "site"), Counter(), []
-            attack(port, identity, stolen, 200, seed, outcomes)  # what grows once grows here
+            attack(
+                port, identity, stolen, 200, seed, outcomes
+            )  # memory that grows only once grows here
             memories.append(memory(process.pid))
             over = threading.Event()
 
             def hold_last_round(number: int) -> None:
-                """Keeps the run, and so the server, going until every request has its answer."""
+                """Keeps the run and the server going until every request has its answer."""
                 if number == rounds:
                     over.wait()
 
@@ -206,7 +208,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--requests", type=int, default=100_000)
-    parser.add_argument("--rounds", type=int, default=400, help="of the honest sites, meanwhile")
+    parser.add_argument("--rounds", type=int, default=400, help="rounds of the honest sites")
     flags = parser.parse_args()
     print(json.dumps(run(flags.requests, rounds=flags.rounds), indent=2))
 

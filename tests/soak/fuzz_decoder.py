@@ -1,11 +1,11 @@
-"""A million random inputs to everything that decodes what came from a network: no crash, no more
-memory than was declared.
+"""Gives a million random inputs to all decoders of data from the network.
 
     .venv/py3.11/bin/python -m tests.soak.fuzz_decoder --inputs=1000000
 
-Inputs are random bytes and valid messages with bytes changed, cut, repeated and inserted. Every one
-has to be read, or be refused with an error of this package. Peak memory beyond the input is taken
-by tracemalloc in a sample of one in a hundred, since it slows all.
+None may crash or take more memory than the input declares. Inputs are random bytes, and valid
+messages with bytes changed, cut, repeated and inserted. Each must be read, or refused with an error
+of this package. tracemalloc measures the peak memory beyond the input for one in a hundred inputs,
+because it slows everything down.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from federated.wire.messages import Answer
 from tests.federated.wire.test_chunk_encoding import CHUNKS, mutated
 from tests.federated.wire.test_conversion import OFFER
 
-BUDGET = 2 * CHUNK_BYTES  # beyond the input: a chunk inflated, and the planes it was made of
+BUDGET = 2 * CHUNK_BYTES  # beyond the input: an inflated chunk and its byte planes
 
 
 def read_part(data: bytes) -> None:
@@ -71,8 +71,10 @@ def read_message(data: bytes) -> None:
 
 
 def fuzz(inputs: int, *, seed: int = 1) -> float:
-    """Returns the most memory that one of the sampled inputs took, in bytes. Raises whatever a
-    decoder should not have raised.
+    """Returns the largest memory that one of the sampled inputs took, in bytes.
+
+    Raises:
+      Exception: any error that a decoder must not raise.
     """
     rng, most = random.Random(seed), 0
     seeds = [chunk_encoding.part_to_bytes(part) for part in (OFFER, *CHUNKS)]

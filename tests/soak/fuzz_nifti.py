@@ -1,15 +1,13 @@
-"""Mutated NIfTI files through every program that reads scans: each ends in a value or in a rule
-with its file.
+"""Reads mutated NIfTI files as every program does: each ends in a value or in a rule with its file.
 
-    .venv/py3.11/bin/python -m tests.soak.fuzz_nifti --files=1500
-    --peers_python=.venv/peers/bin/python
+    .venv/py3.11/bin/python -m tests.soak.fuzz_nifti --files=1500 \\
+        --peers_python=.venv/peers/bin/python
+ Every third file is a label. Each is read by the functions that the programs call (`programs`
+beside this file). Anything but a value or an IntegrityError counts as a failure, also a finding of
+rule F09 that is a programming error. `odd_cohort` starts the programs themselves.
 
-Each mutated file, every third one a label, is read by what the programs call (`programs` beside
-this file). An IntegrityError or a value is an end; anything else, also a finding of rule F09 that
-is a programming error, is counted and fails. `odd_cohort` starts the programs themselves.
-
-With an interpreter that has SimpleITK (requirements-segmentation.txt), it reads the same files.
-Where both read one, voxels and the places of the corners must agree, or ours must have refused.
+With a Python that has SimpleITK (requirements-segmentation.txt), SimpleITK reads the same files. If
+both read one, voxels and positions of the corners must agree, or the product should have refused.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ import tempfile
 
 import numpy as np
 
-_LABEL_EVERY = 3  # files; the others are scans
+_LABEL_EVERY = 3  # every third file is a label, the others are scans
 
 
 def is_label(number: int) -> bool:
@@ -34,8 +32,9 @@ def is_label(number: int) -> bool:
 def fuzz(
     folder: pathlib.Path, files: int, seed: int = 1
 ) -> tuple[collections.Counter[str], list[str]]:
-    """Returns how often each end was met, and what ended in something else. The mutated files stay
-    in the folder.
+    """Returns the number of files per outcome, and the failures.
+
+    The mutated files stay in the folder.
     """
     from preprocessing.manifest import Case
     from tests.preprocessing.nifti_fuzz import mutations, whole_files
@@ -63,7 +62,7 @@ def fuzz(
 def compare(
     folder: pathlib.Path, files: int, peers_python: str
 ) -> tuple[collections.Counter[str], list[str]]:
-    """Returns how often both readers read, refused or differed, and what differed."""
+    """Returns how often both readers read, refused or differed, and the differences."""
     from preprocessing import nifti
     from preprocessing.checks import rules
     from preprocessing.checks.rules import IntegrityError
@@ -82,10 +81,10 @@ def compare(
         try:
             ours = nifti.read_ct(path)
         except IntegrityError:
-            counts["ours refuses, SimpleITK reads" if their else "both refuse"] += 1
+            counts["the product refuses, SimpleITK reads" if their else "both refuse"] += 1
             continue
         if not their:
-            counts["ours reads, SimpleITK refuses"] += 1
+            counts["the product reads, SimpleITK refuses"] += 1
             continue
         with np.load(their["voxels"]) as file:
             voxels = file["voxels"]
@@ -147,11 +146,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--peers_python",
-        help="interpreter of an environment with SimpleITK; without it the readers are not compared",
+        help="Python of an environment with SimpleITK; without it the readers are not compared",
     )
-    parser.add_argument(
-        "--read", help="what the peer's process does itself: read the files of this list"
-    )
+    parser.add_argument("--read", help="list of the files that this process, the peer's, reads")
     flags = parser.parse_args()
     if flags.read:
         _read_with_simpleitk(pathlib.Path(flags.read))

@@ -1,12 +1,10 @@
-"""Federations of separate programs, killed at every named point and at random times: the same bits
-as the run left alone.
+"""Kills the programs of federations at every named point and at random times.
 
     .venv/py3.11/bin/python -m tests.soak.kills --kills=200
-
-A kill is SIGKILL. Programs are started again at once, as systemd would. Counts the kills; stops
-with an error at the first run whose global models, best model, selection, published models or rows
-differ in one byte, or that does not end by itself.
-"""
+ Every run must end with the same bits as a run without kills. A kill is SIGKILL, and programs are
+restarted at once, as systemd would. It counts the kills and stops with an error at the first run
+whose global models, best model, selection, published models or rows differ in one byte, or that
+does not end by itself."""
 
 from __future__ import annotations
 
@@ -19,9 +17,9 @@ import time
 from federated.security import provisioning
 from tests.federated.programs import federate, results
 
-ROUNDS, BULK = 5, 700_000  # three chunks a model
+ROUNDS, BULK = 5, 700_000  # three chunks per model
 
-# In the order of a run: after each, the program starts again and goes on to the next.
+# In the order of a run: after each kill, the program is restarted and reaches the next point.
 SERVER_POINTS = [
     "Records.enrol:before:1",
     "Records.enrol:after:1",
@@ -95,7 +93,7 @@ REPORTING = (
 
 
 class Random:
-    """Kills one program or another now and then, until there were enough."""
+    """Kills one program or another at random times until there were enough kills."""
 
     def __init__(self, seed: int, kills: int, *, every_s: float):
         self._rng, self.left, self._every_s = random.Random(seed), kills, every_s
@@ -112,10 +110,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=200, help="at least so many, all in all")
+    parser.add_argument("--kills", type=int, default=200, help="minimum number of kills in total")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
-        "--every", type=float, default=0.7, help="seconds between random kills, on average"
+        "--every", type=float, default=0.7, help="mean number of seconds between random kills"
     )
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -127,14 +125,17 @@ def main() -> None:
 
         def run(what: str, **kills) -> None:
             nonlocal total, runs
-            runs += 1  # a folder for each, also for one that nothing was killed in
+            runs += 1  # a folder per run, also for a run without a kill
             began = time.monotonic()
             store, deaths = federate(folder / f"run_{runs}_{what}", kits, **options, **kills)
-            assert results(store, ROUNDS) == expected, f"{what}: other bits than the run left alone"
+            assert results(store, ROUNDS) == expected, (
+                f"{what}: other bits than the run without kills"
+            )
             assert not list((store / "spool").iterdir())
             total += deaths
             print(
-                f"{what}: {deaths} kills, same bits, {time.monotonic() - began:.0f} s; {total} kills so far",
+                f"{what}: {deaths} kills, same bits, {time.monotonic() - began:.0f} s; "
+                f"{total} kills so far",
                 flush=True,
             )
 

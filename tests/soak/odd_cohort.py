@@ -1,13 +1,10 @@
-"""Thousands of odd scans and labels as one cohort through the programs themselves: prepare, prepare
---check, cohort_report, predict, evaluate.
+"""Runs the programs on a cohort of thousands of odd scans and labels.
 
     .venv/py3.11/bin/python -m tests.soak.odd_cohort --series=1000 --files=1000
-
-Each program is started once, predict with a small real network. Of the mutated NIfTI files every
-third is a label. A good case stands first, in the middle and last. Every case must end in a value
-or in one rule with a file of the cohort, the good ones in a value, nothing in a stack trace; and no
-input may change.
-"""
+ The programs are prepare, prepare --check, cohort_report, predict and evaluate. Each is started
+once, predict with a small real network. Every third mutated NIfTI file is a label. A good case
+comes first, in the middle and last. Every case must end in a value or in one rule with a file of
+the cohort, and the good ones in a value. No program may print a stack trace or change an input."""
 
 from __future__ import annotations
 
@@ -32,8 +29,9 @@ _LABEL_EVERY = 3
 
 
 def write(folder: pathlib.Path, series: int, files: int, first: int = 0) -> list[str]:
-    """Writes scans, labels and manifest of a cohort; returns the case ids, each scan and label
-    another.
+    """Writes scans, labels and manifest of a cohort and returns the case ids.
+
+    No two scans and no two labels are the same.
     """
     from preprocessing import nifti
     from preprocessing.volume import Volume
@@ -81,7 +79,7 @@ def write(folder: pathlib.Path, series: int, files: int, first: int = 0) -> list
 
 
 def run(folder: pathlib.Path, case_ids: list[str]) -> list[str]:
-    """Starts the programs and prints how the cases ended; returns what is wrong."""
+    """Starts the programs, prints how the cases ended, and returns the failures."""
     model, site = folder / "model", folder / "site"
     _model(model)
     before, wrong = _digests(folder), []
@@ -140,7 +138,8 @@ def run(folder: pathlib.Path, case_ids: list[str]) -> list[str]:
         ends = ends_of(folder)
         counts = collections.Counter(ends.values())
         print(
-            f"{program}: {len(ends)} cases in {time.monotonic() - began:.0f} s, exit code {done.returncode}: {dict(sorted(counts.items()))}"
+            f"{program}: {len(ends)} cases in {time.monotonic() - began:.0f} s, "
+            f"exit code {done.returncode}: {dict(sorted(counts.items()))}"
         )
         said = done.stdout + done.stderr
         if done.returncode not in (0, 1) or "Traceback" in said or "an unforeseen" in said:
@@ -274,14 +273,17 @@ def main() -> int:
     parser.add_argument("--series", type=int, default=1000, help="mutated DICOM series")
     parser.add_argument("--files", type=int, default=1000, help="mutated NIfTI files")
     parser.add_argument("--first", type=int, default=0, help="the first one's seed")
-    parser.add_argument("--folder", help="of the cohort; else it does not stay")
+    parser.add_argument(
+        "--folder", help="folder in which the cohort is kept; otherwise it is deleted"
+    )
     flags = parser.parse_args()
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(flags.folder or temporary)
         wrong = run(folder, write(folder, flags.series, flags.files, flags.first))
     print(
-        f"{flags.series} series, {flags.files} files, {len(wrong)} ends that are neither a value nor a rule",
+        f"{flags.series} series, {flags.files} files, "
+        f"{len(wrong)} ends that are neither a value nor a rule",
         *wrong[:50],
         sep="\n",
     )

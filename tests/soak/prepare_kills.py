@@ -1,11 +1,10 @@
-"""A preparation that is killed again and again, wherever it is: started again it ends in the same
-store, byte for byte.
+"""Kills a preparation again and again; restarted, it must end in the same store, byte for byte.
 
     .venv/py3.11/bin/python -m tests.soak.prepare_kills --kills=100
 
-Every start gets SIGKILL after a random time, the whole family of processes or one of it by chance,
-until one has come to its end; that is one run. A case that was in the store after a kill must be
-there untouched at the end.
+After a random time, each start gets SIGKILL, either all of its processes or one of them, until one
+start finishes; that is one run. A case that was in the store after a kill must be unchanged in the
+end.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ def _started(folder: pathlib.Path, root: pathlib.Path) -> subprocess.Popen:
 
 
 def _kill(process: subprocess.Popen, rng: random.Random) -> bool:
-    """Kills all or one of the processes; returns whether the preparation was still running."""
+    """Kills all processes or one; returns whether the preparation was still running."""
     if process.poll() is not None:
         return False
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
@@ -78,16 +77,20 @@ def _kill(process: subprocess.Popen, rng: random.Random) -> bool:
         os.killpg(process.pid, signal.SIGKILL)
     else:
         os.kill(rng.choice(family).pid, signal.SIGKILL)
-    process.wait(60)  # without a worker it goes on, without its parent a worker ends
+    process.wait(60)  # it goes on without a worker; a worker ends without its parent
     with contextlib.suppress(ProcessLookupError):
         os.killpg(
             process.pid, signal.SIGKILL
-        )  # workers that outlive their parent would go on beside the next start
+        )  # workers that outlive their parent would interfere with the next start
     return True
 
 
 def run(kills: int, *, seed: int = 1) -> tuple[int, int]:
-    """Returns (kills, runs); raises where a run did not end in the store of the run left alone."""
+    """Returns (kills, runs).
+
+    Raises:
+      AssertionError: if a run ends in another store than the run without kills.
+    """
     rng, killed, runs = random.Random(seed), 0, 0
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -114,9 +117,9 @@ def run(kills: int, *, seed: int = 1) -> tuple[int, int]:
                     if path.name == "case.json" and not path.parent.name.startswith(".")
                 ]
                 assert all(after.get(path) == before[path] for path in whole), (
-                    "a case that was there was made again or is lost"
+                    "a finished case was made again or is lost"
                 )
-            assert contents(root) == expected, "another store than that of the run left alone"
+            assert contents(root) == expected, "another store than that of the run without kills"
     return killed, runs
 
 

@@ -1,9 +1,7 @@
-"""What the programs that read scans do with one case, called in this process: prepare, prepare
---check, cohort_report, predict, evaluate.
-
-The network of predict is a stand-in of two thresholds; everything else is the product's own code.
-`odd_cohort` starts the programs themselves, with a real network.
-"""
+"""Calls in this process what the programs do with one case.
+ The programs are prepare, prepare --check, cohort_report, predict and evaluate. The network of
+predict is a stand-in of two thresholds; everything else is the product's own code. `odd_cohort`
+starts the programs themselves, with a real network."""
 
 from __future__ import annotations
 
@@ -21,14 +19,13 @@ _UNFORESEEN = "an unforeseen"
 def ends(
     case, odd: pathlib.Path, folder: pathlib.Path, truth: pathlib.Path
 ) -> tuple[dict[str, str], list[str]]:
-    """Returns how each program ended, `VALUE` or the id of a rule, and what ended in something
-    else.
+    """Returns program -> `VALUE` or the id of a rule, and the failures.
 
     Args:
-      case: with a label.
-      odd: which of its two is mutated. predict reads a mutated scan only; evaluate scores its mask,
-          or a mutated label as if it were one.
-      folder: where results go; a rule must name a file in it.
+      case: a case with a label.
+      odd: the mutated one of scan and label. predict reads only mutated scans; evaluate scores its
+        mask, or a mutated label as if it were a mask.
+      folder: folder for results; a rule must name a file in it.
       truth: a good label, for evaluate.
     """
     from preprocessing.checks.rules import IntegrityError
@@ -55,8 +52,9 @@ def ends(
 def _runs(
     case, odd: pathlib.Path, folder: pathlib.Path, truth: pathlib.Path
 ) -> dict[str, Callable]:
-    """Returns program -> what it does with one case; each returns the rule that is broken, or None,
-    or raises it.
+    """Returns program -> the function that runs it on one case.
+
+    Each function returns the broken rule or None, or raises the rule.
     """
     from c2fnas.sliding_window import WindowConfig
     from experiments.models import scan_prediction
@@ -96,7 +94,7 @@ def _runs(
     def evaluate():
         scored = case.label if odd == case.label else mask
         if not scored.exists():
-            return  # the scan is refused, and nothing is there to score
+            return  # the scan is refused, so there is nothing to score
         try:
             case_rows.of_files(scored, truth, None, 2.0)
         except ValueError as error:
@@ -117,5 +115,5 @@ def _runs(
 
 
 def _threshold(patches: np.ndarray) -> np.ndarray:
-    """Three logits per voxel: pancreas above 25 HU, tumour above 160."""
+    """Returns three logits per voxel: pancreas above 25 HU, tumour above 160 HU."""
     return np.concatenate([np.zeros_like(patches), 4 * patches, 8 * patches - 2.4], axis=-1)

@@ -1,12 +1,10 @@
-"""A thousand rounds with four sites and one call in a hundred cut: memory, threads, descriptors and
-disk stay where they are.
+"""Runs a thousand rounds with four sites in which one call in a hundred is cut.
 
     .venv/py3.11/bin/python -m tests.soak.rounds --rounds=1000
-
-The server is a program of its own; the sites reach it through links that are cut at random. Prints
-its figures along the run and the slope of each over the second half, and stops with an error where
-the result is not the one worked out by hand.
-"""
+ Memory, threads, descriptors and disk of the server must not grow. The server is a separate
+program, and the sites reach it through links that are cut at random. It prints the server's figures
+during the run and the slope of each over the second half. It stops with an error if the result
+differs from the one computed by hand."""
 
 from __future__ import annotations
 
@@ -36,14 +34,14 @@ SITES = ("C1", "C2", "C3", "C4")
 
 
 class Trainer(toy.ToyTrainer):
-    """Brings the weights half way to the site's own number: stays bounded for ever."""
+    """Moves the weights half way to the site's own number, so they stay bounded."""
 
     def __init__(self, site: str, cut, rng: random.Random):
         self.site, self.plan, self.num_examples = site, toy.PLAN, 10
         self._cut, self._rng = cut, rng
 
     def _perhaps(self) -> None:
-        if self._rng.random() < 0.01 * 5:  # five calls a round
+        if self._rng.random() < 0.01 * 5:  # five calls per round
             self._cut()
 
     def score(self, weights):
@@ -97,7 +95,7 @@ def figures(pid: int, store: pathlib.Path) -> dict[str, float]:
 
 
 def run(rounds: int, *, seed: int = 1, samples: int = 20) -> list[dict[str, float]]:
-    """Returns the server's figures along the run."""
+    """Returns the server's figures during the run."""
     context, taken = multiprocessing.get_context("spawn"), []
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -165,7 +163,7 @@ def main() -> None:
             else 0.0
         )
         print(f"{key}: {half[-1][key]:.6g} at the end, {slope * 1000:+.3g} in a thousand rounds")
-    print(f"{last['cuts']} cuts; the weights are those worked out by hand")
+    print(f"{last['cuts']} cuts; the weights are those computed by hand")
 
 
 if __name__ == "__main__":

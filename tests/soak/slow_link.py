@@ -1,15 +1,13 @@
-"""A large model over a slow link that is cut three times: it arrives, no more than the cuts cost is
-sent again, and nobody else waits.
+"""Sends a large model over a slow link that is cut three times.
 
     .venv/py3.11/bin/python -m tests.soak.slow_link --megabytes=758 --rate=1
-
-Server, slow site and quick site are programs of their own under mutual TLS; the slow site's link
-passes `--rate` megabytes a second each way and is cut once on the way down and twice on the way up.
-The round's deadline is shorter than the transfers together, so that it is their progress that keeps
-it open. Meanwhile the quick site, which has delivered, beats and fetches the model over and over.
-The figures are printed as JSON: bytes that passed the slow link for each of the model, and what the
-quick site's calls took before and meanwhile.
-"""
+ The model must arrive, only the bytes lost by the cuts may be sent again, and no other site may
+wait. Server, slow site and quick site are separate programs under mutual TLS. The slow site's link
+passes `--rate` megabytes per second each way and is cut once on the way down and twice on the way
+up. The round's deadline is shorter than the transfers together, so their progress must keep it
+open. Meanwhile the quick site, which has delivered, keeps sending heartbeats and fetching the
+model. The figures are printed as JSON: bytes on the slow link as a share of the model, and how long
+the quick site's calls took before and meanwhile."""
 
 from __future__ import annotations
 
@@ -36,8 +34,8 @@ from tests.federated.proxy import link
 
 SLOW, QUICK = "C1", "C2"
 PLAN = {"what": "slow link"}
-_TENSOR = 7 * 2**20  # values: 28 MiB, the largest tensor of the network
-_CUTS = {"down": (0.5,), "up": (0.3, 0.7)}  # at which share of the model
+_TENSOR = 7 * 2**20  # values; 28 MiB, the largest tensor of the network
+_CUTS = {"down": (0.5,), "up": (0.3, 0.7)}  # shares of the model at which the link is cut
 
 
 def _model(megabytes: float, value: float) -> dict[str, np.ndarray]:
@@ -49,7 +47,7 @@ def _model(megabytes: float, value: float) -> dict[str, np.ndarray]:
 
 
 class Adds:
-    """A site that trains nothing: it adds a number."""
+    """A site that adds a number instead of training."""
 
     plan = PLAN
 
@@ -125,7 +123,7 @@ def _timed(work) -> float:
 
 
 class _QuickSite:
-    """Delivers its update, and measures what its calls take."""
+    """Delivers its update and measures how long its calls take."""
 
     def __init__(self, folder: pathlib.Path, port: int):
         self._transport, self._folder = (
@@ -174,13 +172,15 @@ class _QuickSite:
 def run(
     megabytes: float, rate: float, *, deadline_s: float | None = None, fetch_every_s: float = 20.0
 ) -> dict:
-    """Returns the figures up to the mean of the round; raises where that is not the one worked out
-    by hand.
+    """Returns the figures up to the mean of the round.
 
     Args:
-      megabytes, rate: of the model, and a second over the slow link each way.
-      deadline_s: of the round; an update's progress moves it on, the time before one begins has to
-          fit into it.
+      megabytes: size of the model.
+      rate: megabytes per second over the slow link, each way.
+      deadline_s: deadline of the round. Progress of an update extends it; the time before the first
+        update begins must fit into it.
+    Raises:
+      AssertionError: if the mean is not the one computed by hand.
     """
     ports = multiprocessing.get_context("spawn").Queue()
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
@@ -212,7 +212,7 @@ def run(
         events = folder / "store" / "events.jsonl"
         while '"aggregated"' not in events.read_text():
             if not site.is_alive() and site.exitcode:
-                raise RuntimeError("the slow site gave up; its own messages are above")
+                raise RuntimeError("the slow site gave up; see its messages above")
             quick.beat()
             if time.monotonic() >= due:
                 quick.fetch()
@@ -244,7 +244,7 @@ def main() -> None:
     )
     parser.add_argument("--megabytes", type=float, default=758.0, help="of the model, 10^6 bytes")
     parser.add_argument(
-        "--rate", type=float, default=1.0, help="megabytes a second over the slow link, each way"
+        "--rate", type=float, default=1.0, help="megabytes per second over the slow link, each way"
     )
     flags = parser.parse_args()
     result = run(flags.megabytes, flags.rate, deadline_s=1.2 * flags.megabytes / flags.rate)

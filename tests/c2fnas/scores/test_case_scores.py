@@ -50,7 +50,7 @@ def test_a_rough_tumour_has_more_surface_for_its_volume():
     assert ratios[1] > 1.5 * ratios[0]
 
 
-def test_absent_from_both_has_no_score():
+def test_a_class_in_neither_mask_has_no_score():
     empty = np.zeros((4, 4, 4), np.uint8)
     scores = case_scores.compare(empty, empty, SPACING)[2]
     assert (scores.dice, scores.hd95_mm, scores.nsd, scores.volume_error_ml) == (
@@ -63,9 +63,10 @@ def test_absent_from_both_has_no_score():
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_absent_from_one_is_the_worst_there_is(which):
-    """A tumour in a healthy patient, and a missed one: MONAI drops both cases from a mean,
-    surface-distance gives inf and NaN.
+def test_a_class_in_only_one_mask_gets_the_worst_scores(which):
+    """An invented tumour in a healthy patient, and a missed one.
+
+    MONAI drops both cases from a mean; surface-distance returns inf and NaN.
     """
     pair = [np.zeros((10, 9, 8), np.uint8), box(2, (2, 4), (2, 4), (2, 4))]
     scores = case_scores.compare(pair[which], pair[1 - which], SPACING)[2]

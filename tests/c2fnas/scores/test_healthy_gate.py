@@ -52,9 +52,9 @@ def test_the_promise_holds_whatever_the_distribution(draw):
             assert share == pytest.approx(gate.expected_share, abs=3 * np.sqrt(0.2 * 0.8 / runs))
 
 
-def test_how_often_a_handful_of_patients_shows_more_than_the_share():
-    # more than one of six above the highest of six others: the two highest of twelve are both
-    # tested ones
+def test_chance_that_a_small_test_group_exceeds_the_share():
+    # More than one of six lies above the highest of six others if the two highest of all twelve are
+    # among the tested ones.
     assert healthy_gate.fit(np.arange(6.0)).chance_of_more(6) == pytest.approx(6 / 12 * 5 / 11)
     rng = np.random.default_rng(3)
     fitted, tested = np.sort(rng.random((20000, 20)), axis=1), rng.random((20000, 10))

@@ -94,7 +94,7 @@ def test_masks_that_cannot_be_compared(prediction, truth, message):
         metrics.dice(prediction, truth)
 
 
-def test_summary_of_nothing():
+def test_a_summary_needs_cases_with_labels():
     with pytest.raises(ValueError, match="none of 0 cases"):
         metrics.summary([])
     with pytest.raises(ValueError, match="none of 1 cases"):

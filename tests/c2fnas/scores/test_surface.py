@@ -10,8 +10,9 @@ SPACING = (0.7, 1.1, 2.5)
 
 
 def blobs(seed, shape=(8, 7, 6)):
-    """Two masks, smooth enough for surfaces and rough enough for every kind of neighbourhood; the
-    first touches the border.
+    """Returns two masks, smooth enough for surfaces and rough enough for every neighbourhood.
+
+    The first one touches the border.
     """
     noise = np.random.default_rng(seed).random((2, *shape))
     smooth = noise + np.roll(noise, 1, 1) + np.roll(noise, 1, 2)
@@ -31,8 +32,9 @@ def border_by_loop(mask):
 
 
 def elements_by_loop(mask):
-    """Every 2x2x2 neighbourhood, beyond the volume included, whose voxels differ: place of its
-    first voxel, area.
+    """Returns places and areas of all 2x2x2 neighbourhoods whose voxels differ.
+
+    They extend beyond the volume; the place is that of the first voxel.
     """
     area, padded, points, weights = surface_elements.areas(SPACING), np.pad(mask, 1), [], []
     for place in np.ndindex(*(n - 1 for n in padded.shape)):
@@ -143,7 +145,7 @@ def test_a_shift_is_measured_in_millimetres_along_its_axis():
             assert surface.surface_dice(measured, shift * SPACING[axis] + 1e-9) == 1
 
 
-# multiples of most of them are not exact in binary
+# for most of them, multiples are not exact in binary
 SPACINGS = [
     (0.4, 0.4, 0.4),
     (0.1, 0.2, 0.3),
@@ -157,9 +159,7 @@ SPACINGS = [
 
 
 def within_by_distance_transform(prediction, truth, spacing, tolerance):
-    """The surface Dice by area as DeepMind computes it: from distance transforms of the whole
-    volume.
-    """
+    """Returns the surface Dice by area from distance transforms, as DeepMind computes it."""
     codes = []
     for mask in (prediction, truth):
         padded = np.pad(mask, 1)
@@ -229,9 +229,9 @@ def test_a_box_shifted_by_five_voxels_of_04_mm_lies_within_2_mm(start):
         assert surface.hausdorff_mm(measured, 100) == 2.0
 
 
-def test_of_two_points_equally_far_the_one_that_rounds_below_the_tolerance_counts():
-    # 3 x 0.1 mm is a little more than 0.3 in floating point, 1 x 0.3 mm is not: to the tree both
-    # are as near
+def test_of_two_equally_far_points_the_one_that_rounds_below_the_tolerance_counts():
+    # 3 x 0.1 mm is a little more than 0.3 in floating point, 1 x 0.3 mm is not. To the tree both
+    # are equally near.
     spacing = (0.1, 0.2, 0.3)
     one = surface.Surface(np.zeros((1, 3), dtype=np.int64), np.ones(1), "border", spacing)
     for places in ([(3, 0, 0), (0, 0, 1)], [(0, 0, 1), (3, 0, 0)]):
@@ -241,7 +241,7 @@ def test_of_two_points_equally_far_the_one_that_rounds_below_the_tolerance_count
         )  # of two points one is too far
 
 
-def test_what_cannot_be_measured():
+def test_surfaces_that_cannot_be_measured_are_refused():
     mask = np.ones((2, 2, 2), bool)
     border, area, empty = (
         surface.of_mask(m, SPACING, d)

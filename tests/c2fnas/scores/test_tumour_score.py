@@ -12,7 +12,7 @@ def logits(seed, shape=(9, 8, 7)):
 
 
 def slowly(values):
-    """The mean margin of the ten surest tumour voxels, voxel by voxel."""
+    """Returns the mean margin of the ten most certain tumour voxels, voxel by voxel."""
     margins = []
     for background, pancreas, tumour in values.reshape(-1, 3).astype(float):
         if tumour > max(background, pancreas):
@@ -26,7 +26,7 @@ def of_whole(values):
     return score.value
 
 
-def test_it_is_the_mean_margin_of_the_surest_millilitre():
+def test_it_is_the_mean_margin_of_the_most_certain_millilitre():
     values = logits(1)
     assert of_whole(values) == pytest.approx(slowly(values), rel=1e-6)
 

@@ -117,7 +117,7 @@ def test_the_gate_goes_into_the_folder_of_its_model_with_the_scores_that_it_leav
     )
     card = (folder / "models" / "FL_global" / "model_card.md").read_text()
     assert (
-        "no surer of it than 1.50" in card
+        "is at most 1.50" in card
         and "fitted on 4 validation cases" in card
         and "at most 20 % are expected" in card
     )
