@@ -437,7 +437,7 @@ class SegmentationTrainer:
         return models
 
     def evaluate(self, model_name: str, weights: Weights) -> list[dict[str, Any]]:
-        """Scores a model on the site's test cases, on the training grid and on the scans' own grids.
+        """Scores a model on the site's test cases, on the training grid and on their own grids.
 
         Masks of the first few cases are kept in the site's folder, for its own figures.
 

@@ -143,8 +143,8 @@ class AuditLog(EventLog):
         earlier = rest[: rest.rstrip(b"\n").rfind(b"\n") + 1]
         if not self._count or any(b'"event": "%s"' % name.encode() in earlier for name in SYNCED):
             raise ValueError(
-                f"{self.path}: line {damage.line} is not chained; move the file away, or restore it "
-                "from a backup"
+                f"{self.path}: line {damage.line} is not chained; move the file away, or restore "
+                "it from a backup"
             )
         aside = self.path.with_name(f"{self.path.stem}.damaged-{damage.line}.jsonl")
         atomic.write_bytes(aside, rest)

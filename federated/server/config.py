@@ -43,7 +43,7 @@ class ServerConfig:
         "Updates that arrive after their round was averaged: discard them, or keep them for the "
         "next round.",
     )
-    # The aggregation rule and its parameters, e.g. "fedavgm:momentum=0.9", see aggregation/rules.py.
+    # Rule and parameters, e.g. "fedavgm:momentum=0.9"; see aggregation/rules.py.
     aggregation: str = rules.DEFAULT
     max_change_ratio: float = setting(
         10.0,

@@ -201,7 +201,7 @@ class Records:
             database.execute("UPDATE sites SET num_examples = 0 WHERE name = ?", (site,))
 
     def add_session(self, token_sha256: str, session: TokenRecord, *, now: float) -> None:
-        """Adds a session, and drops those that have expired and all but the newest few of the site."""
+        """Adds a session; drops expired ones and all but the newest few of the site."""
         with self._transaction() as database:
             database.execute("DELETE FROM sessions WHERE expires_at <= ?", (now,))
             database.execute(
