@@ -53,12 +53,12 @@ class ExperimentConfig:
         "zero",
         "Initial bias of the classifier: 0, or the logarithm of --class_prior.",
     )
-    class_prior: tuple[float, float, float] = setting(
+    class_prior: tuple[float, ...] = setting(
         (0.985, 0.012, 0.003),
         "Shares of background, pancreas and tumour voxels, for --classifier_bias=log_prior.",
         rule=Rule(
-            lambda prior: len(prior) == 3 and all(share > 0 for share in prior),
-            "three shares above 0",
+            lambda prior: len(prior) == len(CLASSES) and all(share > 0 for share in prior),
+            f"{len(CLASSES)} shares above 0, one per class",
         ),
     )
     # voxels

@@ -90,9 +90,9 @@ def _define(flag: str, default: Any, about: Setting, kind: Any, into: flags.Flag
 
 
 def _tuple(flag: str, entries: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
-    if kinds == (str, ...):
-        return tuple(entries)
-    return numbers(flag, entries, kinds[0], len(kinds))
+    if kinds[-1] is not ...:
+        return numbers(flag, entries, kinds[0], len(kinds))
+    return tuple(entries) if kinds[0] is str else numbers(flag, entries, kinds[0], len(entries))
 
 
 _DEFINE: dict[type, Any] = {

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from preprocessing import declared_labels, names
 from preprocessing.case_list import Case, CaseManifest, ListProblem
 from preprocessing.checks import rules
-from runkit.classes import CLASSES
+from runkit.classes import CLASSES, FOREGROUND
 
 Json = dict[str, Any]  # an object of a JSON file, whose values are still to be checked
 
@@ -18,7 +18,7 @@ _TUMOURS = ("tumour", "tumor", "cancer", "lesion")
 # Names of each class, in lower case. The tumour comes last: where nnU-Net's regions overlap, it is
 # the smaller one.
 _CLASS_NAMES = {
-    1: ("pancreas",),
+    **{value: (name,) for value, name in FOREGROUND.items()},
     2: (
         *(prefix + name for prefix in ("", "pancreas ", "pancreatic ") for name in _TUMOURS),
         "pdac",

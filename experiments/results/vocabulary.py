@@ -5,13 +5,13 @@ The site's filter and the server's pass nothing else (federated.security.report_
 
 from __future__ import annotations
 
-from experiments.configuration import CLASSES
 from federated.security.vocabulary import Range, Vocabulary
+from runkit.classes import FOREGROUND
 
 _SHARE: Range = (0.0, 1.0)
 
 REPORTS = Vocabulary(
-    classes=tuple(name for value, name in CLASSES.items() if value > 0),
+    classes=tuple(FOREGROUND.values()),
     # the last one: a validation case on the training grid
     grids=("training", "native", "validation"),
     words={

@@ -29,7 +29,7 @@ VALUES = {
         ("final_learning_rate", 1e-2, r"final_learning_rate is 0.01; expected above 0"),
         ("num_rounds", 0, "num_rounds is 0; expected at least 1"),
         ("window_hu", (250.0, -200.0), "low below high"),
-        ("class_prior", (1.0, 0.0, 0.0), "three shares above 0"),
+        ("class_prior", (1.0, 0.0, 0.0), "3 shares above 0"),
         ("precision", "half", r"precision is 'half'; expected 'float32', 'mixed_bfloat16'"),
         ("clip_norm", -1.0, r"clip_norm is -1.0; expected a finite number above 0, or 0"),
         ("non_finite", "hope", r"non_finite is 'hope'; expected 'stop' or 'skip'"),
