@@ -65,6 +65,7 @@ setup(
         ],
         "dicom": [*_SITE, *_DICOM],
         "dicom_seg": [*_SITE, *_DICOM, *_DICOM_SEG],
+        "torch": ["torch>=2.2"],  # of examples/ only
         "notebooks": [
             *_SITE,
             "ipykernel>=6.29",

@@ -194,6 +194,7 @@ def test_git_takes_the_product_and_no_key_store_site_or_scan(tmp_path):
         "setup.py",
         "Makefile",
         "docs/data.md",
+        "examples/pytorch_trainer.py",
         "tests/federated/toy.py",
         ".ci/run",
     ]
