@@ -1,0 +1,54 @@
+"""A trainer whose weights are no round numbers, so that another order or precision of the sum shows;
+and what this product's own service makes of it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from federated import simulation
+from federated.tensors import tensor_files
+from federated.tensors.weights import specs_of
+from tests.federated import toy
+
+INITIAL = {
+    **toy.INITIAL,
+    "norm/moving_variance": np.float32(1 / 3) * np.ones(5, np.float32),
+    "wide": np.array([1 / 3, 1 / 7]),  # float64
+}
+
+
+class SeededTrainer(toy.ToyTrainer):
+    """Adds values drawn from the round and the site's name."""
+
+    specs = specs_of(INITIAL)
+
+    def train(self, weights, round_number):
+        random = np.random.default_rng([round_number, *self.site.encode()])
+        for array in weights.values():
+            assert isinstance(array, np.ndarray) and array.flags.writeable
+            array += random.normal(size=array.shape)
+        return weights, {"loss": 1.0 / round_number}
+
+
+def write_initial(path):
+    return toy.write_initial(path, arrays=INITIAL)
+
+
+def own_globals(folder, num_rounds=3):
+    """Returns the global models of rounds 1, 2, ... that our own server makes of C1 and C2."""
+    folder.mkdir(exist_ok=True)
+    initial = write_initial(folder / "initial.safetensors")
+    trainers = {site: SeededTrainer(site) for site in ("C1", "C2")}
+    simulation.run(trainers, initial, folder, num_rounds=num_rounds, cross_site_evaluation=False)
+    return [
+        tensor_files.load(folder / "server" / "global" / f"round_{number:03d}.safetensors")[0]
+        for number in range(1, num_rounds + 1)
+    ]
+
+
+def assert_same_bits(arrays, expected, what):
+    assert arrays.keys() == expected.keys()
+    for name, array in arrays.items():
+        assert (array.dtype, array.shape) == (expected[name].dtype, expected[name].shape), name
+        assert array.tobytes() == expected[name].tobytes(), f"{name}, {what}"
