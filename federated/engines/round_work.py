@@ -11,7 +11,7 @@ from federated import errors
 from federated.rounds import plan as plans
 from federated.security import report_filter
 from federated.site.loop import SiteTrainer
-from federated.tensors.weights import DTYPES, NamedArrays, check_same, specs_of
+from federated.tensors.weights import DTYPES, NamedArrays, canonical, check_same, specs_of
 
 
 class SiteUpdate(NamedTuple):
@@ -50,25 +50,24 @@ def take_round(
             what=f"scores of global model {model}",
         )
     arrays, trained = trainer.train(restored(trainer, received), round_number)
-    check_same(trainer.specs, specs_of(arrays), what=f"update of round {round_number}")
+    check_same(canonical(trainer.specs), specs_of(arrays), what=f"update of round {round_number}")
     named = {f"train_{name}": value for name, value in trained.items()}
     metrics |= report_filter.check_metrics(named, what=f"metrics of round {round_number}")
     return SiteUpdate(arrays, trainer.num_examples, metrics)
 
 
 def restored(trainer: SiteTrainer, received: Mapping[str, Any]) -> NamedArrays:
-    """Returns what an engine delivered as arrays of the trainer's shapes and dtypes, to be changed
-    at will.
+    """Returns what an engine delivered as arrays of the trainer's shapes and dtypes, in canonical
+    order, to be changed at will.
 
-    Engines turn arrays without an axis into scalars, and float32 scalars into float64.
+    Engines turn arrays without an axis into scalars and float32 scalars into float64, and have an
+    order of their own; a trainer that draws a random number per array would notice.
 
     Raises:
       IncompatibleWeights: for other names or shapes.
     """
-    specs = {spec.name: spec for spec in trainer.specs}
-    arrays = {
-        name: np.array(value, DTYPES[specs[name].dtype] if name in specs else None)
-        for name, value in received.items()
-    }
-    check_same(trainer.specs, specs_of(arrays), what="the received global model")
-    return arrays
+    dtypes = {spec.name: DTYPES[spec.dtype] for spec in trainer.specs}
+    arrays = {name: np.array(value, dtypes.get(name)) for name, value in received.items()}
+    specs = specs_of(arrays)
+    check_same(canonical(trainer.specs), specs, what="the received global model")
+    return {spec.name: arrays[spec.name] for spec in specs}

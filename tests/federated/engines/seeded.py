@@ -1,13 +1,9 @@
-"""A trainer whose weights are no round numbers, so that another order or precision of the sum shows;
-and what this product's own service makes of it.
-"""
+"""A trainer whose weights have random bits, so that a sum in another precision shows."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from federated import simulation
-from federated.tensors import tensor_files
 from federated.tensors.weights import specs_of
 from tests.federated import toy
 
@@ -33,18 +29,6 @@ class SeededTrainer(toy.ToyTrainer):
 
 def write_initial(path):
     return toy.write_initial(path, arrays=INITIAL)
-
-
-def own_globals(folder, num_rounds=3):
-    """Returns the global models of rounds 1, 2, ... that our own server makes of C1 and C2."""
-    folder.mkdir(exist_ok=True)
-    initial = write_initial(folder / "initial.safetensors")
-    trainers = {site: SeededTrainer(site) for site in ("C1", "C2")}
-    simulation.run(trainers, initial, folder, num_rounds=num_rounds, cross_site_evaluation=False)
-    return [
-        tensor_files.load(folder / "server" / "global" / f"round_{number:03d}.safetensors")[0]
-        for number in range(1, num_rounds + 1)
-    ]
 
 
 def assert_same_bits(arrays, expected, what):
