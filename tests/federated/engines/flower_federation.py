@@ -6,14 +6,14 @@ import importlib.metadata
 import pathlib
 import sys
 
-from federated.engines import flower_app
+from federated.engines.flower import app as flower_app
 from tests.federated.engines.processes import free_ports, listens
 
 PROGRAMS = pathlib.Path(sys.executable).parent
 # Later releases serve everything on one port, and read addresses from a file of their own.
 ONE_PORT = tuple(map(int, importlib.metadata.version("flwr").split(".")[:2])) >= (1, 30)
 SITE_SCRIPT = """
-from federated.engines import flower_site
+from federated.engines.flower import site as flower_site
 from tests.federated.engines.seeded import SeededTrainer
 
 app = flower_site.client_app(SeededTrainer)

@@ -9,7 +9,7 @@ import sys
 
 from nvflare.fuel.flare_api.flare_api import new_secure_session
 
-from federated.engines import nvflare_job
+from federated.engines.nvflare import job as nvflare_job
 from tests.federated.engines.processes import free_ports
 
 PROJECT = """
@@ -29,7 +29,7 @@ builders:
   - path: nvflare.lighter.impl.signature.SignatureBuilder
 """
 SITE_SCRIPT = """
-from federated.engines import nvflare_site
+from federated.engines.nvflare import site as nvflare_site
 from tests.federated.engines.seeded import SeededTrainer
 
 nvflare_site.run(SeededTrainer)

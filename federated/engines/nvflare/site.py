@@ -2,7 +2,7 @@
 
 A job's script for the sites:
 
-    from federated.engines import nvflare_site
+    from federated.engines.nvflare import site as nvflare_site
 
     nvflare_site.run(lambda site: MyTrainer(site, ...))
 """

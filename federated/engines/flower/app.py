@@ -31,7 +31,7 @@ clientapp = "{name}.site:app"
 [tool.flwr.app.config]
 """
 _SERVER = """\
-from federated.engines import flower_server
+from federated.engines.flower import server as flower_server
 
 app = flower_server.server_app(
     {initial!r}, {output!r}, num_rounds={num_rounds}, num_sites={num_sites}
@@ -53,7 +53,7 @@ def write_app(
 
     Args:
       folder: of the app; its name, a Python identifier, is the app's. Must not exist.
-      site_script: Python file that defines `app`; see `flower_site`.
+      site_script: Python file that defines `app`; see `flower.site`.
       initial, output: file of global model 0, and folder for the global models; absolute paths on
         the machine of the SuperLink.
       num_sites: a round waits for all of them.

@@ -8,7 +8,7 @@ import shutil
 
 from runkit import atomic
 
-_SERVER = "federated.engines.nvflare_server"
+_SERVER = "federated.engines.nvflare.server"
 
 
 def write_job(
@@ -26,7 +26,7 @@ def write_job(
 
     Args:
       folder: of the job; its name is the job's. Must not exist.
-      site_script: Python file that every site runs; see `nvflare_site`.
+      site_script: Python file that every site runs; see `nvflare.site`.
       initial: safetensors file of global model 0, with the plan in its metadata.
       num_sites: a round waits for all of them.
     """

@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from federated.engines import PLAN
 from federated.engines.averaging import averaged
-from federated.engines.flower_messages import ARRAYS, CONFIG, METRICS, NUM_EXAMPLES, SITE
+from federated.engines.flower.messages import ARRAYS, CONFIG, METRICS, NUM_EXAMPLES, SITE
 from federated.tensors import tensor_files
 from federated.tensors.weights import NamedArrays
 

@@ -2,7 +2,7 @@
 
 An app's module for the sites:
 
-    from federated.engines import flower_site
+    from federated.engines.flower import site as flower_site
 
     app = flower_site.client_app(lambda site: MyTrainer(site, ...))
 
@@ -18,7 +18,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 
 from federated.engines import PLAN
-from federated.engines.flower_messages import ARRAYS, CONFIG, METRICS, NUM_EXAMPLES, ROUND, SITE
+from federated.engines.flower.messages import ARRAYS, CONFIG, METRICS, NUM_EXAMPLES, ROUND, SITE
 from federated.engines.round_work import take_round
 from federated.site.loop import SiteTrainer
 
