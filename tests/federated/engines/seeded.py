@@ -14,7 +14,7 @@ INITIAL = {
     **toy.INITIAL,
     "norm/moving_variance": np.float32(1 / 3) * np.ones(5, np.float32),
     "wide": np.array([1 / 3, 1 / 7]),  # float64
-    "bulk": np.zeros(int(os.environ.get("SEEDED_BULK", "8")), np.float32),
+    "bulk": np.ones(int(os.environ.get("SEEDED_BULK", "8")), np.float32),
 }
 
 
