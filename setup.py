@@ -68,6 +68,14 @@ setup(
         ],
         "dicom": [*_SITE, *_DICOM],
         "dicom_seg": [*_SITE, *_DICOM, *_DICOM_SEG],
+        "torch": ["torch>=2.2"],  # of examples/ only
+        # Engines of federated/engines, each in an environment of its own: their requirements clash.
+        "nvflare": ["nvflare>=2.9,<2.10"],
+        "flower": [
+            # The last release that takes the protobuf of TensorFlow 2.15.
+            "flwr>=1.23,<1.24; python_version < '3.12'",
+            "flwr>=1.42,<1.43; python_version >= '3.12'",
+        ],
         "notebooks": [
             *_SITE,
             "ipykernel>=6.29",

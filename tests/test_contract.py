@@ -16,6 +16,7 @@ PACKAGES = {
     "c2fnas": {"runkit"},
     "federated": {"runkit"},
     "experiments": {"runkit", "preprocessing", "c2fnas", "federated"},
+    "examples": {"federated"},
 }
 # Programs and the settings, which stand beside the folders, may import all of them; the settings
 # import none.

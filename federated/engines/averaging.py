@@ -1,0 +1,36 @@
+"""The weighted mean of whole updates in memory, with the bits of this product's own server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from federated.aggregation.weighted_mean import weighted_mean
+from federated.tensors.weights import NamedArrays, check_same, specs_of
+
+
+def averaged(updates: Mapping[str, tuple[Mapping[str, np.ndarray], int]]) -> NamedArrays:
+    """Returns the mean of the sites' arrays, weighted by their numbers of training cases.
+
+    Computed in float64, in the order of the sites' names. The engines' own rules add up in the
+    weights' dtype and in order of arrival.
+
+    Args:
+      updates: site name to (arrays, number of training cases).
+    Raises:
+      ValueError: without updates.
+      IncompatibleWeights: where two updates differ in a name, shape or dtype.
+    """
+    if not updates:
+        raise ValueError("no update to average; a round needs at least one")
+    ordered = [updates[site] for site in sorted(updates)]
+    first, num_examples = ordered[0][0], [examples for _, examples in ordered]
+    for site, (arrays, _) in updates.items():
+        check_same(specs_of(first), specs_of(arrays), what=f"update of site {site!r}")
+    return {
+        name: weighted_mean((arrays[name] for arrays, _ in ordered), num_examples).astype(
+            array.dtype
+        )
+        for name, array in first.items()
+    }

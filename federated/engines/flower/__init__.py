@@ -1,0 +1,5 @@
+"""A `SiteTrainer` under Flower, releases 1.23 to 1.42."""
+
+from federated.engines import versions
+
+versions.require("flwr", (1, 23), (1, 42), extra="flower")

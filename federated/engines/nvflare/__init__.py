@@ -1,0 +1,5 @@
+"""A `SiteTrainer` under NVFLARE 2.9."""
+
+from federated.engines import versions
+
+versions.require("nvflare", (2, 9), (2, 9), extra="nvflare")

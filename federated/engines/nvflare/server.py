@@ -1,0 +1,84 @@
+"""NVFLARE's server side: named arrays on disk, and the mean with this product's bits."""
+
+from __future__ import annotations
+
+import pathlib
+
+from nvflare.apis.fl_constant import FLMetaKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
+from nvflare.app_common.abstract.model import (
+    ModelLearnable,
+    ModelLearnableKey,
+    make_model_learnable,
+)
+from nvflare.app_common.abstract.model_persistor import ModelPersistor
+from nvflare.app_common.aggregators.model_aggregator import ModelAggregator
+from nvflare.app_common.app_constant import AppConstants
+
+from federated.engines import PLAN
+from federated.engines.averaging import averaged
+from federated.tensors import tensor_files
+from federated.tensors.weights import NamedArrays
+
+
+class NamedArraysPersistor(ModelPersistor):
+    """Keeps global models as `<job's run folder>/global/round_<number>.safetensors`, as this
+    product's own server does. NVFLARE's persistor for NumPy holds one array.
+
+    Args:
+      initial: file of global model 0, in the job's custom folder, or an absolute path.
+    """
+
+    def __init__(self, initial: str):
+        super().__init__()
+        self.initial = initial
+        self._metadata: dict[str, str] = {}
+
+    def load_model(self, fl_ctx: FLContext) -> ModelLearnable:
+        folder = fl_ctx.get_workspace().get_app_custom_dir(fl_ctx.get_job_id())
+        arrays, self._metadata = tensor_files.load(pathlib.Path(folder) / self.initial)
+        plan = {PLAN: self._metadata[PLAN]} if PLAN in self._metadata else {}
+        return make_model_learnable(arrays, plan)
+
+    def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
+        run = pathlib.Path(fl_ctx.get_workspace().get_run_dir(fl_ctx.get_job_id()))
+        number = fl_ctx.get_prop(AppConstants.CURRENT_ROUND) + 1  # NVFLARE counts from 0
+        path = run / "global" / f"round_{number:03d}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        tensor_files.save(path, model[ModelLearnableKey.WEIGHTS], self._metadata)
+
+
+class WeightedMean(ModelAggregator):
+    """Averages the updates of a round; see `averaging.averaged`. Holds all of them in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._updates: dict[str, tuple[NamedArrays, int]] = {}
+        self._metrics: dict[str, dict[str, float]] = {}
+
+    def accept_model(self, model: FLModel) -> None:
+        site = model.meta["client_name"]
+        self._updates[site] = model.params, int(model.meta[FLMetaKey.NUM_STEPS_CURRENT_ROUND])
+        self._metrics[site] = model.metrics or {}
+
+    def aggregate_model(self) -> FLModel:
+        examples = {site: count for site, (_, count) in self._updates.items()}
+        return FLModel(
+            params=averaged(self._updates),
+            params_type=ParamsType.FULL,
+            metrics=_mean_of_shared(self._metrics, examples),
+        )
+
+    def reset_stats(self) -> None:
+        self._updates, self._metrics = {}, {}
+
+
+def _mean_of_shared(metrics: dict[str, dict[str, float]], examples: dict[str, int]) -> dict:
+    """Returns the weighted means of the metrics that every site reports."""
+    shared = set.intersection(*(set(reported) for reported in metrics.values()))
+    total = sum(examples.values())
+    return {
+        name: sum(examples[site] * metrics[site][name] for site in sorted(metrics)) / total
+        for name in sorted(shared)
+    }

@@ -1,0 +1,26 @@
+"""Which releases of an engine the adapters are tested with."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+Release = tuple[int, int]
+
+
+def require(package: str, first: Release, last: Release, *, extra: str) -> None:
+    """Raises ImportError unless a release from `first` to `last` is installed.
+
+    Args:
+      package: its name in the package index.
+      first, last: major and minor number, both included.
+      extra: this product's extra that installs a release that fits.
+    """
+    wanted = f"{package} {first[0]}.{first[1]} to {last[0]}.{last[1]}"
+    remedy = f"in an environment of its own: pip install '.[{extra}]'"
+    try:
+        version = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise ImportError(f"{package} is not installed; install {wanted} {remedy}") from None
+    major, minor = version.split(".")[:2]
+    if not first <= (int(major), int(minor)) <= last:
+        raise ImportError(f"{package} {version} does not fit; install {wanted} {remedy}")
