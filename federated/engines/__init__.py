@@ -1,4 +1,4 @@
-"""Adapters that run a `SiteTrainer` under NVFLARE or Flower in place of this product's own exchange.
+"""Adapters that run a `SiteTrainer` under NVFLARE or Flower instead of this product's own exchange.
 
 Each needs its extra, `[nvflare]` or `[flower]`. docs/engines.md says what each engine cannot do.
 """
