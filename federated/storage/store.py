@@ -357,13 +357,24 @@ class Store(Records):
                 os.replace(path, kept)
             else:
                 self._discard(path)
+        self._prune(closed.number, keep_updates, keep_globals)
+
+    def _prune(self, last: int, keep_updates: int, keep_globals: int) -> None:
         for folder in (self.folder / "kept").glob("round_*"):
-            if (tasks.global_number(folder.name) or 0) <= closed.number - keep_updates:
+            if (tasks.global_number(folder.name) or 0) <= last - keep_updates:
                 self._discard(folder)
-        for number in range(1, closed.number - keep_globals + 1) if keep_globals else ():
+        for number in range(1, last - keep_globals + 1) if keep_globals else ():
             if number not in self._best_rounds():
                 self._discard(self.global_path(number))
                 self._discard(self.rule_state_path(number))
+
+    def prune(self, *, keep_updates: int = 0, keep_globals: int = 0) -> None:
+        """Removes what `close_round` would have removed, had no kill or error come between."""
+        known = {self.update_path(update).name for update in self._spooled()}
+        for path in (self.folder / "spool").iterdir():
+            if path.name not in known:
+                self._discard(path)
+        self._prune(max(self.globals()), keep_updates, keep_globals)
 
     def _discard(self, path: pathlib.Path) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -101,6 +101,7 @@ class Trained:
     round: int
     base: bytes  # the global model that it was trained from
     arrays: Mapping[str, np.ndarray]
+    number: int = 0  # of all trainings
 
 
 @dataclasses.dataclass(eq=False)
@@ -127,12 +128,13 @@ class Trainer(toy.ToyTrainer):
     def train(self, weights, round_number):
         world = self._world
         world.trainings += 1
+        base = _bytes(weights)
         step = np.float32(STEP[self.site] * round_number + world.trainings / 1024)
         arrays = {
             name: (array * np.float32(0.5) + step).astype(np.float32)
             for name, array in weights.items()
         }
-        world.note_trained(Trained(self.site, round_number, _bytes(weights), arrays))
+        world.note_trained(Trained(self.site, round_number, base, arrays, world.trainings))
         return arrays, {"loss": 1.0 / round_number}
 
     def evaluate(self, model_name, weights):
@@ -154,7 +156,8 @@ class World:
     """Plays one story.
 
     Attributes:
-      receipts: (site, what) to the digest that the server last confirmed to the site.
+      receipts: (site, what) to what the server last confirmed to the site: the digest, how often
+          the run had been taken back, and how often the site had been evicted.
       trained: digest to the update.
       endings: site to how its program last ended.
       reason: why the run did not come to its end; "" if it did.
@@ -186,14 +189,16 @@ class World:
         )
         self.trainings = 0
         self.trained: dict[str, Trained] = {}
-        self.receipts: dict[tuple[str, str], str] = {}
+        self.receipts: dict[tuple[str, str], tuple[str, int, int]] = {}
+        self.evictions: dict[str, int] = {}
         self.endings: dict[str, str] = {}
         self.gone: set[str] = set()  # sites whose program will not be started again
         self.rotten: set[str] = set()
         self.reason = ""
         self.violation: Violation | None = None
         self._progress_at, self._trouble_until = 0.0, 0.0
-        self.checks: Callable[[World, Leading], None] = lambda world, leading: None
+        self.check: Callable[[World, Leading], None] = lambda world, leading: None
+        self.check_end = self.check
 
     # What parties see.
 
@@ -302,14 +307,16 @@ class World:
 
         def give(lead: Coordinator) -> None:
             if kind == "evict":
-                lead.orders.evict(site)
+                self.evict(lead, site)
                 if trouble.size:
                     self.schedule.after(trouble.size, lambda: self._readmit(site))
                 else:
                     self.gone.add(site)
             elif kind == "pause":
                 lead.orders.pause()
-                self.schedule.after(trouble.size, lambda: self._until_done(_resume))
+                self.schedule.after(
+                    trouble.size, lambda: self._until_done(lambda lead: lead.orders.resume())
+                )
             elif kind == "discard":
                 lead.orders.discard_round(trouble.size)
             elif kind == "finish":
@@ -317,6 +324,10 @@ class World:
                 lead.orders.finish(immediately=bool(trouble.size) and not first)
 
         self._until_done(give, tries)
+
+    def evict(self, lead: Coordinator, site: str) -> None:
+        self.evictions[site] = self.evictions.get(site, 0) + 1
+        lead.orders.evict(site)
 
     def _readmit(self, site: str) -> None:
         def give(lead: Coordinator) -> None:
@@ -405,7 +416,7 @@ class World:
             return None
         self._progress_at = self.schedule.now
         with self.inspecting():
-            self.checks(self, leading)
+            self.check(self, leading)
         self._drive_soon(leading)
 
     def at_server(self, work: Callable[[Coordinator], Any]) -> tuple[Any, BaseException | None]:
@@ -545,8 +556,8 @@ class World:
         elif isinstance(error, OSError):  # people free its disk and start it again
             self._trouble_until = max(self._trouble_until, self.schedule.now + 120.0)
             self.schedule.after(120.0, again)
-        elif isinstance(error, errors.UnknownSite):  # evicted
-            pass
+        elif isinstance(error, errors.UnknownSite):  # evicted; people try again
+            self.schedule.after(60.0, again)
         else:
             text = "".join(traceback.format_exception(error))
             self.fail(f"site {site} ends with an error:\n{text}")
@@ -580,7 +591,7 @@ class World:
         for site in self.story.sites:
             if f"--order=evict --site={site}" in why:
                 self.gone.add(site)
-                self.at_server(lambda lead, site=site: lead.orders.evict(site))
+                self.at_server(functools.partial(self.evict, site=site))
         if "--order=finish_now" in why:
             self.at_server(lambda lead: lead.orders.finish(immediately=True))
         self._trouble_until = self.schedule.now
@@ -595,7 +606,7 @@ class World:
         leading = self.machines[SERVER].program
         with self.inspecting():
             if leading is not None and leading.lead is not None:
-                self.checks(self, leading)
+                self.check_end(self, leading)
 
     def close(self) -> None:
         with self.inspecting():
@@ -613,9 +624,25 @@ class SiteTransport:
         self.site, self.program, self._world = site, program, world
         self.token = ""
 
-    def _call(self, work: Callable[[Coordinator], Any]) -> Any:
-        """Sends a call, and returns the server's answer once it has come back."""
-        return self.program.block(lambda answer: self._world_call(work, answer))
+    def _call(self, work: Callable[[Coordinator], Any], what: str = "", sha256: str = "") -> Any:
+        """Sends a call, and returns the server's answer once it has come back.
+
+        Args:
+          what, sha256: of what a success confirms.
+        """
+
+        def confirming(lead: Coordinator) -> Any:
+            result = work(lead)
+            receipt = getattr(result, "receipt", result)
+            if what and (not what.startswith(("round", "model")) or isinstance(receipt, Receipt)):
+                world, store = self._world, lead._run.store
+                too_late = what.startswith("scores") and (store.finished or store.fixed_models())
+                if not too_late:
+                    evictions = world.evictions.get(self.site, 0)
+                    world.receipts[self.site, what] = (sha256, store.discarded, evictions)
+            return result
+
+        return self.program.block(lambda answer: self._world_call(confirming, answer))
 
     def _world_call(self, work: Callable[[Coordinator], Any], answer: Callable[..., None]) -> None:
         world, machine = self._world, self._world.machines[self.site]
@@ -726,8 +753,11 @@ class SiteTransport:
         return manifest
 
     def report_scores(self, model: int, scores: Mapping[str, float], *, sha256: str = "") -> None:
-        self._call(lambda lead: lead.report_scores(lead.site_of(self.token), model, scores, sha256))
-        self._world.receipts[self.site, f"scores {model}"] = sha256
+        self._call(
+            lambda lead: lead.report_scores(lead.site_of(self.token), model, scores, sha256),
+            f"scores {model}",
+            sha256,
+        )
 
     def push(
         self,
@@ -755,7 +785,8 @@ class SiteTransport:
 
     def _send(self, path: Any, sha256: str, **about: Any) -> Receipt:
         with offering(path, sha256, **about) as (file, offer):
-            answer = self._call(lambda lead: lead.offer(lead.site_of(self.token), offer))
+            about_it = f"model {offer.model}" if offer.model else f"round {offer.round}", sha256
+            answer = self._call(lambda lead: lead.offer(lead.site_of(self.token), offer), *about_it)
             receipt = answer.receipt
             if receipt is None:
                 chunks = list(codec.chunks(file, answer.missing, transport="raw"))
@@ -765,10 +796,9 @@ class SiteTransport:
                         offer,
                         self._cut(chunks),
                         lambda: lead.check_token(self.token),
-                    )
+                    ),
+                    *about_it,
                 )
-        what = offer.model or f"round {offer.round}"
-        self._world.receipts[self.site, what] = receipt.sha256
         if (receipt.site, receipt.sha256) != (self.site, sha256):
             self._world.fail(f"site {self.site} gets the receipt of another: {receipt}")
         return receipt
@@ -777,8 +807,7 @@ class SiteTransport:
         self._call(lambda lead: lead.declare_models(lead.site_of(self.token), names))
 
     def submit_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self._call(lambda lead: lead.submit_rows(lead.site_of(self.token), rows))
-        self._world.receipts[self.site, "rows"] = str(len(rows))
+        self._call(lambda lead: lead.submit_rows(lead.site_of(self.token), rows), "rows")
 
     def close(self) -> None:
         self.token = ""
