@@ -214,7 +214,11 @@ class Coordinator:
                 if run.store.paused:
                     return None
                 if run.round is None:
-                    return self._evaluation.advance(now)
+                    wait_s = self._evaluation.advance(now)
+                    if run.store.finished:
+                        self._prune()
+                        run.store.empty_discarded()
+                    return wait_s
                 run.round = rounds.without(run.round, run.absent(now))
                 if rounds.is_expired(run.round, run.policy, now=now):
                     self._try_again(run.round, now)

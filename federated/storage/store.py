@@ -370,7 +370,9 @@ class Store(Records):
 
     def prune(self, *, keep_updates: int = 0, keep_globals: int = 0) -> None:
         """Removes what `close_round` would have removed, had no kill or error come between."""
-        known = {self.update_path(update).name for update in self._spooled()}
+        # A run that was ended without its open round leaves updates that will never count.
+        spooled = [] if self.finished else self._spooled()
+        known = {self.update_path(update).name for update in spooled}
         for path in (self.folder / "spool").iterdir():
             if path.name not in known:
                 self._discard(path)

@@ -262,6 +262,7 @@ class World:
             self.schedule.run(self.schedule.now + QUIET_S / 4, self._over)
             if self.violation is not None or self._over():
                 break
+            self._note_progress()
             if self.schedule.now - max(self._progress_at, self._trouble_until) > QUIET_S:
                 self._explain()
                 if self.reason:
@@ -270,6 +271,23 @@ class World:
                 self.fail("goes on for ever")
         if self.violation is None:
             self._leave()
+
+    def _note_progress(self) -> None:
+        """Another login or another attempt at a round is no progress."""
+        leading = self.machines[SERVER].program
+        if leading is None or leading.lead is None:
+            return
+        with self.inspecting():
+            store = leading.store
+            facts = (
+                *(store.globals(), store.counted_updates(), store.scores(), store.models()),
+                *(store.declared(), store.reported(), store.finished, store.discarded),
+                store.paused,
+            )
+        if facts != self._facts:
+            self._facts, self._progress_at = facts, self.schedule.now
+
+    _facts: tuple = ()
 
     def _over(self) -> bool:
         if self.violation is not None:
@@ -446,7 +464,6 @@ class World:
         version = leading.lead._run.version
         if version != leading.seen:
             leading.seen = version
-            self._progress_at = self.schedule.now
             waiting, leading.waiting = leading.waiting, []
             for call in waiting:
                 self.schedule.after(0.0, call)

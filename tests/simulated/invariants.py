@@ -98,6 +98,7 @@ def _check_weights(world: World, leading: Leading) -> None:
             if rule.name != "fedavg":
                 return
             continue
+        _require(bool(counted.get(number)), f"lost receipt: no update counts in round {number}")
         # Sums of products of such numbers are exact in float64, in any order.
         total = float(sum(EXAMPLES[update.site] for update in counted[number]))
         for name, found in models[number].items():
