@@ -421,8 +421,10 @@ class Store(Records):
             ("best", "best_round", best),
             ("best_worst_site", "best_worst_site_round", worst_site),
         ):
-            if before.get(key) != number:
-                _link(self.global_path(number), self.folder / f"{name}.safetensors")
+            # A kill between the two may have left a model that the record does not name.
+            path = self.folder / f"{name}.safetensors"
+            if before.get(key) != number or not _is_of_round(path, number):
+                _link(self.global_path(number), path)
         content = {"best_round": best, "best_worst_site_round": worst_site, **table}
         if content != before:
             atomic.write_json(record, content)
@@ -561,6 +563,14 @@ def rows_digest(lines: Iterable[str]) -> str:
     for line in lines:
         digest.update(line.encode("utf-8") + b"\n")
     return digest.hexdigest()
+
+
+def _is_of_round(path: pathlib.Path, number: int) -> bool:
+    try:
+        with TensorFile(path) as file:
+            return file.metadata.get("round", "0") == str(number)
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def _link(source: pathlib.Path, target: pathlib.Path) -> None:

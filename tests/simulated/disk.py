@@ -196,6 +196,7 @@ class Disks:
             return self.ftruncate(path, size)
         self._before(_machine(path), "truncate")
         self._cut(self._find(path), size)
+        return None
 
     def _cut(self, node: Node, size: int) -> None:
         del node.content[size:]

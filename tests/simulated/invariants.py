@@ -139,7 +139,7 @@ def _check_base(world: World, update: Update, models: Mapping) -> None:
 
 def _check_receipts(world: World, leading: Leading) -> None:
     """What a site was told is there, is there, unless an order has taken it away."""
-    store, config = leading.store, world.config
+    store = leading.store
     held, models = store.globals(), store.models()
     evicted = {site for site, record in store.sites().items() if record.evicted}
     for (site, what), (sha256, lineage, standing) in world.receipts.items():
@@ -156,7 +156,8 @@ def _check_receipts(world: World, leading: Leading) -> None:
             if update is not None and update.sha256 != sha256:
                 later = world.trained[update.sha256].number > world.trained[sha256].number
                 _require(later, f"lost receipt: {site}, {what}: an earlier update took its place")
-            if update is not None and int(name) > max(held) and sha256[:16] not in world.rotten:
+            open_still = int(name) > max(held) and not store.finished
+            if update is not None and open_still and sha256[:16] not in world.rotten:
                 path = store.update_path(update)
                 counted = update in store.counted_updates().get(max(held), ())
                 _require(counted or path.exists(), f"lost file of an update: {site}, {what}")
@@ -168,7 +169,6 @@ def _check_receipts(world: World, leading: Leading) -> None:
         elif kind == "model":
             _require(models.get(name) == (site, sha256), f"lost model: {name}")
             _require(store.model_path(name).exists(), f"lost file of a model: {name}")
-    del config
 
 
 def _check_files(world: World, leading: Leading) -> None:
@@ -184,9 +184,12 @@ def _check_files(world: World, leading: Leading) -> None:
         elif folder in ("global", "rule_state"):
             if tasks.global_number(stem) not in held:
                 left.add(path)
-        elif folder == "models" and stem not in store.models():
-            left.add(path)
-        elif folder == "spool" or folder == "discarded" or folder.startswith("discarded/"):
+        elif (
+            (folder == "models" and stem not in store.models())
+            or folder == "spool"
+            or folder == "discarded"
+            or folder.startswith("discarded/")
+        ):
             left.add(path)
         elif folder.startswith("kept/"):
             number = tasks.global_number(folder.removeprefix("kept/"))

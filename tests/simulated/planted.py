@@ -14,6 +14,7 @@ from typing import Any
 
 from federated import errors
 from federated.aggregation import fedavg, fedavgm, spooled_updates
+from federated.audit.log import AuditLog
 from federated.rounds import rounds, tasks
 from federated.security.credentials import Sessions
 from federated.server.coordinator import Coordinator
@@ -22,9 +23,11 @@ from federated.server.run_state import RunState
 from federated.server.uploads import Uploads
 from federated.site.journal import Journal
 from federated.site.retries import Persistent
+from federated.storage import store
 from federated.storage.database import Records
 from federated.storage.store import Store
 from federated.tensors.partial_file import PartialModel
+from runkit.events import EventLog
 from tests.simulated import federation
 
 Patch = tuple[Any, str, Callable[[Any], Any]]
@@ -255,6 +258,16 @@ def _no_transactions(original: Any) -> Any:
     return transaction
 
 
+def _believes_the_record(original: Any) -> Any:
+    """The best model is what `selection.json` says, whatever the file holds."""
+    return lambda path, number: True
+
+
+def _stops_at_the_first_error(original: Any) -> Any:
+    """A line of the log counts as soon as its bytes are in the file, synced or not."""
+    return EventLog.read
+
+
 FAULTS: dict[str, tuple[Patch, ...]] = {
     "lost_receipt": ((Store, "keep_update", _lost_receipt),),
     "early_receipt": ((Uploads, "send", _early_receipt),),
@@ -284,6 +297,8 @@ FAULTS: dict[str, tuple[Patch, ...]] = {
     "lost_scores": ((Records, "record_scores", _forgets_scores),),
     "asks_again": ((tasks, "next_task", _asks_again),),
     "counts_evicted": ((RunState, "reopen", _counts_evicted),),
+    "believes_the_record": ((store, "_is_of_round", _believes_the_record),),
+    "unsynced_line": ((AuditLog, "read", _stops_at_the_first_error),),
     "no_transactions": ((Records, "_transaction", _no_transactions),),
 }
 

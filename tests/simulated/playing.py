@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import re
 from collections.abc import Callable, Iterable, Iterator
 
@@ -42,6 +43,7 @@ def playing(fault: str = "") -> Iterator[Play]:
       fault: name of one of `planted.FAULTS`.
     """
     before = logging.get_verbosity()
+    gc.freeze()  # or every collection would look through all that was imported
     logging.set_verbosity(logging.FATAL)
     planting = planted.planted(fault) if fault else contextlib.nullcontext()
     try:
@@ -58,6 +60,7 @@ def playing(fault: str = "") -> Iterator[Play]:
 
             yield play
     finally:
+        gc.unfreeze()
         logging.set_verbosity(before)
 
 
@@ -80,3 +83,10 @@ def shortest(play: Play, failure: Failure) -> Failure:
 
     shrunk(failure.story, fails)
     return found[-1]
+
+
+def block(seeds: range) -> tuple[range, list[tuple[int, str]]]:
+    """Returns `seeds`, and (seed, the shortest story that shows it) of each failure among them."""
+    with playing() as play:
+        found = [failure for failure in failures(play, seeds) if failure is not None]
+        return seeds, [(f.story.seed, str(shortest(play, f))) for f in found]

@@ -11,7 +11,7 @@ SITES = ("C1", "C2", "C3")
 SERVER = "server"
 
 # What a trouble's `at` counts: the site's calls, operations on the party's disk, or seconds.
-BY_CALL = ("lost", "reply_lost", "repeated", "cut", "slow")
+BY_CALL = ("lost", "reply_lost", "repeated", "cut", "short", "slow")
 BY_OPERATION = ("kill", "error", "full")
 BY_TIME = (
     *("stop", "sleep", "clock", "partition", "late", "rot"),
@@ -51,6 +51,7 @@ MEANING = {
     "reply_lost": "the reply is lost",
     "repeated": "the call arrives twice",
     "cut": "the transfer is cut after {} chunks",
+    "short": "the transfer ends after {} chunks, as if it were whole",
     "slow": "the call takes {} s",
     "kill": "killed, and started again after {} s",
     "error": "an input/output error",
@@ -91,15 +92,15 @@ class Story:
 def of_seed(seed: int) -> Story:
     """Returns the story of a seed; the first seeds have no troubles."""
     draw = random.Random(seed)
-    sites = SITES[: draw.choice((1, 2, 2, 2, 3))]
+    sites = SITES[: draw.choice((1, 1, 2, 2, 2, 2, 2, 3))]
     minimum = draw.randint(1, len(sites))
-    rounds = draw.choice((1, 2, 2, 3))
+    rounds = draw.choice((1, 1, 2, 2, 2, 3))
     settings: dict[str, Any] = {
         "num_rounds": rounds,
         "min_num_clients": minimum,
         "max_num_clients": len(sites),
-        "cross_site_evaluation": draw.random() < 0.3,
-        "wait_after_min_clients_s": draw.choice((0.0, 60.0, 600.0)),
+        "cross_site_evaluation": draw.random() < 0.2,
+        "wait_after_min_clients_s": draw.choice((0.0, 0.0, 60.0, 600.0)),
         "late_updates": draw.choice(("discard", "keep")),
         "keep_updates": draw.choice((0, 1, 1)),
         "keep_globals": draw.choice((0, 0, 2)),
@@ -143,7 +144,7 @@ def _trouble(draw: random.Random, sites: tuple[str, ...], rounds: int) -> Troubl
     party = draw.choice(sites)
     size = draw.choice(_SECONDS)
     if kind in BY_CALL:
-        size = draw.randint(0, 3) if kind == "cut" else size
+        size = draw.randint(0, 3) if kind in ("cut", "short") else size
         return Trouble(kind, party, draw.randint(1, 9 * rounds + 6), size)
     if kind in BY_OPERATION:
         if draw.random() < 0.6:
