@@ -121,6 +121,7 @@ _WEIGHTS = {
     "reply_lost": 4,
     "repeated": 3,
     "cut": 4,
+    "short": 4,
     "slow": 2,
     "kill": 10,
     "error": 5,
