@@ -964,6 +964,8 @@ def prepared() -> Iterator[Callable[[Story], World]]:
 
 def _schema() -> bytes:
     connection = sqlite3.connect(":memory:")
+    if not hasattr(connection, "serialize"):  # Python 3.10
+        return b""
     connection.executescript(database._SCHEMA)
     return connection.serialize()
 

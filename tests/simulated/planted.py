@@ -73,28 +73,6 @@ def _wrong_round(original: Any) -> Any:
     return lambda state, update, *, policy: None
 
 
-def _ignores_discards(original: Any) -> Any:
-    """An update counts even if it was trained before the operator discarded rounds."""
-
-    def accepted(self: Uploads, checked: Any) -> Any:
-        offer = dataclasses.replace(checked.offer, discarded=None)
-        object.__setattr__(checked, "offer", offer)
-        return original(self, checked)
-
-    return accepted
-
-
-def _keeps_stale_update(original: Any) -> Any:
-    """A site does not forget its update when the run goes back."""
-
-    def go_back(self: Journal, round_number: int, discarded: int) -> None:
-        update = self._state["update"]
-        original(self, round_number, discarded)
-        self._state["update"] = update
-
-    return go_back
-
-
 def _token_for_ever(original: Any) -> Any:
     """An evicted site's token still works."""
 
@@ -246,18 +224,6 @@ def _counts_evicted(original: Any) -> Any:
     return reopen
 
 
-def _no_transactions(original: Any) -> Any:
-    """An error in a transaction leaves it half done."""
-
-    @contextlib.contextmanager
-    def transaction(self: Records) -> Iterator[Any]:
-        with self._serial:
-            yield self._database
-            self._database.execute("COMMIT") if self._database.in_transaction else None
-
-    return transaction
-
-
 def _believes_the_record(original: Any) -> Any:
     """The best model is what `selection.json` says, whatever the file holds."""
     return lambda path, number: True
@@ -273,10 +239,6 @@ FAULTS: dict[str, tuple[Patch, ...]] = {
     "early_receipt": ((Uploads, "send", _early_receipt),),
     "double_count": ((rounds, "check", _double_count), (Uploads, "_is_there", _there_is_nothing)),
     "wrong_round": ((rounds, "check", _wrong_round),),
-    "ignores_discards": (
-        (Uploads, "_accepted", _ignores_discards),
-        (Journal, "go_back", _keeps_stale_update),
-    ),
     "stale_token": ((Records, "evict", _token_for_ever), (Sessions, "check_bound", lambda o: o)),
     "never_logs_in_again": ((Persistent, "_trying", _never_logs_in_again),),
     "equal_weights": (
@@ -299,7 +261,6 @@ FAULTS: dict[str, tuple[Patch, ...]] = {
     "counts_evicted": ((RunState, "reopen", _counts_evicted),),
     "believes_the_record": ((store, "_is_of_round", _believes_the_record),),
     "unsynced_line": ((AuditLog, "read", _stops_at_the_first_error),),
-    "no_transactions": ((Records, "_transaction", _no_transactions),),
 }
 
 
