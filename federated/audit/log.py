@@ -98,6 +98,15 @@ class AuditLog(EventLog):
                 )
                 logging.warning("event=listener_failed reason=%s", reason)
 
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Yields the events in order, but not a line whose writing or syncing failed: the next line
+        takes its place.
+        """
+        for record in super().read():
+            if record.get("line", 0) > self._count:
+                return
+            yield record
+
     def _sync(self) -> None:
         with open(self.path, "rb+") as stream:
             os.fsync(stream.fileno())

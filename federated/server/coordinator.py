@@ -80,6 +80,8 @@ class Coordinator:
         if max(store.globals()) and store.best_round() is None:
             # The server was killed between discarding a round and the next selection.
             self._evaluation.select()
+        self._prune()
+        store.empty_discarded()
         if self._run.round is not None:
             self._run.log(
                 "round_opened",
@@ -205,12 +207,18 @@ class Coordinator:
                 if run.stale:
                     run.reopen()
                     self._evaluation.select()
+                    self._prune()
                     run.stale = False
                     run.note_change()
+                    run.store.empty_discarded()
                 if run.store.paused:
                     return None
                 if run.round is None:
-                    return self._evaluation.advance(now)
+                    wait_s = self._evaluation.advance(now)
+                    if run.store.finished:
+                        self._prune()
+                        run.store.empty_discarded()
+                    return wait_s
                 run.round = rounds.without(run.round, run.absent(now))
                 if rounds.is_expired(run.round, run.policy, now=now):
                     self._try_again(run.round, now)
@@ -324,6 +332,10 @@ class Coordinator:
             if run.round is not None:
                 run.log("round_opened", round=run.round.number, received=[])
         run.store.empty_discarded()
+
+    def _prune(self) -> None:
+        config = self._run.config
+        self._run.store.prune(keep_updates=config.keep_updates, keep_globals=config.keep_globals)
 
     def _try_again(self, expired: rounds.Round, now: float) -> None:
         """Starts another attempt at a round whose deadline passed below the minimum."""

@@ -62,13 +62,15 @@ class Evaluation:
                 or run.store.finished
             ):
                 return  # sent again, or too late: the best model is chosen already
-            times = self._rescored[site, model] = self._rescored.get((site, model), 0) + 1
-            if times > _RESCORED:
+            times = self._rescored.get((site, model), 0)
+            if times >= _RESCORED:
                 raise errors.UpdateRefused(
                     f"site {site!r} scored model {model} in {_RESCORED} different ways; "
                     "its last scores stay"
                 )
             run.store.record_scores(model, site, checked)
+            # Only now: on a full disk the site sends the same scores again and again.
+            self._rescored[site, model] = times + 1
             run.note_change()
             run.log("scored", site=site, model=model, scores=checked)
 

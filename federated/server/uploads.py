@@ -274,8 +274,7 @@ class Uploads:
         update_checks.check_change(
             change, usual, max_ratio=run.config.max_change_ratio, what=checked.what
         )
-        self._sent[site, state.number] += 1
-        if self._sent[site, state.number] > _REPLACED:
+        if self._sent[site, state.number] >= _REPLACED:
             raise errors.UpdateRefused(
                 f"{checked.what}: {_REPLACED} different updates came before it; the last one counts"
             )
@@ -287,6 +286,8 @@ class Uploads:
             counts_in=state.number,
             change=change,
         )
+        # Only now: on a full disk the site sends the same update again and again.
+        self._sent[site, state.number] += 1
         run.round = accepted
         run.untouched.note(run.store.update_path(update))
         run.note_change()

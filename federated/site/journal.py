@@ -159,7 +159,17 @@ class Journal:
         return self._state["finished"]
 
     def finish(self) -> None:
+        """Notes that the run is finished, and removes what only an unfinished one needs."""
+        self._state["update"] = self._manifest = None
         self._set(finished=True)
+        self.update_path.unlink(missing_ok=True)
+        self.lent_path.unlink(missing_ok=True)
+
+    def remove_leftovers(self) -> None:
+        """Removes files that a kill left half-written; called while no other process writes here."""
+        for folder in (self.folder, self.folder / "rows"):
+            for path in folder.glob(".partial-*"):
+                path.unlink(missing_ok=True)
 
     def scores(self, model: int) -> dict[str, float] | None:
         """Returns this site's scores of a global model, so that no model is scored twice."""
@@ -203,6 +213,11 @@ class Journal:
     @property
     def update_path(self) -> pathlib.Path:
         return self.folder / "update.safetensors"
+
+    @property
+    def lent_path(self) -> pathlib.Path:
+        """Where a model is while it is published."""
+        return self.folder / "model.safetensors"
 
     @property
     def incoming_path(self) -> pathlib.Path:

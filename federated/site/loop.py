@@ -147,6 +147,7 @@ def run(
     held = folder_lock.hold(private.folder(journal_folder))
     try:
         journal = Journal(journal_folder)
+        journal.remove_leftovers()
     except BaseException:
         held.close()
         raise
@@ -414,7 +415,7 @@ class _Loop:
 
     def _publish(self) -> None:
         if not self._journal.declared:
-            path = self._journal.folder / "model.safetensors"
+            path = self._journal.lent_path
             for name, arrays in self._trainer.local_models().items():
                 _check_own_name(name)
                 if name not in self._journal.published:

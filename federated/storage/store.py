@@ -357,13 +357,26 @@ class Store(Records):
                 os.replace(path, kept)
             else:
                 self._discard(path)
+        self._prune(closed.number, keep_updates, keep_globals)
+
+    def _prune(self, last: int, keep_updates: int, keep_globals: int) -> None:
         for folder in (self.folder / "kept").glob("round_*"):
-            if (tasks.global_number(folder.name) or 0) <= closed.number - keep_updates:
+            if (tasks.global_number(folder.name) or 0) <= last - keep_updates:
                 self._discard(folder)
-        for number in range(1, closed.number - keep_globals + 1) if keep_globals else ():
+        for number in range(1, last - keep_globals + 1) if keep_globals else ():
             if number not in self._best_rounds():
                 self._discard(self.global_path(number))
                 self._discard(self.rule_state_path(number))
+
+    def prune(self, *, keep_updates: int = 0, keep_globals: int = 0) -> None:
+        """Removes what `close_round` would have removed, had no kill or error come between."""
+        # A run that was ended without its open round leaves updates that will never count.
+        spooled = [] if self.finished else self._spooled()
+        known = {self.update_path(update).name for update in spooled}
+        for path in (self.folder / "spool").iterdir():
+            if path.name not in known:
+                self._discard(path)
+        self._prune(max(self.globals()), keep_updates, keep_globals)
 
     def _discard(self, path: pathlib.Path) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -408,8 +421,10 @@ class Store(Records):
             ("best", "best_round", best),
             ("best_worst_site", "best_worst_site_round", worst_site),
         ):
-            if before.get(key) != number:
-                _link(self.global_path(number), self.folder / f"{name}.safetensors")
+            # A kill between the two may have left a model that the record does not name.
+            path = self.folder / f"{name}.safetensors"
+            if before.get(key) != number or not _is_of_round(path, number):
+                _link(self.global_path(number), path)
         content = {"best_round": best, "best_worst_site_round": worst_site, **table}
         if content != before:
             atomic.write_json(record, content)
@@ -548,6 +563,14 @@ def rows_digest(lines: Iterable[str]) -> str:
     for line in lines:
         digest.update(line.encode("utf-8") + b"\n")
     return digest.hexdigest()
+
+
+def _is_of_round(path: pathlib.Path, number: int) -> bool:
+    try:
+        with TensorFile(path) as file:
+            return file.metadata.get("round", "0") == str(number)
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def _link(source: pathlib.Path, target: pathlib.Path) -> None:

@@ -402,3 +402,19 @@ def test_what_the_log_has_lost_is_backfilled_from_the_store(whole, kits, clock):
     finally:
         store.close()
     assert path.read_bytes() == before
+
+
+def test_a_line_that_cannot_be_synced_is_not_in_the_log(tmp_path, monkeypatch):
+    log = audit_log.AuditLog(tmp_path / "events.jsonl")
+    log.append("started")
+
+    def fail(self):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(audit_log.AuditLog, "_sync", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            log.append("aggregated", round=1)
+    assert [record["event"] for record in log.read()] == ["started"]
+    log.append("aggregated", round=2)
+    assert [record.get("round") for record in audit_log.read_chain(log.path)] == [None, 2]

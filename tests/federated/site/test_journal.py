@@ -196,3 +196,19 @@ def test_the_manifest_of_an_update_is_valid_until_the_file_changes(tmp_path):
         assert opened.manifest().sha256 == weights.digest(ARRAYS)
     tensor_files.save(journal.update_path, {"w": ARRAYS["w"] + 1})
     assert journal.manifest() is None
+
+
+def test_the_end_of_a_run_and_a_new_start_leave_no_half_written_files(tmp_path):
+    journal = Journal(tmp_path)
+    journal.keep_rows("FL_global", [{"case": 1}])
+    half = [tmp_path / ".partial-x.safetensors", tmp_path / "rows" / ".partial-y.json"]
+    for path in half:
+        path.write_bytes(b"half")
+    journal.remove_leftovers()
+    assert not any(path.exists() for path in half)
+    journal.keep_update(1, ARRAYS, 30, {})
+    journal.wait_until_durable()
+    journal.lent_path.write_bytes(b"a model that was being published")
+    journal.finish()
+    left = sorted(path.name for path in tmp_path.iterdir() if path.is_file())
+    assert left == ["journal.json"] and Journal(tmp_path).finished

@@ -256,3 +256,33 @@ def test_the_best_model_is_a_file_of_its_own(reopen):
             "best_worst_site_round": 0,
             "score": "dice",
         }
+
+
+def test_what_a_kill_kept_from_being_removed_is_removed_later(reopen, tmp_path):
+    store = reopen()
+    held = arrive(store, "C1")
+    for number in (1, 2):
+        old = store.kept_folder(number) / "round.C1.safetensors"
+        old.parent.mkdir(parents=True)
+        old.write_bytes(b"an update")
+    stray = store.update_path(Update("C2", 1, 10, "0" * 64))
+    stray.write_bytes(b"an update")
+    store.prune(keep_updates=0)
+    store.empty_discarded()
+    assert store.update_path(held).exists() and not stray.exists()
+    # Round 0 is the newest: nothing that is kept is of it or of a round before it.
+    assert store.kept_folder(1).exists() and store.kept_folder(2).exists()
+    store.finish()
+    store.prune(keep_updates=0)
+    assert not store.update_path(held).exists()
+
+
+def test_the_best_model_is_the_one_that_is_named(reopen):
+    store = reopen()
+    store.keep_selection(0, 0, {})
+    other = {name: array + np.float32(1) for name, array in toy.INITIAL.items()}
+    # A kill came after the model was replaced and before its number was.
+    tensor_files.save(store.folder / "best.safetensors", other, {"round": "1"})
+    store.keep_selection(0, 0, {})
+    found, _ = tensor_files.load(store.folder / "best.safetensors")
+    assert weights.digest(found) == store.globals()[0]

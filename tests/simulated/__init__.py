@@ -1,0 +1,1 @@
+"""A whole federation under one seed: see `__main__`."""

@@ -1,0 +1,92 @@
+"""Plays the stories of many seeds, and finds the shortest that still shows a failure."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+from absl import logging
+
+from tests.simulated import federation, invariants, planted
+from tests.simulated.story import Story, of_seed, shrunk
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A story in which something does not hold."""
+
+    story: Story
+    what: str
+
+    @property
+    def kind(self) -> str:
+        """The first line without its numbers, so that a shorter story can show the same."""
+        lines = self.what.strip().splitlines()
+        told = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
+        return re.sub(r"[\[{(].*|\bC\d\b|[0-9a-f]{16}|\d+", "", told)
+
+    def __str__(self) -> str:
+        return f"{self.story}\n  => {self.what}"
+
+
+Play = Callable[[Story], Failure | None]
+
+
+@contextlib.contextmanager
+def playing(fault: str = "") -> Iterator[Play]:
+    """Yields a function that plays a story and returns what does not hold, or None.
+
+    Args:
+      fault: name of one of `planted.FAULTS`.
+    """
+    before = logging.get_verbosity()
+    gc.freeze()  # or every collection would look through all that was imported
+    logging.set_verbosity(logging.FATAL)
+    planting = planted.planted(fault) if fault else contextlib.nullcontext()
+    try:
+        with planting, federation.prepared() as world_of:
+
+            def play(story: Story) -> Failure | None:
+                world = world_of(story)
+                world.check, world.check_end = invariants.check, invariants.check_end
+                try:
+                    world.play()
+                finally:
+                    world.close()
+                return None if world.violation is None else Failure(story, str(world.violation))
+
+            yield play
+    finally:
+        gc.unfreeze()
+        logging.set_verbosity(before)
+
+
+def failures(play: Play, seeds: Iterable[int]) -> Iterator[Failure | None]:
+    """Yields what each seed's story shows."""
+    for seed in seeds:
+        yield play(of_seed(seed))
+
+
+def shortest(play: Play, failure: Failure) -> Failure:
+    """Returns a failure of the same kind from which nothing can be left out."""
+    found = [failure]
+
+    def fails(story: Story) -> bool:
+        shown = play(story)
+        if shown is None or shown.kind != failure.kind:
+            return False
+        found.append(shown)
+        return True
+
+    shrunk(failure.story, fails)
+    return found[-1]
+
+
+def block(seeds: range) -> tuple[range, list[tuple[int, str]]]:
+    """Returns `seeds`, and (seed, the shortest story that shows it) of each failure among them."""
+    with playing() as play:
+        found = [failure for failure in failures(play, seeds) if failure is not None]
+        return seeds, [(f.story.seed, str(shortest(play, f))) for f in found]
