@@ -5,11 +5,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from federated.aggregation.fedadam import FedAdam
 from federated.aggregation.fedavg import FedAvg
 from federated.aggregation.fedavgm import FedAvgM
+from federated.aggregation.median import Median
 from federated.aggregation.rule import AggregationRule
+from federated.aggregation.trimmed_mean import TrimmedMean
 
-RULES: dict[str, type[AggregationRule]] = {rule.name: rule for rule in (FedAvg, FedAvgM)}
+RULES: dict[str, type[AggregationRule]] = {
+    rule.name: rule for rule in (FedAvg, FedAvgM, FedAdam, Median, TrimmedMean)
+}
 DEFAULT = str(FedAvg())  # also of a store or log written before there was a choice
 
 
