@@ -90,6 +90,20 @@ class AggregationRule(abc.ABC):
         """Why it cannot work with fewer than `min_updates`, for an error message."""
         return "a mean needs at least one value"
 
+    def check_updates(self, count: int, *, given: str) -> None:
+        """Checks that the rule can work with `count` updates in a round.
+
+        Args:
+          given: where the count comes from and what to change, for the message.
+        Raises:
+          ValueError: with the least number, the reason for it, and `given`.
+        """
+        if count < self.min_updates:
+            raise ValueError(
+                f"aggregation is {str(self)!r}, which needs at least {self.min_updates} updates "
+                f"in every round: {self.min_updates_reason}; {given}"
+            )
+
     def init(self, specs: Sequence[TensorSpec]) -> Mapping[str, float]:
         """Returns what the rule keeps from round to round, and the value that it starts from.
 

@@ -54,7 +54,8 @@ def described() -> str:
             f"{f.name} ({f.metadata['meaning']}; {f.metadata['expected']}; default {f.default})"
             for f in dataclasses.fields(rule)
         ]
-        having = f", with {' and '.join(parameters)}" if parameters else ""
+        listed = " and ".join(filter(None, [", ".join(parameters[:-1]), *parameters[-1:]]))
+        having = f", with {listed}" if parameters else ""
         lines.append(f"{name!r}: {summary[:1].lower()}{summary[1:]}{having}.")
     return " ".join(lines)
 

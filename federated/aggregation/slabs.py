@@ -173,11 +173,7 @@ def _checked(
     """Returns the specs that all updates share."""
     if not updates:
         raise ValueError("no update to aggregate; a round closes with at least one")
-    if len(updates) < rule.min_updates:
-        raise ValueError(
-            f"aggregation rule {rule} needs at least {rule.min_updates} updates, got "
-            f"{len(updates)}: {rule.min_updates_reason}"
-        )
+    rule.check_updates(len(updates), given=f"there are {len(updates)}")
     specs = updates[0][1].specs
     for site, source, examples in updates:
         if examples <= 0:
