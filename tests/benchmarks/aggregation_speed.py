@@ -4,7 +4,7 @@
     SITES=3,32 VALUES=10000000 ...    sites, float32 values of the model
     BEFORE=/tmp/before ...            also the weighted mean of the source tree in that folder
 
-Updates lie in the page cache and are hashed as they are read, nothing is synced. The second round
+Updates lie in the page cache and are hashed as they are read; nothing is synced. The second round
 is measured, so that a rule with a state reads one.
 """
 
@@ -59,17 +59,18 @@ def aggregate(folder: str, sites: int, rule: str, tree: str = "") -> dict[str, f
     model = StoredFile(root / "global", digest(root / "global"))
     with tensor_files.TensorFile(model.path) as file:
         specs = file.specs
-    state, seconds = None, 0.0
+    state, seconds, processor_seconds = None, 0.0, 0.0
     with tempfile.TemporaryDirectory(dir=root) as name:
         for number in (1, 2):
             targets = Targets(pathlib.Path(name) / f"m{number}", pathlib.Path(name) / f"s{number}")
-            began = time.perf_counter()
+            began, processor_began = time.perf_counter(), time.process_time()
             _, kept = spooled_updates.aggregate_spooled(
                 applied, updates, targets, specs, {}, model=model, state=state
             )
             seconds = time.perf_counter() - began
+            processor_seconds = time.process_time() - processor_began  # of all threads
             state = StoredFile(targets.state, kept.sha256) if kept else None
-    return {"seconds": seconds}
+    return {"seconds": seconds, "processor_seconds": processor_seconds}
 
 
 def main() -> None:
@@ -88,8 +89,10 @@ def main() -> None:
                 arguments = {**about, "rule": "fedavg", "tree": tree}
                 candidates.insert(0, Candidate("fedavg before", function, arguments=arguments))
             figures = side_by_side.measure(candidates, repetitions=flags.repetitions)
-        table = side_by_side.table(figures, figure="seconds", reference="fedavg")
-        print(f"{sites} sites, {VALUES} values\n{table}\n", flush=True)
+        print(f"{sites} sites, {VALUES} values")
+        for figure in ("seconds", "processor_seconds"):
+            table = side_by_side.table(figures, figure=figure, reference="fedavg")
+            print(f"{table}\n", flush=True)
 
 
 if __name__ == "__main__":
