@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from c2fnas import genotype
 from experiments.configuration import CLASSES, ExperimentConfig
+from federated.aggregation import rules
 from runkit import progress
 
 POOLED, FINETUNED = "pooled", "finetuned"
@@ -104,6 +105,14 @@ class RunSpec:
     baselines: bool = True
     beyond: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        rule = rules.parse(self.config.aggregation)
+        rule.check_updates(
+            len(self.sites),
+            given=f"this run has {len(self.sites)} sites: give it {rule.min_updates} or more, "
+            "or choose another aggregation rule",
+        )
 
 
 # Measured with the demo profile on two cores: one thread per site, both sites at once, batches of

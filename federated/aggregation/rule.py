@@ -61,6 +61,9 @@ class AggregationRule(abc.ABC):
 
     name: ClassVar[str]  # as in --aggregation
     reads_model: ClassVar[bool] = False  # whether `aggregate` needs `Slab.model`
+    # Whether `aggregate` holds all updates of a slab at once; its slabs are then the smaller, the
+    # more sites there are.
+    gathers_updates: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -76,6 +79,30 @@ class AggregationRule(abc.ABC):
                     f"aggregation rule {self.name}: {field.name} is {value!r}; "
                     f"expected {field.metadata['expected']}"
                 )
+
+    @property
+    def min_updates(self) -> int:
+        """The least number of updates that the rule can work with."""
+        return 1
+
+    @property
+    def min_updates_reason(self) -> str:
+        """Why it cannot work with fewer than `min_updates`, for an error message."""
+        return "a mean needs at least one value"
+
+    def check_updates(self, count: int, *, given: str) -> None:
+        """Checks that the rule can work with `count` updates in a round.
+
+        Args:
+          given: where the count comes from and what to change, for the message.
+        Raises:
+          ValueError: with the least number, the reason for it, and `given`.
+        """
+        if count < self.min_updates:
+            raise ValueError(
+                f"aggregation is {str(self)!r}, which needs at least {self.min_updates} updates "
+                f"in every round: {self.min_updates_reason}; {given}"
+            )
 
     def init(self, specs: Sequence[TensorSpec]) -> Mapping[str, float]:
         """Returns what the rule keeps from round to round, and the value that it starts from.

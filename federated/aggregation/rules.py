@@ -5,11 +5,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from federated.aggregation.fedadam import FedAdam
 from federated.aggregation.fedavg import FedAvg
 from federated.aggregation.fedavgm import FedAvgM
+from federated.aggregation.median import Median
 from federated.aggregation.rule import AggregationRule
+from federated.aggregation.trimmed_mean import TrimmedMean
 
-RULES: dict[str, type[AggregationRule]] = {rule.name: rule for rule in (FedAvg, FedAvgM)}
+RULES: dict[str, type[AggregationRule]] = {
+    rule.name: rule for rule in (FedAvg, FedAvgM, FedAdam, Median, TrimmedMean)
+}
 DEFAULT = str(FedAvg())  # also of a store or log written before there was a choice
 
 
@@ -49,7 +54,8 @@ def described() -> str:
             f"{f.name} ({f.metadata['meaning']}; {f.metadata['expected']}; default {f.default})"
             for f in dataclasses.fields(rule)
         ]
-        having = f", with {' and '.join(parameters)}" if parameters else ""
+        listed = " and ".join(filter(None, [", ".join(parameters[:-1]), *parameters[-1:]]))
+        having = f", with {listed}" if parameters else ""
         lines.append(f"{name!r}: {summary[:1].lower()}{summary[1:]}{having}.")
     return " ".join(lines)
 

@@ -15,6 +15,9 @@ from federated.aggregation.rule import AggregationRule, Slab
 from federated.tensors.weights import CHUNK_BYTES, TensorSpec, check_same, dtype_runs, stretches
 
 SLAB_BYTES = 2**18  # bytes of each update worked on at a time: they stay in a processor's cache
+# Of all updates together where a rule gathers them, as long as that leaves _LEAST_SLAB_BYTES each.
+_GATHERED_BYTES = 2**20
+_LEAST_SLAB_BYTES = 2**12  # a multiple of every dtype
 _WORKERS = 2  # chunks that are aggregated at the same time
 _AHEAD = 4  # chunks that at most wait to be written
 _STATE = np.dtype("<f8")
@@ -77,11 +80,13 @@ def aggregate(
       state_sink: takes the rule's new state; needed where the rule keeps one.
       finish: applied to each piece of the new model, e.g. rounding.
     Raises:
-      ValueError: without updates, or for one without training cases.
+      ValueError: with fewer updates than the rule can work with, or for one without training
+          cases.
       IncompatibleWeights: where two updates differ in a name, shape or dtype.
     """
     ordered = [(site, *updates[site]) for site in sorted(updates)]
-    specs = _checked(ordered)
+    specs = _checked(rule, ordered)
+    slab_bytes = _slab_bytes(rule, len(ordered))
     num_examples = [examples for _, _, examples in ordered]
     initial = rule.init(specs)
 
@@ -103,8 +108,8 @@ def aggregate(
             itemsize = stretch.dtype.itemsize
             count = (stretch.end - stretch.begin) // itemsize
             values, kept = np.empty(count, stretch.dtype), np.empty((count, len(initial)), _STATE)
-            for start in range(stretch.begin, stretch.end, SLAB_BYTES):
-                size = min(SLAB_BYTES, stretch.end - start)
+            for start in range(stretch.begin, stretch.end, slab_bytes):
+                size = min(slab_bytes, stretch.end - start)
                 at = (start - stretch.begin) // itemsize
                 result = rule.aggregate(slab_of(stretch, start, size, stretch.first_value + at))
                 part = slice(at, at + size // itemsize)
@@ -131,6 +136,14 @@ def aggregate(
             write_next()
 
 
+def _slab_bytes(rule: AggregationRule, num_updates: int) -> int:
+    """Returns how many bytes of each update the rule works on at a time."""
+    if not rule.gathers_updates:
+        return SLAB_BYTES
+    share = _GATHERED_BYTES // num_updates // _LEAST_SLAB_BYTES * _LEAST_SLAB_BYTES
+    return min(SLAB_BYTES, max(_LEAST_SLAB_BYTES, share))
+
+
 def _state_of(
     initial: Mapping[str, float], state: Source | None, first: int, count: int
 ) -> dict[str, np.ndarray]:
@@ -154,10 +167,13 @@ def _chunks(specs: Sequence[TensorSpec]) -> Iterator[list[_Stretch]]:
         yield chunk
 
 
-def _checked(updates: Sequence[tuple[str, Source, int]]) -> tuple[TensorSpec, ...]:
+def _checked(
+    rule: AggregationRule, updates: Sequence[tuple[str, Source, int]]
+) -> tuple[TensorSpec, ...]:
     """Returns the specs that all updates share."""
     if not updates:
         raise ValueError("no update to aggregate; a round closes with at least one")
+    rule.check_updates(len(updates), given=f"there are {len(updates)}")
     specs = updates[0][1].specs
     for site, source, examples in updates:
         if examples <= 0:

@@ -99,7 +99,12 @@ class ServerConfig:
     )
 
     def __post_init__(self) -> None:
-        _ = self.policy, self.rule
+        _, rule = self.policy, self.rule
+        rule.check_updates(
+            self.min_num_clients,
+            given=f"min_num_clients is {self.min_num_clients}: raise it to {rule.min_updates} or "
+            "more, or choose another aggregation rule",
+        )
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port is {self.port}; expected 1 to 65535, or 0 for any free one")
         if self.local_epochs < 1:

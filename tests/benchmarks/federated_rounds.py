@@ -8,6 +8,8 @@
     MEMORY=2,8,32 VALUES=20000000 ...            only the memory of this product's server
     MEMORY=2,8,32 VALUES=250000000 ROUNDS=1 ...  the same with a model of 1 GB in tensors of
                                                  28 MiB; needs 36 GB of disk
+    MEMORY=3,32 VALUES=10000000 ROUNDS=2 RULES=all ...  the same under every aggregation rule, with
+                                                 a model of 40 MB
 
 Each site is a process and adds a constant to the weights it receives. If only memory is measured,
 the sites are threads of a few processes, keep models on disk only, and all send the same update.
@@ -83,7 +85,7 @@ class Adds:
         return []
 
 
-def _serve(folder: str, sites: int, ports) -> None:
+def _serve(folder: str, sites: int, ports, rule: str = "fedavg") -> None:
     from federated.server import config as server_config
     from federated.server import serve as server
     from tests.federated import toy
@@ -92,6 +94,7 @@ def _serve(folder: str, sites: int, ports) -> None:
         num_rounds=ROUNDS,
         min_num_clients=sites,
         max_num_clients=sites,
+        aggregation=rule,
         cross_site_evaluation=False,
         host="127.0.0.1",
         port=0,
@@ -190,8 +193,29 @@ def _relay(folder: str, names: list[str], port: int) -> None:
         thread.join()
 
 
-def ours_memory(sites: int) -> float:
-    """Returns by how much the server's peak memory exceeds that of an idle server, in MiB."""
+def _expected(rule: str, initial: float, sent: float, sites: int) -> float:
+    """Returns a value of the last global model where every site sends the same in every round."""
+    import numpy as np
+
+    from federated.aggregation import rules
+    from federated.aggregation.rule import Slab
+
+    applied, model = rules.parse(rule), np.float32([initial])
+    state = {name: np.full(1, value) for name, value in applied.init(()).items()}
+    for _ in range(ROUNDS):
+        updates = [np.float32([sent])] * sites
+        result = applied.aggregate(Slab(updates, [10] * sites, model, state))
+        model, state = result.model.astype(np.float32), result.state
+    return float(model[0])
+
+
+def ours_memory(sites: int, rule: str = "fedavg") -> tuple[float, float]:
+    """Returns (the server's peak above an idle server, the idle server) in MiB.
+
+    The peak is that of the rounds alone: what the start took is forgotten.
+    """
+    import numpy as np
+
     from federated.security import provisioning
     from federated.tensors import tensor_files
 
@@ -206,10 +230,11 @@ def ours_memory(sites: int) -> float:
         tensor_files.save(folder / "update.safetensors", arrays)
         del arrays
         ports = context.Queue()
-        server = context.Process(target=_serve, args=(name, sites, ports))
+        server = context.Process(target=_serve, args=(name, sites, ports, rule))
         server.start()
         started.append(server)
         port = ports.get(timeout=60)
+        pathlib.Path(f"/proc/{server.pid}/clear_refs").write_text("5")
         idle, peak = _memory(server.pid, "VmRSS"), 0.0
         for first in range(min(sites, 4)):
             started.append(context.Process(target=_relay, args=(name, names[first::4], port)))
@@ -220,8 +245,9 @@ def ours_memory(sites: int) -> float:
         result, _ = tensor_files.load(
             folder / "store" / "global" / f"round_{ROUNDS:03d}.safetensors"
         )
-        assert all((array == i / 8 + 0.5).all() for i, array in enumerate(result.values()))
-    return peak - idle
+        for i, array in enumerate(result.values()):
+            assert (array == np.float32(_expected(rule, i / 8, i / 8 + 0.5, sites))).all()
+    return peak - idle, idle
 
 
 def ours(sites: int) -> dict[str, float]:
@@ -557,8 +583,16 @@ def flower(sites: int) -> dict[str, float]:
 def main() -> None:
     flags = side_by_side.arguments(__doc__)
     if "MEMORY" in os.environ:
-        for sites in map(int, os.environ["MEMORY"].split(",")):
-            print(f"{sites} sites: {ours_memory(sites):.0f} MiB above idle", flush=True)
+        from federated.aggregation import rules
+
+        named = os.environ.get("RULES", "fedavg")
+        for rule in rules.RULES if named == "all" else named.split(";"):
+            for sites in map(int, os.environ["MEMORY"].split(",")):
+                above, idle = ours_memory(sites, rule)
+                print(
+                    f"{rule}, {sites} sites: {above:.0f} MiB above the {idle:.0f} MiB of an idle server",
+                    flush=True,
+                )
         return
     for sites in map(int, os.environ.get("SITES", "2").split(",")):
         candidates = [

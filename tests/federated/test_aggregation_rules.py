@@ -14,18 +14,33 @@ from federated.audit import log as audit_log
 from federated.audit import verification
 from federated.server import config as server_config
 from federated.tensors import tensor_files
+from federated.tensors.weights import specs_of
 from federated.wire import operation_pb2 as operation_pb
 from federated.wire import replies
 from tests.federated import toy
+from tests.federated.aggregation import reference
 from tests.federated.rounds.test_declarations import STATUS
 from tests.federated.server.test_coordinator import Site
 
 RULE = "fedavgm:momentum=0.75,learning_rate=0.5"
-VALUES = [(1.0, 3.5), (2.0, -1.25), (7.5, 0.5), (0.25, 4.0)]  # what C1 and C2 push in each round
+# What C1, C2 and C3 push in each round.
+VALUES = [(1.0, 3.5, 2.25), (2.0, -1.25, 0.5), (7.5, 0.5, 3.0), (0.25, 4.0, -2.0)]
+THREE = {"num_rounds": 4, "min_num_clients": 3, "max_num_clients": 3}
+
+
+# Name to text of each rule of the table, with no parameter at its default where three sites allow.
+TEXTS = {
+    text.partition(":")[0]: str(rules.parse(text))
+    for text in reference.TEXTS
+    if rules.parse(text).min_updates <= 3
+}
+STATEFUL = [text for text in TEXTS.values() if rules.parse(text).init(specs_of(toy.INITIAL))]
+every_rule = pytest.mark.parametrize("rule", TEXTS.values(), ids=TEXTS)
+every_rule_with_a_state = pytest.mark.parametrize("rule", STATEFUL)
 
 
 def play(run, first=1, last=4):
-    sites = [Site(run, "C1"), Site(run, "C2")]
+    sites = [Site(run, name) for name in toy.EXAMPLES]
     for number in range(first, last + 1):
         for site, value in zip(sites, VALUES[number - 1], strict=True):
             site.push(number, value)
@@ -35,7 +50,7 @@ def play(run, first=1, last=4):
 
 def written(run):
     """Returns the bytes of every global model and of the rule's states."""
-    files = [*(run.folder / "global").iterdir(), *(run.folder / "rule_state").iterdir()]
+    files = [*(run.folder / "global").iterdir(), *(run.folder / "rule_state").glob("*")]
     return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in files}
 
 
@@ -44,52 +59,68 @@ def logged(run, event):
     return [line for line in map(json.loads, lines) if line["event"] == event]
 
 
+def states(run):
+    return sorted(path.name for path in (run.folder / "rule_state").glob("*"))
+
+
+def states_of(rule, *rounds):
+    """Returns the names of the files of a rule's state after some rounds."""
+    return [f"round_{number:03d}.safetensors" for number in rounds if rule in STATEFUL]
+
+
+@pytest.fixture(scope="module")
+def made():
+    """Rule to the bytes of its undisturbed run, which is made once."""
+    return {}
+
+
 @pytest.fixture
-def undisturbed(opened):
-    run = opened(folder="undisturbed", num_rounds=4, aggregation=RULE)
+def expected(opened, rule, made):
+    """Returns what an undisturbed run under the rule writes."""
+    if rule not in made:
+        run = opened(folder="undisturbed", aggregation=rule, **THREE)
+        play(run)
+        made[rule] = written(run)
+    return made[rule]
+
+
+def test_every_rule_of_the_table_is_tried():
+    assert set(TEXTS) == set(reference.REFERENCES) == set(rules.RULES)
+
+
+@every_rule
+def test_the_models_of_a_run_are_those_of_numpy(opened, rule, made):
+    run = opened(aggregation=rule, **THREE)
     play(run)
-    return run
-
-
-def test_the_models_of_a_run_are_the_recursion_in_numpy(undisturbed):
-    models = [{name: array.astype("f8") for name, array in toy.INITIAL.items()}]
-    velocity = {name: np.zeros(array.shape) for name, array in toy.INITIAL.items()}
-    for first, second in VALUES:
-        mean = (30 * first + 10 * second) / 40
-        for name in velocity:
-            velocity[name] = 0.75 * velocity[name] + (models[-1][name] - mean)
-        models.append(
-            {  # the model is kept in float32, the velocity in float64
-                name: (array - 0.5 * velocity[name]).astype("f4").astype("f8")
-                for name, array in models[-1].items()
-            }
-        )
-    for number, model in enumerate(models):
-        path = undisturbed.folder / "global" / f"round_{number:03d}.safetensors"
-        arrays, _ = tensor_files.load(path)
-        assert {name: array.tolist() for name, array in arrays.items()} == {
-            name: array.tolist() for name, array in model.items()
-        }
-    assert sorted(path.name for path in (undisturbed.folder / "rule_state").iterdir()) == [
-        f"round_{number:03d}.safetensors" for number in range(1, 5)
+    made[rule] = written(run)
+    rounds = [
+        [{name: np.full_like(array, value) for name, array in toy.INITIAL.items()} for value in row]
+        for row in VALUES
     ]
+    models = reference.run(rule, toy.INITIAL, rounds, list(toy.EXAMPLES.values()))
+    for number, model in enumerate([toy.INITIAL, *models]):
+        path = run.folder / "global" / f"round_{number:03d}.safetensors"
+        arrays, _ = tensor_files.load(path)
+        assert set(arrays) == set(model)
+        for name, array in model.items():
+            np.testing.assert_allclose(arrays[name], array, rtol=1e-6, atol=1e-6)
+    assert states(run) == states_of(rule, 1, 2, 3, 4)
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3])
-def test_a_restarted_server_goes_on_with_the_same_bits(opened, undisturbed, stop):
-    expected = written(undisturbed)
-    play(opened(num_rounds=4, aggregation=RULE), last=stop)
-    run = opened(num_rounds=4, aggregation=RULE)
-    play(run, first=stop + 1)
+@every_rule
+def test_a_server_restarted_after_every_round_goes_on_with_the_same_bits(opened, expected, rule):
+    for number in (1, 2, 3, 4):
+        run = opened(aggregation=rule, **THREE)
+        play(run, first=number, last=number)
     assert written(run) == expected
 
 
 @pytest.mark.parametrize("after", ["the state", "both files"])
+@every_rule
 def test_a_kill_between_the_files_and_the_database_leaves_nothing_behind(
-    opened, undisturbed, after, monkeypatch
+    opened, expected, rule, after, monkeypatch
 ):
-    expected = written(undisturbed)
-    run = opened(num_rounds=4, aggregation=RULE)
+    run = opened(aggregation=rule, **THREE)
     play(run, last=2)
     left = {}
     with monkeypatch.context() as killed:
@@ -107,53 +138,81 @@ def test_a_kill_between_the_files_and_the_database_leaves_nothing_behind(
             killed.setattr(run.store, "close_round", die)
         with pytest.raises(SystemExit):
             play(run, first=3, last=3)
-    assert "rule_state/round_003.safetensors" in left
+    assert ("rule_state/round_003.safetensors" in left) == bool(states_of(rule, 3))
     assert ("global/round_003.safetensors" in left) == (after == "both files")
-    again = opened(num_rounds=4, aggregation=RULE)
+    again = opened(aggregation=rule, **THREE)
     assert "rule_state/round_003.safetensors" not in written(again)
     again.lead.advance()
     play(again, first=4)
     assert written(again) == expected
 
 
-def test_going_back_takes_the_state_back_too(opened, undisturbed):
-    expected = written(undisturbed)
-    run = opened(num_rounds=4, aggregation=RULE)
+@every_rule
+def test_going_back_takes_the_state_back_too(opened, expected, rule):
+    run = opened(aggregation=rule, **THREE)
     sites = play(run, last=2)
     for site in sites:
         site.push(3, 5.0)
     run.lead.advance()
     assert written(run) != expected
     run.lead.orders.discard_round(2)
-    assert set(run.store.rule_states()) == {1}
-    assert [path.name for path in (run.folder / "rule_state").iterdir()] == [
-        "round_001.safetensors"
-    ]
+    assert states(run) == states_of(rule, 1)
+    assert set(run.store.rule_states()) == ({1} if states_of(rule, 1) else set())
     play(run, first=2)
     assert written(run) == expected
 
 
-def test_states_go_with_their_models(opened):
-    run = opened(num_rounds=4, keep_globals=2, aggregation=RULE)
+@every_rule_with_a_state
+def test_states_go_with_their_models(opened, rule):
+    run = opened(keep_globals=2, aggregation=rule, **THREE)
     play(run)
-    assert sorted(written(run)) == [
-        *(f"global/round_{number:03d}.safetensors" for number in (0, 3, 4)),
-        *(f"rule_state/round_{number:03d}.safetensors" for number in (3, 4)),
+    assert sorted(path.name for path in (run.folder / "global").iterdir()) == [
+        f"round_{number:03d}.safetensors" for number in (0, 3, 4)
     ]
+    assert states(run) == states_of(rule, 3, 4)
 
 
-def test_a_damaged_state_stops_the_round_and_drops_nothing(opened, undisturbed):
-    expected = written(undisturbed)
-    run = opened(num_rounds=4, aggregation=RULE)
+@every_rule_with_a_state
+def test_a_damaged_state_stops_the_round_and_drops_nothing(opened, expected, rule):
+    run = opened(aggregation=rule, **THREE)
     play(run, last=3)
     path = run.folder / "rule_state" / "round_003.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     with pytest.raises(spooled_updates.DamagedStore, match=r"round_003\.safetensors is not what"):
         play(run, first=4)
-    assert len(list((run.folder / "spool").iterdir())) == 2
+    assert len(list((run.folder / "spool").iterdir())) == 3
     path.write_bytes(expected["rule_state/round_003.safetensors"])
     run.lead.advance()
     assert written(run) == expected
+
+
+# Too few sites.
+
+
+@every_rule
+def test_a_round_never_closes_with_fewer_updates_than_the_rule_can_work_with(opened, rule):
+    """An evicted site takes its update with it, and the round waits until another one is there."""
+    least = max(2, rules.parse(rule).min_updates)
+    run = opened(num_rounds=4, min_num_clients=least, max_num_clients=least, aggregation=rule)
+    sites = [Site(run, name) for name in list(toy.EXAMPLES)[:least]]
+    for site in sites:
+        site.push(1, 1.0)
+    run.lead.orders.evict(sites[-1].name)
+    run.lead.advance()
+    assert max(run.store.globals()) == 0
+    assert f"round 1 needs {least} updates; {least - 1} are in" in run.lead.orders.hindrance()
+    run.lead.orders.readmit(sites[-1].name)
+    Site(run, sites[-1].name).push(1, 3.0)
+    run.lead.advance()
+    (line,) = logged(run, "aggregated")
+    assert (line["round"], len(line["sites"])) == (1, least)
+
+
+def test_a_running_median_cannot_be_started_again_with_a_lower_minimum(opened):
+    play(opened(aggregation="median", **THREE), last=1)
+    with pytest.raises(ValueError, match="'median', which needs at least 3 updates in every round"):
+        opened(aggregation="median", num_rounds=4, min_num_clients=2, max_num_clients=3)
+    play(opened(aggregation="median", **THREE), first=2)
 
 
 # The settings of a run.
@@ -189,10 +248,9 @@ def test_a_run_of_another_rule_has_a_format_that_an_earlier_release_refuses(open
     assert opened(aggregation=RULE).store._value("settings")["format"] == "3"
 
 
-@pytest.mark.parametrize("name", sorted(rules.RULES))
-def test_the_rule_is_in_every_rounds_line_and_in_the_status(opened, name):
-    rule = str(rules.parse(name))
-    run = opened(num_rounds=4, aggregation=name)
+@every_rule
+def test_the_rule_is_in_every_rounds_line_and_in_the_status(opened, rule):
+    run = opened(aggregation=rule, **THREE)
     play(run, last=2)
     assert [line["aggregation"] for line in logged(run, "aggregated")] == [rule, rule]
     assert run.lead.orders.status()["aggregation"] == rule
@@ -234,16 +292,24 @@ def chained(run, kept=4):
 
 
 @pytest.fixture
-def audited(opened):
-    run = opened(num_rounds=4, keep_updates=4, aggregation=RULE)
+def rule():
+    """The rule of a test that is not run under every rule."""
+    return RULE
+
+
+@pytest.fixture
+def audited(opened, rule):
+    run = opened(keep_updates=4, aggregation=rule, **THREE)
     play(run)
     chained(run)
     return run
 
 
-def test_the_audit_recomputes_every_round_by_the_rule(audited):
+@every_rule
+def test_the_audit_recomputes_every_round_by_the_rule(audited, rule):
     found = verification.verify(audited.folder)
-    assert found.recomputed == found.rounds == found.rule_states == (1, 2, 3, 4)
+    assert found.recomputed == found.rounds == (1, 2, 3, 4)
+    assert found.rule_states == ((1, 2, 3, 4) if states_of(rule, 1) else ())
 
 
 def test_a_round_whose_state_before_is_gone_is_not_recomputed(audited):
@@ -260,7 +326,14 @@ def test_a_changed_state_is_found(audited):
 
 
 @pytest.mark.parametrize(
-    "other", ["fedavg", str(FedAvgM(momentum=0.75)), str(FedAvgM(learning_rate=0.5)), "fedsum"]
+    "other",
+    [
+        "fedavg",
+        "median",
+        str(FedAvgM(momentum=0.75)),
+        str(FedAvgM(learning_rate=0.5)),
+        "fedsum",
+    ],
 )
 def test_a_log_that_names_another_rule_is_found(audited, other):
     path = audited.folder / "events.jsonl"
@@ -276,13 +349,15 @@ def test_a_log_that_names_another_rule_is_found(audited, other):
         verification.verify(audited.folder)
 
 
-def test_a_backfilled_line_says_rule_and_state(opened):
-    run = opened(num_rounds=4, keep_updates=4, aggregation=RULE)
+@every_rule
+def test_a_backfilled_line_says_rule_and_state(opened, rule):
+    run = opened(keep_updates=4, aggregation=rule, **THREE)
     play(run)
     log = chained(run, kept=2)
     audit_log.backfill(log, run.store)
     found = verification.verify(run.folder)
-    assert found.recomputed == found.rule_states == (1, 2, 3, 4)
+    assert found.recomputed == (1, 2, 3, 4)
+    assert found.rule_states == ((1, 2, 3, 4) if states_of(rule, 1) else ())
 
 
 def test_a_backfilled_line_of_a_run_whose_models_are_rounded_is_recomputed(opened):

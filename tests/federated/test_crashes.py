@@ -7,6 +7,7 @@ import json
 import pytest
 from cryptography import x509
 
+from federated.aggregation import rules
 from federated.audit import verification
 from federated.tensors import tensor_files
 from tests.federated import toy
@@ -25,6 +26,7 @@ SERVER_KILLS = [
     "Store.keep_rows:after:1",  # the rows of a site are in, the reply is lost
     "Store.finish:before:1",
 ]
+WITH_A_STATE = [name for name, rule in rules.RULES.items() if rule().init(())]
 SITE_KILLS = {
     "C1": [
         "ToyTrainer.train:before:1",
@@ -71,8 +73,10 @@ def test_a_server_killed_at_every_step_of_a_run_ends_with_the_same_bits(
     assert (verified.rounds, verified.recomputed) == ((1, 2, 3), (3,))
 
 
-def test_a_server_killed_around_an_aggregation_with_a_state_ends_with_the_same_bits(tmp_path, kits):
-    rule = "fedavgm:momentum=0.75,learning_rate=0.5"
+@pytest.mark.parametrize("rule", WITH_A_STATE)
+def test_a_server_killed_around_an_aggregation_with_a_state_ends_with_the_same_bits(
+    tmp_path, kits, rule
+):
     kills = [
         "spooled_updates.aggregate_spooled:after:1",
         "Store.close_round:after:1",

@@ -10,6 +10,7 @@ from federated.aggregation import rules
 from federated.aggregation.fedavg import FedAvg
 from federated.aggregation.fedavgm import FedAvgM
 from federated.aggregation.rule import AggregationRule, Slab, parameter
+from federated.server.config import ServerConfig
 from federated.tensors.weights import TensorSpec
 
 SPECS = (TensorSpec("w", "F32", (2, 3)), TensorSpec("b", "F16", (4,)))
@@ -47,13 +48,59 @@ def test_a_rule_keeps_named_numbers_that_begin_finite(rule):
 
 
 @every_rule
-def test_of_one_site_in_the_first_round_the_result_is_its_update(rule):
-    """At the rule's defaults and from its initial state; dyadic numbers, so nothing is rounded."""
+def test_where_all_sites_agree_the_first_round_moves_each_value_their_way(rule):
+    """At the rule's defaults and from its initial state."""
     model, update = np.float32([0.5, -2.0, 8.0]), np.float32([1.5, 0.25, -4.0])
-    result = rule().aggregate(slab(rule(), [update], [17], model=model))
+    count = rule().min_updates
+    result = rule().aggregate(slab(rule(), [update] * count, [17] * count, model=model))
     assert result.model.dtype == np.float64
-    np.testing.assert_array_equal(result.model, update)
+    np.testing.assert_array_equal(np.sign(result.model - model), np.sign(update - model))
+    assert (np.abs(result.model - model) <= np.abs(update - model)).all()
     assert set(result.state) == set(rule().init(SPECS))
+
+
+@pytest.mark.parametrize("rule", [rules.RULES[n] for n in rules.RULES if n != "fedadam"])
+def test_where_all_sites_agree_the_first_round_of_a_rule_without_adaptive_steps_is_their_update(
+    rule,
+):
+    """Of dyadic numbers, so that nothing is rounded."""
+    model, update = np.float32([0.5, -2.0, 8.0]), np.float32([1.5, 0.25, -4.0])
+    count = rule().min_updates
+    result = rule().aggregate(slab(rule(), [update] * count, [17] * count, model=model))
+    np.testing.assert_array_equal(result.model, update)
+
+
+@every_rule
+def test_where_no_site_changed_the_model_it_stays_as_it_is(rule):
+    model, count = np.float32([0.5, -2.0, 8.0, 0.0]), rule().min_updates
+    given = slab(rule(), [model] * count, range(1, count + 1), model=model)
+    np.testing.assert_array_equal(rule().aggregate(given).model, model)
+
+
+@every_rule
+def test_fewer_updates_than_a_rule_can_work_with_are_refused_at_the_start_of_a_server(rule):
+    least = rule().min_updates
+    for count in range(1, least):
+        with pytest.raises(ValueError) as caught:
+            ServerConfig(
+                num_rounds=1, min_num_clients=count, max_num_clients=9, aggregation=rule.name
+            )
+        assert str(caught.value) == (
+            f"aggregation is '{rule()}', which needs at least {least} updates in every round: "
+            f"{rule().min_updates_reason}; min_num_clients is {count}: raise it to {least} or "
+            "more, or choose another aggregation rule"
+        )
+    ServerConfig(num_rounds=1, min_num_clients=least, max_num_clients=9, aggregation=rule.name)
+
+
+def test_how_few_updates_a_rule_can_work_with_may_depend_on_its_parameters():
+    least = {text: rules.parse(text).min_updates for text in ("fedavg", "fedadam", "median")}
+    assert least == {"fedavg": 1, "fedadam": 1, "median": 3}
+    assert [rules.parse(f"trimmed_mean:trim={trim}").min_updates for trim in (1, 2, 7)] == [
+        3,
+        5,
+        15,
+    ]
 
 
 @every_rule
@@ -98,6 +145,12 @@ def test_parameters_are_read_from_text():
         ("fedavgm:learning_rate=0", "learning_rate is 0.0; expected a number more than 0"),
         ("fedavgm:learning_rate=inf", "learning_rate is inf; expected a number more than 0"),
         ("fedavgm:learning_rate", "learning_rate is ''; expected a number more than 0"),
+        ("fedadam:beta_1=1", "beta_1 is 1.0; expected a number from 0"),
+        ("fedadam:beta_2=-0.5", "beta_2 is -0.5; expected a number from 0"),
+        ("fedadam:tau=0", "tau is 0.0; expected a number more than 0"),
+        ("median:trim=1", "'trim' is not a parameter of median.*none"),
+        ("trimmed_mean:trim=0", "trim is 0; expected a whole number above 0"),
+        ("trimmed_mean:trim=0.1", "trim is '0.1'; expected a whole number above 0"),
     ],
 )
 def test_a_rule_that_cannot_work_is_refused(text, message):

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from federated import errors
-from federated.aggregation import slabs
+from federated.aggregation import rules, slabs
 from federated.aggregation.fedavg import FedAvg
 from federated.aggregation.fedavgm import FedAvgM
 from federated.aggregation.rules import RULES
 from federated.tensors import tensor_files, weights
 from federated.tensors.tensor_files import TensorFile, TensorFileWriter
 from federated.tensors.weights import TensorSpec
+from tests.federated.aggregation import reference
 
 EXAMPLES = {"C1": 252, "C2": 286, "C3": 7, "C4": 91}
 SMALL = {"kernel": ((3, 50), "f4"), "half": ((9,), "f2"), "wide": ((4,), "f8")}
@@ -111,6 +112,34 @@ def test_fedavgm_over_rounds_is_the_recursion_in_numpy(files, shapes, monkeypatc
     np.testing.assert_array_equal(state.read()["state"], expected[:, None])
 
 
+@pytest.mark.parametrize(
+    ("text", "shapes", "num_rounds"),
+    [
+        *[(text, SMALL, 4) for text in reference.TEXTS],
+        ("fedadam", LARGE, 2),  # two numbers for each value of several chunks
+        ("median", LARGE, 2),  # slabs that depend on the number of sites
+    ],
+)
+def test_every_rule_over_rounds_agrees_with_numpy(files, text, shapes, num_rounds, monkeypatch):
+    """Five sites, models of several dtypes, the state carried on in files."""
+    monkeypatch.setattr(slabs, "SLAB_BYTES", 104 if shapes is SMALL else 2**18)
+    examples = {**EXAMPLES, "C5": 30}
+    first, state = model(99, shapes), None
+    rounds = [[model(10 * number + n, shapes) for n in range(5)] for number in range(num_rounds)]
+    current, expected = first, reference.run(text, first, rounds, list(examples.values()))
+    for sent, wanted in zip(rounds, expected, strict=True):
+        updates = {
+            site: (files.of(update), examples[site])
+            for site, update in zip(examples, sent, strict=True)
+        }
+        before = files.of(current)
+        current, state = files.aggregated(rules.parse(text), updates, before=before, state=state)
+        for name, (_, dtype) in shapes.items():
+            assert current[name].dtype == dtype
+            tolerance = {"f2": 4e-3, "f4": 1e-6, "f8": 1e-14}[dtype]
+            np.testing.assert_allclose(current[name], wanted[name], rtol=tolerance, atol=tolerance)
+
+
 @pytest.mark.parametrize("name", sorted(RULES))
 def test_slab_size_and_order_of_arrival_change_no_bit(files, name, monkeypatch):
     rule, before = RULES[name](), files.of(model(7, SMALL))
@@ -162,8 +191,9 @@ def test_memory_grows_with_neither_model_nor_number_of_sites(name):
             assert sink.written == 4 * values
             assert state_sink.written == 8 * values * len(rule.init(source.specs))
 
-    small = peak(8 * 2**18, 2)  # eight chunks: every buffer is in use
-    assert peak(32 * 2**18, 2) < 1.25 * small and peak(8 * 2**18, 40) < 1.25 * small
+    few = max(2, rule.min_updates)
+    small = peak(8 * 2**18, few)  # eight chunks: every buffer is in use
+    assert peak(32 * 2**18, few) < 1.25 * small and peak(8 * 2**18, 40) < 1.25 * small
     assert small < 32 * 2**20
 
 
@@ -173,6 +203,12 @@ def test_updates_that_do_not_fit_each_other_are_not_broadcast(files):
         errors.IncompatibleWeights, match=r"'b' .* w: expected F64\[2\], received F64\[1\]"
     ):
         slabs.aggregate(FedAvg(), updates, _Counting())
+
+
+def test_fewer_updates_than_a_rule_can_work_with_are_not_aggregated(files):
+    updates = {site: (files.of({"w": np.zeros(1)}), 1) for site in ("a", "b")}
+    with pytest.raises(ValueError, match=r"median', which needs at least 3 updates .* there are 2"):
+        slabs.aggregate(rules.parse("median"), updates, _Counting())
 
 
 def test_without_updates_or_training_cases_nothing_is_aggregated(files):

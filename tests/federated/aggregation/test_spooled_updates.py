@@ -6,6 +6,7 @@ import pytest
 from federated.aggregation import spooled_updates
 from federated.aggregation.fedavg import FedAvg
 from federated.aggregation.fedavgm import FedAvgM
+from federated.aggregation.rules import RULES
 from federated.aggregation.spooled_updates import StoredFile, Targets
 from federated.rounds.rounds import Update
 from federated.tensors import tensor_files, weights
@@ -18,9 +19,9 @@ ARRAYS = {
 
 @pytest.fixture
 def spooled(tmp_path):
-    """Two updates in files: all weights as above, and three times that."""
+    """Updates in files: all weights as above, three times and one and a half times that."""
     updates = {}
-    for site, factor, examples in (("C1", 1, 30), ("C2", 3, 10)):
+    for site, factor, examples in (("C1", 1, 30), ("C2", 3, 10), ("C3", 1.5, 24)):
         path = tmp_path / f"{site}.safetensors"
         sha256 = tensor_files.save(
             path, {name: array * array.dtype.type(factor) for name, array in ARRAYS.items()}
@@ -65,18 +66,18 @@ def aggregate(spooled, store, *, rule=None, **named):
     )
 
 
-@pytest.mark.parametrize("verified", [0, 1, 2])
+@pytest.mark.parametrize("verified", [0, 1, 3])
 def test_the_mean_is_the_same_whether_or_not_files_are_checked(spooled, store, verified):
     manifest, state = aggregate(spooled, store, verified=list(spooled)[:verified])
     arrays, metadata = tensor_files.load(store.targets.model)
     assert manifest == weights.manifest_of(arrays) and metadata == {"round": "1"}
     assert state is None and not store.targets.state.exists()
-    for name, array in ARRAYS.items():  # (30 + 3 * 10) / 40 = 1.5
+    for name, array in ARRAYS.items():  # (30 + 3 * 10 + 1.5 * 24) / 64 = 1.5
         np.testing.assert_allclose(arrays[name], 1.5 * array, rtol=1e-6)
 
 
-@pytest.mark.parametrize("rule", [FedAvg(), FedAvgM()], ids=str)
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("rule", [rule() for rule in RULES.values()], ids=str)
+@pytest.mark.parametrize("number", [0, 2])
 def test_a_corrupt_update_is_named_and_the_targets_stay_as_they_were(
     spooled, store, tmp_path, number, rule
 ):
