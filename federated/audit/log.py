@@ -274,6 +274,19 @@ def backfill(log: EventLog, store: Store) -> None:
     for site, (count, sha256) in store.row_digests().items():
         if known.rows.get(site) != sha256:
             log.append("rows", site=site, rows=count, sha256=sha256, backfilled=True)
+    if store.finished and not known.finished:
+        scored_by = sorted(scores.get(max(scores, default=0), {}))
+        log.append(
+            "finished",
+            rounds=max(globals_),
+            sites=sorted(store.participants()),
+            **(
+                {}
+                if store.fixed_models()
+                else {"best_round": store.best_round(), "scored_by": scored_by}
+            ),
+            backfilled=True,
+        )
 
 
 @dataclasses.dataclass
@@ -291,6 +304,7 @@ class _Known:
     # (model, site) -> scores
     scores: dict[tuple[int, str], dict[str, float]] = dataclasses.field(default_factory=dict)
     fixed: bool = False  # which models are evaluated
+    finished: bool = False
 
 
 def _replayed(records: Iterable[dict[str, Any]]) -> _Known:
@@ -320,6 +334,8 @@ def _replayed(records: Iterable[dict[str, Any]]) -> _Known:
             known.scores[record["model"], record["site"]] = record.get("scores", {})
         elif event == "models_fixed":
             known.fixed = True
+        elif event == "finished":
+            known.finished = True
         elif event == "round_discarded":
             first = record["round"]
             known.scores = {key: found for key, found in known.scores.items() if key[0] < first}

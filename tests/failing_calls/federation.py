@@ -7,18 +7,18 @@ import json
 import os
 import pathlib
 import shutil
-import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 
 from cryptography import x509
 
 from federated.audit import verification
+from federated.connections import listener_check
 from federated.server.config import ServerConfig
 from federated.server.serve import serve
 from federated.site import grpc_transport, loop
 from federated.storage.store import Store
-from tests.failing_calls import interception, judgement
+from tests.failing_calls import judgement
 from tests.failing_calls.interception import Call, Ended, Fault, Process
 from tests.federated import toy
 from tests.federated.programs import results
@@ -57,9 +57,7 @@ class Federation:
         ended, problems = self._trial(fault, [fault.kind])
         return ended[0].failed, problems
 
-    def _trial(
-        self, fault: Fault | None, kinds: Collection[str]
-    ) -> tuple[list[Ended], list[str]]:
+    def _trial(self, fault: Fault | None, kinds: Collection[str]) -> tuple[list[Ended], list[str]]:
         root = self._folder / "run"
         shutil.rmtree(root, ignore_errors=True)
         root.mkdir()
@@ -105,7 +103,8 @@ class _Run:
         fault: Fault | None,
         kinds: Collection[str],
     ):
-        self._root, self._kits, self._subject = root, kits, subject
+        self._root, self._kits = root, kits
+        self._name = "server" if subject == "server" else "C1"
         self._fault, self._kinds = fault, kinds
         self.ended: list[Ended] = []
         self.problems: list[str] = []
@@ -128,12 +127,14 @@ class _Run:
             running = [name for name in running if not self._watch(name, deadline)]
 
     def close(self) -> None:
+        """Ends what still runs; the subject has an entry in `ended` in any case."""
+        if not self.ended:
+            self.ended.append(self._programs[self._name].ended(0))
         for process in self._programs.values():
             process.kill()
 
     def _start(self, name: str) -> None:
-        subject = name == ("server" if self._subject == "server" else "C1")
-        first = subject and not self.ended
+        first = name == self._name and not self.ended
         place = self._root / name
         self._programs[name] = Process(
             self._works[name],
@@ -142,7 +143,6 @@ class _Run:
             roots=[place],
             fault=self._fault if first else None,
         )
-        self._is_subject = first
 
     def _watch(self, name: str, deadline: float) -> bool:
         """Returns whether a program has come to its end; starts it again after one in error."""
@@ -163,7 +163,7 @@ class _Run:
 
     def _note(self, name: str, ended: Ended) -> None:
         names = [self._root, self._kits, "port "]
-        if name == ("server" if self._subject == "server" else "C1"):
+        if name == self._name:
             self.ended.append(ended)
             if len(self.ended) > 1 and ended.code:
                 self.problems.append(f"the same command does not go on: {ended.output[-300:]}")
@@ -172,6 +172,7 @@ class _Run:
         self.problems += [f"{name} {text}" for text in judgement.wrong(ended, names)]
 
     def _server(self) -> int:
+        listener_check.EVERY_S, listener_check.PATIENCE_S = 1.0, 2.0
         config = ServerConfig(
             num_rounds=_ROUNDS, port=0, host="127.0.0.1", poll_s=5.0, linger_s=30.0
         )

@@ -12,13 +12,12 @@ from typing import Protocol
 from tests.failing_calls import interception
 from tests.failing_calls.interception import Call, Fault
 
-NAMES = ("server", "site", "prepare", "predict", "checkpoints", "train")
+NAMES = ("server", "site", "prepare", "predict", "train")
 SECONDS = {  # of one trial on one core
     "server": 1.4,
     "site": 1.4,
     "prepare": 0.5,
     "predict": 0.5,
-    "checkpoints": 0.3,
     "train": 10.0,
 }
 
@@ -56,16 +55,16 @@ def workload(name: str, folder: pathlib.Path) -> Workload:
 
         return Federation(name, folder)
     if name == "prepare":
-        from tests.failing_calls.preparation import Preparation
+        from tests.failing_calls.preparation import preparation
 
-        return Preparation(folder)
+        return preparation(folder)
     if name == "predict":
-        from tests.failing_calls.prediction import Prediction
+        from tests.failing_calls.prediction import prediction
 
-        return Prediction(folder)
-    from tests.failing_calls.training import Checkpoints, Training
+        return prediction(folder)
+    from tests.failing_calls.training import training
 
-    return Checkpoints(folder) if name == "checkpoints" else Training(folder)
+    return training(folder)
 
 
 def kinds_of(name: str) -> tuple[str, ...]:
