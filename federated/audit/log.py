@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -78,6 +79,14 @@ class AuditLog(EventLog):
         """The number of lines, and the hash of the last one."""
         return self._count, self._head
 
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Yields the events in order. A line whose sync failed is not one of them, as the next event
+        replaces it.
+        """
+        with self._mutex:
+            count = self._count
+        return itertools.islice(super().read(), count)
+
     def append(self, event: str, **fields: Any) -> None:
         with self._mutex:
             if self.path.exists() and self.path.stat().st_size != self._size:
@@ -99,7 +108,7 @@ class AuditLog(EventLog):
                 logging.warning("event=listener_failed reason=%s", reason)
 
     def _sync(self) -> None:
-        with open(self.path, "rb+") as stream:
+        with atomic.naming(self.path), open(self.path, "rb+") as stream:
             os.fsync(stream.fileno())
 
     def _line(self, record: dict[str, Any]) -> str:

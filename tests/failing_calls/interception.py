@@ -25,7 +25,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 _AT, _NAME, _FILE, _NONE = "folder and name", "name", "descriptor", "nothing"
 _CALLS: dict[str, dict[str, tuple[int, str]]] = {
     "open": {"openat": (257, _AT), "open": (2, _NAME), "creat": (85, _NAME)},
-    "read": {"read": (0, _FILE), "pread64": (17, _FILE), "readv": (19, _FILE)},
+    "read": {
+        "read": (0, _FILE),
+        "pread64": (17, _FILE),
+        "readv": (19, _FILE),
+        "preadv": (295, _FILE),
+    },
     "write": {
         "write": (1, _FILE),
         "pwrite64": (18, _FILE),

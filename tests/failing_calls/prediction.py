@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import pathlib
 
+import matplotlib.backends.backend_agg
+import matplotlib.figure  # noqa: F401
 import numpy as np
 
 from experiments.models import scan_prediction  # noqa: F401 - imported once, before the processes
 from experiments.reports import prediction_table  # noqa: F401
 from preprocessing import nifti
-from tests.experiments.study import scan
+from preprocessing.volume import Volume
 from tests.failing_calls import interception
 from tests.failing_calls.commands import Command, Contents, files
+from tests.preprocessing.test_pipeline import AFFINE, scan
 
 
 def prediction(folder: pathlib.Path) -> Command:
     inputs, output = folder / "inputs", folder / "masks"
     (inputs / "scans").mkdir(parents=True)
     for number in range(2):
-        nifti.write_volume(inputs / "scans" / f"{number}.nii.gz", scan("C1", number)[0])
+        hu, _ = scan(number)
+        nifti.write_volume(inputs / "scans" / f"{number}.nii.gz", Volume(hu, AFFINE))
     made = interception.run(
         lambda: _save_model(inputs / "model"), folder / "model.log", seconds=300
     )
