@@ -33,7 +33,7 @@ import numpy as np
 
 from preprocessing.foreground import LabelBox, LabelRuns
 from preprocessing.volume import Grid
-from runkit import atomic, private, release
+from runkit import array_files, atomic, private, release
 
 FORMAT = 2  # raise it when the same files and settings give another store
 CLASSES = {0: "background", 1: "pancreas", 2: "tumour"}  # values of a prepared label
@@ -419,8 +419,7 @@ def _writing(folder: pathlib.Path, name: str) -> Iterator[None]:
 
 
 def _save(path: pathlib.Path, array: np.ndarray) -> None:
-    with open(path, "wb") as stream:
-        np.save(stream, array, allow_pickle=False)
+    array_files.save(path, array)
 
 
 def _save_image(path: pathlib.Path, shape: Sequence[int], slabs: Iterable[np.ndarray]) -> int:

@@ -316,7 +316,8 @@ class Journal:
         None also if the file is not the one that was noted.
         """
         try:
-            content = self._rows_path(model).read_bytes()
+            with atomic.naming(self._rows_path(model)):
+                content = self._rows_path(model).read_bytes()
         except FileNotFoundError:
             return None
         if hashlib.sha256(content).hexdigest() != self._state["rows"].get(model):

@@ -37,11 +37,12 @@ def wrong(ended: Ended, names: Sequence[object]) -> list[str]:
         after = [line for line in lines[_last(lines) :] if line.strip()]
         found.append(f"shows a stack trace: {' | '.join(after[-4:])}")
     elif ended.code > 0:
-        told = [line for line in lines if line.startswith("error: ")]
+        errors = [number for number, line in enumerate(lines) if line.startswith("error: ")]
+        told = lines[errors[0] :] if errors else []
         if not told:
             found.append(f"ends with code {ended.code} and says nothing: {' | '.join(lines[-3:])}")
         elif not any(str(name) in line for line in told for name in names):
-            found.append(f"names neither file nor remedy: {told[-1]}")
+            found.append(f"names neither file nor remedy: {' | '.join(told)}")
     return found
 
 

@@ -1,0 +1,24 @@
+"""NumPy arrays as .npy files, with every error of the disk reported."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+
+def save(path: str | os.PathLike, array: np.ndarray) -> None:
+    """Writes an array as `numpy.save` does, byte for byte.
+
+    `numpy.save` hands a file's descriptor to the C library, and does not look whether the last part
+    of the data could be written: on a full disk it would leave half a file without an error.
+    """
+    with open(path, "wb") as stream:
+        np.save(_Stream(stream.write), array, allow_pickle=False)
+
+
+class _Stream:
+    """What numpy.save takes for no file of the system, so that it writes through `write`."""
+
+    def __init__(self, write):
+        self.write = write
