@@ -81,14 +81,12 @@ class StoredCase:
     @functools.cached_property
     def runs(self) -> LabelRuns:
         """Where the label's foreground is: a few kilobytes, kept in memory."""
-        return LabelRuns(
-            self._layouts["label.npy"][1], np.load(self.folder / "runs.npy", allow_pickle=False)
-        )
+        return LabelRuns(self._layouts["label.npy"][1], array_files.load(self.folder / "runs.npy"))
 
     def native_label(self) -> np.ndarray:
         """Returns the label on the scan's own grid, uint8, in the scan's own axis order."""
         return LabelRuns(
-            self.native.shape, np.load(self.folder / "native_runs.npy", allow_pickle=False)
+            self.native.shape, array_files.load(self.folder / "native_runs.npy")
         ).array("F")
 
     def _map(self, name: str) -> np.ndarray:
@@ -97,9 +95,7 @@ class StoredCase:
     @functools.cached_property
     def _layouts(self) -> dict[str, tuple[np.dtype, tuple[int, ...], int]]:
         # read once: parsing the file's header takes four times as long as mapping it
-        maps = {
-            name: np.load(self.folder / name, mmap_mode="r", allow_pickle=False) for name in _MAPPED
-        }
+        maps = {name: array_files.load(self.folder / name, mmap_mode="r") for name in _MAPPED}
         return {name: (array.dtype, array.shape, array.offset) for name, array in maps.items()}
 
 
@@ -308,7 +304,7 @@ def read_case(folder: pathlib.Path) -> dict[str, Any] | None:
 
 def label_values(root: pathlib.Path, case_id: str) -> set[int]:
     """Returns the classes that occur in a case's label on the scan's own grid."""
-    runs = np.load(case_folder(root, case_id) / "native_runs.npy", allow_pickle=False)
+    runs = array_files.load(case_folder(root, case_id) / "native_runs.npy")
     return {int(value) for value in np.unique(runs[:, 2])}
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
+
+from runkit import atomic
 
 
 def save(path: str | os.PathLike, array: np.ndarray) -> None:
@@ -14,11 +18,17 @@ def save(path: str | os.PathLike, array: np.ndarray) -> None:
     of the data could be written: on a full disk it would leave half a file without an error.
     """
     with open(path, "wb") as stream:
-        np.save(_Stream(stream.write), array, allow_pickle=False)
+        np.save(_Stream(stream.write), array, allow_pickle=False)  # type: ignore[call-overload]
+
+
+def load(path: str | os.PathLike, *, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
+    """Reads an array; an error of the disk names the file. With `mmap_mode`, it stays on disk."""
+    with atomic.naming(path):
+        return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
 
 
 class _Stream:
     """What numpy.save takes for no file of the system, so that it writes through `write`."""
 
-    def __init__(self, write):
+    def __init__(self, write: Callable[[Any], int]):
         self.write = write

@@ -219,7 +219,7 @@ def _listener_lost(port: int) -> ListenerLost:
 
 def _drive(coordinator: Coordinator, endings: Endings, store_folder: pathlib.Path) -> None:
     try:
-        with _storage_errors(store_folder, OSError):
+        with _storage_errors(store_folder, (sqlite3.Error, OSError)):
             if coordinator.drive():
                 coordinator.wait_confirmed()
         endings.put(None)
@@ -228,13 +228,15 @@ def _drive(coordinator: Coordinator, endings: Endings, store_folder: pathlib.Pat
 
 
 @contextlib.contextmanager
-def _storage_errors(folder: pathlib.Path, *others: type[Exception]) -> Iterator[None]:
-    """Turns errors of the database in the block, and `others`, into StorageTrouble that names the
-    store and the remedy.
+def _storage_errors(
+    folder: pathlib.Path, kinds: tuple[type[Exception], ...] = (sqlite3.Error,)
+) -> Iterator[None]:
+    """Turns errors of these kinds in the block into StorageTrouble that names the store and the
+    remedy.
     """
     try:
         yield
-    except (sqlite3.Error, *others) as error:
+    except kinds as error:
         damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(
             error, sqlite3.OperationalError
         )

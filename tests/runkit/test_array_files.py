@@ -29,3 +29,14 @@ def test_a_full_disk_is_an_error_whatever_the_size(values):
     with pytest.raises(OSError) as caught:
         array_files.save("/dev/full", np.zeros(values, np.int32))
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_read_that_fails_names_the_file(tmp_path, monkeypatch):
+    array_files.save(tmp_path / "runs.npy", np.arange(3))
+
+    def failing(*given, **named):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(np, "load", failing)
+    with pytest.raises(OSError, match=r"Input/output error: .*runs\.npy"):
+        array_files.load(tmp_path / "runs.npy")
