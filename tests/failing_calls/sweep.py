@@ -17,7 +17,7 @@ SECONDS = {  # of one trial on one core
     "server": 1.4,
     "site": 1.4,
     "prepare": 0.5,
-    "predict": 0.5,
+    "predict": 3.0,
     "train": 10.0,
 }
 
