@@ -152,6 +152,10 @@ class PortInUse(FederationError):
     """Another program is listening on the server's port."""
 
 
+class ListenerLost(FederationError):
+    """The server's port is open, but the server no longer gets the connections made to it."""
+
+
 class StoreInUse(FederationError):
     """Another server process is using the same store folder."""
 

@@ -37,7 +37,7 @@ import numpy as np
 from preprocessing import axes
 from preprocessing.foreground import LabelBox, LabelRuns
 from preprocessing.volume import Grid
-from runkit import atomic, private, release
+from runkit import array_files, atomic, private, release
 from runkit.classes import CLASSES
 
 FORMAT = 2  # increase it when the same files and settings give another store
@@ -99,12 +99,12 @@ class StoredCase:
     def runs(self) -> LabelRuns:
         """Where the label's foreground is: a few kilobytes, kept in memory."""
         shape = axes.three(self._layouts["label.npy"][1])
-        return LabelRuns(shape, np.load(self.folder / "runs.npy", allow_pickle=False))
+        return LabelRuns(shape, array_files.load(self.folder / "runs.npy"))
 
     def native_label(self) -> np.ndarray:
         """Returns the label on the scan's own grid, uint8, in the scan's own axis order."""
         return LabelRuns(
-            self.native.shape, np.load(self.folder / "native_runs.npy", allow_pickle=False)
+            self.native.shape, array_files.load(self.folder / "native_runs.npy")
         ).array("F")
 
     def _map(self, name: str) -> np.ndarray:
@@ -112,10 +112,8 @@ class StoredCase:
 
     @functools.cached_property
     def _layouts(self) -> dict[str, tuple[np.dtype, tuple[int, ...], int]]:
-        # once, because parsing the header of a file takes four times as long as mapping the file
-        maps = {
-            name: np.load(self.folder / name, mmap_mode="r", allow_pickle=False) for name in _MAPPED
-        }
+        # read once: parsing the file's header takes four times as long as mapping it
+        maps = {name: array_files.load(self.folder / name, mmap_mode="r") for name in _MAPPED}
         return {name: (array.dtype, array.shape, array.offset) for name, array in maps.items()}
 
 
@@ -326,7 +324,7 @@ def read_case(folder: pathlib.Path) -> dict[str, Any] | None:
 
 def label_values(root: pathlib.Path, case_id: str) -> set[int]:
     """Returns the classes that occur in a case's label on the scan's own grid."""
-    runs = np.load(case_folder(root, case_id) / "native_runs.npy", allow_pickle=False)
+    runs = array_files.load(case_folder(root, case_id) / "native_runs.npy")
     return {int(value) for value in np.unique(runs[:, 2])}
 
 
@@ -439,8 +437,7 @@ def _writing(folder: pathlib.Path, name: str) -> Iterator[None]:
 
 
 def _save(path: pathlib.Path, array: np.ndarray) -> None:
-    with open(path, "wb") as stream:
-        np.save(stream, array, allow_pickle=False)
+    array_files.save(path, array)
 
 
 def _save_image(path: pathlib.Path, shape: Sequence[int], slabs: Iterable[np.ndarray]) -> int:

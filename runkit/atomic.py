@@ -89,9 +89,8 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike, needed: int | None = None) -> Iterator[None]:
-    """Puts `path` into errors about a full or failing disk raised in the block.
-
-    The system names no file in them, or the temporary one.
+    """Puts `path` into errors of the system raised in the block that name no file, as those about a
+    full or failing disk, or that name the temporary one.
 
     Args:
       needed: bytes that the file takes, if known.
@@ -99,12 +98,15 @@ def naming(path: str | os.PathLike, needed: int | None = None) -> Iterator[None]
     try:
         yield
     except OSError as error:
-        if error.errno in _DISK_ERRORS:
-            if error.filename is None or _PARTIAL in os.fsdecode(error.filename):
-                error.filename = os.fspath(path)
-                del error.filename2  # a rename has two; None would be shown
-            if needed is not None and error.filename == os.fspath(path):
-                error.strerror = f"{error.strerror}; it takes {needed:,} bytes"
+        nameless = error.filename is None and error.errno in _DISK_ERRORS
+        named = isinstance(error.filename, str | bytes | os.PathLike)  # a number is a descriptor
+        temporary = named and _PARTIAL in os.fsdecode(error.filename)
+        if nameless or temporary:
+            error.filename = os.fspath(path)
+            del error.filename2  # a rename has two; None would be shown
+        about_disk = error.errno in _DISK_ERRORS and error.filename == os.fspath(path)
+        if about_disk and needed is not None:
+            error.strerror = f"{error.strerror}; it takes {needed:,} bytes"
         raise
 
 
@@ -130,7 +132,8 @@ def read_json(path: str | os.PathLike) -> Any:
     Raises:
       ValueError: naming the file, if it is not JSON.
     """
-    text = text_files.read(path)
+    with naming(path):
+        text = text_files.read(path)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

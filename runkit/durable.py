@@ -8,7 +8,8 @@ import os
 def sync_directory(folder: str | os.PathLike) -> None:
     """Makes every name in `folder` survive a power cut: what was created, renamed or removed there.
 
-    Does nothing where folders cannot be opened (Windows).
+    Does nothing where folders cannot be opened (Windows). An error names the folder, which the
+    system leaves out.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY)

@@ -45,7 +45,7 @@ from preprocessing import dataset, declared_labels, resampling
 from preprocessing.augmentation import AugmentationConfig, augment
 from preprocessing.case_source import CaseSource, PreparedCase
 from preprocessing.patches import PatchConfig, PatchSampler
-from runkit import atomic, events, private, progress
+from runkit import array_files, atomic, events, private, progress
 from runkit.classes import CLASSES, FOREGROUND
 
 Weights = dict[str, np.ndarray]
@@ -480,11 +480,9 @@ class SegmentationTrainer:
                 }
             )
             if index < self._example_cases:
-                with (
-                    atomic.replacing(examples / f"case{case.number:03d}.{model_name}.npy") as path,
-                    open(path, "wb") as stream,
-                ):
-                    np.save(stream, mask, allow_pickle=False)
+                example = examples / f"case{case.number:03d}.{model_name}.npy"
+                with atomic.replacing(example) as path:
+                    array_files.save(path, mask)
         return rows + (self._validation_rows(model_name) if self._healthy else [])
 
     def _scored_candidate(self, model_name: str) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -78,6 +79,12 @@ class AuditLog(EventLog):
         """The number of lines, and the hash of the last one."""
         return self._count, self._head
 
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Yields the events in order, without a line whose sync failed: the next one replaces it."""
+        with self._mutex:
+            count = self._count
+        return itertools.islice(super().read(), count)
+
     def append(self, event: str, **fields: Any) -> None:
         with self._mutex:
             if self.path.exists() and self.path.stat().st_size != self._size:
@@ -98,17 +105,8 @@ class AuditLog(EventLog):
                 )
                 logging.warning("event=listener_failed reason=%s", reason)
 
-    def read(self) -> Iterator[dict[str, Any]]:
-        """Yields the events in order, but not a line whose writing or syncing failed: the next line
-        takes its place.
-        """
-        for record in super().read():
-            if record.get("line", 0) > self._count:
-                return
-            yield record
-
     def _sync(self) -> None:
-        with open(self.path, "rb+") as stream:
+        with atomic.naming(self.path), open(self.path, "rb+") as stream:
             os.fsync(stream.fileno())
 
     def _line(self, record: dict[str, Any]) -> str:
@@ -283,6 +281,19 @@ def backfill(log: EventLog, store: Store) -> None:
     for site, (count, sha256) in store.row_digests().items():
         if known.rows.get(site) != sha256:
             log.append("rows", site=site, rows=count, sha256=sha256, backfilled=True)
+    if store.finished and not known.finished:
+        scored_by = sorted(scores.get(max(scores, default=0), {}))
+        log.append(
+            "finished",
+            rounds=max(globals_),
+            sites=sorted(store.participants()),
+            **(
+                {}
+                if store.fixed_models()
+                else {"best_round": store.best_round(), "scored_by": scored_by}
+            ),
+            backfilled=True,
+        )
 
 
 @dataclasses.dataclass
@@ -300,6 +311,7 @@ class _Known:
     # (model, site) -> scores
     scores: dict[tuple[int, str], dict[str, float]] = dataclasses.field(default_factory=dict)
     fixed: bool = False  # which models are evaluated
+    finished: bool = False
 
 
 def _replayed(records: Iterable[dict[str, Any]]) -> _Known:
@@ -329,6 +341,8 @@ def _replayed(records: Iterable[dict[str, Any]]) -> _Known:
             known.scores[record["model"], record["site"]] = record.get("scores", {})
         elif event == "models_fixed":
             known.fixed = True
+        elif event == "finished":
+            known.finished = True
         elif event == "round_discarded":
             first = record["round"]
             known.scores = {key: found for key, found in known.scores.items() if key[0] < first}

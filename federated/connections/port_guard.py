@@ -61,7 +61,7 @@ class PortGuard:
         now = self._clock()
         with contextlib.ExitStack() as stack:
             connections = {
-                address: stack.enter_context(held) for address, held in _connections(port)
+                address: stack.enter_context(held) for address, held in connections_to(port)
             }
             with self._lock:
                 found = {peer: _address(peer) for peer in self._callers}
@@ -128,7 +128,7 @@ def _beyond(callers: dict[Address, str], since: dict[Address, float]) -> list[Ad
     ]
 
 
-def _connections(port: int) -> Iterator[tuple[Address, socket.socket]]:
+def connections_to(port: int) -> Iterator[tuple[Address, socket.socket]]:
     """Yields this process's connections to its own `port`: the address of the other end, and a
     duplicate of our socket.
     """

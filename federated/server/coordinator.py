@@ -104,9 +104,10 @@ class Coordinator:
                     break
                 run.changed.wait(remaining)
             if task.kind == "finished" and not run.store.sites()[site].confirmed:
-                run.store.confirm(site)
-                run.note_change()
-                run.log("site_finished", site=site)
+                with run.changing():
+                    run.store.confirm(site)
+                    run.note_change()
+                    run.log("site_finished", site=site)
             return task
 
     def wake(self) -> None:
@@ -173,11 +174,12 @@ class Coordinator:
         """
         run, pauses = self._run, backoff.pauses(1.0)
         while True:
-            with run.changed:
-                if run.stopping or run.store.finished:
-                    return run.store.finished
-                version = run.version
             try:
+                with run.changed:
+                    self._complete_log()
+                    if run.stopping or run.store.finished:
+                        return run.store.finished
+                    version = run.version
                 wait_s = self.advance()
                 pauses, run.trouble = backoff.pauses(1.0), ""
             except (OSError, MemoryError, sqlite3.OperationalError) as error:
@@ -185,10 +187,20 @@ class Coordinator:
                 run.trouble = f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"
                 logging.error("event=storage_trouble next_try_s=%g reason=%s", wait_s, run.trouble)
                 with run.changed:
+                    # Only the store knows how far a change went.
+                    run.stale = run.log_is_behind = True
                     run.changed.wait_for(lambda: run.stopping, wait_s)
+                    if run.stopping:
+                        return False
                 continue
             with run.changed:
                 run.changed.wait_for(functools.partial(self._has_changed_since, version), wait_s)
+
+    def _complete_log(self) -> None:
+        """Logs what could not be logged before; called with the lock held."""
+        if self._run.log_is_behind:
+            audit_log.backfill(self._events, self._run.store)
+            self._run.log_is_behind = False
 
     def _has_changed_since(self, version: int) -> bool:
         return self._run.version != version or self._run.stopping
@@ -201,9 +213,7 @@ class Coordinator:
         while True:
             with run.changed:
                 now = run.clock()
-                if run.log_is_behind:
-                    audit_log.backfill(self._events, run.store)
-                    run.log_is_behind = False
+                self._complete_log()
                 if run.stale:
                     run.reopen()
                     self._evaluation.select()

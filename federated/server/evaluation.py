@@ -46,7 +46,7 @@ class Evaluation:
         checked = report_filter.check_scores(
             scores, vocabulary=self._vocabulary, what=f"scores of site {site!r}"
         )
-        with run.changed:
+        with run.changing():
             if model not in run.store.globals():
                 raise errors.UnknownModel(
                     f"there is no global model {model} to score; "
@@ -79,7 +79,7 @@ class Evaluation:
         not arrived.
         """
         run = self._run
-        with run.changed:
+        with run.changing():
             held = {name for name, (owner, _) in run.store.models().items() if owner == site}
             missing = sorted(set(names) - held)
             if missing:
@@ -136,7 +136,7 @@ class Evaluation:
             max_cases=cases,
         )
         lines = [json.dumps(row, allow_nan=False) for row in checked]
-        with run.changed:
+        with run.changing():
             verify()
             if run.store.discarded != discarded:
                 raise errors.UnknownModel(

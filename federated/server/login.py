@@ -84,7 +84,7 @@ class Login:
                 )
             shown = check_labels(site, labels or {})
             run, config = self._run, self._run.config
-            with run.changed:
+            with run.changing():
                 self._check_may_join(site, num_examples)
                 run.store.enrol(site, num_examples, shown)
                 token, expires_at = self._sessions.open(site, certificate, until=certificate_ends)

@@ -23,7 +23,7 @@ class Orders:
     def pause(self) -> None:
         """Stops handing out tasks and closing rounds; sites may still send updates."""
         run = self._run
-        with run.changed:
+        with run.changing():
             if not run.store.paused:
                 run.store.pause(True)
                 run.note_change()
@@ -32,7 +32,7 @@ class Orders:
     def resume(self) -> None:
         """Ends a pause; deadlines count from now."""
         run = self._run
-        with run.changed:
+        with run.changing():
             if run.store.paused:
                 run.store.pause(False)
                 now = run.clock()
@@ -84,7 +84,7 @@ class Orders:
         Raises UnknownSite.
         """
         run = self._run
-        with run.changed:
+        with run.changing():
             self._check_known(site)
             run.store.evict(site, False)
             run.store.allow_another_number(site)
@@ -158,7 +158,7 @@ class Orders:
         number. The evaluation follows as usual.
         """
         run = self._run
-        with run.changed:
+        with run.changing():
             if run.round is None:
                 return max(run.store.globals())
             number = run.round.number - (1 if immediately and not run.closing else 0)

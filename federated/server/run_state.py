@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from absl import logging
@@ -36,7 +38,8 @@ class RunState:
           driving thread may have changed.
       round: the open round, None after the last one.
       closing: the open round is over and is being aggregated, without the lock.
-      stale: the open round may differ from that of the store, after an error while one was closed.
+      stale: the open round may differ from that of the store, after an error while one was closed
+          or while a request changed the store.
       log_is_behind: an event could not be written; the store holds what it was about.
       trouble: why the system keeps the run from going on at the moment, or "".
       traffic: site -> bytes of models (sent to it, received from it) since the server started.
@@ -75,6 +78,21 @@ class RunState:
             self.specs, self.metadata = initial.specs, initial.metadata
             self.num_values = sum(spec.size for spec in initial.specs)
             self.initial_norm = norm_of(initial)
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """Holds `changed` while the store is changed.
+
+        If the system fails in the block, only the store knows how far the change went. The driving
+        thread then reads the open round from it again, and completes the log.
+        """
+        with self.changed:
+            try:
+                yield
+            except (OSError, MemoryError, sqlite3.Error):
+                self.stale = self.log_is_behind = True
+                self.note_change()
+                raise
 
     @property
     def last_round(self) -> int:

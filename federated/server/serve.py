@@ -22,9 +22,10 @@ from absl import logging
 from federated.audit import log as audit_log
 from federated.audit.log import AuditLog
 from federated.connections.calls import PER_CALLER, Calls
+from federated.connections.listener_check import ListenerCheck
 from federated.connections.port_guard import PortGuard
 from federated.connections.transfer_queue import TransferQueue
-from federated.errors import FederationFull, PortInUse, StorageTrouble
+from federated.errors import FederationFull, ListenerLost, PortInUse, StorageTrouble
 from federated.security import expiry
 from federated.security.credentials import CredentialBook
 from federated.security.tls import Identity
@@ -86,6 +87,7 @@ def serve(
       ValueError: for a kit or initial model that cannot be used.
       PortInUse, StoreInUse, DifferentRun: naming the port, store or run at fault.
       StorageTrouble: if the store can no longer be written; what was confirmed is safe.
+      ListenerLost: if the system no longer gives the server the connections made to its port.
     """
     allocator.share_arenas()
     allocator.keep_buffers()
@@ -102,48 +104,52 @@ def serve(
         )
     for line in expiry.warnings(kit_folder):
         logging.warning("event=certificate_ends %s", line)
-    store = Store(store_folder)
-    try:
-        store.open_run(
-            initial_weights,
-            policy=config.policy,
-            local_epochs=config.local_epochs,
-            authority=identity.authority_fingerprint,
-            aggregation=str(config.rule),
-        )
-        statistics = RunStatistics()
-        events = AuditLog(
-            store_folder / "events.jsonl",
-            clock=clock,
-            key=identity.key,
-            listeners=[statistics.note, *listeners],
-        )
-        for record in events.read():
-            statistics.note(record)
-        certificate = identity.certificate.read_text(encoding="ascii")
-        events.append(
-            "started", release=release.version(), certificate=certificate, settings=config.to_json()
-        )
-        audit_log.backfill(events, store)
-        coordinator = Coordinator(
-            store,
-            config,
-            credentials,
-            events,
-            vocabulary=vocabulary,
-            clock=clock,
-            monotonic=monotonic,
-        )
-        overview = Overview(
-            coordinator.orders,
-            events,
-            statistics,
-            store_folder,
-            warnings=lambda: expiry.warnings(kit_folder),
-        )
-    except BaseException:
-        store.close()
-        raise
+    with _storage_errors(store_folder):
+        store = Store(store_folder)
+        try:
+            store.open_run(
+                initial_weights,
+                policy=config.policy,
+                local_epochs=config.local_epochs,
+                authority=identity.authority_fingerprint,
+                aggregation=str(config.rule),
+            )
+            statistics = RunStatistics()
+            events = AuditLog(
+                store_folder / "events.jsonl",
+                clock=clock,
+                key=identity.key,
+                listeners=[statistics.note, *listeners],
+            )
+            for record in events.read():
+                statistics.note(record)
+            certificate = identity.certificate.read_text(encoding="ascii")
+            events.append(
+                "started",
+                release=release.version(),
+                certificate=certificate,
+                settings=config.to_json(),
+            )
+            audit_log.backfill(events, store)
+            coordinator = Coordinator(
+                store,
+                config,
+                credentials,
+                events,
+                vocabulary=vocabulary,
+                clock=clock,
+                monotonic=monotonic,
+            )
+            overview = Overview(
+                coordinator.orders,
+                events,
+                statistics,
+                store_folder,
+                warnings=lambda: expiry.warnings(kit_folder),
+            )
+        except BaseException:
+            store.close()
+            raise
     with contextlib.closing(coordinator), contextlib.ExitStack() as watching:
         port = _chosen_port(config, store_folder)
         places = _places(_CONNECTIONS + 4 * max(len(credentials.sites), config.max_num_clients))
@@ -154,10 +160,18 @@ def serve(
         server, port = _listen(
             coordinator, admin, calls[0], config, identity, port, places=places, sites=sites
         )
-        for watched in (calls[0].watched(), calls[1].watched(), guard.watched(port)):
-            watching.enter_context(watched)
         # Its put() is safe inside a signal handler; an Event's set() is not.
         endings: Endings = queue.SimpleQueue()
+        listener = ListenerCheck(
+            addresses.plain(config.host), port, lambda: endings.put(_listener_lost(port))
+        )
+        for watched in (
+            calls[0].watched(),
+            calls[1].watched(),
+            guard.watched(port),
+            listener.watched(),
+        ):
+            watching.enter_context(watched)
         try:
             with _signals(lambda number: endings.put(f"signal {signal.Signals(number).name}")):
                 _watch(stop, endings)
@@ -174,7 +188,10 @@ def serve(
                 )
                 on_ready(port)
                 driver = threading.Thread(
-                    target=_drive, args=(coordinator, endings), name="coordinator", daemon=True
+                    target=_drive,
+                    args=(coordinator, endings, store_folder),
+                    name="coordinator",
+                    daemon=True,
                 )
                 driver.start()
                 ending = endings.get()
@@ -192,21 +209,46 @@ def serve(
         return coordinator.summary()
 
 
-def _drive(coordinator: Coordinator, endings: Endings) -> None:
+def _listener_lost(port: int) -> ListenerLost:
+    return ListenerLost(
+        f"port {port} no longer accepts connections, because the system refused one (too many open "
+        "files, no memory, or a rule of the firewall); start again: sites connect by themselves, "
+        "and what was confirmed to them is safe"
+    )
+
+
+def _drive(coordinator: Coordinator, endings: Endings, store_folder: pathlib.Path) -> None:
     try:
-        if coordinator.drive():
-            coordinator.wait_confirmed()
+        with _storage_errors(store_folder, (sqlite3.Error, OSError)):
+            if coordinator.drive():
+                coordinator.wait_confirmed()
         endings.put(None)
-    except (OSError, sqlite3.Error) as error:
-        endings.put(
-            StorageTrouble(
-                "the store can no longer be read or written "
-                f"({getattr(error, 'strerror', None) or error}); free space or mend the folder "
-                "and start again: what was confirmed to sites is safe"
-            )
-        )
     except BaseException as error:  # handed to the thread that serves, which raises it
         endings.put(error)
+
+
+@contextlib.contextmanager
+def _storage_errors(
+    folder: pathlib.Path, kinds: tuple[type[Exception], ...] = (sqlite3.Error,)
+) -> Iterator[None]:
+    """Turns errors of these kinds in the block into StorageTrouble that names the store and the
+    remedy.
+    """
+    try:
+        yield
+    except kinds as error:
+        damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(
+            error, sqlite3.OperationalError
+        )
+        remedy = (
+            "restore the folder from a backup"
+            if damaged
+            else "free space or repair the folder and restart: what was confirmed to sites is safe"
+        )
+        why = getattr(error, "strerror", None) or error
+        raise StorageTrouble(
+            f"{folder}: the store can no longer be read or written ({why}); {remedy}"
+        ) from error
 
 
 def _chosen_port(config: ServerConfig, store_folder: pathlib.Path) -> int:

@@ -163,7 +163,7 @@ class Uploads:
             try:
                 transfer.check.check(checked.what)
                 about = {"received": received, "seconds": round(time.monotonic() - began, 3)}
-                with run.changed:
+                with run.changing():
                     self._wait_while_closing(checked)
                     verify()
                     self._check_not_taken_back(checked, discarded)

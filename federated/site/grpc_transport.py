@@ -317,7 +317,7 @@ class GrpcTransport:
             watchdog = _Watchdog()
             chunks = codec.chunks(file, answer.missing, transport=self._encoding)
             call = self._sending.future(
-                watchdog.following(itertools.chain((offer,), chunks)), metadata=self._metadata()
+                watchdog.sending(itertools.chain((offer,), chunks)), metadata=self._metadata()
             )
             with watchdog.of(call):
                 receipt = replies.read(call.result(), pb.Receipt)
@@ -379,6 +379,7 @@ class _Watchdog:
     """
 
     _call: grpc.Call
+    _failed: Exception | None = None
 
     def __init__(self) -> None:
         self._moved, self._over = threading.Event(), threading.Event()
@@ -395,6 +396,15 @@ class _Watchdog:
                 raise
         self._moved.set()
 
+    def sending(self, messages: Iterable[Item]) -> Iterator[Item]:
+        """Yields the messages to gRPC, which would only show the stack trace of an error in reading
+        them. The end of the block raises it.
+        """
+        try:
+            yield from self.following(messages)
+        except Exception as error:
+            self._failed = error
+
     def of(self, call: grpc.Call) -> _Watchdog:
         """Sets the call to be cancelled."""
         self._call = call
@@ -410,6 +420,8 @@ class _Watchdog:
         self._moved.set()
         self._thread.join()
         self._call.cancel()  # no effect on a call that is over
+        if self._failed is not None:
+            raise self._failed from None
 
     def _watch(self) -> None:
         while self._moved.wait(_SILENCE_S):

@@ -166,7 +166,7 @@ class Journal:
         self.lent_path.unlink(missing_ok=True)
 
     def remove_leftovers(self) -> None:
-        """Removes files that a kill left half-written; called while no other process writes here."""
+        """Removes files that a kill left half-written; no other process may write here now."""
         for folder in (self.folder, self.folder / "rows"):
             for path in folder.glob(".partial-*"):
                 path.unlink(missing_ok=True)
@@ -331,7 +331,8 @@ class Journal:
         None also if the file is not the one that was noted.
         """
         try:
-            content = self._rows_path(model).read_bytes()
+            with atomic.naming(self._rows_path(model)):
+                content = self._rows_path(model).read_bytes()
         except FileNotFoundError:
             return None
         if hashlib.sha256(content).hexdigest() != self._state["rows"].get(model):

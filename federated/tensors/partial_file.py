@@ -49,15 +49,18 @@ class PartialModel:
         self._start = len(header)
         self._file = private.opener(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         try:
-            if os.pread(self._file, len(header), 0) == header:
-                self._recognise()
-            else:
-                # Another model's file is overwritten, which keeps its memory and disk allocated.
-                with self._naming():
-                    _write(self._file, header, 0)
-                os.ftruncate(
-                    self._file, min(os.fstat(self._file).st_size, self._start + manifest.nbytes)
-                )
+            with atomic.naming(self.path):
+                if os.pread(self._file, len(header), 0) == header:
+                    self._recognise()
+                else:
+                    # Another model's file is overwritten, which keeps its memory and disk
+                    # allocated.
+                    with self._naming():
+                        _write(self._file, header, 0)
+                    os.ftruncate(
+                        self._file,
+                        min(os.fstat(self._file).st_size, self._start + manifest.nbytes),
+                    )
         except BaseException:
             self.close()
             raise
@@ -122,8 +125,9 @@ class PartialModel:
                 f"the transfer ended with {len(missing)} of {self.manifest.num_chunks} chunks "
                 "missing; send these"
             )
-        os.ftruncate(self._file, self._start + self.manifest.nbytes)
-        os.fsync(self._file)
+        with atomic.naming(self.path):
+            os.ftruncate(self._file, self._start + self.manifest.nbytes)
+            os.fsync(self._file)
         try:
             same = os.path.samestat(os.fstat(self._file), os.stat(self.path))
         except FileNotFoundError:

@@ -54,7 +54,8 @@ class TensorFile:
         self.path = pathlib.Path(path)
         self._stream = open(self.path, "rb")  # noqa: SIM115 - closed by close()
         try:
-            self._read_header()
+            with atomic.naming(self.path):
+                self._read_header()
         except (
             ValueError,
             KeyError,
@@ -115,9 +116,7 @@ class TensorFile:
     def read_bytes(self, spec: TensorSpec, offset: int, size: int) -> bytes:
         """Returns `size` bytes of a tensor from its byte `offset` on."""
         begin, _ = self._start[spec.name]
-        data = os.pread(
-            self._stream.fileno(), size, begin + offset
-        )  # pread: several threads may serve one file
+        data = self._pread(size, begin + offset)
         if len(data) != size:
             raise ValueError(
                 f"{self.path}: {spec.name} ends early; restore the file or make it again"
@@ -127,7 +126,7 @@ class TensorFile:
     def read_range(self, start: int, size: int) -> bytes:
         """Returns `size` bytes of all tensors in canonical order, from byte `start` on."""
         if self._in_order:
-            data = os.pread(self._stream.fileno(), size, self._first + start)
+            data = self._pread(size, self._first + start)
             if len(data) != size:
                 raise ValueError(f"{self.path}: ends early; restore the file or make it again")
             return data
@@ -138,6 +137,10 @@ class TensorFile:
             pieces.append(self.read_bytes(spec, offset, count))
             start, size, number = start + count, size - count, number + 1
         return b"".join(pieces)
+
+    def _pread(self, size: int, place: int) -> bytes:
+        with atomic.naming(self.path):  # pread: several threads may serve one file
+            return os.pread(self._stream.fileno(), size, place)
 
     def read(self) -> NamedArrays:
         """Returns all tensors, as views of one large array.
@@ -154,7 +157,8 @@ class TensorFile:
     def _fill(self, part: np.ndarray, spec: TensorSpec) -> None:
         begin, filled = self._start[spec.name][0], 0
         while filled < len(part):  # one call reads at most 2 GiB
-            count = os.preadv(self._stream.fileno(), [part[filled:].data], begin + filled)
+            with atomic.naming(self.path):
+                count = os.preadv(self._stream.fileno(), [part[filled:].data], begin + filled)
             if not count:
                 raise ValueError(
                     f"{self.path}: {spec.name} ends early; restore the file or make it again"

@@ -52,8 +52,10 @@ def command(root: pathlib.Path, kits: pathlib.Path) -> list[str]:
     return [sys.executable, "-m", "tests.power_loss.federation", str(root), str(kits)]
 
 
-class _Marking(simulation.InProcessTransport):
-    """Marks what the server has confirmed as soon as the site knows it."""
+class Marking:
+    """Put before a transport's class: marks what the server has confirmed as soon as the site knows
+    it.
+    """
 
     def login(self, *args, **named):
         session = super().login(*args, **named)
@@ -81,6 +83,10 @@ class _Marking(simulation.InProcessTransport):
     def submit_rows(self, rows):
         super().submit_rows(rows)
         recording.mark(f"rows {self.site}")
+
+
+class _Marking(Marking, simulation.InProcessTransport):
+    """A transport without a socket that marks what was confirmed."""
 
 
 class _MarkingLog(audit_log.AuditLog):
@@ -177,7 +183,7 @@ def check(
       expected: the results of a run without a cut.
     """
     with contextlib.closing(Store(root / STORE)) as store:
-        _check_confirmed(store, marks)
+        check_confirmed(store, marks)
     run(root, kits, simulation.InProcessTransport)
     found = results(root / STORE, ROUNDS)
     differing = [name for name, content in expected.items() if found[name] != content]
@@ -188,7 +194,8 @@ def check(
     assert verified.rounds == tuple(range(1, ROUNDS + 1)), verified
 
 
-def _check_confirmed(store: Store, marks: Sequence[str]) -> None:
+def check_confirmed(store: Store, marks: Sequence[str]) -> None:
+    """Raises AssertionError unless a store has everything that sites know to be confirmed."""
     for text in marks:
         kind, *words = text.split(" ", 3)
         if kind == "run":

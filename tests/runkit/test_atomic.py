@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from runkit import atomic, events
+from runkit import atomic, events, private
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path):
@@ -104,3 +104,34 @@ def test_an_event_that_does_not_fit_the_disk_names_the_log(tmp_path, monkeypatch
     (tmp_path / "events.jsonl").symlink_to("/dev/full")
     with pytest.raises(OSError, match=r"events\.jsonl"):
         events.EventLog(tmp_path / "events.jsonl").append("round_opened")
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [("fsync", errno.EIO), ("replace", errno.EACCES), ("chmod", errno.EPERM)],
+)
+def test_an_error_names_the_file_and_not_its_temporary_one(tmp_path, monkeypatch, call, error):
+    def failing(*given, **_):
+        raise OSError(error, os.strerror(error), *([] if call == "fsync" else given[:1]))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(atomic.os, call, failing)
+        with pytest.raises(OSError) as caught:
+            atomic.write_text(tmp_path / "table.csv", "content")
+    assert caught.value.filename == str(tmp_path / "table.csv")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_whose_sync_fails_is_named(tmp_path, monkeypatch):
+    synced, original = [], os.fsync
+
+    def failing_at_the_folder(descriptor):
+        synced.append(descriptor)
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        original(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing_at_the_folder)
+    with pytest.raises(OSError) as caught:
+        private.make(tmp_path / "new")
+    assert caught.value.filename == str(tmp_path)

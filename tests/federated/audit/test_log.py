@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import pathlib
 import random
 import shutil
@@ -418,3 +420,22 @@ def test_a_line_that_cannot_be_synced_is_not_in_the_log(tmp_path, monkeypatch):
     assert [record["event"] for record in log.read()] == ["started"]
     log.append("aggregated", round=2)
     assert [record.get("round") for record in audit_log.read_chain(log.path)] == [None, 2]
+
+
+def test_an_event_whose_sync_failed_is_neither_read_nor_left_in_the_log(tmp_path, monkeypatch):
+    log = audit_log.AuditLog(tmp_path / "events.jsonl")
+    log.append("round_opened", round=1)
+
+    def failing(descriptor):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(audit_log.os, "fsync", failing)
+        with pytest.raises(OSError, match=r"events\.jsonl"):
+            log.append("aggregated", round=1, sha256="lost")
+    assert [event["event"] for event in log.read()] == ["round_opened"]
+    log.append("pulled", site="C1")
+    log.append("aggregated", round=1, sha256="kept")
+    found = [(event["event"], event.get("sha256")) for event in log.read()]
+    assert found == [("round_opened", None), ("pulled", None), ("aggregated", "kept")]
+    assert len(list(audit_log.read_chain(tmp_path / "events.jsonl"))) == 3

@@ -421,6 +421,7 @@ def test_a_full_disk_refuses_and_changes_nothing(opened, monkeypatch):
         with pytest.raises(errors.StorageTrouble, match="No space left on device"):
             site.push(1)
     assert site.task() == tasks.Task("train", round=1, model="round_000")
+    run.lead.advance()  # the driving thread reads from the store how far the change went
     site.push(1)
     assert list((run.folder / "incoming").iterdir()) == []
     assert site.task().kind == "wait"

@@ -1,5 +1,7 @@
 import dataclasses
+import errno
 import json
+import os
 import shutil
 import threading
 
@@ -91,4 +93,26 @@ def test_a_damaged_message_is_refused_by_the_server_and_worth_another_try(
         ).sha256
         == sha256
     )
+    transport.close()
+
+
+def test_an_update_that_cannot_be_read_is_one_error_with_its_file(
+    serving, tmp_path, monkeypatch, caplog
+):
+    transport = serving().connect("C1")
+    transport.login(toy.PLAN, 30)
+    update = tmp_path / "update.safetensors"
+    sha256 = tensor_files.save(update, toy.INITIAL)
+
+    def failing(file, wanted, *, transport):
+        yield from ()
+        raise OSError(errno.EIO, os.strerror(errno.EIO), os.fspath(update))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(grpc_transport.codec, "chunks", failing)
+        with pytest.raises(OSError, match=r"Input/output error: .*update\.safetensors"):
+            transport.push(update, sha256, round_number=1, num_examples=30, metrics={})
+    assert not [record for record in caplog.records if record.exc_info]
+    receipt = transport.push(update, sha256, round_number=1, num_examples=30, metrics={})
+    assert receipt.sha256 == sha256
     transport.close()

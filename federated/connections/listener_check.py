@@ -1,0 +1,99 @@
+"""Notices that the server no longer accepts connections.
+
+gRPC gives up its listening socket for good when the system refuses it a connection once: without
+memory for it, without free descriptors in the whole system, or by a rule of its firewall. The port
+stays open, the system completes connections to it, and callers wait without end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from absl import logging
+
+from federated.connections.port_guard import connections_to
+
+EVERY_S, PATIENCE_S = 60.0, 30.0
+_STEP_S = 0.05
+
+
+class ListenerCheck:
+    """Connects to the server's own port from time to time.
+
+    A connection counts as accepted once this process has its other end. If none can be made, that
+    says nothing: a crowd may fill the queue of a server that accepts as fast as it can.
+
+    Args:
+      host: that the server listens on; of a wildcard address, the loopback address is used.
+      on_loss: called once, when a connection was not accepted within `patience_s`.
+      clock: seconds since any fixed moment.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        on_loss: Callable[[], None],
+        *,
+        patience_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._address = _reachable(host), port
+        self._on_loss, self._clock = on_loss, clock
+        self._patience_s = PATIENCE_S if patience_s is None else patience_s
+        self._over = threading.Event()
+
+    def is_lost(self) -> bool:
+        """Makes one connection; returns whether nobody accepts it."""
+        try:
+            ours = socket.create_connection(self._address, self._patience_s)
+        except OSError:
+            return False
+        with ours:
+            own, deadline = ours.getsockname()[:2], self._clock() + self._patience_s
+            while not self._is_accepted(own):
+                if self._clock() >= deadline:
+                    return True
+                if self._over.wait(_STEP_S):
+                    return False
+        return False
+
+    def _is_accepted(self, own: tuple[str, int]) -> bool:
+        with contextlib.ExitStack() as held:
+            found = [
+                (address, held.enter_context(end))
+                for address, end in connections_to(self._address[1])
+            ]
+            return any(address[1] == own[1] for address, _ in found)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Checks every `EVERY_S` seconds while the block runs."""
+        thread = threading.Thread(target=self._watch, name="listener_check", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(EVERY_S):
+            try:
+                lost = self.is_lost()
+            except OSError as error:  # no free descriptor to look with
+                logging.debug("event=listener_check_blind reason=%s", error.strerror)
+                continue
+            if lost:
+                logging.error("event=listener_lost port=%d", self._address[1])
+                self._on_loss()
+                return
+
+
+def _reachable(host: str) -> str:
+    plain = host.strip("[]")
+    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(plain, plain)

@@ -1,0 +1,115 @@
+"""A program of `experiments` whose system calls fail, run again afterwards."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import runpy
+import shutil
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from tests.failing_calls import interception, judgement
+from tests.failing_calls.interception import Call, Ended, Fault
+
+_LIMIT_S = 120.0
+Contents = Mapping[str, bytes]
+
+
+class Command:
+    """A program, its inputs and what it leaves.
+
+    Args:
+      module: such as "experiments.prepare".
+      inputs: folder of what it reads; its calls there fail too.
+      output: folder that it makes.
+      arguments: its flags.
+      kept: returns the part of `output` that must be the same in the end.
+      confirmed: returns what was wrong with what the program said and left, given its output, what
+        it left and what it should leave.
+      before: called in the process first.
+      stays: inside `output`, what the program reads and each trial begins with.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        inputs: pathlib.Path,
+        output: pathlib.Path,
+        arguments: Sequence[object],
+        *,
+        kept: Callable[[pathlib.Path], Contents],
+        confirmed: Callable[[str, Contents, Contents], list[str]] = lambda *_: [],
+        before: Callable[[], None] = lambda: None,
+        start: Callable[[], None] = lambda: None,
+    ):
+        self.name, self._module = name, module
+        self._inputs, self._output, self._arguments = inputs, output, arguments
+        self._kept, self._confirmed = kept, confirmed
+        self._before, self._start = before, start
+        self._expected: Contents = {}
+
+    def calls(self, kinds: Collection[str]) -> Sequence[Call]:
+        ended = self._run(kinds, None, again=False)
+        if problems := self._wrong(ended):
+            raise AssertionError("; ".join(problems))
+        if ended.code:
+            raise AssertionError(ended.output[-2000:])
+        self._expected = self._kept(self._output)
+        return ended.calls
+
+    def trial(self, fault: Fault) -> tuple[Sequence[Call], list[str]]:
+        ended = self._run([fault.kind], fault, again=False)
+        problems = self._wrong(ended)
+        if self._output.exists():
+            problems += self._confirmed(ended.output, self._kept(self._output), self._expected)
+        if ended.code == 0:
+            problems += self._differences("it ends without an error, but")
+        second = self._run((), None, again=True)
+        if second.code or second.hung:
+            problems.append(f"the same command does not go on: {second.output[-400:]}")
+        else:
+            problems += self._differences("the same command leaves")
+        return ended.failed, problems
+
+    def _run(self, kinds: Collection[str], fault: Fault | None, *, again: bool) -> Ended:
+        if not again:
+            shutil.rmtree(self._output, ignore_errors=True)
+            self._start()
+        return interception.run(
+            self._be,
+            self._output.with_name(f"{self._output.name}.log"),
+            seconds=_LIMIT_S,
+            kinds=kinds,
+            roots=[self._inputs, self._output],
+            fault=fault,
+        )
+
+    def _be(self) -> int:
+        self._before()
+        sys.argv = [self._module, *map(str, self._arguments)]
+        os.chdir(self._inputs)
+        runpy.run_module(self._module, run_name="__main__", alter_sys=True)
+        return 0
+
+    def _wrong(self, ended: Ended) -> list[str]:
+        return judgement.wrong(ended, [self._inputs, self._output])
+
+    def _differences(self, what: str) -> list[str]:
+        found = self._kept(self._output)
+        names = sorted(
+            name
+            for name in {*found, *self._expected}
+            if found.get(name) != self._expected.get(name)
+        )
+        return [f"{what} other content in {', '.join(names)}"] if names else []
+
+
+def files(folder: pathlib.Path, pattern: str = "*") -> dict[str, bytes]:
+    """Returns the files below a folder by their paths in it."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob(pattern))
+        if path.is_file()
+    }

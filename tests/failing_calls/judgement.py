@@ -1,0 +1,50 @@
+"""How a program ended whose system calls failed, and what is wrong with that."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from tests.failing_calls.interception import Ended
+
+_TRACE = "Traceback (most recent call last)"
+
+
+def door(main: Callable[[list[str]], int]) -> int:
+    """Runs `main` as every program of the product is run, with its messages and exit codes."""
+    from experiments import flags as experiment_flags
+    from federated.errors import FederationError
+
+    sys.argv = ["program"]
+    experiment_flags.run(main, resumes=True, expected=(FederationError,))
+    return 0
+
+
+def wrong(ended: Ended, names: Sequence[object]) -> list[str]:
+    """Returns what no program may do, whatever its system calls return.
+
+    Args:
+      names: of the program's files and of what else it may be about; a message that ends the program
+        has one of them.
+    """
+    found = []
+    lines = ended.output.splitlines()
+    if ended.hung:
+        found.append(f"does not end: {' | '.join(lines[-3:])}")
+    elif ended.code < 0:
+        found.append(f"ended by signal {-ended.code}")
+    if _TRACE in ended.output:
+        after = [line for line in lines[_last(lines) :] if line.strip()]
+        found.append(f"shows a stack trace: {' | '.join(after[-4:])}")
+    elif ended.code > 0:
+        errors = [number for number, line in enumerate(lines) if line.startswith("error: ")]
+        told = lines[errors[0] :] if errors else []
+        if not told:
+            found.append(f"ends with code {ended.code} and says nothing: {' | '.join(lines[-3:])}")
+        elif not any(str(name) in line for line in told for name in names):
+            found.append(f"names neither file nor remedy: {' | '.join(told)}")
+    return found
+
+
+def _last(lines: Sequence[str]) -> int:
+    return max(number for number, line in enumerate(lines) if _TRACE in line)
