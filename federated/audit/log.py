@@ -80,7 +80,7 @@ class AuditLog(EventLog):
         return self._count, self._head
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """Yields the events in order, without a line whose sync failed: the next one replaces it."""
+        """Yields the events in order, without one whose sync failed: the next line replaces it."""
         with self._mutex:
             count = self._count
         return itertools.islice(super().read(), count)

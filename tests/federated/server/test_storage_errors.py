@@ -113,7 +113,7 @@ def test_an_error_after_the_store_was_changed_leaves_nothing_half_known(
 @pytest.mark.parametrize(
     ("error", "remedy"),
     [
-        (sqlite3.OperationalError("disk I/O error"), "free space or mend the folder"),
+        (sqlite3.OperationalError("disk I/O error"), "free space or repair the folder"),
         (sqlite3.DatabaseError("database disk image is malformed"), "restore the folder"),
     ],
 )
