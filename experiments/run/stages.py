@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NotRequired, TypedDict
 
 from experiments.models import model_folders
@@ -402,12 +402,6 @@ def rows_so_far(folder: pathlib.Path) -> list[CaseRow]:
                 if row["site"] in paper_table.SITES
             ]
     return rows
-
-
-def finished(folder: pathlib.Path, stages: Sequence[str]) -> bool:
-    """Returns whether all of these stages of a run are done."""
-    file = folder / "stages.json"
-    return file.exists() and set(stages) <= set(atomic.read_json(file)["wall_seconds"])
 
 
 def _cohort_folder(spec: RunSpec, site: SiteSpec, hospital: str) -> pathlib.Path:
