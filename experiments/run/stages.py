@@ -39,7 +39,7 @@ class RunState(TypedDict):
     peak_memory_bytes: int
 
 
-class Run:
+class RunFolder:
     """The folder of one run: its settings, and which stages are done and how long they took.
 
     Args:
@@ -106,7 +106,7 @@ class Run:
 class Stages:
     """The stages of a run, in order. Each method can be called again and does only what is left."""
 
-    def __init__(self, spec: RunSpec, run: Run):
+    def __init__(self, spec: RunSpec, run: RunFolder):
         self._spec, self._run, self._folder = spec, run, spec.folder
         self._cost = run_plan.cost(spec)
         self._initial = self._folder / "initial.safetensors"

@@ -201,7 +201,7 @@ def _drive(coordinator: Coordinator, endings: Endings) -> None:
         endings.put(
             StorageTrouble(
                 "the store can no longer be read or written "
-                f"({getattr(error, 'strerror', None) or error}); free space or mend the folder "
+                f"({getattr(error, 'strerror', None) or error}); free space or repair the folder "
                 "and start again: what was confirmed to sites is safe"
             )
         )

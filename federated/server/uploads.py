@@ -115,7 +115,7 @@ class Uploads:
         discarded = self._accepted(checked)
         if discarded is None:
             return Answer(checked.receipt())
-        # The transfer may have to wait for its turn, and no deadline may pass meanwhile.
+        # The transfer may have to wait for its slot, and no deadline may pass meanwhile.
         self._note_progress(checked)
         with self._storing(site), self._transfer(checked, discarded) as transfer:
             return Answer(missing=tuple(transfer.partial.missing()))
@@ -288,7 +288,7 @@ class Uploads:
             change=change,
         )
         run.round = accepted
-        run.untouched.note(run.store.update_path(update))
+        run.verified_files.note(run.store.update_path(update))
         run.note_change()
         # Still with the lock held: the log must have the update before the round that counts it.
         run.log(
@@ -422,7 +422,7 @@ class Uploads:
             raise errors.StorageTrouble(
                 f"the server could not store what site {site!r} sent "
                 f"({getattr(error, 'strerror', None) or error}); its operator must free space or "
-                "mend the folder, and the site tries again by itself"
+                "repair the folder, and the site tries again by itself"
             ) from error
 
 
