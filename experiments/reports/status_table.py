@@ -47,7 +47,8 @@ def render(status: dict[str, Any], *, rounds: int = 10) -> str:
     lines += [
         "",
         f"model {byte_counts.text(status['model_bytes'])}, "
-        f"{byte_counts.text(status['disk_free_bytes'])} free at the server, audit line {audit['lines']} {audit['head'][:16]}",
+        f"{byte_counts.text(status['disk_free_bytes'])} free at the server, "
+        f"audit line {audit['lines']} {audit['head'][:16]}",
         *(f"! {warning}" for warning in status["warnings"]),
     ]
     return "\n".join(lines)

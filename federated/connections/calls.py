@@ -113,7 +113,7 @@ class Calls:
                     del self._held[caller]
 
     def check(self) -> None:
-        """Ends the calls that must be ended."""
+        """Ends every call that must be ended: it is silent, or its caller is refused."""
         now = self._clock()
         with self._lock:
             in_progress = [call for held in self._held.values() for call in held]
