@@ -39,7 +39,7 @@ def text(doc: str, own: Sequence[str], required: Sequence[str]) -> str:
     """
     parts = [
         doc.strip(),
-        "Flags may also stand in a file, one per line: --flagfile=FILE. If repeated, the last one "
+        "Flags may also be in a file, one per line: --flagfile=FILE. If repeated, the last one "
         "counts.",
     ]
     grouped = {name for names in _GROUPS.values() for name in names}

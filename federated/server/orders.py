@@ -170,7 +170,7 @@ class Orders:
         return number
 
     def hindrance(self) -> str:
-        """Returns what keeps the run from going on by itself and which orders help, or "".
+        """Returns what keeps the run from continuing by itself and which orders help, or "".
 
         A slow site is not a hindrance; a site that has left or was evicted may be one.
         """

@@ -44,7 +44,7 @@ _CHECKED_AT_ONCE = max(2, os.cpu_count() or 1)
 @dataclasses.dataclass(frozen=True)
 class CheckedOffer:
     """An offer of one site after all checks that need nothing but the offer; its manifest was
-    checked when it was made. There is no unchecked one, so nothing below checks these again.
+    checked when it was made. Every instance has passed them, so no code below repeats them.
 
     Args:
       site_names: every site of the federation, logged in or not; the name of a published model

@@ -203,8 +203,8 @@ class TensorManifest:
     """What a model holds: its declaration in canonical order and the SHA-256 of every chunk, one
     after the other.
 
-    A checked value: there is no manifest of a malformed declaration or with a checksum too few, so
-    nothing that is given one checks it again.
+    A checked value: every manifest has a well-formed declaration and one checksum per chunk, so
+    code that receives one does not check it again.
 
     Attributes:
       nbytes, num_chunks: of all tensors.

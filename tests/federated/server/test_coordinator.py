@@ -323,7 +323,7 @@ def test_models_and_rows_are_accepted_only_when_they_are_due(opened):
     first, second = Site(run, "C1"), Site(run, "C2")
     for name in ("FL_global", "FL_best_global", "round_001", "nothing"):
         with pytest.raises(
-            errors.UnknownModel, match=f"no model '{name}' here; there are round_000"
+            errors.UnknownModel, match=f"unknown model '{name}'; known are round_000"
         ):
             run.lead.open_model(name)
     with pytest.raises(errors.UnknownModel, match="before the models to evaluate were fixed"):
