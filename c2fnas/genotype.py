@@ -374,20 +374,6 @@ _NAMED = {genotype.name: genotype for genotype in (_C2FNAS, _C2FNAS_SUM)}
 NAMES: tuple[str, ...] = tuple(_NAMED)
 
 
-def named(name: str) -> Genotype:
-    """Returns the genotype of a name in NAMES.
-
-    Raises:
-      ValueError: for any other name; the message lists the known ones.
-    """
-    if name not in _NAMED:
-        raise ValueError(
-            f"no genotype is named {name!r}; "
-            f"known are {', '.join(NAMES)}, or give the path of a genotype's JSON"
-        )
-    return _NAMED[name]
-
-
 def load(source: str | os.PathLike) -> Genotype:
     """Returns the genotype of a name in NAMES or of a JSON file.
 

@@ -52,26 +52,6 @@ class LossConfig:
         _check_kind(self.kl_kind)
 
 
-def soft_dice_loss(
-    logits: tf.Tensor, labels: tf.Tensor, *, include_background: bool = True, smooth: float = 1e-5
-) -> tf.Tensor:
-    """Returns one minus the soft Dice averaged over the classes, float32 [b] in [0, 1].
-
-    Arguments, errors and source are those of `dice_and_cross_entropy`.
-    """
-    return dice_and_cross_entropy(
-        logits, labels, include_background=include_background, smooth=smooth
-    )[0]
-
-
-def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Returns the categorical cross-entropy in nats averaged over the voxels, float32 [b].
-
-    Arguments and errors are those of `dice_and_cross_entropy`.
-    """
-    return dice_and_cross_entropy(logits, labels)[1]
-
-
 def dice_and_cross_entropy(
     logits: tf.Tensor,
     labels: tf.Tensor,

@@ -69,7 +69,7 @@ class MissingLabels:
 
     @property
     def has_false_alarms(self) -> bool:
-        """Whether the received model's false alarms are a part of the loss of their own."""
+        """Whether the received model's false alarms are a separate loss term."""
         return bool(self.classes) and self.evidence and self.treatment in ("restricted", "marginal")
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import pathlib
+import sys
+from collections.abc import Sequence
 
 GROUPS = {
     "Researchers: reproduce the paper, run studies": (
@@ -68,5 +70,16 @@ def listing() -> str:
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str]) -> int:
+    """Prints the list and returns 0; with arguments, prints an error and returns 2."""
+    if arguments and arguments[0] not in ("-h", "--help"):
+        known = any(arguments[0] in programs for programs in GROUPS.values())
+        command = f"run python -m experiments.{arguments[0] if known else 'X'}"
+        print(f"error: unexpected argument {arguments[0]!r}; {command}", file=sys.stderr)
+        return 2
     print(listing())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -21,7 +21,7 @@ class Argument:
 
 
 class WrongFlags(ValueError):
-    """An invalid flag; the message names it, with file and line if it stands in a file."""
+    """An invalid flag; the message names it, with file and line if it comes from a file."""
 
 
 def parse(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]:

@@ -383,7 +383,7 @@ def _jobs() -> list[tuple[pathlib.Path, pathlib.Path]]:
 
 
 def _listed(file: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the paths in a list; names that are not UTF-8 must stand there byte for byte."""
+    """Returns the paths in a list; names that are not UTF-8 must be written byte for byte."""
     from runkit import text_files
 
     found = []

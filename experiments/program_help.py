@@ -39,7 +39,7 @@ def text(doc: str, own: Sequence[str], required: Sequence[str]) -> str:
     """
     parts = [
         doc.strip(),
-        "Flags may also stand in a file, one per line: --flagfile=FILE. If repeated, the last one "
+        "Flags may also be in a file, one per line: --flagfile=FILE. If repeated, the last one "
         "counts.",
     ]
     grouped = {name for names in _GROUPS.values() for name in names}
@@ -63,6 +63,7 @@ def text(doc: str, own: Sequence[str], required: Sequence[str]) -> str:
 def _flag(flag: flags.Flag) -> str:
     head = f"  --[no]{flag.name}" if flag.boolean else f"  --{flag.name}={_placeholder(flag)}"
     words = re.sub(r"^<[^<>]*>: ", "", flag.help)  # absl lists an enum's values
+    words = re.sub(r";\s+repeat this option to specify a list of values$", "", words)  # absl's too
     if flag.default not in (None, "", []):
         words += f" (default: {_default(flag)})"
     pad = " " * _INDENT

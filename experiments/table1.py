@@ -79,7 +79,7 @@ def main(argv: list[str]) -> None:
     from experiments.run import stages as run_stages
 
     folder_lock.hold(private.make(folder))
-    run = run_stages.Run(folder, spec.flags_text + _own_flags_text())
+    run = run_stages.RunFolder(folder, spec.flags_text + _own_flags_text())
     print(f"Table 1, profile {config.profile}, seed {config.seed}, in {folder}; {need}:")
     for name, seconds in budget.items():
         print(f"  {name:40s} {minutes(seconds)}")

@@ -15,7 +15,7 @@ from preprocessing.checks.rules import IntegrityError
 from preprocessing.foreground import LabelBox
 
 # Is told the current stage: "checking files", "reading", "resampling and writing".
-Report = Callable[[str], None]
+StageCallback = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,14 +37,14 @@ def prepare_case(
     settings: Settings,
     *,
     threads: int = 1,
-    report: Report = lambda stage: None,
+    report: StageCallback = lambda stage: None,
 ) -> Prepared | IntegrityError:
     """Prepares a case unless it is already prepared from the same files with the same settings.
 
     Args:
       root: folder of the store.
       threads: for resampling.
-      report: is told what is being done.
+      report: called with each stage.
     Returns:
       The prepared case, or the error because of which it is refused.
     Raises:
@@ -59,7 +59,7 @@ def prepare_case(
 
 
 def _prepare(
-    case: Case, root: pathlib.Path, settings: Settings, threads: int, report: Report
+    case: Case, root: pathlib.Path, settings: Settings, threads: int, report: StageCallback
 ) -> Prepared:
     done = case_store.read_case(case_store.case_folder(root, case.case_id))
     if done is not None:

@@ -96,7 +96,7 @@ def outcomes(
       workers: cases at the same time; 1 prepares them in this process.
       needs: what each case needs; None for one whose headers cannot be read.
       limit_bytes: memory limit for all processes together; a case waits until it fits.
-      shown: is told the stages.
+      shown: called with each stage.
     Raises:
       CannotWrite: if the store cannot be written.
     """

@@ -13,7 +13,7 @@ from preprocessing.checks.rules import IntegrityError, broken
 from preprocessing.dicom_slices import Slice, StoredPixels
 
 _AIR_HU = -1024
-# Between air and the largest value of a scanner's 12 bits, a padding value may also be patient.
+# Between air and the largest value of a scanner's 12 bits, a padding value may also be tissue.
 _PADDING_TISSUE_HU = (-900.0, 3000.0)
 
 

@@ -59,7 +59,7 @@ def orientation(affine: np.ndarray) -> Orientation:
 
 
 def affine_of_axes(axes: str, shape: Sequence[int], spacing_mm: Sequence[float]) -> np.ndarray:
-    """Returns an affine for a volume of which only the directions of its axes are known.
+    """Returns an affine for a volume with only its axis directions known.
 
     The centre of the volume lies at the origin.
 

@@ -258,8 +258,8 @@ def cut(
     The centre is voxel `size // 2` of the patch along each axis.
 
     Args:
-      within: a box of the volume outside of which every voxel is `fill` and need not be read; by
-          default the whole volume.
+      within: a box; outside it every voxel is `fill` and need not be read. By default the whole
+          volume.
     """
     source, target = [], out
     for middle, size, box in zip(

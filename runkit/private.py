@@ -24,8 +24,8 @@ _warned: set[str] = set()
 def folder(path: str | os.PathLike) -> pathlib.Path:
     """Creates a folder that only this account may enter, or closes an existing one; returns it.
 
-    The contents of an existing folder keep their permissions, though nobody else can reach them any
-    longer; see `tree`.
+    The contents of an existing folder keep their permissions, though nobody else can reach them
+    now; see `tree`.
     """
     path = make(path)
     _close(path)

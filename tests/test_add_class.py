@@ -28,14 +28,14 @@ def test_one_entry_reaches_every_module():
 
     classes.CLASSES[3] = classes.FOREGROUND[3] = "duct"
 
-    from c2fnas.genotype import named
+    from c2fnas.genotype import load
     from c2fnas.scores import case_scores, metrics
     from experiments import configuration
     from experiments.results import score_summary
     from preprocessing import case_store, declared_labels, manifest, nifti
     from preprocessing.checks import cohort
 
-    assert named("c2fnas").classes == 4
+    assert load("c2fnas").classes == 4
     assert configuration.CLASSES[3] == case_store.CLASSES[3] == cohort.FOREGROUND[3] == "duct"
 
     label = np.arange(8, dtype=np.uint8).reshape(2, 2, 2) % 4

@@ -9,9 +9,8 @@ scores the k-th smallest is the threshold, k = ceil((n + 1)(1 - share)). Another
 like those then lies above it with a probability of at most 1 - k/(n + 1) <= share, whatever the
 distribution of the scores (Vovk et al. 2005; Angelopoulos and Bates 2021). With six patients and a
 share of a fifth, the threshold is the highest of the six scores and the probability one seventh.
-This is an expectation over the patients that the gate was fitted on, not a bound for one clinic:
-`chance_of_more` tells how likely a small test group exceeds the share all the same. The gate
-promises nothing about real tumours; the `..._gated` rows of a table measure those.
+This is an expectation over the patients that the gate was fitted on, not a bound for one clinic.
+The gate promises nothing about real tumours; the `..._gated` rows of a table measure those.
 """
 
 from __future__ import annotations
@@ -72,25 +71,6 @@ class HealthyGate:
         The expectation is over all draws of patients.
         """
         return 1.0 - _rank(self.patients, self.share) / (self.patients + 1)
-
-    def chance_of_more(self, tested: int) -> float:
-        """Returns the probability that more than the share of a test group lies above.
-
-        It is an upper bound if scores can be equal.
-
-        Args:
-          tested: number of other healthy patients.
-        """
-        from scipy import stats
-
-        # The share of all patients above the k-th smallest of n scores is distributed as
-        # Beta(n + 1 - k, k).
-        rank = _rank(self.patients, self.share)
-        return float(
-            stats.betabinom.sf(
-                math.floor(self.share * tested + 1e-9), tested, self.patients + 1 - rank, rank
-            )
-        )
 
     def stops(self, score: float) -> bool:
         """Returns whether a tumour with this score is to be removed."""

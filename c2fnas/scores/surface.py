@@ -90,11 +90,6 @@ def of_mask(mask: np.ndarray, spacing_mm: Sequence[float], definition: Definitio
     return Surface(places + start, weights, definition, spacing)
 
 
-def area_mm2(mask: np.ndarray, spacing_mm: Sequence[float]) -> float:
-    """Returns the area of a mask's surface by marching cubes, in mm2."""
-    return float(of_mask(mask, spacing_mm, "area").weights.sum())
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Distances:
     """The distances between two surfaces.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from runkit import byte_counts
+
 
 def render(status: dict[str, Any], *, rounds: int = 10) -> str:
     """Returns a status as text; `rounds` is the number of newest rounds to show."""
@@ -44,8 +46,9 @@ def render(status: dict[str, Any], *, rounds: int = 10) -> str:
     audit = status["audit"]
     lines += [
         "",
-        f"model {_size(status['model_bytes'])}, {_size(status['disk_free_bytes'])} free at the "
-        f"server, audit line {audit['lines']} {audit['head'][:16]}",
+        f"model {byte_counts.text(status['model_bytes'])}, "
+        f"{byte_counts.text(status['disk_free_bytes'])} free at the server, "
+        f"audit line {audit['lines']} {audit['head'][:16]}",
         *(f"! {warning}" for warning in status["warnings"]),
     ]
     return "\n".join(lines)
@@ -70,8 +73,8 @@ def _site(name: str, site: dict[str, Any]) -> tuple[str, ...]:
         str(site["num_examples"]),
         _ago(site["seconds_since_heard"]),
         str(site["updates"]),
-        _size(site["bytes_received"]),
-        _size(site["bytes_sent"]),
+        byte_counts.text(site["bytes_received"]),
+        byte_counts.text(site["bytes_sent"]),
         "-" if score is None else f"{score:.4f}",
         ", ".join(
             filter(None, [site["doing"], f"{site['refused']} refusals" if site["refused"] else ""])
@@ -84,7 +87,7 @@ def _round(entry: dict[str, Any]) -> tuple[str, ...]:
         str(entry["round"]),
         ", ".join(f"{site} {examples}" for site, examples in sorted(entry["sites"].items())),
         "-" if entry["seconds"] is None else f"{entry['seconds']:.1f}",
-        _size(entry["bytes"]),
+        byte_counts.text(entry["bytes"]),
         "-" if entry["mean"] is None else f"{entry['mean']:.4f}",
         "-" if entry["worst"] is None else f"{entry['worst']:.4f}",
     )
@@ -106,11 +109,3 @@ def _ago(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s ago"
     return f"{seconds / 60:.0f} min ago" if seconds < 7200 else f"{seconds / 3600:.0f} h ago"
-
-
-def _size(nbytes: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if abs(nbytes) < 1000:
-            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:.1f} GB"

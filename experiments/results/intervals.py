@@ -43,11 +43,6 @@ class Interval:
     high: float | None
     count: int
 
-    def scaled(self, factor: float) -> Interval:
-        """Returns the interval in another unit, e.g. with a factor of 100 in per cent."""
-        low, high = (None if end is None else end * factor for end in (self.low, self.high))
-        return Interval(self.estimate * factor, low, high, self.count)
-
 
 @dataclasses.dataclass(frozen=True)
 class Mean:

@@ -37,8 +37,8 @@ class Measure:
       sites: the sites whose patients count.
       factor: from the column's unit to `unit`.
       healthy_only: whether only patients without a tumour count.
-      found_only: whether 0 means "no value": a model that finds nothing finds it in no pieces,
-        which is no merit.
+      found_only: whether 0 means "no value": a model that finds nothing finds it in 0 pieces,
+        which must not count in its favour.
     """
 
     text: str

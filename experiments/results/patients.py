@@ -16,23 +16,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from experiments.results import intervals, paper_table
 from experiments.results.case_rows import CaseRow, value
 from experiments.results.intervals import Interval
-from experiments.results.measures import Unit
+from experiments.results.measures import Run, Unit
 
 _CURVE_POINTS = 200  # a curve with more thresholds looks the same
-
-
-class Run(NamedTuple):
-    """The rows of one training; runs of one cohort share its patients."""
-
-    cohort: str
-    rows: Sequence[CaseRow]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +61,7 @@ def of_runs(runs: Sequence[Run], grid: str = "training") -> dict[str, dict[str, 
 
 def of_rows(rows: Iterable[CaseRow], grid: str = "training") -> dict[str, dict[str, Any]]:
     """Returns the same for a single run."""
-    return of_runs([Run("", list(rows))], grid)
+    return of_runs([Run(0, "", list(rows))], grid)
 
 
 def auc(with_tumour: Sequence[float], healthy: Sequence[float]) -> float:

@@ -4,7 +4,7 @@ A training is a seed: it has its own initial weights, order of patches and, in a
 patients. Its result varies although the method is the same, so patients alone, however many, cannot
 tell what the next training would give. There are two designs.
 
-* Every training has patients of its own. The mean of each training is one value. Student's t over
+* Every training has its own patients. The mean of each training is one value. Student's t over
   these values covers all variation, patients included, with one degree of freedom less than there
   are trainings. Three means may lie closer together by chance than their patients allow; if the
   interval of the patients, stratified, is wider, it is used instead.

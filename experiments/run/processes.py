@@ -31,7 +31,7 @@ class ProgramFailed(ValueError):
     """A program ended with an error; the message has its name, exit code, log and last lines."""
 
 
-class Terminated(BaseException):
+class GroupTerminated(BaseException):
     """SIGTERM arrived while programs ran. Not an Exception, so that no handler takes it for one."""
 
 
@@ -129,7 +129,7 @@ class ProgramGroup:
     def _terminate(self, number: int, frame: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the programs are already being ended
         self._terminated = True
-        raise Terminated
+        raise GroupTerminated
 
     def __exit__(self, *error: object) -> None:
         running = [program for program in self._programs if program.process.poll() is None]

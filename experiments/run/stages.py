@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NotRequired, TypedDict
 
 from experiments.models import model_folders
@@ -39,7 +39,7 @@ class RunState(TypedDict):
     peak_memory_bytes: int
 
 
-class Run:
+class RunFolder:
     """The folder of one run: its settings, and which stages are done and how long they took.
 
     Args:
@@ -106,7 +106,7 @@ class Run:
 class Stages:
     """The stages of a run, in order. Each method can be called again and does only what is left."""
 
-    def __init__(self, spec: RunSpec, run: Run):
+    def __init__(self, spec: RunSpec, run: RunFolder):
         self._spec, self._run, self._folder = spec, run, spec.folder
         self._cost = run_plan.cost(spec)
         self._initial = self._folder / "initial.safetensors"
@@ -402,12 +402,6 @@ def rows_so_far(folder: pathlib.Path) -> list[CaseRow]:
                 if row["site"] in paper_table.SITES
             ]
     return rows
-
-
-def finished(folder: pathlib.Path, stages: Sequence[str]) -> bool:
-    """Returns whether all of these stages of a run are done."""
-    file = folder / "stages.json"
-    return file.exists() and set(stages) <= set(atomic.read_json(file)["wall_seconds"])
 
 
 def _cohort_folder(spec: RunSpec, site: SiteSpec, hospital: str) -> pathlib.Path:

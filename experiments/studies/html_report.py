@@ -23,6 +23,7 @@ from experiments.figures.training import Timeline
 from experiments.reports import case_browser, html_parts, patients_table, table1_report
 from experiments.results import gated_rows, paper_table, patients
 from experiments.results.case_rows import CaseRow
+from experiments.results.measures import Run
 from experiments.studies import study_results
 from preprocessing.case_store import CaseStore
 from runkit import atomic, progress
@@ -213,7 +214,7 @@ def _patients(content: Mapping[str, Any]) -> Mapping[str, Any]:
     runs: dict[tuple[Any, Any], list[CaseRow]] = {}
     for row in content["cases"]:
         runs.setdefault((row.get("cohort", ""), row.get("seed")), []).append(row)
-    return patients.of_runs([patients.Run(cohort, rows) for (cohort, _), rows in runs.items()])
+    return patients.of_runs([Run(seed, cohort, rows) for (cohort, seed), rows in runs.items()])
 
 
 def _curve(points: Iterable[Mapping[str, float]]) -> list[list[float]]:

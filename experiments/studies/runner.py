@@ -115,7 +115,7 @@ def _attempt(spec: RunSpec, method: str, programs: Programs) -> str | None:
         if spec.stack == "other":
             options["python"] = other_python(sys.executable)
         chosen = functools.partial(programs, **options) if options else programs
-        run = run_stages.Run(
+        run = run_stages.RunFolder(
             spec.folder, spec.flags_text + _sites_text(spec), "give the study another name", chosen
         )
         getattr(run_stages.Stages(spec, run), method)()

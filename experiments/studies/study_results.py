@@ -157,7 +157,7 @@ def _joint(
     return {
         "table": table(joint),
         "native": table(joint, "native"),
-        "patients": patients.of_runs([patients.Run(run.cohort, run.rows) for run in joint]),
+        "patients": patients.of_runs(joint),
         "verdicts": [v.to_json() for v in hypotheses.evaluate(judged or joint)],
         "not_asked": list(hypotheses.NOT_ASKED),
         "cases": [

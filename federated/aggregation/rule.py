@@ -52,7 +52,7 @@ class Aggregated(NamedTuple):
 class AggregationRule(abc.ABC):
     """Base class of the rules; its docstring cites the rule's source.
 
-    A rule is a pure function of the slab: no randomness, no clock, no memory of its own. A restart
+    A rule is a pure function of the slab: no randomness, no clock, no memory. A restart
     and an audit compute a round again and expect the same bits.
 
     Raises:

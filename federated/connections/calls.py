@@ -27,8 +27,8 @@ Message = TypeVar("Message")
 
 
 class Call:
-    """One call in progress. `moved` reports every message, so that a slow transfer goes on and a
-    silent one ends.
+    """One call in progress. `moved` reports every message, so that a slow transfer is kept alive
+    and a silent one ends.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Calls:
                     del self._held[caller]
 
     def check(self) -> None:
-        """Ends the calls that must not go on."""
+        """Ends every call that must be ended: it is silent, or its caller is refused."""
         now = self._clock()
         with self._lock:
             in_progress = [call for held in self._held.values() for call in held]

@@ -88,7 +88,7 @@ def storage_trouble(error: BaseException) -> errors.StorageTrouble | None:
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "is full" in str(error)
     why = "its disk is full" if full else getattr(error, "strerror", None) or str(error)
     return errors.StorageTrouble(
-        f"the server cannot use its store ({why}); its operator must free space or mend the "
+        f"the server cannot use its store ({why}); its operator must free space or repair the "
         "folder, and the site tries again by itself"
     )
 

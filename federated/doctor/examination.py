@@ -28,6 +28,7 @@ from federated.security.kit import Kit, NoPort
 from federated.tensors.tensor_files import TensorFile
 from federated.wire import addresses
 from federated.wire.endpoint import ServerEndpoint
+from runkit import byte_counts
 
 if TYPE_CHECKING:  # the messages do not load if protobuf is not the right one
     from federated.wire.operation_pb2 import ProbeReply
@@ -196,7 +197,7 @@ def _initial(path: pathlib.Path, otherwise: int) -> tuple[Diagnosis, int]:
         with TensorFile(path) as file:
             json.loads(file.metadata["plan"])
             return good(
-                "initial model", f"{len(file.specs)} tensors, {doctor_kit.size(file.nbytes)}"
+                "initial model", f"{len(file.specs)} tensors, {byte_counts.text(file.nbytes)}"
             ), file.nbytes
     except (ValueError, KeyError, OSError) as error:
         words = "has no plan in it" if isinstance(error, KeyError) else str(error)

@@ -20,7 +20,7 @@ from cryptography import x509
 from federated.doctor.diagnosis import Diagnosis, fault, good, warning
 from federated.security import certificates, revocation
 from federated.security.credentials import CredentialBook
-from runkit import private, release
+from runkit import byte_counts, private, release
 
 KINDS: Mapping[str, Sequence[str]] = {
     "site": ("ca.pem", "site.pem", "site.key", "credential", "site.json"),
@@ -39,7 +39,7 @@ FRESH_KIT = "ask the federation's operator for this kit again, and use the whole
 
 
 def kind_of(kit: pathlib.Path) -> str:
-    """Returns "server", "operator" or "site"; a folder that is none of them counts as a site's."""
+    """Returns "server", "operator" or "site"; any other folder counts as a site's."""
     return next(
         (
             kind
@@ -338,11 +338,11 @@ def check_folder(
         return [
             fault(
                 f"{check}, room",
-                f"{size(free)} free, {size(needed_bytes)} needed",
+                f"{byte_counts.text(free)} free, {byte_counts.text(needed_bytes)} needed",
                 "free space on that disk, or choose another folder",
             )
         ]
-    return [good(check, f"writable, {size(free)} free")]
+    return [good(check, f"writable, {byte_counts.text(free)} free")]
 
 
 def check_open_files(limit: int | None = None) -> Diagnosis:
@@ -358,12 +358,3 @@ def check_open_files(limit: int | None = None) -> Diagnosis:
             "raise it: ulimit -n 4096, or LimitNOFILE= in the unit file",
         )
     return good("open files", f"up to {limit}")
-
-
-def size(nbytes: float) -> str:
-    """Returns a number of bytes as text, e.g. "12.3 MB"."""
-    for unit in ("B", "kB", "MB"):
-        if abs(nbytes) < 1000:
-            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:.1f} GB"

@@ -173,16 +173,6 @@ def without(state: Round, absent: Iterable[str]) -> Round:
     return dataclasses.replace(state, absent=absent, arriving=arriving)
 
 
-def withdrawn(state: Round, site: str, *, policy: Policy) -> Round:
-    """Returns `state` without the update of a site.
-
-    If the round falls below the minimum, the wait starts again once the minimum is reached again.
-    """
-    received = {name: update for name, update in state.received.items() if name != site}
-    reached = state.min_reached_at if len(received) >= policy.min_num_clients else None
-    return dataclasses.replace(state, received=received, min_reached_at=reached)
-
-
 def reopened(state: Round, *, now: float) -> Round:
     """Returns the next attempt at a round whose deadline passed below the minimum.
 

@@ -54,7 +54,7 @@ class AdminServicer(grpc.GenericRpcHandler):
     Args:
       api: answers the calls.
       credentials: of the operator and of every site.
-      calls: the calls in progress; the operator has places of its own, however many the sites take.
+      calls: the calls in progress; the operator has its own places, however many the sites take.
       clock: seconds since the epoch.
     """
 
@@ -156,6 +156,6 @@ class AdminServicer(grpc.GenericRpcHandler):
     def _order(self, name: str, request: pb.OrderRequest) -> pb.OrderReply:
         if request.kind not in ORDERS:
             raise errors.OrderRefused(
-                f"there is no order {request.kind[:40]!r}; there are {', '.join(ORDERS)}"
+                f"unknown order {request.kind[:40]!r}; expected one of {', '.join(ORDERS)}"
             )
         return pb.OrderReply(answer=self._api.order(request.kind, request.site, request.round))

@@ -132,7 +132,7 @@ class Coordinator:
         file and its manifest.
 
         Raises:
-          UnknownModel: if there is none of that name, or it is no longer the one of digest
+          UnknownModel: if no model has that name, or it is no longer the one of digest
               `sha256`.
         """
         store = self._run.store
@@ -280,7 +280,7 @@ class Coordinator:
             )
 
     def _close_round(self, closed: rounds.Round) -> None:
-        """Aggregates without the lock: sites go on scoring, waiting and beating meanwhile; late
+        """Aggregates without the lock: meanwhile sites score, wait and beat as before; late
         updates are refused.
         """
         run, began = self._run, time.monotonic()
@@ -288,7 +288,7 @@ class Coordinator:
         updates = {run.store.update_path(update): update for update in closed.received.values()}
         rule, store, number = run.config.rule, run.store, closed.number
         with run.changed:
-            verified = frozenset(filter(run.untouched.holds, updates))
+            verified = frozenset(filter(run.verified_files.holds, updates))
             model = StoredFile(store.global_path(number - 1), store.globals()[number - 1])
             kept = store.rule_states().get(number - 1, "")
         try:
@@ -401,7 +401,7 @@ class Coordinator:
             tasks.global_name(number) for number in digests if store.global_path(number).exists()
         ]
         raise errors.UnknownModel(
-            f"there is no model {name[:80]!r} here; there are {', '.join([*held, *store.models()])}"
+            f"unknown model {name[:80]!r}; known are {', '.join([*held, *store.models()])}"
         )
 
     def _all_confirmed(self) -> bool:

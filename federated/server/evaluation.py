@@ -252,7 +252,7 @@ class Evaluation:
                 last,
                 {
                     "score": None,
-                    "reason": "no site scored a model; the last one stands in",
+                    "reason": "no site scored a model, so it is the last one",
                     "models": [],
                 },
             )

@@ -69,7 +69,7 @@ class Login:
             if certificate_ends <= self._run.wall_clock():
                 raise errors.CertificateOutOfDate(
                     f"the certificate of site {site!r} has ended; "
-                    "renew it with experiments.request, and the site goes on by itself"
+                    "renew it with experiments.request; the site then continues by itself"
                 )
             if protocol != PROTOCOL:
                 raise errors.VersionDiffers(
@@ -160,8 +160,8 @@ class Login:
             about = {"site": known} if known else {}
             self._run.log("login_refused", error=kind, times=times, **about)
 
-    # A token is looked at twice: when a call's headers arrive, and when its connection is known.
-    # What lasts long asks again (`check_token`): every second, and before an upload counts.
+    # A token is checked twice: when a call's headers arrive, and when its connection is known.
+    # Long calls check the token again: every second, and before an upload counts (`check_token`).
 
     def record_of(self, token: str) -> TokenRecord:
         """Returns what the token of a call's headers stands for. Raises SessionExpired."""
@@ -181,7 +181,7 @@ class Login:
             return record.site
 
     def site_of(self, token: str, certificate: str = "") -> str:
-        """Returns the site of a call that has no headers: both looks in one. Raises as these."""
+        """Makes both checks at once, for a call without headers. Raises as they do."""
         return self.identify(self.record_of(token), certificate)
 
     def check_token(self, token: str, certificate: str = "") -> str:

@@ -143,7 +143,7 @@ class Orders:
                     sha256=store.globals()[number - 1],
                     last=last,
                 )
-                run.untouched.forget()
+                run.verified_files.forget()
                 run.reopen()
                 self._evaluation.select()
                 run.stale = False
@@ -170,7 +170,7 @@ class Orders:
         return number
 
     def hindrance(self) -> str:
-        """Returns what keeps the run from going on by itself and which orders help, or "".
+        """Returns what keeps the run from continuing by itself and which orders help, or "".
 
         A slow site is not a hindrance; a site that has left or was evicted may be one.
         """
@@ -180,7 +180,7 @@ class Orders:
             if store.finished:
                 return ""
             if store.paused:
-                return "the run is paused and goes on after --order=resume"
+                return "the run is paused and continues after --order=resume"
             sites = store.sites()
             silent = [site for site in sorted(run.absent(now)) if not sites[site].evicted]
             if state is not None and not run.closing:

@@ -41,7 +41,7 @@ class Overview:
 
     def order(self, kind: str, site: str, round_number: int = 0) -> str:
         """Carries an order out, durably, before it returns. The answer also says what keeps the run
-        from going on.
+        from continuing.
 
         Raises:
           OrderRefused, UnknownSite, StaleUpdate.
@@ -102,7 +102,7 @@ class Overview:
                 f"the open round is abandoned; the run ends with global model {last}, "
                 "whose evaluation follows"
             )
-        raise errors.OrderRefused(f"there is no order {kind[:40]!r}")
+        raise errors.OrderRefused(f"unknown order {kind[:40]!r}")
 
     def log_head(self) -> tuple[int, str]:
         return self._events.head

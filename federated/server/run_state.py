@@ -41,9 +41,9 @@ class RunState:
       stale: the open round may differ from that of the store, after an error while one was closed
           or while a request changed the store.
       log_is_behind: an event could not be written; the store holds what it was about.
-      trouble: why the system keeps the run from going on at the moment, or "".
+      trouble: why the system keeps the run from continuing at the moment, or "".
       traffic: site -> bytes of models (sent to it, received from it) since the server started.
-      untouched: the spooled updates that need not be checked again.
+      verified_files: the spooled updates that need not be checked again.
       specs, metadata, num_values: of the initial model, and so of every model of the run.
       initial_norm: Euclidean norm of the initial model.
     """
@@ -69,7 +69,7 @@ class RunState:
         self.trouble = ""
         self._lines = LineBudget(burst=1000, every_s=10.0)
         self.traffic: dict[str, tuple[int, int]] = {}
-        self.untouched = VerifiedFiles()
+        self.verified_files = VerifiedFiles()
         self.round: Round | None = None
         # The time during which the server was away does not count as a site's silence.
         self.last_seen = dict.fromkeys(store.sites(), self.clock())
@@ -123,7 +123,7 @@ class RunState:
     def log(self, event: str, **fields: Any) -> None:
         """Appends an event; no field may hold a secret or a path.
 
-        Nothing fails if the event cannot be written: the store holds what was done, and the log is
+        A failed write raises nothing: the store holds what was done, and the log is
         completed from it (`audit.log.backfill`).
         """
         try:

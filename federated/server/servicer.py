@@ -54,7 +54,7 @@ class WeightExchangeServicer(grpc.GenericRpcHandler):
     gRPC's context.
 
     Args:
-      queue: transfers of models take turns in it.
+      queue: transfers of models wait in it for a slot.
       calls: the calls in progress.
       poll_s: a site with nothing to do gets an answer after this many seconds.
     """
@@ -208,7 +208,7 @@ class WeightExchangeServicer(grpc.GenericRpcHandler):
         self, caller: Caller, request: pb.PullRequest, context: grpc.ServicerContext
     ) -> Iterator[codec.Chunk]:
         context.add_callback(self._queue.wake)  # a site that hangs up gives up its place at once
-        with self._queue.turn(context.is_active, name=caller.site) as turn:
+        with self._queue.slot(context.is_active, name=caller.site) as slot:
             began, sent = time.monotonic(), 0
             file, manifest = self._coordinator.open_model(request.model, request.sha256)
             with file:
@@ -218,7 +218,7 @@ class WeightExchangeServicer(grpc.GenericRpcHandler):
                 for chunk in codec.chunks(file, wanted, transport=self._coordinator.transport):
                     sent += len(chunk.data)
                     yield chunk
-                    turn.moved(len(chunk.data))
+                    slot.moved(len(chunk.data))
                 self._coordinator.note_pulled(
                     caller.site, request.model, nbytes=sent, seconds=time.monotonic() - began
                 )
@@ -244,11 +244,11 @@ class WeightExchangeServicer(grpc.GenericRpcHandler):
         self, caller: Caller, parts: Iterator[conversion.Part], context: grpc.ServicerContext
     ) -> pb.Receipt:
         context.add_callback(self._queue.wake)
-        # Nothing is taken from the stream before the transfer has its turn.
-        with self._queue.turn(context.is_active, name=caller.site) as turn:
+        # Nothing is taken from the stream before the transfer has its slot.
+        with self._queue.slot(context.is_active, name=caller.site) as slot:
             offer, chunks = conversion.model_from_parts(parts)
             receipt = self._coordinator.send(
-                caller.site, offer, _noted(chunks, turn), verify=caller.verify
+                caller.site, offer, _noted(chunks, slot), verify=caller.verify
             )
             return conversion.receipt_to_message(receipt)
 
@@ -299,7 +299,7 @@ def _only(messages: Iterator[Any]) -> Any:
     )
 
 
-def _noted(chunks: Iterator[codec.Chunk], turn: Slot) -> Iterator[codec.Chunk]:
+def _noted(chunks: Iterator[codec.Chunk], slot: Slot) -> Iterator[codec.Chunk]:
     for chunk in chunks:
-        turn.moved(len(chunk.data))
+        slot.moved(len(chunk.data))
         yield chunk

@@ -44,7 +44,7 @@ _CHECKED_AT_ONCE = max(2, os.cpu_count() or 1)
 @dataclasses.dataclass(frozen=True)
 class CheckedOffer:
     """An offer of one site after all checks that need nothing but the offer; its manifest was
-    checked when it was made. There is no unchecked one, so nothing below checks these again.
+    checked when it was made. Every instance has passed them, so no code below repeats them.
 
     Args:
       site_names: every site of the federation, logged in or not; the name of a published model
@@ -115,7 +115,7 @@ class Uploads:
         discarded = self._accepted(checked)
         if discarded is None:
             return Answer(checked.receipt())
-        # The transfer may have to wait for its turn, and no deadline may pass meanwhile.
+        # The transfer may have to wait for its slot, and no deadline may pass meanwhile.
         self._note_progress(checked)
         with self._storing(site), self._transfer(checked, discarded) as transfer:
             return Answer(missing=tuple(transfer.partial.missing()))
@@ -289,7 +289,7 @@ class Uploads:
         # Only now: on a full disk the site sends the same update again and again.
         self._sent[site, state.number] += 1
         run.round = accepted
-        run.untouched.note(run.store.update_path(update))
+        run.verified_files.note(run.store.update_path(update))
         run.note_change()
         # Still with the lock held: the log must have the update before the round that counts it.
         run.log(
@@ -423,7 +423,7 @@ class Uploads:
             raise errors.StorageTrouble(
                 f"the server could not store what site {site!r} sent "
                 f"({getattr(error, 'strerror', None) or error}); its operator must free space or "
-                "mend the folder, and the site tries again by itself"
+                "repair the folder, and the site tries again by itself"
             ) from error
 
 

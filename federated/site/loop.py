@@ -105,7 +105,7 @@ class SiteSummary:
     remark: str = ""  # what people should know, e.g. that the run ended without this site
 
 
-class Terminated(BaseException):
+class SiteTerminated(BaseException):
     """SIGTERM, raised in the main thread. Not an Exception, so nothing takes it for a failure."""
 
 
@@ -157,7 +157,7 @@ def run(
         journal.check_authority(authority)
         with _terminating():
             loop.run()
-    except (KeyboardInterrupt, Terminated) as reason:
+    except (KeyboardInterrupt, SiteTerminated) as reason:
         loop.note("stopped", reason=type(reason).__name__)
         return SiteSummary(transport.site, False, loop.rounds, loop.models_evaluated)
     except Exception as error:
@@ -503,7 +503,7 @@ def _beating(transport: Transport, every_s: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _terminating() -> Iterator[None]:
-    """SIGTERM raises Terminated inside the block.
+    """SIGTERM raises SiteTerminated inside the block.
 
     Only the main thread can have signal handlers; in any other, nothing changes.
     """
@@ -512,7 +512,7 @@ def _terminating() -> Iterator[None]:
         return
 
     def handle(number: int, frame: object) -> None:
-        raise Terminated
+        raise SiteTerminated
 
     before = signal.signal(signal.SIGTERM, handle)
     try:

@@ -79,7 +79,7 @@ class Store(Records):
             server = f"another server ({process})" if process else "another server"
             raise StoreInUse(
                 f"{self.folder}: {server} works on this store; "
-                "stop it or give this one a folder of its own"
+                "stop it or give this one its own folder"
             ) from None
         super().__init__(self.folder / "state.sqlite")
         self._remove_leftovers()

@@ -203,8 +203,8 @@ class TensorManifest:
     """What a model holds: its declaration in canonical order and the SHA-256 of every chunk, one
     after the other.
 
-    A checked value: there is no manifest of a malformed declaration or with a checksum too few, so
-    nothing that is given one checks it again.
+    A checked value: every manifest has a well-formed declaration and one checksum per chunk, so
+    code that receives one does not check it again.
 
     Attributes:
       nbytes, num_chunks: of all tensors.
@@ -281,17 +281,3 @@ def little_endian_bytes(array: np.ndarray) -> memoryview:
     """Returns the array's values in C order as bytes, without a copy if it is contiguous."""
     dtype = np.dtype(array.dtype).newbyteorder("<")
     return np.ascontiguousarray(array, dtype=dtype).reshape(-1).view(np.uint8).data.cast("B")
-
-
-def manifest_of(arrays: Mapping[str, np.ndarray]) -> TensorManifest:
-    """Returns the manifest of arrays in memory."""
-    specs = specs_of(arrays)
-    result = Digest(specs)
-    for spec in specs:
-        result.update(little_endian_bytes(arrays[spec.name]))
-    return result.manifest()
-
-
-def digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """Returns the digest of arrays in memory, 64 hexadecimal digits."""
-    return manifest_of(arrays).sha256

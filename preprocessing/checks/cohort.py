@@ -22,8 +22,8 @@ FEWEST_CASES = 3  # of which a number about patients is made
 VOLUME_EDGES_ML = tuple(range(0, 201, 10))
 _PERCENTILES = (5, 25, 50, 75, 95)
 
-Report = Mapping[str, Any]  # JSON values, also of a report that another site wrote
-Column = Callable[[Report], str]
+CohortReport = Mapping[str, Any]  # JSON values, also of a report that another site wrote
+Column = Callable[[CohortReport], str]
 
 
 def summarise(
@@ -82,7 +82,7 @@ def summarise(
     return report
 
 
-def rows(*reports: Report) -> list[list[str]]:
+def rows(*reports: CohortReport) -> list[list[str]]:
     """Returns a table of strings: in each row a quantity and its value at each site."""
 
     def count(key: str) -> Column:
@@ -91,7 +91,7 @@ def rows(*reports: Report) -> list[list[str]]:
     def counts(key: str, otherwise: str) -> Column:
         return lambda r: ", ".join(f"{name} {n}" for name, n in r[key].items()) or otherwise
 
-    def splits(report: Report) -> str:
+    def splits(report: CohortReport) -> str:
         numbers = report["splits"]
         return " / ".join(map(str, numbers.values())) if numbers else "not prepared"
 
@@ -99,7 +99,7 @@ def rows(*reports: Report) -> list[list[str]]:
         return lambda r: _with_range(r[quantity][axis], low, high)
 
     def of_class(group: str, name: str, key: str | None = None) -> Column:
-        def text(report: Report) -> str:
+        def text(report: CohortReport) -> str:
             if name not in report[group]:
                 return "-"
             value = report[group][name]
@@ -135,8 +135,8 @@ def rows(*reports: Report) -> list[list[str]]:
     return [[what, *(value(report) for report in reports)] for what, value in lines]
 
 
-def differences(one: Report, other: Report) -> list[str]:
-    """Returns the differences because of which a model of one site may fail at the other."""
+def differences(one: CohortReport, other: CohortReport) -> list[str]:
+    """Returns differences that may make a model of one site fail at the other site."""
     names, found = (one["site"], other["site"]), []
     for axis in "xyz":
         values = [report["spacing_mm"][axis] for report in (one, other)]
@@ -175,7 +175,7 @@ def differences(one: Report, other: Report) -> list[str]:
     return found
 
 
-def _with_range(value: Report | None, low: str, high: str) -> str:
+def _with_range(value: CohortReport | None, low: str, high: str) -> str:
     if value is None:
         return "-"
     return f"{value['median']:.4g} ({value[low]:.4g} - {value[high]:.4g})"

@@ -289,7 +289,7 @@ NO_RESCALE = Rule(
 ATTRIBUTE = Rule(
     "D12",
     "attribute",
-    "an attribute that is read holds values of its own kind, in its own number and range",
+    "an attribute that is read holds values of the expected type, number and range",
     "correct the attribute in this file (e.g. with dcmodify), or export the series again",
 )
 SEVERAL_ACQUISITIONS = Rule(

@@ -28,7 +28,7 @@ def step(*, treatment: str, evidence: bool, threads: int = 2, steps: int = 12) -
 
     set_up(1, threads, samples=4)
     missing = MissingLabels(classes=(2,), treatment=treatment, evidence=evidence)
-    gene = genotype.named("c2fnas").with_size(filters=8, classes=3)
+    gene = genotype.load("c2fnas").with_size(filters=8, classes=3)
     built = network.build(gene, patch_size=(48, 48, 48))
     received = (
         network.build(gene, patch_size=(48, 48, 48), vae=None) if missing.needs_received else None

@@ -28,7 +28,7 @@ def prepare(folder: str) -> dict[str, float]:
     from c2fnas import genotype, named_weights, network
 
     built = network.build(
-        genotype.named("c2fnas").with_size(filters=FILTERS),
+        genotype.load("c2fnas").with_size(filters=FILTERS),
         patch_size=(SIZE,) * 3,
         vae=None,
         seed=1,
@@ -80,7 +80,7 @@ def ours(folder: str, *, threads: int = 2) -> dict[str, float]:
     expected = shared.pop("logits")
     with strategy.scope():
         built = network.build(
-            genotype.named("c2fnas").with_size(filters=FILTERS), patch_size=(SIZE,) * 3, vae=None
+            genotype.load("c2fnas").with_size(filters=FILTERS), patch_size=(SIZE,) * 3, vae=None
         )
     named_weights.assign(built, shared)
     config = training.TrainingConfig(batch_size=BATCH, total_steps=100, learning_rate=RATE, seed=1)

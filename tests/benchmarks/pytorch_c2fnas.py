@@ -70,7 +70,7 @@ class C2FNAS(nn.Module):
 
     def __init__(self, filters: int):
         super().__init__()
-        self.table = table = genotype.named("c2fnas").with_size(filters=filters)
+        self.table = table = genotype.load("c2fnas").with_size(filters=filters)
         full, half = table.filters_at(0), table.filters_at(1)
         cube = [(3, 3, 3)]
         self.stem_first = Block(1, full, cube, relu=False)

@@ -18,7 +18,7 @@ def step(*, vae: str | None, threads: int = 2) -> dict[str, float]:
     from tests.benchmarks.steps import step_seconds
 
     set_up(1, threads)
-    built = network.build(genotype.named("c2fnas"), patch_size=(96, 96, 96), vae=vae)
+    built = network.build(genotype.load("c2fnas"), patch_size=(96, 96, 96), vae=vae)
     weights, macs = vae_branch.cost(built)
     config = training.TrainingConfig(batch_size=1, total_steps=3, seed=1)
     trainer = training.Trainer(built, config, tf.distribute.get_strategy())

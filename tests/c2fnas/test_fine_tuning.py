@@ -7,7 +7,7 @@ from tests.c2fnas import tiny
 
 
 def test_the_encoder_of_c2fnas_is_stem_and_six_cells():
-    prefixes = fine_tuning.encoder_prefixes(genotype.named("c2fnas"))
+    prefixes = fine_tuning.encoder_prefixes(genotype.load("c2fnas"))
     assert prefixes == ("stem/", "cell01/", "cell02/", "cell03/", "cell04/", "cell05/", "cell06/")
 
 

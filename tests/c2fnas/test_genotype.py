@@ -9,7 +9,7 @@ from c2fnas.genotype import CellGene, Genotype
 
 
 def test_default_cells_are_the_published_table():
-    cells = genotype.named("c2fnas").cells
+    cells = genotype.load("c2fnas").cells
     assert [cell.level for cell in cells] == [1, 1, 2, 2, 3, 4, 3, 3, 2, 1, 1, 1]
     assert [cell.inputs for cell in cells] == [
         (0,),
@@ -32,7 +32,7 @@ def test_default_cells_are_the_published_table():
 
 
 def test_weights_and_macs_of_both_ports():
-    default, summed = genotype.named("c2fnas"), genotype.named("c2fnas_sum")
+    default, summed = genotype.load("c2fnas"), genotype.load("c2fnas_sum")
     assert (default.conv_weights(), default.macs((96, 96, 96))) == (19_559_360, 189_772_333_056)
     assert (summed.conv_weights(), summed.macs((96, 96, 96))) == (15_307_712, 157_553_786_880)
 
@@ -52,7 +52,7 @@ def test_counts_by_hand():
 
 
 def test_second_port_differs_as_documented():
-    default, summed = genotype.named("c2fnas"), genotype.named("c2fnas_sum")
+    default, summed = genotype.load("c2fnas"), genotype.load("c2fnas_sum")
     changed = {
         i: b.op
         for i, (a, b) in enumerate(zip(default.cells, summed.cells, strict=True), start=1)
@@ -69,7 +69,7 @@ def test_second_port_differs_as_documented():
 
 @pytest.mark.parametrize("name", genotype.NAMES)
 def test_json_round_trip_through_a_file(name, tmp_path):
-    original = genotype.named(name).with_size(filters=8, classes=2)
+    original = genotype.load(name).with_size(filters=8, classes=2)
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(original.to_json()))
     assert genotype.load(path) == original
@@ -97,17 +97,17 @@ def test_a_user_can_replace_the_genotype_by_json(tmp_path):
 
 
 def test_fingerprints_of_different_genotypes_differ():
-    default = genotype.named("c2fnas")
+    default = genotype.load("c2fnas")
     others = [
         default.with_size(filters=8),
         default.with_size(classes=2),
-        genotype.named("c2fnas_sum"),
+        genotype.load("c2fnas_sum"),
     ]
     assert len({g.fingerprint() for g in [default, *others]}) == 4
 
 
 def test_encoder_end_is_the_last_cell_of_the_deepest_level():
-    assert (genotype.named("c2fnas").encoder_end, genotype.named("c2fnas").depth) == (6, 4)
+    assert (genotype.load("c2fnas").encoder_end, genotype.load("c2fnas").depth) == (6, 4)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_impossible_wirings_are_refused_by_name(cells, message):
     ],
 )
 def test_broken_json_names_file_and_entry(change, message, tmp_path):
-    value = genotype.named("c2fnas").to_json()
+    value = genotype.load("c2fnas").to_json()
     value["cells"][0].update(change)
     value["cells"][0] = {
         key: entry for key, entry in value["cells"][0].items() if entry is not None
@@ -163,7 +163,7 @@ def test_unknown_name_lists_the_known_ones():
 
 def test_size_that_cannot_be_halved_often_enough():
     with pytest.raises(ValueError, match=r"\(96, 90, 96\).*multiples of 16"):
-        genotype.named("c2fnas").macs((96, 90, 96))
+        genotype.load("c2fnas").macs((96, 90, 96))
 
 
 def test_the_module_does_not_import_tensorflow():

@@ -19,6 +19,14 @@ def _probabilities(logits):
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
+def _dice(logits, labels, **options):
+    return losses.dice_and_cross_entropy(logits, labels, **options)[0]
+
+
+def _cross_entropy(logits, labels):
+    return losses.dice_and_cross_entropy(logits, labels)[1]
+
+
 @pytest.mark.parametrize(("include_background", "classes"), [(True, (0, 1, 2)), (False, (1, 2))])
 def test_dice_against_loops(include_background, classes):
     logits, labels = _case()
@@ -34,9 +42,7 @@ def test_dice_against_loops(include_background, classes):
                 total += truth + probabilities[sample][index][c]
             scores.append((2 * overlap + 1e-5) / (total + 1e-5))
         expected.append(1 - sum(scores) / len(scores))
-    found = losses.soft_dice_loss(
-        tf.constant(logits), tf.constant(labels), include_background=include_background
-    )
+    found = _dice(tf.constant(logits), tf.constant(labels), include_background=include_background)
     assert found.dtype == tf.float32
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -45,7 +51,7 @@ def test_dice_of_an_undecided_network_by_hand():
     # 8 voxels, 2 of class 1, none of class 2; every probability is 1/3.
     labels = np.zeros((1, 2, 2, 2), np.uint8)
     labels[0, 0, 0] = 1
-    found = losses.soft_dice_loss(tf.zeros((1, 2, 2, 2, 3)), tf.constant(labels), smooth=0.0)
+    found = _dice(tf.zeros((1, 2, 2, 2, 3)), tf.constant(labels), smooth=0.0)
     dice = [2 * (6 / 3) / (6 + 8 / 3), 2 * (2 / 3) / (2 + 8 / 3), 0.0]
     np.testing.assert_allclose(found, [1 - sum(dice) / 3], rtol=1e-6)
 
@@ -54,14 +60,10 @@ def test_dice_loss_of_right_and_wrong_predictions():
     labels = np.zeros((1, 2, 2, 2), np.uint8)
     labels[0, 0] = 2
     right = 50 * np.eye(3, dtype=np.float32)[labels]
-    assert float(
-        losses.soft_dice_loss(tf.constant(right), tf.constant(labels))[0]
-    ) == pytest.approx(0.0, abs=1e-6)
+    assert float(_dice(tf.constant(right), tf.constant(labels))[0]) == pytest.approx(0.0, abs=1e-6)
     wrong = 50 * np.eye(3, dtype=np.float32)[(labels + 1) % 3]
     # Class 1 is predicted and absent, 0 and 2 are missed.
-    assert float(
-        losses.soft_dice_loss(tf.constant(wrong), tf.constant(labels))[0]
-    ) == pytest.approx(1.0, abs=1e-4)
+    assert float(_dice(tf.constant(wrong), tf.constant(labels))[0]) == pytest.approx(1.0, abs=1e-4)
 
 
 def test_cross_entropy_against_loops():
@@ -72,13 +74,13 @@ def test_cross_entropy_against_loops():
         for s in range(2)
     ]
     np.testing.assert_allclose(
-        losses.cross_entropy(tf.constant(logits), tf.constant(labels)), expected, rtol=1e-5
+        _cross_entropy(tf.constant(logits), tf.constant(labels)), expected, rtol=1e-5
     )
 
 
 def test_cross_entropy_of_an_undecided_network_is_log_of_the_classes():
     np.testing.assert_allclose(
-        losses.cross_entropy(tf.zeros((1, 2, 2, 2, 3)), tf.zeros((1, 2, 2, 2), tf.uint8)),
+        _cross_entropy(tf.zeros((1, 2, 2, 2, 3)), tf.zeros((1, 2, 2, 2), tf.uint8)),
         [math.log(3)],
         rtol=1e-6,
     )
@@ -88,7 +90,7 @@ def test_cross_entropy_stays_finite_for_large_logits():
     logits = np.zeros((1, 2, 2, 2, 3), np.float32)
     logits[..., 1] = 1e4
     np.testing.assert_allclose(
-        losses.cross_entropy(tf.constant(logits), tf.zeros((1, 2, 2, 2), tf.int32)),
+        _cross_entropy(tf.constant(logits), tf.zeros((1, 2, 2, 2), tf.int32)),
         [1e4],
         rtol=1e-6,
     )
@@ -101,10 +103,8 @@ def test_gradients_are_those_of_the_definition(include_background):
     logits, labels = _case(2)
     variable = tf.Variable(logits)
     with tf.GradientTape(persistent=True) as tape:
-        entropy = losses.cross_entropy(variable, tf.constant(labels))
-        dice = losses.soft_dice_loss(
-            variable, tf.constant(labels), include_background=include_background
-        )
+        entropy = _cross_entropy(variable, tf.constant(labels))
+        dice = _dice(variable, tf.constant(labels), include_background=include_background)
         both = losses.dice_and_cross_entropy(
             variable, tf.constant(labels), include_background=include_background
         )
@@ -183,9 +183,9 @@ def test_reconstruction_is_the_mean_squared_difference():
 
 def test_errors_carry_the_shapes_and_values():
     with pytest.raises(ValueError, match=r"\(2, 2, 2\) voxels, labels \(2, 2, 3\)"):
-        losses.soft_dice_loss(tf.zeros((1, 2, 2, 2, 3)), tf.zeros((1, 2, 2, 3), tf.uint8))
+        _dice(tf.zeros((1, 2, 2, 2, 3)), tf.zeros((1, 2, 2, 3), tf.uint8))
     with pytest.raises(ValueError, match="crop both"):
-        losses.cross_entropy(tf.zeros((1, 2, 2, 2, 3)), tf.zeros((1, 2, 2, 3), tf.uint8))
+        _cross_entropy(tf.zeros((1, 2, 2, 2, 3)), tf.zeros((1, 2, 2, 3), tf.uint8))
     with pytest.raises(ValueError, match=r"\(2, 2, 2, 1\), image \(2, 2, 3, 1\)"):
         losses.reconstruction_loss(tf.zeros((1, 2, 2, 2, 1)), tf.zeros((1, 2, 2, 3, 1)))
     with pytest.raises(ValueError, match=r"'bits'.*voxels, latent"):

@@ -175,7 +175,7 @@ def test_an_absent_class_costs_next_to_nothing_only_far_below_the_smoothing():
         logits = np.zeros((1, 10, 10, 10, 2), np.float32)
         logits[..., 1] = math.log(mass / 1000.0)
         loss = float(
-            losses.soft_dice_loss(
+            losses.dice_and_cross_entropy(
                 tf.constant(logits), tf.zeros((1, 10, 10, 10), tf.uint8), include_background=False
             )[0]
         )

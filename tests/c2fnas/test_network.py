@@ -53,7 +53,7 @@ def count_macs(model, size):
     [("c2fnas", 19_559_360, 189_772_333_056), ("c2fnas_sum", 15_307_712, 157_553_786_880)],
 )
 def test_full_size_counts(name, conv_weights, macs):
-    built = network.build(genotype.named(name), patch_size=(96, 96, 96), vae=None)
+    built = network.build(genotype.load(name), patch_size=(96, 96, 96), vae=None)
     kernels = {
         weight: variable
         for weight, variable in built.variables.items()
@@ -175,7 +175,7 @@ def test_logits_are_those_of_float64_arithmetic():
 
     A norm that adds up a channel voxel by voxel in float32 would fail here.
     """
-    architecture = genotype.named("c2fnas").with_size(filters=1)
+    architecture = genotype.load("c2fnas").with_size(filters=1)
     arrays, _ = named_weights.load(make_fixture.FOLDER / "c2fnas.safetensors")
     image, _ = make_fixture.patch()
     expected = reference.logits(architecture, arrays, image[0])

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from c2fnas import network
-from c2fnas.genotype import CellGene, Genotype, named
+from c2fnas.genotype import CellGene, Genotype, load
 from c2fnas.named_weights import NamedLayers
 from c2fnas.vae_branch import PositiveDeviation, VaeBranch, cost
 from tests.c2fnas import reference
@@ -126,7 +126,7 @@ def test_sizes_of_the_dense_layers_by_hand(kind, expected):
 
     Here the width is one 32nd.
     """
-    layers, genotype = NamedLayers(), named("c2fnas").with_size(filters=1)
+    layers, genotype = NamedLayers(), load("c2fnas").with_size(filters=1)
     branch = VaeBranch(layers, genotype, (96, 96, 96), kind=kind, latent_size=128)
     branch(tf.keras.Input((6, 6, 6, 16)), tf.keras.Input((128,)))
     kernels = {
@@ -157,7 +157,7 @@ def test_cost_at_full_size_by_hand():
 
     The decoder has 256, 128 and 64 filters at sizes 12, 24 and 48.
     """
-    built = network.build(named("c2fnas"), patch_size=(96, 96, 96))
+    built = network.build(load("c2fnas"), patch_size=(96, 96, 96))
     dense = 432 * 128 * 2 + 128 * 432
     scales = [
         (16, 256, 6),
@@ -174,5 +174,5 @@ def test_cost_at_full_size_by_hand():
     )
     assert cost(built) == (kernels + biases_and_norms, macs)
     assert cost(
-        network.build(named("c2fnas").with_size(filters=1), patch_size=(16, 16, 16), vae=None)
+        network.build(load("c2fnas").with_size(filters=1), patch_size=(16, 16, 16), vae=None)
     ) == (0, 0)

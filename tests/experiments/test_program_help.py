@@ -35,6 +35,7 @@ def test_help_shows_the_programs_own_flags(program, slow_packages_refuse):
     assert done.returncode == 0 and done.stderr == "", done.stderr
     doc = ast.get_docstring(ast.parse(source))
     assert text.startswith(doc.splitlines()[0]) and f"python -m experiments.{program} " in text
+    assert "repeat this option" not in text
     own = re.findall(r"""flags\.DEFINE_\w+\(\s*"(\w+)\"""", source)
     shared = (
         ["--seed=N", "--patch_size=", "--num_rounds="] if "define_experiment()" in source else []

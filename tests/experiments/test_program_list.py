@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 import experiments
 from experiments import __main__ as program_list
 
@@ -29,3 +31,15 @@ def test_the_list_is_printed_with_a_line_on_each():
         for program in programs:
             assert re.search(rf"^  {program} +\w", shown, re.MULTILINE), program
     assert max(map(len, shown.splitlines())) <= 120, "shorten the first line of its docstring"
+
+
+@pytest.mark.parametrize(
+    ("argument", "command"),
+    [("serve", "run python -m experiments.serve\n"), ("served", "run python -m experiments.X\n")],
+)
+def test_a_program_given_as_an_argument_is_an_error_that_shows_the_command(argument, command):
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments", argument], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.endswith(command)

@@ -15,11 +15,11 @@ import grpc
 from federated.security import tls
 from federated.tensors import codec
 from federated.tensors.tensor_files import TensorFile, save
-from federated.tensors.weights import manifest_of
 from federated.wire import conversion, operation_pb2
 from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.messages import Offer
 from tests.federated import toy
+from tests.federated.manifests import manifest_of
 
 LOGIN = {
     "token": "t" * 43,

@@ -198,7 +198,7 @@ def headers(target: Target) -> None:
     _again(target, "Offer", target.token(), [message])
 
 
-def turns(target: Target) -> None:
+def slots(target: Target) -> None:
     """A site asks for models and never reads them, and starts uploads and sends nothing.
 
     Each call waits for its slot, holds it, and comes again.
@@ -358,7 +358,7 @@ ATTACKS = {
         half_handshakes,
         idle_with_certificate,
         half_open,
-        turns,
+        slots,
         operation_calls,
         rows,
         headers,

@@ -52,18 +52,6 @@ def test_the_promise_holds_whatever_the_distribution(draw):
             assert share == pytest.approx(gate.expected_share, abs=3 * np.sqrt(0.2 * 0.8 / runs))
 
 
-def test_chance_that_a_small_test_group_exceeds_the_share():
-    # More than one of six lies above the highest of six others if the two highest of all twelve are
-    # among the tested ones.
-    assert healthy_gate.fit(np.arange(6.0)).chance_of_more(6) == pytest.approx(6 / 12 * 5 / 11)
-    rng = np.random.default_rng(3)
-    fitted, tested = np.sort(rng.random((20000, 20)), axis=1), rng.random((20000, 10))
-    drawn = np.mean(
-        (tested > fitted[:, [16]]).sum(axis=1) > 2
-    )  # rank 17 of 20, more than a fifth of ten
-    assert healthy_gate.fit(np.arange(20.0)).chance_of_more(10) == pytest.approx(drawn, abs=0.012)
-
-
 def test_a_gate_reads_back_and_one_of_another_release_is_refused_by_name():
     gate = HealthyGate(threshold=2.5, patients=6)
     assert HealthyGate.from_json(gate.to_json()) == gate

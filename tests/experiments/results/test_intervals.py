@@ -97,7 +97,6 @@ def test_bounds_hold_and_say_what_unseen_cases_could_do():
     )
     one = intervals.mean_interval([0.8], bounds=(0.0, None))
     assert (one.low, one.high) == (pytest.approx(0.8 * 0.025), None)
-    assert one.scaled(100) == intervals.Interval(80.0, pytest.approx(2.0), None, 1)
 
 
 @pytest.mark.parametrize("name", list(verdict_rates.DISTRIBUTIONS))

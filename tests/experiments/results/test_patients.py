@@ -7,6 +7,7 @@ from scipy import stats
 from experiments import figures
 from experiments.reports import patients_table
 from experiments.results import patients
+from experiments.results.measures import Run
 
 KEYS = ("truth_components_tumour", "found_tumour", "false_components_tumour", "score_tumour")
 
@@ -108,10 +109,8 @@ def test_rows_of_an_earlier_release_say_what_they_can():
 
 def test_patients_of_two_cohorts_are_added_and_those_of_one_count_once():
     better = [dict(line, volume_ml_tumour=0.0) if line["site"] == "C1" else line for line in ROWS]
-    apart = patients.of_runs([patients.Run("seed 1", ROWS), patients.Run("seed 2", better)])[
-        "FL_global"
-    ]
-    same = patients.of_runs([patients.Run("real", ROWS), patients.Run("real", better)])["FL_global"]
+    apart = patients.of_runs([Run(1, "seed 1", ROWS), Run(1, "seed 2", better)])["FL_global"]
+    same = patients.of_runs([Run(1, "real", ROWS), Run(1, "real", better)])["FL_global"]
     assert (apart["specificity"]["estimate"], apart["specificity"]["count"]) == (6 / 8, 8)
     assert (same["specificity"]["estimate"], same["specificity"]["count"]) == (3 / 4, 4)
     assert (
@@ -122,9 +121,7 @@ def test_patients_of_two_cohorts_are_added_and_those_of_one_count_once():
 
 def test_the_auc_compares_patients_of_one_training_only():
     shifted = [dict(line, score_tumour=line["score_tumour"] + 100.0) for line in ROWS]
-    found = patients.of_runs([patients.Run("a", ROWS), patients.Run("b", shifted)])["FL_global"][
-        "auc"
-    ]
+    found = patients.of_runs([Run(1, "a", ROWS), Run(1, "b", shifted)])["FL_global"]["auc"]
     assert found["estimate"] == pytest.approx(10.5 / 16) and found["count"] == 16
 
 

@@ -10,6 +10,7 @@ from federated.aggregation.rules import RULES
 from federated.aggregation.spooled_updates import StoredFile, Targets
 from federated.rounds.rounds import Update
 from federated.tensors import tensor_files, weights
+from tests.federated import manifests
 
 ARRAYS = {
     "w": np.random.default_rng(5).normal(size=300_000).astype(np.float32),
@@ -70,7 +71,7 @@ def aggregate(spooled, store, *, rule=None, **named):
 def test_the_mean_is_the_same_whether_or_not_files_are_checked(spooled, store, verified):
     manifest, state = aggregate(spooled, store, verified=list(spooled)[:verified])
     arrays, metadata = tensor_files.load(store.targets.model)
-    assert manifest == weights.manifest_of(arrays) and metadata == {"round": "1"}
+    assert manifest == manifests.manifest_of(arrays) and metadata == {"round": "1"}
     assert state is None and not store.targets.state.exists()
     for name, array in ARRAYS.items():  # (30 + 3 * 10 + 1.5 * 24) / 64 = 1.5
         np.testing.assert_allclose(arrays[name], 1.5 * array, rtol=1e-6)
@@ -113,7 +114,7 @@ def test_the_state_of_a_rule_is_written_beside_the_model_and_read_in_the_next_ro
     _, manifest = aggregate(spooled, store, rule=rule)
     arrays, metadata = tensor_files.load(store.targets.state)
     assert metadata == {"format": "1", "rule": "fedavgm:momentum=0.5,learning_rate=1.0"}
-    assert manifest == weights.manifest_of(arrays)
+    assert manifest == manifests.manifest_of(arrays)
     velocity = arrays["state"][:2, 0]  # of "b", the widest, which comes first
     np.testing.assert_array_equal(velocity, 2.0 - 1.5 * ARRAYS["b"])
     state = store.targets.state.rename(store.targets.state.with_name("state_0"))

@@ -1,4 +1,4 @@
-"""TransferQueue: so many at once, in order, for a bounded wait, and not for who has left. The clock
+"""TransferQueue: the number at once, the order, the bounded wait, and callers that leave. The clock
 is the test's own; nothing sleeps.
 """
 
@@ -14,8 +14,8 @@ from federated.connections.transfer_queue import PACE_BYTES, TransferQueue
 
 
 class Clock:
-    """Stands still until it is moved, and tells that it was read: who waits for a turn reads it
-    with the lock held until it waits.
+    """Stands still until it is moved, and notices that it was read: a thread that asks for a slot
+    reads it with the lock held until it waits.
     """
 
     def __init__(self):
@@ -34,19 +34,19 @@ class Clock:
 
 
 class Queue:
-    """Threads that ask for turns; `came` has the names of those that went on, in order."""
+    """Threads that ask for slots; `came` has the names of those that continued, in order."""
 
     def __init__(self, count: int):
         self.clock, self.came = Clock(), queue.Queue()
-        self.turns = TransferQueue(count, lapse_s=5.0, patience_s=30.0, clock=self.clock)
+        self.transfers = TransferQueue(count, lapse_s=5.0, patience_s=30.0, clock=self.clock)
         self._held: dict[str, tuple[threading.Event, threading.Thread]] = {}
 
     def ask(self, name: str, wanted=lambda: True, reserved=None) -> None:
-        """Returns when the thread waits, or has its turn."""
+        """Returns when the thread waits, or has its slot."""
         over = threading.Event()
 
         def hold():
-            with self.turns.turn(wanted, name=reserved):
+            with self.transfers.slot(wanted, name=reserved):
                 self.came.put(name)
                 assert over.wait(60)
 
@@ -61,7 +61,7 @@ class Queue:
         """Moves the clock; returns when somebody who waits has looked at it."""
         with self.clock.read_in_block():
             self.clock.now = now
-            self.turns.wake()
+            self.transfers.wake()
 
     def let_go(self, *names: str) -> None:
         for name in names:
@@ -71,7 +71,7 @@ class Queue:
             assert not thread.is_alive()
 
     def nobody_came(self) -> bool:
-        self.turns.wake()  # takes the lock: a call that had read the clock waits now, or has gone on
+        self.transfers.wake()  # takes the lock: a call that had read the clock waits now, or has gone on
         return self.came.empty()
 
 
@@ -91,17 +91,17 @@ def test_only_so_many_at_once_and_first_come_first_served():
 
 def test_a_turn_lapses_when_its_transfer_is_slow_and_not_when_it_is_fast():
     line = Queue(1)
-    with line.turns.turn() as turn:
+    with line.transfers.slot() as slot:
         line.ask("waits")
         line.clock.now = 4.0
-        turn.moved(PACE_BYTES)
+        slot.moved(PACE_BYTES)
         line.at(8.9)
         assert line.nobody_came()
-        turn.moved(PACE_BYTES - 1)
+        slot.moved(PACE_BYTES - 1)
         line.at(9.0)
         assert line.next() == "waits"
     line.ask("next")
-    assert line.nobody_came()  # the turn that lapsed was given back once, not twice
+    assert line.nobody_came()  # the slot that lapsed was given back once, not twice
     line.let_go("waits")
     assert line.next() == "next"
     line.let_go("next")
@@ -109,17 +109,17 @@ def test_a_turn_lapses_when_its_transfer_is_slow_and_not_when_it_is_fast():
 
 def test_a_transfer_that_has_waited_long_enough_goes_on_without_a_turn():
     line = Queue(1)
-    with line.turns.turn() as turn:
+    with line.transfers.slot() as slot:
         line.ask("late")
         for now in (4.0, 8.0, 12.0, 16.0, 20.0, 24.0, 28.0):
             line.clock.now = now
-            turn.moved(PACE_BYTES)
+            slot.moved(PACE_BYTES)
         line.at(29.9)
         assert line.nobody_came()
         line.at(30.0)
         assert line.next() == "late"
         line.let_go("late")
-        line.ask("next")  # what went on without a turn gave none back
+        line.ask("next")  # a transfer without a slot gave none back
         assert line.nobody_came()
     assert line.next() == "next"
     line.let_go("next")
@@ -127,11 +127,11 @@ def test_a_transfer_that_has_waited_long_enough_goes_on_without_a_turn():
 
 def test_a_caller_that_has_left_gives_up_its_place():
     line, there = Queue(1), [True]
-    with line.turns.turn():
+    with line.transfers.slot():
         line.ask("leaves", wanted=lambda: there[0])
         line.ask("behind")
         there[0] = False
-        line.turns.wake()
+        line.transfers.wake()
         assert line.next() == "leaves"
         assert line.nobody_came()
     assert line.next() == "behind"
@@ -140,11 +140,11 @@ def test_a_caller_that_has_left_gives_up_its_place():
 
 def test_a_reserved_turn_is_used_without_waiting():
     line = Queue(1)
-    line.turns.reserve("C1")
-    line.turns.reserve("C1")  # a second offer of the same site takes no second turn
+    line.transfers.reserve("C1")
+    line.transfers.reserve("C1")  # a second offer of the same site takes no second slot
     line.ask("waits")
     assert line.nobody_came()
-    with line.turns.turn(name="C1"):
+    with line.transfers.slot(name="C1"):
         assert line.nobody_came()
     assert line.next() == "waits"
     line.let_go("waits")
@@ -152,7 +152,7 @@ def test_a_reserved_turn_is_used_without_waiting():
 
 def test_an_unused_reserved_turn_lapses():
     line = Queue(1)
-    line.turns.reserve("C1")
+    line.transfers.reserve("C1")
     line.ask("waits")
     line.at(5.0)
     assert line.next() == "waits"
@@ -161,7 +161,7 @@ def test_an_unused_reserved_turn_lapses():
 
 def test_a_turn_comes_back_after_an_error():
     line = Queue(1)
-    with pytest.raises(OSError), line.turns.turn():
+    with pytest.raises(OSError), line.transfers.slot():
         raise OSError
     line.ask("next")
     assert line.next() == "next"
@@ -169,7 +169,7 @@ def test_a_turn_comes_back_after_an_error():
 
 
 def test_a_queue_without_turns_is_refused():
-    with pytest.raises(ValueError, match="0 turns; expected at least 1"):
+    with pytest.raises(ValueError, match="0 slots; expected at least 1"):
         TransferQueue(0)
 
 
@@ -189,6 +189,6 @@ def test_a_name_whose_last_turn_was_longest_ago_comes_first():
         line.ask(f"stalled {number}", reserved="C4")
     assert line.next() == "stalled 0"
     line.ask("honest", reserved="C1")
-    line.at(5.0)  # the first turn lapses
+    line.at(5.0)  # the first slot lapses
     assert line.next() == "honest"
     line.let_go("honest", *(f"stalled {number}" for number in range(4)))

@@ -16,7 +16,6 @@ from federated.rounds.rounds import (
     progressed,
     reopened,
     resumed,
-    withdrawn,
     without,
 )
 
@@ -90,11 +89,7 @@ class Schedule:
             self.progress.setdefault(site, []).append(self.now)
         elif what < 0.8:
             self.state = without(self.state, self.rng.sample(self.sites, self.rng.randint(0, 3)))
-        elif what < 0.9:
-            self.state = withdrawn(self.state, site, policy=self.policy)
-            if self.state.min_reached_at is None:
-                self.min_at = None
-        elif what < 0.93:
+        elif what < 0.83:
             self.state, self.pauses = resumed(self.state, now=self.now), self.pauses + 1
             self.attempt_at = self.now
             self.min_at = None if self.min_at is None else self.now

@@ -146,7 +146,7 @@ def test_finish_ends_the_run_after_the_open_round(training, asking, tmp_path):
 @pytest.mark.parametrize(
     ("order", "site", "kind", "message"),
     [
-        ("dance", "", errors.OrderRefused, "there is no order 'dance'; there are pause, resume"),
+        ("dance", "", errors.OrderRefused, "unknown order 'dance'; expected one of pause, resume"),
         ("evict", "C9", errors.UnknownSite, "'C9' never logged in; there are C1"),
         ("admit", "", errors.UnknownSite, "never logged in"),
     ],

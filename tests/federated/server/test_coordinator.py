@@ -8,10 +8,10 @@ from federated.aggregation import spooled_updates
 from federated.rounds import tasks
 from federated.security import credentials
 from federated.server import config as server_config
-from federated.tensors import codec, partial_file, tensor_files, weights
+from federated.tensors import codec, partial_file, tensor_files
 from federated.tensors.tensor_files import TensorFile
 from federated.wire.messages import Offer, Receipt
-from tests.federated import toy
+from tests.federated import manifests, toy
 from tests.federated.conftest import Clock
 
 
@@ -158,7 +158,9 @@ def test_a_retry_counts_once_and_another_update_of_the_site_replaces_the_first(o
         first.push(1, 1.0)
         == receipt
         == Receipt(
-            "C1", "round_001", weights.digest({n: np.ones_like(a) for n, a in toy.INITIAL.items()})
+            "C1",
+            "round_001",
+            manifests.digest({n: np.ones_like(a) for n, a in toy.INITIAL.items()}),
         )
     )
     assert first.push(1, 3.0) != receipt
@@ -321,7 +323,7 @@ def test_models_and_rows_are_accepted_only_when_they_are_due(opened):
     first, second = Site(run, "C1"), Site(run, "C2")
     for name in ("FL_global", "FL_best_global", "round_001", "nothing"):
         with pytest.raises(
-            errors.UnknownModel, match=f"no model '{name}' here; there are round_000"
+            errors.UnknownModel, match=f"unknown model '{name}'; known are round_000"
         ):
             run.lead.open_model(name)
     with pytest.raises(errors.UnknownModel, match="before the models to evaluate were fixed"):

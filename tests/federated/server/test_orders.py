@@ -200,7 +200,7 @@ def test_an_order_that_nothing_hinders_says_no_more(opened, tmp_path, clock):
     assert "But" not in desk.order("finish", "") and desk.status()["warnings"] == []
     desk.order("pause", "")
     assert desk.order("finish", "").endswith(
-        "But the run is paused and goes on after --order=resume"
+        "But the run is paused and continues after --order=resume"
     )
     desk.order("resume", "")
     run.lead.advance()

@@ -8,9 +8,9 @@ from federated.rounds.rounds import Update
 from federated.server.uploads import CheckedOffer
 from federated.tensors import codec
 from federated.tensors.tensor_files import TensorFile
-from federated.tensors.weights import manifest_of
 from federated.wire.messages import Offer, Receipt
 from tests.federated import toy
+from tests.federated.manifests import manifest_of
 from tests.federated.server.test_coordinator import Site
 
 MANIFEST = manifest_of(toy.INITIAL)

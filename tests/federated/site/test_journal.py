@@ -6,7 +6,8 @@ import pytest
 
 from federated import errors
 from federated.site.journal import Journal, PendingUpdate
-from federated.tensors import tensor_files, weights
+from federated.tensors import tensor_files
+from tests.federated import manifests
 
 ARRAYS = {"w": np.array([1.0, 2.0], np.float32)}
 
@@ -21,7 +22,7 @@ def test_everything_is_there_again_after_a_restart(tmp_path):
     again = Journal(tmp_path)
     again.enter("run 1")
     assert again.scores(0) == {"dice": 0.5} and again.scores(1) is None
-    assert again.update == PendingUpdate(1, 30, {"loss": 0.25}, weights.digest(ARRAYS))
+    assert again.update == PendingUpdate(1, 30, {"loss": 0.25}, manifests.digest(ARRAYS))
     np.testing.assert_array_equal(tensor_files.load(again.update_path)[0]["w"], ARRAYS["w"])
     assert again.published == {"C1_baseline": "ab"} and not again.declared and not again.finished
     assert again.rows("FL_global") == [{"case": 1}] and again.rows("C1_baseline") is None
@@ -193,7 +194,7 @@ def test_the_manifest_of_an_update_is_valid_until_the_file_changes(tmp_path):
     journal.keep_update(1, ARRAYS, 30, {})
     journal.wait_until_durable()
     for opened in (journal, Journal(tmp_path)):
-        assert opened.manifest().sha256 == weights.digest(ARRAYS)
+        assert opened.manifest().sha256 == manifests.digest(ARRAYS)
     tensor_files.save(journal.update_path, {"w": ARRAYS["w"] + 1})
     assert journal.manifest() is None
 

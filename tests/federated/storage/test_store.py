@@ -10,8 +10,8 @@ from federated import errors
 from federated.rounds.rounds import Policy, Round, Update
 from federated.security.credentials import TokenRecord
 from federated.storage import store as storage
-from federated.tensors import tensor_files, weights
-from tests.federated import toy
+from federated.tensors import tensor_files
+from tests.federated import manifests, toy
 
 POLICY = Policy(min_num_clients=2, max_num_clients=3, num_rounds=2)
 
@@ -36,7 +36,7 @@ def reopen(tmp_path, initial):
 
 def arrive(store, site, number=1, value=1.0, now=100.0):
     arrays = {name: np.full_like(array, value) for name, array in toy.INITIAL.items()}
-    path = store.incoming_path(site, weights.digest(arrays))
+    path = store.incoming_path(site, manifests.digest(arrays))
     update = Update(site, number, toy.EXAMPLES[site], tensor_files.save(path, arrays))
     store.keep_update(path, update, {"loss": 0.5}, now=now)
     return update

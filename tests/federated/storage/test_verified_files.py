@@ -18,18 +18,18 @@ def file(tmp_path):
 
 
 def test_an_unchanged_file_stays_verified(file):
-    untouched = VerifiedFiles()
-    assert not untouched.holds(file)  # nobody noted it
-    untouched.note(file)
-    assert untouched.holds(file) and file.read_bytes() and untouched.holds(file)
+    files = VerifiedFiles()
+    assert not files.holds(file)  # nobody noted it
+    files.note(file)
+    assert files.holds(file) and file.read_bytes() and files.holds(file)
 
 
 @pytest.mark.parametrize(
     "harm", ["same size", "one byte in place", "cut", "longer", "replaced", "stamped back", "gone"]
 )
 def test_a_changed_file_is_verified_again(file, harm):
-    untouched, before = VerifiedFiles(), os.stat(file)
-    untouched.note(file)
+    files, before = VerifiedFiles(), os.stat(file)
+    files.note(file)
     if harm == "same size":
         file.write_bytes(b"y" * 1000)
     elif harm == "one byte in place":
@@ -49,17 +49,17 @@ def test_a_changed_file_is_verified_again(file, harm):
         os.replace(other, file)
     else:
         file.unlink()
-    assert not untouched.holds(file)
+    assert not files.holds(file)
 
 
 def test_a_minute_later_a_file_is_verified_again(file):
     now = [100.0]
-    untouched = VerifiedFiles(clock=lambda: now[0])
-    untouched.note(file)
+    files = VerifiedFiles(clock=lambda: now[0])
+    files.note(file)
     now[0] = 159.0
-    assert untouched.holds(file)
+    assert files.holds(file)
     now[0] = 161.0
-    assert not untouched.holds(file)
+    assert not files.holds(file)
 
 
 def test_a_file_whose_stamp_a_change_might_not_alter_is_not_noted(file):
@@ -76,6 +76,6 @@ def test_a_file_whose_stamp_a_change_might_not_alter_is_not_noted(file):
 
 
 def test_a_missing_file_is_not_noted(tmp_path):
-    untouched = VerifiedFiles()
-    untouched.note(tmp_path / "gone")
-    assert not untouched.holds(tmp_path / "gone")
+    files = VerifiedFiles()
+    files.note(tmp_path / "gone")
+    assert not files.holds(tmp_path / "gone")

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from federated import errors
-from federated.tensors import codec, tensor_files, weights
+from federated.tensors import codec, tensor_files
 from federated.tensors.codec import DEFLATED, HALF, RAW, Chunk
 from federated.tensors.tensor_files import TensorFile
+from tests.federated import manifests
 
 RNG = np.random.default_rng(1)
 ARRAYS = {
@@ -35,7 +36,7 @@ def opened(tmp_path):
 
 @pytest.mark.parametrize("transport", codec.TRANSPORTS)
 def test_every_transport_restores_the_same_bytes(opened, transport):
-    file, manifest = opened(ARRAYS), weights.manifest_of(ARRAYS)
+    file, manifest = opened(ARRAYS), manifests.manifest_of(ARRAYS)
     received = list(codec.chunks(file, transport=transport))
     assert [chunk.index for chunk in received] == list(
         range(manifest.num_chunks)

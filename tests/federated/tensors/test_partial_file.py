@@ -5,18 +5,19 @@ import numpy as np
 import pytest
 
 from federated import errors
-from federated.tensors import codec, partial_file, tensor_files, weights
+from federated.tensors import codec, partial_file, tensor_files
 from federated.tensors.codec import Chunk
 from federated.tensors.partial_file import PartialModel, ranges
 from federated.tensors.tensor_files import TensorFile
 from federated.tensors.weights import TensorManifest, TensorSpec
+from tests.federated import manifests
 
 ARRAYS = {
     "a": np.arange(700_000, dtype=np.float32),
     "b": np.arange(100, dtype=np.float64),
     "c": np.array([0.5], np.float16),
 }
-MANIFEST = weights.manifest_of(ARRAYS)  # three chunks
+MANIFEST = manifests.manifest_of(ARRAYS)  # three chunks
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_chunks_may_arrive_in_any_order_and_twice(begin, chunks, tmp_path):
         model.put(chunks[index])
     model.finish()
     arrays, metadata = tensor_files.load(tmp_path / "partial.safetensors")
-    assert metadata == {"site": "C1"} and weights.digest(arrays) == MANIFEST.sha256
+    assert metadata == {"site": "C1"} and manifests.digest(arrays) == MANIFEST.sha256
 
 
 def test_another_attempt_continues_with_the_chunks_that_are_present(begin, chunks):
@@ -139,7 +140,9 @@ def test_two_transfers_at_once_fill_one_file(begin, chunks, tmp_path):
     for thread in threads:
         thread.join()
     models[0].finish()
-    assert weights.digest(tensor_files.load(tmp_path / "partial.safetensors")[0]) == MANIFEST.sha256
+    assert (
+        manifests.digest(tensor_files.load(tmp_path / "partial.safetensors")[0]) == MANIFEST.sha256
+    )
     (tmp_path / "partial.safetensors").rename(
         tmp_path / "taken.safetensors"
     )  # as the first one does when it is whole

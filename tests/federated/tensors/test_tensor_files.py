@@ -7,6 +7,7 @@ import safetensors.numpy
 
 from federated.tensors import tensor_files, weights
 from federated.tensors.tensor_files import TensorFile, TensorFileWriter
+from tests.federated import manifests
 
 ARRAYS = {
     "kernel": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
@@ -39,9 +40,9 @@ def test_what_the_safetensors_package_writes_is_read_here(tmp_path):
 
 
 def test_save_and_file_digest_agree_with_the_digest_in_memory(tmp_path):
-    assert tensor_files.save(tmp_path / "a.safetensors", ARRAYS) == weights.digest(ARRAYS)
+    assert tensor_files.save(tmp_path / "a.safetensors", ARRAYS) == manifests.digest(ARRAYS)
     with TensorFile(tmp_path / "a.safetensors") as file:
-        assert tensor_files.file_digest(file) == weights.digest(ARRAYS)
+        assert tensor_files.file_digest(file) == manifests.digest(ARRAYS)
 
 
 def test_the_writer_takes_pieces_of_any_size_and_exactly_all_bytes(tmp_path):
@@ -51,7 +52,7 @@ def test_the_writer_takes_pieces_of_any_size_and_exactly_all_bytes(tmp_path):
     with TensorFileWriter(tmp_path / "a.safetensors", weights.specs_of(ARRAYS), {}) as writer:
         for start in range(0, len(content), 5):
             writer.write(content[start : start + 5])
-        assert writer.finish() == weights.manifest_of(ARRAYS)
+        assert writer.finish() == manifests.manifest_of(ARRAYS)
     equal(tensor_files.load(tmp_path / "a.safetensors")[0], ARRAYS)
     with TensorFileWriter(tmp_path / "b.safetensors", weights.specs_of(ARRAYS), {}) as writer:
         writer.write(content[:-1])

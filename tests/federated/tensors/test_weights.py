@@ -6,6 +6,7 @@ import pytest
 from federated import errors
 from federated.tensors import weights
 from federated.tensors.weights import TensorSpec
+from tests.federated import manifests
 
 ARRAYS = {
     "b": np.array([1.0, 2.0], np.float32),
@@ -29,7 +30,7 @@ def test_the_digest_covers_the_specs_and_the_checksums_of_the_chunks(monkeypatch
     pieces = b"".join(
         hashlib.sha256(content[at : at + 16]).digest() for at in range(0, len(content), 16)
     )
-    assert weights.digest(ARRAYS) == hashlib.sha256(declaration + b"\n" + pieces).hexdigest()
+    assert manifests.digest(ARRAYS) == hashlib.sha256(declaration + b"\n" + pieces).hexdigest()
     for step in (1, 7, 16, 100):
         digest = weights.Digest(weights.specs_of(ARRAYS))
         for at in range(0, len(content), step):
@@ -39,7 +40,7 @@ def test_the_digest_covers_the_specs_and_the_checksums_of_the_chunks(monkeypatch
 
 def test_a_manifest_knows_its_chunks_and_refuses_a_wrong_digest(monkeypatch):
     monkeypatch.setattr(weights, "CHUNK_BYTES", 16)
-    manifest = weights.manifest_of(ARRAYS)
+    manifest = manifests.manifest_of(ARRAYS)
     assert (manifest.nbytes, manifest.num_chunks, [manifest.size_of(i) for i in range(3)]) == (
         40,
         3,
@@ -62,11 +63,11 @@ def test_a_manifest_knows_its_chunks_and_refuses_a_wrong_digest(monkeypatch):
 def test_digest_does_not_depend_on_memory_layout_or_byte_order():
     turned = {name: np.array(array, order="F") for name, array in ARRAYS.items()}
     swapped = {name: array.astype(array.dtype.newbyteorder(">")) for name, array in ARRAYS.items()}
-    assert weights.digest(turned) == weights.digest(swapped) == weights.digest(ARRAYS)
+    assert manifests.digest(turned) == manifests.digest(swapped) == manifests.digest(ARRAYS)
 
 
 def test_the_same_bytes_in_another_shape_have_another_digest():
-    assert weights.digest({"a": np.zeros((2, 3), np.float32)}) != weights.digest(
+    assert manifests.digest({"a": np.zeros((2, 3), np.float32)}) != manifests.digest(
         {"a": np.zeros((3, 2), np.float32)}
     )
 

@@ -27,7 +27,7 @@ from federated.tensors import codec, tensor_files, weights
 from federated.wire import conversion, operation_pb2, replies
 from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.messages import PROTOCOL, Offer
-from tests.federated import fake_server, toy
+from tests.federated import fake_server, manifests, toy
 
 Change = Callable[[Any], object]
 
@@ -253,7 +253,7 @@ def test_a_server_refuses_them_and_the_run_goes_on(caller, tmp_path):
     path = tmp_path / "update.safetensors"
     tensor_files.save(path, trained)
     offer = conversion.header_to_message(
-        Offer(weights.manifest_of(trained), 1, 30, metrics={"loss": 1.0}, discarded=0)
+        Offer(manifests.manifest_of(trained), 1, 30, metrics={"loss": 1.0}, discarded=0)
     )
     fields_of_offer = named("ModelHeader", "TensorSpec")
     (answer,) = site.call(exchange + "Offer", pb.OfferReply, offer, *fields_of_offer)

@@ -1,4 +1,4 @@
-"""The rules of rounds, update checks and selection, through a coordinator with its store."""
+"""Deadlines, refusals, early ends and selection over rounds of a coordinator with its store."""
 
 import json
 import os
@@ -128,7 +128,7 @@ def test_a_round_waits_for_a_site_whose_bytes_arrive(opened, clock):
     assert scale(run, 1) == 2.0
 
 
-def test_a_round_waits_for_a_site_that_has_announced_its_update_and_waits_for_its_turn(
+def test_a_round_waits_for_a_site_that_has_announced_its_update_and_waits_for_its_slot(
     opened, clock
 ):
     run = opened(
