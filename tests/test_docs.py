@@ -19,7 +19,8 @@ PAGES = sorted(
 )
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 _OF_ABSL = {"help", "flagfile"}
-_OF_OTHER_PROGRAMS = {"ct"}  # tests.benchmarks.phantoms
+_PACKAGES = ("c2fnas", "experiments", "federated", "preprocessing", "runkit")
+_OF_OTHER_PROGRAMS = {"ct", "enable-supernode-auth"}  # tests.benchmarks.phantoms
 _NOT_THERE = {"study.flags", "utils.py"}  # written by the reader; named as what there is not
 
 
@@ -85,7 +86,9 @@ def test_every_link_within_the_repository_leads_somewhere(page):
 def test_every_command_runs_a_program_that_has_its_flags(page):
     for module, arguments in commands(page):
         package, _, name = module.partition(".")
-        assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), f"{page.name}: {module}"
+        path = ROOT / module.replace(".", "/")
+        found = path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
+        assert found, f"{page.name}: {module}"
         if package == "experiments":
             flags = flags_of_programs()[name]
             for flag in re.findall(r"--(\w+)", arguments):
@@ -107,7 +110,7 @@ def test_every_flag_in_the_text_is_one_of_a_program(page):
 def test_every_file_of_the_source_that_is_named_exists(page):
     sources = {
         str(path.relative_to(ROOT))
-        for folder in ("c2fnas", "experiments", "federated", "preprocessing", "runkit", "tests")
+        for folder in (*_PACKAGES, "examples", "tests")
         for path in (ROOT / folder).rglob("*")
     }
     for span in spans(page):

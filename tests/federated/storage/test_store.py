@@ -285,4 +285,4 @@ def test_the_best_model_is_the_one_that_is_named(reopen):
     tensor_files.save(store.folder / "best.safetensors", other, {"round": "1"})
     store.keep_selection(0, 0, {})
     found, _ = tensor_files.load(store.folder / "best.safetensors")
-    assert weights.digest(found) == store.globals()[0]
+    assert manifests.digest(found) == store.globals()[0]
