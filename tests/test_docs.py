@@ -20,7 +20,7 @@ PAGES = sorted(
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 _OF_ABSL = {"help", "flagfile"}
 _PACKAGES = ("c2fnas", "experiments", "federated", "preprocessing", "runkit")
-_OF_OTHER_PROGRAMS = {"ct", "enable-supernode-auth"}  # tests.benchmarks.phantoms
+_OF_OTHER_PROGRAMS = {"ct", "enable-supernode-auth", "isolation"}  # of a benchmark, of Flower
 _NOT_THERE = {"study.flags", "utils.py"}  # written by the reader; named as what there is not
 
 
