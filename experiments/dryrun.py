@@ -92,7 +92,18 @@ def main(argv: list[str]) -> None:
     )
     before = named_weights.read(network)
     trainer = training.Trainer(
-        network, training.TrainingConfig(batch_size=1, total_steps=1, seed=one.seed), strategy
+        network,
+        training.TrainingConfig(
+            batch_size=1,
+            total_steps=1,
+            learning_rate=one.learning_rate,
+            final_learning_rate=one.final_learning_rate,
+            vae_rate=one.vae_rate,
+            clip_norm=one.clip_norm,
+            non_finite=one.non_finite,
+            seed=one.seed,
+        ),
+        strategy,
     )
     start = time.monotonic()
     parts = trainer.train(lambda first, last: _phantom_patch(one), 1, label="one step, batch 1")

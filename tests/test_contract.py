@@ -19,7 +19,7 @@ PACKAGES = {
 }
 # Programs and the settings, which stand beside the folders, may import all of them; the settings
 # import none.
-SETTINGS = {"configuration", "flags", "flag_files", "program_help"}
+SETTINGS = {"configuration", "flags", "flag_files", "program_help", "setting_flags"}
 FOLDERS = {
     "results": set(),
     "figures": {"results"},
