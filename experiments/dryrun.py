@@ -23,6 +23,7 @@ from absl import flags, logging
 
 from experiments import configuration
 from experiments import flags as experiment_flags
+from experiments.results.vocabulary import REPORTS
 from federated.errors import FederationError
 from federated.tensors.weights import specs_of
 from runkit import memory as process_memory
@@ -45,6 +46,8 @@ EXAMPLES = {"C1": 252, "C2": 286}  # training cases of the paper's clients
 
 class OneStepSite:
     """A federated site that sends given weights instead of training, to test the exchange alone."""
+
+    vocabulary = REPORTS
 
     def __init__(self, plan: dict[str, Any], num_examples: int, after: Weights):
         self.plan, self.num_examples, self._after = plan, num_examples, after
@@ -216,6 +219,7 @@ def _federate(
         folder / "store",
         folder / "kits" / "server",
         initial,
+        vocabulary=REPORTS,
         on_ready=ports.put,
     )
     port = ports.get()
