@@ -61,12 +61,12 @@ class TrainingConfig:
 
     batch_size: int
     total_steps: int
-    learning_rate: float = 1e-4
-    final_learning_rate: float = 1e-5
+    learning_rate: float
+    final_learning_rate: float
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
-    vae_rate: float = 1.0
-    clip_norm: float = 0.0
-    non_finite: str = "stop"
+    vae_rate: float
+    clip_norm: float
+    non_finite: str
     frozen: tuple[str, ...] = ()
     seed: int
 

@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any, Literal
 
 from federated.aggregation import rules
+from federated.server.config import ServerConfig
 from runkit import settings
 from runkit.classes import CLASSES
 from runkit.settings import SHARE, Rule, at_least, setting
@@ -187,14 +188,9 @@ class ExperimentConfig:
         "Federated rounds; a baseline trains num_rounds * local_epochs epochs.",
         rule=at_least(1),
     )
-    local_epochs: int = setting(10, "Epochs of local training per round.", rule=at_least(1))
-    # the server's alone, so not in the plan
-    aggregation: str = setting(
-        rules.DEFAULT,
-        "Rule by which the server makes the next global model; only the server uses it. Parameters "
-        "that differ from their defaults follow a colon, e.g. fedavgm:momentum=0.5. "
-        + rules.described(),
-    )
+    local_epochs: int = settings.same_as(ServerConfig, "local_epochs")
+    # the server's alone, so not in the plan; here because all programs read the same flag files
+    aggregation: str = settings.same_as(ServerConfig, "aggregation")
     validation_every: int = setting(
         1,
         "Rounds between two validations of a site's own model, and between two global models that "

@@ -41,7 +41,8 @@ experiment_flags.define_orientation()
 
 def main(argv: list[str]) -> None:
     del argv
-    from preprocessing import deformed_cohort, manifest, sources
+    from preprocessing import manifest, sources
+    from preprocessing.deformed import deformed_cohort
 
     path = experiment_flags.required("manifest", "the manifest of the source scans")
     folder = pathlib.Path(

@@ -23,6 +23,7 @@ from absl import flags, logging
 
 from experiments import configuration
 from experiments import flags as experiment_flags
+from experiments.results.vocabulary import REPORTS
 from federated.errors import FederationError
 from federated.tensors.weights import specs_of
 from runkit import memory as process_memory
@@ -45,6 +46,8 @@ EXAMPLES = {"C1": 252, "C2": 286}  # training cases of the paper's clients
 
 class OneStepSite:
     """A federated site that sends given weights instead of training, to test the exchange alone."""
+
+    vocabulary = REPORTS
 
     def __init__(self, plan: dict[str, Any], num_examples: int, after: Weights):
         self.plan, self.num_examples, self._after = plan, num_examples, after
@@ -92,7 +95,18 @@ def main(argv: list[str]) -> None:
     )
     before = named_weights.read(network)
     trainer = training.Trainer(
-        network, training.TrainingConfig(batch_size=1, total_steps=1, seed=one.seed), strategy
+        network,
+        training.TrainingConfig(
+            batch_size=1,
+            total_steps=1,
+            learning_rate=one.learning_rate,
+            final_learning_rate=one.final_learning_rate,
+            vae_rate=one.vae_rate,
+            clip_norm=one.clip_norm,
+            non_finite=one.non_finite,
+            seed=one.seed,
+        ),
+        strategy,
     )
     start = time.monotonic()
     parts = trainer.train(lambda first, last: _phantom_patch(one), 1, label="one step, batch 1")
@@ -205,6 +219,7 @@ def _federate(
         folder / "store",
         folder / "kits" / "server",
         initial,
+        vocabulary=REPORTS,
         on_ready=ports.put,
     )
     port = ports.get()

@@ -135,7 +135,7 @@ def _refusal(error: Exception, pair: _Pair) -> Exception:
 
     Where the rule's own remedy speaks of a manifest, it is replaced by one for this program.
     """
-    from preprocessing.checks import rules
+    from preprocessing import rules
 
     found = rules.refusal(error, pair.mask or pair.label or pair.name)
     if found.rule != rules.UNKNOWN_VALUES.id:

@@ -37,8 +37,7 @@ _WINDOWS = 2  # windows computed at a time by a program that does not train; eac
 
 
 @program_help.group(
-    "Settings of the experiment, the same at every site; see the flag files in "
-    "experiments/flagfiles"
+    "Settings of the experiment, in one flag file for all programs; see experiments/flagfiles"
 )
 def define_experiment() -> None:
     """Defines the flags of `ExperimentConfig`, which decide the numbers of a run."""

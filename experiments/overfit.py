@@ -45,7 +45,8 @@ def main(argv: list[str]) -> int:
 
     from c2fnas import inference, keras_stack, named_weights
     from experiments.models import scan_prediction, site_trainer
-    from preprocessing import dataset, manifest, pipeline
+    from preprocessing import dataset, manifest
+    from preprocessing.preparation import pipeline
     from runkit import atomic, overwriting
 
     config = experiment_flags.experiment_config()

@@ -117,8 +117,7 @@ def main(argv: list[str]) -> int:
     from c2fnas import inference, model_folder
     from experiments.models import scan_prediction
     from experiments.reports import prediction_table
-    from preprocessing import dicom
-    from preprocessing.checks import rules
+    from preprocessing import dicom, rules
     from runkit import progress
 
     model_path = experiment_flags.required("model", "the model folder")

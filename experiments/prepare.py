@@ -68,7 +68,8 @@ _SITE_FOLDER = "the folder of the site's prepared cases"
 def main(argv: list[str]) -> int:
     del argv
     from preprocessing import manifest as manifests
-    from preprocessing import pipeline, splits
+    from preprocessing import splits
+    from preprocessing.preparation import pipeline
 
     config = experiment_flags.experiment_config()
     listed, orientation = (

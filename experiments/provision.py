@@ -15,14 +15,12 @@ Keep the folder `authority` offline.
 from __future__ import annotations
 
 import pathlib
-from typing import TYPE_CHECKING
 
 from absl import app, flags
 
 from experiments import flags as experiment_flags
-
-if TYPE_CHECKING:
-    from federated.security import certificates
+from federated.security import certificates, provisioning
+from federated.wire import addresses
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output", None, "Folder to write the kits to.")
@@ -31,15 +29,19 @@ flags.DEFINE_list(
     ["localhost"],
     "Host names or addresses at which sites reach the server; the first goes into their kits.",
 )
-flags.DEFINE_list("sites", ["C1", "C2"], "Sites whose keys are made here.")
+flags.DEFINE_list("sites", list(provisioning.DEFAULT_SITES), "Sites whose keys are made here.")
 flags.DEFINE_list(
     "requests",
     [],
     "Certificate requests (.csr) of sites that made their own keys. In an existing federation: of "
     "new sites, or of sites that renew their certificate.",
 )
-flags.DEFINE_integer("port", 8443, "Port of the server, written into the sites' kits.")
-flags.DEFINE_integer("valid_days", 365, "Days for which the certificates are valid.")
+flags.DEFINE_integer(
+    "port", addresses.DEFAULT_PORT, "Port of the server, written into the sites' kits."
+)
+flags.DEFINE_integer(
+    "valid_days", provisioning.VALID_DAYS, "Days for which the certificates are valid."
+)
 flags.DEFINE_bool("overwrite", False, "Replace existing kits; the old ones stop working.")
 flags.DEFINE_list("add", [], "Add these sites to an existing federation; their keys are made here.")
 flags.DEFINE_list(
@@ -68,8 +70,6 @@ flags.DEFINE_bool(
 
 def main(argv: list[str]) -> None:
     del argv
-    from federated.security import provisioning
-
     output = experiment_flags.required("output", "the folder to write the kits to")
     changes = [name for name in ("add", "renew", "revoke", "list") if getattr(FLAGS, name)]
     if len(changes) > 1:
@@ -141,8 +141,6 @@ def _is_there(output: str) -> bool:
 
 
 def _show_request(path: str, request: certificates.Request, output: str) -> None:
-    from federated.security import certificates, provisioning
-
     what = provisioning.meaning(output, request) if _is_there(output) else "a new site"
     print(
         f"{path}: {request.name}, {what}; fingerprint "
@@ -151,8 +149,6 @@ def _show_request(path: str, request: certificates.Request, output: str) -> None
 
 
 def _list(output: str) -> None:
-    from federated.security import certificates, provisioning
-
     print(f"{'name':<34}{'expires':<13}{'state':<11}fingerprint (SHA-256, first half)")
     for entry in provisioning.issued(output):
         print(

@@ -25,13 +25,15 @@ from federated.rounds import plan as plans
 from federated.server.config import ServerConfig
 from federated.server.serve import serve
 from federated.tensors import tensor_files
-from runkit import interrupts, systemd
+from runkit import interrupts, settings, systemd
 from runkit.classes import CLASSES
 from runkit.scalar_events import ScalarEvents
 
 FLAGS = flags.FLAGS
+_SHARED = settings.declared(ServerConfig).keys() & settings.declared(ExperimentConfig).keys()
+_SERVER_ONLY = [name for name in settings.declared(ServerConfig) if name not in _SHARED]
 with program_help.group("Rules of the federation"):
-    setting_flags.define(ServerConfig)
+    setting_flags.define(ServerConfig, _SERVER_ONLY)
 experiment_flags.define_experiment()
 flags.DEFINE_string("kit", None, "The server's kit, made by experiments.provision.")
 flags.DEFINE_string(
@@ -53,12 +55,12 @@ def main(argv: list[str]) -> int:
     initial_model = experiment_flags.required(
         "initial_model", "the initial model, written by experiments.init_model"
     )
-    _check_plan(experiment_flags.experiment_config(), initial_model)
+    experiment = experiment_flags.experiment_config()
+    _check_plan(experiment, initial_model)
     config = ServerConfig(
-        num_rounds=FLAGS.num_rounds,
-        local_epochs=FLAGS.local_epochs,
-        aggregation=FLAGS.aggregation,
-        **setting_flags.values(ServerConfig, FLAGS),
+        num_rounds=experiment.num_rounds,
+        **{name: getattr(experiment, name) for name in _SHARED},
+        **setting_flags.values(ServerConfig, FLAGS, _SERVER_ONLY),
     )
     summary = serve(
         config,

@@ -87,7 +87,8 @@ def main(argv: list[str]) -> int:
 
 def _of_copies(chosen: Mapping[tuple[str, int], RunSpec]) -> list[str]:
     """Returns remarks on the deformed copies; raises ValueError if their manifest is missing."""
-    from preprocessing import deformed_cohort, manifest
+    from preprocessing import manifest
+    from preprocessing.deformed import deformed_cohort
 
     found: dict[str, None] = {}
     for spec in chosen.values():

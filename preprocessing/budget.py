@@ -14,9 +14,8 @@ import numpy as np
 import psutil
 from isal import igzip
 
-from preprocessing import dicom, geometry, intensity, nifti, resampling
+from preprocessing import dicom, geometry, intensity, nifti, resampling, rules
 from preprocessing.case_list import Case
-from preprocessing.checks import rules
 from preprocessing.volume import Grid
 
 _MARGIN = 1.1

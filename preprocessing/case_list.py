@@ -8,9 +8,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
-from preprocessing import declared_labels, geometry, names
-from preprocessing.checks import rules
-from preprocessing.checks.rules import Rule
+from preprocessing import declared_labels, geometry, names, rules
+from preprocessing.rules import Rule
 from runkit import printable
 from runkit.classes import CLASSES
 

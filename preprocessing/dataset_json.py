@@ -6,9 +6,8 @@ import pathlib
 import re
 from typing import Any, NoReturn
 
-from preprocessing import declared_labels, names
+from preprocessing import declared_labels, names, rules
 from preprocessing.case_list import Case, CaseManifest, ListProblem
-from preprocessing.checks import rules
 from runkit.classes import CLASSES, FOREGROUND
 
 Json = dict[str, Any]  # an object of a JSON file, whose values are still to be checked

@@ -26,11 +26,11 @@ from preprocessing import (
     dicom_pixels,
     dicom_slices,
     dicom_stack,
+    rules,
 )
-from preprocessing.checks import rules
-from preprocessing.checks.rules import IntegrityError, broken
 from preprocessing.dicom_folder import files_in
 from preprocessing.dicom_slices import Slice
+from preprocessing.rules import IntegrityError, broken
 from preprocessing.volume import Volume
 
 __all__ = ["files_in", "is_series", "read_series", "require_reader", "slice_files"]

@@ -16,9 +16,9 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from preprocessing.checks import rules
-from preprocessing.checks.rules import IntegrityError, broken
+from preprocessing import rules
 from preprocessing.dicom_header import Header
+from preprocessing.rules import IntegrityError, broken
 
 ALL = "all"
 _SAME_PLACE = 0.05  # of a slice distance

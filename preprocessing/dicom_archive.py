@@ -16,8 +16,8 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 
-from preprocessing.checks import rules
-from preprocessing.checks.rules import IntegrityError, broken
+from preprocessing import rules
+from preprocessing.rules import IntegrityError, broken
 
 MOST_FILES = 50_000
 MOST_BYTES = 16 * 2**30

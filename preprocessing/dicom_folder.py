@@ -14,10 +14,9 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 
-from preprocessing import dicom_header, regular_files
-from preprocessing.checks import rules
-from preprocessing.checks.rules import IntegrityError, broken
+from preprocessing import dicom_header, regular_files, rules
 from preprocessing.dicom_header import Header
+from preprocessing.rules import IntegrityError, broken
 
 _CT_STORAGE = (
     "1.2.840.10008.5.1.4.1.1.2",

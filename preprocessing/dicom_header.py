@@ -17,9 +17,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from preprocessing import regular_files
-from preprocessing.checks import rules
-from preprocessing.checks.rules import IntegrityError, broken
+from preprocessing import regular_files, rules
+from preprocessing.rules import IntegrityError, broken
 
 try:
     import pydicom

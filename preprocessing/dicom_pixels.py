@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.ndimage
 
-from preprocessing import dicom_header
-from preprocessing.checks import rules
-from preprocessing.checks.rules import IntegrityError, broken
+from preprocessing import dicom_header, rules
 from preprocessing.dicom_slices import Slice, StoredPixels
+from preprocessing.rules import IntegrityError, broken
 
 _AIR_HU = -1024
 # Between air and the largest value of a scanner's 12 bits, a padding value may also be tissue.

@@ -13,9 +13,8 @@ import pathlib
 
 import numpy as np
 
-from preprocessing import dicom, dicom_header
-from preprocessing.checks import rules
-from preprocessing.checks.rules import broken
+from preprocessing import dicom, dicom_header, rules
+from preprocessing.rules import broken
 from runkit import atomic
 
 try:

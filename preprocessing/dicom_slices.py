@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from preprocessing import axes, dicom_acquisitions, dicom_header
-from preprocessing.checks import rules
-from preprocessing.checks.rules import IntegrityError, broken
+from preprocessing import axes, dicom_acquisitions, dicom_header, rules
 from preprocessing.dicom_header import Header, PixelData
+from preprocessing.rules import IntegrityError, broken
 
 # Largest difference between direction cosines of two slices: DICOM prints six digits, some
 # exporters fewer.

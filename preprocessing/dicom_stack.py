@@ -9,12 +9,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from preprocessing import dicom_acquisitions, dicom_slices
-from preprocessing.checks import rules
-from preprocessing.checks.rules import IntegrityError, broken
+from preprocessing import dicom_acquisitions, dicom_slices, rules
 from preprocessing.dicom_folder import Series
 from preprocessing.dicom_header import Header
 from preprocessing.dicom_slices import DIRECTION_TOLERANCE, Slice
+from preprocessing.rules import IntegrityError, broken
 
 _UNEVEN = 0.25  # of a slice distance, from where an even stack has the slice
 _ROUNDING_MM = 0.06  # some writers print positions with one decimal

@@ -11,11 +11,10 @@ import os
 import pathlib
 from typing import Any
 
-from preprocessing import dataset_json
+from preprocessing import dataset_json, rules
 from preprocessing.case_list import Case, CaseManifest, ListProblem
-from preprocessing.checks import rules
-from preprocessing.checks.rules import broken
 from preprocessing.dataset_json import Json
+from preprocessing.rules import broken
 from runkit import atomic
 
 __all__ = ["Case", "CaseManifest", "read", "write"]

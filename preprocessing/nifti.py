@@ -15,10 +15,9 @@ from typing import BinaryIO
 import numpy as np
 from isal import igzip, isal_zlib
 
-from preprocessing import nifti_header, regular_files
-from preprocessing.checks import rules
-from preprocessing.checks.rules import broken
+from preprocessing import nifti_header, regular_files, rules
 from preprocessing.nifti_header import GZIP_MAGIC, Header
+from preprocessing.rules import broken
 from preprocessing.volume import Grid, Volume
 from runkit import atomic
 from runkit.classes import CLASSES

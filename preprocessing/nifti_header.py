@@ -12,9 +12,8 @@ from typing import Literal
 import nibabel
 import numpy as np
 
-from preprocessing import axes, geometry
-from preprocessing.checks import rules
-from preprocessing.checks.rules import broken
+from preprocessing import axes, geometry, rules
+from preprocessing.rules import broken
 from preprocessing.volume import Grid, Volume
 
 Header = nibabel.Nifti1Header  # a Nifti2Header is one as well

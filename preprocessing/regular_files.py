@@ -6,8 +6,8 @@ import errno
 import os
 import stat
 
-from preprocessing.checks import rules
-from preprocessing.checks.rules import IntegrityError, broken
+from preprocessing import rules
+from preprocessing.rules import IntegrityError, broken
 
 
 def require(path: str | os.PathLike) -> None:

@@ -13,10 +13,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from preprocessing import axes, dicom, geometry, nifti, regular_files
+from preprocessing import axes, dicom, geometry, nifti, regular_files, rules
 from preprocessing.case_list import Case, CaseManifest
-from preprocessing.checks import rules
-from preprocessing.checks.rules import IntegrityError, broken
+from preprocessing.rules import IntegrityError, broken
 from preprocessing.volume import Volume
 
 _AXES = "xyz"

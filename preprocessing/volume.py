@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from preprocessing import axes
-from preprocessing.checks.rules import IntegrityError
+from preprocessing.rules import IntegrityError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -60,6 +60,12 @@ def setting(
     return field
 
 
+def same_as(config: type, name: str) -> Any:
+    """Returns a dataclass field with the default and the `Setting` that `config` declares."""
+    (field,) = (field for field in dataclasses.fields(config) if field.name == name)
+    return dataclasses.field(default=field.default, metadata=field.metadata)
+
+
 def declared(config: type) -> dict[str, Setting]:
     """Returns field name -> `Setting` of a dataclass; fields without one are left out."""
     kinds = typing.get_type_hints(config)
@@ -98,4 +104,5 @@ def one_of(choices: Sequence[str]) -> Rule:
     return Rule(lambda value: value in choices, f"{first} or {last}")
 
 
+SECONDS = Rule(lambda value: value > 0, "seconds, more than 0")
 SHARE = Rule(lambda value: 0 <= value <= 1, "a share between 0 and 1")

@@ -1,5 +1,5 @@
-"""Which package, and which folder of `experiments`, may import which. `federated` has a contract of
-its own beside its tests.
+"""Which package may import which, and which folder inside a package. `federated` has a contract of its
+own beside its tests.
 """
 
 import ast
@@ -18,9 +18,24 @@ PACKAGES = {
     "experiments": {"runkit", "preprocessing", "c2fnas", "federated"},
     "examples": {"federated"},
 }
+# The same for the folders inside two packages; "" stands for the modules beside the folders.
+FOLDERS_OF = {
+    "preprocessing": {
+        "": set(),
+        "checks": {""},
+        "layouts": {"", "checks"},
+        "preparation": {"", "checks"},
+        "phantom": {""},
+        "deformed": {"", "phantom"},
+    },
+    "c2fnas": {
+        "scores": set(),
+        "": {"scores"},
+    },
+}
 # Programs and the settings, which stand beside the folders, may import all of them; the settings
 # import none.
-SETTINGS = {"configuration", "flags", "flag_files", "program_help"}
+SETTINGS = {"configuration", "flags", "flag_files", "program_help", "setting_flags"}
 FOLDERS = {
     "results": set(),
     "figures": {"results"},
@@ -60,6 +75,24 @@ def test_every_folder_with_code_is_a_package_that_an_installation_takes_along():
     assert [str(folder) for folder in folders if not (folder / "__init__.py").is_file()] == []
 
 
+def code_folders(package):
+    """Returns the names of a package's folders with code."""
+    return {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+
+
+@pytest.mark.parametrize("package", FOLDERS_OF)
+def test_folders_inside_a_package_import_only_what_the_contract_allows(package):
+    contract = FOLDERS_OF[package]
+    one_way(contract)
+    assert code_folders(package) == contract.keys() - {""}
+    for path in (ROOT / package).rglob("*.py"):
+        *parents, _ = path.relative_to(ROOT / package).parts
+        folder = parents[0] if parents else ""
+        inside = [name.split(".")[1] for name in imported(path) if name.startswith(f"{package}.")]
+        others = {name if name in contract else "" for name in inside}
+        assert others <= contract[folder] | {folder}, path
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_folders_of_experiments_import_only_what_the_contract_allows(folder):
     one_way(FOLDERS)
@@ -69,5 +102,4 @@ def test_folders_of_experiments_import_only_what_the_contract_allows(folder):
 
 
 def test_every_folder_of_experiments_with_code_is_in_the_contract():
-    folders = {path.parent.name for path in (ROOT / "experiments").glob("*/__init__.py")}
-    assert folders == FOLDERS.keys()
+    assert code_folders("experiments") == FOLDERS.keys()

@@ -19,11 +19,11 @@ from c2fnas.scores.healthy_gate import HealthyGate
 from c2fnas.scores.tumour_score import TumourScore
 from c2fnas.sliding_window import LogitsFn, WindowConfig
 from experiments import figures
-from preprocessing import dicom, geometry, intensity, nifti, resampling, sources
-from preprocessing.checks import integrity, rules
-from preprocessing.checks.rules import IntegrityError
+from preprocessing import dicom, geometry, intensity, nifti, resampling, rules, sources
+from preprocessing.checks import integrity
 from preprocessing.manifest import Case
 from preprocessing.names import stem
+from preprocessing.rules import IntegrityError
 from preprocessing.volume import Grid, Volume
 from runkit import atomic
 from runkit.classes import FOREGROUND

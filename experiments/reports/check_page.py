@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.reports import html_parts
-from preprocessing.checks import rules
+from preprocessing import rules
 from preprocessing.checks.survey import CheckFinding
 from runkit import atomic
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.reports import html_parts
-from preprocessing.checks import cohort, rules
+from preprocessing import rules
+from preprocessing.checks import cohort
 from runkit import printable
 from runkit.classes import FOREGROUND
 

@@ -106,7 +106,7 @@ def of_server(
     store: pathlib.Path | None = None,
     initial_model: pathlib.Path | None = None,
     listen: str = "0.0.0.0",
-    port: int = 8443,
+    port: int = addresses.DEFAULT_PORT,
     num_rounds: int = 60,
     now: Callable[[], float] = time.time,
     disk_usage: doctor_kit.DiskUsage = shutil.disk_usage,

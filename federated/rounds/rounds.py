@@ -27,12 +27,12 @@ class Policy:
     min_num_clients: int
     max_num_clients: int
     num_rounds: int
-    wait_after_min_clients_s: float = 10.0
-    round_deadline_s: float | None = None
-    progress_grace_s: float = 60.0  # how long a transfer may pause and still be waited for
-    max_extension_s: float = 6 * 3600.0  # by which arriving bytes may postpone a deadline in all
+    wait_after_min_clients_s: float
+    round_deadline_s: float | None
+    progress_grace_s: float  # how long a transfer may pause and still be waited for
+    max_extension_s: float  # by which arriving bytes may postpone a deadline in all
     # keep: an update of the round before counts in the open round, once
-    late_updates: Literal["discard", "keep"] = "discard"
+    late_updates: Literal["discard", "keep"]
 
     def __post_init__(self):
         if not 1 <= self.min_num_clients <= self.max_num_clients:

@@ -32,17 +32,18 @@ from runkit import atomic, private
 
 _SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 RESERVED = ("server", "operator", "authority")
-DEFAULT_PORT = 8443
+DEFAULT_SITES = ("C1", "C2")
+VALID_DAYS = 365  # of a certificate
 _FILE = {"server": "server", "operator": "operator"}  # a site's files are called site.*
 
 
 def provision(
     folder: str | os.PathLike,
     server_hosts: Sequence[str] | str,
-    sites: Sequence[str] = ("C1", "C2"),
+    sites: Sequence[str] = DEFAULT_SITES,
     *,
-    port: int = DEFAULT_PORT,
-    valid_days: int = 365,
+    port: int = addresses.DEFAULT_PORT,
+    valid_days: int = VALID_DAYS,
     authority_days: int = 3650,
     requests: Sequence[str | os.PathLike] = (),
     overwrite: bool = False,
@@ -148,7 +149,7 @@ def add(
     *,
     sites: Sequence[str] = (),
     requests: Sequence[str | os.PathLike] = (),
-    valid_days: int = 365,
+    valid_days: int = VALID_DAYS,
     replace_credential: Sequence[str] = (),
 ) -> list[str]:
     """Adds sites to a federation, and renews those that send a request; returns their names.
@@ -220,7 +221,7 @@ def meaning(folder: str | os.PathLike, request: certificates.Request) -> str:
     return "WITH ANOTHER CREDENTIAL than the existing site, whose kit would stop working"
 
 
-def renew(folder: str | os.PathLike, names: Sequence[str], *, valid_days: int = 365) -> None:
+def renew(folder: str | os.PathLike, names: Sequence[str], *, valid_days: int = VALID_DAYS) -> None:
     """Replaces key and certificate in kits whose keys were made here.
 
     Credentials and running sessions stay valid.
@@ -240,7 +241,9 @@ def renew(folder: str | os.PathLike, names: Sequence[str], *, valid_days: int = 
         authority.write_kit(name, valid_days)
 
 
-def revoke(folder: str | os.PathLike, names: Sequence[str], *, valid_days: int = 365) -> None:
+def revoke(
+    folder: str | os.PathLike, names: Sequence[str], *, valid_days: int = VALID_DAYS
+) -> None:
     """Shuts out sites or "operator": drops their credentials and revokes all their certificates.
 
     This takes effect at the next call to a server that reads this folder's `credentials.json`. If

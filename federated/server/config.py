@@ -11,8 +11,12 @@ from federated.aggregation.rule import AggregationRule
 from federated.rounds import rounds
 from federated.rounds.tasks import MAX_ROUND
 from federated.tensors import codec
+from federated.wire import addresses
 from federated.wire.messages import MAX_WAIT_S, MIN_WAIT_S
-from runkit.settings import setting
+from runkit import settings
+from runkit.settings import SECONDS, Rule, at_least, setting
+
+_NOT_NEGATIVE = at_least(0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,7 +24,7 @@ class ServerConfig:
     """The operator's decisions. Names as in Clara Train, which its users recognise."""
 
     num_rounds: int
-    local_epochs: int = 10
+    local_epochs: int = setting(10, "Epochs of local training per round.", rule=at_least(1))
     min_num_clients: int = setting(2, "Number of updates that a round needs before it can close.")
     max_num_clients: int = setting(2, "Largest number of sites that may take part.")
     wait_after_min_clients_s: float = setting(
@@ -43,13 +47,18 @@ class ServerConfig:
         "Updates that arrive after their round was averaged: discard them, or keep them for the "
         "next round.",
     )
-    # Rule and parameters, e.g. "fedavgm:momentum=0.9"; see aggregation/rules.py.
-    aggregation: str = rules.DEFAULT
+    aggregation: str = setting(
+        rules.DEFAULT,
+        "Rule by which the server makes the next global model; only the server uses it. Parameters "
+        "that differ from their defaults follow a colon, e.g. fedavgm:momentum=0.5. "
+        + rules.described(),
+    )
     max_change_ratio: float = setting(
         10.0,
         "Refuse an update that changes the model by more than this many times the usual amount: "
         "the median change of the other sites over the last five rounds, but at least a fifth of "
         "the initial model's norm. 0 disables the check.",
+        rule=Rule(lambda ratio: not ratio or ratio > 1, "more than 1, or 0 for no such check"),
     )
     transport: str = setting(
         "raw",
@@ -60,18 +69,20 @@ class ServerConfig:
         0,
         "End the run after this many scored global models in a row without a better mean score; 0 "
         "never does. Sites score one model every --validation_every rounds.",
+        rule=_NOT_NEGATIVE,
     )
     min_improvement: float = 0.0  # of the mean score, to count as better
     heart_beat_timeout_s: float = setting(
         600.0,
         "Seconds without a sign of life after which the server no longer waits for a site, as long "
         "as enough others remain.",
+        rule=SECONDS,
         flag="heart_beat_timeout",
     )
     # After the last round: publish models, evaluate them at every site, collect rows.
     cross_site_evaluation: bool = True
     token_lifetime_s: float = setting(
-        24 * 3600.0, "Seconds for which a login is valid.", flag="token_lifetime"
+        24 * 3600.0, "Seconds for which a login is valid.", rule=SECONDS, flag="token_lifetime"
     )
     # A waiting site asks again after this time; meanwhile it occupies a thread.
     poll_s: float = 20.0
@@ -79,61 +90,40 @@ class ServerConfig:
         2,
         "Number of models that sites upload or download at the same time; further ones wait. The "
         "server's memory grows with this number, not with the number of sites.",
+        rule=at_least(1),
     )
     keep_updates: int = setting(
         1,
         "Number of newest rounds whose updates stay in the store, so that experiments.audit can "
         "average them again.",
+        rule=_NOT_NEGATIVE,
     )
     keep_globals: int = setting(
         0,
         "Number of newest global models to keep besides the initial and the best one; 0 keeps all.",
+        # The newest but one is scored while the newest is made, and may prove to be the best.
+        rule=Rule(lambda number: number == 0 or number >= 2, "at least 2 models, or 0 for all"),
     )
     # How long a server stays up after the end for sites that have not heard of it.
     linger_s: float = 60.0
     host: str = setting("0.0.0.0", "Address to listen on.")
     port: int = setting(
-        8443,
+        addresses.DEFAULT_PORT,
         "Port to listen on. 0 takes any free one, writes it to <store>/address.json and keeps it "
         "across restarts.",
+        rule=Rule(lambda port: 0 <= port <= 65535, "1 to 65535, or 0 for any free one"),
     )
 
     def __post_init__(self) -> None:
+        settings.check(self)
+        settings.require(_NOT_NEGATIVE, "min_improvement", self.min_improvement)
+        settings.require(SECONDS, "poll_s", self.poll_s)
         _, rule = self.policy, self.rule
         rule.check_updates(
             self.min_num_clients,
             given=f"min_num_clients is {self.min_num_clients}: raise it to {rule.min_updates} or "
             "more, or choose another aggregation rule",
         )
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"port is {self.port}; expected 1 to 65535, or 0 for any free one")
-        if self.local_epochs < 1:
-            raise ValueError(f"local_epochs is {self.local_epochs}; expected at least 1")
-        if self.transport not in codec.TRANSPORTS:
-            raise ValueError(
-                f"transport is {self.transport!r}; expected one of {', '.join(codec.TRANSPORTS)}"
-            )
-        if self.max_change_ratio and not self.max_change_ratio > 1:
-            raise ValueError(
-                f"max_change_ratio is {self.max_change_ratio}; "
-                "expected more than 1, or 0 for no such check"
-            )
-        if self.patience_rounds < 0 or self.min_improvement < 0:
-            raise ValueError(
-                f"patience_rounds is {self.patience_rounds}, "
-                f"min_improvement {self.min_improvement}; expected 0 or more of both"
-            )
-        if self.transfers_at_once < 1:
-            raise ValueError(f"transfers_at_once is {self.transfers_at_once}; expected at least 1")
-        if self.keep_updates < 0 or self.keep_globals < 0 or self.keep_globals == 1:
-            # The newest but one is scored while the newest is made, and may prove to be the best.
-            raise ValueError(
-                f"keep_updates is {self.keep_updates}, keep_globals {self.keep_globals}; "
-                "expected 0 or more rounds, and 0 or at least 2 models"
-            )
-        for name in ("heart_beat_timeout_s", "token_lifetime_s", "poll_s"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected seconds, more than 0")
         if not (self.num_rounds <= MAX_ROUND and self.local_epochs <= MAX_ROUND):
             raise ValueError(
                 f"num_rounds is {self.num_rounds}, local_epochs {self.local_epochs}; "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 
+DEFAULT_PORT = 8443  # of a server
+
 
 def plain(host: str) -> str:
     """Returns a host as sockets and certificates need it: without the brackets that an IPv6 address

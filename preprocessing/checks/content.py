@@ -12,9 +12,10 @@ from collections.abc import Callable, Collection
 import numpy as np
 import scipy.spatial
 
+from preprocessing import rules
 from preprocessing.axes import memory_order
-from preprocessing.checks import label_fit, rules
-from preprocessing.checks.rules import IntegrityError, Rule, broken
+from preprocessing.checks import label_fit
+from preprocessing.rules import IntegrityError, Rule, broken
 from preprocessing.volume import Volume
 
 _SAMPLES = 60_000  # voxels of the whole scan that are looked at

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
-from preprocessing import geometry
-from preprocessing.checks import content, rules
-from preprocessing.checks.rules import IntegrityError, broken
+from preprocessing import geometry, rules
+from preprocessing.checks import content
+from preprocessing.rules import IntegrityError, broken
 from preprocessing.volume import Volume
 
 _VIEW_MM = (100.0, 1000.0)

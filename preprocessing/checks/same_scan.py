@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from preprocessing import rules
 from preprocessing.case_list import Case
-from preprocessing.checks import rules
-from preprocessing.checks.rules import IntegrityError, broken
+from preprocessing.rules import IntegrityError, broken
 from preprocessing.volume import Volume
 
 _INT16 = (-32768, 32767)

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from preprocessing import declared_labels, geometry, sources
+from preprocessing import declared_labels, geometry, rules, sources
 from preprocessing.axes import three
 from preprocessing.case_list import Case, CaseManifest
-from preprocessing.checks import integrity, rules, same_scan
-from preprocessing.checks.rules import IntegrityError, broken
+from preprocessing.checks import integrity, same_scan
+from preprocessing.rules import IntegrityError, broken
 from preprocessing.volume import Volume
 from runkit import progress
 from runkit import workers as processes

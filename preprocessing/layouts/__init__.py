@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:  # flags list the layouts, so that this module must import nothing heavy
     from preprocessing.case_list import Case
-    from preprocessing.checks.rules import IntegrityError
+    from preprocessing.rules import IntegrityError
 
 # Name of a layout, as in `--layout=nifti` -> its module.
 MODULES = {

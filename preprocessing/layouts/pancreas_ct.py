@@ -14,11 +14,11 @@ import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from preprocessing import declared_labels, dicom, nifti, sources
+from preprocessing import declared_labels, dicom, nifti, rules, sources
 from preprocessing.case_list import Case
-from preprocessing.checks import integrity, label_fit, rules
-from preprocessing.checks.rules import IntegrityError, broken
+from preprocessing.checks import integrity, label_fit
 from preprocessing.layouts import Layout
+from preprocessing.rules import IntegrityError, broken
 from preprocessing.volume import Volume
 from runkit import progress
 from runkit import workers as processes

@@ -16,8 +16,8 @@ from tests.benchmarks import peak_memory, scans, side_by_side
 
 
 def prepare(workers: int, limit_mib: int | None = None) -> dict[str, float]:
-    from preprocessing import pipeline
     from preprocessing.manifest import Case, CaseManifest
+    from preprocessing.preparation import pipeline
 
     manifest = CaseManifest(
         "C2", tuple(Case(name, *map(pathlib.Path, scans.paths(name))) for name in scans.SHAPES)

@@ -24,7 +24,7 @@ def step(*, treatment: str, evidence: bool, threads: int = 2, steps: int = 12) -
     from c2fnas.losses import LossConfig
     from c2fnas.missing_labels import MissingLabels
     from c2fnas.threads import set_up
-    from tests.benchmarks.steps import step_seconds
+    from tests.benchmarks.steps import step_seconds, training_config
 
     set_up(1, threads, samples=4)
     missing = MissingLabels(classes=(2,), treatment=treatment, evidence=evidence)
@@ -33,9 +33,7 @@ def step(*, treatment: str, evidence: bool, threads: int = 2, steps: int = 12) -
     received = (
         network.build(gene, patch_size=(48, 48, 48), vae=None) if missing.needs_received else None
     )
-    config = training.TrainingConfig(
-        batch_size=4, total_steps=steps, seed=1, loss=LossConfig(missing=missing)
-    )
+    config = training_config(batch_size=4, total_steps=steps, loss=LossConfig(missing=missing))
     trainer = training.Trainer(built, config, tf.distribute.get_strategy(), received=received)
     return {"step_s": step_seconds(trainer, steps=steps, leave_out=2)}
 

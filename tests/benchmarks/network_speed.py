@@ -68,6 +68,7 @@ def ours(folder: str, *, threads: int = 2) -> dict[str, float]:
 
     from c2fnas import genotype, named_weights, network, training
     from c2fnas.threads import set_up
+    from tests.benchmarks.steps import training_config
 
     set_up(1, threads, samples=BATCH)
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
@@ -83,7 +84,7 @@ def ours(folder: str, *, threads: int = 2) -> dict[str, float]:
             genotype.load("c2fnas").with_size(filters=FILTERS), patch_size=(SIZE,) * 3, vae=None
         )
     named_weights.assign(built, shared)
-    config = training.TrainingConfig(batch_size=BATCH, total_steps=100, learning_rate=RATE, seed=1)
+    config = training_config(batch_size=BATCH, total_steps=100, learning_rate=RATE)
     trainer = training.Trainer(built, config, strategy)
 
     seconds: list[float] = []

@@ -25,8 +25,8 @@ TARGET_MM = (1.0, 1.0, 1.0)
 
 
 def ours(name: str) -> dict[str, float]:
-    from preprocessing.case_preparation import Prepared, prepare_case
     from preprocessing.manifest import Case
+    from preprocessing.preparation.case_preparation import Prepared, prepare_case
 
     image, label = map(pathlib.Path, scans.paths(name))
     settings = {"target_mm": list(TARGET_MM), "window_hu": [-200.0, 250.0], "label_values": None}

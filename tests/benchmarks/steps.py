@@ -6,6 +6,16 @@ import statistics
 from typing import Any
 
 
+def training_config(**chosen: Any) -> Any:
+    """Returns a `c2fnas.training.TrainingConfig`: the paper's values, but for those given."""
+    from c2fnas import training
+
+    rates = {"learning_rate": 1e-4, "final_learning_rate": 1e-5, "vae_rate": 1.0}
+    return training.TrainingConfig(
+        **{"seed": 1, "clip_norm": 0.0, "non_finite": "stop", **rates, **chosen}
+    )
+
+
 def step_seconds(trainer: Any, *, steps: int, leave_out: int) -> float:
     """Returns the median seconds of a step of a `c2fnas.training.Trainer`.
 

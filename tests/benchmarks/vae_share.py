@@ -15,12 +15,12 @@ def step(*, vae: str | None, threads: int = 2) -> dict[str, float]:
 
     from c2fnas import genotype, network, training, vae_branch
     from c2fnas.threads import set_up
-    from tests.benchmarks.steps import step_seconds
+    from tests.benchmarks.steps import step_seconds, training_config
 
     set_up(1, threads)
     built = network.build(genotype.load("c2fnas"), patch_size=(96, 96, 96), vae=vae)
     weights, macs = vae_branch.cost(built)
-    config = training.TrainingConfig(batch_size=1, total_steps=3, seed=1)
+    config = training_config(batch_size=1, total_steps=3)
     trainer = training.Trainer(built, config, tf.distribute.get_strategy())
     seconds = step_seconds(trainer, steps=3, leave_out=1)
     return {"step_s": seconds, "branch_weights": float(weights), "branch_gmac": macs / 1e9}

@@ -40,6 +40,9 @@ def config(**changes) -> training.TrainingConfig:
             "total_steps": 6,
             "learning_rate": 1e-2,
             "final_learning_rate": 1e-3,
+            "vae_rate": 1.0,
+            "clip_norm": 0.0,
+            "non_finite": "stop",
             "seed": 0,
             **changes,
         }

@@ -8,7 +8,8 @@ from experiments import figures
 from experiments.reports import table1_report
 from experiments.results import paper_table
 from experiments.studies import study_results
-from preprocessing import manifest, nifti, pipeline
+from preprocessing import manifest, nifti
+from preprocessing.preparation import pipeline
 from runkit import atomic, events
 from tests.experiments.study import scan
 

@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from federated.security import provisioning
-from preprocessing import manifest, nifti, pipeline
+from preprocessing import manifest, nifti
+from preprocessing.preparation import pipeline
 from runkit import folder_lock
 from tests.experiments import study
 from tests.experiments.studies import test_study

@@ -21,7 +21,7 @@ from federated.audit import log as audit_log
 from federated.doctor import diagnosis
 from federated.security import certificates, provisioning, report_filter
 from federated.wire import conversion, operation_pb2
-from preprocessing.checks import rules
+from preprocessing import rules
 from tests.federated import fake_server, toy
 from tests.federated.conftest import initial, kits, serving  # noqa: F401 - fixtures
 

@@ -14,7 +14,8 @@ from preprocessing import nifti
 from tests import forked
 from tests.experiments import run_folder
 from tests.experiments.study import CASES, SHALLOW, Study, scan
-from tests.preprocessing import dicom_files, test_deformed_cohort
+from tests.preprocessing import dicom_files
+from tests.preprocessing.deformed import test_deformed_cohort
 
 ROOT = pathlib.Path(__file__).parents[2]
 # programs that read no scan, label, manifest, model or store of a site, or that write where they

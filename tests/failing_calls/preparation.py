@@ -5,7 +5,8 @@ from __future__ import annotations
 import pathlib
 
 from preprocessing import manifest as manifests
-from preprocessing import pipeline, splits  # noqa: F401 - imported once, before the processes
+from preprocessing import splits  # noqa: F401 - imported once, before the processes
+from preprocessing.preparation import pipeline  # noqa: F401
 from tests.failing_calls.commands import Command, files
 from tests.preprocessing.test_pipeline import cohort
 

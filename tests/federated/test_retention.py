@@ -73,7 +73,7 @@ def test_what_is_kept_outlives_a_restart(opened):
 
 
 def test_one_model_alone_is_not_enough():
-    with pytest.raises(ValueError, match=r"keep_globals 1; expected .* at least 2 models"):
+    with pytest.raises(ValueError, match="keep_globals is 1; expected at least 2 models"):
         server_config.ServerConfig(num_rounds=1, keep_globals=1)
 
 

@@ -19,9 +19,10 @@ import tempfile
 import time
 from collections.abc import Callable
 
-from preprocessing import case_store, pipeline
+from preprocessing import case_store
 from preprocessing.manifest import CaseManifest
-from tests.preprocessing.test_pipeline import cohort
+from preprocessing.preparation import pipeline
+from tests.preprocessing.preparation.test_pipeline import cohort
 
 _POINTS = [
     (os, "fsync"),

@@ -3,13 +3,14 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from preprocessing import budget, nifti, pipeline
+from preprocessing import budget, nifti
 from preprocessing.budget import CaseNeed, Speed
-from preprocessing.case_preparation import Prepared, prepare_case
 from preprocessing.manifest import Case, CaseManifest
+from preprocessing.preparation import pipeline
+from preprocessing.preparation.case_preparation import Prepared, prepare_case
 from preprocessing.volume import Volume
+from tests.preprocessing.preparation.test_pipeline import cohort, scan
 from tests.preprocessing.test_geometry import stored_affine
-from tests.preprocessing.test_pipeline import cohort, scan
 
 GB = 10**9
 

@@ -4,9 +4,10 @@ import pathlib
 import numpy as np
 import pytest
 
-from preprocessing import geometry, manifest, pipeline
-from preprocessing.checks import rules, survey
-from preprocessing.checks.rules import IntegrityError
+from preprocessing import geometry, manifest, rules
+from preprocessing.checks import survey
+from preprocessing.preparation import pipeline
+from preprocessing.rules import IntegrityError
 from tests.preprocessing import corpus, corpus_files
 
 

@@ -8,9 +8,9 @@ import json
 import numpy as np
 import pytest
 
-from preprocessing import case_store, declared_labels, manifest, nifti
-from preprocessing.checks import rules, survey
-from tests.preprocessing.test_pipeline import cohort, prepare, stamps
+from preprocessing import case_store, declared_labels, manifest, nifti, rules
+from preprocessing.checks import survey
+from tests.preprocessing.preparation.test_pipeline import cohort, prepare, stamps
 
 HEALTHY = {"pancreas": "complete", "tumour": "absent"}
 BOTH = {"pancreas": "complete", "tumour": "complete"}

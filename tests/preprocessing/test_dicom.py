@@ -8,7 +8,7 @@ from pydicom.data import get_testdata_file
 from pydicom.pixels import apply_rescale
 
 from preprocessing import dicom, dicom_header, geometry
-from preprocessing.checks.rules import IntegrityError
+from preprocessing.rules import IntegrityError
 from preprocessing.volume import Volume
 from tests.preprocessing.dicom_files import SECONDARY_CAPTURE, blank, enhanced, save, slices
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from preprocessing import dicom
-from preprocessing.checks.rules import IntegrityError
+from preprocessing.rules import IntegrityError
 from preprocessing.volume import Volume
 from tests.preprocessing.dicom_files import enhanced, save, slices
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from preprocessing import dicom, dicom_archive, sources
-from preprocessing.checks.rules import IntegrityError
 from preprocessing.manifest import Case
+from preprocessing.rules import IntegrityError
 from preprocessing.volume import Volume
 from tests.preprocessing.dicom_files import save, slices
 

@@ -8,7 +8,7 @@ import pytest
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from preprocessing import dicom, dicom_header
-from preprocessing.checks.rules import IntegrityError
+from preprocessing.rules import IntegrityError
 from preprocessing.volume import Volume
 from tests.preprocessing.dicom_files import save, slices
 from tests.preprocessing.dicom_mutations import Element, File

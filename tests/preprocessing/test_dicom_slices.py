@@ -1,7 +1,7 @@
 import pytest
 
 from preprocessing import dicom
-from preprocessing.checks.rules import IntegrityError
+from preprocessing.rules import IntegrityError
 from tests.preprocessing.dicom_files import enhanced, save, slices
 from tests.preprocessing.test_dicom import ct
 from tests.preprocessing.test_dicom_folder import CT, refused, written

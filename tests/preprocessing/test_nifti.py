@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from preprocessing import nifti
-from preprocessing.checks.rules import IntegrityError
+from preprocessing.rules import IntegrityError
 from preprocessing.volume import Volume
 
 AFFINE = np.array(

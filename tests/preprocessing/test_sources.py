@@ -7,8 +7,8 @@ import pytest
 
 from preprocessing import dicom_header, nifti, sources
 from preprocessing.checks import survey
-from preprocessing.checks.rules import IntegrityError
 from preprocessing.manifest import Case, CaseManifest
+from preprocessing.rules import IntegrityError
 
 
 def made(tmp_path, *names):

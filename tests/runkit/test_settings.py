@@ -27,6 +27,16 @@ def test_a_setting_has_its_default_and_its_documentation():
     assert settings.declared(Oven)["degrees"].help == "Temperature in Celsius."
 
 
+def test_a_setting_of_another_class_keeps_its_default_help_and_rule():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Kitchen:
+        degrees: int = settings.same_as(Oven, "degrees")
+
+    assert Kitchen().degrees == 180
+    assert settings.declared(Kitchen)["degrees"] == settings.declared(Oven)["degrees"]
+    assert Oven().degrees == 180  # the field of the class it comes from is as it was
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

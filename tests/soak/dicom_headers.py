@@ -97,8 +97,7 @@ def read_or_refused(folder: pathlib.Path) -> str:
         not finite, or if a program ends in anything but a value or a rule.
       Exception: any error of a reader that is not a rule.
     """
-    from preprocessing import dicom, nifti
-    from preprocessing.checks import rules
+    from preprocessing import dicom, nifti, rules
     from preprocessing.manifest import Case
     from preprocessing.volume import Volume
     from tests.preprocessing import dicom_mutations

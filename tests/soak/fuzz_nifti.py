@@ -63,9 +63,8 @@ def compare(
     folder: pathlib.Path, files: int, peers_python: str
 ) -> tuple[collections.Counter[str], list[str]]:
     """Returns how often both readers read, refused or differed, and the differences."""
-    from preprocessing import nifti
-    from preprocessing.checks import rules
-    from preprocessing.checks.rules import IntegrityError
+    from preprocessing import nifti, rules
+    from preprocessing.rules import IntegrityError
 
     paths = [folder / f"{number:05d}.nii.gz" for number in range(files) if not is_label(number)]
     (folder / "list.json").write_text(json.dumps([str(path) for path in paths]))

@@ -186,8 +186,7 @@ def _findings(name: str):
 
 
 def _predicted(folder: pathlib.Path) -> dict[str, str]:
-    from preprocessing import names
-    from preprocessing.checks import rules
+    from preprocessing import names, rules
 
     with open(folder / "masks" / "volumes.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))

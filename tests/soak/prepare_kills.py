@@ -22,10 +22,11 @@ import time
 
 import psutil
 
-from preprocessing import nifti, pipeline
+from preprocessing import nifti
 from preprocessing.manifest import Case, CaseManifest
+from preprocessing.preparation import pipeline
 from preprocessing.volume import Volume
-from tests.preprocessing.test_pipeline import AFFINE, contents, scan, stamps
+from tests.preprocessing.preparation.test_pipeline import AFFINE, contents, scan, stamps
 
 _SHAPE, _CASES = (150, 130, 60), 6
 _ROOT = pathlib.Path(__file__).parents[2]

@@ -28,7 +28,7 @@ def ends(
       folder: folder for results; a rule must name a file in it.
       truth: a good label, for evaluate.
     """
-    from preprocessing.checks.rules import IntegrityError
+    from preprocessing.rules import IntegrityError
 
     found, wrong = {}, []
     for program, run in _runs(case, odd, folder, truth).items():
@@ -61,9 +61,9 @@ def _runs(
     from experiments.reports import cohort_page
     from experiments.results import case_rows
     from preprocessing import budget, nifti
-    from preprocessing.case_preparation import prepare_case
     from preprocessing.checks import cohort, survey
-    from preprocessing.checks.rules import IntegrityError
+    from preprocessing.preparation.case_preparation import prepare_case
+    from preprocessing.rules import IntegrityError
 
     mask = folder / "mask.nii.gz"
 

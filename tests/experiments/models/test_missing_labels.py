@@ -14,8 +14,9 @@ from experiments import configuration
 from experiments.models import site_trainer
 from experiments.results.vocabulary import REPORTS
 from federated.security import report_filter
-from preprocessing import manifest, nifti, pipeline
+from preprocessing import manifest, nifti
 from preprocessing.case_store import CaseStore
+from preprocessing.preparation import pipeline
 from tests.experiments import study
 from tests.experiments.models.test_site_trainer import tiny
 

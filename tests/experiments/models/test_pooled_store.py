@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from experiments.models.pooled_store import PooledStore
-from preprocessing import manifest, nifti, pipeline
+from preprocessing import manifest, nifti
+from preprocessing.preparation import pipeline
 from tests.experiments import study
 
 

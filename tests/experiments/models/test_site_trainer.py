@@ -12,7 +12,8 @@ from experiments.configuration import ExperimentConfig
 from experiments.models import site_trainer
 from federated import errors
 from federated.tensors.weights import canonical, specs_of
-from preprocessing import manifest, nifti, pipeline
+from preprocessing import manifest, nifti
+from preprocessing.preparation import pipeline
 from runkit import private
 from tests.experiments import study
 

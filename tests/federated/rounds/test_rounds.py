@@ -16,7 +16,16 @@ from federated.rounds.rounds import (
     progressed,
 )
 
-POLICY = Policy(min_num_clients=2, max_num_clients=3, num_rounds=5, wait_after_min_clients_s=10.0)
+POLICY = Policy(
+    min_num_clients=2,
+    max_num_clients=3,
+    num_rounds=5,
+    wait_after_min_clients_s=10.0,
+    round_deadline_s=None,
+    progress_grace_s=60.0,
+    max_extension_s=6 * 3600.0,
+    late_updates="discard",
+)
 
 
 def update(site, number=3, examples=10, sha256="aa"):
@@ -71,7 +80,8 @@ def test_a_site_beyond_the_maximum_is_refused():
 def test_random_schedules_keep_the_bounds():
     rng = random.Random(4)
     for _ in range(500):
-        policy = Policy(
+        policy = dataclasses.replace(
+            POLICY,
             min_num_clients=rng.randint(1, 3),
             max_num_clients=rng.randint(3, 5),
             num_rounds=1,

@@ -433,9 +433,18 @@ def test_a_full_disk_refuses_and_changes_nothing(opened, monkeypatch):
     ("settings", "message"),
     [
         ({"min_num_clients": 3, "max_num_clients": 2}, "min_num_clients is 3"),
-        ({"port": 70000}, "port is 70000"),
-        ({"local_epochs": 0}, "local_epochs is 0"),
-        ({"token_lifetime_s": 0.0}, "token_lifetime_s is 0"),
+        ({"port": 70000}, "port is 70000; expected 1 to 65535, or 0 for any free one"),
+        ({"local_epochs": 0}, "local_epochs is 0; expected at least 1"),
+        ({"token_lifetime_s": 0.0}, "token_lifetime_s is 0.0; expected seconds, more than 0"),
+        ({"poll_s": 0.0}, "poll_s is 0.0; expected seconds, more than 0"),
+        ({"transport": "zip"}, "transport is 'zip'; expected 'raw', 'deflate' or 'half'"),
+        ({"late_updates": "drop"}, "late_updates is 'drop'; expected 'discard' or 'keep'"),
+        ({"max_change_ratio": 1.0}, "max_change_ratio is 1.0; expected more than 1, or 0"),
+        ({"max_change_ratio": float("nan")}, "max_change_ratio is nan; expected more than 1"),
+        ({"patience_rounds": -1}, "patience_rounds is -1; expected at least 0"),
+        ({"min_improvement": -0.1}, "min_improvement is -0.1; expected at least 0"),
+        ({"transfers_at_once": 0}, "transfers_at_once is 0; expected at least 1"),
+        ({"keep_updates": -1}, "keep_updates is -1; expected at least 0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings, message):

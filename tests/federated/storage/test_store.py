@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import fcntl
 import json
@@ -7,13 +8,14 @@ import numpy as np
 import pytest
 
 from federated import errors
-from federated.rounds.rounds import Policy, Round, Update
+from federated.rounds.rounds import Round, Update
 from federated.security.credentials import TokenRecord
+from federated.server.config import ServerConfig
 from federated.storage import store as storage
 from federated.tensors import tensor_files
 from tests.federated import manifests, toy
 
-POLICY = Policy(min_num_clients=2, max_num_clients=3, num_rounds=2)
+POLICY = ServerConfig(num_rounds=2, min_num_clients=2, max_num_clients=3).policy
 
 
 @pytest.fixture
@@ -81,7 +83,7 @@ def test_differing_values_are_printed_as_they_are(reopen, tmp_path):
         (
             None,
             None,
-            Policy(min_num_clients=2, max_num_clients=3, num_rounds=9),
+            dataclasses.replace(POLICY, num_rounds=9),
             10,
             "num_rounds: the store has 2, asked for is 9",
         ),

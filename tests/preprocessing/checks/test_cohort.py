@@ -4,7 +4,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from preprocessing.checks import cohort, rules
+from preprocessing import rules
+from preprocessing.checks import cohort
 from preprocessing.checks.survey import HU_EDGES, CheckFinding, Facts
 from preprocessing.manifest import Case
 

@@ -4,8 +4,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from preprocessing import nifti
-from preprocessing.checks import integrity, rules
+from preprocessing import nifti, rules
+from preprocessing.checks import integrity
 from preprocessing.volume import Volume
 
 SPACING = np.diag([0.7, 0.7, 5.0, 1.0])

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from preprocessing import manifest
-from preprocessing.checks import integrity, rules
+from preprocessing import manifest, rules
+from preprocessing.checks import integrity
 from preprocessing.phantom import phantom
 from preprocessing.phantom.hospital import HARD_SITES, PHANTOMS, SITES
 from preprocessing.volume import Volume

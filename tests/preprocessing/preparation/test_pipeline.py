@@ -11,15 +11,9 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from preprocessing import (
-    case_store,
-    geometry,
-    nifti,
-    pipeline,
-    resampling,
-    sources,
-)
+from preprocessing import case_store, geometry, nifti, resampling, sources
 from preprocessing.manifest import Case, CaseManifest
+from preprocessing.preparation import pipeline
 from preprocessing.volume import Volume
 from tests.preprocessing.nifti_files import without_orientation
 

@@ -2,13 +2,10 @@ import json
 import os
 import signal
 
-from preprocessing import (
-    case_preparation,
-    case_workers,
-)
 from preprocessing.manifest import Case
+from preprocessing.preparation import case_preparation, case_workers
+from tests.preprocessing.preparation.test_pipeline import cohort, prepare
 from tests.preprocessing.test_budget import GB, need
-from tests.preprocessing.test_pipeline import cohort, prepare
 
 
 def prepare_or_die(case, root, settings, **more):

@@ -15,13 +15,12 @@ from multiprocessing.queues import SimpleQueue
 
 from absl import logging
 
-from preprocessing import budget
+from preprocessing import budget, rules
 from preprocessing.budget import CaseNeed
 from preprocessing.case_list import Case
-from preprocessing.case_preparation import Prepared, prepare_case
 from preprocessing.case_store import Settings
-from preprocessing.checks import rules
-from preprocessing.checks.rules import IntegrityError, broken
+from preprocessing.preparation.case_preparation import Prepared, prepare_case
+from preprocessing.rules import IntegrityError, broken
 from runkit import progress
 from runkit import workers as processes
 

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from preprocessing import deformed_cohort, manifest, nifti, sources, splits
+from preprocessing import manifest, nifti, sources, splits
+from preprocessing.deformed import deformed_cohort
 from preprocessing.volume import Volume
 from runkit import atomic
 from runkit.randomness import generator

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from preprocessing.checks import rules
+from preprocessing import rules
 
-DOCS = pathlib.Path(__file__).parents[3] / "docs" / "data.md"
+DOCS = pathlib.Path(__file__).parents[2] / "docs" / "data.md"
 
 
 def test_docs_and_code_list_the_same_rules():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from preprocessing import deformation
+from preprocessing.deformed import deformation
 from runkit.randomness import generator
 
 SHAPE, SPACING = (61, 51, 31), (2.0, 2.0, 4.0)

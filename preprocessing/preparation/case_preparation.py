@@ -7,12 +7,12 @@ import functools
 import pathlib
 from collections.abc import Callable
 
-from preprocessing import case_store, geometry, intensity, resampling, sources
+from preprocessing import case_store, geometry, intensity, resampling, rules, sources
 from preprocessing.case_list import Case
 from preprocessing.case_store import Settings
-from preprocessing.checks import integrity, rules, same_scan
-from preprocessing.checks.rules import IntegrityError
+from preprocessing.checks import integrity, same_scan
 from preprocessing.foreground import LabelBox
+from preprocessing.rules import IntegrityError
 
 # Is told the current stage: "checking files", "reading", "resampling and writing".
 StageCallback = Callable[[str], None]

@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from absl import logging
 
-from preprocessing import budget, case_store, case_workers, declared_labels, sources
+from preprocessing import budget, case_store, declared_labels, rules, sources
 from preprocessing.budget import Budget, CaseNeed
 from preprocessing.case_list import Case, CaseManifest
-from preprocessing.case_preparation import Prepared
 from preprocessing.case_store import CaseStore, Settings
-from preprocessing.checks import rules, same_scan
-from preprocessing.checks.rules import IntegrityError
+from preprocessing.checks import same_scan
+from preprocessing.preparation import case_workers
+from preprocessing.preparation.case_preparation import Prepared
+from preprocessing.rules import IntegrityError
 from preprocessing.splits import listed_split, split_cases
 from runkit import atomic, private
 

@@ -15,17 +15,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from preprocessing import (
-    budget,
-    declared_labels,
-    deformation,
-    geometry,
-    manifest,
-    nifti,
-    sources,
-    splits,
-    tumour_insertion,
-)
+from preprocessing import budget, declared_labels, geometry, manifest, nifti, sources, splits
+from preprocessing.deformed import deformation, tumour_insertion
 from preprocessing.manifest import Case, CaseManifest
 from preprocessing.phantom.tumour import Tumours
 from preprocessing.volume import Volume

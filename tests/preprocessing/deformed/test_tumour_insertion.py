@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from preprocessing import tumour_insertion
+from preprocessing.deformed import tumour_insertion
+from preprocessing.deformed.tumour_insertion import insert, measure
 from preprocessing.phantom.tumour import Tumours
-from preprocessing.tumour_insertion import insert, measure
 from runkit.randomness import generator
 
 SPACING = (2.0, 2.0, 3.0)

@@ -1,0 +1,1 @@
+"""Stand-ins for patients: deformed copies of real scans, some with a painted tumour."""
