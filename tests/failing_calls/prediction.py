@@ -14,7 +14,7 @@ from preprocessing import nifti
 from preprocessing.volume import Volume
 from tests.failing_calls import interception
 from tests.failing_calls.commands import Command, Contents, files
-from tests.preprocessing.test_pipeline import AFFINE, scan
+from tests.preprocessing.preparation.test_pipeline import AFFINE, scan
 
 
 def prediction(folder: pathlib.Path) -> Command:

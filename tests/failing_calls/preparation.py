@@ -8,7 +8,7 @@ from preprocessing import manifest as manifests
 from preprocessing import splits  # noqa: F401 - imported once, before the processes
 from preprocessing.preparation import pipeline  # noqa: F401
 from tests.failing_calls.commands import Command, files
-from tests.preprocessing.test_pipeline import cohort
+from tests.preprocessing.preparation.test_pipeline import cohort
 
 
 def preparation(folder: pathlib.Path) -> Command:
