@@ -12,7 +12,7 @@ from federated.wire.messages import Answer, Offer, Receipt, Session
 MANIFEST = TensorManifest(
     (TensorSpec("a/b", "F32", (2, 3)), TensorSpec("c", "F16", ())), b"\xab" * 32
 )
-OFFER = Offer(MANIFEST, 3, 30, "C1_baseline", {"loss": 0.1 + 0.2})
+OFFER = Offer(MANIFEST, 3, 30, "C1_baseline", {"loss": 0.1 + 0.2}, discarded=2)
 
 
 def travel(message):
