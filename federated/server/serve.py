@@ -122,7 +122,11 @@ def serve(
             statistics.note(record)
         certificate = identity.certificate.read_text(encoding="ascii")
         events.append(
-            "started", release=release.version(), certificate=certificate, settings=config.to_json()
+            "started",
+            release=release.version(),
+            format=audit_log.FORMAT,
+            certificate=certificate,
+            settings=config.to_json(),
         )
         audit_log.backfill(events, store)
         coordinator = Coordinator(
