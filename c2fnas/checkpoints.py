@@ -20,12 +20,13 @@ import safetensors
 from absl import logging
 
 from c2fnas import keras_stack, named_weights
-from runkit import atomic, private
+from runkit import atomic, formats, private
 
 if TYPE_CHECKING:
     from c2fnas.losses import LossConfig
     from c2fnas.training import Trainer, TrainingConfig
 
+FORMAT = 1  # raise it when earlier releases can no longer read a new checkpoint
 FILE_NAME = "checkpoint.safetensors"
 _EARLIER = "earlier_"
 
@@ -45,6 +46,7 @@ def save(
     """
     path = pathlib.Path(folder) / FILE_NAME
     metadata = {
+        "format": FORMAT,
         **_identity(trainer),
         "extra": dict(extra),
         "step": trainer.step,
@@ -80,9 +82,9 @@ def load(folder: str | os.PathLike, trainer: Trainer) -> dict[str, Any] | None:
     the same numbers again. Only a failing disk can cause this, not a kill.
 
     Raises:
-      ValueError: if no checkpoint can be read, or if it belongs to another genotype, patch, VAE
-        branch or training configuration. The message names the file and every difference, and the
-        trainer stays as it was.
+      ValueError: if no checkpoint can be read, if a newer release wrote it, or if it belongs to
+        another genotype, patch, VAE branch or training configuration. The message names the file
+        and every difference, and the trainer stays as it was.
     """
     path = pathlib.Path(folder) / FILE_NAME
     candidates = [*([path] if path.exists() else []), *_earlier(path.parent)]
@@ -120,6 +122,7 @@ def _restore(
         raise ValueError(
             f"{path}: not a checkpoint of a training; remove it, or give another folder"
         )
+    formats.refuse_newer(path, metadata.get("format"), FORMAT)
     identity = _identity(trainer)
     different = differences({name: json.loads(metadata[name]) for name in identity}, identity)
     if different:

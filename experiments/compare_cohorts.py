@@ -12,7 +12,7 @@ from typing import Any
 from absl import app, flags
 
 from experiments import flags as experiment_flags
-from runkit import atomic, overwriting, printable
+from runkit import atomic, formats, overwriting, printable
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("reports", None, "The cohort.json files of two sites, separated by a comma.")
@@ -52,6 +52,8 @@ def _read(path: str) -> dict[str, Any]:
     from preprocessing.checks import cohort
 
     report: dict[str, Any] = atomic.read_json(path)
+    if isinstance(report, dict) and "format" in report:
+        formats.refuse_newer(path, report["format"], cohort.FORMAT)
     try:
         if report["format"] == cohort.FORMAT and cohort.rows(report) is not None:
             return report

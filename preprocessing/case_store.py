@@ -37,10 +37,11 @@ import numpy as np
 from preprocessing import axes
 from preprocessing.foreground import LabelBox, LabelRuns
 from preprocessing.volume import Grid
-from runkit import array_files, atomic, private, release
+from runkit import array_files, atomic, formats, private, release
 from runkit.classes import CLASSES
 
 FORMAT = 2  # increase it when the same files and settings give another store
+UNSTATED = 2  # format of the stores and cases of release 0.1.0, which do not state it
 
 _OPEN_MAPS = 256  # of the 1024 file handles that a process usually has
 _MAPPED = ("image.npy", "label.npy")
@@ -135,11 +136,12 @@ class CaseStore:
       splits: name -> cases.
 
     Raises:
-      ValueError: if `root` holds no finished store.
+      ValueError: if `root` holds no finished store, or one of a newer release.
     """
 
     def __init__(self, root: str | os.PathLike):
         self.root = pathlib.Path(root)
+        refuse_newer(self.root)
         index = _read_index(self.root)
         private.tree(self.root)
         self.site: str = index["site"]
@@ -225,6 +227,13 @@ class Record:
     release: str | None
     declared: dict[str, str] | None
     problems: tuple[str, ...]
+
+
+def refuse_newer(root: pathlib.Path) -> None:
+    """Raises ValueError if a newer release prepared the cases in `root`."""
+    path = root / "index.json"
+    if path.is_file():
+        formats.refuse_newer(path, atomic.read_json(path).get("format"), FORMAT, unstated=UNSTATED)
 
 
 def site_of(root: str | os.PathLike) -> str:
@@ -378,6 +387,7 @@ def write_case(
             )
         value = {
             "case_id": case_id,
+            "format": FORMAT,
             "sources": dict(sources),
             "settings": dict(settings),
             "native": {"shape": [int(n) for n in native.shape], "affine": native.affine.tolist()},

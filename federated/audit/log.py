@@ -31,9 +31,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from federated.security import certificates
 from federated.storage.store import Store
-from runkit import atomic
+from runkit import atomic, formats
 from runkit.events import EventLog
 
+FORMAT = 1  # stated by "started"; raise it when earlier releases can no longer read a new log
 FIRST = "0" * 64  # `previous` of the first line
 SIGNED = frozenset({"aggregated", "round_discarded", "finished"})
 # On disk before the next line is written: an operator may note the hash of a signed line.
@@ -178,6 +179,7 @@ def read_chain(
         signed by the key of a server that it certified.
     Raises:
       BrokenChain: at the first line that was changed, moved, removed or inserted.
+      ValueError: if a newer release wrote the log.
     """
     head, server = FIRST, None
     with open(path, "rb") as stream:
@@ -195,6 +197,8 @@ def read_chain(
                     number,
                     f"does not follow line {number - 1}: lines were removed, inserted or moved",
                 )
+            if record["event"] == "started":
+                formats.refuse_newer(path, record.get("format"), FORMAT)
             if authority is not None and record["event"] == "started":
                 server = _certificate_of(record, authority)
             if (

@@ -17,6 +17,7 @@ from cryptography import x509
 
 from federated.security import certificates, revocation
 from federated.security.credentials import hashed, new_secret
+from federated.security.kit_files import FORMAT, read_json
 from federated.security.provisioning import check_site_name, read_request_file, write_private
 from runkit import atomic, private
 
@@ -126,7 +127,7 @@ def install(
     if (kit / "ca.pem").is_file() and _certificate(kit / "ca.pem") != issuer:
         (kit / revocation.FILE).unlink(missing_ok=True)  # by the former authority
     atomic.write_bytes(kit / "ca.pem", (answer / "ca.pem").read_bytes())
-    atomic.write_json(kit / "site.json", about)
+    atomic.write_json(kit / "site.json", {"format": FORMAT, **about})
     if statement.is_file():
         revocation.keep(kit, statement.read_bytes(), kit / "ca.pem")
     # Certificate and key cannot be replaced in one step. After a kill between the two, the next key
@@ -236,7 +237,7 @@ def _certificate(path: pathlib.Path) -> x509.Certificate:
 
 def _address(path: pathlib.Path) -> dict[str, str | int]:
     """Returns {"site", "host", "port"} of a site.json. Raises ValueError if one is malformed."""
-    about = atomic.read_json(path)
+    about = read_json(path)
     try:
         site, host, port = about["site"], about["host"], about["port"]
         good = (

@@ -20,7 +20,8 @@ from cryptography import x509
 
 from federated.errors import CertificateRefused, SessionExpired, WrongCredential
 from federated.security import certificates
-from runkit import atomic, private
+from federated.security.kit_files import read_json
+from runkit import private
 
 
 def new_secret() -> str:
@@ -62,7 +63,7 @@ class CredentialBook:
         is logged, and what was read last stays in force.
 
         Raises:
-          ValueError: naming a file that is missing or malformed.
+          ValueError: naming a file that is missing, malformed or of a newer release.
         """
         path = pathlib.Path(path)
         private.refuse_link(path)
@@ -78,7 +79,7 @@ class CredentialBook:
 
     def _load(self, path: pathlib.Path) -> None:
         private.refuse_link(path)
-        book = atomic.read_json(path)
+        book = read_json(path)
         sites = book.get("sites") if isinstance(book, dict) else None
         if not isinstance(sites, dict) or not all(
             isinstance(h, str) and len(h) == 64 for h in sites.values()

@@ -8,8 +8,9 @@ import pathlib
 from collections.abc import Sequence
 
 from federated.security import tls
+from federated.security.kit_files import read_json
 from federated.wire import addresses
-from runkit import atomic, private
+from runkit import private
 
 KINDS = ("site", "operator")
 
@@ -46,7 +47,7 @@ class Kit:
           learned: as in `tls.Identity.of`.
         Raises:
           NoPort: if neither the kit nor `port` names a port.
-          ValueError: naming a file that is missing, malformed or a link.
+          ValueError: naming a file that is missing, malformed, a link or of a newer release.
         """
         folder = pathlib.Path(folder)
         private.refuse_links(folder)
@@ -57,7 +58,7 @@ class Kit:
                 f"{folder / names}: no such file; use the whole folder as `provision` made it"
             )
         path = folder / f"{kind}.json"
-        credential, about = _credential(folder / "credential"), atomic.read_json(path)
+        credential, about = _credential(folder / "credential"), read_json(path)
         try:
             name = str(about[kind])
             host = addresses.plain(host or str(about["host"]))

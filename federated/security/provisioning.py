@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from federated.security import certificates, revocation
 from federated.security.credentials import hashed, new_secret
+from federated.security.kit_files import FORMAT, read_json
 from federated.wire import addresses
 from runkit import atomic, private
 
@@ -123,7 +124,10 @@ def _write_all(
             certificates.to_pem(certificates.new_authority(key, authority_days, _now()))
         )
         write_private(kit / "ca.key", certificates.key_to_pem(key))
-        atomic.write_json(kit / "federation.json", {"hosts": hosts, "port": port, "issued": []})
+        atomic.write_json(
+            kit / "federation.json",
+            {"format": FORMAT, "hosts": hosts, "port": port, "issued": []},
+        )
     authority = _Authority.of(folder)
     secrets = {name: new_secret() for name in ("operator", *sites)}
     authority.write_kit("server", valid_days)
@@ -137,6 +141,7 @@ def _write_all(
     }
     authority.write_book(
         {
+            "format": FORMAT,
             "sites": dict(sorted(digests.items())),
             "operator": hashed(secrets["operator"]),
             "revoked": [],
@@ -375,7 +380,7 @@ class _Authority:
                 private.tree(folder / name)
         key = certificates.load_key((kit / "ca.key").read_bytes())
         certificate = x509.load_pem_x509_certificate((kit / "ca.pem").read_bytes())
-        return cls(folder, certificate, key, atomic.read_json(kit / "federation.json"))
+        return cls(folder, certificate, key, read_json(kit / "federation.json"))
 
     def write_kit(self, name: str, valid_days: int, *, credential: str | None = None) -> None:
         """Writes a kit with a new key.
@@ -440,7 +445,7 @@ class _Authority:
 
     def book(self) -> dict[str, Any]:
         """Returns what the server's `credentials.json` holds."""
-        book = atomic.read_json(self.folder / "server" / "credentials.json")
+        book = read_json(self.folder / "server" / "credentials.json")
         return {"sites": {}, "operator": "", "revoked": [], **book}
 
     def write_book(self, book: dict[str, Any]) -> None:
@@ -450,7 +455,12 @@ class _Authority:
         file = _FILE.get(name, "site")
         atomic.write_json(
             kit / f"{file}.json",
-            {file: name, "host": self.about["hosts"][0], "port": self.about["port"]},
+            {
+                "format": FORMAT,
+                file: name,
+                "host": self.about["hosts"][0],
+                "port": self.about["port"],
+            },
         )
         if (statement := self.folder / "authority" / revocation.FILE).is_file():
             atomic.write_bytes(kit / revocation.FILE, statement.read_bytes())

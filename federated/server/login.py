@@ -15,6 +15,7 @@ from federated.rounds.declarations import check_labels
 from federated.security.credentials import CredentialBook, Sessions, TokenRecord
 from federated.server.run_state import RunState
 from federated.wire.messages import PROTOCOL, Session
+from runkit import release
 
 MAX_EXAMPLES = 2**28  # times a float32, still exact in float64
 
@@ -73,8 +74,9 @@ class Login:
                 )
             if protocol != PROTOCOL:
                 raise errors.VersionDiffers(
-                    f"site {site!r} speaks version {protocol} of the weight exchange, "
-                    f"the server {PROTOCOL}; install the same release at both ends"
+                    f"site {site!r} speaks version {protocol} of the weight exchange, the server "
+                    f"(release {release.version()}) {PROTOCOL}; "
+                    "install the same release at both ends"
                 )
             self._check_plan(site, plan)
             if not 1 <= num_examples <= MAX_EXAMPLES:

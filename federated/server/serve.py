@@ -127,6 +127,7 @@ def serve(
             events.append(
                 "started",
                 release=release.version(),
+                format=audit_log.FORMAT,
                 certificate=certificate,
                 settings=config.to_json(),
             )

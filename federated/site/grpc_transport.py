@@ -33,7 +33,7 @@ from federated.wire import addresses, chunk_encoding, conversion, replies
 from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.endpoint import ServerEndpoint, channel_options
 from federated.wire.messages import PROTOCOL, Receipt, Session
-from runkit import printable, private
+from runkit import printable, private, release
 
 _SERVICE = "/weight_exchange.WeightExchange/"
 _SHORT_S = 60.0  # calls without weights
@@ -171,9 +171,17 @@ class GrpcTransport:
             protocol=PROTOCOL,
             labels=labels or {},
         )
-        with self._calling():
-            metadata = conversion.credential_metadata(self.site, self._credential)
-            session = replies.session(self._ask("Login", request, pb.LoginReply, metadata=metadata))
+        try:
+            with self._calling():
+                metadata = conversion.credential_metadata(self.site, self._credential)
+                session = replies.session(
+                    self._ask("Login", request, pb.LoginReply, metadata=metadata)
+                )
+        except errors.VersionDiffers as error:
+            # A server of release 0.1.0 does not name its own, and no server knows this one.
+            raise errors.VersionDiffers(
+                f"{error} (release {release.version()} is installed here)"
+            ) from error
         self._token, self._poll_s, self._encoding = session.token, session.poll_s, session.transport
         if session.revocation:
             self._learn(session.revocation)

@@ -22,7 +22,9 @@ from federated.rounds.tasks import check_model_name
 from federated.security import certificates
 from federated.tensors import tensor_files
 from federated.tensors.weights import TensorManifest
-from runkit import atomic, private
+from runkit import atomic, formats, private
+
+FORMAT = 1  # of journal.json; raise it when earlier releases can no longer read a new journal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Journal:
     not count.
 
     Raises:
-      ValueError: if `journal.json` is not JSON, or was not written by this class.
+      ValueError: if `journal.json` is not JSON, was not written by this class, or is of a newer
+        release.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -53,6 +56,7 @@ class Journal:
         # The update's manifest, and its file's stamp when that was read.
         self._manifest: tuple[TensorManifest, tuple[int, ...]] | None = None
         self._state: dict[str, Any] = {
+            "format": FORMAT,
             "run": None,
             "authority": None,
             "trained": 0,
@@ -71,6 +75,8 @@ class Journal:
 
     def _read(self) -> None:
         found = atomic.read_json(self._path)
+        if isinstance(found, dict):
+            formats.refuse_newer(self._path, found.get("format"), FORMAT)
         whole = isinstance(found, dict) and all(
             isinstance(found.get(key, value), _KINDS[key]) for key, value in self._state.items()
         )
@@ -80,7 +86,7 @@ class Journal:
                 f"{self._path}: not what this program writes there; "
                 "restore it, or give the run a new folder"
             )
-        self._state.update(found)
+        self._state.update({**found, "format": FORMAT})
         if self.update is not None:
             # An earlier release noted the round with the update only.
             self._state["trained"] = max(self.trained, self.update.round)
@@ -359,6 +365,7 @@ class Journal:
 
 
 _KINDS: Mapping[str, tuple[type, ...]] = {
+    "format": (int, str),
     "run": (str, type(None)),
     "authority": (str, type(None)),
     "update": (dict, type(None)),

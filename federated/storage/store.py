@@ -41,7 +41,7 @@ from federated.security import certificates
 from federated.storage.database import FIRST_AGGREGATION, Records, insert_addresses
 from federated.tensors.tensor_files import TensorFile, file_manifest
 from federated.tensors.weights import TensorManifest
-from runkit import atomic, folder_lock, private
+from runkit import atomic, folder_lock, formats, private
 
 FORMAT = "2"
 _FORMAT_WITH_RULE = "3"  # aggregated by another rule, which earlier releases would ignore
@@ -54,7 +54,7 @@ class Store(Records):
 
     Raises:
       StoreInUse: if another process has the folder open.
-      ValueError: if there is a link in the folder.
+      ValueError: if there is a link in the folder, or if a newer release wrote it.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -82,11 +82,25 @@ class Store(Records):
                 "stop it or give this one its own folder"
             ) from None
         super().__init__(self.folder / "state.sqlite")
+        try:
+            self._refuse_newer()
+        except ValueError:
+            self.close()
+            raise
         self._remove_leftovers()
 
     def close(self) -> None:
         super().close()
         self._lock.close()
+
+    def _refuse_newer(self) -> None:
+        settings = self._value("settings") or {}
+        formats.refuse_newer(
+            self.folder / "state.sqlite",
+            settings.get("format"),
+            int(_FORMAT_WITH_RULE),
+            unstated=int(FORMAT),
+        )
 
     def _remove_leftovers(self) -> None:
         known = {self.update_path(update).name for update in self._spooled()} | {

@@ -64,7 +64,10 @@ def _prepare(
     done = case_store.read_case(case_store.case_folder(root, case.case_id))
     if done is not None:
         report("checking files")
-        if (done.get("sources"), done.get("settings")) == (sources.digests(case), dict(settings)):
+        written = done.get("format", case_store.UNSTATED)
+        if written != case_store.FORMAT:
+            report(f"preparing again: format {written}, this release writes {case_store.FORMAT}")
+        elif (done.get("sources"), done.get("settings")) == (sources.digests(case), dict(settings)):
             # An earlier release accepted headers without an orientation and guessed it.
             sources.require_headers(case)
             return Prepared(done["sources"], done.get("slices", []))

@@ -227,6 +227,7 @@ def _refuse_contradictions(
 
 def _clean(root: pathlib.Path) -> None:
     """Creates the folder and removes the old index and what a killed run left incomplete."""
+    case_store.refuse_newer(root)
     private.tree(root)
     private.make(root / "cases")
     (root / "index.json").unlink(missing_ok=True)

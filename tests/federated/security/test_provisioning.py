@@ -72,6 +72,7 @@ def test_the_servers_certificate_names_its_hosts(tmp_path):
         "::1",
     ]
     assert json.loads((folder / "C1" / "site.json").read_text()) == {
+        "format": 1,
         "site": "C1",
         "host": "hospital.example",
         "port": 8500,

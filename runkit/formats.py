@@ -1,0 +1,38 @@
+"""Numbers of file formats: what a newer release wrote is refused by name.
+
+A format gets the next number when earlier releases can no longer read it. Files of release 0.1.0
+state no number in some formats; these have the first.
+"""
+
+from __future__ import annotations
+
+import os
+
+from runkit import release
+
+
+def refuse_newer(path: str | os.PathLike, found: object, own: int, *, unstated: int = 1) -> None:
+    """Refuses a file of a format that this release does not know yet.
+
+    Args:
+      path: the file, for the message.
+      found: number that the file states, as an integer or its digits; None if it states none.
+      own: the newest number that this release reads.
+      unstated: number of a file that states none.
+    Raises:
+      ValueError: naming the file, both numbers and the remedy.
+    """
+    if found is None:
+        found = unstated
+    if isinstance(found, str) and found.isascii() and found.isdecimal():
+        found = int(found)
+    if type(found) is not int or found < 1:
+        raise ValueError(
+            f"{os.fspath(path)}: its format is {str(found)[:40]!r}, expected a number up to {own}; "
+            "restore the file from a backup"
+        )
+    if found > own:
+        raise ValueError(
+            f"{os.fspath(path)}: has format {found}, which a newer release wrote; this release "
+            f"({release.version()}) reads formats up to {own}. Install the release that wrote it"
+        )
