@@ -20,9 +20,10 @@ from federated.security.kit import Kit
 from federated.site.journal import Journal
 from federated.storage.store import Store
 from federated.tensors.tensor_files import TensorFile
-from preprocessing import case_store, pipeline
+from preprocessing import case_store
 from preprocessing.case_list import Case
 from preprocessing.manifest import CaseManifest
+from preprocessing.preparation import pipeline
 from runkit import atomic
 from tests.federated import programs, toy
 
@@ -274,7 +275,7 @@ def test_prepared_cases_open_and_are_not_prepared_again(cases):
 
 
 def test_cases_of_another_format_are_prepared_again_and_it_is_said(cases, monkeypatch):
-    from preprocessing import case_preparation
+    from preprocessing.preparation import case_preparation
 
     monkeypatch.setattr(case_store, "FORMAT", 3)
     told = []
