@@ -8,7 +8,7 @@ from __future__ import annotations
 import pathlib
 import time
 from collections.abc import Callable
-from typing import NotRequired, TypedDict
+from typing import TypedDict
 
 from experiments.models import model_folders
 from experiments.reports import table1_report
@@ -25,7 +25,11 @@ _SERVER_START_TIMEOUT_S = 120
 _BEYOND_ROWS = "rows_beyond.jsonl"
 
 
-class RunState(TypedDict):
+class _Attempts(TypedDict, total=False):
+    unfinished_seconds: dict[str, float]
+
+
+class StageTimes(_Attempts):
     """The content of stages.json.
 
     Attributes:
@@ -35,7 +39,6 @@ class RunState(TypedDict):
     """
 
     wall_seconds: dict[str, float]
-    unfinished_seconds: NotRequired[dict[str, float]]
     peak_memory_bytes: int
 
 
@@ -67,7 +70,7 @@ class RunFolder:
             )
         if not flag_file.exists():
             atomic.write_text(flag_file, settings)
-        self.state: RunState = (
+        self.state: StageTimes = (
             atomic.read_json(self._state_file)
             if self._state_file.exists()
             else {"wall_seconds": {}, "peak_memory_bytes": 0}

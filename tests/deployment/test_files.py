@@ -7,6 +7,8 @@ import subprocess
 
 import pytest
 
+from federated.server.config import ServerConfig
+from runkit import settings
 from tests.deployment import guide
 
 FILES = guide.DOCS / "deployment"
@@ -64,6 +66,6 @@ def test_the_container_runs_the_guides_commands_as_an_ordinary_user():
 
 
 def test_a_server_has_at_most_five_times_to_set():
-    text = (guide.DOCS.parent / "experiments" / "serve.py").read_text()
-    times = re.findall(r'DEFINE_float\(\s*"(\w+)",\s*[^,]+,\s*"Seconds', text)
+    declared = settings.declared(ServerConfig).values()
+    times = [about.flag for about in declared if about.help.startswith("Seconds")]
     assert 1 <= len(times) <= 5, times

@@ -42,7 +42,7 @@ def test_old_models_are_removed_except_the_initial_the_best_and_the_newest(opene
     assert run.lead.summary().best_round == 3
     with pytest.raises(
         errors.UnknownModel,
-        match=r"'round_002'.*there are round_000, round_003, round_007, round_008",
+        match=r"'round_002'.*known are round_000, round_003, round_007, round_008",
     ):
         run.lead.open_model("round_002")
 

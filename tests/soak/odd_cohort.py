@@ -215,7 +215,7 @@ def _evaluated(folder: pathlib.Path) -> dict[str, str]:
             problem.rpartition("[")[2].partition(" ")[0]
             if "[" in problem
             else "two grids"
-            if "are two grids" in problem
+            if "have different grids" in problem
             else "?"
         )
         found[name] = _rule(rule, problem, problem, folder)

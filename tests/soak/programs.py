@@ -98,7 +98,7 @@ def _runs(
         try:
             case_rows.of_files(scored, truth, None, 2.0)
         except ValueError as error:
-            if type(error) is not ValueError or "are two grids" not in str(error):
+            if type(error) is not ValueError or "have different grids" not in str(error):
                 raise
         return
 

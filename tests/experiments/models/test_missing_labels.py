@@ -95,7 +95,7 @@ def test_the_treatment_is_part_of_the_plan_and_a_plan_without_one_is_that_of_an_
     assert "missing_labels" not in configuration.plan(config, {})["training"]
     other = dataclasses.replace(config, missing_labels="distil")
     assert configuration.plan(other, {})["training"]["missing_labels"] == "distil"
-    with pytest.raises(ValueError, match="missing_labels is 'ignore'; expected one of background"):
+    with pytest.raises(ValueError, match="missing_labels is 'ignore'; expected 'background'"):
         dataclasses.replace(config, missing_labels="ignore")
     assert not np.array_equal(configuration.plan(config, {}), configuration.plan(other, {}))
 

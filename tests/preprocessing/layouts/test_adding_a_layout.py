@@ -21,7 +21,7 @@ runpy.run_module("experiments.list_cases", run_name="__main__", alter_sys=True)
 
 def section():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    return re.search(r"^## Add a dataset layout\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)[1]
+    return re.search(r"^### Add a dataset layout\n(.*?)^##", text, re.MULTILINE | re.DOTALL)[1]
 
 
 def test_the_example_of_the_guide_becomes_a_layout_of_list_cases(tmp_path):
@@ -52,7 +52,7 @@ def test_the_example_of_the_guide_becomes_a_layout_of_list_cases(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "1 labels have no scan of their name, e.g. p3" in done.stdout
+    assert "1 labels have no scan of the same name, e.g. p3" in done.stdout
     assert [
         (case.case_id, case.image.relative_to(tmp_path).as_posix(), case.label is None)
         for case in manifest.read(tmp_path / "manifest.json").cases
