@@ -127,3 +127,16 @@ def test_every_target_and_study_of_make_exists():
             assert target in targets, f"{page.name}: make {target}"
         for study in re.findall(r"\bSTUDY=(\w+)", text):
             assert (ROOT / "experiments" / "studies" / f"{study}.json").is_file(), study
+
+
+def test_the_table_of_the_current_demo_is_the_mean_of_its_runs():
+    runs = json.loads((ROOT / "docs" / "results" / "demo.json").read_text())["seeds"].values()
+    text = (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8")
+    table = text.partition("<!-- table: results/demo.json -->\n")[2].partition("\n\n")[0]
+    columns = ("C1_pancreas", "C2_pancreas", "C2_tumour", "pancreas_average", "average")
+    expected = {
+        name: [f"{sum(run['rows'][name][c] for run in runs) / len(runs):.1f}" for c in columns]
+        for name in next(iter(runs))["rows"]
+    }
+    cells = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.split("\n")]
+    assert {name: values for name, *values in cells[2:]} == expected
