@@ -459,8 +459,10 @@ class _Loop:
         self.note("rows_submitted", rows=len(collected))
 
     def _checked_rows(self, rows: Iterable[Mapping[str, Any]], model: str) -> list[dict[str, Any]]:
-        return report_filter.check_rows(
-            rows, vocabulary=self._vocabulary, site=self._transport.site, models=[model]
+        return list(
+            report_filter.checked_rows(
+                rows, vocabulary=self._vocabulary, site=self._transport.site, models=[model]
+            )
         )
 
     def _checked_scores(self, scores: Mapping[str, Any], what: str) -> dict[str, float]:
