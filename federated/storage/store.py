@@ -23,6 +23,7 @@ from federated.rounds import plan as plans
 from federated.rounds import tasks
 from federated.rounds.rounds import Policy, Round, Update, accept
 from federated.security import certificates
+from federated.storage import store_folder
 from federated.storage.best_models import BestModels
 from federated.storage.database import FIRST_AGGREGATION, Records, insert_addresses
 from federated.storage.store_folder import StoreFolder
@@ -47,6 +48,7 @@ class Store(StoreFolder, Records):
 
     def __init__(self, folder: str | os.PathLike):
         StoreFolder.__init__(self, folder)
+        self._lock = store_folder.lock(self.folder)  # until close()
         self._best = BestModels(self.folder)
         Records.__init__(self, self.folder / "state.sqlite")
         try:
@@ -57,8 +59,8 @@ class Store(StoreFolder, Records):
         self._remove_leftovers()
 
     def close(self) -> None:
-        Records.close(self)
-        StoreFolder.close(self)
+        super().close()
+        self._lock.close()
 
     def _refuse_newer(self) -> None:
         settings = self._value("settings") or {}

@@ -1,4 +1,4 @@
-"""The folder of a server's store: its lock, and where each file is.
+"""The folder of a server's store: where each file is, and the lock.
 
     <store>/state.sqlite                       run, sessions, rounds, updates, scores, models, rows
             global/round_000.safetensors       every global model; round_000 is the initial one
@@ -23,6 +23,7 @@ import fcntl
 import os
 import pathlib
 import shutil
+from typing import TextIO
 
 from federated.errors import StoreInUse
 from federated.rounds import tasks
@@ -31,40 +32,11 @@ from runkit import folder_lock, private
 
 
 class StoreFolder:
-    """An open store's files, without the facts about them. It is locked until `close`.
-
-    Raises:
-      StoreInUse: if another process has the folder open.
-      ValueError: if there is a link in the folder.
-    """
+    """Where each file of a store is. An instance touches nothing until a method is called."""
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = pathlib.Path(folder)
         self._discarded = self.folder / "discarded"
-        private.refuse_links(self.folder, recursive=True)
-        private.tree(self.folder)  # it holds the updates of single sites
-        for name in ("global", "models", "spool", "incoming", "discarded"):
-            private.make(self.folder / name)
-        # Held until close().
-        self._lock = open(self.folder / "lock", "w", opener=private.opener)  # noqa: SIM115
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            process = folder_lock.holder(self._lock.fileno())
-            self._lock.close()
-            if error.errno != errno.EWOULDBLOCK:
-                raise StoreInUse(
-                    f"{self.folder}: cannot be locked ({error.strerror}); "
-                    "a store needs a disk of this machine itself"
-                ) from error
-            server = f"another server ({process})" if process else "another server"
-            raise StoreInUse(
-                f"{self.folder}: {server} works on this store; "
-                "stop it or give this one its own folder"
-            ) from None
-
-    def close(self) -> None:
-        self._lock.close()
 
     def kept_folder(self, number: int) -> pathlib.Path:
         return self.folder / "kept" / tasks.global_name(number)
@@ -85,7 +57,7 @@ class StoreFolder:
         return (
             self.folder
             / "spool"
-            / f"round_{update.round:03d}.{update.site}.{update.sha256[:16]}.safetensors"
+            / f"{tasks.global_name(update.round)}.{update.site}.{update.sha256[:16]}.safetensors"
         )
 
     def incoming_path(self, site: str, sha256: str) -> pathlib.Path:
@@ -118,3 +90,32 @@ class StoreFolder:
                 shutil.rmtree(path, ignore_errors=True)  # another thread may do the same
             else:
                 path.unlink(missing_ok=True)
+
+
+def lock(folder: pathlib.Path) -> TextIO:
+    """Makes a store's folder, open to this account only, and locks it until the file is closed.
+
+    Raises:
+      StoreInUse: if another process has it open.
+      ValueError: if there is a link in the folder.
+    """
+    private.refuse_links(folder, recursive=True)
+    private.tree(folder)  # it holds the updates of single sites
+    for name in ("global", "models", "spool", "incoming", "discarded"):
+        private.make(folder / name)
+    held = open(folder / "lock", "w", opener=private.opener)  # noqa: SIM115
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        process = folder_lock.holder(held.fileno())
+        held.close()
+        if error.errno != errno.EWOULDBLOCK:
+            raise StoreInUse(
+                f"{folder}: cannot be locked ({error.strerror}); "
+                "a store needs a disk of this machine itself"
+            ) from error
+        server = f"another server ({process})" if process else "another server"
+        raise StoreInUse(
+            f"{folder}: {server} works on this store; stop it or give this one its own folder"
+        ) from None
+    return held

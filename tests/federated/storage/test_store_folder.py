@@ -5,24 +5,26 @@ import os
 import pytest
 
 from federated import errors
+from federated.storage import store_folder
 from federated.storage.store_folder import StoreFolder
 
 
 @pytest.fixture
 def folder(tmp_path):
-    held = StoreFolder(tmp_path)
-    yield held
-    held.close()
+    with store_folder.lock(tmp_path):
+        yield StoreFolder(tmp_path)
 
 
 def test_two_servers_cannot_share_a_store(tmp_path):
-    first = StoreFolder(tmp_path)
-    with pytest.raises(
-        errors.StoreInUse, match=rf"another server \(process {os.getpid()} .*\) works on this store"
+    with (
+        store_folder.lock(tmp_path),
+        pytest.raises(
+            errors.StoreInUse,
+            match=rf"another server \(process {os.getpid()} .*\) works on this store",
+        ),
     ):
-        StoreFolder(tmp_path)
-    first.close()
-    StoreFolder(tmp_path).close()
+        store_folder.lock(tmp_path)
+    store_folder.lock(tmp_path).close()  # the lock ended with the block
 
 
 def test_a_store_that_cannot_be_locked_is_not_reported_as_in_use(tmp_path, monkeypatch):
@@ -34,7 +36,7 @@ def test_a_store_that_cannot_be_locked_is_not_reported_as_in_use(tmp_path, monke
         errors.StoreInUse,
         match=r"cannot be locked \(No locks available\); a store needs a disk of this machine itself",
     ):
-        StoreFolder(tmp_path)
+        store_folder.lock(tmp_path)
 
 
 def test_a_site_has_one_transfer_under_way_and_no_other_site_loses_its_own(folder):
