@@ -9,6 +9,8 @@ again to resume.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from absl import flags, logging
 
 from experiments import flags as experiment_flags
@@ -16,7 +18,9 @@ from federated.errors import CertificateRefused, FederationError, VersionDiffers
 from federated.security import expiry
 from federated.site import grpc_transport
 from federated.site import loop as site_loop
+from federated.site.loop import SiteTrainer
 from preprocessing import declared_labels
+from preprocessing.case_source import CaseSource
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -43,6 +47,20 @@ flags.DEFINE_bool(
 
 def main(argv: list[str]) -> int:
     del argv
+    return take_part()
+
+
+def take_part(
+    *,
+    training_cases: Callable[[CaseSource], CaseSource] = lambda store: store,
+    updates: Callable[[SiteTrainer], SiteTrainer] = lambda trainer: trainer,
+) -> int:
+    """Takes part in the run that the flags describe; returns the exit code.
+
+    Args:
+      training_cases: returns the cases that the site trains on; an experiment changes them.
+      updates: returns the trainer whose updates are sent; an experiment changes them.
+    """
     import tensorflow as tf
 
     from experiments.models import devices, model_folders, prepared_cases, site_trainer
@@ -88,7 +106,7 @@ def main(argv: list[str]) -> int:
         )
     trainer = site_trainer.SegmentationTrainer(
         config,
-        store,
+        training_cases(store),
         folder / "federated",
         label=f"{store.site}_FL_local",
         strategy=tf.distribute.MirroredStrategy(),
@@ -98,7 +116,10 @@ def main(argv: list[str]) -> int:
     )
     try:
         summary = site_loop.run(
-            trainer, transport, folder / "federated" / "journal", authority=transport.authority
+            updates(trainer),
+            transport,
+            folder / "federated" / "journal",
+            authority=transport.authority,
         )
     except (CertificateRefused, WrongCredential, VersionDiffers) as error:
         raise type(error)(

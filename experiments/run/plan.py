@@ -34,6 +34,7 @@ class SiteSpec:
       split: number of training, validation and test cases; None means the default of
           experiments.prepare.
       split_list: file that assigns each case to a split, in place of a random split.
+      fault: what the site does wrong on purpose, a key of `studies.faults.FAULTS`; "" for nothing.
     """
 
     name: str
@@ -44,6 +45,7 @@ class SiteSpec:
     deformed: pathlib.Path | None = None
     split: tuple[int, int, int] | None = None
     split_list: pathlib.Path | None = None
+    fault: str = ""
 
     def __post_init__(self):
         if bool(self.cohort) + (self.manifest is not None) + (self.deformed is not None) != 1:

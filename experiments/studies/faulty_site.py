@@ -1,0 +1,59 @@
+"""EXPERIMENT ONLY: a site that spoils its updates on purpose, to see what an aggregation rule does.
+
+A study starts it in place of experiments.join at the site that its file gives a `fault`. It takes
+the same flags, and it only connects to a server on this machine, so that it cannot harm a real
+federation. It is not among the programs that `python -m experiments` lists.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from absl import app, flags, logging
+
+from experiments import flags as experiment_flags
+from experiments import join
+from experiments.studies import faults
+from federated.errors import FederationError
+from federated.site.loop import SiteTrainer
+from preprocessing.case_source import CaseSource
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum(
+    "fault",
+    None,
+    list(faults.FAULTS),
+    "What the site does wrong. " + " ".join(f"{k!r}: {v}." for k, v in faults.FAULTS.items()),
+)
+_OWN_MACHINE = ("localhost", "127.0.0.1", "::1")
+
+
+def main(argv: list[str]) -> int:
+    del argv
+    fault = experiment_flags.required("fault", "what the site does wrong")
+    server = experiment_flags.required("server", "host:port of a server on this machine")
+    if experiment_flags.address(server)[0] not in _OWN_MACHINE:
+        raise app.UsageError(
+            f"--server is {server!r}: this program spoils a run on purpose and only connects to a "
+            f"server on this machine ({', '.join(_OWN_MACHINE)}); use experiments.join"
+        )
+    logging.warning("event=faulty_site EXPERIMENT: this site %s", faults.FAULTS[fault])
+    folder = pathlib.Path(experiment_flags.required("site_folder", "the site's folder"))
+
+    def spoil_store(store: CaseSource) -> CaseSource:
+        return faults.ShuffledLabels(store) if fault == faults.LABELS_SHUFFLED else store
+
+    def spoil_trainer(trainer: SiteTrainer) -> SiteTrainer:
+        return faults.FaultyTrainer(trainer, fault, folder / "federated")
+
+    return join.take_part(training_cases=spoil_store, updates=spoil_trainer)
+
+
+if __name__ == "__main__":
+    experiment_flags.run(
+        main,
+        required=["fault", "kit", "server", "site_folder"],
+        resumes=True,
+        needs_tensorflow=True,
+        expected=(FederationError,),
+    )
