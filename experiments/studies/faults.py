@@ -19,6 +19,7 @@ from preprocessing.foreground import LabelBox, LabelRuns
 from preprocessing.volume import Grid
 
 SCALE = 100.0
+_OWN_MACHINE = ("localhost", "127.0.0.1", "::1")
 LABELS_SHUFFLED, STUCK = "labels_shuffled", "stuck"
 
 # What is sent in place of an update; the arguments are one array of the received global model, the
@@ -35,6 +36,15 @@ FAULTS: Mapping[str, str] = {
     LABELS_SHUFFLED: "trains on labels of other patients: each of the next training case",
     STUCK: "sends the first model that it received, round after round",
 }
+
+
+def require_own_machine(host: str) -> None:
+    """Raises ValueError unless the server is on this machine, where it harms no real federation."""
+    if host not in _OWN_MACHINE:
+        raise ValueError(
+            f"server is on {host!r}: this program spoils a run on purpose and only connects to a "
+            f"server on this machine ({', '.join(_OWN_MACHINE)}); use experiments.join"
+        )
 
 
 def sent(fault: str, model: NamedArrays, update: NamedArrays, first: NamedArrays) -> dict[str, Any]:

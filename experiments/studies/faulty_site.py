@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pathlib
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from experiments import flags as experiment_flags
 from experiments import join
@@ -25,18 +25,13 @@ flags.DEFINE_enum(
     list(faults.FAULTS),
     "What the site does wrong. " + " ".join(f"{k!r}: {v}." for k, v in faults.FAULTS.items()),
 )
-_OWN_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 
 def main(argv: list[str]) -> int:
     del argv
     fault = experiment_flags.required("fault", "what the site does wrong")
     server = experiment_flags.required("server", "host:port of a server on this machine")
-    if experiment_flags.address(server)[0] not in _OWN_MACHINE:
-        raise app.UsageError(
-            f"--server is {server!r}: this program spoils a run on purpose and only connects to a "
-            f"server on this machine ({', '.join(_OWN_MACHINE)}); use experiments.join"
-        )
+    faults.require_own_machine(experiment_flags.address(server)[0])
     logging.warning("event=faulty_site EXPERIMENT: this site %s", faults.FAULTS[fault])
     folder = pathlib.Path(experiment_flags.required("site_folder", "the site's folder"))
 

@@ -1,0 +1,126 @@
+import dataclasses
+import re
+
+import pytest
+
+from experiments.studies import comparison, html_report, study_results
+from tests.experiments import run_folder
+from tests.experiments.studies.test_study import CONFIG, leave_run, read
+
+SITES = {
+    "C1": {"cohort": {"C1": 30}, "split": [18, 6, 6]},
+    "C2": {"cohort": {"C2": 34}, "split": [20, 7, 7]},
+    "C3": {"cohort": {"C1": 10}, "split": [6, 2, 2]},
+}
+POINTS = [
+    {"label": "fedavg", "settings": {"aggregation": "fedavg"}},
+    {
+        "label": "fedavg-stuck",
+        "settings": {"aggregation": "fedavg"},
+        "fault": {"C3": "stuck"},
+        "against": "fedavg",
+    },
+    {"label": "median", "settings": {"aggregation": "median"}},
+    {
+        "label": "median-stuck",
+        "settings": {"aggregation": "median"},
+        "fault": {"C3": "stuck"},
+        "against": "median",
+    },
+]
+CHANGES = {"axis": "rule and fault", "margin": 10, "points": POINTS, "sites": SITES}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "expected"),
+    [
+        ([(50.0, 60.0), (70.0, 60.0)], "kept"),  # 10 below is within a margin of 10
+        ([(49.9, 60.0), (10.0, 60.0)], "lost"),
+        ([(49.9, 60.0), (50.0, 60.0)], "mixed"),
+        ([(15.0, 19.9), (70.0, 60.0)], "no basis"),
+        ([(15.0, 20.0), (70.0, 60.0)], "kept"),
+        ([(50.0, 60.0), (None, 60.0)], "unfinished"),
+        ([(50.0, None)], "unfinished"),
+        ([], "unfinished"),
+    ],
+)
+def test_outcomes_by_hand(pairs, expected):
+    assert comparison.outcome(pairs, 10.0) == expected
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory):
+    """Three seeds; the stuck site costs fedavg 40 points of the pancreas, and the median 0 to 2.
+
+    One run of the median is missing.
+    """
+    tmp_path = tmp_path_factory.mktemp("study")
+    study = read(tmp_path, seeds=[1, 2, 3], **CHANGES)
+    for seed in study.seeds:
+        for label, lower in (
+            ("fedavg", 0.0),
+            ("fedavg-stuck", 0.4 + 0.01 * seed),
+            ("median", 0.0),
+            ("median-stuck", 0.01 * (seed - 1)),
+        ):
+            if (label, seed) == ("median", 3):
+                continue
+            rows = [
+                {**row, "dice_pancreas": row["dice_pancreas"] - lower} for row in run_folder.rows()
+            ]
+            leave_run(tmp_path / label / f"seed{seed}", seed, rows)
+    configs = {
+        (point.label, seed): dataclasses.replace(CONFIG, seed=seed)
+        for point in study.points
+        for seed in study.seeds
+    }
+    return study_results.collect(study, tmp_path, configs)
+
+
+def test_differences_outcomes_and_verdicts_of_a_study(content):
+    points = {point["label"]: point for point in content["comparison"]["points"]}
+    # The Average of FL_global is (mean of 5 pancreas Dice, 0.74 + mean of 3 tumour Dice, 0.4) / 2,
+    # so a pancreas that is 41 points worse costs 20.5.
+    assert points["fedavg"]["by_seed"]["1"] == pytest.approx(100 * (0.74 + 0.4) / 2)
+    assert points["fedavg-stuck"]["differences"] == {
+        "1": pytest.approx(-20.5),
+        "2": pytest.approx(-21.0),
+        "3": pytest.approx(-21.5),
+    }
+    assert points["fedavg-stuck"]["outcome"] == "lost" and "outcome" not in points["fedavg"]
+    verdict = points["fedavg-stuck"]["verdict"]
+    assert verdict["rule"] == "not_less" and verdict["margin"] == 10
+    assert verdict["interval"]["estimate"] == pytest.approx(-21.0) and verdict["trainings"] == 3
+    # Holm multiplies by 1, as the other comparison lacks a training; -21 is far below -10
+    assert verdict["verdict"] == "contradicted"
+    assert points["median-stuck"]["outcome"] == "unfinished"
+    assert points["median-stuck"]["verdict"]["verdict"] == "not measured"
+
+
+def test_the_table_of_what_survives(content):
+    head, lines = comparison.grid(content["comparison"])
+    assert head == ["aggregation rule", "none", "stuck"]
+    assert [line[0] for line in lines] == ["fedavg", "median"]
+    assert lines[0][1] == "57.0" and lines[0][2] == "36.0, lost"
+    assert lines[1][2].endswith(", unfinished")
+    text = study_results.markdown(content)
+    assert "| fedavg | 57.0 | 36.0, lost |" in text and "## What is kept" in text
+    assert "kept: in every seed at most 10 points below" in text
+
+
+def test_the_page_shows_rules_table_and_a_dot_for_every_run(content, tmp_path):
+    page = html_report.study_page(content, tmp_path)
+    assert "What is kept" in page and "36.0, lost" in page
+    picture = comparison.picture(content["comparison"])
+    circles = re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', picture)
+    assert len(circles) == 11  # four points, three seeds, one run missing
+    # 57 points: 220 + 0.57 * (760 - 220 - 16) = 518.7
+    assert ("518.7", "19.0") in circles
+
+
+def test_a_sweep_without_faults_has_no_table_of_faults(tmp_path):
+    points = [{"label": "a"}, {"label": "b", "against": "a"}]
+    study = read(tmp_path, seeds=[1], axis="rule", margin=5, points=points)
+    content = comparison.collect(study, [])
+    assert comparison.grid(content) is None
+    assert [line[3] for line in comparison.lines_of(content)] == ["unfinished"]
