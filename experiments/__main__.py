@@ -19,6 +19,7 @@ GROUPS = {
         "verify",
         "dryrun",
         "overfit",
+        "faulty_site",
     ),
     "Sites: prepare scans": (
         "list_cases",

@@ -23,7 +23,7 @@ from runkit import atomic
 
 _SERVER_START_TIMEOUT_S = 120
 _BEYOND_ROWS = "rows_beyond.jsonl"
-_FAULTY_SITE = "experiments.studies.faulty_site"  # in place of experiments.join, in an experiment
+_FAULTY_SITE = "experiments.faulty_site"  # in place of experiments.join, in an experiment
 
 
 class _Attempts(TypedDict, total=False):

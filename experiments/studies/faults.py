@@ -1,6 +1,6 @@
 """What a bad site does in an experiment: it trains like any other and then spoils what it sends.
 
-Nothing here is part of a real site's program: `faulty_site` is the only program that uses it.
+Nothing here is part of a real site's program; only `experiments.faulty_site` uses it.
 """
 
 from __future__ import annotations

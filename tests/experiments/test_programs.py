@@ -132,7 +132,7 @@ def test_a_site_that_is_bad_on_purpose_sends_what_its_fault_says(study, finished
     at the model of round 0.
     """
     _restore_sites(study)
-    store, module = study.folder / "store bad", "experiments.studies.faulty_site"
+    store, module = study.folder / "store bad", "experiments.faulty_site"
     with study.group() as group:
         server, port = study.serve(group, store, max_change_ratio=0)
         sites = [

@@ -455,8 +455,8 @@ def test_a_bad_site_runs_the_experiments_program_and_the_others_the_real_one(tmp
     programs = FakePrograms()
     run = run_stages.RunFolder(bad.folder, "")
     run_stages.Stages(bad, run)._federation(programs(bad.folder))
-    assert programs.started[1:] == ["serve server", "join C1", "join C2", "studies.faulty_site C3"]
-    assert programs.flags["studies.faulty_site C3"]["fault"] == "stuck"
+    assert programs.started[1:] == ["serve server", "join C1", "join C2", "faulty_site C3"]
+    assert programs.flags["faulty_site C3"]["fault"] == "stuck"
     # or the server would refuse a scaled update, whatever the rule
     assert programs.flags["serve server"]["max_change_ratio"] == "0"
     run_stages.Stages(sound, run)._federation(programs(sound.folder))

@@ -1,8 +1,10 @@
-"""EXPERIMENT ONLY: a site that spoils its updates on purpose, to see what an aggregation rule does.
+"""EXPERIMENT ONLY: a site that spoils its updates, to see what an aggregation rule does.
 
-A study starts it in place of experiments.join at the site that its file gives a `fault`. It takes
-the same flags, and it only connects to a server on this machine, so that it cannot harm a real
-federation. It is not among the programs that `python -m experiments` lists.
+    python -m experiments.faulty_site --flagfile=experiments/flagfiles/demo.flags --fault=stuck \\
+        --kit=federation/C3 --server=localhost:8443 --site_folder=sites/C3
+
+A study starts it in place of experiments.join at a site to which its file gives a `fault`. It takes
+the same flags, and connects only to a server on this machine, so that it harms no real federation.
 """
 
 from __future__ import annotations
