@@ -77,10 +77,14 @@ def cost_text(study: Study, folder: pathlib.Path, specs: Specs) -> str:
         if factor != 1.0
         else "measured with the demo profile"
     )
-    disk = sum(run_plan.disk_bytes(spec) for key, spec in specs.items() if not done[key]) / 2**30
+    disk = sum(
+        run_plan.disk_bytes(spec, scans=costs[key]["cohort"] > 0)
+        for key, spec in specs.items()
+        if not done[key]
+    )
     lines.append(
         f"  left to do: about {minutes(total)} on two cores, "
-        f"at most {disk:.1f} GiB of disk ({basis})"
+        f"at most {disk / 2**30:.1f} GiB of disk ({basis})"
     )
     return "\n".join(lines)
 

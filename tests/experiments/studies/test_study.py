@@ -473,6 +473,12 @@ def test_a_cohort_that_runs_share_counts_once(tmp_path):
     }
     one, other = runner._costs(specs).values()
     assert other == {**one, "cohort": 0.0} and one["cohort"] > 0
+    # 64 scans of 17 MB once; what a run keeps of them twice is 2 MB each
+    spec = specs["a", 1]
+    scans = run_plan.disk_bytes(spec) - run_plan.disk_bytes(spec, scans=False)
+    assert scans == pytest.approx(64 * 15e6)
+    both = run_plan.disk_bytes(spec) + run_plan.disk_bytes(spec, scans=False)
+    assert f"at most {both / 2**30:.1f} GiB of disk" in runner.cost_text(study, tmp_path, specs)
 
 
 def test_a_median_of_two_sites_is_refused_before_anything_runs(tmp_path):
