@@ -114,7 +114,7 @@ def from_json(value: Any, scale: Scale) -> Counts | None:
     """Returns the counts of a report.
 
     Raises:
-      ValueError: if they are not counts on this scale.
+      ValueError: if they are not counts on this scale, each of at least three.
     """
     if value is None:
         return None
@@ -125,11 +125,14 @@ def from_json(value: Any, scale: Scale) -> Counts | None:
         given, total = {}, None
     numbers = [*given.values(), total]
     if (
-        not all(type(n) is int and n >= 0 for n in numbers)
+        not all(type(n) is int and n >= FEWEST_PATIENTS for n in numbers)
         or sum(given.values()) > total
         or not all(0 <= number < scale.bins for number in given)
     ):
-        raise ValueError(f"holds counts that are not on the scale of {scale.bins} bins")
+        raise ValueError(
+            f"it holds counts that are not on the scale of {scale.bins} bins, or below "
+            f"{FEWEST_PATIENTS}"
+        )
     return Counts(given, total)
 
 

@@ -104,6 +104,8 @@ def test_bounds_by_hand():
         {"total": 3, "bins": {"1": -3}},
         {"total": 3, "bins": {"1": 1.5}},
         {"total": True, "bins": {}},
+        {"total": 0, "bins": {}},
+        {"total": 9, "bins": {"1": 2}},
     ],
 )
 def test_counts_of_a_foreign_report_are_checked(value):
