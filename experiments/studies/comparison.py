@@ -97,7 +97,7 @@ def rules_text(content: Mapping[str, Any]) -> list[str]:
         "points in a seed; what has not learned cannot lose anything.",
         f"{UNFINISHED}: a run of one of the two has no result.",
         "These words describe the runs. The verdict is about other patients and other trainings: "
-        "the rule `not less` of docs/verdicts.md, after Holm's correction over all comparisons.",
+        "the rule 'not less' of docs/verdicts.md, after Holm's correction over all comparisons.",
     ]
 
 
@@ -171,7 +171,8 @@ def section(content: Mapping[str, Any]) -> str:
         f'<h2>What is kept</h2><p class="note">{html_parts.text(first)}</p>'
         f'<ul class="note">{items}</ul>'
         + ("" if survives is None else html_parts.table(*survives))
-        + f"<figure>{picture(content)}</figure>"
+        + f"<figure>{picture(content)}<figcaption>Average of FL_global in points: a dot for each "
+        "seed, a bar at their mean. Green is kept, red is lost.</figcaption></figure>"
         + html_parts.table(HEAD, lines_of(content))
     )
 
