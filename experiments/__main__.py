@@ -19,7 +19,6 @@ GROUPS = {
         "verify",
         "dryrun",
         "overfit",
-        "faulty_site",
     ),
     "Sites: prepare scans": (
         "list_cases",
@@ -47,6 +46,7 @@ GROUPS = {
         "export",
         "reconstructions",
     ),
+    "Experiments that spoil a run on purpose, started by a study": ("faulty_site",),
 }
 
 
