@@ -6,21 +6,17 @@ import sys
 
 import numpy as np
 import pytest
-from absl import flags as absl_flags
 
-from experiments import flag_files, setting_flags
-from experiments.configuration import ExperimentConfig
 from preprocessing import manifest, nifti
 from preprocessing.manifest import Case, CaseManifest
 from preprocessing.volume import Volume
-from runkit import atomic
 from tests.preprocessing.corpus_files import AFFINE, CT, LABEL
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def start(program, *flags):
-    return subprocess.run(
+def run(program, *flags):
+    done = subprocess.run(
         [sys.executable, "-m", program, *flags],
         cwd=ROOT,
         capture_output=True,
@@ -28,10 +24,6 @@ def start(program, *flags):
         timeout=120,
         check=False,
     )
-
-
-def run(program, *flags):
-    done = start(program, *flags)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -59,9 +51,9 @@ def reports(tmp_path_factory):
         printed = run("experiments.cohort_report", f"--manifest={folder / site / 'manifest.json'}", f"--site_folder={folder / site}", "--workers=1")  # fmt: skip
         assert "pancreas, ml" in printed and site in printed and "█" in printed
     files = ",".join(str(folder / site / "cohort.json") for site in ("C1", "C2"))
-    flags = ["--flagfile=experiments/flagfiles/demo.flags", "--seed=7", f"--reports={files}"]
-    outputs = [f"--output={folder / 'both.html'}", f"--plan={folder / 'plan.flags'}"]
-    return folder, run("experiments.compare_cohorts", *flags, *outputs)
+    return folder, run(
+        "experiments.compare_cohorts", f"--reports={files}", f"--output={folder / 'both.html'}"
+    )
 
 
 def test_a_report_names_no_case_and_no_path(reports):
@@ -83,60 +75,3 @@ def test_two_sites_are_compared_from_their_reports_alone(reports):
         and page.count("<svg") == 4
         and "<script" not in page
     )
-
-
-def settings_of(path):
-    values = absl_flags.FlagValues()
-    setting_flags.define(ExperimentConfig, into=values)
-    flag_files.parse(values, ["program", f"--flagfile={path}"])
-    return ExperimentConfig(**setting_flags.values(ExperimentConfig, values))
-
-
-def test_the_plan_is_a_flag_file_that_changes_five_settings_of_the_given_ones(reports):
-    folder, printed = reports
-    plan, demo = (
-        settings_of(path)
-        for path in (folder / "plan.flags", ROOT / "experiments" / "flagfiles" / "demo.flags")
-    )
-    changed = {key for key, value in plan.to_json().items() if value != demo.to_json()[key]} - {
-        "profile",
-        "seed",
-    }
-    assert changed <= {"spacing_mm", "window_hu", "patch_size", "batch_size", "class_prior"}
-    assert (plan.profile, plan.seed) == ("planned", 7)
-    # All six scans have one spacing, that of the corpus.
-    spacing = np.round(np.linalg.norm(AFFINE[:3, :3], axis=0), 1)
-    np.testing.assert_allclose(plan.spacing_mm, spacing)
-    lines = (folder / "plan.flags").read_text().splitlines()
-    assert "# Proposed by experiments.compare_cohorts from the reports of C1, C2." in lines
-    for line in lines:
-        if line.startswith("# - spacing_mm"):
-            assert "median over 6 scans" in line and "nnU-Net, Isensee et al. 2021" in line
-    assert "--spacing_mm=" in printed.partition("Proposed for all sites:")[2]
-    assert "Proposed for all sites" in (folder / "both.html").read_text()
-
-
-def test_reports_of_an_earlier_release_are_compared_and_no_plan_is_made_of_them(reports, tmp_path):
-    folder, _ = reports
-    older = {**json.loads((folder / "C2" / "cohort.json").read_text()), "format": 1}
-    del older["sums"]
-    atomic.write_json(tmp_path / "older.json", older)
-    atomic.write_json(tmp_path / "third.json", {**older, "site": "C3"})
-    files = [folder / "C1" / "cohort.json", tmp_path / "older.json", tmp_path / "third.json"]
-    compared = run(
-        "experiments.compare_cohorts",
-        f"--reports={','.join(map(str, files))}",
-        f"--output={tmp_path / 'three.html'}",
-    )
-    assert "tumour is labelled at C2 only" in compared and "labelled at C3 only" in compared
-    assert "no plan can be proposed: the report of site C2 has format 1" in compared
-    page = (tmp_path / "three.html").read_text()
-    assert "Cohorts of C1 and C2 and C3" in page and 'polyline class="three"' in page
-    done = start(
-        "experiments.compare_cohorts",
-        f"--reports={folder / 'C1' / 'cohort.json'},{tmp_path / 'older.json'}",
-        f"--plan={tmp_path / 'plan.flags'}",
-    )
-    assert done.returncode == 1 and not (tmp_path / "plan.flags").exists()
-    assert done.stderr.count("\n") == 1
-    assert "site C2 has format 1, which holds no sums" in done.stderr

@@ -3,9 +3,11 @@ import re
 
 import pytest
 
-from experiments.studies import comparison, html_report, study_results
+from experiments.run import plan as run_plan
+from experiments.studies import comparison, html_report, runner, study_file, study_results
+from experiments.studies import faults as study_faults
 from tests.experiments import run_folder
-from tests.experiments.studies.test_study import CONFIG, leave_run, read
+from tests.experiments.studies.test_study import CONFIG, leave_run, parse, read
 
 SITES = {
     "C1": {"cohort": {"C1": 30}, "split": [18, 6, 6]},
@@ -124,3 +126,101 @@ def test_a_sweep_without_faults_has_no_table_of_faults(tmp_path):
     content = comparison.collect(study, [])
     assert comparison.grid(content) is None
     assert [line[3] for line in comparison.lines_of(content)] == ["unfinished"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"axis": "a", "margin": 0}, "`margin` is 0; expected points of Dice, above 0"),
+        ({"axis": "a", "margin": "5"}, "`margin` is '5'; expected points of Dice"),
+        ({"margin": 5}, "`margin` is given without `axis`"),
+        ({"axis": "a", "margin": 5}, "give it together with points that have `against`"),
+        (
+            {"points": [{"label": "a"}, {"label": "b", "against": "a"}]},
+            "`margin` is None; give it together with points that have `against`",
+        ),
+        (
+            {"axis": "a", "margin": 5, "points": [{"label": "b", "against": "a"}, {"label": "a"}]},
+            "point b: `against` is 'a'; expected the label of an earlier point",
+        ),
+        (
+            {
+                "axis": "a",
+                "margin": 5,
+                "points": [{"label": "a"}, {"label": "b", "against": "a", "sites": SITES}],
+            },
+            "point b: `against` is 'a'; expected the label of an earlier point with the same sites",
+        ),
+    ],
+)
+def test_a_wrong_comparison_in_a_study_file_is_refused(tmp_path, changes, words):
+    with pytest.raises(ValueError, match=words):
+        read(tmp_path, **changes)
+
+
+def test_a_cohort_that_runs_share_counts_once(tmp_path):
+    points = [{"label": "a"}, {"label": "b", "settings": {"aggregation": "fedadam"}}]
+    study = read(tmp_path, points=points, seeds=[1])
+    specs = {
+        (point.label, 1): study_file.run_spec(study, point, 1, tmp_path / "s", parse)
+        for point in study.points
+    }
+    one, other = runner._costs(specs).values()
+    assert other == {**one, "cohort": 0.0} and one["cohort"] > 0
+    # 64 scans of 17 MB once; what a run keeps of them twice is 2 MB each
+    spec = specs["a", 1]
+    scans = run_plan.disk_bytes(spec) - run_plan.disk_bytes(spec, scans=False)
+    assert scans == pytest.approx(64 * 15e6)
+    both = run_plan.disk_bytes(spec) + run_plan.disk_bytes(spec, scans=False)
+    assert f"at most {both / 2**30:.1f} GiB of disk" in runner.cost_text(study, tmp_path, specs)
+
+
+def test_a_median_of_two_sites_is_refused_before_anything_runs(tmp_path):
+    study = read(tmp_path, points=[{"label": "median", "settings": {"aggregation": "median"}}])
+
+    def parsed(arguments):
+        return dataclasses.replace(CONFIG, aggregation="median"), "\n".join(arguments)
+
+    with pytest.raises(ValueError, match=r"needs at least 3 updates .* this run has 2 sites"):
+        study_file.run_spec(study, study.points[0], 1, tmp_path, parsed)
+
+
+@pytest.mark.parametrize("name", ["methods", "bad_site"])
+def test_the_studies_of_rules_take_at_most_two_hours(tmp_path, name):
+    file = study_file._FLAGFILES.parent / "studies" / f"{name}.json"
+    study = study_file.read(file)
+
+    def parsed(arguments):
+        values = dict(argument[2:].split("=", 1) for argument in arguments)
+        numbers = {
+            key: tuple(map(int, values[key].split(",")))
+            for key in ("spacing_mm", "patch_size", "inference_window")
+        }
+        config = dataclasses.replace(
+            CONFIG,
+            **numbers,
+            batch_size=2,
+            local_epochs=1,
+            validation_every=10,
+            missing_labels="distil",
+            filters=int(values.get("filters", 8)),
+            num_rounds=int(values.get("num_rounds", 40)),
+            aggregation=values["aggregation"],
+        )
+        return config, "\n".join(arguments)
+
+    specs = {
+        (point.label, seed): study_file.run_spec(study, point, seed, tmp_path, parsed)
+        for point in study.points
+        for seed in study.seeds
+    }
+    seconds = sum(sum(cost.values()) for cost in runner._costs(specs).values())
+    assert seconds < 2 * 3600
+    rules = {spec.config.aggregation for spec in specs.values()}
+    assert {"fedavg", "fedavgm", "fedadam", "median"} <= rules
+    if name == "bad_site":
+        assert {(p.settings["aggregation"], *p.fault.values()) for p in study.points} == {
+            (rule, *fault)
+            for rule in rules
+            for fault in ((), *((one,) for one in study_faults.FAULTS))
+        }

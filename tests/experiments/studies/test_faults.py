@@ -3,8 +3,10 @@ import types
 import numpy as np
 import pytest
 
-from experiments.studies import faults
+from experiments.run import stages as run_stages
+from experiments.studies import faults, runner, study_file
 from preprocessing.foreground import LabelBox
+from tests.experiments.studies.test_study import FILE, FakePrograms, parse, read
 
 MODEL = {"w": np.float32([1.0, 2.0]), "n": np.int32([4])}
 UPDATE = {"w": np.float32([1.5, 1.0]), "n": np.int32([6])}
@@ -121,3 +123,53 @@ def test_only_a_server_on_this_machine_is_spoilt():
     faults.require_own_machine("localhost")
     with pytest.raises(ValueError, match=r"server is on 'fl\.example\.org': this program spoils"):
         faults.require_own_machine("fl.example.org")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"points": [{"label": "a", "fault": {"C3": "stuck"}}]},
+            r"point a: `fault` is \{'C3': 'stuck'\}; expected some of its sites' names",
+        ),
+        (
+            {"points": [{"label": "a", "fault": {"C2": "lazy"}}]},
+            "point a: `fault` has lazy; expected one of sign_flipped, scaled",
+        ),
+        (
+            {
+                "points": [{"label": "a", "fault": {"C2": "stuck"}}],
+                "sites": {"C1": {"manifest": "m.json"}, "C2": {"cohort": {"C2": 5}}},
+            },
+            "point a: `fault` is for sites with a synthetic `cohort`",
+        ),
+    ],
+)
+def test_a_wrong_fault_in_a_study_file_is_refused(tmp_path, changes, words):
+    with pytest.raises(ValueError, match=words):
+        read(tmp_path, **changes)
+
+
+def test_a_bad_site_runs_the_experiments_program_and_the_others_the_real_one(tmp_path):
+    sites = {**FILE["sites"], "C3": {"cohort": {"C1": 10}, "split": [6, 2, 2]}}
+    points = [{"label": "sound"}, {"label": "bad", "fault": {"C3": "stuck"}}]
+    study = read(tmp_path, sites=sites, points=points, seeds=[1])
+    sound, bad = specs = [
+        study_file.run_spec(study, point, 1, tmp_path / "runs" / "s", parse)
+        for point in study.points
+    ]
+    assert [site.fault for site in bad.sites] == ["", "", "stuck"]
+    assert "EXPERIMENT: site C3 sends the first model that it received" in bad.notes[0]
+    texts = [runner._sites_text(spec) for spec in specs]
+    # as in an earlier release, so that its runs can be resumed
+    assert "fault" not in texts[0] and "--fault=C3:stuck\n" in texts[1]
+    programs = FakePrograms()
+    run = run_stages.RunFolder(bad.folder, "")
+    run_stages.Stages(bad, run)._federation(programs(bad.folder))
+    assert programs.started[1:] == ["serve server", "join C1", "join C2", "faulty_site C3"]
+    assert programs.flags["faulty_site C3"]["fault"] == "stuck"
+    # or the server would refuse a scaled update, whatever the rule
+    assert programs.flags["serve server"]["max_change_ratio"] == "0"
+    run_stages.Stages(sound, run)._federation(programs(sound.folder))
+    assert "join C3" in programs.started
+    assert "max_change_ratio" not in programs.flags["serve server"]

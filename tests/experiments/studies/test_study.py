@@ -14,7 +14,6 @@ from experiments.results import paper_table
 from experiments.run import plan as run_plan
 from experiments.run import stages as run_stages
 from experiments.run.processes import ProgramFailed
-from experiments.studies import faults as study_faults
 from experiments.studies import runner, study_file, study_results
 from runkit import atomic
 from tests import unmeasured
@@ -123,33 +122,6 @@ def test_further_sites_have_other_patients_and_two_hospitals_can_share_a_site(tm
         ),
         ({"sites": {"C1": {"cohort": {"C1": 5}}}}, "Table 1 needs C1 and C2"),
         ({"name": ""}, "`name` is missing"),
-        ({"axis": "a", "margin": 0}, "`margin` is 0; expected points of Dice, above 0"),
-        ({"axis": "a", "margin": "5"}, "`margin` is '5'; expected points of Dice"),
-        ({"margin": 5}, "`margin` is given without `axis`"),
-        ({"axis": "a", "margin": 5}, "give it together with points that have `against`"),
-        (
-            {"points": [{"label": "a"}, {"label": "b", "against": "a"}]},
-            "`margin` is None; give it together with points that have `against`",
-        ),
-        (
-            {"axis": "a", "margin": 5, "points": [{"label": "b", "against": "a"}, {"label": "a"}]},
-            "point b: `against` is 'a'; expected the label of an earlier point",
-        ),
-        (
-            {"points": [{"label": "a", "fault": {"C3": "stuck"}}]},
-            r"point a: `fault` is \{'C3': 'stuck'\}; expected some of its sites' names",
-        ),
-        (
-            {"points": [{"label": "a", "fault": {"C2": "lazy"}}]},
-            "point a: `fault` has lazy; expected one of sign_flipped, scaled",
-        ),
-        (
-            {
-                "points": [{"label": "a", "fault": {"C2": "stuck"}}],
-                "sites": {"C1": {"manifest": "m.json"}, "C2": {"cohort": {"C2": 5}}},
-            },
-            "point a: `fault` is for sites with a synthetic `cohort`",
-        ),
         ({"phantom": "soft"}, "point table1: `phantom` is 'soft'; expected one of standard, hard"),
         (
             {
@@ -439,99 +411,6 @@ def test_a_sweep_has_a_table_and_a_cost_for_every_point(tmp_path):
     assert "| 1 | 80.0 | 70.0 | 40.0 |" in study_results.markdown(content)
 
 
-def test_a_bad_site_runs_the_experiments_program_and_the_others_the_real_one(tmp_path):
-    sites = {**FILE["sites"], "C3": {"cohort": {"C1": 10}, "split": [6, 2, 2]}}
-    points = [{"label": "sound"}, {"label": "bad", "fault": {"C3": "stuck"}}]
-    study = read(tmp_path, sites=sites, points=points, seeds=[1])
-    sound, bad = specs = [
-        study_file.run_spec(study, point, 1, tmp_path / "runs" / "s", parse)
-        for point in study.points
-    ]
-    assert [site.fault for site in bad.sites] == ["", "", "stuck"]
-    assert "EXPERIMENT: site C3 sends the first model that it received" in bad.notes[0]
-    texts = [runner._sites_text(spec) for spec in specs]
-    # as in an earlier release, so that its runs can be resumed
-    assert "fault" not in texts[0] and "--fault=C3:stuck\n" in texts[1]
-    programs = FakePrograms()
-    run = run_stages.RunFolder(bad.folder, "")
-    run_stages.Stages(bad, run)._federation(programs(bad.folder))
-    assert programs.started[1:] == ["serve server", "join C1", "join C2", "faulty_site C3"]
-    assert programs.flags["faulty_site C3"]["fault"] == "stuck"
-    # or the server would refuse a scaled update, whatever the rule
-    assert programs.flags["serve server"]["max_change_ratio"] == "0"
-    run_stages.Stages(sound, run)._federation(programs(sound.folder))
-    assert "join C3" in programs.started
-    assert "max_change_ratio" not in programs.flags["serve server"]
-
-
-def test_a_cohort_that_runs_share_counts_once(tmp_path):
-    points = [{"label": "a"}, {"label": "b", "settings": {"aggregation": "fedadam"}}]
-    study = read(tmp_path, points=points, seeds=[1])
-    specs = {
-        (point.label, 1): study_file.run_spec(study, point, 1, tmp_path / "s", parse)
-        for point in study.points
-    }
-    one, other = runner._costs(specs).values()
-    assert other == {**one, "cohort": 0.0} and one["cohort"] > 0
-    # 64 scans of 17 MB once; what a run keeps of them twice is 2 MB each
-    spec = specs["a", 1]
-    scans = run_plan.disk_bytes(spec) - run_plan.disk_bytes(spec, scans=False)
-    assert scans == pytest.approx(64 * 15e6)
-    both = run_plan.disk_bytes(spec) + run_plan.disk_bytes(spec, scans=False)
-    assert f"at most {both / 2**30:.1f} GiB of disk" in runner.cost_text(study, tmp_path, specs)
-
-
-def test_a_median_of_two_sites_is_refused_before_anything_runs(tmp_path):
-    study = read(tmp_path, points=[{"label": "median", "settings": {"aggregation": "median"}}])
-
-    def parsed(arguments):
-        return dataclasses.replace(CONFIG, aggregation="median"), "\n".join(arguments)
-
-    with pytest.raises(ValueError, match=r"needs at least 3 updates .* this run has 2 sites"):
-        study_file.run_spec(study, study.points[0], 1, tmp_path, parsed)
-
-
-@pytest.mark.parametrize("name", ["methods", "bad_site"])
-def test_the_studies_of_rules_take_at_most_two_hours(tmp_path, name):
-    file = study_file._FLAGFILES.parent / "studies" / f"{name}.json"
-    study = study_file.read(file)
-
-    def parsed(arguments):
-        values = dict(argument[2:].split("=", 1) for argument in arguments)
-        numbers = {
-            key: tuple(map(int, values[key].split(",")))
-            for key in ("spacing_mm", "patch_size", "inference_window")
-        }
-        config = dataclasses.replace(
-            CONFIG,
-            **numbers,
-            batch_size=2,
-            local_epochs=1,
-            validation_every=10,
-            missing_labels="distil",
-            filters=int(values.get("filters", 8)),
-            num_rounds=int(values.get("num_rounds", 40)),
-            aggregation=values["aggregation"],
-        )
-        return config, "\n".join(arguments)
-
-    specs = {
-        (point.label, seed): study_file.run_spec(study, point, seed, tmp_path, parsed)
-        for point in study.points
-        for seed in study.seeds
-    }
-    seconds = sum(sum(cost.values()) for cost in runner._costs(specs).values())
-    assert seconds < 2 * 3600
-    rules = {spec.config.aggregation for spec in specs.values()}
-    assert {"fedavg", "fedavgm", "fedadam", "median"} <= rules
-    if name == "bad_site":
-        assert {(p.settings["aggregation"], *p.fault.values()) for p in study.points} == {
-            (rule, *fault)
-            for rule in rules
-            for fault in ((), *((one,) for one in study_faults.FAULTS))
-        }
-
-
 def test_every_committed_study_file_is_valid(tmp_path):
     files = sorted(study_file._FLAGFILES.parent.glob("studies/*.json"))
     assert {
@@ -542,8 +421,6 @@ def test_every_committed_study_file_is_valid(tmp_path):
         "tumour_share",
         "phantom",
         "real_anatomy",
-        "methods",
-        "bad_site",
     } <= {file.stem for file in files}
     for file in files:
         study = study_file.read(file)
