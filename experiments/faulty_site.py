@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
     def spoil_trainer(trainer: SiteTrainer) -> SiteTrainer:
         return faults.FaultyTrainer(trainer, fault, folder / "federated")
 
-    return join.take_part(training_cases=spoil_store, updates=spoil_trainer)
+    return join.take_part(cases_as_read=spoil_store, updates=spoil_trainer)
 
 
 if __name__ == "__main__":

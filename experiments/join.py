@@ -52,13 +52,13 @@ def main(argv: list[str]) -> int:
 
 def take_part(
     *,
-    training_cases: Callable[[CaseSource], CaseSource] = lambda store: store,
+    cases_as_read: Callable[[CaseSource], CaseSource] = lambda store: store,
     updates: Callable[[SiteTrainer], SiteTrainer] = lambda trainer: trainer,
 ) -> int:
     """Takes part in the run that the flags describe; returns the exit code.
 
     Args:
-      training_cases: returns the cases that the site trains on; an experiment changes them.
+      cases_as_read: returns the cases that the site works with; an experiment changes them.
       updates: returns the trainer whose updates are sent; an experiment changes them.
     """
     import tensorflow as tf
@@ -79,7 +79,7 @@ def take_part(
         {**inputs, **experiment_flags.genotype_file()}, {}, folders={"--site_folder": written}
     )
     host, port = experiment_flags.address(FLAGS.server) if FLAGS.server else (None, None)
-    store = prepared_cases.open_store(folder / "cases", config)
+    store = cases_as_read(prepared_cases.open_store(folder / "cases", config))
     for line in expiry.warnings(kit):
         logging.warning("event=certificate_ends %s", line)
     transport = grpc_transport.connect(kit, host=host, port=port, learned=folder / "federated")
@@ -106,7 +106,7 @@ def take_part(
         )
     trainer = site_trainer.SegmentationTrainer(
         config,
-        training_cases(store),
+        store,
         folder / "federated",
         label=f"{store.site}_FL_local",
         strategy=tf.distribute.MirroredStrategy(),
