@@ -6,6 +6,7 @@ import pytest
 from experiments.run import plan as run_plan
 from experiments.studies import comparison, html_report, runner, study_file, study_results
 from experiments.studies import faults as study_faults
+from federated.aggregation.rules import RULES
 from tests.experiments import run_folder
 from tests.experiments.studies.test_study import CONFIG, leave_run, parse, read
 
@@ -217,7 +218,8 @@ def test_the_studies_of_rules_take_at_most_two_hours(tmp_path, name):
     seconds = sum(sum(cost.values()) for cost in runner._costs(specs).values())
     assert seconds < 2 * 3600
     rules = {spec.config.aggregation for spec in specs.values()}
-    assert {"fedavg", "fedavgm", "fedadam", "median"} <= rules
+    # with the three sites of bad_site, the trimmed mean is the median
+    assert rules == RULES.keys() - ({"trimmed_mean"} if name == "bad_site" else set())
     if name == "bad_site":
         assert {(p.settings["aggregation"], *p.fault.values()) for p in study.points} == {
             (rule, *fault)
