@@ -121,6 +121,22 @@ def test_the_page_shows_rules_table_and_a_dot_for_every_run(content, tmp_path):
     assert ("518.7", "19.0") in circles
 
 
+def test_one_picture_of_every_point_is_shown(content, tmp_path, monkeypatch):
+    def cases(folder, sites):
+        assert sites == ("C2",) and folder.name == "seed1"
+        words = ("best",) if folder.parent.name == "median" else ("best", "median", "worst")
+        return [{"title": f"C2, case 1 ({word} for FL_global)"} for word in words]
+
+    monkeypatch.setattr(html_report, "browser_cases", cases)
+    found = html_report._one_case_of_each_point(content, tmp_path)
+    assert [case["title"] for case in found] == [
+        "fedavg: C2, case 1 (median for FL_global)",
+        "fedavg-stuck: C2, case 1 (median for FL_global)",
+        "median: C2, case 1 (best for FL_global)",
+        "median-stuck: C2, case 1 (median for FL_global)",
+    ]
+
+
 def test_a_sweep_without_faults_has_no_table_of_faults(tmp_path):
     points = [{"label": "a"}, {"label": "b", "against": "a"}]
     study = read(tmp_path, seeds=[1], axis="rule", margin=5, points=points)
