@@ -18,7 +18,7 @@ import numpy as np
 from absl import logging
 
 from federated.errors import DifferentRun
-from federated.rounds.tasks import check_model_name
+from federated.rounds.tasks import check_model_name, global_number
 from federated.security import certificates
 from federated.tensors import tensor_files
 from federated.tensors.weights import TensorManifest
@@ -65,6 +65,8 @@ class Journal:
             "update": None,
             "published": {},
             "rows": {},
+            "private": {},
+            "globals": {},
             "declared": False,
             "reported": False,
             "finished": False,
@@ -173,7 +175,7 @@ class Journal:
 
     def remove_leftovers(self) -> None:
         """Removes files that a kill left half-written; no other process may write here now."""
-        for folder in (self.folder, self.folder / "rows"):
+        for folder in (self.folder, self.folder / "rows", self.folder / "private"):
             for path in folder.glob(".partial-*"):
                 path.unlink(missing_ok=True)
 
@@ -203,8 +205,20 @@ class Journal:
             for model, found in self._state["scores"].items()
             if int(model) < round_number
         }
+        private = {
+            name: sha256
+            for name, sha256 in self._state["private"].items()
+            if (global_number(name) or round_number) < round_number
+        }
+        known = {
+            sha256: number
+            for sha256, number in self._state["globals"].items()
+            if number < round_number
+        }
         self._manifest = None
         self._set(
+            private=private,
+            globals=known,
             discarded=discarded,
             trained=min(self.trained, round_number - 1),
             scores=scores,
@@ -215,6 +229,23 @@ class Journal:
             reported=False,
         )
         self.update_path.unlink(missing_ok=True)
+
+    @property
+    def private(self) -> dict[str, str]:
+        """Name of a round or of a lent model -> digest of the site's private arrays of it."""
+        return dict(self._state["private"])
+
+    def note_private(self, name: str, sha256: str) -> None:
+        self._set(private={**self._state["private"], name: sha256})
+
+    def note_global(self, sha256: str, number: int) -> None:
+        """Notes which number the global model of that digest has."""
+        if self._state["globals"].get(sha256) != number:
+            self._set(durable=False, globals={**self._state["globals"], sha256: number})
+
+    def number_of(self, sha256: str) -> int | None:
+        """Returns the number of a global model that this site has had; None for any other."""
+        return self._state["globals"].get(sha256)
 
     @property
     def update_path(self) -> pathlib.Path:
@@ -371,7 +402,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "update": (dict, type(None)),
     "trained": (int,),
     "discarded": (int,),
-    **dict.fromkeys(("scores", "published", "rows"), (dict,)),
+    **dict.fromkeys(("scores", "published", "rows", "private", "globals"), (dict,)),
     **dict.fromkeys(("declared", "reported", "finished"), (bool,)),
 }
 
