@@ -95,6 +95,7 @@ def main(argv: list[str]) -> int:
         extra_models=lent,
         lend_local=FLAGS.lend_local,
         missing=site_trainer.missing_labels(config, store),
+        federated=True,
     )
     try:
         summary = site_loop.run(
@@ -109,7 +110,12 @@ def main(argv: list[str]) -> int:
         return interrupts.EXIT_CODE if interrupts.received() else 1
     if trainer.best_score is not None:
         model_folders.write_best(
-            folder / "federated" / "model", f"{store.site}_FL_local", trainer, config, store
+            folder / "federated" / "model",
+            f"{store.site}_FL_local",
+            trainer,
+            config,
+            store,
+            private_arrays_of=store.site,
         )
     ending = f"finished: {summary.remark}" if summary.remark else "finished"
     examples = folder / "federated" / "examples"
