@@ -6,6 +6,7 @@ import pytest
 from federated.aggregation.unshared import CompletingSink
 from federated.tensors import tensor_files
 from federated.tensors.tensor_files import TensorFile, TensorFileWriter, TensorSelection
+from federated.tensors.weights import CHUNK_BYTES, TensorSpec, canonical
 
 ARRAYS = {
     "a": np.float64([1, 2, 3]),
@@ -57,6 +58,27 @@ def test_a_selection_reads_as_a_file_of_these_arrays_alone(model, shared, tmp_pa
         for start in range(0, alone.nbytes, 99_991):
             size = min(99_991, alone.nbytes - start)
             assert selection.read_range(start, size) == alone.read_range(start, size)
+
+
+def test_no_more_than_a_chunk_of_what_is_not_shared_is_in_memory():
+    class Model:
+        specs = canonical(TensorSpec(name, "F32", (5 * 2**18 + 1,)) for name in "abc")
+
+        def read_bytes(self, spec, offset, size):
+            assert size <= CHUNK_BYTES and offset + size <= spec.nbytes
+            return bytes(size)
+
+    class Sink:
+        written = 0
+
+        def write(self, data):
+            self.written += len(data)
+
+    model, sink = Model(), Sink()
+    completing = CompletingSink(sink, model, {"b"})
+    completing.write(bytes(model.specs[1].nbytes))
+    completing.finish()
+    assert sink.written == sum(spec.nbytes for spec in model.specs)
 
 
 def test_more_bytes_than_the_shared_arrays_have_are_refused(model, tmp_path):
