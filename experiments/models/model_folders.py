@@ -210,7 +210,7 @@ def write_run(
                 write(
                     target,
                     target.name,
-                    _of_site(weights, name, file, folder / "sites" / site, config),
+                    of_site(file, name, folder / "sites" / site, config),
                     config,
                     stores=trained_on,
                     rows=[{**row, "model": target.name} for row in own],
@@ -232,19 +232,31 @@ def write_run(
     return written
 
 
-def _of_site(
-    weights: dict[str, Any],
-    name: str,
-    file: pathlib.Path,
-    site_folder: pathlib.Path,
-    config: ExperimentConfig,
+def of_site(
+    file: str | os.PathLike, name: str, site_folder: pathlib.Path, config: ExperimentConfig
 ) -> dict[str, Any]:
-    """Returns a global model with a site's own arrays, as the site evaluated it."""
-    journal = Journal(site_folder / "federated" / "journal")
+    """Returns a global model with a site's own arrays, as the site evaluated it.
+
+    Args:
+      file: the server's file of the model.
+      name: of the model.
+      site_folder: the site's; its journal has the arrays.
+    Raises:
+      ValueError: if the site has no arrays of its own, or has lost them.
+    """
+    folder = site_folder / "federated" / "journal"
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; give the folder of a site that took part")
+    journal = Journal(folder)
     with TensorFile(file) as stored:
         number = journal.number_of(file_digest(stored))
-        own = PrivateArrays(journal, config.share_rules.of(weights), stored.specs)
-    return own.completed(name, weights, number=number)[0]
+        own = PrivateArrays(
+            journal, config.share_rules.of(spec.name for spec in stored.specs), stored.specs
+        )
+        weights, of = own.completed(name, stored.read(), number=number)
+    if not of:
+        raise ValueError(f"{folder}: has no arrays of its own; this site has trained no round")
+    return weights
 
 
 def write_tables(folder: str | os.PathLike, rows: Sequence[CaseRow]) -> None:

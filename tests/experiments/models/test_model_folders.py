@@ -15,7 +15,7 @@ from federated.tensors import tensor_files
 from federated.tensors.weights import specs_of
 from preprocessing.volume import Grid
 from runkit import atomic
-from tests.experiments import run_folder
+from tests.experiments import programs, run_folder
 from tests.experiments.study import GENOTYPE
 
 SPACINGS = {"C1": [(0.7, 0.8, 1.0), (0.6, 0.9, 0.8)], "C2": [(0.68, 0.68, 5.0)]}
@@ -124,6 +124,40 @@ def test_a_global_model_is_one_model_per_site_where_sites_keep_arrays(run):
         assert f"* private arrays:\n  * of {site}: end/classifier/*" in card
     assert models["C1_FL_local"].training_data["private_arrays"].keys() == {"of C1"}
     assert "private_arrays" not in models["C1_baseline"].training_data
+
+
+def test_a_global_model_is_packaged_with_the_arrays_of_a_named_site_or_not_at_all(run):
+    folder, config = run
+    config = dataclasses.replace(config, keep_at_site=("head",))
+    source, site = folder / "server" / "best.safetensors", folder / "sites" / "C2"
+    arrays, _ = tensor_files.load(folder / "server" / "global" / "round_010.safetensors")
+    tensor_files.save(source, arrays, {"plan": "{}"})
+    atomic.write_json(site / "cases" / "index.json", {"site": "C2", "settings": {}, "numbers": {}})
+    flags = [
+        f"--genotype={folder / 'genotype.json'}",
+        "--filters=4",
+        "--vae=none",
+        "--keep_at_site=head",
+        f"--weights={source}",
+        "--name=FL_best_global",
+        f"--output={folder / 'packaged'}",
+    ]
+    refused = programs.run("package", *flags)
+    assert refused.returncode == 1 and not (folder / "packaged").exists()
+    assert "give a site's folder as --private_arrays to complete it" in refused.stderr
+    with pytest.raises(ValueError, match="give the folder of a site that took part"):
+        model_folders.of_site(source, "FL_best_global", site, config)
+    journal = Journal(site / "federated" / "journal")
+    with pytest.raises(ValueError, match="this site has trained no round"):
+        model_folders.of_site(source, "FL_best_global", site, config)
+    name = "end/classifier/kernel"
+    own = PrivateArrays(journal, config.share_rules.of(arrays), specs_of(arrays))
+    own.keep("round_010", {name: np.full_like(arrays[name], 12)})
+    done = programs.run("package", *flags, f"--private_arrays={site}")
+    assert done.returncode == 0, done.stderr
+    model = model_folder.load(folder / "packaged")
+    assert set(np.unique(model.weights[name])) == {12}
+    assert model.training_data["private_arrays"] == {"of C2": "end/classifier/*"}
 
 
 def test_the_gate_goes_into_the_folder_of_its_model_with_the_scores_that_it_leaves(run):
