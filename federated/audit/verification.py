@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cryptography import x509
@@ -151,7 +151,7 @@ def verify(
         run.take(record)
     rounds = [number for number, record in run.aggregated.items() if _has_model(files, record)]
     rule_states = [n for n, record in run.aggregated.items() if _has_rule_state(files, record)]
-    sharing = _sharing(files)
+    sharing = _sharing(files, (0, *rounds))
     recomputed = [n for n in rounds if _recompute(files, run.aggregated[n], sharing)]
     models = [
         name
@@ -216,16 +216,16 @@ def _has_rule_state(store: StoreFolder, record: dict[str, Any]) -> bool:
     return digest is not None
 
 
-def _sharing(store: StoreFolder) -> Sharing:
-    """Returns what the plan, which the initial model holds, says about each array."""
-    try:
-        with TensorFile(store.global_path(0)) as file:
-            rules = of_plan(json.loads(file.metadata.get("plan", "{}")))
-            return rules.of(spec.name for spec in file.specs)
-    except FileNotFoundError:  # a copy of a part of the store, in which no round is recomputed
-        return ShareRules().of(())
-    except ValueError as error:
-        raise BrokenChain(0, f"the initial model cannot be read: {error}") from error
+def _sharing(store: StoreFolder, numbers: Iterable[int]) -> Sharing:
+    """Returns what the plan says about each array; every global model holds the plan."""
+    for path in filter(pathlib.Path.is_file, map(store.global_path, numbers)):
+        try:
+            with TensorFile(path) as file:
+                rules = of_plan(json.loads(file.metadata.get("plan", "{}")))
+                return rules.of(spec.name for spec in file.specs)
+        except ValueError as error:
+            raise BrokenChain(0, f"{path.name} cannot be read: {error}") from error
+    return ShareRules().of(())  # there is no global model, so no round is recomputed
 
 
 def _check_sent(sharing: Sharing, path: pathlib.Path, record: dict[str, Any]) -> None:

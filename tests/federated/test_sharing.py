@@ -79,6 +79,8 @@ def test_only_shared_arrays_are_aggregated_and_every_model_is_whole(trainers, in
     assert all(tensor_files.load(path)[0].keys() == {SHARED} for path in sent)
     audited = verification.verify(server)
     assert audited.recomputed == (1, 2, 3) and audited.models == ("C1_FL_local", "C2_FL_local")
+    (server / "global" / "round_000.safetensors").unlink()
+    assert verification.verify(server).recomputed == (2, 3)  # every model holds the plan
 
 
 def test_a_site_trains_scores_and_evaluates_with_its_own_arrays(trainers, initial, tmp_path):
