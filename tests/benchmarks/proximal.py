@@ -4,7 +4,7 @@ At the demo's size: 8 filters, patches of 48^3 voxels, batch 2. Both trainings t
 turn in one process, and the ratio is that of processor time, so that other programs on the machine
 matter little.
 
-    .venv/py3.11/bin/python -m tests.benchmarks.proximal --steps=20
+    .venv/py3.11/bin/python -m tests.benchmarks.proximal
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from absl import app, flags
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("steps", 20, "Steps of each training.")
+flags.DEFINE_integer("steps", 16, "Steps of each training.")
 flags.DEFINE_integer("threads", 2, "TensorFlow threads.")
 _LEFT_OUT = 2  # the first steps, which compile
 
