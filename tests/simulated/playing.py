@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from absl import logging
 
-from tests.simulated import federation, invariants, planted
+from tests.simulated import planted, stand_ins
 from tests.simulated.story import Story, of_seed, shrunk
 
 
@@ -47,16 +47,16 @@ def playing(fault: str = "") -> Iterator[Play]:
     logging.set_verbosity(logging.FATAL)
     planting = planted.planted(fault) if fault else contextlib.nullcontext()
     try:
-        with planting, federation.prepared() as world_of:
+        with planting, stand_ins.prepared() as federation_of:
 
             def play(story: Story) -> Failure | None:
-                world = world_of(story)
-                world.check, world.check_end = invariants.check, invariants.check_end
+                federation = federation_of(story)
                 try:
-                    world.play()
+                    federation.play()
                 finally:
-                    world.close()
-                return None if world.violation is None else Failure(story, str(world.violation))
+                    federation.close()
+                found = federation.world.violation
+                return None if found is None else Failure(story, str(found))
 
             yield play
     finally:
