@@ -24,12 +24,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from federated.security import provisioning
-from federated.server import config as server_config
-from federated.server.serve import serve
 from federated.site import grpc_transport
 from federated.site import loop as site_loop
 from federated.tensors import tensor_files
-from tests.federated import toy
+from tests.federated import server_program, toy
 from tests.federated.proxy import link
 
 SLOW, QUICK = "C1", "C2"
@@ -69,27 +67,6 @@ class Adds:
 
     def evaluate(self, model_name, weights):
         return []
-
-
-def _serve(folder: str, deadline_s: float | None, ports) -> None:
-    root = pathlib.Path(folder)
-    config = server_config.ServerConfig(
-        num_rounds=1,
-        round_deadline_s=deadline_s,
-        cross_site_evaluation=False,
-        host="127.0.0.1",
-        port=0,
-        poll_s=2.0,
-        linger_s=5.0,
-    )
-    serve(
-        config,
-        root / "store",
-        root / "kits" / "server",
-        root / "initial.safetensors",
-        vocabulary=toy.VOCABULARY,
-        on_ready=ports.put,
-    )
 
 
 def _take_part(folder: str, port: int) -> None:
@@ -182,7 +159,6 @@ def run(
     Raises:
       AssertionError: if the mean is not the one computed by hand.
     """
-    ports = multiprocessing.get_context("spawn").Queue()
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = pathlib.Path(name)
         provisioning.provision(folder / "kits", "localhost", (SLOW, QUICK), port=0)
@@ -190,8 +166,11 @@ def run(
             folder / "initial.safetensors", _model(megabytes, 2.0), {"plan": json.dumps(PLAN)}
         )
         size = sum(array.nbytes for array in _model(megabytes, 0.0).values())
-        stack.enter_context(_program(_serve, name, deadline_s, ports))
-        port = ports.get(timeout=120)
+        _, port = stack.enter_context(
+            server_program.serving(
+                folder, num_rounds=1, round_deadline_s=deadline_s, poll_s=2.0, linger_s=5.0
+            )
+        )
         quick = _QuickSite(folder, port)
         for _ in range(3):
             quick.beat()
