@@ -13,11 +13,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
 from federated.audit import log as audit_log
+from tests import waiting
 from tests.deployment import guide, stand_in, test_packages
 
 LARGEST_MB = 200
@@ -81,7 +81,8 @@ class Exchange:
     """
 
     def __init__(self, folder: pathlib.Path, python: pathlib.Path):
-        self._folder, self._steps, self._running = folder, guide.steps(), []
+        self._folder, self._steps = folder, guide.steps()
+        self._running: dict[str, subprocess.Popen] = {}
         shutil.copy(stand_in.__file__, folder / "stand_in.py")
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
@@ -103,7 +104,7 @@ class Exchange:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        self._running.append(process)
+        self._running[step] = process
         return process
 
     def do(self, step: str, **environment: str) -> str:
@@ -115,14 +116,16 @@ class Exchange:
         return self._log(step).read_text(errors="replace")
 
     def until(self, words: str, step: str, path: pathlib.Path | None = None) -> None:
-        """Waits until the output of a step, or the file `path`, has `words` in it."""
-        path, deadline = path or self._log(step), time.monotonic() + 60
-        while words not in (path.read_text(errors="replace") if path.exists() else ""):
-            assert time.monotonic() < deadline, f"{step} did not say {words!r}\n{self.said(step)}"
-            time.sleep(0.02)
+        """Waits until the output of a running step, or the file `path`, has `words` in it."""
+        path = path or self._log(step)
+        waiting.until(
+            lambda: path.exists() and words in path.read_text(errors="replace"),
+            self._running[step],
+            told=lambda: f"{step} did not say {words!r}\n{self.said(step)}",
+        )
 
     def end(self) -> None:
-        for process in self._running:
+        for process in self._running.values():
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
                 process.wait(30)
