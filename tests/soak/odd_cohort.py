@@ -80,8 +80,10 @@ def write(folder: pathlib.Path, series: int, files: int, first: int = 0) -> list
 
 def run(folder: pathlib.Path, case_ids: list[str]) -> list[str]:
     """Starts the programs, prints how the cases ended, and returns the failures."""
+    from tests.c2fnas import tiny
+
     model, site = folder / "model", folder / "site"
-    _model(model)
+    tiny.save_model(model, spacing_mm=[4.0, 4.0, 5.0])
     before, wrong = _digests(folder), []
     manifest, workers = f"--manifest={folder / 'manifest.json'}", "--workers=2"
     programs = {
@@ -227,27 +229,6 @@ def _rule(rule: str, file: str, problem: str, folder: pathlib.Path) -> str:
         rule
         if file.startswith(str(folder)) and "an unforeseen" not in problem and "\n" not in problem
         else "?"
-    )
-
-
-def _model(folder: pathlib.Path) -> None:
-    from c2fnas import model_folder, named_weights
-    from c2fnas.model_folder import Model
-    from tests.c2fnas import tiny
-    from tests.c2fnas.test_model_folder import PLAN
-
-    plan = {**PLAN, "spacing_mm": [4.0, 4.0, 5.0]}
-    weights = named_weights.read(tiny.build())
-    model_folder.save(
-        folder,
-        Model(
-            name="tiny",
-            weights=weights,
-            genotype=tiny.GENOTYPE,
-            plan=plan,
-            training_data={},
-            scores={},
-        ),
     )
 
 
