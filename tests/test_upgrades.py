@@ -1,5 +1,6 @@
 """What release 0.1.0 wrote opens today and goes on; see fixtures/release_0_1_0/README.md."""
 
+import functools
 import json
 import pathlib
 import shutil
@@ -230,6 +231,7 @@ def test_a_newer_checkpoint_is_refused(tmp_path):
         checkpoints.load(path.parent, _trainer())
 
 
+@functools.cache
 def _trainer():
     import dataclasses
 
