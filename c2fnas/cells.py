@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from c2fnas import genotype
 from c2fnas.named_weights import NamedLayers
-from c2fnas.operations import Block, ConvNorm, OperationBlock, Step, UpBlock
+from c2fnas.operations import ConvNorm, OperationBlock, Step, UpBlock
 
 
 class Cell:
@@ -31,7 +31,9 @@ class Cell:
             source_level, name = architecture.level_of(source), f"{prefix}/input{index}"
             branch: list[Step] = []
             if source_level < gene.level:
-                branch.append(Block(layers, f"{name}/down", width, (3, 3, 3), stride=2))
+                branch.append(
+                    ConvNorm(layers, f"{name}/down", width, (3, 3, 3), stride=2, relu_first=True)
+                )
             if source_level > gene.level:
                 branch.append(UpBlock(layers, f"{name}/up", width))
             elif source_level == gene.level or gene.down == "before_first":
@@ -59,6 +61,5 @@ class Cell:
 
 def _outer(layers: NamedLayers, gene: genotype.CellGene, name: str, width: int) -> Step:
     """Returns the first or last 1x1x1 of a cell."""
-    if gene.outer == "block":
-        return Block(layers, name, width, (1, 1, 1))
-    return ConvNorm(layers, name, width, (1, 1, 1), norm=False)
+    block = gene.outer == "block"
+    return ConvNorm(layers, name, width, (1, 1, 1), norm=block, relu_first=block)

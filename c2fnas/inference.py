@@ -182,7 +182,7 @@ def _write_likeliest(logits: np.ndarray, mask: np.ndarray, planes: slice) -> Non
     window_kernels.likeliest(logits[planes], mask[planes])
 
 
-class Case(Protocol):
+class LabelledVolume(Protocol):
     """A case to validate on: image float [x, y, z] in [-1, 1], label integer [x, y, z]."""
 
     @property
@@ -193,7 +193,7 @@ class Case(Protocol):
 
 
 def validate(
-    cases: Iterable[Case],
+    cases: Iterable[LabelledVolume],
     logits_fn: LogitsFn,
     window: WindowConfig,
     *,

@@ -118,24 +118,6 @@ class ConvNorm:
         return voxels
 
 
-class Block:
-    """ReLU, a convolution without bias, instance norm."""
-
-    def __init__(
-        self,
-        layers: NamedLayers,
-        name: str,
-        filters: int,
-        kernel: tuple[int, int, int],
-        *,
-        stride: int = 1,
-    ):
-        self.conv_norm = ConvNorm(layers, name, filters, kernel, stride=stride, relu_first=True)
-
-    def __call__(self, voxels: tf.Tensor) -> tf.Tensor:
-        return self.conv_norm(voxels)
-
-
 class OperationBlock:
     """The block of an operation: ReLU, its convolutions without bias, instance norm.
 
@@ -173,7 +155,7 @@ class UpBlock:
 
     def __init__(self, layers: NamedLayers, name: str, filters: int):
         self.double = TrilinearUpsampling(name=f"{name.replace('/', '_')}_double")
-        self.block = Block(layers, name, filters, (1, 1, 1))
+        self.block = ConvNorm(layers, name, filters, (1, 1, 1), relu_first=True)
 
     def __call__(self, voxels: tf.Tensor) -> tf.Tensor:
         return self.block(self.double(voxels))

@@ -12,9 +12,9 @@ from federated.aggregation import rules
 from federated.server.config import ServerConfig
 from runkit import settings
 from runkit.classes import CLASSES
-from runkit.settings import SHARE, Rule, at_least, setting
+from runkit.settings import SHARE, Condition, at_least, setting
 
-_VOXELS = Rule(
+_VOXELS = Condition(
     lambda sizes: len(sizes) == 3 and min(sizes) >= 8, "three numbers of voxels, at least 8"
 )
 
@@ -41,7 +41,7 @@ class ExperimentConfig:
         "c2fnas", "Name of a built-in genotype, or path of a genotype's JSON file."
     )
     filters: int = setting(
-        32, "Filters at full resolution; each level doubles them.", rule=at_least(1)
+        32, "Filters at full resolution; each level doubles them.", condition=at_least(1)
     )
     vae: Literal["reduced", "direct", "none"] = setting(
         "reduced",
@@ -49,7 +49,7 @@ class ExperimentConfig:
         "before the dense layers (Myronenko 2018); 'direct' flattens the encoder's end; 'none' "
         "omits the branch.",
     )
-    latent_size: int = setting(128, "Size of the VAE's latent vector.", rule=at_least(1))
+    latent_size: int = setting(128, "Size of the VAE's latent vector.", condition=at_least(1))
     classifier_bias: Literal["zero", "log_prior"] = setting(
         "zero",
         "Initial bias of the classifier: 0, or the logarithm of --class_prior.",
@@ -57,7 +57,7 @@ class ExperimentConfig:
     class_prior: tuple[float, ...] = setting(
         (0.985, 0.012, 0.003),
         "Shares of background, pancreas and tumour voxels, for --classifier_bias=log_prior.",
-        rule=Rule(
+        condition=Condition(
             lambda prior: len(prior) == len(CLASSES) and all(share > 0 for share in prior),
             f"{len(CLASSES)} shares above 0, one per class",
         ),
@@ -66,7 +66,7 @@ class ExperimentConfig:
     spacing_mm: tuple[float, float, float] = setting(
         (1.0, 1.0, 1.0),
         "Spacing of the training grid along x,y,z in mm.",
-        rule=Rule(
+        condition=Condition(
             lambda mm: len(mm) == 3 and all(length > 0 for length in mm),
             "three lengths above 0 mm",
         ),
@@ -74,40 +74,42 @@ class ExperimentConfig:
     window_hu: tuple[float, float] = setting(
         (-200, 250),  # int: flag files of earlier runs hold the text "-200,250"
         "Intensity window low,high in HU, mapped to [-1, 1].",
-        rule=Rule(lambda window: window[0] < window[1], "low,high with low below high"),
+        condition=Condition(lambda window: window[0] < window[1], "low,high with low below high"),
     )
     # patches
     patch_size: tuple[int, int, int] = setting(
-        (96, 96, 96), "Size of a training patch in voxels x,y,z.", rule=_VOXELS
+        (96, 96, 96), "Size of a training patch in voxels x,y,z.", condition=_VOXELS
     )
     patches_per_case: int = setting(
-        4, "Patches drawn per training case and epoch.", rule=at_least(1)
+        4, "Patches drawn per training case and epoch.", condition=at_least(1)
     )
     foreground_fraction: float = setting(
-        0.5, "Share of patches centred on pancreas or tumour.", rule=SHARE
+        0.5, "Share of patches centred on pancreas or tumour.", condition=SHARE
     )
     tumour_fraction: float = setting(
-        0.0, "Share of those patches centred on tumour; the paper uses 0.", rule=SHARE
+        0.0, "Share of those patches centred on tumour; the paper uses 0.", condition=SHARE
     )
     flip_axes: tuple[str, ...] = setting(
         (),
         "Augmentation: axes along which patches are flipped at random, e.g. x,z. The paper flips "
         "none.",
-        rule=Rule(
+        condition=Condition(
             lambda axes: len(set(axes) & set("xyz")) == len(axes), "some of x, y, z, each once"
         ),
     )
     intensity_scale: float = setting(
         0.0,
         "Augmentation: multiply a patch by a random factor between 1 - s and 1 + s.",
-        rule=Rule(lambda scale: 0 <= scale < 1, "0 up to, not including, 1"),
+        condition=Condition(lambda scale: 0 <= scale < 1, "0 up to, not including, 1"),
     )
     intensity_shift: float = setting(
         0.0,
         "Augmentation: add a random value between -s and s to a patch; the window is 2 wide.",
-        rule=Rule(lambda shift: 0 <= shift <= 2, "0 to 2, the width of the window"),
+        condition=Condition(lambda shift: 0 <= shift <= 2, "0 to 2, the width of the window"),
     )
-    batch_size: int = setting(8, "Patches per step over all devices together.", rule=at_least(1))
+    batch_size: int = setting(
+        8, "Patches per step over all devices together.", condition=at_least(1)
+    )
     # optimisation
     learning_rate: float = setting(1e-4, "Adam's learning rate at the first step.")
     final_learning_rate: float = setting(
@@ -118,7 +120,7 @@ class ExperimentConfig:
         1.0,
         "Learning rate of the VAE branch as a share of --learning_rate. Lower it where the rate is "
         "far above the paper's 1e-4: the branch's decoder has no normalisation and overshoots.",
-        rule=Rule(
+        condition=Condition(
             lambda share: 0 < share <= 1, "a share of the learning rate, above 0 and at most 1"
         ),
     )
@@ -144,7 +146,7 @@ class ExperimentConfig:
         "Number of local models (at most 6, 0 for none) that a site without labels of every class "
         "lends, so that the validation cases of all sites choose the best: the row "
         "<site>_FL_local_shared. <site>_FL_local stays the best by the site's own validation.",
-        rule=Rule(
+        condition=Condition(
             lambda number: 0 <= number <= 6,  # a site lends these beside its other models
             "0 to 6",
         ),
@@ -160,7 +162,7 @@ class ExperimentConfig:
         0.0,
         "Largest norm of all gradients together; longer ones are scaled down to it. 0 never clips. "
         "Try 12 (nnU-Net's) if the loss does not recover from peaks of the logged gradient_norm.",
-        rule=Rule(
+        condition=Condition(
             lambda norm: 0 <= norm < float("inf"), "a finite number above 0, or 0 for no clipping"
         ),
     )
@@ -180,13 +182,13 @@ class ExperimentConfig:
         2,
         "Number of newest checkpoints to keep, in case the disk corrupts one. The best model is "
         "kept separately.",
-        rule=at_least(1),
+        condition=at_least(1),
     )
     # the federation; a baseline trains num_rounds * local_epochs epochs
     num_rounds: int = setting(
         60,
         "Federated rounds; a baseline trains num_rounds * local_epochs epochs.",
-        rule=at_least(1),
+        condition=at_least(1),
     )
     local_epochs: int = settings.same_as(ServerConfig, "local_epochs")
     # the server's alone, so not in the plan; here because all programs read the same flag files
@@ -195,16 +197,16 @@ class ExperimentConfig:
         1,
         "Rounds between two validations of a site's own model, and between two global models that "
         "the sites score. The best by these scores are kept; the last of each is always scored.",
-        rule=at_least(1),
+        condition=at_least(1),
     )
     # whole-volume inference
     inference_window: tuple[int, int, int] = setting(
-        (160, 160, 160), "Size of the sliding window in voxels x,y,z.", rule=_VOXELS
+        (160, 160, 160), "Size of the sliding window in voxels x,y,z.", condition=_VOXELS
     )
     inference_overlap: float = setting(
         0.25,
         "Overlap of neighbouring windows, as a share of their size.",
-        rule=Rule(lambda share: 0 <= share < 1, "a share from 0 up to, not including, 1"),
+        condition=Condition(lambda share: 0 <= share < 1, "a share from 0 up to, not including, 1"),
     )
     inference_blending: Literal["constant", "gaussian"] = setting(
         "constant",
@@ -214,7 +216,9 @@ class ExperimentConfig:
     def __post_init__(self) -> None:
         settings.check(self)
         settings.require(
-            Rule(lambda rate: 0 < rate <= self.learning_rate, "above 0, at most learning_rate"),
+            Condition(
+                lambda rate: 0 < rate <= self.learning_rate, "above 0, at most learning_rate"
+            ),
             "final_learning_rate",
             self.final_learning_rate,
         )

@@ -9,23 +9,17 @@ estimates what training it needs.
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
-import queue
 import tempfile
-import threading
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags, logging
 
 from experiments import configuration
 from experiments import flags as experiment_flags
-from experiments.results.vocabulary import REPORTS
 from federated.errors import FederationError
-from federated.tensors.weights import specs_of
 from runkit import memory as process_memory
 
 if TYPE_CHECKING:
@@ -40,45 +34,20 @@ flags.DEFINE_integer(
     "Number of devices at a site, for the memory estimate at the profile's batch size.",
 )
 
-Weights = dict[str, np.ndarray]
-EXAMPLES = {"C1": 252, "C2": 286}  # training cases of the paper's clients
-
-
-class OneStepSite:
-    """A federated site that sends given weights instead of training, to test the exchange alone."""
-
-    vocabulary = REPORTS
-
-    def __init__(self, plan: dict[str, Any], num_examples: int, after: Weights):
-        self.plan, self.num_examples, self._after = plan, num_examples, after
-        self.specs = specs_of(after)
-
-    def score(self, weights: Weights) -> dict[str, float]:
-        return {"dice": 0.0}
-
-    def train(self, weights: Weights, round_number: int) -> tuple[Weights, dict[str, float]]:
-        return self._after, {}
-
-    def local_models(self) -> dict[str, Weights]:
-        return {}
-
-    def evaluate(self, model_name: str, weights: Weights) -> list[dict[str, Any]]:
-        return []
-
 
 def main(argv: list[str]) -> None:
     del argv
     import tensorflow as tf
 
-    from c2fnas import memory, named_weights, training, vae_branch
+    from c2fnas import memory, vae_branch
     from experiments.models import site_trainer
+    from experiments.run import trial_round
 
     config = experiment_flags.experiment_config()
     one = dataclasses.replace(config, batch_size=1, num_rounds=1, local_epochs=1)
-    strategy = tf.distribute.MirroredStrategy()
     start = time.monotonic()
-    with strategy.scope():
-        network = site_trainer.build_network(one)
+    trainer = site_trainer.build_trainer(one, tf.distribute.MirroredStrategy(), total_steps=1)
+    network = trainer.network
     genotype = site_trainer.load_genotype(one)
     segmentation = genotype.macs(one.patch_size)
     total = sum(int(np.prod(v.shape)) for v in network.variables.values())
@@ -93,21 +62,7 @@ def main(argv: list[str]) -> None:
         f"{macs / (macs + segmentation):.1%} of a training step's arithmetic and none of a "
         "prediction's"
     )
-    before = named_weights.read(network)
-    trainer = training.Trainer(
-        network,
-        training.TrainingConfig(
-            batch_size=1,
-            total_steps=1,
-            learning_rate=one.learning_rate,
-            final_learning_rate=one.final_learning_rate,
-            vae_rate=one.vae_rate,
-            clip_norm=one.clip_norm,
-            non_finite=one.non_finite,
-            seed=one.seed,
-        ),
-        strategy,
-    )
+    before = trainer.weights()
     start = time.monotonic()
     parts = trainer.train(lambda first, last: _phantom_patch(one), 1, label="one step, batch 1")
     after = trainer.weights()
@@ -128,9 +83,10 @@ def main(argv: list[str]) -> None:
         f"{_gib(1.25 * estimates[per_device].total)} with a quarter added for workspaces"
     )
     with tempfile.TemporaryDirectory() as folder:
-        seconds, error = _federate(
+        seconds, error = trial_round.federate(
             pathlib.Path(folder), before, after, configuration.plan(one, genotype.to_json())
         )
+    logging.info("event=dry_run_round seconds=%.1f", seconds)
     size = sum(array.nbytes for array in before.values())
     print(
         f"one federated round of {size / 1e6:.0f} MB, two sites over mutual TLS: {seconds:.1f} s; "
@@ -170,86 +126,6 @@ def _phantom_patch(config: configuration.ExperimentConfig) -> tf.data.Dataset:
         "sample_seed": np.array([[config.seed, 0]], dtype=np.int32),
     }
     return tf.data.Dataset.from_tensors(batch)
-
-
-def _federate(
-    folder: pathlib.Path, before: Weights, after: Weights, plan: dict[str, Any]
-) -> tuple[float, float]:
-    """Runs one round over gRPC and compares its result with the mean computed here.
-
-    Returns:
-      The round's seconds, and the largest difference of a weight.
-    """
-    from c2fnas import named_weights
-    from federated.security.provisioning import provision
-    from federated.server.config import ServerConfig
-    from federated.server.serve import serve
-    from federated.site import grpc_transport
-    from federated.site import loop as site_loop
-
-    provision(folder / "kits", ["localhost"], tuple(EXAMPLES), port=0)
-    initial = folder / "initial.safetensors"
-    named_weights.save(initial, before, {"plan": json.dumps(plan)})
-    server_config = ServerConfig(
-        num_rounds=1,
-        local_epochs=1,
-        cross_site_evaluation=False,
-        host="127.0.0.1",
-        port=0,
-        linger_s=5.0,
-    )
-    ports: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-    failures: queue.SimpleQueue[Exception] = queue.SimpleQueue()
-
-    def guarded(work: Callable[..., Any], *arguments: Any, **keywords: Any) -> threading.Thread:
-        def run() -> None:
-            try:
-                work(*arguments, **keywords)
-            except Exception as error:
-                failures.put(error)
-                ports.put(None)
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        return thread
-
-    server = guarded(
-        serve,
-        server_config,
-        folder / "store",
-        folder / "kits" / "server",
-        initial,
-        vocabulary=REPORTS,
-        on_ready=ports.put,
-    )
-    port = ports.get()
-    start = time.monotonic()
-    sites = []
-    if port is not None:
-        for site, examples in EXAMPLES.items():
-            trainer = OneStepSite(plan, examples, after if site == "C1" else before)
-            transport = grpc_transport.connect(folder / "kits" / site, host="localhost", port=port)
-            sites.append(guarded(site_loop.run, trainer, transport, folder / site))
-    for thread in sites:
-        thread.join()
-    seconds = time.monotonic() - start
-    server.join()
-    if not failures.empty():
-        raise failures.get()
-    aggregate, _ = named_weights.load(folder / "store" / "global" / "round_001.safetensors")
-    total = sum(EXAMPLES.values())
-    error = max(
-        float(
-            np.abs(
-                aggregate[name]
-                - (EXAMPLES["C1"] * after[name].astype(np.float64) + EXAMPLES["C2"] * before[name])
-                / total
-            ).max()
-        )
-        for name in before
-    )
-    logging.info("event=dry_run_round seconds=%.1f", seconds)
-    return seconds, error
 
 
 def _gib(size: float) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import pathlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from federated.aggregation import rules
@@ -29,13 +29,14 @@ from federated.server.config import ServerConfig, ServerSummary
 from federated.server.coordinator import Coordinator
 from federated.site import loop
 from federated.site.loop import SiteTrainer
-from federated.site.transport import offering, unknown
+from federated.site.transport import Transport
 from federated.storage.store import Store
 from federated.tensors import codec
 from federated.tensors.partial_file import PartialModel
+from federated.tensors.tensor_files import TensorFile
 from federated.tensors.weights import TensorManifest, TensorSpec
 from federated.wire import replies
-from federated.wire.messages import Receipt, Session
+from federated.wire.messages import Offer, Receipt, Session
 
 
 def run(
@@ -121,7 +122,7 @@ class _Stopped(BaseException):
     """Ends a site's loop, which would otherwise wait for a server that has left."""
 
 
-class InProcessTransport:
+class InProcessTransport(Transport):
     """A transport to a coordinator in the same process; arrays still pass through the codec, tokens
     through the sessions.
     """
@@ -175,30 +176,6 @@ class InProcessTransport:
     def report_scores(self, model: int, scores: Mapping[str, float], *, sha256: str = "") -> None:
         self._coordinator.report_scores(self._verified(), model, scores, sha256)
 
-    def push(
-        self,
-        path: str | os.PathLike,
-        sha256: str,
-        *,
-        round_number: int,
-        num_examples: int,
-        metrics: Mapping[str, float],
-        discarded: int | None = None,
-        manifest: Callable[[], TensorManifest | None] = unknown,
-    ) -> Receipt:
-        return self._send(
-            path,
-            sha256,
-            manifest=manifest,
-            round=round_number,
-            num_examples=num_examples,
-            metrics=metrics,
-            discarded=discarded,
-        )
-
-    def publish(self, path: str | os.PathLike, sha256: str, *, model: str) -> Receipt:
-        return self._send(path, sha256, model=model)
-
     def declare_models(self, names: Sequence[str]) -> None:
         self._coordinator.declare_models(self._verified(), names)
 
@@ -208,17 +185,16 @@ class InProcessTransport:
     def close(self) -> None:
         self._token = ""
 
-    def _send(self, path: str | os.PathLike, sha256: str, **about: Any) -> Receipt:
+    def _send(self, file: TensorFile, offer: Offer) -> Receipt:
         site = self._verified()
-        with offering(path, sha256, **about) as (file, offer):
-            answer = self._coordinator.offer(site, offer)
-            if answer.receipt is not None:
-                return answer.receipt
-            return self._coordinator.send(
-                site,
-                offer,
-                codec.chunks(file, answer.missing, transport=self._coordinator.transport),
-            )
+        answer = self._coordinator.offer(site, offer)
+        if answer.receipt is not None:
+            return answer.receipt
+        return self._coordinator.send(
+            site,
+            offer,
+            codec.chunks(file, answer.missing, transport=self._coordinator.transport),
+        )
 
     def _verified(self) -> str:
         return self._coordinator.site_of(self._token, "")

@@ -11,25 +11,18 @@ from typing import Protocol
 
 import numpy as np
 
-from preprocessing.foreground import LabelRuns
+from preprocessing.patches import PatchSource
 from preprocessing.volume import Grid
 
 
-class PreparedCase(Protocol):
-    """One prepared case.
+class PreparedCase(PatchSource, Protocol):
+    """One prepared case. Its image and label are on the training grid.
 
     Attributes:
-      case_id: its name at the site.
       number: running number in the cohort, from 1; the only name of a case that leaves the site.
       native: the scan's own grid.
       target_mm: spacing of the training grid.
-      image: float16 [x, y, z] in [-1, 1], on the training grid.
-      label: uint8 [x, y, z], on the training grid.
-      runs: where the label is above 0.
     """
-
-    @property
-    def case_id(self) -> str: ...
 
     @property
     def number(self) -> int: ...
@@ -39,15 +32,6 @@ class PreparedCase(Protocol):
 
     @property
     def target_mm(self) -> tuple[float, float, float]: ...
-
-    @property
-    def image(self) -> np.ndarray: ...
-
-    @property
-    def label(self) -> np.ndarray: ...
-
-    @property
-    def runs(self) -> LabelRuns: ...
 
     def native_label(self) -> np.ndarray:
         """Returns the label on the scan's own grid, uint8, in the scan's own axis order."""

@@ -47,7 +47,7 @@ _OPEN_MAPS = 256  # of the 1024 file handles that a process usually has
 _MAPPED = ("image.npy", "label.npy")
 
 
-class Settings(TypedDict):
+class StoreSettings(TypedDict):
     """How the cases of a store are made.
 
     Attributes:
@@ -145,7 +145,7 @@ class CaseStore:
         index = _read_index(self.root)
         private.tree(self.root)
         self.site: str = index["site"]
-        self.settings: Settings = index["settings"]
+        self.settings: StoreSettings = index["settings"]
         self.seed: int = index["seed"]
         self.declared: dict[str, str] | None = index.get("declared_labels")
         self.splits: dict[str, tuple[str, ...]] = {
@@ -346,7 +346,7 @@ def write_case(
     native_label: LabelBox,
     native: Grid,
     sources: Mapping[str, str],
-    settings: Settings,
+    settings: StoreSettings,
     slices: Iterable[str] = (),
 ) -> None:
     """Writes the folder of a case and replaces an earlier version of it.
@@ -404,7 +404,7 @@ def write_index(
     *,
     site: str,
     seed: int,
-    settings: Settings,
+    settings: StoreSettings,
     splits: Mapping[str, Iterable[str]],
     sources: Mapping[str, Mapping[str, str]],
     declared: Mapping[str, str] | None = None,

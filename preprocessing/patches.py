@@ -31,7 +31,7 @@ class PatchSource(Protocol):
     """What patches are cut from. Every `case_source.PreparedCase` is one.
 
     Attributes:
-      case_id: for error messages.
+      case_id: its name at the site.
       image: float16 [x, y, z] in [-1, 1].
       label: uint8 [x, y, z].
       runs: where the label is above 0.

@@ -2,11 +2,13 @@
 
 Files:      atomic (whole or not at all), durable (names that survive a power cut), private
             (permissions), folder_lock, events (JSON lines),
-            overwriting (does an output replace an input?), text_files (encodings), disk (full
-            disks), writeback (early write-out), scalar_events (TensorBoard)
-Processes:  workers (pools), child_programs, interrupts (Ctrl-C), systemd, memory (peak), allocator
-            (malloc settings)
-Text:       progress (bars and lines), printable (foreign text), line_budget (limits on log lines)
+            overwriting (does an output replace an input?), text_files (encodings), array_files
+            (NumPy), formats (a newer release's files), disk (full disks), writeback (early
+            write-out), scalar_events (TensorBoard)
+Processes:  workers (pools), periodic (calls from a thread), child_programs, interrupts (Ctrl-C),
+            systemd, memory (peak), allocator (malloc settings)
+Text:       progress (bars and lines), printable (foreign text), line_budget (limits on log lines),
+            byte_counts
 Values:     randomness (keyed generators), backoff (pauses between retries), aligned (arrays for
             zero-copy use), release (the installed version), settings (declared once), classes (the
             one list of what labels and networks distinguish)

@@ -2,7 +2,7 @@
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Training:
-        batch_size: int = setting(8, "Patches per step.", rule=at_least(1))
+        batch_size: int = setting(8, "Patches per step.", condition=at_least(1))
 
         def __post_init__(self):
             check(self)
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 T = TypeVar("T")
 
 
-class Rule(NamedTuple):
+class Condition(NamedTuple):
     """What a value must satisfy, as a function and in words ("at least 1")."""
 
     holds: Callable[[Any], bool]
@@ -33,14 +33,14 @@ class Setting(NamedTuple):
     Attributes:
       help: one or two sentences for --help.
       choices: the allowed values, if there are only a few and the type is not a Literal of them.
-      rule: what the value must satisfy; None for any value of its type.
+      condition: what the value must satisfy; None for any value of its type.
       flag: name of its flag, where that is not the field's name.
       unset: value of the flag that stands for None.
     """
 
     help: str
     choices: tuple[str, ...] = ()
-    rule: Rule | None = None
+    condition: Condition | None = None
     flag: str | None = None
     unset: float | None = None
 
@@ -50,12 +50,12 @@ def setting(
     help: str,
     *,
     choices: Sequence[str] = (),
-    rule: Rule | None = None,
+    condition: Condition | None = None,
     flag: str | None = None,
     unset: float | None = None,
 ) -> T:
     """Returns a dataclass field with a default and a `Setting`."""
-    about = Setting(help, tuple(choices), rule, flag, unset)
+    about = Setting(help, tuple(choices), condition, flag, unset)
     field: T = dataclasses.field(default=default, metadata={"setting": about})
     return field
 
@@ -80,29 +80,29 @@ def declared(config: type) -> dict[str, Setting]:
 
 
 def check(settings: Any) -> None:
-    """Raises ValueError naming the first setting that breaks its rule, its value and the rule."""
+    """Raises ValueError naming the first setting that breaks its condition, and the value."""
     for name, about in declared(type(settings)).items():
-        rule = one_of(about.choices) if about.choices else about.rule
-        if rule is not None:
-            require(rule, name, getattr(settings, name))
+        condition = one_of(about.choices) if about.choices else about.condition
+        if condition is not None:
+            require(condition, name, getattr(settings, name))
 
 
-def require(rule: Rule, name: str, value: Any) -> None:
-    """Raises ValueError if `value` breaks the rule."""
-    if not rule.holds(value):
+def require(condition: Condition, name: str, value: Any) -> None:
+    """Raises ValueError if `value` does not meet the condition."""
+    if not condition.holds(value):
         names = isinstance(value, tuple) and all(isinstance(entry, str) for entry in value)
         shown = ",".join(value) if names else value
-        raise ValueError(f"{name} is {shown!r}; expected {rule.expected}")
+        raise ValueError(f"{name} is {shown!r}; expected {condition.expected}")
 
 
-def at_least(least: int) -> Rule:
-    return Rule(lambda value: value >= least, f"at least {least}")
+def at_least(least: int) -> Condition:
+    return Condition(lambda value: value >= least, f"at least {least}")
 
 
-def one_of(choices: Sequence[str]) -> Rule:
+def one_of(choices: Sequence[str]) -> Condition:
     first, last = ", ".join(map(repr, choices[:-1])), repr(choices[-1])
-    return Rule(lambda value: value in choices, f"{first} or {last}")
+    return Condition(lambda value: value in choices, f"{first} or {last}")
 
 
-SECONDS = Rule(lambda value: value > 0, "seconds, more than 0")
-SHARE = Rule(lambda value: 0 <= value <= 1, "a share between 0 and 1")
+SECONDS = Condition(lambda value: value > 0, "seconds, more than 0")
+SHARE = Condition(lambda value: 0 <= value <= 1, "a share between 0 and 1")

@@ -1,5 +1,5 @@
-"""For tests whose subprocess counts its own modules, page faults or bytes: coverage, which would
-otherwise start in it too, stays out.
+"""For tests whose subprocess counts its own modules, page faults or bytes, or may write only a few:
+coverage, which would otherwise start in it too, stays out.
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
+from matplotlib.patches import Patch
 
+from experiments.figures.shapes import arrow, box
 from experiments.figures.style import DPI, INK, MUTED, RULE
 
 _OP_COLOURS = {"conv2d": "#56b4e9", "conv3d": "#e69f00", "p3d": "#009e73"}
@@ -93,16 +94,8 @@ def genotype_figure(architecture: Any, patch_size: Sequence[int] = (96, 96, 96))
     handles.append(Line2D([], [], color=INK, linewidth=1.2, label="input"))
     figure.legend(handles=handles, loc="lower center", ncols=4, frameon=False, fontsize=9)
     gmac = architecture.macs(tuple(patch_size)) / 1e9
-    figure.text(
-        0.01,
-        0.96,
-        f"{architecture.name}: {architecture.conv_weights():,} convolution weights, "
-        f"{gmac:.1f} GMAC",
-        fontsize=10.5,
-        fontweight="bold",
-        color=INK,
-        va="top",
-    )
+    weights = f"{architecture.conv_weights():,} convolution weights"
+    _title(figure, 0.96, f"{architecture.name}: {weights}, {gmac:.1f} GMAC")
     return figure
 
 
@@ -141,46 +134,23 @@ def vae_figure(network: Any) -> Figure:
         x, y = column + 0.5, rows - row - 0.5
         where[index] = (x, y)
         colour = "#e3f3ee" if "mean" in name else "#eef2f6"
-        axes.add_patch(
-            FancyBboxPatch(
-                (x - 0.42, y - 0.26),
-                0.84,
-                0.52,
-                boxstyle="round,pad=0,rounding_size=0.06",
-                facecolor=colour,
-                edgecolor=RULE,
-            )
-        )
+        look = {"facecolor": colour, "edgecolor": RULE}
+        box(axes, x - 0.42, y - 0.26, 0.84, 0.52, rounding=0.06, **look)
         axes.text(x, y + 0.07, name, fontsize=10, color=INK, ha="center", va="center")
         axes.text(x, y - 0.12, shape, fontsize=8.5, color=MUTED, ha="center", va="center")
         if index:
-            before = where[index - 1]
-            if before[1] == y:
-                axes.annotate(
-                    "",
-                    (x - 0.43, y),
-                    (before[0] + 0.43, y),
-                    arrowprops={"arrowstyle": "->", "color": MUTED},
-                )
+            x0, y0 = where[index - 1]
+            if y0 == y:
+                start, end, bend = (x0 + 0.43, y), (x - 0.43, y), 0.0
             else:
-                axes.annotate(
-                    "",
-                    (x, y + 0.27),
-                    (before[0], before[1] - 0.27),
-                    arrowprops={
-                        "arrowstyle": "->",
-                        "color": MUTED,
-                        "connectionstyle": "arc3,rad=0.02",
-                    },
-                )
-    figure.text(
-        0.01,
+                start, end, bend = (x0, y0 - 0.27), (x, y + 0.27), 0.02
+            curve = f"arc3,rad={bend}"
+            look = {"arrowstyle": "->", "color": MUTED, "connectionstyle": curve}
+            axes.annotate("", end, start, arrowprops=look)
+    _title(
+        figure,
         0.97,
         "VAE branch (training only): from the end of the encoder to the reconstructed patch",
-        fontsize=10.5,
-        fontweight="bold",
-        color=INK,
-        va="top",
     )
     return figure
 
@@ -198,36 +168,18 @@ def _steps(layers: Sequence[Any]) -> list[tuple[str, str]]:
     return list(steps.items())
 
 
+def _title(figure: Figure, y: float, text: str) -> None:
+    figure.text(0.01, y, text, fontsize=10.5, fontweight="bold", color=INK, va="top")
+
+
 def _box(axes: Axes, x: float, y: float, text: str, colour: str) -> None:
-    axes.add_patch(
-        FancyBboxPatch(
-            (x - 0.3, y - 0.22),
-            0.6,
-            0.44,
-            boxstyle="round,pad=0,rounding_size=0.08",
-            facecolor=colour,
-            edgecolor=INK,
-            linewidth=0.9,
-            zorder=3,
-        )
-    )
+    look = {"facecolor": colour, "edgecolor": INK, "linewidth": 0.9, "zorder": 3}
+    box(axes, x - 0.3, y - 0.22, 0.6, 0.44, rounding=0.08, **look)
     axes.text(x, y, text, fontsize=9.5, color=INK, ha="center", va="center", zorder=4)
 
 
 def _arrow(
     axes: Axes, start: tuple[float, float], end: tuple[float, float], *, bend: float = 0.0
 ) -> None:
-    axes.add_patch(
-        FancyArrowPatch(
-            start,
-            end,
-            connectionstyle=f"arc3,rad={-bend}",
-            arrowstyle="-|>",
-            mutation_scale=9,
-            linewidth=1.1,
-            color=INK,
-            shrinkA=13,
-            shrinkB=13,
-            zorder=2,
-        )
-    )
+    curve = f"arc3,rad={-bend}"
+    arrow(axes, start, end, head=9, gap=13, linewidth=1.1, zorder=2, connectionstyle=curve)

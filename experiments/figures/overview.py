@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Ellipse, FancyArrowPatch, FancyBboxPatch, PathPatch
+from matplotlib.patches import Ellipse, PathPatch
 from matplotlib.path import Path
 
+from experiments.figures.shapes import arrow, box
 from experiments.figures.style import DPI, INK, MODEL_COLOURS, MUTED, PANCREAS, TUMOUR
 
 
@@ -78,18 +79,7 @@ def overview() -> Figure:
     _chip(axes, 4.7, 2.95, 1.6, 0.6, "     mean, weighted\n     by training cases", face="#e3f3ee")
     _number(axes, 4.9, 3.25, "4")
     _chip(axes, 4.7, 2.1, 1.6, 0.5, "FL_global", face=MODEL_COLOURS["FL_global"], ink="white")
-    axes.add_patch(
-        FancyArrowPatch(
-            (5.5, 2.95),
-            (5.5, 2.6),
-            arrowstyle="-|>",
-            mutation_scale=12,
-            linewidth=1.5,
-            color=INK,
-            shrinkA=2,
-            shrinkB=2,
-        )
-    )
+    arrow(axes, (5.5, 2.95), (5.5, 2.6), head=12, gap=2, linewidth=1.5)
     _chip(axes, 4.7, 1.25, 1.6, 0.5, "Table 1", face="#eef2f6")
     for near, far in ((3.4, 4.7), (7.6, 6.3)):  # edge of a hospital, edge of the server
         for y, text, number, tail, head, line in (
@@ -97,19 +87,7 @@ def overview() -> Figure:
             (2.35, "global model", "1", far, near, "-"),
             (1.5, "Dice per case", "5", near, far, "--"),
         ):
-            axes.add_patch(
-                FancyArrowPatch(
-                    (tail, y),
-                    (head, y),
-                    arrowstyle="-|>",
-                    mutation_scale=13,
-                    linewidth=1.6,
-                    color=INK,
-                    linestyle=line,
-                    shrinkA=3,
-                    shrinkB=3,
-                )
-            )
+            arrow(axes, (tail, y), (head, y), head=13, gap=3, linewidth=1.6, linestyle=line)
             middle = (near + (4.55 if near < far else 6.45)) / 2
             axes.text(middle, y + 0.24, text, fontsize=9.2, color=INK, ha="center", va="center")
             _number(axes, middle, y, number)
@@ -142,18 +120,8 @@ def _number(axes: Axes, x: float, y: float, number: str) -> None:
 
 
 def _card(axes: Axes, x: float, y: float, width: float, height: float, *, edge: str) -> None:
-    style = "round,pad=0,rounding_size=0.14"
-    axes.add_patch(
-        FancyBboxPatch(
-            (x, y),
-            width,
-            height,
-            boxstyle=style,
-            facecolor="#fbfcfd",
-            edgecolor=edge,
-            linewidth=1.6,
-        )
-    )
+    look = {"facecolor": "#fbfcfd", "edgecolor": edge, "linewidth": 1.6}
+    box(axes, x, y, width, height, rounding=0.14, **look)
 
 
 def _chip(
@@ -167,16 +135,7 @@ def _chip(
     face: str,
     ink: str = INK,
 ) -> None:
-    axes.add_patch(
-        FancyBboxPatch(
-            (x, y),
-            width,
-            height,
-            boxstyle="round,pad=0,rounding_size=0.1",
-            facecolor=face,
-            edgecolor="none",
-        )
-    )
+    box(axes, x, y, width, height, rounding=0.1, facecolor=face, edgecolor="none")
     axes.text(
         x + width / 2,
         y + height / 2,
@@ -195,15 +154,7 @@ def _abdomen(axes: Axes, x: float, y: float, width: float, height: float, *, tum
     Args:
       tumour: with a tumour and an empty stomach (C2); otherwise with an inflated stomach (C1).
     """
-    frame = FancyBboxPatch(
-        (x, y),
-        width,
-        height,
-        boxstyle="round,pad=0,rounding_size=0.08",
-        facecolor="#0f141a",
-        edgecolor="none",
-    )
-    axes.add_patch(frame)
+    box(axes, x, y, width, height, rounding=0.08, facecolor="#0f141a", edgecolor="none")
     unit = height / 2.16  # half of the body's depth, so that it just fits
     cx, cy = x + width / 2, y + height / 2
 

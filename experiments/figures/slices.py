@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -140,17 +141,10 @@ def comparison(slices: Sequence[CaseSlice], models: Sequence[str] | None = None)
         ]
         for column, (name, mask) in enumerate(pictures):
             x = left + column * (panel + gap)
+            middle = x + panel / 2
             axes = figure.add_axes((x / width, edge / height, panel / width, tall / height))
             if row == 0:
-                figure.text(
-                    (x + panel / 2) / width,
-                    (height - top + 0.08) / height,
-                    name,
-                    ha="center",
-                    va="bottom",
-                    fontsize=10.5,
-                    color=INK,
-                )
+                _write(figure, middle, height - top + 0.08, name, va="bottom", fontsize=10.5)
             if mask is None and name != "CT":
                 _blank(axes, "not evaluated")
                 continue
@@ -159,25 +153,10 @@ def comparison(slices: Sequence[CaseSlice], models: Sequence[str] | None = None)
                 _scale_bar(axes, extents[row])
                 _letter(axes, 0.035, 0.5, "R")
             if name in case.captions:
-                figure.text(
-                    (x + panel / 2) / width,
-                    (edge - 0.05) / height,
-                    case.captions[name],
-                    ha="center",
-                    va="top",
-                    fontsize=8.2,
-                    color=MUTED,
-                )
-        figure.text(
-            0.13 / width,
-            (edge + tall / 2) / height,
-            case.title,
-            rotation=90,
-            ha="center",
-            va="center",
-            fontsize=9.5,
-            color=INK,
-        )
+                look = {"va": "top", "fontsize": 8.2, "color": MUTED}
+                _write(figure, middle, edge - 0.05, case.captions[name], **look)
+        look = {"va": "center", "fontsize": 9.5, "rotation": 90}
+        _write(figure, 0.13, edge + tall / 2, case.title, **look)
         edge -= caption + gap
     _class_legend(figure, 0.5, 0.07 / height, dice=any(case.captions for case in slices))
     return figure
@@ -223,17 +202,15 @@ def overlay(
         if column == 0:
             _scale_bar(axes, (x_mm, y_mm))
         label = f"{title}   {name}" if title and column == 0 else name
-        figure.text(
-            (x + panel / 2) / width,
-            (height - top + 0.08) / height,
-            label,
-            ha="center",
-            va="bottom",
-            fontsize=9.5,
-            color=INK,
-        )
+        _write(figure, x + panel / 2, height - top + 0.08, label, va="bottom", fontsize=9.5)
     _class_legend(figure, 0.5, 0.07 / height)
     return figure
+
+
+def _write(figure: Figure, x: float, y: float, text: str, **look: Any) -> None:
+    """Writes a centred text at a place in inches from the lower left corner of the figure."""
+    width, height = figure.get_size_inches()
+    figure.text(x / width, y / height, text, **{"ha": "center", "color": INK, **look})
 
 
 def _show(

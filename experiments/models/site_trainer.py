@@ -465,20 +465,9 @@ class SegmentationTrainer:
             )
         ):
             mask, score = self._segmented(case)
+            rows.append({**self._row(model_name, case, "training", mask), SCORE: score})
             native = resampling.restore_labels(mask, case.native, case.target_mm)
-            label = np.asarray(case.label)
-            about = {"model": model_name, "site": self._store.site, "case": case.number}
-            rows.append(
-                {**about, "grid": "training", **_columns(mask, label, case.target_mm), SCORE: score}
-            )
-            rows.append(
-                {
-                    **about,
-                    "grid": "native",
-                    **_columns(native, case.native_label(), case.native.spacing_mm),
-                    SCORE: score,
-                }
-            )
+            rows.append({**self._row(model_name, case, "native", native), SCORE: score})
             if index < self._example_cases:
                 example = examples / f"case{case.number:03d}.{model_name}.npy"
                 with atomic.replacing(example) as path:
@@ -492,15 +481,7 @@ class SegmentationTrainer:
             self._cases["test"], what=f"{self._label} scores {model_name}", unit="case"
         ):
             mask, score = self._segmented(case)
-            about = {
-                "model": model_name,
-                "site": self._store.site,
-                "case": case.number,
-                "grid": "training",
-            }
-            rows.append(
-                {**about, **_columns(mask, np.asarray(case.label), case.target_mm), SCORE: score}
-            )
+            rows.append({**self._row(model_name, case, "training", mask), SCORE: score})
         return rows
 
     def _validation_rows(self, model_name: str) -> list[dict[str, Any]]:
@@ -513,15 +494,28 @@ class SegmentationTrainer:
             self._cases["validation"], what=f"{self._label} validates {model_name}", unit="case"
         ):
             mask, score = self._segmented(case)
-            about = {
-                "model": model_name,
-                "site": self._store.site,
-                "case": case.number,
-                "grid": shared_choice.GRID,
-            }
-            columns = _columns(mask, np.asarray(case.label), case.target_mm)
-            rows.append({**about, **columns, **({SCORE: score} if self._healthy else {})})
+            row = self._row(model_name, case, shared_choice.GRID, mask)
+            rows.append({**row, SCORE: score} if self._healthy else row)
         return rows
+
+    def _row(
+        self, model_name: str, case: PreparedCase, grid: str, mask: np.ndarray
+    ) -> dict[str, Any]:
+        """Returns the row of a mask, without the patient's score.
+
+        Args:
+          grid: "native" for the scan's own; any other name means the training grid.
+        """
+        truth, spacing_mm = np.asarray(case.label), case.target_mm
+        if grid == "native":
+            truth, spacing_mm = case.native_label(), case.native.spacing_mm
+        return {
+            "model": model_name,
+            "site": self._store.site,
+            "case": case.number,
+            "grid": grid,
+            **_columns(mask, truth, spacing_mm),
+        }
 
     def _segmented(self, case: PreparedCase) -> tuple[np.ndarray, float]:
         """Returns the mask of a case on the training grid and its score."""

@@ -8,11 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from federated.aggregation.rule import Aggregated, AggregationRule, Slab, parameter
+from federated.aggregation.rule import Aggregated, AggregationRule, Slab, positive, share
 from federated.aggregation.weighted_mean import weighted_mean
 from federated.tensors.weights import TensorSpec
-
-_SHARE = "a number from 0 up to, not including, 1"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,29 +31,13 @@ class FedAdam(AggregationRule):
     name: ClassVar[str] = "fedadam"
     reads_model: ClassVar[bool] = True
 
-    beta_1: float = parameter(
-        0.9,
-        "share of the first moment that stays from round to round",
-        lambda value: 0 <= value < 1,
-        _SHARE,
+    beta_1: float = share(0.9, "share of the first moment that stays from round to round")
+    beta_2: float = share(0.99, "share of the second moment that stays from round to round")
+    tau: float = positive(
+        1e-3, "changes that are small beside it move the model in proportion to their size"
     )
-    beta_2: float = parameter(
-        0.99,
-        "share of the second moment that stays from round to round",
-        lambda value: 0 <= value < 1,
-        _SHARE,
-    )
-    tau: float = parameter(
-        1e-3,
-        "changes that are small beside it move the model in proportion to their size",
-        lambda value: value > 0,
-        "a number more than 0",
-    )
-    learning_rate: float = parameter(
-        0.01,
-        "how far a value moves in a round where its changes are alike and large beside tau",
-        lambda value: value > 0,
-        "a number more than 0",
+    learning_rate: float = positive(
+        0.01, "how far a value moves in a round where its changes are alike and large beside tau"
     )
 
     def init(self, specs: Sequence[TensorSpec]) -> Mapping[str, float]:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from federated.aggregation.rule import Aggregated, AggregationRule, Slab, parameter
+from federated.aggregation.rule import Aggregated, AggregationRule, Slab, positive, share
 from federated.aggregation.weighted_mean import weighted_mean
 from federated.tensors.weights import TensorSpec
 
@@ -30,15 +30,8 @@ class FedAvgM(AggregationRule):
     name: ClassVar[str] = "fedavgm"
     reads_model: ClassVar[bool] = True
 
-    momentum: float = parameter(
-        0.9,
-        "share of the velocity that stays from round to round",
-        lambda value: 0 <= value < 1,
-        "a number from 0 up to, not including, 1",
-    )
-    learning_rate: float = parameter(
-        1.0, "length of a step along the velocity", lambda value: value > 0, "a number more than 0"
-    )
+    momentum: float = share(0.9, "share of the velocity that stays from round to round")
+    learning_rate: float = positive(1.0, "length of a step along the velocity")
 
     def init(self, specs: Sequence[TensorSpec]) -> Mapping[str, float]:
         del specs

@@ -267,6 +267,7 @@ def backfill(log: EventLog, store: Store) -> None:
         elif not record.evicted and site in known.evicted:
             log.append("readmitted", site=site, backfilled=True)
     scores = store.scores()
+    scored_by = sorted(scores.get(max(scores, default=0), {}))
     for model, by_site in scores.items():
         for site, found in by_site.items():
             if known.scores.get((model, site)) != found:
@@ -279,14 +280,13 @@ def backfill(log: EventLog, store: Store) -> None:
             "models_fixed",
             models=list(store.fixed_models()),
             best_round=store.fixed_best(),
-            scored_by=sorted(scores.get(max(scores, default=0), {})),
+            scored_by=scored_by,
             backfilled=True,
         )
     for site, (count, sha256) in store.row_digests().items():
         if known.rows.get(site) != sha256:
             log.append("rows", site=site, rows=count, sha256=sha256, backfilled=True)
     if store.finished and not known.finished:
-        scored_by = sorted(scores.get(max(scores, default=0), {}))
         log.append(
             "finished",
             rounds=max(globals_),

@@ -15,8 +15,8 @@ from cryptography import x509
 from federated.aggregation import model_selection, rules, slabs
 from federated.aggregation.rule import AggregationRule
 from federated.audit.log import FIRST, BrokenChain, read_chain
-from federated.rounds import tasks
 from federated.storage.store import rows_digest
+from federated.storage.store_folder import StoreFolder
 from federated.tensors import codec
 from federated.tensors.tensor_files import TensorFile, file_digest
 from federated.tensors.weights import Digest, TensorSpec
@@ -137,8 +137,8 @@ def verify(
       BrokenChain: naming the first line that is wrong, or that the store contradicts.
       ValueError: if the folder has no log.
     """
-    store = pathlib.Path(store)
-    path = store / "events.jsonl"
+    files = StoreFolder(store)
+    path = files.folder / "events.jsonl"
     if not path.is_file():
         raise ValueError(f"{path}: no such file; give the server's folder, its --store")
     run, last, seen_head, lines = _Run(), FIRST, not head, 0
@@ -146,14 +146,14 @@ def verify(
         lines, last = record["line"], record["hash"]
         seen_head = seen_head or last.startswith(head)
         run.take(record)
-    rounds = [number for number, record in run.aggregated.items() if _has_model(store, record)]
-    rule_states = [n for n, record in run.aggregated.items() if _has_rule_state(store, record)]
-    recomputed = [number for number in rounds if _recompute(store, run.aggregated[number])]
+    rounds = [number for number, record in run.aggregated.items() if _has_model(files, record)]
+    rule_states = [n for n, record in run.aggregated.items() if _has_rule_state(files, record)]
+    recomputed = [number for number in rounds if _recompute(files, run.aggregated[number])]
     models = [
-        name for name, record in sorted(run.published.items()) if _has_lent_model(store, record)
+        name for name, record in sorted(run.published.items()) if _has_lent_model(files, record)
     ]
-    rows = _check_rows(store, run)
-    best = _check_selection(store, run)
+    rows = _check_rows(files, run)
+    best = _check_selection(files, run)
     if not seen_head:
         raise BrokenChain(
             lines,
@@ -175,10 +175,6 @@ def verify(
     )
 
 
-def _model_path(store: pathlib.Path, number: int) -> pathlib.Path:
-    return store / "global" / f"{tasks.global_name(number)}.safetensors"
-
-
 def _digest_of(path: pathlib.Path, record: dict[str, Any]) -> str | None:
     """Returns the digest of a file's tensors, None if there is no such file."""
     try:
@@ -190,8 +186,8 @@ def _digest_of(path: pathlib.Path, record: dict[str, Any]) -> str | None:
         raise BrokenChain(record["line"], f"its file cannot be read: {error}") from error
 
 
-def _has_model(store: pathlib.Path, record: dict[str, Any]) -> bool:
-    path = _model_path(store, record["round"])
+def _has_model(store: StoreFolder, record: dict[str, Any]) -> bool:
+    path = store.global_path(record["round"])
     digest = _digest_of(path, record)
     if digest not in (None, record["sha256"]):
         raise BrokenChain(
@@ -201,14 +197,10 @@ def _has_model(store: pathlib.Path, record: dict[str, Any]) -> bool:
     return digest is not None
 
 
-def _rule_state_path(store: pathlib.Path, number: int) -> pathlib.Path:
-    return store / "rule_state" / f"{tasks.global_name(number)}.safetensors"
-
-
-def _has_rule_state(store: pathlib.Path, record: dict[str, Any]) -> bool:
+def _has_rule_state(store: StoreFolder, record: dict[str, Any]) -> bool:
     if "rule_state_sha256" not in record:
         return False
-    path = _rule_state_path(store, record["round"])
+    path = store.rule_state_path(record["round"])
     digest = _digest_of(path, record)
     if digest not in (None, record["rule_state_sha256"]):
         raise BrokenChain(
@@ -218,8 +210,8 @@ def _has_rule_state(store: pathlib.Path, record: dict[str, Any]) -> bool:
     return digest is not None
 
 
-def _has_lent_model(store: pathlib.Path, record: dict[str, Any]) -> bool:
-    path = store / "models" / f"{record['model']}.safetensors"
+def _has_lent_model(store: StoreFolder, record: dict[str, Any]) -> bool:
+    path = store.model_path(record["model"])
     digest = _digest_of(path, record)
     if digest not in (None, record["sha256"]):
         raise BrokenChain(
@@ -228,10 +220,10 @@ def _has_lent_model(store: pathlib.Path, record: dict[str, Any]) -> bool:
     return digest is not None
 
 
-def _check_rows(store: pathlib.Path, run: _Run) -> list[str]:
+def _check_rows(store: StoreFolder, run: _Run) -> list[str]:
     """Compares `rows.jsonl` with the logged digests; returns the sites whose rows are as logged."""
     by_site: dict[str, list[bytes]] = {}
-    path = store / "rows.jsonl"
+    path = store.folder / "rows.jsonl"
     if path.exists():
         for number, line in enumerate(path.read_bytes().splitlines(), start=1):
             try:
@@ -266,7 +258,7 @@ def _line_of(records: dict[str, dict[str, Any]]) -> int:
     return max((record["line"] for record in records.values()), default=0)
 
 
-def _check_selection(store: pathlib.Path, run: _Run) -> int | None:
+def _check_selection(store: StoreFolder, run: _Run) -> int | None:
     """Selects the best global model again by the logged scores, once it is fixed.
 
     Returns:
@@ -278,7 +270,7 @@ def _check_selection(store: pathlib.Path, run: _Run) -> int | None:
     # An earlier release, which does not log "scored_by", counted the scores of evicted sites too.
     if "scored_by" in run.fixed:
         chosen = model_selection.select(
-            {m: scores for m, scores in run.final.items() if _model_path(store, m).exists()},
+            {m: scores for m, scores in run.final.items() if store.global_path(m).exists()},
             run.num_examples,
         )
         expected = max(run.aggregated, default=0) if chosen is None else chosen.best
@@ -287,15 +279,15 @@ def _check_selection(store: pathlib.Path, run: _Run) -> int | None:
                 line,
                 f"round {best} is named the best; by the logged scores it is round {expected}",
             )
-    path, model = store / "best.safetensors", run.aggregated.get(best)
+    path, model = store.folder / "best.safetensors", run.aggregated.get(best)
     digest = _digest_of(path, run.fixed)
-    wanted = model["sha256"] if model else _digest_of(_model_path(store, 0), run.fixed)
+    wanted = model["sha256"] if model else _digest_of(store.global_path(0), run.fixed)
     if digest != wanted:
         raise BrokenChain(line, f"best.safetensors is not the model of round {best}")
     return best
 
 
-def _recompute(store: pathlib.Path, record: dict[str, Any]) -> bool:
+def _recompute(store: StoreFolder, record: dict[str, Any]) -> bool:
     """Aggregates the kept updates of a round again, by the rule that its line names.
 
     Returns:
@@ -304,7 +296,7 @@ def _recompute(store: pathlib.Path, record: dict[str, Any]) -> bool:
       BrokenChain: if the result is not what was logged.
     """
     number, line = record["round"], record["line"]
-    folder = store / "kept" / tasks.global_name(number)
+    folder = store.kept_folder(number)
     # The file is named after the round that it was trained for; a late one counts in the next.
     found = {
         site: list(folder.glob(f"round_*.{site}.{sha256[:16]}.safetensors"))
@@ -328,9 +320,9 @@ def _recompute(store: pathlib.Path, record: dict[str, Any]) -> bool:
             specs = next(iter(updates.values()))[0].specs
             model = state = None
             if rule.reads_model:
-                model = opened.enter_context(TensorFile(_model_path(store, number - 1)))
+                model = opened.enter_context(TensorFile(store.global_path(number - 1)))
             if slabs.state_specs(rule, specs) and number > 1:
-                state = opened.enter_context(TensorFile(_rule_state_path(store, number - 1)))
+                state = opened.enter_context(TensorFile(store.rule_state_path(number - 1)))
             given = (rule, updates, model, state)
             digests = [_digests(*given, rounded=way) for way in rounded]
         except FileNotFoundError:

@@ -14,6 +14,7 @@ import grpc
 from absl import logging
 
 from federated.errors import FederationError, TooManyCalls
+from runkit import periodic
 
 # A waiting call, a heart beat, a transfer or its place in the queue; and as many again that are
 # left over from a site that was killed.
@@ -78,7 +79,6 @@ class Calls:
     ):
         self._per_caller, self._on_call, self._clock = per_caller, on_call, clock
         self._lock, self._held = threading.Lock(), dict[str, set[Call]]()
-        self._over = threading.Event()
 
     @contextlib.contextmanager
     def of(
@@ -123,23 +123,15 @@ class Calls:
                 logging.info("event=call_ended caller=%s reason=%s", call.caller, reason)
                 call.end()
 
-    @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
+    def watched(self) -> contextlib.AbstractContextManager[None]:
         """Checks the calls every second while the block runs."""
-        thread = threading.Thread(target=self._watch, name="calls", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._over.set()
-            thread.join()
+        return periodic.calls(self._watch, _CHECK_EVERY_S, name="calls")
 
     def _watch(self) -> None:
-        while not self._over.wait(_CHECK_EVERY_S):
-            try:
-                self.check()
-            except Exception:  # a check that fails ends no call; the next one follows in a second
-                logging.exception("event=calls_not_checked")
+        try:
+            self.check()
+        except Exception:  # a check that fails ends no call; the next one follows in a second
+            logging.exception("event=calls_not_checked")
 
 
 def _refusal(call: Call) -> str:

@@ -11,11 +11,12 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from absl import logging
 
 from federated.connections.port_guard import connections_to
+from runkit import periodic
 
 EVERY_S, PATIENCE_S = 60.0, 30.0
 _STEP_S = 0.05
@@ -70,28 +71,20 @@ class ListenerCheck:
             ]
             return any(address[1] == own[1] for address, _ in found)
 
-    @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
-        """Checks every `EVERY_S` seconds while the block runs."""
-        thread = threading.Thread(target=self._watch, name="listener_check", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._over.set()
-            thread.join()
+    def watched(self) -> contextlib.AbstractContextManager[None]:
+        """Checks every `EVERY_S` seconds while the block runs, until the first loss."""
+        return periodic.calls(self._watch, EVERY_S, name="listener_check", over=self._over)
 
     def _watch(self) -> None:
-        while not self._over.wait(EVERY_S):
-            try:
-                lost = self.is_lost()
-            except OSError as error:  # no free descriptor to look with
-                logging.debug("event=listener_check_blind reason=%s", error.strerror)
-                continue
-            if lost:
-                logging.error("event=listener_lost port=%d", self._address[1])
-                self._on_loss()
-                return
+        try:
+            lost = self.is_lost()
+        except OSError as error:  # no free descriptor to look with
+            logging.debug("event=listener_check_blind reason=%s", error.strerror)
+            return
+        if lost:
+            logging.error("event=listener_lost port=%d", self._address[1])
+            self._over.set()
+            self._on_loss()
 
 
 def _reachable(host: str) -> str:

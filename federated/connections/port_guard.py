@@ -8,6 +8,7 @@ site with a valid certificate could hold them forever.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import socket
@@ -18,6 +19,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 from absl import logging
+
+from runkit import periodic
 
 PER_CALLER = 6  # connections; a site has one, its doctor and a restart another
 _EVERY_S = 0.25
@@ -43,7 +46,7 @@ class PortGuard:
         self._lock = threading.Lock()
         self._callers: dict[str, str] = {}  # peer -> caller
         self._since: dict[Address, float] = {}
-        self._over = threading.Event()
+        self._told = -math.inf  # when connections that were closed were last logged
 
     def note(self, peer: str, caller: str) -> None:
         """Records whose connection it is.
@@ -89,31 +92,22 @@ class PortGuard:
                     connections[address].shutdown(socket.SHUT_RDWR)
         return len(leaving)
 
-    @contextlib.contextmanager
-    def watched(self, port: int) -> Iterator[None]:
+    def watched(self, port: int) -> contextlib.AbstractContextManager[None]:
         """Looks four times a second while the block runs."""
-        thread = threading.Thread(target=self._watch, args=(port,), name="port_guard", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._over.set()
-            thread.join()
+        return periodic.calls(lambda: self._watch(port), _EVERY_S, name="port_guard")
 
     def _watch(self, port: int) -> None:
-        told = -60.0
-        while not self._over.wait(_EVERY_S):
-            try:
-                closed = self.look(port)
-            except OSError as error:  # no free descriptor to look with; gRPC's own limits hold
-                logging.debug("event=door_blind reason=%s", error.strerror)
-                continue
-            if closed and self._clock() - told >= 60:
-                told = self._clock()
-                logging.warning(
-                    "event=connections_closed count=%d note=many_hold_a_place_and_say_nothing",
-                    closed,
-                )
+        try:
+            closed = self.look(port)
+        except OSError as error:  # no free descriptor to look with; gRPC's own limits hold
+            logging.debug("event=door_blind reason=%s", error.strerror)
+            return
+        if closed and self._clock() - self._told >= 60:
+            self._told = self._clock()
+            logging.warning(
+                "event=connections_closed count=%d note=many_hold_a_place_and_say_nothing",
+                closed,
+            )
 
 
 def _beyond(callers: dict[Address, str], since: dict[Address, float]) -> list[Address]:

@@ -1,4 +1,6 @@
-"""The weighted mean of whole updates in memory, with the bits of this product's own server."""
+"""Weighted means of whole updates in memory, with the bits of this product's own server, and of
+metrics.
+"""
 
 from __future__ import annotations
 
@@ -33,4 +35,21 @@ def averaged(updates: Mapping[str, tuple[Mapping[str, np.ndarray], int]]) -> Nam
             array.dtype
         )
         for name, array in first.items()
+    }
+
+
+def mean_metrics(
+    metrics: Mapping[str, Mapping[str, float]], num_examples: Mapping[str, int]
+) -> dict[str, float]:
+    """Returns the weighted mean of each metric that every site reports, sorted by name.
+
+    Args:
+      metrics: site name to metrics; of one site at least.
+      num_examples: site name to number of training cases.
+    """
+    shared = set.intersection(*(set(reported) for reported in metrics.values()))
+    total = sum(num_examples[site] for site in metrics)
+    return {
+        name: sum(num_examples[site] * metrics[site][name] for site in sorted(metrics)) / total
+        for name in sorted(shared)
     }

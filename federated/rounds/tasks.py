@@ -44,11 +44,12 @@ def is_global(name: str) -> bool:
 class Task:
     """One thing for a site to do.
 
-    - train: pull `model`, score it, train, and push the update of `round`.
-    - score: pull and score `model`.
-    - publish: send the local models.
-    - evaluate: pull each of `models`, score it on the site's test cases, and submit the rows.
-    - wait, finished: nothing, for now or for good.
+    - train: download `model`, score it if that is due, train it, and upload the update of `round`.
+    - score: download `model` and score it.
+    - publish: upload the local models that the site lends to the evaluation.
+    - evaluate: download each of `models`, score it on the test cases, and submit the rows.
+    - wait: do nothing now, and ask again.
+    - finished: leave; the run needs nothing more from this site.
     """
 
     kind: Kind

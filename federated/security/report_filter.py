@@ -64,20 +64,6 @@ def _checked(
     return dict(sorted(checked.items()))
 
 
-def check_rows(
-    rows: Iterable[Mapping[str, Any]],
-    *,
-    vocabulary: Vocabulary,
-    site: str,
-    models: Iterable[str],
-    max_cases: int = _MAX_CASE,
-) -> list[dict[str, Any]]:
-    """Returns what `checked_rows` yields, as a list. Raises PrivacyRefused as it does."""
-    return list(
-        checked_rows(rows, vocabulary=vocabulary, site=site, models=models, max_cases=max_cases)
-    )
-
-
 def checked_rows(
     rows: Iterable[Mapping[str, Any]],
     *,

@@ -14,7 +14,7 @@ from federated.tensors import codec
 from federated.wire import addresses
 from federated.wire.messages import MAX_WAIT_S, MIN_WAIT_S
 from runkit import settings
-from runkit.settings import SECONDS, Rule, at_least, setting
+from runkit.settings import SECONDS, Condition, at_least, setting
 
 _NOT_NEGATIVE = at_least(0)
 
@@ -24,7 +24,7 @@ class ServerConfig:
     """The operator's decisions. Names as in Clara Train, which its users recognise."""
 
     num_rounds: int
-    local_epochs: int = setting(10, "Epochs of local training per round.", rule=at_least(1))
+    local_epochs: int = setting(10, "Epochs of local training per round.", condition=at_least(1))
     min_num_clients: int = setting(2, "Number of updates that a round needs before it can close.")
     max_num_clients: int = setting(2, "Largest number of sites that may take part.")
     wait_after_min_clients_s: float = setting(
@@ -58,7 +58,9 @@ class ServerConfig:
         "Refuse an update that changes the model by more than this many times the usual amount: "
         "the median change of the other sites over the last five rounds, but at least a fifth of "
         "the initial model's norm. 0 disables the check.",
-        rule=Rule(lambda ratio: not ratio or ratio > 1, "more than 1, or 0 for no such check"),
+        condition=Condition(
+            lambda ratio: not ratio or ratio > 1, "more than 1, or 0 for no such check"
+        ),
     )
     transport: str = setting(
         "raw",
@@ -69,20 +71,20 @@ class ServerConfig:
         0,
         "End the run after this many scored global models in a row without a better mean score; 0 "
         "never does. Sites score one model every --validation_every rounds.",
-        rule=_NOT_NEGATIVE,
+        condition=_NOT_NEGATIVE,
     )
     min_improvement: float = 0.0  # of the mean score, to count as better
     heart_beat_timeout_s: float = setting(
         600.0,
         "Seconds without a sign of life after which the server no longer waits for a site, as long "
         "as enough others remain.",
-        rule=SECONDS,
+        condition=SECONDS,
         flag="heart_beat_timeout",
     )
     # After the last round: publish models, evaluate them at every site, collect rows.
     cross_site_evaluation: bool = True
     token_lifetime_s: float = setting(
-        24 * 3600.0, "Seconds for which a login is valid.", rule=SECONDS, flag="token_lifetime"
+        24 * 3600.0, "Seconds for which a login is valid.", condition=SECONDS, flag="token_lifetime"
     )
     # A waiting site asks again after this time; meanwhile it occupies a thread.
     poll_s: float = 20.0
@@ -90,19 +92,21 @@ class ServerConfig:
         2,
         "Number of models that sites upload or download at the same time; further ones wait. The "
         "server's memory grows with this number, not with the number of sites.",
-        rule=at_least(1),
+        condition=at_least(1),
     )
     keep_updates: int = setting(
         1,
         "Number of newest rounds whose updates stay in the store, so that experiments.audit can "
         "average them again.",
-        rule=_NOT_NEGATIVE,
+        condition=_NOT_NEGATIVE,
     )
     keep_globals: int = setting(
         0,
         "Number of newest global models to keep besides the initial and the best one; 0 keeps all.",
         # The newest but one is scored while the newest is made, and may prove to be the best.
-        rule=Rule(lambda number: number == 0 or number >= 2, "at least 2 models, or 0 for all"),
+        condition=Condition(
+            lambda number: number == 0 or number >= 2, "at least 2 models, or 0 for all"
+        ),
     )
     # How long a server stays up after the end for sites that have not heard of it.
     linger_s: float = 60.0
@@ -111,7 +115,7 @@ class ServerConfig:
         addresses.DEFAULT_PORT,
         "Port to listen on. 0 takes any free one, writes it to <store>/address.json and keeps it "
         "across restarts.",
-        rule=Rule(lambda port: 0 <= port <= 65535, "1 to 65535, or 0 for any free one"),
+        condition=Condition(lambda port: 0 <= port <= 65535, "1 to 65535, or 0 for any free one"),
     )
 
     def __post_init__(self) -> None:

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import math
 import os
-import re
 import sqlite3
 import threading
 import time
@@ -29,7 +28,6 @@ from federated.tensors.tensor_files import TensorFile
 from federated.tensors.weights import check_same
 from federated.wire.messages import Answer, Offer, Receipt
 
-_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 # Models that one site may publish; each takes space on the server's disk and time at every site.
 MAX_LENT = 8
 # Different updates that a site may send for one round; an honest site that was killed sends the
@@ -431,7 +429,7 @@ def _check_name(site: str, name: str, site_names: Collection[str]) -> None:
     """Raises ModelRefused unless a model's name is well-formed and begins with its site's name, so
     that no site takes another's.
     """
-    if not _MODEL_NAME.fullmatch(name) or tasks.is_global(name):
+    if not tasks.MODEL_NAME.fullmatch(name) or tasks.is_global(name):
         raise errors.ModelRefused(
             f"model name {name[:80]!r} of site {site!r} is reserved or malformed; "
             "use letters, digits, '_', '-', at most 64"

@@ -14,7 +14,7 @@ import os
 import pathlib
 import ssl
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -25,14 +25,15 @@ from federated import errors
 from federated.rounds.tasks import Task, global_name
 from federated.security import revocation, tls
 from federated.security.kit import Kit
-from federated.site.transport import offering, unknown
+from federated.site.transport import Transport
 from federated.tensors import codec
 from federated.tensors.partial_file import PartialModel
+from federated.tensors.tensor_files import TensorFile
 from federated.tensors.weights import TensorManifest, TensorSpec
 from federated.wire import addresses, chunk_encoding, conversion, replies
 from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.endpoint import ServerEndpoint, channel_options
-from federated.wire.messages import PROTOCOL, Receipt, Session
+from federated.wire.messages import PROTOCOL, Offer, Receipt, Session
 from runkit import printable, private, release
 
 _SERVICE = "/weight_exchange.WeightExchange/"
@@ -81,8 +82,8 @@ def connect(
     return GrpcTransport(kit, learned=pathlib.Path(learned or folder))
 
 
-class GrpcTransport:
-    """See `transport.Transport`. Thread-safe, because heart beats come from their own thread."""
+class GrpcTransport(Transport):
+    """Calls over the network. Thread-safe, because heart beats come from their own thread."""
 
     def __init__(self, kit: Kit, *, learned: pathlib.Path | None = None):
         self.site, self._credential = kit.name, kit.credential
@@ -258,30 +259,6 @@ class GrpcTransport:
                 pb.Acknowledgement,
             )
 
-    def push(
-        self,
-        path: str | os.PathLike,
-        sha256: str,
-        *,
-        round_number: int,
-        num_examples: int,
-        metrics: Mapping[str, float],
-        discarded: int | None = None,
-        manifest: Callable[[], TensorManifest | None] = unknown,
-    ) -> Receipt:
-        return self._send(
-            path,
-            sha256,
-            manifest=manifest,
-            round=round_number,
-            num_examples=num_examples,
-            metrics=metrics,
-            discarded=discarded,
-        )
-
-    def publish(self, path: str | os.PathLike, sha256: str, *, model: str) -> Receipt:
-        return self._send(path, sha256, model=model)
-
     def declare_models(self, names: Sequence[str]) -> None:
         with self._calling():
             self._ask("DeclareModels", pb.Models(names=names), pb.Acknowledgement)
@@ -305,8 +282,8 @@ class GrpcTransport:
     def close(self) -> None:
         self._channel.close()
 
-    def _send(self, path: str | os.PathLike, sha256: str, **about: Any) -> Receipt:
-        with offering(path, sha256, **about) as (file, offer), self._calling():
+    def _send(self, file: TensorFile, offer: Offer) -> Receipt:
+        with self._calling():
             due = {
                 "site": self.site,
                 "what": offer.model or global_name(offer.round),

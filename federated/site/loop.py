@@ -29,7 +29,7 @@ from federated.site.transport import Transport
 from federated.tensors import codec, tensor_files
 from federated.tensors.weights import NamedArrays, TensorSpec, canonical
 from federated.wire.messages import Session
-from runkit import backoff, folder_lock, printable, private
+from runkit import backoff, folder_lock, periodic, printable, private
 from runkit.events import EventLog
 
 # A server holds the call while there is nothing to do. If "wait" comes back sooner than this, the
@@ -459,8 +459,10 @@ class _Loop:
         self.note("rows_submitted", rows=len(collected))
 
     def _checked_rows(self, rows: Iterable[Mapping[str, Any]], model: str) -> list[dict[str, Any]]:
-        return report_filter.check_rows(
-            rows, vocabulary=self._vocabulary, site=self._transport.site, models=[model]
+        return list(
+            report_filter.checked_rows(
+                rows, vocabulary=self._vocabulary, site=self._transport.site, models=[model]
+            )
         )
 
     def _checked_scores(self, scores: Mapping[str, Any], what: str) -> dict[str, float]:
@@ -478,27 +480,19 @@ def _check_own_name(name: str) -> None:
         )
 
 
-@contextlib.contextmanager
-def _beating(transport: Transport, every_s: float) -> Iterator[None]:
+def _beating(transport: Transport, every_s: float) -> contextlib.AbstractContextManager[None]:
     """Tells the server regularly that the site is alive, while the block trains or evaluates."""
-    over = threading.Event()
 
     def beat() -> None:
-        while not over.wait(every_s):
-            try:
-                transport.heart_beat()
-            # gRPC raises ValueError for a channel that was closed.
-            except (errors.FederationError, ValueError) as error:
-                # Whatever is wrong, the loop meets it at its next call, and handles it there.
-                logging.debug("event=heart_beat_failed reason=%s", error)
+        try:
+            transport.heart_beat()
+        # gRPC raises ValueError for a channel that was closed.
+        except (errors.FederationError, ValueError) as error:
+            # Whatever is wrong, the loop meets it at its next call, and handles it there.
+            logging.debug("event=heart_beat_failed reason=%s", error)
 
-    thread = threading.Thread(target=beat, name="heart-beat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join(5.0)  # a beat that is being sent ends with the transport, if not before
+    # A beat that is being sent ends with the transport, if not before.
+    return periodic.calls(beat, every_s, name="heart-beat", join_s=5.0)
 
 
 @contextlib.contextmanager

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from federated.rounds.tasks import Task
 from federated.tensors.tensor_files import TensorFile, file_manifest
@@ -17,7 +18,7 @@ def unknown() -> None:
     """The manifest of a file that the caller has not read."""
 
 
-class Transport(Protocol):
+class Transport(abc.ABC):
     """Calls to the server. Each may be repeated, so a lost reply does no harm.
 
     Every method raises ServerUnreachable if the server is down, SessionExpired if the site has to
@@ -26,6 +27,7 @@ class Transport(Protocol):
 
     site: str
 
+    @abc.abstractmethod
     def login(
         self, plan: dict[str, Any], num_examples: int, labels: Mapping[str, str] | None = None
     ) -> Session:
@@ -35,12 +37,15 @@ class Transport(Protocol):
           labels: class -> whether the site's labels show it, a word of `declarations.WORDS`.
         """
 
+    @abc.abstractmethod
     def next_task(self) -> Task:
         """Returns the next task. The server holds the call until there is one, at most `poll_s`."""
 
+    @abc.abstractmethod
     def heart_beat(self) -> None:
         """Tells the server that the site is alive."""
 
+    @abc.abstractmethod
     def pull(
         self, model: str, path: str | os.PathLike, *, specs: Sequence[TensorSpec] | None = None
     ) -> TensorManifest:
@@ -53,6 +58,7 @@ class Transport(Protocol):
             ServerMisbehaves and leaves the file as it is.
         """
 
+    @abc.abstractmethod
     def report_scores(self, model: int, scores: Mapping[str, float], *, sha256: str = "") -> None:
         """Reports the site's scores of global model number `model`.
 
@@ -79,16 +85,35 @@ class Transport(Protocol):
           manifest: returns the file's manifest if the file is unchanged since the caller read it,
             else None; the file is then read again.
         """
+        with offering(
+            path,
+            sha256,
+            manifest=manifest,
+            round=round_number,
+            num_examples=num_examples,
+            metrics=metrics,
+            discarded=discarded,
+        ) as (file, offer):
+            return self._send(file, offer)
 
     def publish(self, path: str | os.PathLike, sha256: str, *, model: str) -> Receipt:
         """Uploads a model that the site lends to the evaluation at all sites."""
+        with offering(path, sha256, model=model) as (file, offer):
+            return self._send(file, offer)
 
+    @abc.abstractmethod
+    def _send(self, file: TensorFile, offer: Offer) -> Receipt:
+        """Offers the model in `file` and uploads the chunks that the server lacks."""
+
+    @abc.abstractmethod
     def declare_models(self, names: Sequence[str]) -> None:
         """Says that the site has published all its models, which are these."""
 
+    @abc.abstractmethod
     def submit_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Sends the site's rows of the evaluation."""
 
+    @abc.abstractmethod
     def close(self) -> None:
         """Ends the connection."""
 

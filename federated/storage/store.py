@@ -1,26 +1,11 @@
 """What the server remembers: facts in SQLite, weights in safetensors files. All survives a crash.
 
-    <store>/state.sqlite                       run, sessions, rounds, updates, scores, models, rows
-            global/round_000.safetensors       every global model; round_000 is the initial one
-            rule_state/round_001.safetensors   what the aggregation rule keeps with a global model
-            best.safetensors selection.json    the best global model so far and its scores
-            models/<name>.safetensors          models that sites published for evaluation
-            rows.jsonl                         per-case rows of every site
-            events.jsonl address.json
-            spool/                             updates of the open round
-            kept/round_003/                    updates of the newest closed rounds, for an audit
-            incoming/                          transfers under way; a restart continues them
-            discarded/                         files that are about to be removed
-
 A file gets its final name only when it is whole and synced, and counts only when the database says
 so. What a kill leaves in between is removed at the next start.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import hashlib
 import itertools
 import json
@@ -33,24 +18,28 @@ from typing import Any
 
 from absl import logging
 
-from federated.errors import DifferentRun, StoreInUse
+from federated.errors import DifferentRun
 from federated.rounds import plan as plans
 from federated.rounds import tasks
 from federated.rounds.rounds import Policy, Round, Update, accept
 from federated.security import certificates
+from federated.storage import store_folder
+from federated.storage.best_models import BestModels
 from federated.storage.database import FIRST_AGGREGATION, Records, insert_addresses
+from federated.storage.store_folder import StoreFolder
 from federated.tensors.tensor_files import TensorFile, file_manifest
 from federated.tensors.weights import TensorManifest
-from runkit import atomic, folder_lock, formats, private
+from runkit import atomic, formats, private
 
 FORMAT = "2"
 _FORMAT_WITH_RULE = "3"  # aggregated by another rule, which earlier releases would ignore
 
 
-class Store(Records):
+class Store(StoreFolder, Records):
     """The durable state of one run: a method that changes it returns when the change is on disk.
 
-    Not thread-safe: the coordinator's lock protects it.
+    It has the files of `StoreFolder`, the facts of `Records`, and the changes that touch both. Not
+    thread-safe: the coordinator's lock protects it.
 
     Raises:
       StoreInUse: if another process has the folder open.
@@ -58,30 +47,10 @@ class Store(Records):
     """
 
     def __init__(self, folder: str | os.PathLike):
-        self.folder = pathlib.Path(folder)
-        self._discarded = self.folder / "discarded"
-        private.refuse_links(self.folder, recursive=True)
-        private.tree(self.folder)  # it holds the updates of single sites
-        for name in ("global", "models", "spool", "incoming", "discarded"):
-            private.make(self.folder / name)
-        # Held until close().
-        self._lock = open(self.folder / "lock", "w", opener=private.opener)  # noqa: SIM115
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            process = folder_lock.holder(self._lock.fileno())
-            self._lock.close()
-            if error.errno != errno.EWOULDBLOCK:
-                raise StoreInUse(
-                    f"{self.folder}: cannot be locked ({error.strerror}); "
-                    "a store needs a disk of this machine itself"
-                ) from error
-            server = f"another server ({process})" if process else "another server"
-            raise StoreInUse(
-                f"{self.folder}: {server} works on this store; "
-                "stop it or give this one its own folder"
-            ) from None
-        super().__init__(self.folder / "state.sqlite")
+        StoreFolder.__init__(self, folder)
+        self._lock = store_folder.lock(self.folder)  # until close()
+        self._best = BestModels(self.folder)
+        Records.__init__(self, self.folder / "state.sqlite")
         try:
             self._refuse_newer()
         except ValueError:
@@ -210,31 +179,6 @@ class Store(Records):
             self._set_value("authority", authority)
 
     # Rounds.
-
-    def incoming_path(self, site: str, sha256: str) -> pathlib.Path:
-        """Returns the file in which a site's model arrives.
-
-        The site's earlier unfinished transfer is removed: each site has at most one.
-        """
-        path = self.folder / "incoming" / f"{site}.{sha256[:16]}.safetensors"
-        for other in path.parent.glob(f"{site}.*.safetensors"):
-            if other.name != path.name and other.name.count(".") == path.name.count("."):
-                other.unlink(missing_ok=True)
-        return path
-
-    def drop_incoming(self, site: str) -> None:
-        """Removes what a site has begun to send."""
-        for path in (self.folder / "incoming").glob(f"{site}.*.safetensors"):
-            path.unlink(missing_ok=True)
-
-    def update_path(self, update: Update) -> pathlib.Path:
-        # With the digest in the name, a new update never overwrites the file of the old one, which
-        # counts until the database says otherwise.
-        return (
-            self.folder
-            / "spool"
-            / f"round_{update.round:03d}.{update.site}.{update.sha256[:16]}.safetensors"
-        )
 
     def keep_update(
         self,
@@ -378,7 +322,7 @@ class Store(Records):
             if (tasks.global_number(folder.name) or 0) <= last - keep_updates:
                 self._discard(folder)
         for number in range(1, last - keep_globals + 1) if keep_globals else ():
-            if number not in self._best_rounds():
+            if number not in self._best.rounds():
                 self._discard(self.global_path(number))
                 self._discard(self.rule_state_path(number))
 
@@ -392,68 +336,14 @@ class Store(Records):
                 self._discard(path)
         self._prune(max(self.globals()), keep_updates, keep_globals)
 
-    def _discard(self, path: pathlib.Path) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(path, self._discarded / path.name)
-
-    def empty_discarded(self) -> None:
-        """Removes the files of `discarded`; the only method that needs no lock.
-
-        Removing a model takes as long as copying it, and the next round need not wait for that.
-        """
-        for path in self._discarded.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)  # another thread may do the same
-            else:
-                path.unlink(missing_ok=True)
-
-    def kept_folder(self, number: int) -> pathlib.Path:
-        return self.folder / "kept" / tasks.global_name(number)
-
-    def global_path(self, number: int) -> pathlib.Path:
-        return self.folder / "global" / f"{tasks.global_name(number)}.safetensors"
-
-    def rule_state_path(self, number: int) -> pathlib.Path:
-        """Returns the file of what the aggregation rule keeps with a global model, if anything."""
-        return self.folder / "rule_state" / f"{tasks.global_name(number)}.safetensors"
-
     # Selection and cross-site evaluation.
 
     def keep_selection(self, best: int, worst_site: int, table: Mapping[str, Any]) -> None:
-        """Writes the best global model, the one with the best worst site, and `selection.json`.
-
-        Each file is replaced as a whole, the models first; each model names its round in its
-        metadata. Every start makes this call again, which completes what a kill interrupted.
-
-        Args:
-          best, worst_site: numbers of the two global models.
-          table: further content of `selection.json`.
-        """
-        record = self.folder / "selection.json"
-        before = atomic.read_json(record) if record.exists() else {}
-        for name, key, number in (
-            ("best", "best_round", best),
-            ("best_worst_site", "best_worst_site_round", worst_site),
-        ):
-            # A kill between the two may have left a model that the record does not name.
-            path = self.folder / f"{name}.safetensors"
-            if before.get(key) != number or not _is_of_round(path, number):
-                _link(self.global_path(number), path)
-        content = {"best_round": best, "best_worst_site_round": worst_site, **table}
-        if content != before:
-            atomic.write_json(record, content)
+        """Keeps the best global models; see `BestModels.keep`. Every start calls it again."""
+        self._best.keep(best, worst_site, table, path_of=self.global_path)
 
     def best_round(self) -> int | None:
-        record = self.folder / "selection.json"
-        return atomic.read_json(record)["best_round"] if record.exists() else None
-
-    def _best_rounds(self) -> set[int]:
-        record = self.folder / "selection.json"
-        content = atomic.read_json(record) if record.exists() else {}
-        return {content.get("best_round", 0), content.get("best_worst_site_round", 0)}
-
-    def model_path(self, name: str) -> pathlib.Path:
-        return self.folder / "models" / f"{name}.safetensors"
+        return self._best.best_round()
 
     def keep_model(
         self, received: pathlib.Path, name: str, site: str, manifest: TensorManifest
@@ -563,9 +453,7 @@ class Store(Records):
 
     def _forget_discarded(self, first: int) -> None:
         """Removes the choice of a global model and the kept updates, from round `first` on."""
-        if max(self._best_rounds()) >= first:
-            # Otherwise a round that is trained again would be taken for the one that was chosen.
-            (self.folder / "selection.json").unlink()
+        self._best.forget(first)
         for folder in (self.folder / "kept").glob("round_*"):
             if (tasks.global_number(folder.name) or 0) >= first:
                 self._discard(folder)
@@ -577,27 +465,3 @@ def rows_digest(lines: Iterable[str]) -> str:
     for line in lines:
         digest.update(line.encode("utf-8") + b"\n")
     return digest.hexdigest()
-
-
-def _is_of_round(path: pathlib.Path, number: int) -> bool:
-    try:
-        with TensorFile(path) as file:
-            return file.metadata.get("round", "0") == str(number)
-    except (FileNotFoundError, ValueError):
-        return False
-
-
-def _link(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Makes `target` a second name of a file that never changes again, or a copy of it."""
-    temporary = target.with_name(f".partial-{target.name}")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:
-        with atomic.replacing(target) as copy:
-            shutil.copyfile(source, copy)
-        return
-    os.replace(temporary, target)
-    temporary.unlink(missing_ok=True)  # a rename onto the same file does nothing
-    # Now, so that a record that names this model cannot outlive a power cut without it.
-    atomic.sync_directory(target.parent)

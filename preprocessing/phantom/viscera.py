@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -99,21 +100,10 @@ def paint_kidneys(canvas: Canvas, patient: Patient, rng: np.random.Generator) ->
         centre = np.array([side * 68.0, 0.0, height]) + rng.normal(0, 4, 3)
         radii = np.array([27.0, 29.0, 54.0]) * rng.normal(1.0, 0.05)
         box, outer = ellipsoid(space, centre, radii, turn_deg=side * 35.0, tilt_deg=-8.0)
-        _, hilum = ellipsoid(
-            space,
-            centre + np.array([-side * 21, 13, 0]),
-            (19, 15, 21),
-            turn_deg=side * 35.0,
-            within=box,
-        )
+        turned = functools.partial(ellipsoid, space, turn_deg=side * 35.0, within=box)
+        _, hilum = turned(centre + np.array([-side * 21, 13, 0]), (19, 15, 21))
         kidney = np.maximum(outer + 0.8 * space.medium[1][box], -hilum)
-        _, sinus = ellipsoid(
-            space,
-            centre + np.array([-side * 5, 4, 0]),
-            (10, 9, 29),
-            turn_deg=side * 35.0,
-            within=box,
-        )
+        _, sinus = turned(centre + np.array([-side * 5, 4, 0]), (10, 9, 29))
         canvas.paint(box, outer, hu["fat"], gap_mm=4.0, gap_hu=hu["fat"], occupy=False)
         canvas.paint(box, kidney, hu["cortex"])
         # Other organs keep out of the perirenal fat.

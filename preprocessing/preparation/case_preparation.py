@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from preprocessing import case_store, geometry, intensity, resampling, rules, sources
 from preprocessing.case_list import Case
-from preprocessing.case_store import Settings
+from preprocessing.case_store import StoreSettings
 from preprocessing.checks import integrity, same_scan
 from preprocessing.foreground import LabelBox
 from preprocessing.rules import IntegrityError
@@ -34,7 +34,7 @@ class Prepared:
 def prepare_case(
     case: Case,
     root: pathlib.Path,
-    settings: Settings,
+    settings: StoreSettings,
     *,
     threads: int = 1,
     report: StageCallback = lambda stage: None,
@@ -59,7 +59,7 @@ def prepare_case(
 
 
 def _prepare(
-    case: Case, root: pathlib.Path, settings: Settings, threads: int, report: StageCallback
+    case: Case, root: pathlib.Path, settings: StoreSettings, threads: int, report: StageCallback
 ) -> Prepared:
     done = case_store.read_case(case_store.case_folder(root, case.case_id))
     if done is not None:

@@ -18,7 +18,7 @@ from absl import logging
 from preprocessing import budget, rules
 from preprocessing.budget import CaseNeed
 from preprocessing.case_list import Case
-from preprocessing.case_store import Settings
+from preprocessing.case_store import StoreSettings
 from preprocessing.preparation.case_preparation import Prepared, prepare_case
 from preprocessing.rules import IntegrityError, broken
 from runkit import progress
@@ -30,7 +30,7 @@ Needs = Mapping[str, CaseNeed | None]
 _LISTEN_S = 0.5  # between two looks at what the workers are doing
 
 
-class Progress:
+class CohortBar:
     """The progress bar of a cohort, with the stages of the cases in progress behind it.
 
     Its length is in voxels, because cases differ tenfold in size. Cases appear by their position in
@@ -47,7 +47,7 @@ class Progress:
             unit="Mvoxel",
         )
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> CohortBar:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -79,11 +79,11 @@ class Progress:
 def outcomes(
     cases: Sequence[Case],
     root: pathlib.Path,
-    settings: Settings,
+    settings: StoreSettings,
     workers: int,
     needs: Needs,
     limit_bytes: int,
-    shown: Progress,
+    shown: CohortBar,
 ) -> Generator[tuple[Case, Outcome], None, None]:
     """Prepares cases and yields each with its outcome as it ends.
 
@@ -145,7 +145,7 @@ def _in_processes(
     workers: int,
     needs: Needs,
     limit_bytes: int,
-    shown: Progress,
+    shown: CohortBar,
 ) -> Generator[tuple[Case, Outcome | None], None, None]:
     """Yields each case with its outcome as it ends, and removes it from `waiting` as it begins.
 
@@ -211,7 +211,7 @@ def _start_worker(stages: SimpleQueue[tuple[str, str]]) -> None:
     _stages = stages
 
 
-def _in_worker(case: Case, *, root: pathlib.Path, settings: Settings, threads: int) -> Outcome:
+def _in_worker(case: Case, *, root: pathlib.Path, settings: StoreSettings, threads: int) -> Outcome:
     def report(stage: str) -> None:
         if _stages is not None:
             _stages.put((case.case_id, stage))

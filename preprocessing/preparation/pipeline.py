@@ -17,7 +17,7 @@ from absl import logging
 from preprocessing import budget, case_store, declared_labels, rules, sources
 from preprocessing.budget import Budget, CaseNeed
 from preprocessing.case_list import Case, CaseManifest
-from preprocessing.case_store import CaseStore, Settings
+from preprocessing.case_store import CaseStore, StoreSettings
 from preprocessing.checks import same_scan
 from preprocessing.preparation import case_workers
 from preprocessing.preparation.case_preparation import Prepared
@@ -92,7 +92,7 @@ def prepare(
         logging.warning("site=%s rule=%s: a case is refused", manifest.site, error.rule)
 
     with (
-        case_workers.Progress(f"prepare {manifest.site}", cases, needs) as shown,
+        case_workers.CohortBar(f"prepare {manifest.site}", cases, needs) as shown,
         # closed at the end of the block, so that the worker processes do not outlive the work
         contextlib.closing(
             case_workers.outcomes(cases, root, settings, workers, needs, limit, shown)
@@ -190,7 +190,7 @@ def _require_room(needs: Mapping[str, CaseNeed | None], workers: int, limit: int
 
 def _settings(
     target_mm: Sequence[float], window_hu: Sequence[float], label_values: Mapping[int, int] | None
-) -> Settings:
+) -> StoreSettings:
     spacing, window = [float(v) for v in target_mm], [float(v) for v in window_hu]
     if len(spacing) != 3 or not all(v > 0 for v in spacing):
         raise ValueError(f"target_mm is {tuple(target_mm)}; expected three lengths above 0")

@@ -4,7 +4,6 @@ import tensorflow as tf
 
 from c2fnas.named_weights import NamedLayers
 from c2fnas.operations import (
-    Block,
     ConvNorm,
     OperationBlock,
     TrilinearUpsampling,
@@ -71,7 +70,7 @@ def test_in_plane_operation_does_not_mix_slices():
 @pytest.mark.parametrize("size", [(6, 4, 8), (3, 5, 7)])
 def test_stride_two_block_samples_around_even_voxels(size):
     (voxels,), weights, found = evaluate(
-        lambda layers: Block(layers, "down", 3, (3, 3, 3), stride=2), (*size, 2)
+        lambda layers: ConvNorm(layers, "down", 3, (3, 3, 3), stride=2, relu_first=True), (*size, 2)
     )
     assert found.shape[:3] == tuple((n + 1) // 2 for n in size)
     np.testing.assert_allclose(found, reference.block(voxels, weights, "down", stride=2), atol=1e-5)

@@ -4,16 +4,16 @@ from typing import Literal
 import pytest
 
 from runkit import settings
-from runkit.settings import Rule, at_least, setting
+from runkit.settings import Condition, at_least, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Oven:
-    degrees: int = setting(180, "Temperature in Celsius.", rule=at_least(50))
+    degrees: int = setting(180, "Temperature in Celsius.", condition=at_least(50))
     mode: Literal["top", "bottom", "fan"] = setting("top", "Where the heat comes from.")
     light: str = setting("off", "Lamp.", choices=("on", "off"))
     trays: tuple[str, ...] = setting(
-        (), "Trays in use.", rule=Rule(lambda trays: len(trays) < 2, "at most one")
+        (), "Trays in use.", condition=Condition(lambda trays: len(trays) < 2, "at most one")
     )
     serial: str = "x1"
 

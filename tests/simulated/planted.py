@@ -24,7 +24,7 @@ from federated.server.run_state import RunState
 from federated.server.uploads import Uploads
 from federated.site.journal import Journal
 from federated.site.retries import Persistent
-from federated.storage import store
+from federated.storage import best_models
 from federated.storage.database import Records
 from federated.storage.store import Store
 from federated.tensors.partial_file import PartialModel
@@ -260,7 +260,7 @@ FAULTS: dict[str, tuple[Patch, ...]] = {
     "lost_scores": ((Records, "record_scores", _forgets_scores),),
     "asks_again": ((tasks, "next_task", _asks_again),),
     "counts_evicted": ((RunState, "reopen", _counts_evicted),),
-    "believes_the_record": ((store, "_is_of_round", _believes_the_record),),
+    "believes_the_record": ((best_models, "_is_of_round", _believes_the_record),),
     "unsynced_line": ((AuditLog, "read", _stops_at_the_first_error),),
 }
 

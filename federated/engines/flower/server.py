@@ -11,8 +11,9 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
 from federated.engines import PLAN
-from federated.engines.averaging import averaged
+from federated.engines.averaging import averaged, mean_metrics
 from federated.engines.flower.messages import ARRAYS, CONFIG, METRICS, NUM_EXAMPLES, SITE
+from federated.rounds.tasks import global_name
 from federated.tensors import tensor_files
 from federated.tensors.weights import NamedArrays
 
@@ -49,12 +50,7 @@ class NamedMean(FedAvg):
                 f"round {server_round}: {len(updates)} sites replied ({', '.join(sorted(updates))})"
                 f", {self.min_train_nodes} are needed; start every SuperNode with a name of its own"
             )
-        shared = set.intersection(*(set(reported) for reported in metrics.values()))
-        total = sum(examples for _, examples in updates.values())
-        mean = {
-            name: sum(updates[site][1] * metrics[site][name] for site in sorted(updates)) / total
-            for name in sorted(shared)
-        }
+        mean = mean_metrics(metrics, {site: examples for site, (_, examples) in updates.items()})
         return _record(averaged(updates)), MetricRecord(mean)
 
 
@@ -79,7 +75,7 @@ def server_app(
         pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
 
         def keep(number: int, record: ArrayRecord) -> None:
-            path = pathlib.Path(folder) / f"round_{number:03d}.safetensors"
+            path = pathlib.Path(folder) / f"{global_name(number)}.safetensors"
             tensor_files.save(path, _arrays(record), metadata)
 
         NamedMean(

@@ -17,7 +17,8 @@ from nvflare.app_common.aggregators.model_aggregator import ModelAggregator
 from nvflare.app_common.app_constant import AppConstants
 
 from federated.engines import PLAN
-from federated.engines.averaging import averaged
+from federated.engines.averaging import averaged, mean_metrics
+from federated.rounds.tasks import global_name
 from federated.tensors import tensor_files
 from federated.tensors.weights import NamedArrays
 
@@ -44,7 +45,7 @@ class NamedArraysPersistor(ModelPersistor):
     def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
         run = pathlib.Path(fl_ctx.get_workspace().get_run_dir(fl_ctx.get_job_id()))
         number = fl_ctx.get_prop(AppConstants.CURRENT_ROUND) + 1  # NVFLARE counts from 0
-        path = run / "global" / f"round_{number:03d}.safetensors"
+        path = run / "global" / f"{global_name(number)}.safetensors"
         path.parent.mkdir(exist_ok=True)
         tensor_files.save(path, model[ModelLearnableKey.WEIGHTS], self._metadata)
 
@@ -67,18 +68,8 @@ class WeightedMean(ModelAggregator):
         return FLModel(
             params=averaged(self._updates),
             params_type=ParamsType.FULL,
-            metrics=_mean_of_shared(self._metrics, examples),
+            metrics=mean_metrics(self._metrics, examples),
         )
 
     def reset_stats(self) -> None:
         self._updates, self._metrics = {}, {}
-
-
-def _mean_of_shared(metrics: dict[str, dict[str, float]], examples: dict[str, int]) -> dict:
-    """Returns the weighted means of the metrics that every site reports."""
-    shared = set.intersection(*(set(reported) for reported in metrics.values()))
-    total = sum(examples.values())
-    return {
-        name: sum(examples[site] * metrics[site][name] for site in sorted(metrics)) / total
-        for name in sorted(shared)
-    }

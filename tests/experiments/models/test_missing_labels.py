@@ -129,7 +129,11 @@ def test_candidates_are_lent_by_a_site_that_lacks_a_class_and_scored_on_validati
         (grid, case) for grid, cases in numbers.items() for case in cases
     ]
     assert (
-        report_filter.check_rows(rows, vocabulary=REPORTS, site="C1", models=["C1_FL_local_r003"])
+        list(
+            report_filter.checked_rows(
+                rows, vocabulary=REPORTS, site="C1", models=["C1_FL_local_r003"]
+            )
+        )
         == rows
     )
     assert not list(
@@ -180,7 +184,11 @@ def test_only_a_site_whose_patients_are_healthy_sends_validation_cases_and_their
             if row["grid"] == "training"
         )
         assert (
-            report_filter.check_rows(rows, vocabulary=REPORTS, site="C1", models=["FL_global"])
+            list(
+                report_filter.checked_rows(
+                    rows, vocabulary=REPORTS, site="C1", models=["FL_global"]
+                )
+            )
             == rows
         )
         candidate = site.evaluate(

@@ -88,7 +88,7 @@ def test_every_column_may_leave_a_site(tmp_path):
     mask[1:3, 1:3, 1:3] = 2
     nifti.write_volume(tmp_path / "mask.nii.gz", Volume(mask, np.eye(4)))
     columns = case_rows.of_files(tmp_path / "mask.nii.gz", tmp_path / "mask.nii.gz", None, 2.0)
-    (sent,) = report_filter.check_rows(
+    (sent,) = report_filter.checked_rows(
         [{"model": "m", "site": "C1", "case": 1, "grid": "native", **columns}],
         vocabulary=REPORTS,
         site="C1",

@@ -16,6 +16,7 @@ from experiments.run import stages as run_stages
 from experiments.run.processes import ProgramFailed
 from experiments.studies import runner, study_file, study_results
 from runkit import atomic
+from tests import unmeasured
 from tests.experiments import run_folder
 
 CONFIG = ExperimentConfig(
@@ -575,6 +576,7 @@ def test_a_study_that_cannot_write_a_file_ends_with_one_line(tmp_path, limit, fl
         capture_output=True,
         text=True,
         check=False,
+        env=unmeasured.environment(),  # the limit holds for coverage's own files too
         # as a disk that is full
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )

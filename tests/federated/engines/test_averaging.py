@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from federated import errors
-from federated.engines.averaging import averaged
+from federated.engines.averaging import averaged, mean_metrics
 
 
 def test_mean_by_hand():
@@ -31,3 +31,9 @@ def test_updates_that_differ_are_refused():
         averaged(updates)
     with pytest.raises(ValueError, match="no update"):
         averaged({})
+
+
+def test_metrics_that_every_site_reports_are_weighted_by_cases():
+    metrics = {"C2": {"dice": 0.5, "train_loss": 3.0}, "C1": {"dice": 0.9, "only_here": 1.0}}
+    # (10*0.5 + 30*0.9) / 40
+    assert mean_metrics(metrics, {"C1": 30, "C2": 10}) == {"dice": pytest.approx(0.8)}

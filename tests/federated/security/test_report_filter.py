@@ -17,8 +17,12 @@ ROW = {
 
 
 def check(**changes):
-    return report_filter.check_rows(
-        [{**ROW, **changes}], vocabulary=toy.VOCABULARY, site="C1", models=["FL_global"]
+    return check_rows([{**ROW, **changes}])
+
+
+def check_rows(rows):
+    return list(
+        report_filter.checked_rows(rows, vocabulary=toy.VOCABULARY, site="C1", models=["FL_global"])
     )
 
 
@@ -87,12 +91,7 @@ def test_scores_and_counts_of_a_patient_pass_and_are_bounded():
 
 def test_a_row_needs_its_keys():
     with pytest.raises(PrivacyRefused, match="row 2: column 'case' is missing"):
-        report_filter.check_rows(
-            [ROW, {k: v for k, v in ROW.items() if k != "case"}],
-            vocabulary=toy.VOCABULARY,
-            site="C1",
-            models=["FL_global"],
-        )
+        check_rows([ROW, {k: v for k, v in ROW.items() if k != "case"}])
 
 
 def test_metrics_are_short_names_and_finite_numbers():

@@ -1,8 +1,5 @@
 import dataclasses
-import errno
-import fcntl
 import json
-import os
 
 import numpy as np
 import pytest
@@ -105,26 +102,6 @@ def test_an_initial_model_without_plan_is_refused_and_opens_nothing(tmp_path):
         store.open_run(tmp_path / "bare.safetensors", policy=POLICY, local_epochs=10)
     assert list((tmp_path / "store" / "global").iterdir()) == []
     store.close()
-
-
-def test_two_servers_cannot_share_a_store(reopen, tmp_path):
-    reopen()
-    with pytest.raises(
-        errors.StoreInUse, match=rf"another server \(process {os.getpid()} .*\) works on this store"
-    ):
-        storage.Store(tmp_path / "store")
-
-
-def test_a_store_that_cannot_be_locked_is_not_reported_as_in_use(tmp_path, monkeypatch):
-    def refused(*given):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", refused)
-    with pytest.raises(
-        errors.StoreInUse,
-        match=r"cannot be locked \(No locks available\); a store needs a disk of this machine itself",
-    ):
-        storage.Store(tmp_path / "store")
 
 
 def test_an_open_round_is_as_it_was_after_a_restart(reopen):
@@ -243,23 +220,6 @@ def test_rows_sent_twice_are_there_once(reopen):
     assert (store.folder / "rows.jsonl").read_text().count("\n") == 1
 
 
-def test_the_best_model_is_a_file_of_its_own(reopen):
-    store = reopen()
-    tensor_files.save(
-        store.global_path(1), {name: array + 1 for name, array in toy.INITIAL.items()}
-    )
-    for best in (1, 0):
-        store.keep_selection(best, 0, {"score": "dice"})
-        assert (store.folder / "best.safetensors").read_bytes() == store.global_path(
-            best
-        ).read_bytes()
-        assert json.loads((store.folder / "selection.json").read_text()) == {
-            "best_round": best,
-            "best_worst_site_round": 0,
-            "score": "dice",
-        }
-
-
 def test_what_a_kill_kept_from_being_removed_is_removed_later(reopen, tmp_path):
     store = reopen()
     held = arrive(store, "C1")
@@ -277,14 +237,3 @@ def test_what_a_kill_kept_from_being_removed_is_removed_later(reopen, tmp_path):
     store.finish()
     store.prune(keep_updates=0)
     assert not store.update_path(held).exists()
-
-
-def test_the_best_model_is_the_one_that_is_named(reopen):
-    store = reopen()
-    store.keep_selection(0, 0, {})
-    other = {name: array + np.float32(1) for name, array in toy.INITIAL.items()}
-    # A kill came after the model was replaced and before its number was.
-    tensor_files.save(store.folder / "best.safetensors", other, {"round": "1"})
-    store.keep_selection(0, 0, {})
-    found, _ = tensor_files.load(store.folder / "best.safetensors")
-    assert manifests.digest(found) == store.globals()[0]

@@ -1,0 +1,93 @@
+"""The best global models as files of their own, and the record of how they were selected."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from federated.tensors.tensor_files import TensorFile
+from runkit import atomic
+
+
+class BestModels:
+    """A store's `best.safetensors`, `best_worst_site.safetensors` and `selection.json`."""
+
+    def __init__(self, folder: pathlib.Path):
+        self._folder, self._record = folder, folder / "selection.json"
+
+    def keep(
+        self,
+        best: int,
+        worst_site: int,
+        table: Mapping[str, Any],
+        *,
+        path_of: Callable[[int], pathlib.Path],
+    ) -> None:
+        """Writes the best global model, the one with the best worst site, and `selection.json`.
+
+        Each file is replaced as a whole, the models first; each model names its round in its
+        metadata. The same call again completes what a kill interrupted.
+
+        Args:
+          best, worst_site: numbers of the two global models.
+          table: further content of `selection.json`.
+          path_of: returns the file of a global model.
+        """
+        before = self._content()
+        for name, key, number in (
+            ("best", "best_round", best),
+            ("best_worst_site", "best_worst_site_round", worst_site),
+        ):
+            # A kill between the two may have left a model that the record does not name.
+            path = self._folder / f"{name}.safetensors"
+            if before.get(key) != number or not _is_of_round(path, number):
+                _link(path_of(number), path)
+        content = {"best_round": best, "best_worst_site_round": worst_site, **table}
+        if content != before:
+            atomic.write_json(self._record, content)
+
+    def best_round(self) -> int | None:
+        """Returns the number of the best global model, None before the first selection."""
+        return self._content()["best_round"] if self._record.exists() else None
+
+    def rounds(self) -> set[int]:
+        """Returns the numbers of the models that were selected; 0 stands for none."""
+        content = self._content()
+        return {content.get("best_round", 0), content.get("best_worst_site_round", 0)}
+
+    def forget(self, first: int) -> None:
+        """Removes the record if it names a model from round `first` on: a round that is trained
+        again would be taken for the one that was selected.
+        """
+        if max(self.rounds()) >= first:
+            self._record.unlink()
+
+    def _content(self) -> dict[str, Any]:
+        return atomic.read_json(self._record) if self._record.exists() else {}
+
+
+def _is_of_round(path: pathlib.Path, number: int) -> bool:
+    try:
+        with TensorFile(path) as file:
+            return file.metadata.get("round", "0") == str(number)
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _link(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Makes `target` a second name of a file that never changes again, or a copy of it."""
+    temporary = target.with_name(f".partial-{target.name}")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        with atomic.replacing(target) as copy:
+            shutil.copyfile(source, copy)
+        return
+    os.replace(temporary, target)
+    temporary.unlink(missing_ok=True)  # a rename onto the same file does nothing
+    # Now, so that a record that names this model cannot outlive a power cut without it.
+    atomic.sync_directory(target.parent)

@@ -1,0 +1,121 @@
+"""The folder of a server's store: where each file is, and the lock.
+
+    <store>/state.sqlite                       run, sessions, rounds, updates, scores, models, rows
+            global/round_000.safetensors       every global model; round_000 is the initial one
+            rule_state/round_001.safetensors   what the aggregation rule keeps with a global model
+            best.safetensors selection.json    the best global model so far and its scores
+            models/<name>.safetensors          models that sites published for evaluation
+            rows.jsonl                         per-case rows of every site
+            events.jsonl address.json
+            spool/                             updates of the open round
+            kept/round_003/                    updates of the newest closed rounds, for an audit
+            incoming/                          transfers under way; a restart continues them
+            discarded/                         files that are about to be removed
+
+Which of them count is in the database; see `store`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import pathlib
+import shutil
+from typing import TextIO
+
+from federated.errors import StoreInUse
+from federated.rounds import tasks
+from federated.rounds.rounds import Update
+from runkit import folder_lock, private
+
+
+class StoreFolder:
+    """Where each file of a store is. An instance touches nothing until a method is called."""
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = pathlib.Path(folder)
+        self._discarded = self.folder / "discarded"
+
+    def kept_folder(self, number: int) -> pathlib.Path:
+        return self.folder / "kept" / tasks.global_name(number)
+
+    def global_path(self, number: int) -> pathlib.Path:
+        return self.folder / "global" / f"{tasks.global_name(number)}.safetensors"
+
+    def rule_state_path(self, number: int) -> pathlib.Path:
+        """Returns the file of what the aggregation rule keeps with a global model, if anything."""
+        return self.folder / "rule_state" / f"{tasks.global_name(number)}.safetensors"
+
+    def model_path(self, name: str) -> pathlib.Path:
+        return self.folder / "models" / f"{name}.safetensors"
+
+    def update_path(self, update: Update) -> pathlib.Path:
+        # With the digest in the name, a new update never overwrites the file of the old one, which
+        # counts until the database says otherwise.
+        return (
+            self.folder
+            / "spool"
+            / f"{tasks.global_name(update.round)}.{update.site}.{update.sha256[:16]}.safetensors"
+        )
+
+    def incoming_path(self, site: str, sha256: str) -> pathlib.Path:
+        """Returns the file in which a site's model arrives.
+
+        The site's earlier unfinished transfer is removed: each site has at most one.
+        """
+        path = self.folder / "incoming" / f"{site}.{sha256[:16]}.safetensors"
+        for other in path.parent.glob(f"{site}.*.safetensors"):
+            if other.name != path.name and other.name.count(".") == path.name.count("."):
+                other.unlink(missing_ok=True)
+        return path
+
+    def drop_incoming(self, site: str) -> None:
+        """Removes what a site has begun to send."""
+        for path in (self.folder / "incoming").glob(f"{site}.*.safetensors"):
+            path.unlink(missing_ok=True)
+
+    def _discard(self, path: pathlib.Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(path, self._discarded / path.name)
+
+    def empty_discarded(self) -> None:
+        """Removes the files of `discarded`; the only method that needs no lock.
+
+        Removing a model takes as long as copying it, and the next round need not wait for that.
+        """
+        for path in self._discarded.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)  # another thread may do the same
+            else:
+                path.unlink(missing_ok=True)
+
+
+def lock(folder: pathlib.Path) -> TextIO:
+    """Makes a store's folder, open to this account only, and locks it until the file is closed.
+
+    Raises:
+      StoreInUse: if another process has it open.
+      ValueError: if there is a link in the folder.
+    """
+    private.refuse_links(folder, recursive=True)
+    private.tree(folder)  # it holds the updates of single sites
+    for name in ("global", "models", "spool", "incoming", "discarded"):
+        private.make(folder / name)
+    held = open(folder / "lock", "w", opener=private.opener)  # noqa: SIM115
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        process = folder_lock.holder(held.fileno())
+        held.close()
+        if error.errno != errno.EWOULDBLOCK:
+            raise StoreInUse(
+                f"{folder}: cannot be locked ({error.strerror}); "
+                "a store needs a disk of this machine itself"
+            ) from error
+        server = f"another server ({process})" if process else "another server"
+        raise StoreInUse(
+            f"{folder}: {server} works on this store; stop it or give this one its own folder"
+        ) from None
+    return held

@@ -1,0 +1,58 @@
+import json
+
+import numpy as np
+import pytest
+
+from federated.storage.best_models import BestModels
+from federated.tensors import tensor_files
+from tests.federated import toy
+
+
+@pytest.fixture
+def path_of(tmp_path):
+    """Three global models, each with its round in its metadata."""
+
+    def path(number):
+        return tmp_path / f"round_{number}.safetensors"
+
+    for number in range(3):
+        arrays = {name: array + np.float32(number) for name, array in toy.INITIAL.items()}
+        tensor_files.save(path(number), arrays, {"round": str(number)})
+    return path
+
+
+def test_each_selection_replaces_both_models_and_the_record(tmp_path, path_of):
+    models = BestModels(tmp_path)
+    assert models.best_round() is None and models.rounds() == {0}
+    for best, worst_site in ((1, 0), (2, 1), (0, 0)):
+        models.keep(best, worst_site, {"score": "dice"}, path_of=path_of)
+        for name, number in (("best", best), ("best_worst_site", worst_site)):
+            held = (tmp_path / f"{name}.safetensors").read_bytes()
+            assert held == path_of(number).read_bytes()
+        assert json.loads((tmp_path / "selection.json").read_text()) == {
+            "best_round": best,
+            "best_worst_site_round": worst_site,
+            "score": "dice",
+        }
+        assert models.best_round() == best and models.rounds() == {best, worst_site}
+
+
+def test_a_model_that_the_record_does_not_name_is_replaced(tmp_path, path_of):
+    models = BestModels(tmp_path)
+    models.keep(0, 0, {}, path_of=path_of)
+    # A kill came after the model was replaced and before its number was.
+    (tmp_path / "best.safetensors").unlink()
+    (tmp_path / "best.safetensors").write_bytes(path_of(1).read_bytes())
+    models.keep(0, 0, {}, path_of=path_of)
+    assert (tmp_path / "best.safetensors").read_bytes() == path_of(0).read_bytes()
+
+
+@pytest.mark.parametrize(("best", "worst_site"), [(1, 2), (2, 1)])
+def test_the_record_is_forgotten_if_it_names_a_discarded_round(tmp_path, path_of, best, worst_site):
+    models = BestModels(tmp_path)
+    models.forget(1)  # nothing was selected yet
+    models.keep(best, worst_site, {}, path_of=path_of)
+    models.forget(3)
+    assert models.best_round() == best
+    models.forget(2)
+    assert models.best_round() is None
