@@ -100,7 +100,9 @@ class Federation:
         leading = self.server.leading
         if leading is None or leading.driving or set(self.story.sites) - self.world.gone:
             return False
-        return bool(leading.store.finished) or not self._coming_back()
+        with self.world.inspecting():
+            finished = bool(leading.store.finished)
+        return finished or not self._coming_back()
 
     def _coming_back(self) -> bool:
         """Whether a trouble or the last progress still explains that nothing happens."""

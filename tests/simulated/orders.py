@@ -50,7 +50,9 @@ class Operator:
         world, leading = self._world, self._server.leading
         if leading is None:
             return world.fail("the server is gone")
-        if leading.store.finished:
+        with world.inspecting():
+            finished = leading.store.finished
+        if finished:
             waiting = sorted(set(world.story.sites) - world.gone)
             return world.fail(f"the run is over, but {waiting} have not heard of it")
         why, error = self._server.do(lambda lead: lead.orders.hindrance())

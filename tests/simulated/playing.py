@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import gc
 import re
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 
 from absl import logging
@@ -53,6 +54,8 @@ def playing(fault: str = "") -> Iterator[Play]:
                 federation = federation_of(story)
                 try:
                     federation.play()
+                except Exception:
+                    federation.world.fail(f"the harness fails:\n{traceback.format_exc()}")
                 finally:
                     federation.close()
                 found = federation.world.violation

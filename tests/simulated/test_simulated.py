@@ -48,6 +48,15 @@ def test_a_seed_gives_the_same_story_and_the_same_failure_again():
     assert first is not None and second is not None and first.what == second.what
 
 
+def test_no_trouble_comes_while_the_harness_looks_at_the_store(play):
+    """At the end of a run nothing but the harness reads: an error there is none of the product's."""
+    plain = found.STORIES["kept_updates"][0]
+    calm = dataclasses.replace(plain, troubles=(), settings={**plain.settings, "num_rounds": 1})
+    for at in range(420, 436):
+        failure = play(dataclasses.replace(calm, troubles=(Trouble("error", SERVER, at),)))
+        assert failure is None, failure
+
+
 def test_a_story_shrinks_to_what_is_needed():
     wanted = Trouble("kill", SERVER, 17, 30)
     others = tuple(Trouble("slow", site, 3, 30) for site in ("C1", "C2", "C3"))
