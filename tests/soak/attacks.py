@@ -2,11 +2,13 @@
 
     .venv/py3.11/bin/python -m tests.soak.attacks                       every attack, in turn
     .venv/py3.11/bin/python -m tests.soak.attacks --attacks=idle,rows   some of them
- Server, honest sites and attacker are separate processes. For each attack it prints whether the
+
+Server, honest sites and attacker are separate processes. For each attack it prints whether the
 honest rounds gave the right bits; how long a round took, beside one without an attack, from ten
 seconds after the attack began; the growth of the server's memory and disk; and the longest time
 that the operator's status took. The attacker is either a stranger without a certificate or site C4,
-which has one."""
+which has one.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +42,7 @@ from federated.wire import conversion
 from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.messages import Offer
 from tests.federated import server_program, toy
+from tests.soak import cost
 
 HONEST = ("C1", "C2", "C3")
 BULK = 3_000_000  # values; models of 12 MB, twelve chunks
@@ -493,9 +496,12 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=60)
     flags = parser.parse_args()
+    attacks, began = flags.attacks.split(","), time.monotonic()
+    print("a run without an attack comes first; it tells what the others cost", flush=True)
     base = run(None, rounds=flags.rounds)
+    cost.tell(f"{len(attacks)} attacks", len(attacks) * (time.monotonic() - began))
     print(json.dumps(base), flush=True)
-    for attack in flags.attacks.split(","):
+    for attack in attacks:
         found = run(attack, rounds=flags.rounds)
         if found["round_s"] and base["round_s"]:
             found["times_as_slow"] = round(found["round_s"] / base["round_s"], 2)

@@ -28,8 +28,10 @@ from federated.tensors import tensor_files
 from federated.wire import conversion
 from federated.wire import weight_exchange_pb2 as pb
 from tests.federated import server_program, toy
+from tests.soak import cost
 
 _SERVER = {"poll_s": 2.0, "keep_globals": 2, "max_change_ratio": 0}
+_REQUEST_S, _ROUND_S = 1e-3, 0.1
 _SERVICE = "/weight_exchange.WeightExchange/"
 UNARY = ("Login", "NextTask", "HeartBeat", "Describe", "ReportScores", "Offer", "DeclareModels")
 UPLOADS = ("Send", "SubmitRows")
@@ -179,6 +181,10 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=400, help="rounds of the honest sites")
     flags = parser.parse_args()
+    cost.tell(
+        f"{flags.requests} requests beside {flags.rounds} rounds",
+        max(_REQUEST_S * flags.requests, _ROUND_S * flags.rounds),
+    )
     print(json.dumps(run(flags.requests, rounds=flags.rounds), indent=2))
 
 

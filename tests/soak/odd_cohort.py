@@ -1,10 +1,12 @@
 """Runs the programs on a cohort of thousands of odd scans and labels.
 
     .venv/py3.11/bin/python -m tests.soak.odd_cohort --series=1000 --files=1000
- The programs are prepare, prepare --check, cohort_report, predict and evaluate. Each is started
+
+The programs are prepare, prepare --check, cohort_report, predict and evaluate. Each is started
 once, predict with a small real network. Every third mutated NIfTI file is a label. A good case
 comes first, in the middle and last. Every case must end in a value or in one rule with a file of
-the cohort, and the good ones in a value. No program may print a stack trace or change an input."""
+the cohort, and the good ones in a value. No program may print a stack trace or change an input.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,12 @@ import warnings
 
 import numpy as np
 
+from tests.soak import cost
+
 _ROOT = pathlib.Path(__file__).parents[2]
+_SECONDS = 0.25  # per scan, in all programs
 _GOOD = ("a_good", "m_good", "z_good")
+_START_S = 60  # of the programs
 _LABEL_EVERY = 3
 
 
@@ -258,6 +264,8 @@ def main() -> int:
     )
     flags = parser.parse_args()
     warnings.simplefilter("ignore")
+    scans = flags.series + flags.files
+    cost.tell(f"{scans} scans", _START_S + _SECONDS * scans)
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(flags.folder or temporary)
         wrong = run(folder, write(folder, flags.series, flags.files, flags.first))

@@ -1,7 +1,8 @@
 """Runs a thousand rounds with four sites in which one call in a hundred is cut.
 
     .venv/py3.11/bin/python -m tests.soak.rounds --rounds=1000
- Memory, threads, descriptors and disk of the server must not grow. The server is a separate
+
+Memory, threads, descriptors and disk of the server must not grow. The server is a separate
 program, and the sites reach it through links that are cut at random. It prints the server's figures
 during the run and the slope of each over the second half. It stops with an error if the result
 differs from the one computed by hand."""
@@ -26,7 +27,9 @@ from federated.site import loop as site_loop
 from federated.tensors import tensor_files
 from tests.federated import server_program, toy
 from tests.federated.proxy import link
+from tests.soak import cost
 
+_ROUND_S = 0.3
 SITES = ("C1", "C2", "C3", "C4")
 _SERVER = {"min_num_clients": 4, "max_num_clients": 4, "poll_s": 2.0, "keep_globals": 2}
 
@@ -120,6 +123,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=1000)
     flags = parser.parse_args()
+    cost.tell(f"{flags.rounds} rounds", _ROUND_S * flags.rounds)
     *taken, last = run(flags.rounds)
     for sample in taken:
         print(json.dumps(sample))

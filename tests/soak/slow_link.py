@@ -1,13 +1,15 @@
 """Sends a large model over a slow link that is cut three times.
 
     .venv/py3.11/bin/python -m tests.soak.slow_link --megabytes=758 --rate=1
- The model must arrive, only the bytes lost by the cuts may be sent again, and no other site may
+
+The model must arrive, only the bytes lost by the cuts may be sent again, and no other site may
 wait. Server, slow site and quick site are separate programs under mutual TLS. The slow site's link
 passes `--rate` megabytes per second each way and is cut once on the way down and twice on the way
 up. The round's deadline is shorter than the transfers together, so their progress must keep it
 open. Meanwhile the quick site, which has delivered, keeps sending heartbeats and fetching the
 model. The figures are printed as JSON: bytes on the slow link as a share of the model, and how long
-the quick site's calls took before and meanwhile."""
+the quick site's calls took before and meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +31,7 @@ from federated.site import loop as site_loop
 from federated.tensors import tensor_files
 from tests.federated import server_program, toy
 from tests.federated.proxy import link
+from tests.soak import cost
 
 SLOW, QUICK = "C1", "C2"
 PLAN = {"what": "slow link"}
@@ -226,6 +229,8 @@ def main() -> None:
         "--rate", type=float, default=1.0, help="megabytes per second over the slow link, each way"
     )
     flags = parser.parse_args()
+    transfers = f"a model of {flags.megabytes:g} MB down and up over {flags.rate:g} MB/s"
+    cost.tell(transfers, 2 * flags.megabytes / flags.rate)
     result = run(flags.megabytes, flags.rate, deadline_s=1.2 * flags.megabytes / flags.rate)
     print(json.dumps(result, indent=2))
 
