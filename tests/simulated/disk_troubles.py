@@ -23,8 +23,8 @@ def strike(world: World, name: str, kind: str) -> None:
     machine = world.machines[name]
     if machine.program is None or machine.program.dead:
         raise Killed
-    machine.operations += 1
-    for trouble in machine.by_operation.pop(machine.operations, ()):
+    number = machine.operations = machine.operations + 1
+    for trouble in machine.by_operation.pop(number, ()) if machine.by_operation else ():
         world.trouble_for(trouble.size)
         if trouble.kind == "kill":
             world.kill(name, restart_s=trouble.size)
@@ -33,7 +33,11 @@ def strike(world: World, name: str, kind: str) -> None:
             machine.full_until = world.schedule.now + trouble.size
         elif trouble.kind == "error":
             _raise(kind, errno.EIO)
-    if world.schedule.now < machine.full_until and kind in ("write", "create", "commit"):
+    if (
+        machine.full_until
+        and world.schedule.now < machine.full_until
+        and kind in ("write", "create", "commit")
+    ):
         _raise(kind, errno.ENOSPC)
 
 

@@ -115,10 +115,10 @@ def _check_weights(world: World, leading: Leading) -> None:
                 step = models[number - 1][name].astype(np.float64) - mean
                 velocity[name] = 0.5 * velocity.get(name, 0.0) + step
                 wanted = models[number - 1][name].astype(np.float64) - velocity[name]
-            _require(
-                np.asarray(wanted, np.float32).tobytes() == found.tobytes(),
-                f"wrong weights: global model {number}, {name}: {found} for {wanted}",
-            )
+            if np.asarray(wanted, np.float32).tobytes() != found.tobytes():
+                raise Violation(
+                    f"wrong weights: global model {number}, {name}: {found} for {wanted}"
+                )
 
 
 def _check_base(world: World, update: Update, models: Mapping) -> None:

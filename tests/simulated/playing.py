@@ -14,6 +14,8 @@ from absl import logging
 from tests.simulated import planted, stand_ins
 from tests.simulated.story import Story, of_seed, shrunk
 
+_COLLECT_AFTER = 20_000  # new objects; a story makes few cycles, so to look for them often is waste
+
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
@@ -43,8 +45,9 @@ def playing(fault: str = "") -> Iterator[Play]:
     Args:
       fault: name of one of `planted.FAULTS`.
     """
-    before = logging.get_verbosity()
+    before, thresholds = logging.get_verbosity(), gc.get_threshold()
     gc.freeze()  # or every collection would look through all that was imported
+    gc.set_threshold(_COLLECT_AFTER, *thresholds[1:])
     logging.set_verbosity(logging.FATAL)
     planting = planted.planted(fault) if fault else contextlib.nullcontext()
     try:
@@ -63,6 +66,7 @@ def playing(fault: str = "") -> Iterator[Play]:
 
             yield play
     finally:
+        gc.set_threshold(*thresholds)
         gc.unfreeze()
         logging.set_verbosity(before)
 

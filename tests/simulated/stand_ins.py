@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from federated.aggregation import slabs, spooled_updates, update_checks
+from federated.audit import log as audit_log
 from federated.server import coordinator, run_state, servicer, uploads
 from federated.site import journal, loop
 from federated.storage import database
 from federated.storage.verified_files import VerifiedFiles
 from federated.tensors import codec, partial_file, tensor_files, weights
-from runkit import atomic
+from runkit import atomic, events
 from tests.federated import toy
 from tests.simulated import database as databases
 from tests.simulated import disk
@@ -27,9 +28,14 @@ from tests.simulated.story import SERVER, Story
 CHUNK_BYTES = 16  # so that the toy's 36 bytes travel in three chunks
 
 
-def _plain_json(value: Any, **named: Any) -> str:
-    """JSON without line breaks, which the standard library writes ten times faster."""
-    return json.dumps(value, allow_nan=named.get("allow_nan", True))
+_ENCODE = {allow_nan: json.JSONEncoder(allow_nan=allow_nan).encode for allow_nan in (True, False)}
+
+
+def _plain_json(value: Any, *, allow_nan: bool = True, **_: Any) -> str:
+    """JSON without line breaks, which the standard library writes ten times faster, by an encoder
+    that it would make anew for each value.
+    """
+    return _ENCODE[allow_nan](value)
 
 
 class _InlineThread:
@@ -114,6 +120,8 @@ def prepared() -> Iterator[Callable[[Story], Federation]]:
         (journal, "threading", threads),
         (journal, "json", plain),
         (atomic, "json", plain),
+        (events, "json", plain),
+        (audit_log, "json", plain),
         (loop, "_beating", beating),
     ]
     before = [(m, name, getattr(m, name)) for m, name, _ in replaced]

@@ -86,6 +86,11 @@ def digest_of(arrays: Mapping[str, np.ndarray]) -> str:
     return found.hex()
 
 
+@functools.lru_cache(maxsize=1000)
+def _config(settings: tuple[tuple[str, Any], ...]) -> ServerConfig:
+    return ServerConfig(**{"poll_s": POLL_S, "heart_beat_timeout_s": SILENCE_S, **dict(settings)})
+
+
 class World:
     """The state of one story.
 
@@ -127,9 +132,7 @@ class World:
         self.databases = database.Databases(
             lambda path, kind: before_disk(self, SERVER, kind), schema
         )
-        self.config = ServerConfig(
-            **{"poll_s": POLL_S, "heart_beat_timeout_s": SILENCE_S, **story.settings}
-        )
+        self.config = _config(tuple(sorted(story.settings.items())))
         self.trainings = 0
         self.trained: dict[str, Trained] = {}
         self.receipts: dict[tuple[str, str], tuple[str, int, int]] = {}
