@@ -13,15 +13,18 @@ from tests.power_loss.disk import Operation
 
 NAMES = ("server", "site", "all", "checkpoints")
 
-# Syncs that keep no promise but save time, with the reason: what a site has lost it does again, and
-# the result is the same.
+# Syncs that keep no promise but save time, with the reason: what is lost is made again at the next
+# start, and the result is the same.
 _AGAIN = "what is lost is done again, with the same result"
 _OPTIONAL = {
+    "server": {
+        "federated.storage.best_models._link": "every start compares the model with its record",
+    },
     "site": {
         "federated.site.journal": _AGAIN,
         "federated.tensors.tensor_files": _AGAIN,
         "runkit.private.make": _AGAIN,
-    }
+    },
 }
 
 # called with a folder as a cut left it, and with the marks before the cut

@@ -89,6 +89,8 @@ def test_a_power_cut_loses_nothing_that_was_confirmed(recorded, name, each):
     ("name", "asker"),
     [
         ("server", "federated.tensors.partial_file.finish"),
+        ("server", "federated.audit.log._sync"),
+        ("server", "runkit.durable.sync_directory < runkit.private.make"),
         ("server", "PRAGMA synchronous"),
         ("checkpoints", "runkit.atomic.replacing < c2fnas.named_weights.save"),
     ],
@@ -96,5 +98,5 @@ def test_a_power_cut_loses_nothing_that_was_confirmed(recorded, name, each):
 def test_a_missing_sync_is_noticed(recorded, name, asker):
     scenario = recorded(name)
     mutant, positions = disk.without_syncs(scenario.operations, dict(scenario.syncs())[asker])
-    cuts = harness.sampled(mutant, 400, seed=7, below=scenario.below, positions=positions)
+    cuts = harness.sampled(mutant, 100, seed=7, below=scenario.below, positions=positions)
     assert harness.try_all(mutant, cuts, scenario.check, stop_after=1)
