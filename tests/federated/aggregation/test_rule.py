@@ -4,7 +4,7 @@ import pytest
 
 from federated.aggregation import rules
 from federated.aggregation.fedavg import FedAvg
-from federated.aggregation.rule import Aggregated, parameter, positive, share
+from federated.aggregation.rule import Aggregated, parameter, positive_parameter, share_parameter
 
 
 def test_whole_numbers_and_switches_are_parameters_too(monkeypatch):
@@ -28,8 +28,8 @@ class Needy(FedAvg):
     """Works with two updates or more."""
 
     name = "needy"
-    weight: float = share(0.5, "a weight")
-    rate: float = positive(1.0, "a rate")
+    weight: float = share_parameter(0.5, "a weight")
+    rate: float = positive_parameter(1.0, "a rate")
 
     min_updates = 2
     min_updates_reason = "one is too few"
