@@ -22,6 +22,7 @@ WITHOUT_TESTS = {
         "engines/nvflare/server.py": "runs inside NVFLARE only: engines/test_nvflare.py",
         "engines/nvflare/site.py": "runs inside NVFLARE only: engines/test_nvflare.py",
         "wire/messages.py": "types and constants",
+        "wire/status.py": "types",
     },
     "runkit": {},
 }

@@ -1,9 +1,13 @@
 """What the operator sees and orders, and the advice that an answer gives."""
 
+import json
+
 import pytest
 
 from federated.audit import log as audit_log
 from federated.server import overview, run_statistics
+from federated.wire import operation_pb2, replies
+from federated.wire.status import RunStatus, SiteStatus
 from tests.federated import toy
 from tests.federated.server.test_coordinator import Site
 
@@ -104,3 +108,14 @@ def test_an_order_that_nothing_hinders_says_no_more(opened, tmp_path, clock):
         "once the sites have evaluated it"
     )
     assert evaluated(run, first)
+
+
+def test_the_operators_programs_accept_the_whole_status(left):
+    run, _, desk = left
+    run.lead.report_scores("C1", 1, {"dice": 0.5})
+    sent = desk.status()
+    message = operation_pb2.StatusReply(status_json=json.dumps(sent, allow_nan=False))
+    assert replies.status(message) == sent
+    assert sent.keys() == RunStatus.__required_keys__ | RunStatus.__optional_keys__
+    for site in sent["sites"].values():
+        assert site.keys() == SiteStatus.__required_keys__ | SiteStatus.__optional_keys__
