@@ -31,7 +31,7 @@ MAY_IMPORT = {
         "audit",
     },
     "site": {"tensors", "rounds", "wire", "security"},
-    "admin": {"wire", "security"},
+    "admin": {"rounds", "wire", "security"},
     "engines": {"tensors", "rounds", "aggregation", "security", "site"},
     "doctor": {"tensors", "rounds", "wire", "security", "admin"},
     "simulation": {
