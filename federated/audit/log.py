@@ -44,7 +44,7 @@ _LINE = re.compile(
     rb'(?P<text>\{.*), "hash": "(?P<hash>[0-9a-f]{64})"'
     rb'(, "signature": "(?P<signature>[A-Za-z0-9+/=]+)")?\}\n'
 )
-Listener = Callable[[LogLine], None]
+Listener = Callable[[LogLine], None]  # called with every line once it is written
 
 
 class AuditLog(EventLog):

@@ -1,8 +1,8 @@
 """What the events of a run's log hold, for those who read it.
 
-Events of other kinds may stand between these; readers pass over them. In each class `_New…` are
-keys that logs of earlier releases lack, or that a line has only in some cases. A line with
-`backfilled` was written from the store after a kill, and has no key that only the request knew.
+Readers pass over events of other kinds. Classes whose names begin with `_New` have the keys that
+logs of earlier releases lack, or that a line has only in some cases: one with `backfilled` was
+written from the store after a kill, and lacks what only the request knew.
 """
 
 from __future__ import annotations
@@ -162,7 +162,10 @@ class _NewFixed(_Chained, total=False):
 
 
 class FixedLine(_NewFixed):
-    """The best global model is final: the evaluation begins or, without one, the run has ended."""
+    """The models to evaluate are fixed, or the run has ended.
+
+    The first such line that names the best global model makes the choice final.
+    """
 
     event: Literal["models_fixed", "finished"]
 
