@@ -1,4 +1,6 @@
 import dataclasses
+import errno
+import os
 import threading
 
 import numpy as np
@@ -10,7 +12,7 @@ from federated.tensors.codec import Chunk
 from federated.tensors.partial_file import PartialModel, ranges
 from federated.tensors.tensor_files import TensorFile
 from federated.tensors.weights import TensorManifest, TensorSpec
-from tests.federated import manifests
+from tests.federated import manifests, toy
 
 ARRAYS = {
     "a": np.arange(700_000, dtype=np.float32),
@@ -172,3 +174,40 @@ def test_a_transfer_that_filled_the_disk_continues_later(begin, chunks, monkeypa
 
 def test_ranges_by_hand():
     assert ranges([]) == [] and ranges([0, 1, 2, 5, 7, 8]) == [(0, 3), (5, 1), (7, 2)]
+
+
+@pytest.fixture
+def model(tmp_path):
+    toy.write_initial(tmp_path / "model.safetensors")
+    return tmp_path / "model.safetensors"
+
+
+def failing(*_):
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize("call", ["pread", "pwrite", "ftruncate", "fsync"])
+def test_a_transfer_that_fails_names_its_file(model, tmp_path, monkeypatch, call):
+    def receive():
+        with (
+            tensor_files.TensorFile(model) as file,
+            PartialModel(
+                tmp_path / "incoming.safetensors", tensor_files.file_manifest(file), {}
+            ) as partial,
+        ):
+            for chunk in list(codec.chunks(file, partial.missing(), transport="raw")):
+                partial.put(chunk)
+            partial.finish()
+
+    original = getattr(os, call)
+
+    def on_incoming(descriptor, *given):
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith("incoming.safetensors"):
+            failing()
+        return original(descriptor, *given)
+
+    monkeypatch.setattr(partial_file.os, call, on_incoming)
+    with pytest.raises(OSError, match=r"Input/output error.*incoming\.safetensors"):
+        receive()
+    monkeypatch.undo()
+    receive()
