@@ -40,14 +40,27 @@ class LoginLine(_Chained):
     num_examples: int
 
 
-class RefusedLine(_Chained):
+class _NewRefused(_Chained, total=False):
+    error: str  # of a login
+    times: int  # so many such logins of the site; not every one has a line
+    what: str  # was sent
+    reasons: list[dict[str, str]]  # tensor by tensor
+    omitted: int  # lines of this kind that were left out before this one
+
+
+class RefusedLine(_NewRefused):
     """A login or an update of a site was refused."""
 
     event: Literal["login_refused", "refused"]
     site: str
 
 
-class PulledLine(_Chained):
+class _NewPulled(_Chained, total=False):
+    seconds: float
+    omitted: int
+
+
+class PulledLine(_NewPulled):
     """A site has downloaded a model."""
 
     event: Literal["pulled"]
@@ -93,6 +106,8 @@ class _NewAggregated(_Chained, total=False):
     aggregation: str  # the rule, every parameter spelled out
     rule_state_sha256: str
     rounding_error: float  # of a model that travels rounded
+    bytes: int  # of the global model
+    seconds: float  # of the aggregation
 
 
 class AggregatedLine(_NewAggregated):
@@ -136,6 +151,7 @@ class SiteLine(_Chained):
 
 class _NewPublished(_Chained, total=False):
     bytes: int
+    seconds: float
 
 
 class PublishedLine(_NewPublished):

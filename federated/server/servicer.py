@@ -241,10 +241,7 @@ class WeightExchangeServicer(grpc.GenericRpcHandler):
         return conversion.answer_to_message(answer)
 
     def Send(
-        self,
-        caller: Caller,
-        parts: Iterator[conversion.TransferPart],
-        context: grpc.ServicerContext,
+        self, caller: Caller, parts: Iterator[conversion.Part], context: grpc.ServicerContext
     ) -> pb.Receipt:
         context.add_callback(self._queue.wake)
         # Nothing is taken from the stream before the transfer has its slot.

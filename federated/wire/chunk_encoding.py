@@ -24,7 +24,7 @@ def chunk_to_bytes(chunk: Chunk) -> bytes:
     return b"".join(_pieces(chunk))
 
 
-def part_to_bytes(part: conversion.TransferPart) -> bytes:
+def part_to_bytes(part: conversion.Part) -> bytes:
     if isinstance(part, Offer):
         return pb.ModelPart(header=conversion.header_to_message(part)).SerializeToString()
     pieces = _pieces(part)
@@ -45,7 +45,7 @@ def chunk_from_bytes(data: bytes) -> Chunk:
     return chunk
 
 
-def part_from_bytes(data: bytes) -> conversion.TransferPart:
+def part_from_bytes(data: bytes) -> conversion.Part:
     """Raises DamagedTransfer, IncompatibleWeights for bytes that are neither a chunk nor the header
     of a model.
     """

@@ -180,10 +180,10 @@ def answer_from_message(message: pb.OfferReply, *, num_chunks: int) -> Answer:
     return Answer(missing=tuple(indices_from_messages(message.missing, num_chunks=num_chunks)))
 
 
-TransferPart = Offer | Chunk  # a transfer is its header, then chunks
+Part = Offer | Chunk  # a transfer is its header, then chunks
 
 
-def model_from_parts(parts: Iterable[TransferPart]) -> tuple[Offer, Iterator[Chunk]]:
+def model_from_parts(parts: Iterable[Part]) -> tuple[Offer, Iterator[Chunk]]:
     """Returns (the header, the chunks as they arrive). Raises DamagedTransfer if the header is not
     the first part.
     """
@@ -196,7 +196,7 @@ def model_from_parts(parts: Iterable[TransferPart]) -> tuple[Offer, Iterator[Chu
     return first, _chunks(stream)
 
 
-def _chunks(parts: Iterable[TransferPart]) -> Iterator[Chunk]:
+def _chunks(parts: Iterable[Part]) -> Iterator[Chunk]:
     for part in parts:
         if not isinstance(part, Chunk):
             raise errors.DamagedTransfer(
