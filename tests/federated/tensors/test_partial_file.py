@@ -12,7 +12,7 @@ from federated.tensors.codec import Chunk
 from federated.tensors.partial_file import PartialModel, ranges
 from federated.tensors.tensor_files import TensorFile
 from federated.tensors.weights import TensorManifest, TensorSpec
-from tests.federated import manifests, toy
+from tests.federated import manifests
 
 ARRAYS = {
     "a": np.arange(700_000, dtype=np.float32),
@@ -57,7 +57,7 @@ def test_chunks_may_arrive_in_any_order_and_twice(begin, chunks, tmp_path):
 
 @pytest.fixture
 def model(tmp_path):
-    toy.write_initial(tmp_path / "model.safetensors")
+    tensor_files.save(tmp_path / "model.safetensors", ARRAYS)
     return tmp_path / "model.safetensors"
 
 
