@@ -52,7 +52,7 @@ def test_a_second_ctrl_c_ends_the_program_while_it_says_so():
 
 @pytest.mark.parametrize("call", ["end_at_once", "raise_instead"])
 def test_a_program_in_the_background_goes_on_ignoring_it(call):
-    """A shell starts it so."""
+    """As a shell starts it with an ampersand."""
     assert run(f"interrupts.{call}()\n{PRESS}\nprint('goes on')", ignoring=True) == (
         0,
         "goes on\n",

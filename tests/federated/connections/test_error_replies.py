@@ -73,7 +73,7 @@ def test_every_error_arrives_as_it_was_raised(kind):
         (errors.DamagedTransfer(), grpc.StatusCode.DATA_LOSS),
     ],
 )
-def test_an_error_has_the_status_that_gateways_understand(error, code):
+def test_an_error_has_the_grpc_status_of_its_kind(error, code):
     assert ended(error).code() == code
 
 
@@ -113,7 +113,7 @@ def test_trouble_with_the_store_is_told_without_a_path_and_passes(error, why):
 @pytest.mark.parametrize(
     "error", [sqlite3.DatabaseError("malformed"), ValueError("full"), MemoryError()]
 )
-def test_trouble_that_does_not_pass_is_none_of_the_stores(error):
+def test_other_errors_are_not_trouble_with_the_store(error):
     assert error_replies.storage_trouble(error) is None
 
 

@@ -16,7 +16,7 @@ def ends(path):
     return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
 
 
-def test_a_certificate_with_more_than_thirty_days_left_is_no_news(kit):
+def test_a_certificate_with_more_than_thirty_days_left_gives_no_warning(kit):
     end = min(ends(kit / "site.pem"), ends(kit / "ca.pem"))
     assert expiry.warnings(kit, end - datetime.timedelta(days=31)) == []
 
