@@ -20,7 +20,7 @@ from cryptography import x509
 
 from federated.errors import CertificateRefused, SessionExpired, WrongCredential
 from federated.security import certificates
-from federated.security.kit_files import read_json
+from federated.security.kit_files import read_kit_file
 from runkit import private
 
 
@@ -79,7 +79,7 @@ class CredentialBook:
 
     def _load(self, path: pathlib.Path) -> None:
         private.refuse_link(path)
-        book = read_json(path)
+        book = read_kit_file(path)
         sites = book.get("sites") if isinstance(book, dict) else None
         if not isinstance(sites, dict) or not all(
             isinstance(h, str) and len(h) == 64 for h in sites.values()

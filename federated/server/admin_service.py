@@ -20,6 +20,7 @@ from federated.security.credentials import CredentialBook
 from federated.wire import conversion
 from federated.wire import operation_pb2 as pb
 from federated.wire.messages import OPERATION_PREFIX, PROTOCOL
+from federated.wire.status import RunStatus
 from runkit import release
 
 OPERATOR = "operator"
@@ -41,7 +42,7 @@ class AdminApi(Protocol):
     def log_head(self) -> tuple[int, str]:
         """Returns (lines of the run's log, hash of the last one)."""
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> RunStatus:
         """Returns the state of the run as JSON-able values."""
 
     def order(self, kind: str, site: str, round_number: int) -> str:

@@ -14,7 +14,6 @@ import time
 import types
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
-from typing import Any
 
 import grpc
 from absl import logging
@@ -61,7 +60,7 @@ def serve(
     vocabulary: Vocabulary,
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
-    listeners: Sequence[Callable[[dict[str, Any]], None]] = (),
+    listeners: Sequence[audit_log.Listener] = (),
     on_ready: Callable[[int], None] = lambda port: None,
     stop: threading.Event | None = None,
 ) -> ServerSummary:

@@ -23,7 +23,7 @@ from federated.security import (
 from federated.tensors import tensor_files
 from federated.wire import weight_exchange_pb2 as pb
 from tests.federated import toy
-from tests.federated.doctor.test_examination import listening, only_fault, tls_treatment
+from tests.federated.doctor.planted import listening, only_fault, tls_treatment
 
 
 @pytest.fixture

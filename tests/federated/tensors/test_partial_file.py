@@ -1,4 +1,6 @@
 import dataclasses
+import errno
+import os
 import threading
 
 import numpy as np
@@ -51,6 +53,43 @@ def test_chunks_may_arrive_in_any_order_and_twice(begin, chunks, tmp_path):
     model.finish()
     arrays, metadata = tensor_files.load(tmp_path / "partial.safetensors")
     assert metadata == {"site": "C1"} and manifests.digest(arrays) == MANIFEST.sha256
+
+
+@pytest.fixture
+def model(tmp_path):
+    tensor_files.save(tmp_path / "model.safetensors", ARRAYS)
+    return tmp_path / "model.safetensors"
+
+
+def failing(*_):
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize("call", ["pread", "pwrite", "ftruncate", "fsync"])
+def test_a_transfer_that_fails_names_its_file(model, tmp_path, monkeypatch, call):
+    def receive():
+        with (
+            tensor_files.TensorFile(model) as file,
+            PartialModel(
+                tmp_path / "incoming.safetensors", tensor_files.file_manifest(file), {}
+            ) as partial,
+        ):
+            for chunk in list(codec.chunks(file, partial.missing(), transport="raw")):
+                partial.put(chunk)
+            partial.finish()
+
+    original = getattr(os, call)
+
+    def on_incoming(descriptor, *given):
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith("incoming.safetensors"):
+            failing()
+        return original(descriptor, *given)
+
+    monkeypatch.setattr(partial_file.os, call, on_incoming)
+    with pytest.raises(OSError, match=r"Input/output error.*incoming\.safetensors"):
+        receive()
+    monkeypatch.undo()
+    receive()
 
 
 def test_another_attempt_continues_with_the_chunks_that_are_present(begin, chunks):
