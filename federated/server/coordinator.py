@@ -65,7 +65,7 @@ class Coordinator:
     ):
         self._run, self._events = RunState(store, config, events, clock, monotonic), events
         self._login = Login(self._run, credentials)
-        self._uploads = Uploads(self._run, lambda: credentials.sites)
+        self._uploads = Uploads(self._run, lambda: credentials.current().sites)
         self._evaluation = Evaluation(self._run, vocabulary)
         self.orders = Orders(self._run, self._uploads, self._evaluation)
         # Requests of sites that one part answers by itself; its docstrings say what they raise.

@@ -127,7 +127,7 @@ class WeightExchangeServicer(grpc.GenericRpcHandler):
         """Returns the token's site, once the certificate of the connection is found to be the one
         that the token was issued to.
         """
-        _, certificate = tls.caller(context)
+        certificate = tls.fingerprint(context)
         site = self._coordinator.identify(record, certificate)
         return Caller(site, functools.partial(self._coordinator.check_token, token, certificate))
 
