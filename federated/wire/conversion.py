@@ -12,7 +12,7 @@ from federated import errors
 from federated.rounds.tasks import Kind, Task
 from federated.tensors.codec import Chunk
 from federated.tensors.partial_file import ranges
-from federated.tensors.weights import TensorManifest, TensorSpec
+from federated.tensors.weights import Declaration, TensorManifest, TensorSpec
 from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.messages import Answer, Offer, Receipt, Session
 
@@ -122,14 +122,19 @@ def header_to_message(offer: Offer) -> pb.ModelHeader:
     )
 
 
-def header_from_message(message: pb.ModelHeader) -> Offer:
+def header_from_message(message: pb.ModelHeader, known: Declaration | None = None) -> Offer:
     """Returns a header as a checked value.
 
+    Args:
+      known: the model to expect; a header that declares the same tensors has this very value of
+        them, and they are not checked again.
     Raises:
       IncompatibleWeights, DamagedTransfer: for a header that describes no model.
     """
     specs = tuple([TensorSpec(t.name, t.dtype, tuple(t.shape)) for t in message.tensors])
-    manifest = TensorManifest(specs, message.addresses)
+    manifest = TensorManifest(
+        known if known is not None and specs == known else Declaration(specs), message.addresses
+    )
     manifest.check(message.sha256)
     discarded = message.discarded if message.HasField("discarded") else None
     return Offer(
@@ -180,20 +185,25 @@ def answer_from_message(message: pb.OfferReply, *, num_chunks: int) -> Answer:
     return Answer(missing=tuple(indices_from_messages(message.missing, num_chunks=num_chunks)))
 
 
-Part = Offer | Chunk  # a transfer is its header, then chunks
+Part = pb.ModelHeader | Chunk  # a transfer is its header, then chunks
 
 
-def model_from_parts(parts: Iterable[Part]) -> tuple[Offer, Iterator[Chunk]]:
-    """Returns (the header, the chunks as they arrive). Raises DamagedTransfer if the header is not
-    the first part.
+def model_from_parts(
+    parts: Iterable[Part], known: Declaration | None = None
+) -> tuple[Offer, Iterator[Chunk]]:
+    """Returns (the header as a checked value, the chunks as they arrive).
+
+    Raises:
+      IncompatibleWeights, DamagedTransfer: as `header_from_message`, and if the header is not the
+        first part.
     """
     stream = iter(parts)
     first = next(stream, None)
-    if not isinstance(first, Offer):
+    if not isinstance(first, pb.ModelHeader):
         raise errors.DamagedTransfer(
             "a transfer begins with the header of its model; send the model again"
         )
-    return first, _chunks(stream)
+    return header_from_message(first, known), _chunks(stream)
 
 
 def _chunks(parts: Iterable[Part]) -> Iterator[Chunk]:

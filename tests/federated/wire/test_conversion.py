@@ -4,13 +4,13 @@ import pytest
 
 from federated import errors
 from federated.rounds.tasks import Task
-from federated.tensors.weights import TensorManifest, TensorSpec
+from federated.tensors.weights import Declaration, TensorManifest, TensorSpec
 from federated.wire import conversion
 from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.messages import Answer, Offer, Receipt, Session
 
 MANIFEST = TensorManifest(
-    (TensorSpec("a/b", "F32", (2, 3)), TensorSpec("c", "F16", ())), b"\xab" * 32
+    Declaration([TensorSpec("a/b", "F32", (2, 3)), TensorSpec("c", "F16", ())]), b"\xab" * 32
 )
 OFFER = Offer(MANIFEST, 3, 30, "C1_baseline", {"loss": 0.1 + 0.2}, discarded=2)
 
@@ -55,6 +55,15 @@ def test_a_header_whose_name_is_not_that_of_its_contents_is_damage():
     message.tensors[0].shape[0] = 3
     with pytest.raises(errors.DamagedTransfer, match="SHA-256 of the model"):
         conversion.header_from_message(message)
+
+
+def test_a_header_of_the_expected_tensors_has_their_very_value():
+    message = conversion.header_to_message(OFFER)
+    offer = conversion.header_from_message(message, MANIFEST.specs)
+    assert offer == OFFER and offer.manifest.specs is MANIFEST.specs
+    message.tensors[1].name = "__metadata__"  # another declaration is checked as ever
+    with pytest.raises(errors.IncompatibleWeights, match="reserved"):
+        conversion.header_from_message(message, MANIFEST.specs)
 
 
 def test_reasons_survive_and_are_cut_to_what_metadata_takes():
