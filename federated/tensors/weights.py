@@ -200,7 +200,7 @@ class Digest:
     """
 
     def __init__(self, specs: Iterable[TensorSpec]):
-        self._specs = Declaration(specs)
+        self._specs = specs
         self._done: list[bytes] = []
         self._open, self._filled = hashlib.sha256(), 0
 
@@ -221,7 +221,7 @@ class Digest:
     def manifest(self) -> TensorManifest:
         """Returns the manifest of the bytes handed in so far."""
         last = [self._open.digest()] if self._filled else []
-        return TensorManifest(self._specs, b"".join([*self._done, *last]))
+        return TensorManifest(Declaration(self._specs), b"".join([*self._done, *last]))
 
     def hex(self) -> str:
         return self.manifest().sha256

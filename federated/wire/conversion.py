@@ -11,7 +11,6 @@ from typing import Any, cast
 from federated import errors
 from federated.rounds.tasks import Kind, Task
 from federated.tensors.codec import Chunk
-from federated.tensors.partial_file import ranges
 from federated.tensors.weights import Declaration, TensorManifest, TensorSpec
 from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.messages import Answer, Offer, Receipt, Session
@@ -148,7 +147,14 @@ def header_from_message(message: pb.ModelHeader, known: Declaration | None = Non
 
 
 def ranges_to_messages(indices: Iterable[int]) -> list[pb.Range]:
-    return [pb.Range(first=first, count=count) for first, count in ranges(indices)]
+    """Returns sorted numbers as ranges of consecutive ones."""
+    ranges: list[pb.Range] = []
+    for index in indices:
+        if ranges and index == ranges[-1].first + ranges[-1].count:
+            ranges[-1].count += 1
+        else:
+            ranges.append(pb.Range(first=index, count=1))
+    return ranges
 
 
 def indices_from_messages(messages: Iterable[pb.Range], *, num_chunks: int) -> list[int]:

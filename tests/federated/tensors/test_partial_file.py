@@ -7,7 +7,7 @@ import pytest
 from federated import errors
 from federated.tensors import codec, partial_file, tensor_files
 from federated.tensors.codec import Chunk
-from federated.tensors.partial_file import PartialModel, ranges
+from federated.tensors.partial_file import PartialModel
 from federated.tensors.tensor_files import TensorFile
 from federated.tensors.weights import Declaration, TensorManifest, TensorSpec
 from tests.federated import manifests
@@ -168,7 +168,3 @@ def test_a_transfer_that_filled_the_disk_continues_later(begin, chunks, monkeypa
     for chunk in chunks:
         model.put(chunk)
     model.finish()
-
-
-def test_ranges_by_hand():
-    assert ranges([]) == [] and ranges([0, 1, 2, 5, 7, 8]) == [(0, 3), (5, 1), (7, 2)]

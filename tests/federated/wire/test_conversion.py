@@ -40,6 +40,13 @@ def test_values_arrive_as_they_were_sent():
         )
 
 
+def test_ranges_by_hand():
+    assert conversion.ranges_to_messages([]) == []
+    assert conversion.ranges_to_messages([0, 1, 2, 5, 7, 8]) == [
+        pb.Range(first=first, count=count) for first, count in ((0, 3), (5, 1), (7, 2))
+    ]
+
+
 @pytest.mark.parametrize(
     "asked", [[(9, 3)], [(3, 2), (4, 1)], [(5, 1), (2, 1)], [(0, 2**32 - 1)], [(2**32 - 1, 1)]]
 )
