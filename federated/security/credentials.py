@@ -91,15 +91,15 @@ class Credentials:
             )
 
     def check_standing(self, record: TokenRecord) -> None:
-        """Raises CertificateRefused if the certificate that a token was issued to was revoked,
-        SessionExpired if its site is no longer provisioned.
+        """Raises SessionExpired if the site of a token is no longer provisioned, CertificateRefused
+        if the certificate that the token was issued to was revoked.
         """
-        self.check_certificate(record.certificate)
         if record.site not in self.hashes:
             raise SessionExpired(
                 f"site {record.site!r} no longer has a part in this federation; "
                 "ask the server's operator for a kit"
             )
+        self.check_certificate(record.certificate)
 
     def check_operator(self, credential: str) -> None:
         """Raises WrongCredential unless this is the operator's credential."""
@@ -168,10 +168,11 @@ class CredentialBook:
             logging.error(
                 "event=credentials_unreadable note=the_last_good_ones_hold reason=%s", error
             )
-        if not self._read.revocation:
-            return self._read
-        revocation, generation = self._served_revocation(self._path, self._read.revocation)
-        return dataclasses.replace(self._read, revocation=revocation, generation=generation)
+        read = self._read
+        if not read.revocation:
+            return read
+        revocation, generation = self._served_revocation(self._path, read.revocation)
+        return dataclasses.replace(read, revocation=revocation, generation=generation)
 
     def _served_revocation(self, path: pathlib.Path, revocation: bytes) -> tuple[bytes, int]:
         """Returns `revocation` and its generation, or (b"", 0) while this server still has the

@@ -22,14 +22,12 @@ class PartialModel:
 
     Args:
       path: the file; one with another header is overwritten.
-      manifest: of the model to arrive; checked before a byte is written.
+      manifest: of the model to arrive.
       metadata: of the file.
       durable: whether the model will be synced by `finish`; the disk then starts on each chunk
           while the next ones arrive.
       look: called with (index, bytes) of every present chunk before it counts; for one that
           arrives twice perhaps twice.
-    Raises:
-      IncompatibleWeights: for specs that no model can have.
     """
 
     def __init__(

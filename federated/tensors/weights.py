@@ -199,7 +199,7 @@ class Digest:
     host and for any sizes of the pieces handed in, and a receiver can check each chunk by itself.
     """
 
-    def __init__(self, specs: Iterable[TensorSpec]):
+    def __init__(self, specs: Sequence[TensorSpec]):
         self._specs = specs
         self._done: list[bytes] = []
         self._open, self._filled = hashlib.sha256(), 0

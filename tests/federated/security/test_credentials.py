@@ -108,12 +108,12 @@ def test_a_value_stays_as_it_was_and_the_next_one_has_the_change(tmp_path):
     path.write_text(json.dumps({"sites": {"C1": "0" * 64}}))
     book = CredentialBook.read(path)
     before = book.current()
-    path.write_text(json.dumps({"sites": {}, "revoked": ["aa" * 32]}))
+    path.write_text(json.dumps({"sites": {"C2": "0" * 64}, "revoked": ["aa" * 32]}))
     record = TokenRecord("C1", "bb" * 32, 0.0)
     before.check_standing(record)
     with pytest.raises(errors.SessionExpired, match="'C1' no longer has a part"):
         book.current().check_standing(record)
     with pytest.raises(errors.CertificateRefused, match="was revoked"):
-        book.current().check_standing(TokenRecord("C1", "aa" * 32, 0.0))
+        book.current().check_standing(TokenRecord("C2", "aa" * 32, 0.0))
     path.write_text("{")  # half a file: what was read last stays in force
     assert book.current().revoked == {"aa" * 32}
