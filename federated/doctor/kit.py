@@ -260,7 +260,7 @@ def _owner(kit: pathlib.Path, site: str | None) -> Diagnosis:
 
 def _book(kit: pathlib.Path) -> Diagnosis:
     try:
-        sites = CredentialBook.read(kit / "credentials.json").sites
+        sites = CredentialBook.read(kit / "credentials.json").current().sites
     except ValueError as error:
         return fault(
             "sites",

@@ -118,9 +118,9 @@ class AdminServicer(grpc.GenericRpcHandler):
     def _check_credential(self, metadata: conversion.Presented) -> str:
         name, secret = conversion.presented_credential(metadata)
         if name == OPERATOR:
-            self._credentials.check_operator(secret)
+            self._credentials.current().check_operator(secret)
         else:
-            self._credentials.check(name, secret)
+            self._credentials.current().check(name, secret)
         return name
 
     def _caller(self, context: grpc.ServicerContext) -> str:
@@ -129,7 +129,7 @@ class AdminServicer(grpc.GenericRpcHandler):
         """
         name, _ = conversion.presented_credential(context.invocation_metadata())
         owner, certificate = tls.caller(context)
-        self._credentials.check_certificate(certificate)
+        self._credentials.current().check_certificate(certificate)
         if owner != name:
             raise errors.CertificateRefused(
                 f"the certificate is that of {owner!r}, the credential of {name!r}; "

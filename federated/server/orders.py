@@ -248,7 +248,7 @@ class Orders:
     def model_facts(self) -> tuple[int, dict[str, Any]]:
         """Returns (bytes of the model, the plan)."""
         with self._run.changed:
-            return sum(spec.nbytes for spec in self._run.specs), self._run.store.plan
+            return self._run.specs.nbytes, self._run.store.plan
 
     @property
     def trouble(self) -> str:

@@ -197,7 +197,9 @@ def huge(_request, _context):
     count = 979 * 2**20 // weights.CHUNK_BYTES
     specs = (weights.TensorSpec("w", "F32", (count, 2**18)),)
     return conversion.header_to_message(
-        Offer(weights.TensorManifest(specs, bytes(32 * count)), model="round_000")
+        Offer(
+            weights.TensorManifest(weights.Declaration(specs), bytes(32 * count)), model="round_000"
+        )
     )
 
 
