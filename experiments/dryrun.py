@@ -104,8 +104,9 @@ def _phantom_patch(config: configuration.ExperimentConfig) -> tf.data.Dataset:
 
     from preprocessing import geometry, intensity, resampling
     from preprocessing.phantom import phantom
+    from preprocessing.phantom.config import CohortConfig
 
-    ct, label = phantom.render_case(phantom.CohortConfig(site="C2", cases=1, seed=config.seed), 0)
+    ct, label = phantom.render_case(CohortConfig(site="C2", cases=1, seed=config.seed), 0)
     upright = geometry.to_ras(ct)
     image = intensity.window(
         resampling.resample_linear(upright.array, upright.spacing_mm, config.spacing_mm),

@@ -17,6 +17,7 @@ import numpy as np
 
 from preprocessing import budget, declared_labels, geometry, manifest, nifti, sources, splits
 from preprocessing.deformed import deformation, tumour_insertion
+from preprocessing.deformed.config import SITES, DeformedConfig
 from preprocessing.manifest import Case, CaseManifest
 from preprocessing.phantom.tumour import Tumours
 from preprocessing.volume import Volume
@@ -24,36 +25,10 @@ from runkit import atomic, progress, workers
 from runkit.randomness import generator
 
 _VERSION = 1  # of the procedure; part of every key
-SITES = ("C1", "C2")
 TUMOURS = Tumours()
 _CT_RANGE = (-1024, 3071)
 _SECONDS_PER_VOXEL, _BYTES_PER_VOXEL, _DISK_PER_VOXEL = 1.0e-6, 26, 1.5  # measured on one core
 _PROCESS_BYTES = 150 * 2**20
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DeformedConfig:
-    """The size and seed of a cohort.
-
-    Attributes:
-      seed: determines the split of the sources, and every copy.
-      counts: site -> numbers of training, validation and test cases.
-    """
-
-    seed: int
-    counts: Mapping[str, tuple[int, int, int]]
-
-    def __post_init__(self):
-        if set(self.counts) != set(SITES):
-            raise ValueError(
-                f"counts are for {', '.join(self.counts)}; expected {' and '.join(SITES)}"
-            )
-        for site, own in self.counts.items():
-            if len(own) != 3 or min(own) < 1:
-                raise ValueError(
-                    f"counts of {site} are {tuple(own)}; "
-                    f"expected at least one case each for {', '.join(splits.SPLITS)}"
-                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +147,7 @@ def need(listed: CaseManifest, config: DeformedConfig, workers_count: int) -> Ne
         found = budget.case_need(case, (3.0, 3.0, 3.0)) if case.label is not None else None
         voxels[case.case_id] = found.native_voxels if found else 0
     together = sum(voxels[copy.source] for copy in plan(sorted(voxels), config)) if voxels else 0
-    at_once = min(workers_count, sum(map(sum, config.counts.values())))
+    at_once = min(max(workers_count, 1), sum(map(sum, config.counts.values())))
     return Need(
         together * _SECONDS_PER_VOXEL / at_once,
         at_once * (_PROCESS_BYTES + _BYTES_PER_VOXEL * max(voxels.values(), default=0)),
