@@ -13,7 +13,7 @@ from preprocessing import manifest, rules
 from preprocessing.checks import integrity
 from preprocessing.phantom import phantom
 from preprocessing.phantom.config import CohortConfig
-from preprocessing.phantom.hospital import HARD_SITES, PHANTOMS, SITES
+from preprocessing.phantom.hospital import PHANTOMS, SITES
 from preprocessing.volume import Volume
 
 CASES = 3
@@ -113,20 +113,6 @@ def test_hu_in_the_labels_match_the_hospital(hospitals):
         tumour = np.median(ct.array[ndimage.binary_erosion(label.array == 2, iterations=2)])
         pancreas = np.median(ct.array[ndimage.binary_erosion(label.array == 1)])
         assert 30 < pancreas - tumour < 75
-
-
-def test_other_organs_are_as_bright_as_the_other_hospitals_pancreas_and_tumour():
-    c1, c2 = (
-        {tissue: mean for tissue, (mean, _) in SITES[site].hu.items()} for site in ("C1", "C2")
-    )
-    assert c1["pancreas"] - c2["pancreas"] >= 15
-    assert min(abs(c2[organ] - c1["pancreas"]) for organ in ("liver", "bowel_wall")) < 10
-    assert abs(c1["liver"] - c2["pancreas"]) < 12
-    tumour = c2["pancreas"] - c2["tumour_below_pancreas"]
-    # A network that knows C2's tumours can mistake C1's water in stomach and bowel for one.
-    assert abs(c1["bowel_content"] - tumour) < 20
-    assert tumour - c2["bile"] > 25  # a tumour is brighter than fluid
-    assert c2["muscle"] - tumour > 15  # and darker than any soft tissue
 
 
 def test_the_affine_puts_the_liver_on_the_right(hospitals):
@@ -294,25 +280,6 @@ def test_the_hard_phantom_has_small_and_faint_tumours(hard_c2):
         for ct, labels in hard_c2
     ]
     assert min(below) < 45.0 and max(below) < 75.0
-
-
-def test_the_hard_phantom_has_equal_bowel_contents_and_more_noise():
-    one, two = HARD_SITES["C1"], HARD_SITES["C2"]
-    for tissue in (
-        "bowel_wall",
-        "bowel_content",
-        "stomach_wall",
-        "stomach_content",
-        "oral_contrast",
-    ):
-        assert one.hu[tissue] == two.hu[tissue]
-    for name in ("stomach_gas", "oral_contrast", "duodenum_filled"):
-        assert getattr(one, name) == getattr(two, name)
-    # unlike in the standard phantom
-    assert SITES["C2"].hu["bowel_content"][0] - SITES["C1"].hu["bowel_content"][0] > 100
-    for site in ("C1", "C2"):
-        assert min(HARD_SITES[site].noise_hu) > min(SITES[site].noise_hu)
-        assert HARD_SITES[site].hu["pancreas"] == SITES[site].hu["pancreas"]
 
 
 def test_the_two_phantoms_have_different_patients():
