@@ -74,7 +74,7 @@ def share_out(source_ids: Sequence[str], seed: int) -> dict[str, dict[str, tuple
     return dealt
 
 
-def plan(source_ids: Sequence[str], config: DeformedConfig) -> list[Copy]:
+def list_copies(source_ids: Sequence[str], config: DeformedConfig) -> list[Copy]:
     """Returns all cases to make; the sources of a split are used in turn."""
     dealt = share_out(source_ids, config.seed)
     copies = []
@@ -146,7 +146,9 @@ def need(listed: CaseManifest, config: DeformedConfig, workers_count: int) -> Ne
     for case in listed.included:
         found = budget.case_need(case, (3.0, 3.0, 3.0)) if case.label is not None else None
         voxels[case.case_id] = found.native_voxels if found else 0
-    together = sum(voxels[copy.source] for copy in plan(sorted(voxels), config)) if voxels else 0
+    together = (
+        sum(voxels[copy.source] for copy in list_copies(sorted(voxels), config)) if voxels else 0
+    )
     at_once = min(max(workers_count, 1), sum(map(sum, config.counts.values())))
     return Need(
         together * _SECONDS_PER_VOXEL / at_once,
@@ -206,7 +208,7 @@ def generate(
     """
     folder = pathlib.Path(folder)
     by_id = {case.case_id: case for case in listed.included}
-    copies = plan(sorted(by_id), config)
+    copies = list_copies(sorted(by_id), config)
     _claim(listed, config, copies, folder)
     jobs = [
         (by_id[c.source], listed.label_values, config.seed, c, folder)
@@ -254,7 +256,7 @@ def _add_sources(path: pathlib.Path, source_of: Mapping[str, int]) -> None:
     atomic.write_json(path, value)
 
 
-def render(ct: Volume, organ: np.ndarray, seed: int, copy: Copy) -> tuple[Volume, Volume]:
+def render_copy(ct: Volume, organ: np.ndarray, seed: int, copy: Copy) -> tuple[Volume, Volume]:
     """Returns CT int16 and labels uint8 of a copy, which depend on source, seed, site and index.
 
     Args:
@@ -278,7 +280,7 @@ def _make(
     case: Case, label_values: Mapping[int, int] | None, seed: int, copy: Copy, folder: pathlib.Path
 ) -> bool:
     image, label = _files(folder, copy)
-    ct, labels = render(*_read(case, label_values), seed, copy)
+    ct, labels = render_copy(*_read(case, label_values), seed, copy)
     nifti.write_volume(image, ct, compress_level=1)
     nifti.write_volume(label, labels, compress_level=1)
     return True

@@ -245,7 +245,7 @@ def test_whatever_an_extra_output_raises_the_mask_counts(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(scan_prediction, "_on_native_grid", broken)
     monkeypatch.setattr(scan_prediction.figures, "overlay", broken)
-    settings = scan_prediction.Settings.of_plan(PLAN)
+    settings = scan_prediction.PredictionSettings.of_plan(PLAN)
     found = scan_prediction.predict_scan(
         tmp_path / "a.nii.gz",
         tmp_path / "m.nii.gz",
@@ -259,7 +259,7 @@ def test_whatever_an_extra_output_raises_the_mask_counts(tmp_path, monkeypatch, 
         len(found.failed) == (2 if extra == "probabilities" else 1)
         and "TypeError: a programming error" in found.failed[0]
     )
-    assert scan_prediction.describe(tmp_path / "m.nii.gz").volumes_ml == found.volumes_ml
+    assert scan_prediction.describe_mask(tmp_path / "m.nii.gz").volumes_ml == found.volumes_ml
 
 
 def test_a_folders_gate_is_applied_unless_told_not_to_and_one_that_is_not_there_cannot_be(

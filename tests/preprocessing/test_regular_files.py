@@ -11,17 +11,17 @@ def test_files_folders_and_links_to_them_can_be_read(tmp_path):
     (tmp_path / "scan").write_bytes(b"")
     (tmp_path / "link").symlink_to("scan")
     for path in (tmp_path, tmp_path / "scan", tmp_path / "link"):
-        regular_files.require(path)
+        regular_files.require_readable(path)
 
 
 def test_pipes_devices_and_what_is_not_there_are_refused_by_name(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", os.devnull):
         with pytest.raises(OSError, match="a pipe or a device, not a file") as caught:
-            regular_files.require(path)
+            regular_files.require_readable(path)
         assert caught.value.filename == str(path)
     with pytest.raises(FileNotFoundError):
-        regular_files.require(tmp_path / "gone")
+        regular_files.require_readable(tmp_path / "gone")
 
 
 def test_a_link_without_a_target_names_the_remedy_or_the_command_that_fetches_it(tmp_path):

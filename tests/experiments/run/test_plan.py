@@ -50,12 +50,14 @@ def test_a_split_larger_than_its_cohort_is_refused():
 def test_the_estimated_cost_is_proportional_to_the_work(tmp_path):
     study = read(tmp_path)
     spec = study_file.run_spec(study, study.points[0], 1, tmp_path, parse)
-    one = run_plan.cost(spec)
+    one = run_plan.estimated_seconds(spec)
     # the demo takes about a quarter of an hour
-    assert 300 < sum(run_plan.cost(dataclasses.replace(spec, beyond=())).values()) < 2400
-    twice = run_plan.cost(
+    assert (
+        300 < sum(run_plan.estimated_seconds(dataclasses.replace(spec, beyond=())).values()) < 2400
+    )
+    twice = run_plan.estimated_seconds(
         dataclasses.replace(spec, config=dataclasses.replace(CONFIG, num_rounds=26))
     )
     start = 16.0  # programs start once whatever they do
     assert twice["baselines"] - start == pytest.approx(2 * (one["baselines"] - start))
-    assert run_plan.cost(dataclasses.replace(spec, baselines=False))["baselines"] == 0
+    assert run_plan.estimated_seconds(dataclasses.replace(spec, baselines=False))["baselines"] == 0

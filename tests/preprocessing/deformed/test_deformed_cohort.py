@@ -49,7 +49,7 @@ def test_no_source_is_in_two_splits_at_any_site(count):
     for seed in range(20):
         config = dataclasses.replace(CONFIG, seed=seed)
         where = {}
-        for copy in deformed_cohort.plan(ids, config):
+        for copy in deformed_cohort.list_copies(ids, config):
             where.setdefault(copy.source, set()).add(copy.split)
         assert all(len(found) == 1 for found in where.values())
         assert not any("WARNING" in note for note in deformed_cohort.notes(ids, config))
@@ -85,7 +85,7 @@ def test_one_or_two_sources_cause_a_warning():
 
 
 def test_each_copy_is_planned_once_for_its_site_and_split():
-    copies = deformed_cohort.plan(["a", "b", "c"], CONFIG)
+    copies = deformed_cohort.list_copies(["a", "b", "c"], CONFIG)
     assert len({copy.case_id for copy in copies}) == len(copies) == 18
     for site, counts in CONFIG.counts.items():
         assert (
