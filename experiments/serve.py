@@ -10,7 +10,6 @@ again to resume.
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from absl import flags
 
@@ -22,6 +21,7 @@ from experiments.results.vocabulary import REPORTS
 from federated.admin.tensorboard import RunScalars
 from federated.errors import FederationError
 from federated.rounds import plan as plans
+from federated.rounds.log_lines import LogLine
 from federated.server.config import ServerConfig
 from federated.server.serve import serve
 from federated.tensors import tensor_files
@@ -89,7 +89,7 @@ def _tell_ready(port: int) -> None:
     systemd.notify("READY=1")
 
 
-def _tell_progress(record: dict[str, Any]) -> None:
+def _tell_progress(record: LogLine) -> None:
     """Updates the line that `systemctl status` shows."""
     if record["event"] == "aggregated":
         systemd.notify(

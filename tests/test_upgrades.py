@@ -92,10 +92,14 @@ def test_kits_of_the_release_go_on_for_every_party(federation):
     kits = federation / "kits"
     assert Kit.read(kits / "C1", port=1).name == "C1"
     assert Kit.read(kits / "operator", port=1).name == "operator"
-    assert CredentialBook.read(kits / "server" / "credentials.json").sites == ("C1", "C2")
+    assert CredentialBook.read(kits / "server" / "credentials.json").current().sites == ("C1", "C2")
     provisioning.add(kits, sites=["C3"])
     provisioning.renew(kits, ["C1", "server"])
-    assert CredentialBook.read(kits / "server" / "credentials.json").sites == ("C1", "C2", "C3")
+    assert CredentialBook.read(kits / "server" / "credentials.json").current().sites == (
+        "C1",
+        "C2",
+        "C3",
+    )
 
 
 def test_a_newer_store_is_refused_and_nothing_in_it_is_removed(federation):

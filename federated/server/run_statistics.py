@@ -5,8 +5,9 @@ progress of each site, the duration of each round.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+
+from federated.rounds.log_lines import LogLine
 
 _KEPT_ROUNDS = 1000  # a longer run shows only its newest ones
 
@@ -45,7 +46,7 @@ class RunStatistics:
       records: earlier records, e.g. `AuditLog.read()`.
     """
 
-    def __init__(self, records: Iterable[Mapping[str, Any]] = ()):
+    def __init__(self, records: Iterable[LogLine] = ()):
         self.sites: dict[str, SiteStatistics] = {}
         self.rounds: dict[int, RoundStatistics] = {}
         self._opened: dict[int, float] = {}
@@ -53,16 +54,16 @@ class RunStatistics:
         for record in records:
             self.note(record)
 
-    def note(self, record: Mapping[str, Any]) -> None:
+    def note(self, record: LogLine) -> None:
         """Adds one record; a record of an unknown kind changes nothing."""
-        event, at = record.get("event"), float(record.get("time", 0.0))
-        if isinstance(record.get("site"), str):
-            site = self.sites.setdefault(record["site"], SiteStatistics())
+        at, name = float(record.get("time", 0.0)), record.get("site")
+        if isinstance(name, str):
+            site = self.sites.setdefault(name, SiteStatistics())
             site.at = at
-            self._note_site(site, event, record)
-        if event == "round_opened":
+            self._note_site(site, record)
+        if record["event"] == "round_opened":
             self._opened.setdefault(record["round"], at)
-        elif event == "aggregated":
+        elif record["event"] == "aggregated":
             opened = self._opened.pop(record["round"], None)
             wall_s = None if opened is None else round(at - opened, 3)
             self.rounds[record["round"]] = RoundStatistics(
@@ -71,16 +72,16 @@ class RunStatistics:
             while len(self.rounds) > _KEPT_ROUNDS:
                 del self.rounds[min(self.rounds)]
 
-    def _note_site(self, site: SiteStatistics, event: Any, record: Mapping[str, Any]) -> None:
-        if event == "login":
+    def _note_site(self, site: SiteStatistics, record: LogLine) -> None:
+        if record["event"] == "login":
             site.doing = "logged in"
-        elif event == "pulled":
+        elif record["event"] == "pulled":
             site.received_bytes += record["bytes"]
             site.doing = f"pulled {record['model']}"
-        elif event == "scored":
+        elif record["event"] == "scored":
             site.scores = dict(record["scores"])
             site.doing = f"scored model {record['model']}"
-        elif event == "pushed":
+        elif record["event"] == "pushed":
             site.sent_bytes += record.get("bytes", 0)
             site.updates += 1
             site.last_round = max(site.last_round, record["round"])
@@ -88,12 +89,12 @@ class RunStatistics:
             self._bytes[record["round"]] = self._bytes.get(record["round"], 0) + record.get(
                 "bytes", 0
             )
-        elif event == "published":
+        elif record["event"] == "published":
             site.sent_bytes += record["bytes"]
             site.doing = f"lent {record['model']}"
-        elif event == "rows":
+        elif record["event"] == "rows":
             site.doing = f"sent {record['rows']} rows"
-        elif event == "site_finished":
+        elif record["event"] == "site_finished":
             site.doing = "finished"
-        elif event in ("refused", "login_refused"):
+        elif record["event"] in ("refused", "login_refused"):
             site.refused += 1
