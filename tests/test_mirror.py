@@ -16,6 +16,8 @@ DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 # package -> module -> why it has no test file. Generated code, and an `__init__.py` that defines
 # nothing, need no entry.
 WITHOUT_TESTS = {
+    "c2fnas": {},
+    "experiments": {"__main__.py": "the list of programs: test_program_list.py"},
     "federated": {
         "engines/flower/messages.py": "constants",
         "engines/flower/site.py": "runs inside Flower only: engines/test_flower.py",
@@ -24,6 +26,7 @@ WITHOUT_TESTS = {
         "wire/messages.py": "types and constants",
         "wire/status.py": "types",
     },
+    "preprocessing": {},
     "runkit": {},
 }
 

@@ -305,7 +305,7 @@ def test_cases_of_another_format_are_prepared_again_and_it_is_said(cases, monkey
     assert isinstance(found, case_preparation.Prepared)
     assert "preparing again: format 2, this release writes 3" in told
     folder = case_store.case_folder(cases / "store", case.case_id)
-    assert case_store.read_case(folder)["format"] == 3
+    assert case_store.read_case_record(folder)["format"] == 3
 
 
 def test_prepared_cases_of_a_newer_release_are_refused_and_kept(cases):
