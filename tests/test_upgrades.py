@@ -1,5 +1,6 @@
 """What release 0.1.0 wrote opens today and goes on; see fixtures/release_0_1_0/README.md."""
 
+import functools
 import json
 import pathlib
 import shutil
@@ -203,6 +204,17 @@ def test_a_site_of_another_protocol_is_refused_with_both_releases(
         assert words in message, end
 
 
+@pytest.fixture
+def eager():
+    """Without graphs, which take much longer to trace than a few steps of a small network."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.mark.usefixtures("eager")
 def test_a_checkpoint_resumes_with_equal_state_and_goes_on(tmp_path):
     from c2fnas import checkpoints
 
@@ -234,6 +246,7 @@ def test_a_newer_checkpoint_is_refused(tmp_path):
         checkpoints.load(path.parent, _trainer())
 
 
+@functools.cache
 def _trainer():
     import dataclasses
 
@@ -247,6 +260,7 @@ def _trainer():
     return training.Trainer(network, tiny.config(), tf.distribute.get_strategy())
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_model_folder_predicts_what_it_did(tmp_path):
     from c2fnas import inference, model_folder, sliding_window
     from tests.c2fnas import tiny

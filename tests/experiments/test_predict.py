@@ -13,14 +13,12 @@ import unicodedata
 import numpy as np
 import pytest
 
-from c2fnas import model_folder, named_weights
-from c2fnas.model_folder import Model
+from c2fnas import model_folder
 from c2fnas.scores.healthy_gate import HealthyGate
 from experiments.models import scan_prediction
 from preprocessing import nifti
 from tests import forked
 from tests.c2fnas import tiny
-from tests.c2fnas.test_model_folder import PLAN
 from tests.experiments.study import scan
 from tests.preprocessing import dicom_files
 from tests.preprocessing.nifti_files import without_orientation
@@ -29,18 +27,7 @@ from tests.preprocessing.nifti_files import without_orientation
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    weights = named_weights.read(tiny.build())
-    model_folder.save(
-        folder,
-        Model(
-            name="tiny",
-            weights=weights,
-            genotype=tiny.GENOTYPE,
-            plan=PLAN,
-            training_data={},
-            scores={},
-        ),
-    )
+    tiny.save_model(folder)
     return folder
 
 
@@ -245,7 +232,7 @@ def test_whatever_an_extra_output_raises_the_mask_counts(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(scan_prediction, "_on_native_grid", broken)
     monkeypatch.setattr(scan_prediction.figures, "overlay", broken)
-    settings = scan_prediction.PredictionSettings.of_plan(PLAN)
+    settings = scan_prediction.PredictionSettings.of_plan(tiny.PLAN)
     found = scan_prediction.predict_scan(
         tmp_path / "a.nii.gz",
         tmp_path / "m.nii.gz",

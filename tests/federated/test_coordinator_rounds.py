@@ -107,7 +107,8 @@ def test_a_deadline_below_the_minimum_starts_another_attempt_that_keeps_what_is_
     assert scale(run, 1) == 2.0
 
 
-def test_a_round_waits_for_a_site_whose_bytes_arrive(opened, clock):
+def _waiting_for_the_second(opened):
+    """A run that waits ten seconds more for C2; C1 has delivered."""
     run = opened(
         min_num_clients=1,
         max_num_clients=2,
@@ -116,6 +117,11 @@ def test_a_round_waits_for_a_site_whose_bytes_arrive(opened, clock):
         heart_beat_timeout_s=1e9,
     )
     Site(run, "C1").push(1, 1.0)
+    return run
+
+
+def test_a_round_waits_for_a_site_whose_bytes_arrive(opened, clock):
+    run = _waiting_for_the_second(opened)
     second = Site(run, "C2")
     path, offer = second.offer(5.0, round=1, num_examples=10)
     clock.now += 9.0
@@ -131,14 +137,7 @@ def test_a_round_waits_for_a_site_whose_bytes_arrive(opened, clock):
 def test_a_round_waits_for_a_site_that_has_announced_its_update_and_waits_for_its_slot(
     opened, clock
 ):
-    run = opened(
-        min_num_clients=1,
-        max_num_clients=2,
-        wait_after_min_clients_s=10.0,
-        progress_grace_s=60.0,
-        heart_beat_timeout_s=1e9,
-    )
-    Site(run, "C1").push(1, 1.0)
+    run = _waiting_for_the_second(opened)
     _, offer = Site(run, "C2").offer(5.0, round=1, num_examples=10)
     clock.now += 9.0
     run.lead.offer("C2", offer)

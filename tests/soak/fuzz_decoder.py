@@ -26,7 +26,9 @@ from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.messages import Answer
 from tests.federated.wire.test_chunk_encoding import CHUNKS, HEADER, mutated
 from tests.federated.wire.test_conversion import OFFER
+from tests.soak import cost
 
+_SECONDS = 3e-5  # per input
 BUDGET = 2 * CHUNK_BYTES  # beyond the input: an inflated chunk and its byte planes
 
 
@@ -107,6 +109,7 @@ def main() -> None:
     )
     parser.add_argument("--inputs", type=int, default=1_000_000)
     flags = parser.parse_args()
+    cost.tell(f"{flags.inputs} inputs", _SECONDS * flags.inputs)
     print(f"{flags.inputs} inputs read or refused; at most {fuzz(flags.inputs)} bytes for one")
 
 

@@ -1,7 +1,9 @@
 """Calls in this process what the programs do with one case.
- The programs are prepare, prepare --check, cohort_report, predict and evaluate. The network of
+
+The programs are prepare, prepare --check, cohort_report, predict and evaluate. The network of
 predict is a stand-in of two thresholds; everything else is the product's own code. `odd_cohort`
-starts the programs themselves, with a real network."""
+starts the programs themselves, with a real network.
+"""
 
 from __future__ import annotations
 
