@@ -133,16 +133,24 @@ def orientation() -> str | None:
     return FLAGS.orientation
 
 
-def experiment_config() -> ExperimentConfig:
+def experiment_config(*, without_training: bool = False) -> ExperimentConfig:
     """Returns the checked configuration.
 
+    Args:
+      without_training: whether the program also takes 0 rounds, which evaluate given models.
     Raises:
       app.UsageError: naming the flag, its value and what is expected.
     """
     try:
-        return ExperimentConfig(**setting_flags.values(ExperimentConfig, FLAGS))
+        config = ExperimentConfig(**setting_flags.values(ExperimentConfig, FLAGS))
     except ValueError as error:
         raise app.UsageError(f"--{error}") from error
+    if config.num_rounds == 0 and not without_training:
+        raise app.UsageError(
+            "--num_rounds is 0; expected at least 1: 0 rounds are an evaluation of given models, "
+            "which only experiments.serve and experiments.join run"
+        )
+    return config
 
 
 def genotype_file() -> dict[str, list[str]]:

@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
     from preprocessing import splits
     from preprocessing.preparation import pipeline
 
-    config = experiment_flags.experiment_config()
+    config = experiment_flags.experiment_config(without_training=True)
     listed, orientation = (
         experiment_flags.required("manifest", "the site's list of scans"),
         experiment_flags.orientation(),

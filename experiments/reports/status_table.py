@@ -55,6 +55,8 @@ def render(status: dict[str, Any], *, rounds: int = 10) -> str:
 
 
 def _phase(status: dict[str, Any]) -> str:
+    if status["num_rounds"] == 0:
+        return f"{status['phase']}; {_evaluated(status)}"
     done = f"{status['rounds_done']} of {status['num_rounds']} rounds done"
     if status["phase"] == "rounds":
         again = f", attempt {status['attempt']}" if (status["attempt"] or 1) > 1 else ""
@@ -62,6 +64,15 @@ def _phase(status: dict[str, Any]) -> str:
         received = f"{len(status['updates'])} of {needed} required updates received"
         return f"round {status['open_round']} open: {received}{again}; {done}"
     return f"{status['phase']}; {done}"
+
+
+def _evaluated(status: dict[str, Any]) -> str:
+    """Returns how far an evaluation without training is."""
+    models, reported = status["models"], status["reported"]
+    return (
+        f"{len(models)} given {'model' if len(models) == 1 else 'models'}; rows of "
+        f"{len(reported)} sites received, {status['min_num_clients']} required"
+    )
 
 
 def _site(name: str, site: dict[str, Any]) -> tuple[str, ...]:

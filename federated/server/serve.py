@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -59,6 +59,7 @@ def serve(
     initial_weights: str | os.PathLike,
     *,
     vocabulary: Vocabulary,
+    models: Mapping[str, str | os.PathLike] | None = None,
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
     listeners: Sequence[Callable[[dict[str, Any]], None]] = (),
@@ -78,6 +79,8 @@ def serve(
       vocabulary: what sites may report: the words of their rows and the ranges of their numbers.
       initial_weights: safetensors file of global model 0; its metadata key "plan" holds the plan as
           JSON.
+      models: of a run of 0 rounds, which trains nothing: what every site evaluates, name to
+          safetensors file.
       clock: seconds since the epoch; for the log, tokens and certificates.
       monotonic: seconds; for deadlines and silence.
       listeners: called with every event that is logged in `<store>/events.jsonl`.
@@ -113,6 +116,7 @@ def serve(
                 local_epochs=config.local_epochs,
                 authority=identity.authority_fingerprint,
                 aggregation=str(config.rule),
+                models=models,
             )
             statistics = RunStatistics()
             events = AuditLog(

@@ -89,7 +89,7 @@ def session(message: pb.LoginReply) -> Session:
     )
     _check_range("login reply", "expires_at", found.expires_at, 0.0, _MAX_TIME_S)
     _check_digest("login reply", "plan_fingerprint", found.plan_fingerprint)
-    _check_range("login reply", "num_rounds", found.num_rounds, 1, MAX_ROUND)
+    _check_range("login reply", "num_rounds", found.num_rounds, 0, MAX_ROUND)
     _check_range("login reply", "local_epochs", found.local_epochs, 1, MAX_ROUND)
     _check_range("login reply", "poll_s", found.poll_s, MIN_WAIT_S, MAX_WAIT_S)
     _check_range("login reply", "heart_beat_s", found.heart_beat_s, MIN_WAIT_S, MAX_WAIT_S)
@@ -214,6 +214,10 @@ def status(message: operation_pb.StatusReply) -> dict[str, Any]:
     _check_shape("status", found, _STATUS)
     if "aggregation" in found:  # an earlier release does not tell
         _check_shape("status", found, {"aggregation": (str,)})
+    for name in found.keys() & {"models", "reported"}:  # an earlier release does not tell
+        _check_shape("status", found, {name: (list,)})
+        entries = {f"{name} {place}": entry for place, entry in enumerate(found[name])}
+        _check_shape("status", entries, dict.fromkeys(entries, (str,)))
     for name, site in found["sites"].items():
         _check_shape(f"status of site {name}", site, _SITE)
         if "labels" in site:  # an earlier release sends none

@@ -54,7 +54,9 @@ def opened(tmp_path, initial, clock):
     """Opens (or opens again) a coordinator over one store folder; closes what it opened."""
     leads = []
 
-    def open_(*, folder="store", monotonic=clock, vocabulary=toy.VOCABULARY, **settings):
+    def open_(
+        *, folder="store", monotonic=clock, vocabulary=toy.VOCABULARY, models=None, **settings
+    ):
         while leads:
             leads.pop().close()
         config = server_config.ServerConfig(
@@ -66,6 +68,7 @@ def opened(tmp_path, initial, clock):
             policy=config.policy,
             local_epochs=config.local_epochs,
             aggregation=str(config.rule),
+            models=models,
         )
         secrets = {site: f"secret of {site}" for site in toy.EXAMPLES}
         book = credentials.CredentialBook(
