@@ -19,7 +19,7 @@ import numpy as np
 from c2fnas import model_folder, named_weights
 from c2fnas.model_folder import Model
 from experiments.configuration import evaluation_plan
-from experiments.results import gated_rows, shared_choice
+from experiments.results import model_names
 from federated.rounds import plan as plans
 from federated.rounds.tasks import MODEL_NAME
 from federated.tensors import tensor_files
@@ -49,13 +49,13 @@ def find(entries: Sequence[str]) -> dict[str, pathlib.Path]:
         name = name if named else model_folder.describe(folder).name
         if (
             not MODEL_NAME.fullmatch(name)
-            or shared_choice.candidate_of(name) is not None
-            or name.endswith(gated_rows.SUFFIX)
+            or model_names.candidate_of(name) is not None
+            or name.endswith(model_names.GATED)
         ):
             raise ValueError(
                 f"{folder}: its model cannot be called {name!r} in an evaluation; give another "
                 "name, as name:folder, of letters, digits, '_' and '-', at most 64, that ends "
-                f"neither in {gated_rows.SUFFIX} nor in _FL_local_r and a number"
+                f"neither in {model_names.GATED} nor in _FL_local_r and a number"
             )
         if name in found:
             raise ValueError(
