@@ -66,6 +66,21 @@ flags.DEFINE_string(
 )
 
 
+flags.DEFINE_integer(
+    "metrics_port",
+    0,
+    "Port of a Prometheus endpoint at /metrics; 0 for none. Needs the extra [metrics].",
+    lower_bound=0,
+    upper_bound=65535,
+)
+flags.DEFINE_string(
+    "metrics_host",
+    "127.0.0.1",
+    "Address of the Prometheus endpoint. It asks for no password, so on any other than this "
+    "machine's own, let a firewall admit only the Prometheus server.",
+)
+
+
 def main(argv: list[str]) -> int:
     del argv
     experiment = experiment_flags.experiment_config(without_training=True)
@@ -90,6 +105,7 @@ def main(argv: list[str]) -> int:
             files.initial,
             vocabulary=REPORTS,
             models=files.models,
+            metrics=(FLAGS.metrics_host, FLAGS.metrics_port) if FLAGS.metrics_port else None,
             listeners=[
                 _tell_progress,
                 *([RunScalars(ScalarEvents(FLAGS.tensorboard)).note] if FLAGS.tensorboard else []),

@@ -106,7 +106,9 @@ def serving(tmp_path, kits, initial):
     """Serves over TLS in a thread; `connect(site)` gives transports. Stops what it started."""
     running = []
 
-    def begin(*, folder="store", start=initial, server_kit=None, clock=None, **settings):
+    def begin(
+        *, folder="store", start=initial, server_kit=None, clock=None, metrics=None, **settings
+    ):
         config = server_config.ServerConfig(
             **{
                 "num_rounds": 3,
@@ -127,6 +129,7 @@ def serving(tmp_path, kits, initial):
                     server_kit or kits / "server",
                     start,
                     vocabulary=toy.VOCABULARY,
+                    metrics=metrics,
                     stop=stop,
                     on_ready=lambda port: (outcome.update(port=port), ready.set()),
                     **({"clock": clock} if clock else {}),
