@@ -55,8 +55,8 @@ class ModelEvaluator:
         }
         if not cases["test"]:
             raise ValueError(
-                f"site {store.site}: no test case in the case store; list the cases to evaluate as "
-                "`test` in the manifest and prepare them"
+                f"site {store.site}: no test case in the case store; prepare it with some, e.g. "
+                "--split=0,0,12"
             )
         private.tree(folder)
         with strategy.scope():
