@@ -46,6 +46,12 @@ flags.DEFINE_bool(
 
 def main(argv: list[str]) -> int:
     del argv
+    config = experiment_flags.experiment_config(without_training=True)
+    if config.num_rounds == 0 and FLAGS.lend:
+        raise app.UsageError(
+            "--lend has no use in an evaluation without training (--num_rounds=0), whose models "
+            "are those of the server's --models; omit it"
+        )
     import tensorflow as tf
 
     from experiments.models import (
@@ -60,12 +66,6 @@ def main(argv: list[str]) -> int:
 
     allocator.keep_buffers()
     devices.single_machine("experiments.join")
-    config = experiment_flags.experiment_config(without_training=True)
-    if config.num_rounds == 0 and FLAGS.lend:
-        raise app.UsageError(
-            "--lend has no use in an evaluation without training (--num_rounds=0), whose models "
-            "are those of the server's --models; omit it"
-        )
     folder = experiment_flags.site_folder()
     kit = experiment_flags.required("kit", "the site's kit, made by experiments.provision")
     lent = experiment_flags.named_files("lend")
