@@ -165,6 +165,8 @@ def _tell_progress(record: dict[str, Any]) -> None:
             f"STATUS=round {record['round']} of {FLAGS.num_rounds} averaged, "
             f"sites {', '.join(record['sites'])}"
         )
+    elif record["event"] == "rows":
+        systemd.notify(f"STATUS=evaluation, rows of site {record['site']} received")
 
 
 def _check_plan(config: ExperimentConfig, initial_model: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from federated.errors import IncompatibleWeights
 from federated.rounds import tasks
@@ -12,7 +12,7 @@ from federated.tensors.weights import TensorManifest, TensorSpec, check_same
 
 
 def read(
-    models: Mapping[str, str | os.PathLike], specs: tuple[TensorSpec, ...], *, num_rounds: int
+    models: Mapping[str, str | os.PathLike], specs: Sequence[TensorSpec], *, num_rounds: int
 ) -> dict[str, TensorManifest]:
     """Returns name to manifest of the given models, after checking that a run can evaluate them.
 

@@ -11,6 +11,8 @@ from federated.audit import verification
 from federated.audit.log import AuditLog, BrokenChain
 from federated.rounds.tasks import Task
 from federated.server import config as server_config
+from federated.server import metrics, overview
+from federated.server.run_statistics import RunStatistics
 from federated.tensors import tensor_files
 from runkit import events
 from tests.federated import programs, toy
@@ -168,6 +170,31 @@ def test_with_minimum_equal_to_maximum_an_order_ends_it_with_those_that_came(ope
     run = opened(models=models, num_rounds=0)  # the order survives a restart
     run.lead.advance()
     assert run.store.finished and rows_of(run.folder) == expected_rows(["C1"])
+
+
+def test_the_operator_hears_what_an_order_does_to_an_evaluation(opened, models, tmp_path):
+    run = opened(models=models, num_rounds=0)
+    log = AuditLog(tmp_path / "log.jsonl")
+    watched = overview.Overview(run.lead.orders, log, RunStatistics(), run.folder)
+    transport = run.transport("C1")
+    transport.login(toy.PLAN, 30)
+    for order in ("finish", "finish_now"):
+        assert watched.order(order, "").startswith(
+            "the evaluation ends once the sites that take part"
+        )
+    with pytest.raises(errors.OrderRefused, match="no round is done yet"):
+        watched.order("discard_round", "", 1)
+    transport.submit_rows(expected_rows(["C1"]))
+    run.lead.advance()
+    assert watched.order("finish", "") == "the run has finished already"
+    found = {metric.name: dict(metric.samples) for metric in metrics_of(watched)}
+    assert found["federation_evaluated_models"] == {(): 3.0}
+    assert found["federation_reported_sites"] == {(): 1.0}
+    assert found["federation_phase"]["finished",] == 1.0
+
+
+def metrics_of(watched):
+    return metrics.Source(watched.status, RunStatistics(), lambda: (0, 0)).collect()
 
 
 def test_an_evicted_site_does_not_count_and_the_status_says_what_helps(opened, models):
