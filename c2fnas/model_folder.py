@@ -90,9 +90,10 @@ def load(folder: str | os.PathLike) -> Model:
       ValueError: if it is not a model, lacks a file, has another format, or if its weights do not
         fit its genotype; the message names the folder or file.
     """
-    model = describe(folder)
+    model = _described(folder)
     weights, _ = named_weights.load(weights_file(folder))
     check_shapes({name: array.shape for name, array in weights.items()}, model.genotype, folder)
+    _check_classes(model, folder)
     return dataclasses.replace(model, weights=weights)
 
 
@@ -107,6 +108,12 @@ def describe(folder: str | os.PathLike) -> Model:
       ValueError: if it is not a model, lacks a file or has another format; the message names the
         folder or file.
     """
+    model = _described(folder)
+    _check_classes(model, folder)
+    return model
+
+
+def _described(folder: str | os.PathLike) -> Model:
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise ValueError(
@@ -129,18 +136,11 @@ def describe(folder: str | os.PathLike) -> Model:
         genotype = Genotype.from_json(atomic.read_json(folder / "genotype.json"))
     except TypeError as error:
         raise ValueError(f"{folder / 'genotype.json'}: {error}") from error
-    plan = atomic.read_json(folder / "plan.json")
-    classes = plan.get("classes") if isinstance(plan, dict) else None
-    if not isinstance(classes, dict) or len(classes) != genotype.classes:
-        raise ValueError(
-            f"{folder}: plan.json names the classes {classes}, the network has "
-            f"{genotype.classes}; the files belong to two models: copy the whole folder again"
-        )
     return Model(
         name=str(about.get("name", folder.name)),
         weights={},
         genotype=genotype,
-        plan=plan,
+        plan=atomic.read_json(folder / "plan.json"),
         training_data=about.get("training_data", {}),
         scores=about.get("scores", {}),
         gate=about.get("gate", {}),
@@ -177,6 +177,16 @@ def build_segmenter(model: Model) -> Network:
     built = network.build(model.genotype, patch_size=smallest, vae=None)
     named_weights.assign(built, segmenter_weights(model))
     return built
+
+
+def _check_classes(model: Model, folder: str | os.PathLike) -> None:
+    """Raises ValueError if plan and network have different numbers of classes."""
+    classes = model.plan.get("classes") if isinstance(model.plan, dict) else None
+    if not isinstance(classes, dict) or len(classes) != model.genotype.classes:
+        raise ValueError(
+            f"{folder}: plan.json names the classes {classes}, the network has "
+            f"{model.genotype.classes}; the files belong to two models: copy the whole folder again"
+        )
 
 
 def check_shapes(
