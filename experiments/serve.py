@@ -117,7 +117,7 @@ def main(argv: list[str]) -> int:
     if experiment.num_rounds:
         what = f"{summary.rounds} rounds, {sites}, best round {summary.best_round}"
     else:
-        what = f"{len(files.models)} models evaluated, {sites}"
+        what = f"{len(files.models)} given models, {sites}"
     print(f"{ending}: {what}, {summary.rows} rows")
     if summary.finished and not experiment.num_rounds:
         print(

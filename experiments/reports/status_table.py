@@ -10,7 +10,7 @@ from runkit import byte_counts
 def render(status: dict[str, Any], *, rounds: int = 10) -> str:
     """Returns a status as text; `rounds` is the number of newest rounds to show."""
     lines = [f"run {status['run']}   {_phase(status)}   release {status['release']}"]
-    if status.get("aggregation"):  # an earlier release does not send it
+    if status.get("aggregation") and status["num_rounds"]:  # an earlier release does not send it
         lines.append(f"aggregation {status['aggregation']}")
     lines.append("")
     lines += _table(

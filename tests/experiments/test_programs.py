@@ -246,7 +246,7 @@ def test_an_evaluation_without_training_gives_the_rows_of_the_federation(study, 
         assert (folder / "figures" / "evaluation.png").exists()
     logs = study.folder / "logs"
     assert "given models that match the log: C1_baseline, FL_global" in _log(logs, "audit")
-    assert "2 models evaluated, sites C1, C2" in _log(logs, "server")
+    assert "2 given models, sites C1, C2" in _log(logs, "server")
     page = (tmp_path / "report" / "evaluation.html").read_text(encoding="utf-8")
     assert "Evaluation of 2 models at 2 sites" in page and str(study.folder) not in page
 
