@@ -15,7 +15,7 @@ from absl import logging
 from c2fnas import adam, inference, named_weights, threads
 from c2fnas.losses import LossConfig
 from c2fnas.sliding_window import LogitsFn
-from c2fnas.train_step import Augment, Batch, make_train_step, share
+from c2fnas.train_step import Augment, Batch, distribute, make_train_step
 from runkit import progress
 
 if TYPE_CHECKING:
@@ -337,7 +337,7 @@ class Trainer:
     def _take_step(self, batch: Batch, describe: DescribePatches | None) -> dict[str, float]:
         """Takes one step and returns its loss parts and gradient_norm, or `skipped`."""
         results, norm, samples, gradients = self._train_step.gradients(
-            share(batch, self.strategy), self._loss_scale
+            distribute(batch, self.strategy), self._loss_scale
         )
         parts = {
             **{name: float(value) for name, value in results.items()},

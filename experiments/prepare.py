@@ -98,7 +98,7 @@ def main(argv: list[str]) -> int:
         "workers": FLAGS.workers,
         "memory_bytes": None if FLAGS.memory_gb is None else int(FLAGS.memory_gb * 1e9),
     }
-    budget = pipeline.plan(manifest, folder / "cases", **how)
+    budget = pipeline.estimate(manifest, folder / "cases", **how)
     print(budget)
     free = disk.free_bytes(folder)
     if free < budget.disk_bytes:

@@ -32,6 +32,7 @@ from experiments.results.vocabulary import REPORTS
 from federated.admin.tensorboard import RunScalars
 from federated.errors import FederationError
 from federated.rounds import plan as plans
+from federated.rounds.log_lines import LogLine
 from federated.server.config import ServerConfig
 from federated.server.serve import serve
 from federated.tensors import tensor_files
@@ -158,7 +159,7 @@ def _files(config: ExperimentConfig, until_ready: contextlib.ExitStack) -> given
     return given_models.write(folders, _plan(config), into)
 
 
-def _tell_progress(record: dict[str, Any]) -> None:
+def _tell_progress(record: LogLine) -> None:
     """Updates the line that `systemctl status` shows."""
     if record["event"] == "aggregated":
         systemd.notify(

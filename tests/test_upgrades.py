@@ -92,10 +92,14 @@ def test_kits_of_the_release_go_on_for_every_party(federation):
     kits = federation / "kits"
     assert Kit.read(kits / "C1", port=1).name == "C1"
     assert Kit.read(kits / "operator", port=1).name == "operator"
-    assert CredentialBook.read(kits / "server" / "credentials.json").sites == ("C1", "C2")
+    assert CredentialBook.read(kits / "server" / "credentials.json").current().sites == ("C1", "C2")
     provisioning.add(kits, sites=["C3"])
     provisioning.renew(kits, ["C1", "server"])
-    assert CredentialBook.read(kits / "server" / "credentials.json").sites == ("C1", "C2", "C3")
+    assert CredentialBook.read(kits / "server" / "credentials.json").current().sites == (
+        "C1",
+        "C2",
+        "C3",
+    )
 
 
 def test_a_newer_store_is_refused_and_nothing_in_it_is_removed(federation):
@@ -287,7 +291,7 @@ def test_cases_of_another_format_are_prepared_again_and_it_is_said(cases, monkey
     assert isinstance(found, case_preparation.Prepared)
     assert "preparing again: format 2, this release writes 3" in told
     folder = case_store.case_folder(cases / "store", case.case_id)
-    assert case_store.read_case(folder)["format"] == 3
+    assert case_store.read_case_record(folder)["format"] == 3
 
 
 def test_prepared_cases_of_a_newer_release_are_refused_and_kept(cases):

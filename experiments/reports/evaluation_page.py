@@ -199,17 +199,16 @@ def _logged(path: pathlib.Path) -> tuple[dict[str, str], set[str], bool]:
     """Returns (name -> digest of every model, the sites that take part, whether the run ended)."""
     models, sites, finished, globals_ = dict[str, str](), set[str](), False, dict[int, str]()
     for record in audit_log.read_chain(path, None):
-        event = record["event"]
-        if event in ("given", "published"):
+        if record["event"] == "given" or record["event"] == "published":
             models[record["model"]] = record["sha256"]
-        elif event == "aggregated":
+        elif record["event"] == "aggregated":
             globals_[record["round"]] = models["FL_global"] = record["sha256"]
-        elif event == "models_fixed" and record["best_round"] in globals_:
+        elif record["event"] == "models_fixed" and record.get("best_round") in globals_:
             models["FL_best_global"] = globals_[record["best_round"]]
-        elif event in ("login", "readmitted"):
+        elif record["event"] == "login" or record["event"] == "readmitted":
             sites.add(record["site"])
-        elif event == "evicted":
+        elif record["event"] == "evicted":
             sites.discard(record["site"])
-        elif event == "finished":
+        elif record["event"] == "finished":
             finished = True
     return models, sites, finished

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Literal
 
 from federated.aggregation import rules
 from federated.aggregation.rule import AggregationRule
@@ -151,7 +151,7 @@ class ServerConfig:
         """Seconds between two heart beats of a site."""
         return min(60.0, self.heart_beat_timeout_s / 4)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, str | float | None]:
         """Returns all settings as JSON-able values; "inf" stands for an unlimited time."""
         values = dataclasses.asdict(self)
         values["aggregation"] = str(self.rule)

@@ -50,6 +50,7 @@ class Coordinator:
       monotonic: seconds; decides deadlines and silence.
     Attributes:
       orders: the operator's orders.
+      specs: of every model of the run.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Coordinator:
     ):
         self._run, self._events = RunState(store, config, events, clock, monotonic), events
         self._login = Login(self._run, credentials)
-        self._uploads = Uploads(self._run, lambda: credentials.sites)
+        self._uploads = Uploads(self._run, lambda: credentials.current().sites)
         self._evaluation = Evaluation(self._run, vocabulary)
         self.orders = Orders(self._run, self._uploads, self._evaluation)
         # Requests of sites that one part answers by itself; its docstrings say what they raise.
@@ -73,6 +74,7 @@ class Coordinator:
         self.login = self._login.login
         self.record_of, self.identify = self._login.record_of, self._login.identify
         self.site_of, self.check_token = self._login.site_of, self._login.check_token
+        self.specs = self._run.specs
         self.offer, self.send = self._uploads.offer, self._uploads.send
         self.report_scores = self._evaluation.report_scores
         self.declare_models = self._evaluation.declare_models
@@ -123,9 +125,7 @@ class Coordinator:
     def header_bytes(self) -> int:
         """Returns roughly the size in bytes of the header of one of this run's models."""
         specs = self._run.specs
-        return sum(len(spec.name) + 40 for spec in specs) + 32 * (
-            1 + sum(spec.nbytes for spec in specs) // CHUNK_BYTES
-        )
+        return sum(len(spec.name) + 40 for spec in specs) + 32 * (1 + specs.nbytes // CHUNK_BYTES)
 
     def open_model(self, name: str, sha256: str | None = None) -> tuple[TensorFile, TensorManifest]:
         """Opens a model: "round_000", "FL_global", "FL_best_global" or a published one. Returns the
@@ -328,7 +328,7 @@ class Coordinator:
                     site: update.num_examples for site, update in sorted(closed.received.items())
                 },
                 updates={site: update.sha256 for site, update in sorted(closed.received.items())},
-                bytes=sum(spec.nbytes for spec in run.specs),
+                bytes=run.specs.nbytes,
                 seconds=round(time.monotonic() - began, 3),
                 sha256=manifest.sha256,
                 aggregation=str(rule),

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from federated.server.run_statistics import RunStatistics
+from federated.wire.status import RunStatus, SiteStatus
 from runkit import memory
 
 PHASES = ("rounds", "evaluation", "paused", "finished")
@@ -52,7 +53,7 @@ class Source:
 
     def __init__(
         self,
-        status: Callable[[], dict[str, Any]],
+        status: Callable[[], RunStatus],
         statistics: RunStatistics,
         load: Callable[[], tuple[int, int]],
     ):
@@ -79,9 +80,13 @@ class Source:
             }
             return Metric(f"federation_{name}", kind, text, (label,), samples)
 
-        def of_sites(name: str, kind: Literal["gauge", "counter"], text: str, field: str) -> Metric:
-            values = {site: about[field] for site, about in sites.items()}
-            return each(name, kind, text, "site", values)
+        def of_sites(
+            name: str,
+            kind: Literal["gauge", "counter"],
+            text: str,
+            value: Callable[[SiteStatus], float],
+        ) -> Metric:
+            return each(name, kind, text, "site", {site: value(sites[site]) for site in sites})
 
         return [
             Metric(
@@ -126,17 +131,25 @@ class Source:
                 "site_silence_seconds",
                 "gauge",
                 "Seconds since the site was last heard.",
-                "seconds_since_heard",
+                lambda site: site["seconds_since_heard"],
             ),
-            of_sites("updates_total", "counter", "Updates that the site has sent.", "updates"),
+            of_sites(
+                "updates_total",
+                "counter",
+                "Updates that the site has sent.",
+                lambda site: site["updates"],
+            ),
             of_sites(
                 "received_bytes_total",
                 "counter",
                 "Bytes of models that came from the site.",
-                "bytes_received",
+                lambda site: site["bytes_received"],
             ),
             of_sites(
-                "sent_bytes_total", "counter", "Bytes of models sent to the site.", "bytes_sent"
+                "sent_bytes_total",
+                "counter",
+                "Bytes of models sent to the site.",
+                lambda site: site["bytes_sent"],
             ),
             each(
                 "refusals_total",

@@ -12,6 +12,7 @@ from federated.server.evaluation import Evaluation
 from federated.server.run_state import RunState
 from federated.server.uploads import Uploads
 from federated.storage.database import SiteRecord
+from federated.wire.status import RunSnapshot, SiteSnapshot
 
 
 class Orders:
@@ -278,15 +279,21 @@ class Orders:
     def model_facts(self) -> tuple[int, dict[str, Any]]:
         """Returns (bytes of the model, the plan)."""
         with self._run.changed:
-            return sum(spec.nbytes for spec in self._run.specs), self._run.store.plan
+            return self._run.specs.nbytes, self._run.store.plan
 
-    def status(self) -> dict[str, Any]:
+    @property
+    def trouble(self) -> str:
+        """Why the system keeps the run from continuing at the moment, or ""."""
+        with self._run.changed:
+            return self._run.trouble
+
+    def status(self) -> RunSnapshot:
         """Returns the state of the run as plain values for a table or JSON; ages in seconds."""
         run = self._run
         with run.changed:
             store, state, now = run.store, run.round, run.clock()
             last, scores, traffic = max(store.globals()), store.scores(), dict(run.traffic)
-            sites = {}
+            sites: dict[str, SiteSnapshot] = {}
             for site, record in store.sites().items():
                 sent, received = traffic.get(site, (0, 0))
                 sites[site] = {
@@ -326,7 +333,6 @@ class Orders:
                 "max_num_clients": run.policy.max_num_clients,
                 "best_round": store.best_round(),
                 "aggregation": store.aggregation,
-                "trouble": run.trouble,
                 "sites": sites,
             }
 

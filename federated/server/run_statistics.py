@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+
+from federated.rounds.log_lines import LogLine, RefusedLine
 
 _KEPT_ROUNDS = 1000  # a longer run shows only its newest ones
 
@@ -52,7 +53,7 @@ class RunStatistics:
         "evaluation" (after the last round, once it has ended).
     """
 
-    def __init__(self, records: Iterable[Mapping[str, Any]] = ()):
+    def __init__(self, records: Iterable[LogLine] = ()):
         self.sites: dict[str, SiteStatistics] = {}
         self.rounds: dict[int, RoundStatistics] = {}
         self._opened: dict[int, float] = {}
@@ -63,27 +64,17 @@ class RunStatistics:
         for record in records:
             self.note(record)
 
-    def note(self, record: Mapping[str, Any]) -> None:
+    def note(self, record: LogLine) -> None:
         """Adds one record; a record of an unknown kind changes nothing."""
-        event, at = record.get("event"), float(record.get("time", 0.0))
-        if isinstance(record.get("site"), str):
-            site = self.sites.setdefault(record["site"], SiteStatistics())
+        at, name = float(record.get("time", 0.0)), record.get("site")
+        if isinstance(name, str):
+            site = self.sites.setdefault(name, SiteStatistics())
             site.at = at
-            self._note_site(site, event, record)
-        if event in ("pulled", "pushed", "published"):
-            phase = "download" if event == "pulled" else "upload"
-            self.seconds[phase] += record.get("seconds", 0.0)
-        elif event in ("refused", "login_refused"):
-            self._note_refusal(record)
-        elif event in ("given", "models_fixed") and self._evaluation_began is None:
-            self._evaluation_began = at
-        elif event == "round_discarded":
-            self._evaluation_began = None
-        elif event == "finished" and self._evaluation_began is not None:
-            self.seconds["evaluation"] = max(0.0, at - self._evaluation_began)
-        if event == "round_opened":
+            self._note_site(site, record)
+        self._note_phase(record, at)
+        if record["event"] == "round_opened":
             self._opened.setdefault(record["round"], at)
-        elif event == "aggregated":
+        elif record["event"] == "aggregated":
             opened = self._opened.pop(record["round"], None)
             wall_s = None if opened is None else round(at - opened, 3)
             aggregation_s = record.get("seconds", 0.0)
@@ -95,27 +86,41 @@ class RunStatistics:
             while len(self.rounds) > _KEPT_ROUNDS:
                 del self.rounds[min(self.rounds)]
 
-    def _note_refusal(self, record: Mapping[str, Any]) -> None:
+    def _note_phase(self, record: LogLine, at: float) -> None:
+        """Adds what a record says of the seconds of a phase."""
+        if record["event"] == "pulled":
+            self.seconds["download"] += record.get("seconds", 0.0)
+        elif record["event"] == "pushed" or record["event"] == "published":
+            self.seconds["upload"] += record.get("seconds", 0.0)
+        elif record["event"] == "given" or record["event"] == "models_fixed":
+            if self._evaluation_began is None:
+                self._evaluation_began = at
+        elif record["event"] == "round_discarded":
+            self._evaluation_began = None
+        elif record["event"] == "finished" and self._evaluation_began is not None:
+            self.seconds["evaluation"] = max(0.0, at - self._evaluation_began)
+
+    def _note_refusal(self, record: RefusedLine) -> None:
         if record["event"] == "refused":
             reasons = record.get("reasons") or [{"kind": "other"}]
             self.refusals[str(reasons[0]["kind"])] += 1 + record.get("omitted", 0)
             return
-        kind, times = str(record["error"]), record.get("times", 1)
-        before = self._login_refusals.get((record.get("site", ""), kind), 0)
+        site, kind, times = record["site"], str(record.get("error")), record.get("times", 1)
+        before = self._login_refusals.get((site, kind), 0)
         # A server that was started again counts from 1.
         self.refusals[kind] += times - before if times > before else times
-        self._login_refusals[record.get("site", ""), kind] = times
+        self._login_refusals[site, kind] = times
 
-    def _note_site(self, site: SiteStatistics, event: Any, record: Mapping[str, Any]) -> None:
-        if event == "login":
+    def _note_site(self, site: SiteStatistics, record: LogLine) -> None:
+        if record["event"] == "login":
             site.doing = "logged in"
-        elif event == "pulled":
+        elif record["event"] == "pulled":
             site.received_bytes += record["bytes"]
             site.doing = f"pulled {record['model']}"
-        elif event == "scored":
+        elif record["event"] == "scored":
             site.scores = dict(record["scores"])
             site.doing = f"scored model {record['model']}"
-        elif event == "pushed":
+        elif record["event"] == "pushed":
             site.sent_bytes += record.get("bytes", 0)
             site.updates += 1
             site.last_round = max(site.last_round, record["round"])
@@ -123,12 +128,12 @@ class RunStatistics:
             self._bytes[record["round"]] = self._bytes.get(record["round"], 0) + record.get(
                 "bytes", 0
             )
-        elif event == "published":
+        elif record["event"] == "published":
             site.sent_bytes += record["bytes"]
             site.doing = f"lent {record['model']}"
-        elif event == "rows":
+        elif record["event"] == "rows":
             site.doing = f"sent {record['rows']} rows"
-        elif event == "site_finished":
+        elif record["event"] == "site_finished":
             site.doing = "finished"
-        elif event in ("refused", "login_refused"):
+        elif record["event"] in ("refused", "login_refused"):
             site.refused += 1

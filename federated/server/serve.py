@@ -14,7 +14,6 @@ import time
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
-from typing import Any
 
 import grpc
 from absl import logging
@@ -65,7 +64,7 @@ def serve(
     metrics: tuple[str, int] | None = None,
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
-    listeners: Sequence[Callable[[dict[str, Any]], None]] = (),
+    listeners: Sequence[audit_log.Listener] = (),
     on_ready: Callable[[int], None] = lambda port: None,
     stop: threading.Event | None = None,
 ) -> ServerSummary:
@@ -106,10 +105,11 @@ def serve(
     identity = Identity.of(kit_folder, "server")
     private.tree(kit_folder)
     credentials = CredentialBook.read(pathlib.Path(kit_folder) / "credentials.json")
-    if len(credentials.sites) < config.min_num_clients:
+    provisioned = credentials.current().sites
+    if len(provisioned) < config.min_num_clients:
         raise FederationFull(
             f"min_num_clients is {config.min_num_clients}, but {kit_folder} knows "
-            f"{len(credentials.sites)} sites ({', '.join(credentials.sites)}); "
+            f"{len(provisioned)} sites ({', '.join(provisioned)}); "
             "provision more sites or lower the minimum"
         )
     for line in expiry.warnings(kit_folder):
@@ -164,11 +164,11 @@ def serve(
             raise
     with contextlib.closing(coordinator), contextlib.ExitStack() as watching:
         port = _chosen_port(config, store_folder)
-        places = _places(_CONNECTIONS + 4 * max(len(credentials.sites), config.max_num_clients))
+        places = _places(_CONNECTIONS + 4 * max(len(provisioned), config.max_num_clients))
         guard = PortGuard(places)
         calls = Calls(on_call=guard.note), Calls(_OPERATION_CALLS, on_call=guard.note)
         admin = AdminServicer(overview, credentials, calls[1], clock=clock)
-        sites = max(len(credentials.sites), config.max_num_clients) + _SITES_TO_COME
+        sites = max(len(provisioned), config.max_num_clients) + _SITES_TO_COME
         transfers = TransferQueue(config.transfers_at_once)
         exchange = WeightExchangeServicer(coordinator, transfers, calls[0], poll_s=config.poll_s)
         server, port = _listen(exchange, admin, config, identity, port, places=places, sites=sites)
@@ -199,7 +199,7 @@ def serve(
                     "event=serving port=%d rounds=%d sites=%s",
                     port,
                     config.num_rounds,
-                    ",".join(credentials.sites),
+                    ",".join(provisioned),
                 )
                 on_ready(port)
                 driver = threading.Thread(

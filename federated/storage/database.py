@@ -185,6 +185,11 @@ class Records:
             for name, examples, confirmed, evicted, words in rows
         }
 
+    def num_examples(self, site: str) -> int | None:
+        """Returns the number that a site logged in with, see `SiteRecord`; None if it never did."""
+        row = self._one("SELECT num_examples FROM sites WHERE name = ?", site)
+        return None if row is None else row[0]
+
     def confirm(self, site: str) -> None:
         with self._transaction() as database:
             database.execute("UPDATE sites SET confirmed = 1 WHERE name = ?", (site,))

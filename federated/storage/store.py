@@ -205,8 +205,8 @@ class Store(StoreFolder, Records):
         now: float,
         counts_in: int | None = None,
         change: float = 0.0,
-    ) -> None:
-        """Moves a whole and synced file into the spool and records it.
+    ) -> pathlib.Path:
+        """Moves a whole and synced file into the spool and records it. Returns where it is now.
 
         It replaces what the site sent before for that round.
 
@@ -240,6 +240,7 @@ class Store(StoreFolder, Records):
             )
         if replaced is not None and (before := self.update_path(Update(*replaced))) != path:
             before.unlink(missing_ok=True)
+        return path
 
     def forget_update(self, update: Update) -> None:
         """Removes an update of the open round, as if it had never arrived."""

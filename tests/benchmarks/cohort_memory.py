@@ -29,7 +29,7 @@ def prepare(workers: int, limit_mib: int | None = None) -> dict[str, float]:
         "memory_bytes": None if limit_mib is None else limit_mib * 2**20,
     }
     try:
-        planned = pipeline.plan(manifest, root / "store", **how)
+        planned = pipeline.estimate(manifest, root / "store", **how)
         start = time.perf_counter()
         peak = peak_memory.of_tree(
             lambda: pipeline.prepare(

@@ -1,7 +1,6 @@
 """The programs as a user starts them: files, processes, TLS; killed, mixed and given wrong input."""
 
 import csv
-import os
 import pathlib
 import re
 import shutil
@@ -363,30 +362,8 @@ def test_a_series_is_chosen_among_several_of_a_zip(study, tmp_path):
     ("arguments", "words"),
     [
         (
-            ["experiments.prepare", "--site_folder=x"],
-            "--manifest is missing: the site's list of scans",
-        ),
-        (["experiments.prepare", "--manifest=none.json", "--site_folder=x"], r"none\.json: "),
-        (
             ["experiments.predict", "--image=none.nii.gz", "--output=m.nii.gz", "--model=none"],
             "none: no such folder; give the folder of a model",
-        ),
-        (
-            ["experiments.init_model", "--output=x.safetensors", "--genotype=nothing"],
-            "genotype 'nothing' is neither a known name",
-        ),
-        (
-            [
-                "experiments.init_model",
-                "--output=x.safetensors",
-                "--filters=2",
-                "--patch_size=40,48,48",
-            ],
-            "40",
-        ),
-        (
-            ["experiments.join", "--server=nowhere", "--kit=k", "--site_folder=x"],
-            "--server is 'nowhere'; expected host:port",
         ),
         (["experiments.synthesize", "--output=x", "extra"], "unexpected argument 'extra'"),
     ],
@@ -419,45 +396,6 @@ def test_a_broken_scan_is_named_and_stops_no_other(study, tmp_path):
     )
     done = forked.run("experiments.prepare", *flags, "--nostrict")
     assert done.returncode == 0 and "1 training, 1 validation, 1 test" in done.stdout
-
-
-def test_a_real_scan_is_learnt_and_its_prediction_lies_on_its_own_grid(tmp_path):
-    folder = os.environ.get("REAL_CT_FOLDER")
-    if not folder:
-        pytest.skip(
-            "REAL_CT_FOLDER names no folder with ct.nii.gz and organs.nii.gz (7 = pancreas)"
-        )
-    image = pathlib.Path(folder) / "ct.nii.gz"
-    flags = [
-        f"--flagfile={ROOT / 'experiments' / 'flagfiles' / 'demo.flags'}",
-        f"--image={image}",
-        "--label_values=7:1",
-    ]
-    done = forked.run(
-        "experiments.overfit",
-        *flags,
-        f"--label={pathlib.Path(folder) / 'organs.nii.gz'}",
-        f"--output={tmp_path}",
-    )
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    mask, ct = nifti.read_labels(tmp_path / "prediction.nii.gz"), nifti.read_ct(image)
-    assert mask.shape == ct.shape and mask.affine.tobytes() == ct.affine.tobytes()
-    truth = nifti.read_labels(pathlib.Path(folder) / "organs.nii.gz", {7: 1})
-    assert (
-        2
-        * np.sum((mask.array == 1) & (truth.array == 1))
-        / (np.sum(mask.array == 1) + np.sum(truth.array == 1))
-        > 0.8
-    )
-
-
-def test_server_starts_without_tensorflow(study):
-    program = (
-        "import sys\nsys.modules['tensorflow'] = None\nfrom experiments import serve\nfrom absl import flags\n"
-        "print('loaded', 'tensorflow_addons' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.strip() == "loaded False", done.stderr
 
 
 def _run_fresh(module, *arguments):

@@ -38,6 +38,7 @@ def _lost_receipt(original: Any) -> Any:
 
     def keep_update(self: Store, received: pathlib.Path, update: rounds.Update, *_: Any, **__: Any):
         os.replace(received, self.update_path(update))
+        return self.update_path(update)
 
     return keep_update
 

@@ -83,7 +83,7 @@ def _runs(
 
     def predict():
         mask.unlink(missing_ok=True)
-        settings = scan_prediction.Settings(
+        settings = scan_prediction.PredictionSettings(
             spacing_mm=(6.0, 6.0, 10.0),
             window_hu=(-200.0, 250.0),
             window=WindowConfig((16, 16, 8), 0.25),

@@ -12,7 +12,7 @@ from c2fnas import genotype
 from experiments import configuration
 from experiments.run import processes
 from federated.security import provisioning
-from tests.experiments.studies import test_study
+from tests.experiments.studies import small_study
 from tests.federated import toy
 from tests.signals import usual
 
@@ -107,7 +107,7 @@ def test_without_a_terminal_each_program_has_its_own_line(monkeypatch, capsys):
 def test_programs_end_in_order_when_their_parent_ends(tmp_path, number):
     """A server that outlived it would keep port and store, and the next start would be refused."""
     kits = provisioning.provision(tmp_path / "kits", "localhost", ("C1", "C2"), port=0)
-    config = test_study.CONFIG
+    config = small_study.CONFIG
     plan = configuration.plan(
         config,
         genotype.load(config.genotype).with_size(filters=config.filters, classes=3).to_json(),
