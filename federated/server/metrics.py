@@ -42,7 +42,7 @@ class Metric:
     samples: Mapping[tuple[str, ...], float]
 
 
-class Source:
+class ServerMetrics:
     """Reads the metrics of a server whenever they are asked for.
 
     Args:

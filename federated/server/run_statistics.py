@@ -87,8 +87,10 @@ class RunStatistics:
                 del self.rounds[min(self.rounds)]
 
     def _note_phase(self, record: LogLine, at: float) -> None:
-        """Adds what a record says of the seconds of a phase."""
-        if record["event"] == "pulled":
+        """Adds what a record says of the seconds of a phase, or of a refusal."""
+        if record["event"] == "refused" or record["event"] == "login_refused":
+            self._note_refusal(record)
+        elif record["event"] == "pulled":
             self.seconds["download"] += record.get("seconds", 0.0)
         elif record["event"] == "pushed" or record["event"] == "published":
             self.seconds["upload"] += record.get("seconds", 0.0)
@@ -105,7 +107,7 @@ class RunStatistics:
             reasons = record.get("reasons") or [{"kind": "other"}]
             self.refusals[str(reasons[0]["kind"])] += 1 + record.get("omitted", 0)
             return
-        site, kind, times = record["site"], str(record.get("error")), record.get("times", 1)
+        site, kind, times = record.get("site", ""), str(record.get("error")), record.get("times", 1)
         before = self._login_refusals.get((site, kind), 0)
         # A server that was started again counts from 1.
         self.refusals[kind] += times - before if times > before else times

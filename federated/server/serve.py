@@ -173,7 +173,7 @@ def serve(
         exchange = WeightExchangeServicer(coordinator, transfers, calls[0], poll_s=config.poll_s)
         server, port = _listen(exchange, admin, config, identity, port, places=places, sites=sites)
         if metrics is not None:
-            measured = server_metrics.Source(overview.status, statistics, transfers.load)
+            measured = server_metrics.ServerMetrics(overview.status, statistics, transfers.load)
             watching.enter_context(metrics_endpoint.serving(measured.collect, *metrics))
         # Its put() is safe inside a signal handler; an Event's set() is not.
         endings: Endings = queue.SimpleQueue()

@@ -194,7 +194,7 @@ def test_the_operator_hears_what_an_order_does_to_an_evaluation(opened, models, 
 
 
 def metrics_of(watched):
-    return metrics.Source(watched.status, RunStatistics(), lambda: (0, 0)).collect()
+    return metrics.ServerMetrics(watched.status, RunStatistics(), lambda: (0, 0)).collect()
 
 
 def test_an_evicted_site_does_not_count_and_the_status_says_what_helps(opened, models):

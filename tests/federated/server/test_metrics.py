@@ -35,7 +35,7 @@ def measured(opened, tmp_path):
     watched = overview.Overview(
         run.lead.orders, AuditLog(tmp_path / "log.jsonl"), statistics, run.folder
     )
-    return run, metrics.Source(watched.status, statistics, queue.load), queue
+    return run, metrics.ServerMetrics(watched.status, statistics, queue.load), queue
 
 
 def values(source):
@@ -107,7 +107,7 @@ def test_what_only_the_operator_should_see_changes_no_metric(measured):
     status = source._status()
 
     def shown(status):
-        found = values(metrics.Source(lambda: status, source._statistics, queue.load))
+        found = values(metrics.ServerMetrics(lambda: status, source._statistics, queue.load))
         return {name: samples for name, samples in found.items() if "memory" not in name}
 
     secret = copy.deepcopy(status)
