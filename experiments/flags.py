@@ -134,9 +134,19 @@ def orientation() -> str | None:
     return FLAGS.orientation
 
 
-def experiment_config() -> ExperimentConfig:
-    """Returns the checked configuration; raises app.UsageError as `settings_of` does."""
-    return settings_of(ExperimentConfig)
+def experiment_config(*, without_training: bool = False) -> ExperimentConfig:
+    """Returns the checked configuration; raises app.UsageError as `settings_of` does.
+
+    Args:
+      without_training: whether the program also takes 0 rounds, which evaluate given models.
+    """
+    config = settings_of(ExperimentConfig)
+    if config.num_rounds == 0 and not without_training:
+        raise app.UsageError(
+            "--num_rounds is 0; expected at least 1: 0 rounds are an evaluation of given models, "
+            "which only experiments.serve and experiments.join run"
+        )
+    return config
 
 
 def settings_of(config: type[Config]) -> Config:

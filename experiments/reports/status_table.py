@@ -11,7 +11,7 @@ from runkit import byte_counts
 def render(status: RunStatus, *, rounds: int = 10) -> str:
     """Returns a status as text; `rounds` is the number of newest rounds to show."""
     lines = [f"run {status['run']}   {_phase(status)}   release {status['release']}"]
-    if status.get("aggregation"):  # an earlier release does not send it
+    if status.get("aggregation") and status["num_rounds"]:  # an earlier release does not send it
         lines.append(f"aggregation {status['aggregation']}")
     lines.append("")
     lines += _table(
@@ -56,6 +56,8 @@ def render(status: RunStatus, *, rounds: int = 10) -> str:
 
 
 def _phase(status: RunStatus) -> str:
+    if status["num_rounds"] == 0:
+        return f"{status['phase']}; {_evaluated(status)}"
     done = f"{status['rounds_done']} of {status['num_rounds']} rounds done"
     if status["phase"] == "rounds":
         again = f", attempt {status['attempt']}" if (status["attempt"] or 1) > 1 else ""
@@ -63,6 +65,15 @@ def _phase(status: RunStatus) -> str:
         received = f"{len(status['updates'])} of {needed} required updates received"
         return f"round {status['open_round']} open: {received}{again}; {done}"
     return f"{status['phase']}; {done}"
+
+
+def _evaluated(status: RunStatus) -> str:
+    """Returns how far an evaluation without training is."""
+    models, reported = status["models"], status["reported"]
+    return (
+        f"{len(models)} given {'model' if len(models) == 1 else 'models'}; rows of "
+        f"{len(reported)} sites received, {status['min_num_clients']} required"
+    )
 
 
 def _site(name: str, site: SiteStatus) -> tuple[str, ...]:

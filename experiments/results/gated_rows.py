@@ -14,10 +14,11 @@ from typing import Any, cast
 
 from c2fnas.scores import healthy_gate
 from c2fnas.scores.healthy_gate import HealthyGate
+from experiments.results import model_names
 from experiments.results.case_rows import SCORE, CaseRow
 from experiments.results.shared_choice import GRID
 
-SUFFIX = "_gated"
+SUFFIX = model_names.GATED
 # Gated rows lack this column: for a missed tumour it is the diagonal of the volume, which a row
 # does not hold.
 _UNKNOWN = "hd95_mm_tumour"

@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from federated.rounds.log_lines import LogLine, StartedLine
 from federated.security import certificates
+from federated.storage.database import GIVEN
 from federated.storage.store import Store
 from runkit import atomic, formats
 from runkit.events import EventLog
@@ -275,9 +276,11 @@ def backfill(log: EventLog, store: Store) -> None:
             if known.scores.get((model, site)) != found:
                 log.append("scored", site=site, model=model, scores=found, backfilled=True)
     for name, (site, sha256) in models.items():
-        if known.published.get(name) != sha256:
+        if known.published.get(name) != sha256 and site == GIVEN:
+            log.append("given", model=name, sha256=sha256)
+        elif known.published.get(name) != sha256:
             log.append("published", site=site, model=name, sha256=sha256, backfilled=True)
-    if store.fixed_models() and not known.fixed:
+    if store.fixed_models() and not known.fixed and not store.only_evaluates:
         log.append(
             "models_fixed",
             models=list(store.fixed_models()),
@@ -292,7 +295,7 @@ def backfill(log: EventLog, store: Store) -> None:
         log.append(
             "finished",
             rounds=max(globals_),
-            sites=sorted(store.participants()),
+            sites=sorted(store.took_part()),
             **(
                 {}
                 if store.fixed_models()
@@ -332,6 +335,8 @@ def _replayed(records: Iterable[LogLine]) -> _Known:
         elif record["event"] == "published":
             known.published[record["model"]] = record["sha256"]
             known.owners[record["model"]] = record["site"]
+        elif record["event"] == "given":
+            known.published[record["model"]] = record["sha256"]
         elif record["event"] == "evicted":
             known.evicted.add(record["site"])
             for name in record.get("models", ()):

@@ -17,6 +17,7 @@ from federated.audit.log import FIRST, BrokenChain, read_chain
 from federated.rounds.log_lines import (
     AggregatedLine,
     FixedLine,
+    GivenLine,
     LogLine,
     PublishedLine,
     RoundDiscardedLine,
@@ -41,6 +42,7 @@ class Verified:
     rule_states: tuple[int, ...] = ()  # rounds whose state of the aggregation rule is as logged
     discarded: tuple[int, ...] = ()  # rounds that the operator discarded, with repetitions
     models: tuple[str, ...] = ()  # lent models that are as logged
+    given: tuple[str, ...] = ()  # models that the operator gave that are as logged
     rows: tuple[str, ...] = ()  # sites whose rows are as logged
     best_round: int | None = None  # selected again by the logged scores; None before it is final
 
@@ -53,6 +55,7 @@ class _Run:
     aggregated: dict[int, AggregatedLine] = dataclasses.field(default_factory=dict)
     discarded: list[int] = dataclasses.field(default_factory=list)
     published: dict[str, PublishedLine] = dataclasses.field(default_factory=dict)
+    given: dict[str, GivenLine] = dataclasses.field(default_factory=dict)
     rows: dict[str, RowsLine] = dataclasses.field(default_factory=dict)
     scores: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
     num_examples: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -73,6 +76,8 @@ class _Run:
             self._discarded(record)
         elif record["event"] == "published":
             self.published[record["model"]] = record
+        elif record["event"] == "given":
+            self.given[record["model"]] = record
         elif record["event"] == "rows" and "sha256" in record:
             self.rows[record["site"]] = record
         elif record["event"] == "scored" and model_selection.SCORE in record.get("scores", {}):
@@ -160,6 +165,7 @@ def verify(
     models = [
         name for name, record in sorted(run.published.items()) if _has_lent_model(files, record)
     ]
+    given = [name for name, record in run.given.items() if _has_given_model(files, record)]
     rows = _check_rows(files, run)
     best = _check_selection(files, run)
     if not seen_head:
@@ -178,6 +184,7 @@ def verify(
         tuple(rule_states),
         tuple(run.discarded),
         tuple(models),
+        tuple(given),
         tuple(rows),
         best,
     )
@@ -225,6 +232,14 @@ def _has_lent_model(store: StoreFolder, record: PublishedLine) -> bool:
         raise BrokenChain(
             record["line"], f"{path.name} is not the model that site {record['site']!r} lent"
         )
+    return digest is not None
+
+
+def _has_given_model(store: StoreFolder, record: GivenLine) -> bool:
+    path = store.model_path(record["model"])
+    digest = _digest_of(path, record)
+    if digest not in (None, record["sha256"]):
+        raise BrokenChain(record["line"], f"{path.name} is not the model that the operator gave")
     return digest is not None
 
 

@@ -163,6 +163,14 @@ class PublishedLine(_NewPublished):
     sha256: str
 
 
+class GivenLine(_Chained):
+    """The operator gave a model to evaluate."""
+
+    event: Literal["given"]
+    model: str
+    sha256: str
+
+
 class SelectedLine(_Chained):
     """The best global model by the scores so far."""
 
@@ -211,6 +219,7 @@ LogLine = (
     | EvictedLine
     | SiteLine
     | PublishedLine
+    | GivenLine
     | SelectedLine
     | FixedLine
     | RowsLine

@@ -274,7 +274,7 @@ class Coordinator:
             return ServerSummary(
                 finished=store.finished,
                 rounds=max(store.globals()),
-                sites=tuple(sorted(store.participants())),
+                sites=tuple(sorted(store.took_part())),
                 best_round=store.best_round(),
                 rows=sum(map(len, store.rows().values())),
             )
@@ -387,6 +387,8 @@ class Coordinator:
 
     def _locate(self, name: str) -> tuple[pathlib.Path, str]:
         store, digests = self._run.store, self._run.store.globals()
+        if name in store.models():  # first, since a model that was given may be called FL_global
+            return store.model_path(name), store.models()[name][1]
         if name == tasks.LAST_GLOBAL and self._run.round is None:
             name = tasks.global_name(max(digests))
         elif name == tasks.BEST_GLOBAL and store.fixed_models():
@@ -395,8 +397,6 @@ class Coordinator:
         # An old one may have been removed.
         if number is not None and number in digests and store.global_path(number).exists():
             return store.global_path(number), digests[number]
-        if name in store.models():
-            return store.model_path(name), store.models()[name][1]
         held = [
             tasks.global_name(number) for number in digests if store.global_path(number).exists()
         ]

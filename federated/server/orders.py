@@ -160,6 +160,8 @@ class Orders:
         """
         run = self._run
         with run.changing():
+            if run.store.only_evaluates:
+                return self._finish_evaluation(reason)
             if run.round is None:
                 return max(run.store.globals())
             number = run.round.number - (1 if immediately and not run.closing else 0)
@@ -169,6 +171,24 @@ class Orders:
             run.note_change()
         run.log("ending", after_round=number, reason=reason)
         return number
+
+    def _finish_evaluation(self, reason: str) -> int:
+        """Makes a run without rounds end with the sites that have come; called with the lock held.
+
+        Raises:
+          OrderRefused: if no site has come.
+        """
+        run = self._run
+        if not any(not record.evicted for record in run.store.sites().values()):
+            raise errors.OrderRefused(
+                "no site takes part yet, so there are no rows to finish with; "
+                "stop the server instead"
+            )
+        if run.store.last_round is None and not run.store.finished:
+            run.store.end_after(0, reason)
+            run.note_change()
+            run.log("ending", after_round=0, reason=reason)
+        return 0
 
     def hindrance(self) -> str:
         """Returns what keeps the run from continuing by itself and which orders help, or "".
@@ -199,6 +219,17 @@ class Orders:
                         f"sites that are heard{self._silence(missing, now)}. "
                         f"{self._remedy(missing, state.number)}"
                     )
+            taking_part = [site for site, record in sites.items() if not record.evicted]
+            if (
+                store.only_evaluates
+                and store.last_round is None
+                and len(taking_part) < min(run.policy.min_num_clients, len(sites))
+            ):
+                return (
+                    f"the evaluation needs the rows of {run.policy.min_num_clients} sites, and "
+                    f"{len(taking_part)} take part; have another site join, or end it without: "
+                    "--order=finish"
+                )
             waited_for, _ = run.expected(store.participants(), now)
             done = (
                 store.reported()
@@ -294,6 +325,10 @@ class Orders:
                 "open_round": None if state is None else state.number,
                 "attempt": None if state is None else state.attempt,
                 "updates": [] if state is None else sorted(state.received),
+                "models": list(store.fixed_models()),
+                "reported": sorted(
+                    site for site in store.reported() if not store.sites()[site].evicted
+                ),
                 "min_num_clients": run.policy.min_num_clients,
                 "max_num_clients": run.policy.max_num_clients,
                 "best_round": store.best_round(),

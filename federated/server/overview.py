@@ -80,7 +80,15 @@ class Overview:
         if kind in ("finish", "finish_now"):
             status = orders.status()
             if status["finished"]:
-                return f"the run has finished already, with global model {status['rounds_done']}"
+                return "the run has finished already" + (
+                    f", with global model {status['rounds_done']}" if status["num_rounds"] else ""
+                )
+            if status["num_rounds"] == 0:
+                orders.finish()
+                return (
+                    "the evaluation ends once the sites that take part have sent their rows, "
+                    "without waiting for others; a site that will not send any can be evicted"
+                )
             if status["open_round"] is None:
                 return (
                     "the rounds are over already; the run ends with global model "

@@ -91,7 +91,7 @@ def session(message: pb.LoginReply) -> Session:
     )
     _check_range("login reply", "expires_at", found.expires_at, 0.0, _MAX_TIME_S)
     _check_digest("login reply", "plan_fingerprint", found.plan_fingerprint)
-    _check_range("login reply", "num_rounds", found.num_rounds, 1, MAX_ROUND)
+    _check_range("login reply", "num_rounds", found.num_rounds, 0, MAX_ROUND)
     _check_range("login reply", "local_epochs", found.local_epochs, 1, MAX_ROUND)
     _check_range("login reply", "poll_s", found.poll_s, MIN_WAIT_S, MAX_WAIT_S)
     _check_range("login reply", "heart_beat_s", found.heart_beat_s, MIN_WAIT_S, MAX_WAIT_S)
@@ -214,6 +214,9 @@ def status(message: operation_pb.StatusReply) -> RunStatus:
     """
     found = _clean(_object("status", message.status_json))
     _check_shape("status", found, _RUN_SHAPE)
+    for name in found.keys() & {"models", "reported"}:  # an earlier release does not tell
+        entries = {f"{name} {place}": entry for place, entry in enumerate(found[name])}
+        _check_shape("status", entries, _Shape.of_values(entries, str))
     for name, site in found["sites"].items():
         _check_shape(f"status of site {name}", site, _SITE_SHAPE)
         labels, scores = site.get("labels", {}), site["scores"]

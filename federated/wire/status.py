@@ -20,8 +20,8 @@ class SiteSnapshot(_NewSiteKeys):
     state: str  # "training", "sending", "pushed", "silent", ...
     num_examples: int
     seconds_since_heard: float
-    bytes_received: float  # of models, by the site
-    bytes_sent: float
+    bytes_received: float  # of models, from the site
+    bytes_sent: float  # of models, to the site
     scores: dict[str, Mapping[str, float | None]]  # number of a global model -> the site's scores
 
 
@@ -55,6 +55,8 @@ class _NewRunKeys(TypedDict, total=False):
     paused: bool
     max_num_clients: int
     aggregation: str  # the rule, every parameter spelled out
+    models: list[str]  # to evaluate, in a run without rounds
+    reported: list[str]  # sites whose rows are in
 
 
 class _RunKeys(_NewRunKeys):

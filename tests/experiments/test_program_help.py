@@ -11,7 +11,7 @@ import pytest
 
 from tests.experiments.programs import PROGRAMS, ROOT, run
 
-_CONDITIONAL = {("request", "site"), ("operate", "site")}
+_CONDITIONAL = {("request", "site"), ("operate", "site"), ("serve", "models")}
 
 
 @pytest.fixture(scope="module")

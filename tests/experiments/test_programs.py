@@ -205,6 +205,59 @@ def _copy_of_cases(study, site):
     return target
 
 
+def test_an_evaluation_without_training_gives_the_rows_of_the_federation(study, finished, tmp_path):
+    """Two models that were trained apart, at both sites; one of them under a name of its own."""
+    store, sites = study.folder / "store evaluation", {}
+    models = {f"{site}_baseline": study.site_folder(site, "baseline") / "model" for site in CASES}
+    given = ",".join(
+        str(path) if name == "C1_baseline" else f"FL_global:{path}" for name, path in models.items()
+    )
+    with study.group() as group:
+        flags = {"num_rounds": 0, "models": given, "initial_model": ""}
+        server, port = study.serve(group, store, **flags)
+        for site in CASES:
+            sites[site] = _copy_of_cases(study, site)
+        joined = [
+            study.join(group, site, port, lend=False, num_rounds=0, site_folder=folder)
+            for site, folder in sites.items()
+        ]
+        group.wait([*joined, server], "evaluation")
+        report = group.start(
+            "report",
+            "experiments.evaluation_report",
+            [f"--store={store}", f"--output={tmp_path / 'report'}"],
+        )
+        audit = group.start(
+            "audit",
+            "experiments.audit",
+            [f"--store={store}", f"--authority={study.kits}/C1/ca.pem"],
+        )
+        group.wait([report, audit], "report")
+    names = {"C1_baseline": "C1_baseline", "FL_global": "C2_baseline"}
+    ours = paper_table.read_rows(store / "rows.jsonl")
+    theirs = paper_table.read_rows(finished / "rows.jsonl")
+    assert {row["model"] for row in ours} == set(names)
+    assert _by_case([{**row, "model": names[row["model"]]} for row in ours]) == _by_case(
+        [row for row in theirs if row["model"] in models]
+    )
+    for folder in sites.values():  # nothing of a training, and the pictures stay here
+        assert not (folder / "federated").exists() or not list((folder / "federated").iterdir())
+        assert (folder / "figures" / "evaluation.png").exists()
+    logs = study.folder / "logs"
+    assert "given models that match the log: C1_baseline, FL_global" in _log(logs, "audit")
+    assert "2 given models, sites C1, C2" in _log(logs, "server")
+    page = (tmp_path / "report" / "evaluation.html").read_text(encoding="utf-8")
+    assert "Evaluation of 2 models at 2 sites" in page and str(study.folder) not in page
+
+
+def _by_case(rows):
+    return sorted(rows, key=lambda row: (row["model"], row["site"], row["grid"], row["case"]))
+
+
+def _log(folder, name):
+    return (folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
+
+
 def test_a_wrong_credential_and_a_port_in_use_are_named(study):
     kit = study.folder / "forged"
     shutil.copytree(study.kits / "C1", kit, dirs_exist_ok=True)

@@ -96,6 +96,7 @@ def federate(
     num_rounds=3,
     bulk=0,
     aggregation="fedavg",
+    models=(),
     seconds=120,
     meanwhile: Callable[[dict], None] = lambda programs: None,
 ):
@@ -106,12 +107,18 @@ def federate(
           reached.
       bulk: values of a further tensor, for updates of several chunks.
       aggregation: the server's rule.
+      models: files that the server gives its sites to evaluate, with `num_rounds` 0.
       meanwhile: called again and again with the programs that are running.
     """
     folder.mkdir(exist_ok=True)
     store = folder / "store"
     initial = toy.write_initial(folder / "initial.safetensors", arrays=toy.initial(bulk))
-    about = {"TOY_ROUNDS": str(num_rounds), "TOY_BULK": str(bulk), "TOY_AGGREGATION": aggregation}
+    about = {
+        "TOY_ROUNDS": str(num_rounds),
+        "TOY_BULK": str(bulk),
+        "TOY_AGGREGATION": aggregation,
+        "TOY_MODELS": os.pathsep.join(map(str, models)),
+    }
     programs = {
         "server": Program(
             folder / "server.log",

@@ -111,7 +111,7 @@ def test_random_schedules_keep_the_bounds():
     [
         ({"min_num_clients": 3, "max_num_clients": 2}, "min_num_clients is 3, max_num_clients 2"),
         ({"min_num_clients": 0}, "min_num_clients is 0"),
-        ({"num_rounds": 0}, "num_rounds is 0"),
+        ({"num_rounds": -1}, "num_rounds is -1; expected at least 1, or 0 for"),
         ({"wait_after_min_clients_s": -1.0}, "wait_after_min_clients_s is -1"),
     ],
 )
