@@ -92,7 +92,7 @@ class TrainStep:
         """Computes losses and gradients, the first half of a step. No weight changes.
 
         Args:
-          batch: a distributed batch, see `share`.
+          batch: a distributed batch, see `distribute`.
           loss_scale: in mixed_float16 the loss is multiplied by this power of 2 before the
             gradients, and the gradients are divided by it afterwards.
         Returns:
@@ -328,7 +328,7 @@ def make_train_step(
     )
 
 
-def share(batch: Batch, strategy: tf.distribute.Strategy) -> Batch:
+def distribute(batch: Batch, strategy: tf.distribute.Strategy) -> Batch:
     """Distributes a global batch: the n-th replica gets the n-th equal share of the samples.
 
     Unlike `experimental_distribute_dataset`, this keeps shapes static, and it is plain which

@@ -16,7 +16,7 @@ from c2fnas import adam, inference, named_weights, threads
 from c2fnas.losses import LossConfig
 from c2fnas.proximal import check_weight
 from c2fnas.sliding_window import LogitsFn
-from c2fnas.train_step import Augment, Batch, make_train_step, share
+from c2fnas.train_step import Augment, Batch, distribute, make_train_step
 from runkit import progress
 
 if TYPE_CHECKING:
@@ -347,7 +347,7 @@ class Trainer:
     def _take_step(self, batch: Batch, describe: DescribePatches | None) -> dict[str, float]:
         """Takes one step and returns its loss parts and gradient_norm, or `skipped`."""
         results, norm, samples, gradients = self._train_step.gradients(
-            share(batch, self.strategy), self._loss_scale
+            distribute(batch, self.strategy), self._loss_scale
         )
         parts = {
             **{name: float(value) for name, value in results.items()},

@@ -6,6 +6,7 @@ This module reads no flags and no files and needs no TensorFlow.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from c2fnas import array_groups
@@ -16,6 +17,8 @@ from runkit import settings
 from runkit.classes import CLASSES
 from runkit.settings import SHARE, Condition, at_least, setting
 
+# What of a plan decides the scores of a model that is trained already.
+_EVALUATED = ("genotype", "classes", "spacing_mm", "window_hu", "inference")
 _VOXELS = Condition(
     lambda sizes: len(sizes) == 3 and min(sizes) >= 8, "three numbers of voxels, at least 8"
 )
@@ -211,8 +214,9 @@ class ExperimentConfig:
     # the federation; a baseline trains num_rounds * local_epochs epochs
     num_rounds: int = setting(
         60,
-        "Federated rounds; a baseline trains num_rounds * local_epochs epochs.",
-        condition=at_least(1),
+        "Federated rounds; a baseline trains num_rounds * local_epochs epochs. 0 evaluates the "
+        "models given to serve without training.",
+        condition=at_least(0),
     )
     local_epochs: int = settings.same_as(ServerConfig, "local_epochs")
     # the server's alone, so not in the plan; here because all programs read the same flag files
@@ -269,7 +273,10 @@ def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, A
     """Returns the settings that all sites of a federation must share, as nested JSON values.
 
     The plan holds the genotype's content rather than its name: two files of one name may differ.
+    That of 0 rounds holds only what an evaluation needs.
     """
+    if config.num_rounds == 0:
+        return evaluation_plan(plan(dataclasses.replace(config, num_rounds=1), genotype_json))
     return {
         "genotype": genotype_json,
         "vae": {"kind": config.vae, "latent_size": config.latent_size, "kl": config.kl},
@@ -308,6 +315,23 @@ def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, A
         },
         **config.share_rules.to_plan(),
     }
+
+
+def evaluation_plan(trained: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the part of a model's plan that sites must share to evaluate it.
+
+    These are the network without its VAE branch, the preparation and the sliding window. How the
+    model was trained does not matter.
+
+    Args:
+      trained: the plan that the model was trained by.
+    Raises:
+      ValueError: if the plan lacks a part.
+    """
+    missing = [name for name in _EVALUATED if name not in trained]
+    if missing:
+        raise ValueError(f"its plan lacks {', '.join(missing)}")
+    return {**{name: trained[name] for name in _EVALUATED}, "schedule": {"num_rounds": 0}}
 
 
 def _missing_labels(config: ExperimentConfig) -> dict[str, Any]:

@@ -127,7 +127,7 @@ _DEMO_MACS = 4 * 48**3 * 189_772_333_056 / 96**3 / 16
 _WEIGHT_BYTES, _CASE_BYTES = 4, 17e6
 
 
-def cost(spec: RunSpec) -> dict[str, float]:
+def estimated_seconds(spec: RunSpec) -> dict[str, float]:
     """Returns stage -> estimated seconds on two cores.
 
     A coarse estimate: within about a third for the demo profile, an order of magnitude elsewhere.

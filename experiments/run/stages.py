@@ -111,7 +111,7 @@ class Stages:
 
     def __init__(self, spec: RunSpec, run: RunFolder):
         self._spec, self._run, self._folder = spec, run, spec.folder
-        self._cost = run_plan.cost(spec)
+        self._cost = run_plan.estimated_seconds(spec)
         self._initial = self._folder / "initial.safetensors"
         flag_file = self._folder / "experiment.flags"
         atomic.write_text(flag_file, spec.flags_text)

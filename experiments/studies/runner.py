@@ -49,7 +49,7 @@ def run(
 
 def cost_text(study: Study, folder: pathlib.Path, specs: Specs) -> str:
     """Returns the runs left and an estimate of their cost, scaled by the stages timed here."""
-    costs = {key: run_plan.cost(spec) for key, spec in specs.items()}
+    costs = {key: run_plan.estimated_seconds(spec) for key, spec in specs.items()}
     done, expected, spent = {}, 0.0, 0.0
     for key, spec in specs.items():
         file = spec.folder / "stages.json"

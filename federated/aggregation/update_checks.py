@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
+import operator
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -35,7 +36,9 @@ class UpdateCheck:
         self, specs: Sequence[TensorSpec], reference: TensorFile | TensorSelection | None = None
     ):
         self._specs, self._reference, self._runs = tuple(specs), reference, dtype_runs(specs)
-        self._places = list(itertools.accumulate((spec.nbytes for spec in specs), initial=0))
+        self._places = list(
+            itertools.accumulate(map(operator.attrgetter("nbytes"), specs), initial=0)
+        )
         self._squares: dict[int, float] = {}
         self._not_finite: dict[int, Counter[int]] = {}  # chunk -> tensor -> number of values
 
@@ -84,6 +87,8 @@ class UpdateCheck:
 
     def check(self, what: str) -> None:
         """Raises UpdateRefused with a reason for every tensor with non-finite values."""
+        if not self._not_finite:
+            return
         counts: Counter[int] = sum(self._not_finite.values(), Counter())
         reasons = [
             Reason(

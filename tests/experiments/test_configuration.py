@@ -27,7 +27,7 @@ VALUES = {
             r"patch_size is \(48, 48, 4\); expected three numbers of voxels, at least 8",
         ),
         ("final_learning_rate", 1e-2, r"final_learning_rate is 0.01; expected above 0"),
-        ("num_rounds", 0, "num_rounds is 0; expected at least 1"),
+        ("num_rounds", -1, "num_rounds is -1; expected at least 0"),
         ("window_hu", (250.0, -200.0), "low below high"),
         ("class_prior", (1.0, 0.0, 0.0), "3 shares above 0"),
         ("precision", "half", r"precision is 'half'; expected 'float32', 'mixed_bfloat16'"),
