@@ -9,7 +9,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from c2fnas import array_groups
 from federated.aggregation import rules
+from federated.rounds.sharing import ShareRules
 from federated.server.config import ServerConfig
 from runkit import settings
 from runkit.classes import CLASSES
@@ -154,6 +156,28 @@ class ExperimentConfig:
             "0 to 6",
         ),
     )
+    proximal_weight: float = setting(
+        0.0,
+        "FedProx: weight (mu of Li et al. 2020) of the proximal term, which holds a site's "
+        "training close to the model it received. 0 leaves it out. Try 0.001 to 1 where the sites' "
+        "data differ much or a round has many epochs. A baseline receives no model and has no such "
+        "term.",
+        condition=Condition(
+            lambda weight: 0 <= weight < float("inf"),
+            "a finite number above 0, or 0 for no such term",
+        ),
+    )
+    keep_at_site: tuple[str, ...] = setting(
+        (),
+        "Arrays that never leave a site; every site has its own. Names of groups ('norms' as in "
+        "FedBN, 'head', 'vae') or patterns of array names such as cell03/*, separated by commas. "
+        "See docs/federation.md.",
+    )
+    only_receive: tuple[str, ...] = setting(
+        (),
+        "Arrays that sites take from the server, do not train and never send, so that they stay as "
+        "in the initial model. Groups and patterns as for --keep_at_site.",
+    )
     # how a site computes and guards it: its own choice, as its GPUs are, so not in the plan
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = setting(
         "float32",
@@ -227,6 +251,15 @@ class ExperimentConfig:
             self.final_learning_rate,
         )
         rules.parse(self.aggregation)
+        _ = self.share_rules
+
+    @property
+    def share_rules(self) -> ShareRules:
+        """Which arrays stay at a site and which are only received, as patterns of their names."""
+        return ShareRules(
+            keep=array_groups.patterns(self.keep_at_site),
+            receive=array_groups.patterns(self.only_receive),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Returns the settings as JSON values, tuples as lists."""
@@ -267,6 +300,7 @@ def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, A
             "final_learning_rate": config.final_learning_rate,
             **({"vae_rate": config.vae_rate} if config.vae_rate != 1.0 else {}),
             **_missing_labels(config),
+            **({"proximal_weight": config.proximal_weight} if config.proximal_weight else {}),
             **({"shared_candidates": config.shared_candidates} if config.shared_candidates else {}),
         },
         "schedule": {
@@ -279,6 +313,7 @@ def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, A
             "overlap": config.inference_overlap,
             "blending": config.inference_blending,
         },
+        **config.share_rules.to_plan(),
     }
 
 

@@ -32,6 +32,9 @@ _SINCE_FIRST_RELEASE = (
     "missing_labels",
     "absence_evidence",
     "shared_candidates",
+    "proximal_weight",
+    "keep_at_site",
+    "only_receive",
     "aggregation",
 )
 _WINDOWS = 2  # windows computed at a time by a program that does not train; each needs its memory

@@ -112,6 +112,7 @@ def main(argv: list[str]) -> int:
             extra_models=lent,
             lend_local=FLAGS.lend_local,
             missing=site_trainer.missing_labels(config, store),
+            federated=True,
         )
     else:
         trainer = model_evaluator.ModelEvaluator(
@@ -130,7 +131,12 @@ def main(argv: list[str]) -> int:
         return interrupts.EXIT_CODE if interrupts.received() else 1
     if isinstance(trainer, site_trainer.SegmentationTrainer) and trainer.best_score is not None:
         model_folders.write_best(
-            folder / part / "model", f"{store.site}_FL_local", trainer, config, store
+            folder / part / "model",
+            f"{store.site}_FL_local",
+            trainer,
+            config,
+            store,
+            private_arrays_of=store.site,
         )
     ending = f"finished: {summary.remark}" if summary.remark else "finished"
     examples = folder / part / "examples"

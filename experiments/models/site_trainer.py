@@ -37,6 +37,7 @@ from experiments.configuration import ExperimentConfig, plan
 from experiments.models.case_evaluation import CaseEvaluation
 from experiments.results import shared_choice
 from experiments.results.vocabulary import REPORTS
+from federated.rounds.sharing import ShareRules
 from federated.rounds.tasks import check_model_name
 from federated.tensors.weights import TensorSpec
 from preprocessing import dataset, declared_labels
@@ -113,8 +114,15 @@ def build_trainer(
     frozen: tuple[str, ...] = (),
     xla: bool = False,
     missing: MissingLabels = missing_classes.NONE,
+    federated: bool = False,
 ) -> training.Trainer:
-    """Builds network and optimizer of a configuration, on a strategy's devices."""
+    """Builds network and optimizer of a configuration, on a strategy's devices.
+
+    Args:
+      federated: as in `SegmentationTrainer`.
+    Raises:
+      ValueError: for share rules that do not fit the network's weights.
+    """
     with strategy.scope():
         network = build_network(config)
         received = (
@@ -122,6 +130,7 @@ def build_trainer(
             if missing.needs_received
             else None
         )
+    sharing = (config.share_rules if federated else ShareRules()).of(network.variables)
     return training.Trainer(
         network,
         training.TrainingConfig(
@@ -133,7 +142,10 @@ def build_trainer(
             loss=LossConfig(kl_kind=config.kl, missing=missing),
             clip_norm=config.clip_norm,
             non_finite=config.non_finite,
-            frozen=frozen,
+            # Training what the next round replaces would fit the rest to weights that no one has.
+            frozen=(*frozen, *sorted(sharing.received)),
+            proximal_weight=config.proximal_weight if federated else 0.0,
+            private=sharing.kept,
             seed=config.seed,
         ),
         strategy,
@@ -171,6 +183,8 @@ class SegmentationTrainer:
       missing: how the loss treats classes that the site's labels never show. Federated sites give
         `missing_labels(config, store)`. A baseline has no other source for these classes and
         trains on the labels as they are.
+      federated: whether each round starts from a model that a server sent. Only then do the
+        proximal term and the share rules of the configuration hold; a baseline has no server.
       writes: whether this process writes files; of several machines that train together, only one
         does.
     """
@@ -192,6 +206,7 @@ class SegmentationTrainer:
         profile_steps: tuple[int, int] | None = None,
         xla: bool = False,
         missing: MissingLabels = missing_classes.NONE,
+        federated: bool = False,
         writes: bool = True,
     ):
         self._config, self._store, self._folder, self._label = (
@@ -201,6 +216,7 @@ class SegmentationTrainer:
             label,
         )
         self._extra_models, self._lend_local = dict(extra_models or {}), lend_local
+        self._federated = federated
         self._window = window_config(config, strategy)
         self._cases = {
             split: [store.open(case_id) for case_id in store.case_ids(split)]
@@ -217,7 +233,13 @@ class SegmentationTrainer:
         frozen = fine_tuning.encoder_prefixes(load_genotype(config)) if freeze_encoder else ()
         total_steps = self._steps_per_round * config.num_rounds
         self._trainer = build_trainer(
-            config, strategy, total_steps=total_steps, frozen=frozen, xla=xla, missing=missing
+            config,
+            strategy,
+            total_steps=total_steps,
+            frozen=frozen,
+            xla=xla,
+            missing=missing,
+            federated=federated,
         )
         self._writes = writes
         if writes:
@@ -271,7 +293,14 @@ class SegmentationTrainer:
         Args:
           weights: the received global model.
           round_number: number of the round, from 1.
+        Raises:
+          ValueError: if the settings ask for what only a federated trainer does.
         """
+        if not self._federated and (self._config.proximal_weight or self._config.share_rules):
+            raise ValueError(
+                "proximal_weight, keep_at_site or only_receive is set, but this trainer is a "
+                "baseline's; make it with federated=True"
+            )
         start, begin = _fingerprint(weights), (round_number - 1) * self._steps_per_round
         # An earlier release also trained rounds that a site had missed; its checkpoint may be from
         # the middle of one.

@@ -371,6 +371,16 @@ class Stages:
             f"{self._spec.config.missing_labels}"
         )
 
+    def _private_arrays(self) -> list[str]:
+        """Returns a note on whose arrays a model had, where the sites keep some."""
+        patterns = self._spec.config.share_rules.keep
+        if not patterns:
+            return []
+        return [
+            f"Private arrays ({', '.join(patterns)}) never left a site: each site evaluated every "
+            "model, also those of other sites and the global ones, with arrays of its own"
+        ]
+
     def _data_notes(self) -> list[str]:
         """Returns the notes that a table of deformed copies of real scans must carry."""
         return (
@@ -387,7 +397,12 @@ class Stages:
         table1_report.write(
             self._folder,
             rows,
-            notes=(*self._spec.notes, *self._data_notes(), self._declared()),
+            notes=(
+                *self._spec.notes,
+                *self._data_notes(),
+                self._declared(),
+                *self._private_arrays(),
+            ),
             config=self._spec.config.to_json(),
             wall_seconds=self._run.state["wall_seconds"],
             peak_memory_bytes=self._run.state["peak_memory_bytes"],

@@ -14,7 +14,7 @@ import numpy as np
 
 from federated import errors
 from federated.errors import Reason
-from federated.tensors.tensor_files import TensorFile
+from federated.tensors.tensor_files import TensorFile, TensorSelection
 from federated.tensors.weights import CHUNK_BYTES, DTYPES, TensorSpec, dtype_runs, stretches
 
 _LEAST, _MOST = 0.2, 2.0  # bounds of the usual change, in norms of the initial model
@@ -32,7 +32,9 @@ class UpdateCheck:
         only that values are finite.
     """
 
-    def __init__(self, specs: Sequence[TensorSpec], reference: TensorFile | None = None):
+    def __init__(
+        self, specs: Sequence[TensorSpec], reference: TensorFile | TensorSelection | None = None
+    ):
         self._specs, self._reference, self._runs = tuple(specs), reference, dtype_runs(specs)
         self._places = list(
             itertools.accumulate(map(operator.attrgetter("nbytes"), specs), initial=0)
@@ -107,7 +109,7 @@ class UpdateCheck:
             )
 
 
-def norm_of(file: TensorFile) -> float:
+def norm_of(file: TensorFile | TensorSelection) -> float:
     """Returns the Euclidean norm of a model's values, reading one chunk at a time."""
     squares, runs = [], dtype_runs(file.specs)
     for start in range(0, file.nbytes, CHUNK_BYTES):

@@ -7,13 +7,15 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from cryptography import x509
 
 from federated.aggregation import model_selection, rules, slabs
 from federated.aggregation.rule import AggregationRule
+from federated.aggregation.unshared import CompletingSink
 from federated.audit.log import FIRST, BrokenChain, read_chain
+from federated.errors import IncompatibleWeights
 from federated.rounds.log_lines import (
     AggregatedLine,
     FixedLine,
@@ -23,10 +25,11 @@ from federated.rounds.log_lines import (
     RoundDiscardedLine,
     RowsLine,
 )
+from federated.rounds.sharing import ShareRules, Sharing, of_plan
 from federated.storage.store import rows_digest
 from federated.storage.store_folder import StoreFolder
 from federated.tensors import codec
-from federated.tensors.tensor_files import TensorFile, file_digest
+from federated.tensors.tensor_files import TensorFile, file_digest, selected
 from federated.tensors.weights import Digest, TensorSpec
 
 
@@ -161,9 +164,12 @@ def verify(
         run.take(record)
     rounds = [number for number, record in run.aggregated.items() if _has_model(files, record)]
     rule_states = [n for n, record in run.aggregated.items() if _has_rule_state(files, record)]
-    recomputed = [number for number in rounds if _recompute(files, run.aggregated[number])]
+    sharing = _sharing(files, (0, *rounds))
+    recomputed = [n for n in rounds if _recompute(files, run.aggregated[n], sharing)]
     models = [
-        name for name, record in sorted(run.published.items()) if _has_lent_model(files, record)
+        name
+        for name, record in sorted(run.published.items())
+        if _has_lent_model(files, record, sharing)
     ]
     given = [name for name, record in run.given.items() if _has_given_model(files, record)]
     rows = _check_rows(files, run)
@@ -225,13 +231,38 @@ def _has_rule_state(store: StoreFolder, record: AggregatedLine) -> bool:
     return digest is not None
 
 
-def _has_lent_model(store: StoreFolder, record: PublishedLine) -> bool:
+def _sharing(store: StoreFolder, numbers: Iterable[int]) -> Sharing:
+    """Returns what the plan says about each array; every global model holds the plan."""
+    for path in filter(pathlib.Path.is_file, map(store.global_path, numbers)):
+        try:
+            with TensorFile(path) as file:
+                rules = of_plan(json.loads(file.metadata.get("plan", "{}")))
+                return rules.of(spec.name for spec in file.specs)
+        except ValueError as error:
+            raise BrokenChain(0, f"{path.name} cannot be read: {error}") from error
+    return ShareRules().of(())  # there is no global model, so no round is recomputed
+
+
+def _check_sent(
+    sharing: Sharing, path: pathlib.Path, record: PublishedLine | AggregatedLine
+) -> None:
+    """Raises BrokenChain if a file from a site holds other arrays than the plan shares."""
+    with TensorFile(path) as file:
+        try:
+            sharing.check_sent([spec.name for spec in file.specs], what=path.name)
+        except IncompatibleWeights as error:
+            raise BrokenChain(record["line"], str(error)) from error
+
+
+def _has_lent_model(store: StoreFolder, record: PublishedLine, sharing: Sharing) -> bool:
     path = store.model_path(record["model"])
     digest = _digest_of(path, record)
     if digest not in (None, record["sha256"]):
         raise BrokenChain(
             record["line"], f"{path.name} is not the model that site {record['site']!r} lent"
         )
+    if digest is not None:
+        _check_sent(sharing, path, record)
     return digest is not None
 
 
@@ -310,7 +341,7 @@ def _check_selection(store: StoreFolder, run: _Run) -> int | None:
     return best
 
 
-def _recompute(store: StoreFolder, record: AggregatedLine) -> bool:
+def _recompute(store: StoreFolder, record: AggregatedLine, sharing: Sharing) -> bool:
     """Aggregates the kept updates of a round again, by the rule that its line names.
 
     Returns:
@@ -334,6 +365,7 @@ def _recompute(store: StoreFolder, record: AggregatedLine) -> bool:
             rule = rules.parse(record.get("aggregation", rules.DEFAULT))
             updates = {}
             for site, (path, *_) in found.items():
+                _check_sent(sharing, path, record)
                 update = opened.enter_context(TensorFile(path))
                 if file_digest(update) != record["updates"][site]:
                     raise BrokenChain(
@@ -342,11 +374,11 @@ def _recompute(store: StoreFolder, record: AggregatedLine) -> bool:
                 updates[site] = (update, record["sites"][site])
             specs = next(iter(updates.values()))[0].specs
             model = state = None
-            if rule.reads_model:
+            if rule.reads_model or not sharing.everything:
                 model = opened.enter_context(TensorFile(store.global_path(number - 1)))
             if slabs.state_specs(rule, specs) and number > 1:
                 state = opened.enter_context(TensorFile(store.rule_state_path(number - 1)))
-            given = (rule, updates, model, state)
+            given = (rule, updates, model, state, sharing)
             digests = [_digests(*given, rounded=way) for way in rounded]
         except FileNotFoundError:
             return False
@@ -370,22 +402,28 @@ def _digests(
     updates: Mapping[str, tuple[TensorFile, int]],
     model: TensorFile | None,
     state: TensorFile | None,
+    sharing: Sharing,
     *,
     rounded: bool,
 ) -> tuple[str, str | None]:
     """Returns the digests of the global model and of the rule's state that updates give."""
     specs = next(iter(updates.values()))[0].specs
     kept = slabs.state_specs(rule, specs)
-    sink, state_sink = _DigestSink(specs), _DigestSink(kept)
+    partial = model is not None and not sharing.everything
+    sink = _DigestSink(model.specs if model is not None and partial else specs)
+    state_sink = _DigestSink(kept)
+    completing = CompletingSink(sink, model, sharing.shared) if model and partial else None
     slabs.aggregate(
         rule,
         updates,
-        sink,
-        model=model,
+        completing or sink,
+        model=None if model is None else selected(model, {spec.name for spec in specs}),
         state=state,
         state_sink=state_sink,
         **({"finish": codec.rounding(codec.RoundingError())} if rounded else {}),
     )
+    if completing is not None:
+        completing.finish()
     return sink.hex(), state_sink.hex() if kept else None
 
 

@@ -300,6 +300,7 @@ class Coordinator:
                 {**run.metadata, "round": str(number)},
                 model=model,
                 state=StoredFile(store.rule_state_path(number - 1), kept) if number > 1 else None,
+                shared=run.sharing.shared,
                 rounding=None if error is None else codec.rounding(error),
                 verified=verified,
             )

@@ -25,7 +25,7 @@ from federated.server.run_state import RunState
 from federated.tensors import codec
 from federated.tensors.codec import Chunk
 from federated.tensors.partial_file import PartialModel
-from federated.tensors.tensor_files import TensorFile
+from federated.tensors.tensor_files import TensorFile, selected
 from federated.tensors.weights import check_same
 from federated.wire.messages import Answer, Offer, Receipt
 
@@ -216,7 +216,9 @@ class Uploads:
                         f"site {checked.site!r} sent {text}",
                         reasons=[errors.Reason("", "examples", text)],
                     )
-        check_same(run.specs, offer.manifest.specs, what=checked.what)
+        sent = offer.manifest.specs
+        run.sharing.check_sent([spec.name for spec in sent], what=checked.what)
+        check_same(run.shared_specs, sent, what=checked.what)
         return discarded
 
     def _is_there(self, checked: CheckedOffer) -> bool:
@@ -405,8 +407,8 @@ class Uploads:
             if checked.update is not None:
                 # An old model may have been cleared away.
                 with contextlib.suppress(FileNotFoundError):
-                    reference = TensorFile(store.global_path(offer.round - 1))
-                    files.callback(reference.close)
+                    model = files.enter_context(TensorFile(store.global_path(offer.round - 1)))
+                    reference = selected(model, self._run.sharing.shared)
             check = update_checks.UpdateCheck(offer.manifest.specs, reference)
             partial = PartialModel(
                 store.incoming_path(checked.site, checked.sha256),

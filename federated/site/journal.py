@@ -18,7 +18,7 @@ import numpy as np
 from absl import logging
 
 from federated.errors import DifferentRun
-from federated.rounds.tasks import check_model_name
+from federated.rounds.tasks import check_model_name, global_number
 from federated.security import certificates
 from federated.tensors import tensor_files
 from federated.tensors.weights import TensorManifest
@@ -56,6 +56,8 @@ class _State(TypedDict):
     update: _Update | None
     published: dict[str, str]  # model -> digest
     rows: dict[str, str]  # model -> digest of the file of its rows
+    private: dict[str, str]  # a round or a lent model -> digest of the site's own arrays of it
+    globals: dict[str, int]  # digest of a global model -> its number
     declared: bool
     reported: bool
     finished: bool
@@ -89,6 +91,8 @@ class Journal:
             "update": None,
             "published": {},
             "rows": {},
+            "private": {},
+            "globals": {},
             "declared": False,
             "reported": False,
             "finished": False,
@@ -199,7 +203,7 @@ class Journal:
 
     def remove_leftovers(self) -> None:
         """Removes files that a kill left half-written; no other process may write here now."""
-        for folder in (self.folder, self.folder / "rows"):
+        for folder in (self.folder, self.folder / "rows", self.folder / "private"):
             for path in folder.glob(".partial-*"):
                 path.unlink(missing_ok=True)
 
@@ -230,9 +234,21 @@ class Journal:
             for model, found in self._state["scores"].items()
             if int(model) < round_number
         }
+        private = {
+            name: sha256
+            for name, sha256 in self._state["private"].items()
+            if (global_number(name) or round_number) < round_number
+        }
+        known = {
+            sha256: number
+            for sha256, number in self._state["globals"].items()
+            if number < round_number
+        }
         self._manifest = None
         self._state.update(
             {
+                "private": private,
+                "globals": known,
                 "discarded": discarded,
                 "trained": min(self.trained, round_number - 1),
                 "scores": scores,
@@ -245,6 +261,25 @@ class Journal:
         )
         self._write()
         self.update_path.unlink(missing_ok=True)
+
+    @property
+    def private(self) -> dict[str, str]:
+        """Name of a round or of a lent model -> digest of the site's private arrays of it."""
+        return dict(self._state["private"])
+
+    def note_private(self, name: str, sha256: str) -> None:
+        self._state["private"][name] = sha256
+        self._write()
+
+    def note_global(self, sha256: str, number: int) -> None:
+        """Notes which number the global model of that digest has."""
+        if self._state["globals"].get(sha256) != number:
+            self._state["globals"][sha256] = number
+            self._write(durable=False)
+
+    def number_of(self, sha256: str) -> int | None:
+        """Returns the number of a global model that this site has had; None for any other."""
+        return self._state["globals"].get(sha256)
 
     @property
     def update_path(self) -> pathlib.Path:
@@ -417,7 +452,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "update": (dict, type(None)),
     "trained": (int,),
     "discarded": (int,),
-    **dict.fromkeys(("scores", "published", "rows"), (dict,)),
+    **dict.fromkeys(("scores", "published", "rows", "private", "globals"), (dict,)),
     **dict.fromkeys(("declared", "reported", "finished"), (bool,)),
 }
 

@@ -20,7 +20,7 @@ from absl import logging
 
 from federated.errors import DifferentRun
 from federated.rounds import plan as plans
-from federated.rounds import tasks
+from federated.rounds import sharing, tasks
 from federated.rounds.rounds import Policy, Round, Update, accept
 from federated.security import certificates
 from federated.storage import given_models, store_folder
@@ -32,7 +32,8 @@ from federated.tensors.weights import TensorManifest
 from runkit import atomic, formats, private
 
 FORMAT = "2"
-_FORMAT_WITH_RULE = "3"  # aggregated by another rule, which earlier releases would ignore
+# With another aggregation rule, or with rules of sharing, which earlier releases would ignore.
+_FORMAT_WITH_RULE = "3"
 
 
 class Store(StoreFolder, Records):
@@ -121,7 +122,8 @@ class Store(StoreFolder, Records):
           aggregation: the aggregation rule with every parameter spelled out.
           models: of a run without rounds, what every site evaluates: name to safetensors file.
         Raises:
-          ValueError: if the file is not a model or has no plan, or as `given_models.read`.
+          ValueError: if the file is not a model or has no plan, for rules of sharing that do not
+            fit its arrays, or as `given_models.read`.
           DifferentRun: listing what differs from the run in the store.
         """
         with TensorFile(initial) as file:
@@ -134,8 +136,11 @@ class Store(StoreFolder, Records):
                 f"{initial}: its metadata has no plan in JSON ({error!r}); "
                 "make the initial model with the plan of this run"
             ) from error
+        rules = sharing.of_plan(plan)
+        rules.of(spec.name for spec in manifest.specs)
+        first = aggregation == FIRST_AGGREGATION and not rules
         wanted = {
-            "format": FORMAT if aggregation == FIRST_AGGREGATION else _FORMAT_WITH_RULE,
+            "format": FORMAT if first else _FORMAT_WITH_RULE,
             "initial model": sha256,
             "num_rounds": policy.num_rounds,
             "local_epochs": local_epochs,
@@ -178,7 +183,7 @@ class Store(StoreFolder, Records):
             )
         stored = {"aggregation": FIRST_AGGREGATION, **self._value("settings")}
         if stored["format"] in (FORMAT, _FORMAT_WITH_RULE):
-            del wanted["format"]  # it follows from the rule, which is compared itself
+            del wanted["format"]  # it follows from rule and plan, which are compared themselves
         lines = [
             f"{key}: the store has {stored.get(key)}, asked for is {value}"
             for key, value in wanted.items()

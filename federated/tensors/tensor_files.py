@@ -8,11 +8,12 @@ without a gap; files of either program open in the other.
 from __future__ import annotations
 
 import bisect
+import itertools
 import json
 import os
 import pathlib
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -165,6 +166,44 @@ class TensorFile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class TensorSelection:
+    """Some tensors of an open file, read as if the file held no others.
+
+    Attributes:
+      specs: these tensors in canonical order.
+    Raises:
+      ValueError: for a tensor that the file does not hold.
+    """
+
+    def __init__(self, file: TensorFile, names: Collection[str]):
+        self.specs = tuple(spec for spec in file.specs if spec.name in names)
+        if len(self.specs) != len(names):
+            missing = sorted(set(names) - {spec.name for spec in self.specs})
+            raise ValueError(f"{file.path}: has no tensor {missing[0]}; restore it")
+        self._file = file
+        self._places = list(itertools.accumulate((spec.nbytes for spec in self.specs), initial=0))
+
+    @property
+    def nbytes(self) -> int:
+        return self._places[-1]
+
+    def read_range(self, start: int, size: int) -> bytes:
+        """Returns `size` bytes of these tensors in canonical order, from byte `start` on."""
+        pieces, number = [], bisect.bisect_right(self._places, start) - 1
+        while size:
+            spec, offset = self.specs[number], start - self._places[number]
+            count = min(size, spec.nbytes - offset)
+            if count:
+                pieces.append(self._file.read_bytes(spec, offset, count))
+            start, size, number = start + count, size - count, number + 1
+        return b"".join(pieces)
+
+
+def selected(file: TensorFile, names: Collection[str]) -> TensorFile | TensorSelection:
+    """Returns the file itself if `names` are all its tensors, otherwise the selection."""
+    return file if len(names) == len(file.specs) else TensorSelection(file, names)
 
 
 def file_header(specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> bytes:

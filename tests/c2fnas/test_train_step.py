@@ -126,6 +126,8 @@ def test_one_two_and_four_replicas_take_the_same_steps():
             assert other == pytest.approx(one, rel=1e-4)
         assert result[replicas]["difference"] < 1e-4
         assert result[replicas]["adam"] == result["1"]["adam"]
+        # 0.5 / 2 * (1 + 16), and 10 + 0.5 * 1 and 20 - 0.5 * 4 on every device
+        assert result[replicas]["proximal"] == [4.25, *([10.5, 18.0] * int(replicas))]
     assert result["1"]["adam"]["iterations"] == [3.0] and result["4"]["adam"]["devices"] == [
         0.0,
         0.0,
