@@ -36,6 +36,7 @@ GROUPS = {
         "status",
         "operate",
         "audit",
+        "evaluation_report",
         "doctor",
     ),
     "Anyone with a model: predict and score": (
@@ -66,7 +67,7 @@ def listing() -> str:
         lines += [
             "",
             f"{heading}:",
-            *(f"  {program:16s} {summary(program)}" for program in programs),
+            *(f"  {program:17s} {summary(program)}" for program in programs),
         ]
     return "\n".join(lines)
 

@@ -130,7 +130,7 @@ _WEIGHT_BYTES, _CASE_BYTES = 4, 17e6
 _PREPARED_BYTES = 2e6  # of these for the prepared case at 3 mm; the rest is its scan
 
 
-def cost(spec: RunSpec) -> dict[str, float]:
+def estimated_seconds(spec: RunSpec) -> dict[str, float]:
     """Returns stage -> estimated seconds on two cores.
 
     A coarse estimate: within about a third for the demo profile, an order of magnitude elsewhere.

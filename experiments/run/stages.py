@@ -112,7 +112,7 @@ class Stages:
 
     def __init__(self, spec: RunSpec, run: RunFolder):
         self._spec, self._run, self._folder = spec, run, spec.folder
-        self._cost = run_plan.cost(spec)
+        self._cost = run_plan.estimated_seconds(spec)
         self._initial = self._folder / "initial.safetensors"
         flag_file = self._folder / "experiment.flags"
         atomic.write_text(flag_file, spec.flags_text)
@@ -378,6 +378,16 @@ class Stages:
             f"{self._spec.config.missing_labels}"
         )
 
+    def _private_arrays(self) -> list[str]:
+        """Returns a note on whose arrays a model had, where the sites keep some."""
+        patterns = self._spec.config.share_rules.keep
+        if not patterns:
+            return []
+        return [
+            f"Private arrays ({', '.join(patterns)}) never left a site: each site evaluated every "
+            "model, also those of other sites and the global ones, with arrays of its own"
+        ]
+
     def _data_notes(self) -> list[str]:
         """Returns the notes that a table of deformed copies of real scans must carry."""
         return (
@@ -394,7 +404,12 @@ class Stages:
         table1_report.write(
             self._folder,
             rows,
-            notes=(*self._spec.notes, *self._data_notes(), self._declared()),
+            notes=(
+                *self._spec.notes,
+                *self._data_notes(),
+                self._declared(),
+                *self._private_arrays(),
+            ),
             config=self._spec.config.to_json(),
             wall_seconds=self._run.state["wall_seconds"],
             peak_memory_bytes=self._run.state["peak_memory_bytes"],

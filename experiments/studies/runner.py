@@ -93,7 +93,7 @@ def _costs(specs: Specs) -> dict[tuple[str, int], dict[str, float]]:
     """Returns each run's stage -> estimated seconds; a cohort counts for the first run only."""
     costs, made = {}, set()
     for key, spec in specs.items():
-        costs[key] = run_plan.cost(spec)
+        costs[key] = run_plan.estimated_seconds(spec)
         cohort = repr((spec.cohorts, [dataclasses.replace(s, fault="") for s in spec.sites]))
         if cohort in made:
             costs[key]["cohort"] = 0.0

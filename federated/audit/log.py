@@ -21,7 +21,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from absl import logging
 from cryptography import x509
@@ -29,7 +29,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from federated.rounds.log_lines import LogLine, StartedLine
 from federated.security import certificates
+from federated.storage.database import GIVEN
 from federated.storage.store import Store
 from runkit import atomic, formats
 from runkit.events import EventLog
@@ -43,6 +45,7 @@ _LINE = re.compile(
     rb'(?P<text>\{.*), "hash": "(?P<hash>[0-9a-f]{64})"'
     rb'(, "signature": "(?P<signature>[A-Za-z0-9+/=]+)")?\}\n'
 )
+Listener = Callable[[LogLine], None]  # called with every line once it is written
 
 
 class AuditLog(EventLog):
@@ -65,7 +68,7 @@ class AuditLog(EventLog):
         *,
         clock: Callable[[], float] = time.time,
         key: str | os.PathLike | None = None,
-        listeners: Sequence[Callable[[dict[str, Any]], None]] = (),
+        listeners: Sequence[Listener] = (),
     ):
         super().__init__(path, clock=clock)
         self._key = None if key is None else _signing_key(pathlib.Path(key))
@@ -80,11 +83,11 @@ class AuditLog(EventLog):
         """The number of lines, and the hash of the last one."""
         return self._count, self._head
 
-    def read(self) -> Iterator[dict[str, Any]]:
+    def read(self) -> Iterator[LogLine]:
         """Yields the events in order, without one whose sync failed: the next line replaces it."""
         with self._mutex:
             count = self._count
-        return itertools.islice(super().read(), count)
+        return cast(Iterator[LogLine], itertools.islice(super().read(), count))
 
     def append(self, event: str, **fields: Any) -> None:
         with self._mutex:
@@ -97,7 +100,7 @@ class AuditLog(EventLog):
             self._size = self.path.stat().st_size
         for listener in self._listeners:
             try:
-                listener(record)
+                listener(cast(LogLine, record))
             except Exception as error:  # a listener that fails must not stop the run
                 reason = (
                     error.strerror
@@ -171,7 +174,7 @@ class BrokenChain(ValueError):
 
 def read_chain(
     path: str | os.PathLike, authority: x509.Certificate | None = None
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[LogLine]:
     """Yields the records of a log after checking each; skips half a line at the end.
 
     Args:
@@ -208,12 +211,12 @@ def read_chain(
             ):
                 raise BrokenChain(number, f"{record['event']!r} is not signed by the server's key")
             head = found["hash"].decode("ascii")
-            yield {**record, "hash": head}
+            yield cast(LogLine, {**record, "hash": head})
 
 
 def backfill(log: EventLog, store: Store) -> None:
     """Logs what the store holds and the log lacks after a kill, a power cut or a full disk."""
-    known = _replayed(log.read())
+    known = _replayed(cast(Iterable[LogLine], log.read()))
     globals_, counted, models = store.globals(), store.counted_updates(), store.models()
     rule_states = store.rule_states()
     beyond = [number for number in known.aggregated if number not in globals_]
@@ -228,7 +231,7 @@ def backfill(log: EventLog, store: Store) -> None:
         )
         # Replayed once more: an update logged before this line no longer counts, so it is logged
         # again if the store has it.
-        known = _replayed(log.read())
+        known = _replayed(cast(Iterable[LogLine], log.read()))
     for site, record in store.sites().items():
         if record.num_examples and known.num_examples.get(site) != record.num_examples:
             log.append("login", site=site, num_examples=record.num_examples, backfilled=True)
@@ -273,9 +276,11 @@ def backfill(log: EventLog, store: Store) -> None:
             if known.scores.get((model, site)) != found:
                 log.append("scored", site=site, model=model, scores=found, backfilled=True)
     for name, (site, sha256) in models.items():
-        if known.published.get(name) != sha256:
+        if known.published.get(name) != sha256 and site == GIVEN:
+            log.append("given", model=name, sha256=sha256)
+        elif known.published.get(name) != sha256:
             log.append("published", site=site, model=name, sha256=sha256, backfilled=True)
-    if store.fixed_models() and not known.fixed:
+    if store.fixed_models() and not known.fixed and not store.only_evaluates:
         log.append(
             "models_fixed",
             models=list(store.fixed_models()),
@@ -290,7 +295,7 @@ def backfill(log: EventLog, store: Store) -> None:
         log.append(
             "finished",
             rounds=max(globals_),
-            sites=sorted(store.participants()),
+            sites=sorted(store.took_part()),
             **(
                 {}
                 if store.fixed_models()
@@ -318,36 +323,37 @@ class _Known:
     finished: bool = False
 
 
-def _replayed(records: Iterable[dict[str, Any]]) -> _Known:
+def _replayed(records: Iterable[LogLine]) -> _Known:
     known = _Known()
     for record in records:
-        event = record["event"]
-        if event == "aggregated":
+        if record["event"] == "aggregated":
             known.aggregated[record["round"]] = record["sha256"]
-        elif event == "pushed":
+        elif record["event"] == "pushed":
             known.pushed.add(
                 (record.get("counts_in", record["round"]), record["site"], record["sha256"])
             )
-        elif event == "published":
+        elif record["event"] == "published":
             known.published[record["model"]] = record["sha256"]
             known.owners[record["model"]] = record["site"]
-        elif event == "evicted":
+        elif record["event"] == "given":
+            known.published[record["model"]] = record["sha256"]
+        elif record["event"] == "evicted":
             known.evicted.add(record["site"])
             for name in record.get("models", ()):
                 known.published.pop(name, None)
-        elif event == "readmitted":
+        elif record["event"] == "readmitted":
             known.evicted.discard(record["site"])
-        elif event == "rows":
+        elif record["event"] == "rows":
             known.rows[record["site"]] = record.get("sha256", "")
-        elif event == "login":
+        elif record["event"] == "login":
             known.num_examples[record["site"]] = record["num_examples"]
-        elif event == "scored":
+        elif record["event"] == "scored":
             known.scores[record["model"], record["site"]] = record.get("scores", {})
-        elif event == "models_fixed":
+        elif record["event"] == "models_fixed":
             known.fixed = True
-        elif event == "finished":
+        elif record["event"] == "finished":
             known.finished = True
-        elif event == "round_discarded":
+        elif record["event"] == "round_discarded":
             first = record["round"]
             known.scores = {key: found for key, found in known.scores.items() if key[0] < first}
             known.fixed = False
@@ -366,7 +372,7 @@ def _signing_key(path: pathlib.Path) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def _certificate_of(record: dict[str, Any], authority: x509.Certificate) -> x509.Certificate:
+def _certificate_of(record: StartedLine, authority: x509.Certificate) -> x509.Certificate:
     """Returns the certificate that a server logged at its start.
 
     Raises:

@@ -7,18 +7,29 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 from cryptography import x509
 
 from federated.aggregation import model_selection, rules, slabs
 from federated.aggregation.rule import AggregationRule
+from federated.aggregation.unshared import CompletingSink
 from federated.audit.log import FIRST, BrokenChain, read_chain
+from federated.errors import IncompatibleWeights
+from federated.rounds.log_lines import (
+    AggregatedLine,
+    FixedLine,
+    GivenLine,
+    LogLine,
+    PublishedLine,
+    RoundDiscardedLine,
+    RowsLine,
+)
+from federated.rounds.sharing import ShareRules, Sharing, of_plan
 from federated.storage.store import rows_digest
 from federated.storage.store_folder import StoreFolder
 from federated.tensors import codec
-from federated.tensors.tensor_files import TensorFile, file_digest
+from federated.tensors.tensor_files import TensorFile, file_digest, selected
 from federated.tensors.weights import Digest, TensorSpec
 
 
@@ -34,6 +45,7 @@ class Verified:
     rule_states: tuple[int, ...] = ()  # rounds whose state of the aggregation rule is as logged
     discarded: tuple[int, ...] = ()  # rounds that the operator discarded, with repetitions
     models: tuple[str, ...] = ()  # lent models that are as logged
+    given: tuple[str, ...] = ()  # models that the operator gave that are as logged
     rows: tuple[str, ...] = ()  # sites whose rows are as logged
     best_round: int | None = None  # selected again by the logged scores; None before it is final
 
@@ -43,46 +55,50 @@ class _Run:
     """The run as the log records it, up to one line."""
 
     pushed: dict[tuple[int, str], tuple[str, int]] = dataclasses.field(default_factory=dict)
-    aggregated: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    aggregated: dict[int, AggregatedLine] = dataclasses.field(default_factory=dict)
     discarded: list[int] = dataclasses.field(default_factory=list)
-    published: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-    rows: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    published: dict[str, PublishedLine] = dataclasses.field(default_factory=dict)
+    given: dict[str, GivenLine] = dataclasses.field(default_factory=dict)
+    rows: dict[str, RowsLine] = dataclasses.field(default_factory=dict)
     scores: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
     num_examples: dict[str, int] = dataclasses.field(default_factory=dict)
     evicted: set[str] = dataclasses.field(default_factory=set)
-    fixed: dict[str, Any] | None = None  # the line that fixed the best model
+    fixed: FixedLine | None = None  # the line that fixed the best model
     # the scores by which it was chosen
     final: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
 
-    def take(self, record: dict[str, Any]) -> None:
-        event = record["event"]
-        if event == "pushed":
+    def take(self, record: LogLine) -> None:
+        if record["event"] == "pushed":
             self.pushed[record["counts_in"], record["site"]] = (
                 record["sha256"],
                 record["num_examples"],
             )
-        elif event == "aggregated":
+        elif record["event"] == "aggregated":
             self._aggregated(record)
-        elif event == "round_discarded":
+        elif record["event"] == "round_discarded":
             self._discarded(record)
-        elif event == "published":
+        elif record["event"] == "published":
             self.published[record["model"]] = record
-        elif event == "rows" and "sha256" in record:
+        elif record["event"] == "given":
+            self.given[record["model"]] = record
+        elif record["event"] == "rows" and "sha256" in record:
             self.rows[record["site"]] = record
-        elif event == "scored" and model_selection.SCORE in record.get("scores", {}):
+        elif record["event"] == "scored" and model_selection.SCORE in record.get("scores", {}):
             self.scores.setdefault(record["model"], {})[record["site"]] = record["scores"][
                 model_selection.SCORE
             ]
-        elif event == "login":
+        elif record["event"] == "login":
             self.num_examples[record["site"]] = record["num_examples"]
-        elif event == "evicted":
+        elif record["event"] == "evicted":
             self.evicted.add(record["site"])
             for name in record.get("models", ()):
                 self.published.pop(name, None)
-        elif event == "readmitted":
+        elif record["event"] == "readmitted":
             self.evicted.discard(record["site"])
         elif (
-            event in ("models_fixed", "finished") and "best_round" in record and self.fixed is None
+            record["event"] in ("models_fixed", "finished")
+            and "best_round" in record
+            and self.fixed is None
         ):
             self.fixed = record
             self.final = {
@@ -90,7 +106,7 @@ class _Run:
                 for model, by_site in self.scores.items()
             }
 
-    def _aggregated(self, record: dict[str, Any]) -> None:
+    def _aggregated(self, record: AggregatedLine) -> None:
         number = record["round"]
         if number != len(self.aggregated) + 1:
             raise BrokenChain(
@@ -105,7 +121,7 @@ class _Run:
                 )
         self.aggregated[number] = record
 
-    def _discarded(self, record: dict[str, Any]) -> None:
+    def _discarded(self, record: RoundDiscardedLine) -> None:
         first = record["round"]
         before = self.aggregated.get(first - 1)
         if before is not None and record.get("sha256") not in (None, before["sha256"]):
@@ -148,10 +164,14 @@ def verify(
         run.take(record)
     rounds = [number for number, record in run.aggregated.items() if _has_model(files, record)]
     rule_states = [n for n, record in run.aggregated.items() if _has_rule_state(files, record)]
-    recomputed = [number for number in rounds if _recompute(files, run.aggregated[number])]
+    sharing = _sharing(files, (0, *rounds))
+    recomputed = [n for n in rounds if _recompute(files, run.aggregated[n], sharing)]
     models = [
-        name for name, record in sorted(run.published.items()) if _has_lent_model(files, record)
+        name
+        for name, record in sorted(run.published.items())
+        if _has_lent_model(files, record, sharing)
     ]
+    given = [name for name, record in run.given.items() if _has_given_model(files, record)]
     rows = _check_rows(files, run)
     best = _check_selection(files, run)
     if not seen_head:
@@ -170,12 +190,13 @@ def verify(
         tuple(rule_states),
         tuple(run.discarded),
         tuple(models),
+        tuple(given),
         tuple(rows),
         best,
     )
 
 
-def _digest_of(path: pathlib.Path, record: dict[str, Any]) -> str | None:
+def _digest_of(path: pathlib.Path, record: LogLine) -> str | None:
     """Returns the digest of a file's tensors, None if there is no such file."""
     try:
         with TensorFile(path) as file:
@@ -186,7 +207,7 @@ def _digest_of(path: pathlib.Path, record: dict[str, Any]) -> str | None:
         raise BrokenChain(record["line"], f"its file cannot be read: {error}") from error
 
 
-def _has_model(store: StoreFolder, record: dict[str, Any]) -> bool:
+def _has_model(store: StoreFolder, record: AggregatedLine) -> bool:
     path = store.global_path(record["round"])
     digest = _digest_of(path, record)
     if digest not in (None, record["sha256"]):
@@ -197,7 +218,7 @@ def _has_model(store: StoreFolder, record: dict[str, Any]) -> bool:
     return digest is not None
 
 
-def _has_rule_state(store: StoreFolder, record: dict[str, Any]) -> bool:
+def _has_rule_state(store: StoreFolder, record: AggregatedLine) -> bool:
     if "rule_state_sha256" not in record:
         return False
     path = store.rule_state_path(record["round"])
@@ -210,13 +231,46 @@ def _has_rule_state(store: StoreFolder, record: dict[str, Any]) -> bool:
     return digest is not None
 
 
-def _has_lent_model(store: StoreFolder, record: dict[str, Any]) -> bool:
+def _sharing(store: StoreFolder, numbers: Iterable[int]) -> Sharing:
+    """Returns what the plan says about each array; every global model holds the plan."""
+    for path in filter(pathlib.Path.is_file, map(store.global_path, numbers)):
+        try:
+            with TensorFile(path) as file:
+                rules = of_plan(json.loads(file.metadata.get("plan", "{}")))
+                return rules.of(spec.name for spec in file.specs)
+        except ValueError as error:
+            raise BrokenChain(0, f"{path.name} cannot be read: {error}") from error
+    return ShareRules().of(())  # there is no global model, so no round is recomputed
+
+
+def _check_sent(
+    sharing: Sharing, path: pathlib.Path, record: PublishedLine | AggregatedLine
+) -> None:
+    """Raises BrokenChain if a file from a site holds other arrays than the plan shares."""
+    with TensorFile(path) as file:
+        try:
+            sharing.check_sent([spec.name for spec in file.specs], what=path.name)
+        except IncompatibleWeights as error:
+            raise BrokenChain(record["line"], str(error)) from error
+
+
+def _has_lent_model(store: StoreFolder, record: PublishedLine, sharing: Sharing) -> bool:
     path = store.model_path(record["model"])
     digest = _digest_of(path, record)
     if digest not in (None, record["sha256"]):
         raise BrokenChain(
             record["line"], f"{path.name} is not the model that site {record['site']!r} lent"
         )
+    if digest is not None:
+        _check_sent(sharing, path, record)
+    return digest is not None
+
+
+def _has_given_model(store: StoreFolder, record: GivenLine) -> bool:
+    path = store.model_path(record["model"])
+    digest = _digest_of(path, record)
+    if digest not in (None, record["sha256"]):
+        raise BrokenChain(record["line"], f"{path.name} is not the model that the operator gave")
     return digest is not None
 
 
@@ -254,7 +308,7 @@ def _check_rows(store: StoreFolder, run: _Run) -> list[str]:
     return as_logged
 
 
-def _line_of(records: dict[str, dict[str, Any]]) -> int:
+def _line_of(records: Mapping[str, RowsLine]) -> int:
     return max((record["line"] for record in records.values()), default=0)
 
 
@@ -287,7 +341,7 @@ def _check_selection(store: StoreFolder, run: _Run) -> int | None:
     return best
 
 
-def _recompute(store: StoreFolder, record: dict[str, Any]) -> bool:
+def _recompute(store: StoreFolder, record: AggregatedLine, sharing: Sharing) -> bool:
     """Aggregates the kept updates of a round again, by the rule that its line names.
 
     Returns:
@@ -311,6 +365,7 @@ def _recompute(store: StoreFolder, record: dict[str, Any]) -> bool:
             rule = rules.parse(record.get("aggregation", rules.DEFAULT))
             updates = {}
             for site, (path, *_) in found.items():
+                _check_sent(sharing, path, record)
                 update = opened.enter_context(TensorFile(path))
                 if file_digest(update) != record["updates"][site]:
                     raise BrokenChain(
@@ -319,11 +374,11 @@ def _recompute(store: StoreFolder, record: dict[str, Any]) -> bool:
                 updates[site] = (update, record["sites"][site])
             specs = next(iter(updates.values()))[0].specs
             model = state = None
-            if rule.reads_model:
+            if rule.reads_model or not sharing.everything:
                 model = opened.enter_context(TensorFile(store.global_path(number - 1)))
             if slabs.state_specs(rule, specs) and number > 1:
                 state = opened.enter_context(TensorFile(store.rule_state_path(number - 1)))
-            given = (rule, updates, model, state)
+            given = (rule, updates, model, state, sharing)
             digests = [_digests(*given, rounded=way) for way in rounded]
         except FileNotFoundError:
             return False
@@ -347,22 +402,28 @@ def _digests(
     updates: Mapping[str, tuple[TensorFile, int]],
     model: TensorFile | None,
     state: TensorFile | None,
+    sharing: Sharing,
     *,
     rounded: bool,
 ) -> tuple[str, str | None]:
     """Returns the digests of the global model and of the rule's state that updates give."""
     specs = next(iter(updates.values()))[0].specs
     kept = slabs.state_specs(rule, specs)
-    sink, state_sink = _DigestSink(specs), _DigestSink(kept)
+    partial = model is not None and not sharing.everything
+    sink = _DigestSink(model.specs if model is not None and partial else specs)
+    state_sink = _DigestSink(kept)
+    completing = CompletingSink(sink, model, sharing.shared) if model and partial else None
     slabs.aggregate(
         rule,
         updates,
-        sink,
-        model=model,
+        completing or sink,
+        model=None if model is None else selected(model, {spec.name for spec in specs}),
         state=state,
         state_sink=state_sink,
         **({"finish": codec.rounding(codec.RoundingError())} if rounded else {}),
     )
+    if completing is not None:
+        completing.finish()
     return sink.hex(), state_sink.hex() if kept else None
 
 

@@ -140,8 +140,7 @@ class Study:
         flags = self.flags(
             kit=self.kits / "server",
             store=store,
-            initial_model=self.initial,
-            **{"port": 0, "host": "127.0.0.1", **changes},
+            **{"initial_model": self.initial, "port": 0, "host": "127.0.0.1", **changes},
         )
         server = group.start("server", "experiments.serve", flags)
         group.wait_for((store / "address.json").exists, server, "starting", timeout_s=120)

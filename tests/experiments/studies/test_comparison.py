@@ -8,7 +8,7 @@ from experiments.studies import comparison, html_report, runner, study_file, stu
 from experiments.studies import faults as study_faults
 from federated.aggregation.rules import RULES
 from tests.experiments import run_folder
-from tests.experiments.studies.test_study import CONFIG, leave_run, parse, read
+from tests.experiments.studies.small_study import CONFIG, leave_run, parse, read
 
 SITES = {
     "C1": {"cohort": {"C1": 30}, "split": [18, 6, 6]},

@@ -6,7 +6,7 @@ import pytest
 from experiments.run import stages as run_stages
 from experiments.studies import faults, runner, study_file
 from preprocessing.foreground import LabelBox
-from tests.experiments.studies.test_study import FILE, FakePrograms, parse, read
+from tests.experiments.studies.small_study import FILE, FakePrograms, parse, read
 
 MODEL = {"w": np.float32([1.0, 2.0]), "n": np.int32([4])}
 UPDATE = {"w": np.float32([1.5, 1.0]), "n": np.int32([6])}

@@ -1,6 +1,6 @@
-import json
+"""What tests of several programs share; each is made once."""
+
 import pathlib
-import re
 import subprocess
 import sys
 
@@ -10,6 +10,8 @@ import pytest
 from preprocessing import manifest, nifti
 from preprocessing.manifest import Case, CaseManifest
 from preprocessing.volume import Volume
+from tests import forked
+from tests.experiments.study import SHALLOW, Study
 from tests.preprocessing.corpus_files import AFFINE, CT, LABEL
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -28,8 +30,8 @@ def run(program, *flags):
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def reports(tmp_path_factory):
+@pytest.fixture(scope="session")
+def cohort_reports(tmp_path_factory):
     """The reports of a healthy site and of one with tumours, by their programs, and what the
     comparison printed.
     """
@@ -56,22 +58,14 @@ def reports(tmp_path_factory):
     )
 
 
-def test_a_report_names_no_case_and_no_path(reports):
-    folder, _ = reports
-    for site in ("C1", "C2"):
-        text = (folder / site / "cohort.json").read_text()
-        assert json.loads(text)["cases"]["usable"] == 3
-        assert "secret" not in text and str(folder) not in text and "nii" not in text
-        assert not re.search(r"\d{4}-\d\d-\d\d", text)
-        assert "secret" not in (folder / site / "cohort.html").read_text()
-
-
-def test_two_sites_are_compared_from_their_reports_alone(reports):
-    folder, printed = reports
-    assert "tumour is labelled at C2 only" in printed
-    page = (folder / "both.html").read_text()
-    assert (
-        "tumour is labelled at C2 only" in page
-        and page.count("<svg") == 4
-        and "<script" not in page
+@pytest.fixture(scope="session")
+def shallow(tmp_path_factory):
+    """A study of the smallest network, without a VAE branch, with its initial model, and what
+    init_model printed.
+    """
+    made = Study(tmp_path_factory.mktemp("shallow"), genotype=SHALLOW)
+    done = forked.run(
+        "experiments.init_model", *made.flags(output=made.initial, vae="none", threads=1)
     )
+    assert done.returncode == 0, done.stderr
+    return made, done.stdout

@@ -1,7 +1,6 @@
-"""Invariants of a round in ten thousand random schedules under a virtual clock."""
+"""A random schedule of one round under a virtual clock, which checks the invariants of the round."""
 
 import dataclasses
-import random
 
 from federated.errors import StaleUpdate, UnknownSite
 from federated.rounds.rounds import (
@@ -18,8 +17,6 @@ from federated.rounds.rounds import (
     resumed,
     without,
 )
-
-SCHEDULES = 10_000
 
 
 def random_policy(rng):
@@ -172,12 +169,3 @@ def accept_twice_is_once(state, policy, now):
         if again.received != state.received or again.min_reached_at != state.min_reached_at:
             return False
     return True
-
-
-def test_ten_thousand_random_schedules_keep_the_rules():
-    over = 0
-    for seed in range(SCHEDULES):
-        schedule = Schedule(random.Random(seed))
-        schedule.play()
-        over += is_over(schedule.state, schedule.policy, now=schedule.now)
-    assert over > SCHEDULES / 2

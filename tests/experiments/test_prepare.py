@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tests.experiments.programs import refused
 from tests.preprocessing import corpus
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -83,3 +84,14 @@ def test_the_page_stands_alone_and_shows_every_case_that_can_be_shown(checked):
     assert page.count('src="data:image/jpeg;base64,') == 2 and page.count("no picture") == 2
     assert not re.search(r'(src|href)="(?!data:)', page) and "<script" not in page
     assert "prefers-color-scheme: dark" in page
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--site_folder=x"], "--manifest is missing: the site's list of scans"),
+        (["--manifest=none.json", "--site_folder=x"], "none.json: "),
+    ],
+)
+def test_a_missing_list_of_scans_is_named(flags, words, tmp_path):
+    assert refused("prepare", *flags, folder=tmp_path).startswith(words)

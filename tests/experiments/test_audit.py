@@ -1,0 +1,37 @@
+"""The program that audits a server's folder: what it prints, and a log that was changed."""
+
+import pytest
+
+from federated.audit import log as audit_log
+from tests import forked
+from tests.experiments.programs import refused
+from tests.federated.conftest import clock as clock
+from tests.federated.conftest import initial, opened  # noqa: F401 - fixtures
+
+
+@pytest.fixture
+def store(opened):  # noqa: F811
+    """The folder of a run that has begun, with a log."""
+    folder = opened().folder
+    (folder / "events.jsonl").unlink(missing_ok=True)
+    log = audit_log.AuditLog(folder / "events.jsonl")
+    log.append("login", site="C1", num_examples=18)
+    log.append("login", site="C2", num_examples=20)
+    return folder
+
+
+def test_an_unbroken_log_is_summed_up_and_shown(store):
+    done = forked.run("experiments.audit", f"--store={store}", "--show")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines[:2]] == ["1", "2"] and "site=C2" in lines[1]
+    assert lines[2].startswith("2 lines, unbroken; head ")
+    head = lines[2].split()[-1]
+    again = forked.run("experiments.audit", f"--store={store}", f"--head={head[:16]}")
+    assert again.returncode == 0 and lines[2] in again.stdout
+
+
+def test_a_line_that_was_changed_is_named(store):
+    path = store / "events.jsonl"
+    path.write_text(path.read_text().replace("C1", "C3"))
+    assert "line 1" in refused("audit", f"--store={store}")
