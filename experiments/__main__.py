@@ -47,6 +47,7 @@ GROUPS = {
         "export",
         "reconstructions",
     ),
+    "Experiments that spoil a run on purpose, started by a study": ("faulty_site",),
 }
 
 

@@ -12,6 +12,8 @@ again to resume.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from absl import app, flags, logging
 
 from experiments import flags as experiment_flags
@@ -19,7 +21,9 @@ from federated.errors import CertificateRefused, FederationError, VersionDiffers
 from federated.security import expiry
 from federated.site import grpc_transport
 from federated.site import loop as site_loop
+from federated.site.loop import SiteTrainer
 from preprocessing import declared_labels
+from preprocessing.case_source import CaseSource
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -46,6 +50,20 @@ flags.DEFINE_bool(
 
 def main(argv: list[str]) -> int:
     del argv
+    return take_part()
+
+
+def take_part(
+    *,
+    cases_as_read: Callable[[CaseSource], CaseSource] = lambda store: store,
+    updates: Callable[[SiteTrainer], SiteTrainer] = lambda trainer: trainer,
+) -> int:
+    """Takes part in the run that the flags describe; returns the exit code.
+
+    Args:
+      cases_as_read: returns the cases that the site works with; an experiment changes them.
+      updates: returns the trainer whose updates are sent; an experiment changes them.
+    """
     config = experiment_flags.experiment_config(without_training=True)
     if config.num_rounds == 0 and FLAGS.lend:
         raise app.UsageError(
@@ -76,7 +94,7 @@ def main(argv: list[str]) -> int:
         {**inputs, **experiment_flags.genotype_file()}, {}, folders={"--site_folder": written}
     )
     host, port = experiment_flags.address(FLAGS.server) if FLAGS.server else (None, None)
-    store = prepared_cases.open_store(folder / "cases", config)
+    store = cases_as_read(prepared_cases.open_store(folder / "cases", config))
     for line in expiry.warnings(kit):
         logging.warning("event=certificate_ends %s", line)
     transport = grpc_transport.connect(kit, host=host, port=port, learned=folder / "federated")
@@ -120,7 +138,10 @@ def main(argv: list[str]) -> int:
         )
     try:
         summary = site_loop.run(
-            trainer, transport, folder / part / "journal", authority=transport.authority
+            updates(trainer),
+            transport,
+            folder / part / "journal",
+            authority=transport.authority,
         )
     except (CertificateRefused, WrongCredential, VersionDiffers) as error:
         raise type(error)(

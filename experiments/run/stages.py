@@ -23,6 +23,7 @@ from runkit import atomic
 
 _SERVER_START_TIMEOUT_S = 120
 _BEYOND_ROWS = "rows_beyond.jsonl"
+_FAULTY_SITE = "experiments.faulty_site"  # in place of experiments.join, in an experiment
 
 
 class _Attempts(TypedDict, total=False):
@@ -291,6 +292,9 @@ class Stages:
             f"--min_num_clients={len(sites)}",
             f"--max_num_clients={len(sites)}",
         ]
+        if any(site.fault for site in sites):
+            # It would refuse what a bad site sends; the experiment asks what the rule makes of it.
+            arguments.append("--max_change_ratio=0")
         server = group.start("server", "experiments.serve", arguments)
         group.wait_for(address.exists, server, "starting", _SERVER_START_TIMEOUT_S)
         port = atomic.read_json(address)["port"]
@@ -306,8 +310,11 @@ class Stages:
             if self._spec.baselines:
                 baseline = self.site_folder(site) / "baseline" / "best.safetensors"
                 arguments.append(f"--lend={site.name}_baseline:{baseline}")
+            module = "experiments.join"
+            if site.fault:
+                module, arguments = _FAULTY_SITE, [*arguments, f"--fault={site.fault}"]
             programs.append(
-                group.start(site.name, "experiments.join", arguments, log=f"{site.name}.federation")
+                group.start(site.name, module, arguments, log=f"{site.name}.federation")
             )
         group.wait([*programs, server], "federation")
 

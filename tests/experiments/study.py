@@ -154,6 +154,7 @@ class Study:
         *,
         python: str = sys.executable,
         lend: bool = True,
+        module: str = "experiments.join",
         **changes,
     ) -> Program:
         flags = {
@@ -167,7 +168,7 @@ class Study:
             flags["lend"] = (
                 f"{site}_baseline:{self.site_folder(site) / 'baseline' / 'best.safetensors'}"
             )
-        return group.start(f"join {site}", "experiments.join", self.flags(**flags), python=python)
+        return group.start(f"join {site}", module, self.flags(**flags), python=python)
 
 
 def scan(site: str, number: int) -> tuple[Volume, Volume]:

@@ -126,6 +126,33 @@ def test_a_site_and_the_server_killed_in_mid_run_end_with_the_same_bits(study, f
     )
 
 
+def test_a_site_that_is_bad_on_purpose_sends_what_its_fault_says(study, finished):
+    """The experiment's program in place of join: C1 trains on other patients' labels, C2 is stuck
+    at the model of round 0.
+    """
+    _restore_sites(study)
+    store, module = study.folder / "store bad", "experiments.faulty_site"
+    with study.group() as group:
+        server, port = study.serve(group, store, max_change_ratio=0)
+        sites = [
+            study.join(group, site, port, module=module, lend=False, fault=fault)
+            for site, fault in (("C1", "labels_shuffled"), ("C2", "stuck"))
+        ]
+        group.wait([*sites, server], "federation")
+    assert "event=faulty_site EXPERIMENT: this site sends the first" in sites[1].log.read_text()
+    initial, _ = named_weights.load(study.initial)
+    first, _ = named_weights.load(store / "global" / "round_001.safetensors")
+    sound, _ = named_weights.load(finished / "global" / "round_001.safetensors")
+    (kept,) = store.glob("**/round_002/*C2*.safetensors")
+    update, _ = named_weights.load(kept)
+    assert all(np.array_equal(update[key], initial[key]) for key in initial)
+    # C1 counts 3 of 7, C2's part of the mean is the initial model, unlike in the sound run
+    assert any(not np.array_equal(first[key], sound[key]) for key in first)
+    (kept,) = store.glob("**/round_002/*C1*.safetensors")
+    update, _ = named_weights.load(kept)
+    assert any(not np.array_equal(update[key], first[key]) for key in first)
+
+
 def test_a_baseline_killed_in_mid_round_ends_with_the_same_bits(study):
     folder = _copy_of_cases(study, "C2")
     arguments = study.flags(site_folder=folder, initial_model=study.initial, threads=1)
