@@ -5,13 +5,7 @@ import json
 import pytest
 
 from experiments.results import case_rows, paper_table, shared_choice
-from experiments.results.shared_choice import (
-    candidate_name,
-    candidate_of,
-    candidate_rounds,
-    choose,
-    resolve,
-)
+from experiments.results.shared_choice import candidate_rounds, choose, resolve
 
 
 def row(model, site, case, grid, pancreas, tumour):
@@ -37,20 +31,6 @@ ROWS = [
     row("C1_FL_local_r024", "C2", 7, "training", 0.72, 0.62),
     row("FL_global", "C2", 7, "training", 0.73, 0.63),
 ]
-
-
-def test_names_go_there_and_back():
-    assert candidate_name("C1_FL_local", 24) == "C1_FL_local_r024"
-    assert candidate_of("C1_FL_local_r024") == ("C1_FL_local", 24)
-    for other in (
-        "C1_FL_local",
-        "C1_baseline",
-        "FL_global",
-        "round_024",
-        "C1_r024",
-        "C1_FL_local_shared",
-    ):
-        assert candidate_of(other) is None
 
 
 @pytest.mark.parametrize(

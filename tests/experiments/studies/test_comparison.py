@@ -223,6 +223,7 @@ def test_the_studies_of_rules_take_at_most_two_hours(tmp_path, name):
             filters=int(values.get("filters", 8)),
             num_rounds=int(values.get("num_rounds", 40)),
             aggregation=values["aggregation"],
+            proximal_weight=float(values.get("proximal_weight", 0)),
         )
         return config, "\n".join(arguments)
 
@@ -236,6 +237,11 @@ def test_the_studies_of_rules_take_at_most_two_hours(tmp_path, name):
     rules = {spec.config.aggregation for spec in specs.values()}
     # with the three sites of bad_site, the trimmed mean is the median
     assert rules == RULES.keys() - ({"trimmed_mean"} if name == "bad_site" else set())
+    if name == "methods":  # FedProx differs from the point it is against in its weight alone
+        for seed in study.seeds:
+            proximal, average = (specs[label, seed].config for label in ("fedprox", "fedavg"))
+            assert proximal.proximal_weight > 0
+            assert dataclasses.replace(proximal, proximal_weight=0.0) == average
     if name == "bad_site":
         assert {(p.settings["aggregation"], *p.fault.values()) for p in study.points} == {
             (rule, *fault)

@@ -1,8 +1,6 @@
-import contextlib
 import copy
 import inspect
 import re
-import sys
 import urllib.request
 
 import pytest
@@ -132,30 +130,17 @@ def test_every_state_of_a_site_and_every_phase_is_known():
     assert set(re.findall(r'(?:else|\"phase\":) "(\w+)"', written)) == set(metrics.PHASES)
 
 
-def test_without_the_package_the_server_does_not_start_and_names_the_extra(monkeypatch, serving):
-    monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    with pytest.raises(ValueError, match=r"pip install '\.\[metrics\]'"):
-        serving(metrics=("127.0.0.1", 0))
-
-
-@pytest.fixture
-def prometheus():
-    return pytest.importorskip(
-        "prometheus_client",
+def test_prometheus_reads_the_same_values(measured):
+    parser = pytest.importorskip(
+        "prometheus_client.parser",
         reason="prometheus-client, the package of the extra [metrics], is not installed",
     )
-
-
-def test_prometheus_reads_the_same_values(prometheus, measured):
-    from prometheus_client import parser
-
     _, source, _ = measured
-    with metrics_endpoint.serving(source.collect, "127.0.0.1", 0) as port:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as reply:
-            text = reply.read().decode("utf-8")
-        second = metrics_endpoint.serving(source.collect, "127.0.0.1", port)
-        with pytest.raises(errors.PortInUse, match=f"port {port} of 127.0.0.1"), second:
-            pass
+    with (
+        metrics_endpoint.serving(source.collect, "127.0.0.1", 0) as port,
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as reply,
+    ):
+        text = reply.read().decode("utf-8")
     read = {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in parser.text_string_to_metric_families(text)
@@ -171,29 +156,3 @@ def test_prometheus_reads_the_same_values(prometheus, measured):
                 assert read[metric.name, given] == value
             assert (metric.name, given) in read
     assert any(name == "process_resident_memory_bytes" for name, _ in read)
-
-
-def test_a_server_over_tls_serves_its_metrics_while_it_runs(
-    prometheus, serving, take_part, monkeypatch
-):
-    seen, ports, begin = [], [], metrics_endpoint.serving
-
-    @contextlib.contextmanager
-    def noted(*given):
-        with begin(*given) as port:
-            ports.append(port)
-            yield port
-
-    def watch(round_number):
-        with urllib.request.urlopen(f"http://127.0.0.1:{ports[0]}/metrics", timeout=30) as reply:
-            seen.append(reply.read().decode("utf-8"))
-
-    monkeypatch.setattr(metrics_endpoint, "serving", noted)
-    running = serving(metrics=("127.0.0.1", 0))
-    trainers = {"C1": toy.ToyTrainer("C1", on_train=watch), "C2": toy.ToyTrainer("C2")}
-    take_part({site: running.connect(site) for site in trainers}, trainers)
-    running.join()
-    assert len(seen) == 3 and "federation_completed_rounds 2.0" in seen[-1]
-    assert 'federation_site_state{site="C1",state="training"} 1.0' in seen[-1]
-    with pytest.raises(OSError):
-        urllib.request.urlopen(f"http://127.0.0.1:{ports[0]}/metrics", timeout=5)
