@@ -78,7 +78,11 @@ def run(
             aggregation=config.aggregation,
         )
         book = CredentialBook({site: hashed(secret) for site, secret in secrets.items()})
-        log = AuditLog(store.folder / "events.jsonl")
+        log = AuditLog(
+            store.folder / "events.jsonl",
+            segment_bytes=config.log_segment_mib * 2**20,
+            keep_segments=config.keep_log_segments,
+        )
         vocabulary = next(iter(trainers.values())).vocabulary
         lead = Coordinator(store, config, book, log, vocabulary=vocabulary)
     except BaseException:

@@ -14,12 +14,14 @@ from cryptography import x509
 
 from federated.aggregation import model_selection, rules, slabs
 from federated.aggregation.rule import AggregationRule
+from federated.audit.carried import Carried
 from federated.audit.log import FIRST, BrokenChain, read_chain
 from federated.storage.store import rows_digest
 from federated.storage.store_folder import StoreFolder
 from federated.tensors import codec
 from federated.tensors.tensor_files import TensorFile, file_digest
 from federated.tensors.weights import Digest, TensorSpec
+from runkit.log_segments import CONTINUED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,9 @@ class Verified:
     models: tuple[str, ...] = ()  # lent models that are as logged
     rows: tuple[str, ...] = ()  # sites whose rows are as logged
     best_round: int | None = None  # selected again by the logged scores; None before it is final
+    segments: int = 1  # of the log, those that are no longer kept included
+    removed_lines: int = 0  # first lines of the log, in segments that are no longer kept
+    removed_rounds: int = 0  # first rounds, which cannot be checked without these lines
 
 
 @dataclasses.dataclass
@@ -53,9 +58,50 @@ class _Run:
     fixed: dict[str, Any] | None = None  # the line that fixed the best model
     # the scores by which it was chosen
     final: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
+    carried: Carried = dataclasses.field(default_factory=Carried)
+    segments: int = 1
+    removed_lines: int = 0
+    removed_rounds: int = 0
+
+    @property
+    def closed(self) -> int:
+        """The last round that was aggregated and not discarded."""
+        return max(self.aggregated, default=self.removed_rounds)
+
+    def begin(self, record: dict[str, Any]) -> None:
+        """Begins with the first line of a log whose earlier segments are no longer kept."""
+        line = record["line"]
+        self.carried = found = Carried.from_json(record["carried"])
+        self.removed_lines, self.removed_rounds = line - 1, found.round
+        self.pushed = {
+            key: (sha256, num_examples) for key, (_, sha256, num_examples) in found.pushed.items()
+        }
+        self.num_examples, self.evicted = dict(found.num_examples), set(found.evicted)
+        self.published = {
+            name: {"line": line, "model": name, "site": site, "sha256": sha256}
+            for name, (site, sha256) in found.published.items()
+        }
+        self.rows = {
+            site: {"line": line, "sha256": sha256} for site, sha256 in found.rows.items() if sha256
+        }
+        if found.best_round is not None:
+            self.fixed = {"line": line, "best_round": found.best_round}
+
+    def _continued(self, record: dict[str, Any]) -> None:
+        if record["line"] > 1 and record["line"] == self.removed_lines + 1:
+            return
+        # As JSON, as the line has it.
+        if json.loads(json.dumps(self.carried.to_json())) != record["carried"]:
+            raise BrokenChain(
+                record["line"], "does not carry on the run that the lines before it record"
+            )
 
     def take(self, record: dict[str, Any]) -> None:
         event = record["event"]
+        if event == CONTINUED:
+            self.segments = record["segment"]
+            self._continued(record)
+        self.carried.take(record)
         if event == "pushed":
             self.pushed[record["counts_in"], record["site"]] = (
                 record["sha256"],
@@ -92,10 +138,10 @@ class _Run:
 
     def _aggregated(self, record: dict[str, Any]) -> None:
         number = record["round"]
-        if number != len(self.aggregated) + 1:
+        if number != self.closed + 1:
             raise BrokenChain(
                 record["line"],
-                f"aggregates round {number} where round {len(self.aggregated) + 1} is due",
+                f"aggregates round {number} where round {self.closed + 1} is due",
             )
         for site, sha256 in record["updates"].items():
             if self.pushed.get((number, site)) != (sha256, record["sites"][site]):
@@ -114,6 +160,7 @@ class _Run:
             )
         gone = [number for number in self.aggregated if number >= first]
         self.discarded += gone
+        self.removed_rounds = min(self.removed_rounds, first - 1)
         for number in gone:
             del self.aggregated[number]
         self.pushed = {key: value for key, value in self.pushed.items() if key[0] < first}
@@ -141,10 +188,13 @@ def verify(
     path = files.folder / "events.jsonl"
     if not path.is_file():
         raise ValueError(f"{path}: no such file; give the server's folder, its --store")
-    run, last, seen_head, lines = _Run(), FIRST, not head, 0
+    run, last, seen_head, lines, first = _Run(), FIRST, not head, 0, True
     for record in read_chain(path, authority):
         lines, last = record["line"], record["hash"]
         seen_head = seen_head or last.startswith(head)
+        if first and lines > 1:
+            run.begin(record)
+        first = False
         run.take(record)
     rounds = [number for number, record in run.aggregated.items() if _has_model(files, record)]
     rule_states = [n for n, record in run.aggregated.items() if _has_rule_state(files, record)]
@@ -158,7 +208,12 @@ def verify(
         raise BrokenChain(
             lines,
             f"the log has no line with the noted hash {head[:16]}…: "
-            "it was rewritten, or is of another run",
+            + (
+                f"it is among its first {run.removed_lines:,} lines, which are no longer kept, "
+                "or the log was rewritten"
+                if run.removed_lines
+                else "it was rewritten, or is of another run"
+            ),
         )
     pruned = tuple(number for number in run.aggregated if number not in rounds)
     return Verified(
@@ -172,6 +227,9 @@ def verify(
         tuple(models),
         tuple(rows),
         best,
+        run.segments,
+        run.removed_lines,
+        run.removed_rounds,
     )
 
 
@@ -268,7 +326,8 @@ def _check_selection(store: StoreFolder, run: _Run) -> int | None:
         return None
     line, best = run.fixed["line"], run.fixed["best_round"]
     # An earlier release, which does not log "scored_by", counted the scores of evicted sites too.
-    if "scored_by" in run.fixed:
+    # The scores of removed lines are missing.
+    if "scored_by" in run.fixed and not run.removed_lines:
         chosen = model_selection.select(
             {m: scores for m, scores in run.final.items() if store.global_path(m).exists()},
             run.num_examples,
@@ -279,6 +338,8 @@ def _check_selection(store: StoreFolder, run: _Run) -> int | None:
                 line,
                 f"round {best} is named the best; by the logged scores it is round {expected}",
             )
+    if 0 < best <= run.removed_rounds:
+        return best  # the digest of its model is in a removed line
     path, model = store.folder / "best.safetensors", run.aggregated.get(best)
     digest = _digest_of(path, run.fixed)
     wanted = model["sha256"] if model else _digest_of(store.global_path(0), run.fixed)

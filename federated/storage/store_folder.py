@@ -7,6 +7,7 @@
             models/<name>.safetensors          models that sites published for evaluation
             rows.jsonl                         per-case rows of every site
             events.jsonl address.json
+            events/000001.jsonl.gz             full segments of the log
             spool/                             updates of the open round
             kept/round_003/                    updates of the newest closed rounds, for an audit
             incoming/                          transfers under way; a restart continues them
