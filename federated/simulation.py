@@ -80,7 +80,7 @@ def run(
         book = CredentialBook({site: hashed(secret) for site, secret in secrets.items()})
         log = AuditLog(
             store.folder / "events.jsonl",
-            segment_bytes=config.log_segment_mib * 2**20,
+            segment_bytes=round(config.log_segment_mib * 2**20),
             keep_segments=config.keep_log_segments,
         )
         vocabulary = next(iter(trainers.values())).vocabulary

@@ -95,7 +95,7 @@ def require(condition: Condition, name: str, value: Any) -> None:
         raise ValueError(f"{name} is {shown!r}; expected {condition.expected}")
 
 
-def at_least(least: int) -> Condition:
+def at_least(least: float) -> Condition:
     return Condition(lambda value: value >= least, f"at least {least}")
 
 

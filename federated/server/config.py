@@ -108,11 +108,11 @@ class ServerConfig:
             lambda number: number == 0 or number >= 2, "at least 2 models, or 0 for all"
         ),
     )
-    log_segment_mib: int = setting(
-        16,
+    log_segment_mib: float = setting(
+        16.0,
         "Size of the event log in MiB at which it goes on in a new segment; full segments are "
         "compressed and stay in <store>/events.",
-        condition=at_least(1),
+        condition=at_least(0.01),
     )
     keep_log_segments: int = setting(
         0,

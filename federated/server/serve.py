@@ -120,7 +120,7 @@ def serve(
                 clock=clock,
                 key=identity.key,
                 listeners=[statistics.note, *listeners],
-                segment_bytes=config.log_segment_mib * 2**20,
+                segment_bytes=round(config.log_segment_mib * 2**20),
                 keep_segments=config.keep_log_segments,
             )
             for record in events.read():

@@ -21,30 +21,38 @@ class Server:
     `scale_many.py`.
     """
 
+    round_s: float  # per round
     site_s: float  # per site and round, whatever the model
     pair_s: float  # the same, and again for every site of the run
     mb_s: float  # per MB that a site moves in a round: sent, received, checked, stored, averaged
+    moving_s: float  # per second that a transfer lasts: a slow link delivers in small pieces
     ask_s: float  # per question for the next task; a waiting site asks when another one has sent
     ask_site_s: float  # the same, and again for every site of the run
     idle_mib: float  # memory without sites
     site_mib: float  # memory per site: its connection, its waiting call
     transfer_mib: float  # memory per transfer in progress
     log_kb: float  # event log per site and round, before compression
+    start_kb: float  # the same at each start of the server
     fixed_s: float  # of a round, besides: syncs, and calls one after the other
+    crowded: float  # how many times its processor time the server's work takes; 1 if it has a core
 
 
-# On an AMD EPYC with two busy cores; your own are told by `scale.py --calibrate`.
+# On an AMD EPYC, two cores shared with ten times as much work; see docs/scale.md.
 MEASURED = Server(
-    site_s=0.0,
-    pair_s=0.0,
-    mb_s=0.0,
-    ask_s=0.0,
-    ask_site_s=0.0,
-    idle_mib=0.0,
-    site_mib=0.0,
-    transfer_mib=0.0,
-    log_kb=0.0,
-    fixed_s=0.0,
+    round_s=0.007,
+    site_s=0.0125,
+    pair_s=2e-5,
+    mb_s=0.0059,
+    moving_s=0.006,
+    ask_s=1e-4,
+    ask_site_s=1e-6,
+    idle_mib=80.3,
+    site_mib=0.34,
+    transfer_mib=5.0,
+    log_kb=1.35,
+    start_kb=6.5,
+    fixed_s=0.2,
+    crowded=2.2,
 )
 
 
@@ -105,17 +113,15 @@ class Prediction:
 def predict(study: Study, server: Server = MEASURED) -> Prediction:
     """Returns what a run costs."""
     moved_mb = study.sites * study.model_mb
-    processor_s = processor_seconds(study.sites, study.model_mb, server)
-    # A server whose processor is the limit moves no more than this each way.
-    busy = moved_mb / processor_s if processor_s else math.inf
-    arrived = sorted(finish_times(study, min(study.server_link, busy)))
+    processor_s = processor_seconds(study, server)
+    arrived = sorted(finish_times(study, study.server_link))
     last = arrived[-1]
     if study.minimum:
         last = min(last, arrived[study.minimum - 1] + study.wait_s)
-    # The last update is averaged, and the model stored, after everything has arrived.
-    round_s = last + study.model_mb * server.mb_s + server.fixed_s
+    # As if nothing moved while the processor works: at most that much too long.
+    round_s = last + processor_s * server.crowded + server.fixed_s
     held = study.keep_globals + 2 if study.keep_globals else study.rounds + 1
-    log_mb = study.rounds * study.sites * server.log_kb / 1e3
+    log_mb = (study.rounds * study.sites * server.log_kb + server.start_kb) / 1e3
     return Prediction(
         round_s=round_s,
         transfer_s=round_s - min(max(study.trainings_s), last),
@@ -132,15 +138,18 @@ def predict(study: Study, server: Server = MEASURED) -> Prediction:
     )
 
 
-def processor_seconds(sites: int, model_mb: float, server: Server) -> float:
+def processor_seconds(study: Study, server: Server) -> float:
     """Returns the server's processor seconds for one round.
 
     Every update wakes the sites that wait, on average half of them, and each asks again.
     """
+    sites, model_mb = study.sites, study.model_mb
     questions = sites * (sites - 1) / 2
-    return sites * (server.site_s + sites * server.pair_s + model_mb * server.mb_s) + questions * (
-        server.ask_s + sites * server.ask_site_s
+    moving_s = model_mb / study.down + model_mb / study.up
+    each_s = (
+        server.site_s + sites * server.pair_s + model_mb * server.mb_s + moving_s * server.moving_s
     )
+    return server.round_s + sites * each_s + questions * (server.ask_s + sites * server.ask_site_s)
 
 
 def finish_times(study: Study, server_rate: float) -> list[float]:
@@ -221,10 +230,11 @@ def most_sites(study: Study, server: Server, *, busy: float = 0.5) -> tuple[int,
     """
     room_s = busy * study.training_s
     link = int(room_s * study.server_link / study.model_mb)
+    study = dataclasses.replace(study, minimum=0)
     few, many = 0, 2**20
     while few < many:  # the processor's work grows with the number of sites
         middle = (few + many + 1) // 2
-        if processor_seconds(middle, study.model_mb, server) <= room_s:
+        if processor_seconds(dataclasses.replace(study, sites=middle), server) <= room_s:
             few = middle
         else:
             many = middle - 1

@@ -4,7 +4,7 @@
 
 The server and the sites are two programs that speak gRPC under TLS. Every site leaves in the middle
 of one training in fifty and comes back up to a second later; the server is killed a few times
-before half of the rounds are done. The log goes on in segments of 1 MiB, of which the newest two
+before half of the rounds are done. The log goes on in segments of a quarter of a MiB, of which the newest two
 stay. The cost is printed first.
 
 In the second half, memory, threads and descriptors of both programs and the number of files must
@@ -48,7 +48,7 @@ SITES = ("C1", "C2", "C3", "C4")
 EXAMPLES = 10
 LEAVES = 0.02  # share of trainings in whose middle a site leaves
 KILLS = 3
-KEPT_SEGMENTS = 2
+SEGMENT_MIB, KEPT_SEGMENTS = 0.25, 2
 SAMPLES = 40
 _WARM_UP = 20  # rounds that are run first, to tell the cost
 # Growth per thousand rounds that is not a leak: of one page cache, one pool of threads.
@@ -90,7 +90,7 @@ def run_server(folder: str, rounds: int, ports) -> None:
         poll_s=2.0,
         cross_site_evaluation=False,
         keep_globals=2,
-        log_segment_mib=1,
+        log_segment_mib=SEGMENT_MIB,
         keep_log_segments=KEPT_SEGMENTS,
         linger_s=5.0,
     )
@@ -263,7 +263,7 @@ def grown(samples: list[dict[str, float]]) -> list[str]:
         limit = TOLERATED.get(key.rpartition(" ")[2]) if ", " in key else None
         if limit is not None and slope > limit:
             found.append(f"{key} grows by {slope:.3g} in a thousand rounds")
-    bound = KEPT_SEGMENTS + 1.1  # MiB, if segments could not be compressed
+    bound = SEGMENT_MIB * (KEPT_SEGMENTS + 1.1)  # MiB, if segments could not be compressed
     highest = max(sample["log in MiB"] for sample in samples)
     if highest > bound or max(sample["segments"] for sample in samples) > KEPT_SEGMENTS + 1:
         found.append(f"the log reached {highest:.2f} MiB, its bound is {bound} MiB")
