@@ -113,6 +113,8 @@ def _run(module: str, number: int | None, tests: Sequence[str]) -> int:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
     sys.stdout = sys.stderr = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), "utf-8")
+    for imported in [name for name in sys.modules if "federated" in name.split(".")]:
+        del sys.modules[imported]  # imported before, they would have the module as it is
     try:
         if number is not None:
             path = ROOT / module
