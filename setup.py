@@ -68,6 +68,7 @@ setup(
         ],
         "dicom": [*_SITE, *_DICOM],
         "dicom_seg": [*_SITE, *_DICOM, *_DICOM_SEG],
+        "metrics": ["prometheus-client>=0.19"],  # of a server
         "torch": ["torch>=2.2"],  # of examples/ only
         # Engines of federated/engines, each in an environment of its own: their requirements clash.
         "nvflare": ["nvflare>=2.9,<2.10"],

@@ -178,16 +178,17 @@ def _identity(trainer: Trainer) -> dict[str, Any]:
 def _training(config: TrainingConfig) -> dict[str, Any]:
     """Returns the configuration as JSON values.
 
-    `vae_rate` is left out at its default, so that checkpoints of releases without it still open.
+    Later settings are left out at their defaults, so that checkpoints of releases without them
+    still open.
     """
     described = {
         **dataclasses.asdict(config),
         "frozen": list(config.frozen),
+        "private": sorted(config.private),
         "loss": _loss(config.loss),
     }
-    if config.vae_rate == 1.0:
-        del described["vae_rate"]
-    return described
+    defaults = {"vae_rate": 1.0, "proximal_weight": 0.0, "private": []}
+    return {n: value for n, value in described.items() if n not in defaults or value != defaults[n]}
 
 
 def _loss(config: LossConfig) -> dict[str, Any]:

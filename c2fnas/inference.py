@@ -59,7 +59,7 @@ def _on_one_device(segmenter: Callable[[tf.Tensor], tf.Tensor]) -> LogitsFn:
         return (
             segmenter(image)
             if 1 in (at_once, image.shape[0])
-            else sample_loop.joined(segmenter, image, at_once=at_once)
+            else sample_loop.map_samples(segmenter, image, at_once=at_once)
         )
 
     return lambda image: np.asarray(forward(as_tensor(image)))  # unlike .numpy(), it does not copy
@@ -207,9 +207,9 @@ def validate(
       window: settings of the sliding window.
       class_names: value of a class -> its name in the result.
     Returns:
-      The result of `metrics.summary`; its `dice` is the score by which a model is chosen.
+      The result of `metrics.dice_summary`; its `dice` is the score by which a model is chosen.
     Raises:
-      ValueError: as `segment` and `metrics.summary`.
+      ValueError: as `segment` and `metrics.dice_summary`.
     """
     pairs = ((segment(case.image, logits_fn, window), np.asarray(case.label)) for case in cases)
-    return metrics.summary(pairs, class_names)
+    return metrics.dice_summary(pairs, class_names)

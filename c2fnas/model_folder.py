@@ -90,6 +90,30 @@ def load(folder: str | os.PathLike) -> Model:
       ValueError: if it is not a model, lacks a file, has another format, or if its weights do not
         fit its genotype; the message names the folder or file.
     """
+    model = _described(folder)
+    weights, _ = named_weights.load(weights_file(folder))
+    check_shapes({name: array.shape for name, array in weights.items()}, model.genotype, folder)
+    _check_classes(model, folder)
+    return dataclasses.replace(model, weights=weights)
+
+
+def weights_file(folder: str | os.PathLike) -> pathlib.Path:
+    return pathlib.Path(folder) / "weights.safetensors"
+
+
+def describe(folder: str | os.PathLike) -> Model:
+    """Reads a model's folder without its weights, which are {}.
+
+    Raises:
+      ValueError: if it is not a model, lacks a file or has another format; the message names the
+        folder or file.
+    """
+    model = _described(folder)
+    _check_classes(model, folder)
+    return model
+
+
+def _described(folder: str | os.PathLike) -> Model:
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise ValueError(
@@ -112,20 +136,11 @@ def load(folder: str | os.PathLike) -> Model:
         genotype = Genotype.from_json(atomic.read_json(folder / "genotype.json"))
     except TypeError as error:
         raise ValueError(f"{folder / 'genotype.json'}: {error}") from error
-    weights, _ = named_weights.load(folder / "weights.safetensors")
-    _check(weights, genotype, folder)
-    plan = atomic.read_json(folder / "plan.json")
-    classes = plan.get("classes") if isinstance(plan, dict) else None
-    if not isinstance(classes, dict) or len(classes) != genotype.classes:
-        raise ValueError(
-            f"{folder}: plan.json names the classes {classes}, the network has "
-            f"{genotype.classes}; the files belong to two models: copy the whole folder again"
-        )
     return Model(
         name=str(about.get("name", folder.name)),
-        weights=weights,
+        weights={},
         genotype=genotype,
-        plan=plan,
+        plan=atomic.read_json(folder / "plan.json"),
         training_data=about.get("training_data", {}),
         scores=about.get("scores", {}),
         gate=about.get("gate", {}),
@@ -164,17 +179,33 @@ def build_segmenter(model: Model) -> Network:
     return built
 
 
-def _check(weights: Mapping[str, np.ndarray], genotype: Genotype, folder: pathlib.Path) -> None:
+def _check_classes(model: Model, folder: str | os.PathLike) -> None:
+    """Raises ValueError if plan and network have different numbers of classes."""
+    classes = model.plan.get("classes") if isinstance(model.plan, dict) else None
+    if not isinstance(classes, dict) or len(classes) != model.genotype.classes:
+        raise ValueError(
+            f"{folder}: plan.json names the classes {classes}, the network has "
+            f"{model.genotype.classes}; the files belong to two models: copy the whole folder again"
+        )
+
+
+def check_shapes(
+    shapes: Mapping[str, tuple[int, ...]], genotype: Genotype, folder: str | os.PathLike
+) -> None:
     """Checks the shapes of the convolutions, without building the network.
 
+    Args:
+      shapes: canonical name -> shape of the weight.
+      genotype: the network.
+      folder: of the model, for the message.
     Raises:
       ValueError: if one is missing or has another shape than in the genotype.
     """
     for convolution in genotype.convolutions():
         expected = (*convolution.kernel, convolution.channels_in, convolution.channels_out)
-        found = weights.get(convolution.name)
-        if found is None or found.shape != expected:
-            state = "is missing" if found is None else f"is {found.shape}"
+        found = shapes.get(convolution.name)
+        if found != expected:
+            state = "is missing" if found is None else f"is {found}"
             raise ValueError(
                 f"{folder}: the weights are not those of genotype {genotype.name!r} with "
                 f"{genotype.filters} filters and {genotype.classes} classes: {convolution.name} "

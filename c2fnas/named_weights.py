@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from runkit import atomic, randomness
 
@@ -165,6 +163,9 @@ def save(
       OSError: if the system cannot write it, e.g. to a full disk.
     """
     # not ascontiguousarray, which would give a scalar an axis
+    import safetensors  # not in the base installation, which only reads what describes a model
+    import safetensors.numpy
+
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     with atomic.replacing(path) as temporary:
         try:
@@ -189,6 +190,8 @@ def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]
       OSError: if the system cannot open it (too many open files, no permission). That says nothing
         about the file, so callers must not use another file instead.
     """
+    import safetensors
+
     try:
         with open(path, "rb"):  # safetensors' own errors do not distinguish the two
             pass

@@ -53,7 +53,7 @@ def summed(
     return sums, tf.reshape(rows.stack(), [count])
 
 
-def joined(
+def map_samples(
     compute: Callable[[tf.Tensor], tf.Tensor], batch: tf.Tensor, *, at_once: int
 ) -> tf.Tensor:
     """Calls `compute` for each sample and returns the results as one batch.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,7 @@ import tensorflow as tf
 from c2fnas import adam, keras_stack, losses, sample_loop
 from c2fnas.losses import LossConfig
 from c2fnas.named_weights import VAE_PREFIX
+from c2fnas.proximal import ProximalTerm, check_weight
 
 if TYPE_CHECKING:
     from c2fnas.network import Network
@@ -45,6 +46,8 @@ class TrainStep:
         at_once: int,
         received: Network | None,
         vae_rate: float,
+        proximal_weight: float,
+        private: Collection[str],
     ):
         self._network, self._optimizer, self._strategy = network, optimizer, strategy
         self._received = received
@@ -52,7 +55,13 @@ class TrainStep:
         self._augment = augment
         self._replicas = strategy.num_replicas_in_sync
         trained = {name: v for name, v in network.variables.items() if not name.startswith(frozen)}
-        self._variables = list(trained.values())
+        self._names, self._variables = list(trained), list(trained.values())
+        anchored = {name: v for name, v in trained.items() if name not in private}
+        self._proximal = (
+            ProximalTerm(proximal_weight, anchored, self._replicas)
+            if proximal_weight and anchored
+            else None
+        )
         self._shares = (
             None
             if vae_rate == 1.0
@@ -83,17 +92,24 @@ class TrainStep:
         """Computes losses and gradients, the first half of a step. No weight changes.
 
         Args:
-          batch: a distributed batch, see `share`.
+          batch: a distributed batch, see `distribute`.
           loss_scale: in mixed_float16 the loss is multiplied by this power of 2 before the
             gradients, and the gradients are divided by it afterwards.
         Returns:
           The loss parts over the global batch, scalar float32: dice and cross_entropy, with a VAE
           branch kl and reconstruction, with evidence of absence false_alarms, all before their
-          weights, and total, their weighted sum;
+          weights; with a proximal weight proximal, the weighted term; and total, the weighted sum;
           the norm of all gradients together before clipping, scalar float32;
           the total of each sample of this process in the order of the batch, float32 [samples];
           the gradients for `apply`.
+        Raises:
+          ValueError: if there is a proximal term and no model was received.
         """
+        if self._proximal is not None and not self._proximal.assigned:
+            raise ValueError(
+                "proximal_weight is set and no model was received; call set_received before the "
+                "first step, or leave the weight at 0 for a training without a server"
+            )
         parts, norm, samples, gradients = self._compiled_gradients(
             batch, tf.constant(loss_scale, tf.float32)
         )
@@ -103,6 +119,15 @@ class TrainStep:
     def apply(self, gradients: Gradients) -> None:
         """Changes the weights by the result of `gradients`, the second half of a step."""
         self._compiled_apply(gradients)
+
+    def set_received(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Sets the weights from which the proximal term measures; without it, does nothing.
+
+        Raises:
+          ValueError: as `ProximalTerm.assign`.
+        """
+        if self._proximal is not None:
+            self._proximal.assign(arrays)
 
     def _all_gradients(self, batch, loss_scale):
         parts, norm, samples, gradients = self._strategy.run(
@@ -143,6 +168,9 @@ class TrainStep:
             gradients = tf.distribute.get_replica_context().all_reduce(
                 tf.distribute.ReduceOp.SUM, gradients
             )
+        if self._proximal is not None:
+            proximal, gradients = self._proximal.added(self._names, gradients)
+            parts = {**parts, "total": parts["total"] + proximal, "proximal": proximal}
         norm = tf.linalg.global_norm(gradients)
         if self._clip_norm > 0.0:
             # The sum is clipped, so that the number of replicas does not matter.
@@ -231,6 +259,8 @@ def make_train_step(
     at_once: int = 1,
     received: Network | None = None,
     vae_rate: float = 1.0,
+    proximal_weight: float = 0.0,
+    private: Collection[str] = (),
 ) -> TrainStep:
     """Returns the two compiled halves of a step.
 
@@ -258,10 +288,15 @@ def make_train_step(
       received: a network for the model that the server sent, built inside `strategy.scope()`; its
         weights do not change. Needed if `loss_config.missing.needs_received`.
       vae_rate: share of the learning rate that applies to the VAE branch's own weights.
+      proximal_weight: weight of the proximal term, see `ProximalTerm`; 0 leaves it out. Give the
+        received weights by `set_received` before the first step.
+      private: canonical names of weights that have no received value, and so no proximal term.
     Raises:
       ValueError: if the global batch cannot be shared equally among the replicas, if `frozen`
-        leaves nothing to train, or if the received model is needed and not given.
+        leaves nothing to train, if the received model is needed and not given, or for a proximal
+        weight out of its range.
     """
+    check_weight(proximal_weight)
     replicas = strategy.num_replicas_in_sync
     if global_batch < 1 or global_batch % replicas:
         raise ValueError(
@@ -288,10 +323,12 @@ def make_train_step(
         at_once=at_once,
         received=received,
         vae_rate=vae_rate,
+        proximal_weight=proximal_weight,
+        private=private,
     )
 
 
-def share(batch: Batch, strategy: tf.distribute.Strategy) -> Batch:
+def distribute(batch: Batch, strategy: tf.distribute.Strategy) -> Batch:
     """Distributes a global batch: the n-th replica gets the n-th equal share of the samples.
 
     Unlike `experimental_distribute_dataset`, this keeps shapes static, and it is plain which

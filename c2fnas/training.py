@@ -14,8 +14,9 @@ from absl import logging
 
 from c2fnas import adam, inference, named_weights, threads
 from c2fnas.losses import LossConfig
+from c2fnas.proximal import check_weight
 from c2fnas.sliding_window import LogitsFn
-from c2fnas.train_step import Augment, Batch, make_train_step, share
+from c2fnas.train_step import Augment, Batch, distribute, make_train_step
 from runkit import progress
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ class TrainingConfig:
       non_finite: what happens at a non-finite loss or gradient: "stop" ends the training, "skip"
         leaves out the step.
       frozen: prefixes of canonical names of weights that do not change.
+      proximal_weight: weight of FedProx's proximal term, see `proximal.ProximalTerm`; 0 for none.
+      private: canonical names of weights that the proximal term leaves out, because no server sends
+        them.
       seed: seed of the run.
     Raises:
       ValueError: for a value out of its range.
@@ -68,9 +72,12 @@ class TrainingConfig:
     clip_norm: float
     non_finite: str
     frozen: tuple[str, ...] = ()
+    proximal_weight: float = 0.0
+    private: frozenset[str] = frozenset()
     seed: int
 
     def __post_init__(self) -> None:
+        check_weight(self.proximal_weight)
         object.__setattr__(self, "frozen", tuple(self.frozen))
         if not 0.0 <= self.clip_norm < math.inf:
             raise ValueError(
@@ -167,6 +174,8 @@ class Trainer:
                 at_once=threads.samples_at_once(),
                 received=received,
                 vae_rate=config.vae_rate if network.vae is not None else 1.0,
+                proximal_weight=config.proximal_weight,
+                private=config.private,
             )
         self._logits_fn = inference.logits_fn(network, strategy)
 
@@ -192,14 +201,15 @@ class Trainer:
             adam.assign_state(self._optimizer, self.network.variables, zeros)
 
     def set_received(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keeps the model that the server sent, for a loss that depends on its logits.
+        """Keeps the model that the server sent, for a loss that depends on its logits or weights.
 
         It is not part of `state`, because a site has the received model when it resumes. Without a
-        network for it, this does nothing.
+        network for it and without a proximal term, this does nothing.
 
         Raises:
-          ValueError: as `named_weights.assign`.
+          ValueError: as `named_weights.assign` and `ProximalTerm.assign`.
         """
+        self._train_step.set_received(arrays)
         if self._received is not None:
             own = {name: arrays[name] for name in self._received.variables if name in arrays}
             named_weights.assign(self._received, own)
@@ -337,7 +347,7 @@ class Trainer:
     def _take_step(self, batch: Batch, describe: DescribePatches | None) -> dict[str, float]:
         """Takes one step and returns its loss parts and gradient_norm, or `skipped`."""
         results, norm, samples, gradients = self._train_step.gradients(
-            share(batch, self.strategy), self._loss_scale
+            distribute(batch, self.strategy), self._loss_scale
         )
         parts = {
             **{name: float(value) for name, value in results.items()},

@@ -36,6 +36,7 @@ GROUPS = {
         "status",
         "operate",
         "audit",
+        "evaluation_report",
         "doctor",
     ),
     "Anyone with a model: predict and score": (
@@ -46,6 +47,7 @@ GROUPS = {
         "export",
         "reconstructions",
     ),
+    "Experiments that spoil a run on purpose, started by a study": ("faulty_site",),
 }
 
 
@@ -65,7 +67,7 @@ def listing() -> str:
         lines += [
             "",
             f"{heading}:",
-            *(f"  {program:16s} {summary(program)}" for program in programs),
+            *(f"  {program:17s} {summary(program)}" for program in programs),
         ]
     return "\n".join(lines)
 

@@ -70,13 +70,16 @@ def main(argv: list[str]) -> None:
             f"up to {found.removed_rounds}; these rounds and the choice of the best model are "
             "not checked"
         )
-    print(f"{len(found.rounds)} global models match the log{_pruned(found.pruned)}")
-    again = (
-        f"rounds {', '.join(map(str, found.recomputed))}"
-        if found.recomputed
-        else "none, because no updates are stored"
-    )
-    print(f"recomputed from the sites' updates, to the same bits: {again}")
+    if found.given:
+        print(f"given models that match the log: {', '.join(found.given)}")
+    else:
+        print(f"{len(found.rounds)} global models match the log{_pruned(found.pruned)}")
+        again = (
+            f"rounds {', '.join(map(str, found.recomputed))}"
+            if found.recomputed
+            else "none, because no updates are stored"
+        )
+        print(f"recomputed from the sites' updates, to the same bits: {again}")
     if found.rule_states:
         print(f"states of the aggregation rule that match the log: {len(found.rule_states)}")
     if found.discarded:

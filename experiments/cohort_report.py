@@ -3,9 +3,9 @@
     python -m experiments.cohort_report --manifest=C1/manifest.json --site_folder=sites/C1
 
 cohort.json may be given to other sites: it holds sums over the cases and no identifier, path or
-picture. `compare_cohorts` shows two such reports side by side. cohort_cases.json stays at the site:
-it is updated after each case and lists the rules that each case breaks. If a case is refused, the
-others are still read, and the exit code is 1.
+picture. `compare_cohorts` shows such reports side by side and proposes one plan for all sites from
+them. cohort_cases.json stays at the site: it is updated after each case and lists the rules that
+each case breaks. If a case is refused, the others are still read, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
 
     findings = survey.survey(manifest, workers=FLAGS.workers or os.cpu_count() or 1, each=keep)
     keep(findings, finished=True)
-    report = cohort.summarise(manifest.site, findings, _splits(folder / "cases"))
+    report = cohort.summarise(manifest.site, findings, _splits(folder / "cases"), manifest.declared)
     print(cohort_page.text_table([report]))
     print(cohort_page.text_histograms([report]))
     atomic.write_json(folder / "cohort.json", report)

@@ -1,24 +1,47 @@
-"""Compares the datasets of two sites, using only their reports.
+"""Compares the datasets of several sites, and proposes one plan for all, from their reports alone.
 
     python -m experiments.compare_cohorts --reports=C1/cohort.json,C2/cohort.json \\
         --output=cohorts.html
+    python -m experiments.compare_cohorts --flagfile=experiments/flagfiles/paper.flags \\
+        --reports=C1/cohort.json,C2/cohort.json,C3/cohort.json --plan=study.flags
+
+With --plan it writes a flag file for all other programs: the given settings, with spacing, HU
+window, patch, batch and class prior replaced by what suits all sites' scans. The reports hold sums
+over at least three patients; a proposal that needs more says within which bounds it lies.
 """
 
 from __future__ import annotations
 
+import itertools
 import pathlib
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from absl import app, flags
 
 from experiments import flags as experiment_flags
+from experiments import program_help
 from runkit import atomic, formats, overwriting, printable
 
+if TYPE_CHECKING:
+    from preprocessing.checks.plan_proposal import Proposal
+
 FLAGS = flags.FLAGS
-flags.DEFINE_list("reports", None, "The cohort.json files of two sites, separated by a comma.")
+experiment_flags.define_experiment()
+flags.DEFINE_list(
+    "reports", None, "The cohort.json files of the sites, at least two, separated by commas."
+)
 flags.DEFINE_string(
     "output", None, "HTML page to write. Without it the comparison is only printed."
 )
+with program_help.group("The proposed plan"):
+    flags.DEFINE_string(
+        "plan",
+        None,
+        "Flag file to write: the settings that this program is given, with the proposed spacing, "
+        "HU window, patch, batch and class prior in place of theirs. Without it the proposals are "
+        "only printed.",
+    )
 
 
 def main(argv: list[str]) -> int:
@@ -26,26 +49,83 @@ def main(argv: list[str]) -> int:
     from experiments.reports import cohort_page
     from preprocessing.checks import cohort
 
-    experiment_flags.required("reports", "the cohort.json files of two sites")
-    if len(FLAGS.reports) != 2:
+    experiment_flags.required("reports", "the cohort.json files of the sites")
+    if len(FLAGS.reports) < 2:
         raise app.UsageError(
-            f"--reports names {len(FLAGS.reports)} files; expected two, separated by a comma"
+            f"--reports names {len(FLAGS.reports)} files; expected two or more, separated by commas"
         )
     overwriting.require_apart(
-        {"--reports": FLAGS.reports}, {"--output": [FLAGS.output] if FLAGS.output else []}
+        {"--reports": FLAGS.reports, **experiment_flags.genotype_file()},
+        {
+            "--output": [FLAGS.output] if FLAGS.output else [],
+            "--plan": [FLAGS.plan] if FLAGS.plan else [],
+        },
     )
     reports = [_read(path) for path in FLAGS.reports]
+    proposals, missing = _proposals(reports)
+    if FLAGS.plan and missing:
+        raise ValueError(f"--plan={FLAGS.plan}: {missing}")
     print(cohort_page.text_table(reports))
     print(cohort_page.text_histograms(reports))
     print("\nDifferences:")
-    print(
-        "\n".join(f"  {printable.text(line)}" for line in cohort.differences(*reports))
-        or "  none that stands out"
-    )
+    found = [
+        line for pair in itertools.combinations(reports, 2) for line in cohort.differences(*pair)
+    ]
+    print("\n".join(f"  {printable.text(line)}" for line in found) or "  none that stands out")
+    print("\nProposed for all sites:")
+    lines = [f"--{one.setting}={one.text}: {one.reason}" for one in proposals]
+    print("\n".join(f"  {printable.text(line, limit=2000)}" for line in lines or [missing]))
     if FLAGS.output:
-        atomic.write_text(FLAGS.output, cohort_page.page(reports))
+        atomic.write_text(FLAGS.output, cohort_page.page(reports, proposals))
         print(f"\npage: {pathlib.Path(FLAGS.output)}")
+    if FLAGS.plan:
+        atomic.write_text(FLAGS.plan, _flag_file(reports, proposals))
+        print(
+            f"\nplan: {pathlib.Path(FLAGS.plan)}; give it to every program as "
+            f"--flagfile={FLAGS.plan}"
+        )
     return 0
+
+
+def _proposals(reports: Sequence[dict[str, Any]]) -> tuple[list[Proposal], str]:
+    """Returns the proposals; or none, and why none can be made."""
+    from c2fnas import genotype
+    from preprocessing.checks import cohort_sums, plan_proposal
+
+    names = [str(report["site"]) for report in reports]
+    if len(set(names)) < len(names):
+        return [], (
+            f"no plan can be proposed: the reports are of the sites {', '.join(names)}; give one "
+            "report of each site, or its cases count twice"
+        )
+    config = experiment_flags.experiment_config()
+    base = plan_proposal.Base(
+        patch_size=config.patch_size,
+        batch_size=config.batch_size,
+        size_multiple=genotype.load(config.genotype).size_multiple,
+        foreground_fraction=config.foreground_fraction,
+        class_prior=config.class_prior,
+    )
+    try:
+        sites = [cohort_sums.of_report(report) for report in reports]
+        return plan_proposal.propose(sites, base), ""
+    except ValueError as error:
+        return [], f"no plan can be proposed: {error}"
+
+
+def _flag_file(reports: Sequence[dict[str, Any]], proposals: Sequence[Proposal]) -> str:
+    """Returns the settings of the command line with the proposed ones, after checking them."""
+    base, names = FLAGS.profile, [str(report["site"]) for report in reports]
+    changed = [f"--{one.setting}={one.text}" for one in proposals]
+    given = experiment_flags.experiment_flags_text().splitlines()
+    _, text = experiment_flags.parse_experiment([*given, *changed, "--profile=planned"])
+    lines = [
+        f"Proposed by experiments.compare_cohorts from the reports of {', '.join(names)}.",
+        f"Base: the settings of profile {base}; what is not listed here is unchanged.",
+        *(f"- {one.setting} {one.text}: {one.reason}" for one in proposals),
+    ]
+    comment = "".join(f"# {printable.text(line, limit=2000)}\n" for line in lines)
+    return comment + text
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -55,7 +135,7 @@ def _read(path: str) -> dict[str, Any]:
     if isinstance(report, dict) and "format" in report:
         formats.refuse_newer(path, report["format"], cohort.FORMAT)
     try:
-        if report["format"] == cohort.FORMAT and cohort.rows(report) is not None:
+        if report["format"] in cohort.READABLE and cohort.rows(report) is not None:
             return report
     except (AttributeError, KeyError, TypeError):
         pass  # the file came from another site: whatever it holds, the answer is one line

@@ -6,14 +6,19 @@ This module reads no flags and no files and needs no TensorFlow.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
+from c2fnas import array_groups
 from federated.aggregation import rules
+from federated.rounds.sharing import ShareRules
 from federated.server.config import ServerConfig
 from runkit import settings
 from runkit.classes import CLASSES
 from runkit.settings import SHARE, Condition, at_least, setting
 
+# What of a plan decides the scores of a model that is trained already.
+_EVALUATED = ("genotype", "classes", "spacing_mm", "window_hu", "inference")
 _VOXELS = Condition(
     lambda sizes: len(sizes) == 3 and min(sizes) >= 8, "three numbers of voxels, at least 8"
 )
@@ -151,6 +156,28 @@ class ExperimentConfig:
             "0 to 6",
         ),
     )
+    proximal_weight: float = setting(
+        0.0,
+        "FedProx: weight (mu of Li et al. 2020) of the proximal term, which holds a site's "
+        "training close to the model it received. 0 leaves it out. Try 0.001 to 1 where the sites' "
+        "data differ much or a round has many epochs. A baseline receives no model and has no such "
+        "term.",
+        condition=Condition(
+            lambda weight: 0 <= weight < float("inf"),
+            "a finite number above 0, or 0 for no such term",
+        ),
+    )
+    keep_at_site: tuple[str, ...] = setting(
+        (),
+        "Arrays that never leave a site; every site has its own. Names of groups ('norms' as in "
+        "FedBN, 'head', 'vae') or patterns of array names such as cell03/*, separated by commas. "
+        "See docs/federation.md.",
+    )
+    only_receive: tuple[str, ...] = setting(
+        (),
+        "Arrays that sites take from the server, do not train and never send, so that they stay as "
+        "in the initial model. Groups and patterns as for --keep_at_site.",
+    )
     # how a site computes and guards it: its own choice, as its GPUs are, so not in the plan
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = setting(
         "float32",
@@ -187,8 +214,9 @@ class ExperimentConfig:
     # the federation; a baseline trains num_rounds * local_epochs epochs
     num_rounds: int = setting(
         60,
-        "Federated rounds; a baseline trains num_rounds * local_epochs epochs.",
-        condition=at_least(1),
+        "Federated rounds; a baseline trains num_rounds * local_epochs epochs. 0 evaluates the "
+        "models given to serve without training.",
+        condition=at_least(0),
     )
     local_epochs: int = settings.same_as(ServerConfig, "local_epochs")
     # the server's alone, so not in the plan; here because all programs read the same flag files
@@ -223,6 +251,15 @@ class ExperimentConfig:
             self.final_learning_rate,
         )
         rules.parse(self.aggregation)
+        _ = self.share_rules
+
+    @property
+    def share_rules(self) -> ShareRules:
+        """Which arrays stay at a site and which are only received, as patterns of their names."""
+        return ShareRules(
+            keep=array_groups.patterns(self.keep_at_site),
+            receive=array_groups.patterns(self.only_receive),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Returns the settings as JSON values, tuples as lists."""
@@ -236,7 +273,10 @@ def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, A
     """Returns the settings that all sites of a federation must share, as nested JSON values.
 
     The plan holds the genotype's content rather than its name: two files of one name may differ.
+    That of 0 rounds holds only what an evaluation needs.
     """
+    if config.num_rounds == 0:
+        return evaluation_plan(plan(dataclasses.replace(config, num_rounds=1), genotype_json))
     return {
         "genotype": genotype_json,
         "vae": {"kind": config.vae, "latent_size": config.latent_size, "kl": config.kl},
@@ -260,6 +300,7 @@ def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, A
             "final_learning_rate": config.final_learning_rate,
             **({"vae_rate": config.vae_rate} if config.vae_rate != 1.0 else {}),
             **_missing_labels(config),
+            **({"proximal_weight": config.proximal_weight} if config.proximal_weight else {}),
             **({"shared_candidates": config.shared_candidates} if config.shared_candidates else {}),
         },
         "schedule": {
@@ -272,7 +313,25 @@ def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, A
             "overlap": config.inference_overlap,
             "blending": config.inference_blending,
         },
+        **config.share_rules.to_plan(),
     }
+
+
+def evaluation_plan(trained: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the part of a model's plan that sites must share to evaluate it.
+
+    These are the network without its VAE branch, the preparation and the sliding window. How the
+    model was trained does not matter.
+
+    Args:
+      trained: the plan that the model was trained by.
+    Raises:
+      ValueError: if the plan lacks a part.
+    """
+    missing = [name for name in _EVALUATED if name not in trained]
+    if missing:
+        raise ValueError(f"its plan lacks {', '.join(missing)}")
+    return {**{name: trained[name] for name in _EVALUATED}, "schedule": {"num_rounds": 0}}
 
 
 def _missing_labels(config: ExperimentConfig) -> dict[str, Any]:

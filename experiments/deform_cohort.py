@@ -20,19 +20,16 @@ import pathlib
 from absl import flags
 
 from experiments import flags as experiment_flags
+from experiments import program_help, setting_flags
+from preprocessing.deformed.config import DeformedConfig
 from runkit import disk, folder_lock, overwriting, printable, private
 
 FLAGS = flags.FLAGS
+with program_help.group("Copies"):
+    setting_flags.define(DeformedConfig)
 flags.DEFINE_string(
     "manifest", None, "Manifest of the source scans: real CTs with masks of healthy pancreases."
 )
-flags.DEFINE_list(
-    "split_c1", ["18", "6", "6"], "Numbers of C1's copies for training,validation,test."
-)
-flags.DEFINE_list(
-    "split_c2", ["20", "7", "7"], "Numbers of C2's copies for training,validation,test."
-)
-flags.DEFINE_integer("seed", 1, "Random seed; the same seed and sources give the same copies.")
 flags.DEFINE_string("output", None, "Folder for the two sites; a stopped run resumes in it.")
 flags.DEFINE_integer("workers", 1, "Copies to make at the same time.")
 flags.DEFINE_bool("dry_run", False, "Print the cost and exit.")
@@ -49,20 +46,17 @@ def main(argv: list[str]) -> None:
         experiment_flags.required("output", "the folder to write the two sites to")
     )
     listed = manifest.read(path, orientation=experiment_flags.orientation())
-    counts = {
-        site: experiment_flags.numbers(f"split_{site.lower()}", int, 3)
-        for site in deformed_cohort.SITES
-    }
-    config = deformed_cohort.DeformedConfig(seed=FLAGS.seed, counts=counts)
+    config = experiment_flags.settings_of(DeformedConfig)
     overwriting.require_apart(
         {"--manifest": [path, *listed.files]},
         {},
-        folders={"--output": [folder / site for site in counts]},
+        folders={"--output": [folder / site for site in config.counts]},
     )
     sources.require_readers(listed)
     need = deformed_cohort.need(listed, config, FLAGS.workers)
     print(
-        f"{sum(map(sum, counts.values()))} copies of {len(listed.included)} CTs: {need}", flush=True
+        f"{sum(map(sum, config.counts.values()))} copies of {len(listed.included)} CTs: {need}",
+        flush=True,
     )
     for line in deformed_cohort.notes([case.case_id for case in listed.included], config):
         print(line, flush=True)

@@ -108,7 +108,11 @@ def _prepared_cases(folder: pathlib.Path) -> Diagnosis:
         record = case_store.record_of(folder / "cases")
     except ValueError as error:
         return doctor.fault(check, str(error), "let experiments.prepare finish")
-    planned = experiment_flags.experiment_config() if FLAGS["profile"].present else None
+    planned = (
+        experiment_flags.experiment_config(without_training=True)
+        if FLAGS["profile"].present
+        else None
+    )
     differences = prepared_cases.differences(record, planned)
     if differences:
         return doctor.fault(check, "; ".join(differences), prepared_cases.REMEDY)
@@ -129,7 +133,7 @@ def _plan() -> dict[str, Any] | None:
     from experiments import configuration
 
     try:
-        config = experiment_flags.experiment_config()
+        config = experiment_flags.experiment_config(without_training=True)
         genotype_json = (
             genotype.load(config.genotype)
             .with_size(filters=config.filters, classes=len(configuration.CLASSES))

@@ -12,18 +12,14 @@ import dataclasses
 import pathlib
 import tempfile
 import time
-from typing import TYPE_CHECKING
 
 import numpy as np
-from absl import flags, logging
+from absl import app, flags, logging
 
 from experiments import configuration
 from experiments import flags as experiment_flags
 from federated.errors import FederationError
 from runkit import memory as process_memory
-
-if TYPE_CHECKING:
-    import tensorflow as tf
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -41,9 +37,11 @@ def main(argv: list[str]) -> None:
 
     from c2fnas import memory, vae_branch
     from experiments.models import site_trainer
-    from experiments.run import trial_round
+    from experiments.run import trial_patch, trial_round
 
     config = experiment_flags.experiment_config()
+    if FLAGS.devices < 1:
+        raise app.UsageError(f"--devices is {FLAGS.devices}; expected at least 1")
     one = dataclasses.replace(config, batch_size=1, num_rounds=1, local_epochs=1)
     start = time.monotonic()
     trainer = site_trainer.build_trainer(one, tf.distribute.MirroredStrategy(), total_steps=1)
@@ -64,7 +62,9 @@ def main(argv: list[str]) -> None:
     )
     before = trainer.weights()
     start = time.monotonic()
-    parts = trainer.train(lambda first, last: _phantom_patch(one), 1, label="one step, batch 1")
+    parts = trainer.train(
+        lambda first, last: trial_patch.phantom_patch(one), 1, label="one step, batch 1"
+    )
     after = trainer.weights()
     shown = ", ".join(
         f"{name} {value:.4g}"
@@ -96,36 +96,6 @@ def main(argv: list[str]) -> None:
         raise ValueError(
             f"the aggregate differs from the weighted mean by {error:.3g}; expected at most 1e-6"
         )
-
-
-def _phantom_patch(config: configuration.ExperimentConfig) -> tf.data.Dataset:
-    """Returns a dataset of one patch from the middle of a synthetic scan, on the profile's grid."""
-    import tensorflow as tf
-
-    from preprocessing import geometry, intensity, resampling
-    from preprocessing.phantom import phantom
-
-    ct, label = phantom.render_case(phantom.CohortConfig(site="C2", cases=1, seed=config.seed), 0)
-    upright = geometry.to_ras(ct)
-    image = intensity.window(
-        resampling.resample_linear(upright.array, upright.spacing_mm, config.spacing_mm),
-        *config.window_hu,
-    )
-    truth = resampling.resample_nearest(
-        geometry.to_ras(label).array, upright.spacing_mm, config.spacing_mm
-    )
-    centre = np.round(np.argwhere(truth > 0).mean(axis=0)).astype(int)
-    begin = [
-        int(np.clip(c - size // 2, 0, n - size))
-        for c, size, n in zip(centre, config.patch_size, truth.shape, strict=True)
-    ]
-    box = tuple(slice(b, b + size) for b, size in zip(begin, config.patch_size, strict=True))
-    batch = {
-        "image": image[box].astype(np.float16)[None, ..., None],
-        "label": truth[box].astype(np.uint8)[None],
-        "sample_seed": np.array([[config.seed, 0]], dtype=np.int32),
-    }
-    return tf.data.Dataset.from_tensors(batch)
 
 
 def _gib(size: float) -> str:

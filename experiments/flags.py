@@ -16,7 +16,7 @@ import threading
 import traceback
 import types
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from absl import app, flags, logging
 
@@ -25,12 +25,16 @@ from experiments.configuration import ExperimentConfig
 from runkit import disk, interrupts, printable, private, settings
 
 FLAGS = flags.FLAGS
+Config = TypeVar("Config")
 
 _SINCE_FIRST_RELEASE = (
     "vae_rate",
     "missing_labels",
     "absence_evidence",
     "shared_candidates",
+    "proximal_weight",
+    "keep_at_site",
+    "only_receive",
     "aggregation",
 )
 _WINDOWS = 2  # windows computed at a time by a program that does not train; each needs its memory
@@ -133,14 +137,29 @@ def orientation() -> str | None:
     return FLAGS.orientation
 
 
-def experiment_config() -> ExperimentConfig:
-    """Returns the checked configuration.
+def experiment_config(*, without_training: bool = False) -> ExperimentConfig:
+    """Returns the checked configuration; raises app.UsageError as `settings_of` does.
+
+    Args:
+      without_training: whether the program also takes 0 rounds, which evaluate given models.
+    """
+    config = settings_of(ExperimentConfig)
+    if config.num_rounds == 0 and not without_training:
+        raise app.UsageError(
+            "--num_rounds is 0; expected at least 1: 0 rounds are an evaluation of given models, "
+            "which only experiments.serve and experiments.join run"
+        )
+    return config
+
+
+def settings_of(config: type[Config]) -> Config:
+    """Returns the checked settings that the flags of a dataclass give.
 
     Raises:
       app.UsageError: naming the flag, its value and what is expected.
     """
     try:
-        return ExperimentConfig(**setting_flags.values(ExperimentConfig, FLAGS))
+        return config(**setting_flags.values(config, FLAGS))
     except ValueError as error:
         raise app.UsageError(f"--{error}") from error
 

@@ -33,6 +33,7 @@ def main(argv: list[str]) -> None:
     overwriting.require_apart(experiment_flags.genotype_file(), {"--output": [output]})
     network = site_trainer.build_network(config)
     weights = named_weights.initial(network, config.seed)
+    config.share_rules.of(weights)  # the names that they match are known only now
     genotype = site_trainer.load_genotype(config)
     metadata = {
         "model": "initial",

@@ -3,20 +3,27 @@
     python -m experiments.join --flagfile=experiments/flagfiles/demo.flags --kit=federation/C1 \\
         --site_folder=sites/C1
 
+With --num_rounds=0, in an evaluation without training, it only scores the models that the server
+gives on the site's test cases, and only rows of numbers leave the site.
+
 Only weights, scores and rows of numbers leave the site. Stop it at any time; run the same command
 again to resume.
 """
 
 from __future__ import annotations
 
-from absl import flags, logging
+from collections.abc import Callable
+
+from absl import app, flags, logging
 
 from experiments import flags as experiment_flags
 from federated.errors import CertificateRefused, FederationError, VersionDiffers, WrongCredential
 from federated.security import expiry
 from federated.site import grpc_transport
 from federated.site import loop as site_loop
+from federated.site.loop import SiteTrainer
 from preprocessing import declared_labels
+from preprocessing.case_source import CaseSource
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -43,25 +50,51 @@ flags.DEFINE_bool(
 
 def main(argv: list[str]) -> int:
     del argv
+    return take_part()
+
+
+def take_part(
+    *,
+    cases_as_read: Callable[[CaseSource], CaseSource] = lambda store: store,
+    updates: Callable[[SiteTrainer], SiteTrainer] = lambda trainer: trainer,
+) -> int:
+    """Takes part in the run that the flags describe; returns the exit code.
+
+    Args:
+      cases_as_read: returns the cases that the site works with; an experiment changes them.
+      updates: returns the trainer whose updates are sent; an experiment changes them.
+    """
+    config = experiment_flags.experiment_config(without_training=True)
+    if config.num_rounds == 0 and FLAGS.lend:
+        raise app.UsageError(
+            "--lend has no use in an evaluation without training (--num_rounds=0), whose models "
+            "are those of the server's --models; omit it"
+        )
     import tensorflow as tf
 
-    from experiments.models import devices, model_folders, prepared_cases, site_trainer
+    from experiments.models import (
+        devices,
+        model_evaluator,
+        model_folders,
+        prepared_cases,
+        site_trainer,
+    )
     from experiments.reports import case_browser
     from runkit import allocator, atomic, folder_lock, interrupts, overwriting, private
 
     allocator.keep_buffers()
     devices.single_machine("experiments.join")
-    config = experiment_flags.experiment_config()
     folder = experiment_flags.site_folder()
     kit = experiment_flags.required("kit", "the site's kit, made by experiments.provision")
     lent = experiment_flags.named_files("lend")
     inputs = {"--lend": list(lent.values()), "--site_folder": [folder / "cases"]}
-    written = [folder / "federated", folder / "figures" / "comparison.png"]
+    part, picture = ("federated", "comparison") if config.num_rounds else ("evaluation",) * 2
+    written = [folder / part, folder / "figures" / f"{picture}.png"]
     overwriting.require_apart(
         {**inputs, **experiment_flags.genotype_file()}, {}, folders={"--site_folder": written}
     )
     host, port = experiment_flags.address(FLAGS.server) if FLAGS.server else (None, None)
-    store = prepared_cases.open_store(folder / "cases", config)
+    store = cases_as_read(prepared_cases.open_store(folder / "cases", config))
     for line in expiry.warnings(kit):
         logging.warning("event=certificate_ends %s", line)
     transport = grpc_transport.connect(kit, host=host, port=port, learned=folder / "federated")
@@ -72,7 +105,7 @@ def main(argv: list[str]) -> int:
         )
     folder_lock.hold(kit)
     folder_lock.hold(folder / "cases", shared=True)
-    folder_lock.hold(private.folder(folder / "federated"))
+    folder_lock.hold(private.folder(folder / part))
     if store.declared is None:
         logging.warning(
             "event=labels_not_declared site=%s: classes that its labels do not show count as "
@@ -86,19 +119,29 @@ def main(argv: list[str]) -> int:
             store.site,
             declared_labels.text(store.declared),
         )
-    trainer = site_trainer.SegmentationTrainer(
-        config,
-        store,
-        folder / "federated",
-        label=f"{store.site}_FL_local",
-        strategy=tf.distribute.MirroredStrategy(),
-        extra_models=lent,
-        lend_local=FLAGS.lend_local,
-        missing=site_trainer.missing_labels(config, store),
-    )
+    trainer: site_trainer.SegmentationTrainer | model_evaluator.ModelEvaluator
+    if config.num_rounds:
+        trainer = site_trainer.SegmentationTrainer(
+            config,
+            store,
+            folder / part,
+            label=f"{store.site}_FL_local",
+            strategy=tf.distribute.MirroredStrategy(),
+            extra_models=lent,
+            lend_local=FLAGS.lend_local,
+            missing=site_trainer.missing_labels(config, store),
+            federated=True,
+        )
+    else:
+        trainer = model_evaluator.ModelEvaluator(
+            config, store, folder / part, strategy=tf.distribute.MirroredStrategy()
+        )
     try:
         summary = site_loop.run(
-            trainer, transport, folder / "federated" / "journal", authority=transport.authority
+            updates(trainer),
+            transport,
+            folder / part / "journal",
+            authority=transport.authority,
         )
     except (CertificateRefused, WrongCredential, VersionDiffers) as error:
         raise type(error)(
@@ -107,20 +150,25 @@ def main(argv: list[str]) -> int:
     if not summary.finished:
         print("stopped; run the same command again to resume")
         return interrupts.EXIT_CODE if interrupts.received() else 1
-    if trainer.best_score is not None:
+    if isinstance(trainer, site_trainer.SegmentationTrainer) and trainer.best_score is not None:
         model_folders.write_best(
-            folder / "federated" / "model", f"{store.site}_FL_local", trainer, config, store
+            folder / part / "model",
+            f"{store.site}_FL_local",
+            trainer,
+            config,
+            store,
+            private_arrays_of=store.site,
         )
     ending = f"finished: {summary.remark}" if summary.remark else "finished"
-    examples = folder / "federated" / "examples"
+    examples = folder / part / "examples"
     if not list(examples.glob("case*.npy")):  # the run ended without this site's evaluation
         print(ending)
         return 0
     cases = [store.open(case_id) for case_id in store.case_ids("test")]
     figure = case_browser.first_cases(cases, examples, store.site)
-    with atomic.replacing(folder / "figures" / "comparison.png") as path:
+    with atomic.replacing(folder / "figures" / f"{picture}.png") as path:
         figure.savefig(path)
-    print(f"{ending}; figure {folder / 'figures' / 'comparison.png'}")
+    print(f"{ending}; figure {folder / 'figures' / f'{picture}.png'}")
     return 0
 
 

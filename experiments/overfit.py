@@ -95,7 +95,7 @@ def main(argv: list[str]) -> int:
         score = inference.validate([case], trainer.logits_fn(), window)
         print(f"step {trainer.step}: Dice {score['dice']:.3f}", flush=True)
     named_weights.save(output / "model.safetensors", trainer.weights(), {"model": "overfit"})
-    settings = scan_prediction.Settings(
+    settings = scan_prediction.PredictionSettings(
         spacing_mm=config.spacing_mm, window_hu=config.window_hu, window=window
     )
     found = scan_prediction.predict_scan(

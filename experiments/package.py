@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import pathlib
 
-from absl import flags
+from absl import app, flags
 
 from experiments import flags as experiment_flags
 
@@ -29,6 +29,12 @@ flags.DEFINE_list(
     "Folders of the sites that trained the model, as far as available; adds figures on the "
     "training data, e.g. the shortest field of view, which `predict` checks.",
 )
+flags.DEFINE_string(
+    "private_arrays",
+    None,
+    "With --keep_at_site: folder of the site whose own arrays complete a global model. The server "
+    "has them with the initial model's values only, and no site evaluated it like that.",
+)
 flags.DEFINE_string("output", None, "Model folder to write.")
 
 
@@ -37,6 +43,7 @@ def main(argv: list[str]) -> None:
     from c2fnas import model_folder, named_weights
     from experiments.models import model_folders, prepared_cases
     from experiments.results import paper_table
+    from preprocessing import case_store
     from runkit import overwriting
 
     config = experiment_flags.experiment_config()
@@ -51,11 +58,32 @@ def main(argv: list[str]) -> None:
     overwriting.require_apart(
         {**inputs, **experiment_flags.genotype_file()}, {}, folders={"--output": [output]}
     )
-    weights, _ = named_weights.load(source)
+    weights, metadata = named_weights.load(source)
+    site, private_arrays_of = None, str(metadata.get("model", "the site that trained it"))
+    if FLAGS.private_arrays:
+        if not config.share_rules.keep:
+            raise app.UsageError("--private_arrays is for models trained with --keep_at_site")
+        site_folder = pathlib.Path(FLAGS.private_arrays)
+        site = private_arrays_of = case_store.record_of(site_folder / "cases").site
+        weights = model_folders.of_site(source, FLAGS.name, site_folder, config)
+    elif config.share_rules.keep and "plan" in metadata:
+        raise ValueError(
+            f"{source} is a global model, which holds the arrays that the plan keeps at the sites "
+            f"({', '.join(config.share_rules.keep)}) with the initial model's values; give a "
+            "site's folder as --private_arrays to complete it"
+        )
     name = experiment_flags.required("name", "the model's name")
     stores = [prepared_cases.open_store(folder, config) for folder in cases]
     rows = paper_table.read_rows(FLAGS.rows, any_site=True) if FLAGS.rows else []
-    model_folders.write(output, name, weights, config, stores=stores, rows=rows)
+    model_folders.write(
+        output,
+        name,
+        weights,
+        config,
+        stores=stores,
+        rows=[row for row in rows if site in (None, row["site"])],
+        private_arrays_of=private_arrays_of,
+    )
     try:
         model_folder.load(output)
     except ValueError as error:

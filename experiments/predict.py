@@ -26,7 +26,7 @@ from runkit import printable
 if TYPE_CHECKING:
     from c2fnas.model_folder import Model
     from c2fnas.scores.healthy_gate import HealthyGate
-    from experiments.models.scan_prediction import Settings
+    from experiments.models.scan_prediction import PredictionSettings
     from experiments.reports.prediction_table import Table
 
 FLAGS = flags.FLAGS
@@ -247,7 +247,7 @@ def _is_complete(image: pathlib.Path, mask: pathlib.Path, table: Table) -> bool:
         return False
     if empty_has_none or not table.has_mask(mask):
         try:
-            found = scan_prediction.describe(mask, orientation=FLAGS.orientation)
+            found = scan_prediction.describe_mask(mask, orientation=FLAGS.orientation)
         except ValueError:
             return False
         if empty_has_none and any(found.components.values()):
@@ -291,11 +291,11 @@ def _require_apart(
         )
 
 
-def _settings(model: Model) -> Settings:
+def _settings(model: Model) -> PredictionSettings:
     from experiments.models import scan_prediction
 
     view = model.training_data.get("view_mm")
-    settings = scan_prediction.Settings.of_plan(
+    settings = scan_prediction.PredictionSettings.of_plan(
         model.plan,
         largest_component=FLAGS.largest_component,
         gate=_gate(model),
@@ -340,7 +340,7 @@ def _gate(model: Model) -> HealthyGate | None:
     return gate
 
 
-def _replaced(settings: Settings, **window: Any) -> Settings:
+def _replaced(settings: PredictionSettings, **window: Any) -> PredictionSettings:
     return dataclasses.replace(settings, window=dataclasses.replace(settings.window, **window))
 
 

@@ -33,7 +33,7 @@ flags.DEFINE_list(
     "split",
     None,
     "Numbers of cases for training,validation,test. Default: the paper's ratio for C1 and C2, "
-    "60/20/20 for other sites.",
+    "60/20/20 for other sites. A site that only evaluates may use all for test, e.g. 0,0,12.",
 )
 flags.DEFINE_string(
     "split_list",
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
     from preprocessing import splits
     from preprocessing.preparation import pipeline
 
-    config = experiment_flags.experiment_config()
+    config = experiment_flags.experiment_config(without_training=True)
     listed, orientation = (
         experiment_flags.required("manifest", "the site's list of scans"),
         experiment_flags.orientation(),
@@ -98,7 +98,7 @@ def main(argv: list[str]) -> int:
         "workers": FLAGS.workers,
         "memory_bytes": None if FLAGS.memory_gb is None else int(FLAGS.memory_gb * 1e9),
     }
-    budget = pipeline.plan(manifest, folder / "cases", **how)
+    budget = pipeline.estimate(manifest, folder / "cases", **how)
     print(budget)
     free = disk.free_bytes(folder)
     if free < budget.disk_bytes:

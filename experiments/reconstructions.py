@@ -12,15 +12,10 @@ the site.
 from __future__ import annotations
 
 import pathlib
-from typing import TYPE_CHECKING
 
 from absl import flags
 
 from experiments import flags as experiment_flags
-
-if TYPE_CHECKING:
-    import numpy as np
-    from matplotlib.figure import Figure
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -42,6 +37,7 @@ def main(argv: list[str]) -> None:
     import numpy as np
 
     from c2fnas import named_weights
+    from experiments import figures
     from experiments.models import prepared_cases, site_trainer
     from runkit import atomic, overwriting
 
@@ -75,34 +71,11 @@ def main(argv: list[str]) -> None:
     )
     errors = np.square(drawn - images).mean(axis=(1, 2, 3, 4))
     with atomic.replacing(output) as path:
-        figure(images[..., 0], drawn[..., 0], errors).savefig(path)
+        figures.reconstruction_figure(images[..., 0], drawn[..., 0], errors).savefig(path)
     print(
         f"{output}: {len(images)} patches, mean squared error {errors.mean():.4f} (variance of the "
         f"patches {images.var():.4f})"
     )
-
-
-def figure(images: np.ndarray, drawn: np.ndarray, errors: np.ndarray) -> Figure:
-    """Returns a picture of each patch's middle slice above that of its reconstruction.
-
-    Args:
-      images, drawn: patches and reconstructions, [n, x, y, z] in [-1, 1].
-      errors: [n], shown below.
-    """
-    from matplotlib.figure import Figure
-
-    picture = Figure(figsize=(2.4 * len(images), 5.2), layout="constrained", dpi=120)
-    for column, (image, again, error) in enumerate(zip(images, drawn, errors, strict=True)):
-        for row, (volume, title) in enumerate(
-            ((image, f"patch {column + 1}"), (again, f"mean squared error {error:.3f}"))
-        ):
-            axes = picture.add_subplot(2, len(images), row * len(images) + column + 1)
-            axes.imshow(
-                volume[:, :, volume.shape[2] // 2].T, cmap="gray", vmin=-1, vmax=1, origin="lower"
-            )
-            axes.set_title(title, fontsize=8)
-            axes.set_axis_off()
-    return picture
 
 
 if __name__ == "__main__":

@@ -3,25 +3,36 @@
     python -m experiments.serve --flagfile=experiments/flagfiles/demo.flags \\
         --kit=federation/server --store=server --initial_model=initial.safetensors
 
+With --num_rounds=0 it trains nothing: the models of --models travel to the sites, which score them
+on their test cases and return rows of numbers.
+
+    python -m experiments.serve --flagfile=study.flags --num_rounds=0 --kit=federation/server \\
+        --store=evaluation --models=models/FL_global,other:models/other
+
 It needs neither patient data nor the neural network. Stop it at any time; run the same command
 again to resume.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import pathlib
+import tempfile
 from typing import Any
 
-from absl import flags
+from absl import app, flags
 
 from c2fnas import genotype
 from experiments import configuration, program_help, setting_flags
 from experiments import flags as experiment_flags
 from experiments.configuration import ExperimentConfig
+from experiments.models import given_models
 from experiments.results.vocabulary import REPORTS
 from federated.admin.tensorboard import RunScalars
 from federated.errors import FederationError
 from federated.rounds import plan as plans
+from federated.rounds.log_lines import LogLine
 from federated.server.config import ServerConfig
 from federated.server.serve import serve
 from federated.tensors import tensor_files
@@ -43,59 +54,120 @@ flags.DEFINE_string(
     "initial_model",
     None,
     "Initial model, written by experiments.init_model; it holds the plan that all sites must "
-    "share.",
+    "share. Not with --num_rounds=0.",
+)
+flags.DEFINE_list(
+    "models",
+    [],
+    "With --num_rounds=0: model folders to evaluate at every site, as folder or name:folder. All "
+    "share the network, preparation and sliding window of the flags.",
 )
 flags.DEFINE_string(
     "tensorboard", None, "Folder for TensorBoard logs of scores, metrics and rounds."
 )
 
 
+flags.DEFINE_integer(
+    "metrics_port",
+    0,
+    "Port of a Prometheus endpoint at /metrics; 0 for none. Needs the extra [metrics].",
+    lower_bound=0,
+    upper_bound=65535,
+)
+flags.DEFINE_string(
+    "metrics_host",
+    "127.0.0.1",
+    "Address of the Prometheus endpoint. It asks for no password, so on any other than this "
+    "machine's own, let a firewall admit only the Prometheus server.",
+)
+
+
 def main(argv: list[str]) -> int:
     del argv
-    initial_model = experiment_flags.required(
-        "initial_model", "the initial model, written by experiments.init_model"
-    )
-    experiment = experiment_flags.experiment_config()
-    _check_plan(experiment, initial_model)
+    experiment = experiment_flags.experiment_config(without_training=True)
     config = ServerConfig(
         num_rounds=experiment.num_rounds,
         **{name: getattr(experiment, name) for name in _SHARED},
         **setting_flags.values(ServerConfig, FLAGS, _SERVER_ONLY),
     )
-    summary = serve(
-        config,
-        experiment_flags.required("store", "the folder of the run's state"),
-        experiment_flags.required("kit", "the server's kit, made by experiments.provision"),
-        initial_model,
-        vocabulary=REPORTS,
-        listeners=[
-            _tell_progress,
-            *([RunScalars(ScalarEvents(FLAGS.tensorboard)).note] if FLAGS.tensorboard else []),
-        ],
-        on_ready=_tell_ready,
-    )
+    store = experiment_flags.required("store", "the folder of the run's state")
+    with contextlib.ExitStack() as until_ready:
+        files = _files(experiment, until_ready)
+
+        def tell_ready(port: int) -> None:
+            until_ready.close()  # the store has its own copies now
+            print(f"serving on port {port}", flush=True)
+            systemd.notify("READY=1")
+
+        summary = serve(
+            config,
+            store,
+            experiment_flags.required("kit", "the server's kit, made by experiments.provision"),
+            files.initial,
+            vocabulary=REPORTS,
+            models=files.models,
+            metrics=(FLAGS.metrics_host, FLAGS.metrics_port) if FLAGS.metrics_port else None,
+            listeners=[
+                _tell_progress,
+                *([RunScalars(ScalarEvents(FLAGS.tensorboard)).note] if FLAGS.tensorboard else []),
+            ],
+            on_ready=tell_ready,
+        )
     ending = "finished" if summary.finished else "stopped; run the same command again to resume"
-    print(
-        f"{ending}: {summary.rounds} rounds, sites {', '.join(summary.sites) or 'none'}, best "
-        f"round {summary.best_round}, {summary.rows} rows"
-    )
+    sites = f"sites {', '.join(summary.sites) or 'none'}"
+    if experiment.num_rounds:
+        what = f"{summary.rounds} rounds, {sites}, best round {summary.best_round}"
+    else:
+        what = f"{len(files.models)} given models, {sites}"
+    print(f"{ending}: {what}, {summary.rows} rows")
+    if summary.finished and not experiment.num_rounds:
+        print(
+            f"for the tables: python -m experiments.evaluation_report --store={store} "
+            "--output=<folder>"
+        )
     if summary.finished:
         return 0
     return interrupts.EXIT_CODE if interrupts.received() else 1
 
 
-def _tell_ready(port: int) -> None:
-    print(f"serving on port {port}", flush=True)
-    systemd.notify("READY=1")
+def _files(config: ExperimentConfig, until_ready: contextlib.ExitStack) -> given_models.Files:
+    """Returns the initial model and the given models, those in a folder until the store has them.
+
+    Raises:
+      app.UsageError, ValueError: if a flag is missing or does not belong to this kind of run, or if
+        a model has another plan than the flags.
+    """
+    if config.num_rounds:
+        if FLAGS.models:
+            raise app.UsageError(
+                f"--models is only for an evaluation without training, and --num_rounds is "
+                f"{config.num_rounds}; give --num_rounds=0 to evaluate these models"
+            )
+        initial_model = experiment_flags.required(
+            "initial_model", "the initial model, written by experiments.init_model"
+        )
+        _check_plan(config, initial_model)
+        return given_models.Files(pathlib.Path(initial_model), {})
+    if FLAGS.initial_model:
+        raise app.UsageError(
+            "--initial_model is for a run with training, and --num_rounds is 0; give the models to "
+            "evaluate as --models"
+        )
+    experiment_flags.required("models", "the model folders to evaluate, as --num_rounds is 0")
+    folders = given_models.find(FLAGS.models)
+    into = until_ready.enter_context(tempfile.TemporaryDirectory(prefix="models-"))
+    return given_models.write(folders, _plan(config), into)
 
 
-def _tell_progress(record: dict[str, Any]) -> None:
+def _tell_progress(record: LogLine) -> None:
     """Updates the line that `systemctl status` shows."""
     if record["event"] == "aggregated":
         systemd.notify(
             f"STATUS=round {record['round']} of {FLAGS.num_rounds} averaged, "
             f"sites {', '.join(record['sites'])}"
         )
+    elif record["event"] == "rows":
+        systemd.notify(f"STATUS=evaluation, rows of site {record['site']} received")
 
 
 def _check_plan(config: ExperimentConfig, initial_model: str) -> None:
@@ -105,19 +177,19 @@ def _check_plan(config: ExperimentConfig, initial_model: str) -> None:
         raise ValueError(
             f"{initial_model}: holds no plan; write the initial model with experiments.init_model"
         )
-    genotype_json = (
-        genotype.load(config.genotype)
-        .with_size(filters=config.filters, classes=len(CLASSES))
-        .to_json()
-    )
-    differing = plans.differences(
-        json.loads(metadata["plan"]), configuration.plan(config, genotype_json)
-    )
+    differing = plans.differences(json.loads(metadata["plan"]), _plan(config))
     if differing:
         raise ValueError(
             f"{initial_model}: was made with other settings: {'; '.join(differing)}; use its flag "
             "file, or make the model again"
         )
+
+
+def _plan(config: ExperimentConfig) -> dict[str, Any]:
+    genes = genotype.load(config.genotype)
+    return configuration.plan(
+        config, genes.with_size(filters=config.filters, classes=len(CLASSES)).to_json()
+    )
 
 
 if __name__ == "__main__":

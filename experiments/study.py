@@ -89,6 +89,7 @@ def _of_copies(chosen: Mapping[tuple[str, int], RunSpec]) -> list[str]:
     """Returns remarks on the deformed copies; raises ValueError if their manifest is missing."""
     from preprocessing import manifest
     from preprocessing.deformed import deformed_cohort
+    from preprocessing.deformed.config import DeformedConfig
 
     found: dict[str, None] = {}
     for spec in chosen.values():
@@ -102,10 +103,12 @@ def _of_copies(chosen: Mapping[tuple[str, int], RunSpec]) -> list[str]:
                 "DATA=...); experiments.list_cases writes a manifest"
             )
         listed = manifest.read(path)
-        config = deformed_cohort.DeformedConfig(
-            seed=spec.config.seed,
-            counts={name: site.split for name, site in copied.items() if site.split is not None},
-        )
+        splits = {
+            f"split_{name.lower()}": site.split
+            for name, site in copied.items()
+            if site.split is not None
+        }
+        config = DeformedConfig(seed=spec.config.seed, **splits)
         lines = [f"copies for one seed: {deformed_cohort.need(listed, config, 2)}"]
         found |= dict.fromkeys(
             [*lines, *deformed_cohort.notes([case.case_id for case in listed.included], config)]

@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
         threads_per_site=FLAGS.threads_per_site,
         notes=(_cohort_note(),),
     )
-    budget = run_plan.cost(spec)
+    budget = run_plan.estimated_seconds(spec)
     need = (
         f"about {run_plan.duration(sum(budget.values()))} on two cores and "
         f"{run_plan.disk_bytes(spec) / 2**30:.1f} GiB of disk"

@@ -13,7 +13,7 @@ class Reason(NamedTuple):
     """Why one tensor of a model was refused; `tensor` is empty if it was the model as a whole."""
 
     tensor: str
-    kind: str  # "missing", "not_part", "differs", "not_finite", "norm", "examples"
+    kind: str  # "missing", "not_part", "not_shared", "differs", "not_finite", "norm", "examples"
     text: str
 
 

@@ -22,6 +22,7 @@ from typing import Any
 from federated.aggregation import rules
 from federated.aggregation.fedavg import FedAvg
 from federated.aggregation.rule import AggregationRule
+from federated.audit import log as audit_log
 from federated.audit.log import AuditLog
 from federated.rounds.tasks import Task
 from federated.security.credentials import CredentialBook, hashed, new_secret
@@ -46,6 +47,7 @@ def run(
     *,
     num_rounds: int,
     rule: AggregationRule | None = None,
+    models: Mapping[str, str | os.PathLike] | None = None,
     **settings: Any,
 ) -> ServerSummary:
     """Leads a whole run, each site in a thread; run again with the same folder, it resumes.
@@ -55,6 +57,7 @@ def run(
       initial: safetensors file of global model 0; its metadata key "plan" holds the plan as JSON.
       folder: of the run; `server` is the store, `<site>` a site's journal.
       rule: makes the next global model; FedAvg by default. It need not be in the table of rules.
+      models: of a run of 0 rounds, what every site evaluates: name to safetensors file.
       settings: further ones of `ServerConfig`.
     Raises:
       Whatever a trainer raises, and what `Store.open_run` and `site.loop.run` do.
@@ -76,6 +79,7 @@ def run(
             policy=config.policy,
             local_epochs=config.local_epochs,
             aggregation=config.aggregation,
+            models=models,
         )
         book = CredentialBook({site: hashed(secret) for site, secret in secrets.items()})
         log = AuditLog(
@@ -83,6 +87,7 @@ def run(
             segment_bytes=round(config.log_segment_mib * 2**20),
             keep_segments=config.keep_log_segments,
         )
+        audit_log.backfill(log, store)
         vocabulary = next(iter(trainers.values())).vocabulary
         lead = Coordinator(store, config, book, log, vocabulary=vocabulary)
     except BaseException:

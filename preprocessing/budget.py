@@ -221,7 +221,7 @@ def measure_speed() -> Speed:
 
 def _planes_voxels(grid: Grid, upright: Grid, prepared: Sequence[int]) -> int:
     # `separable.slabs` holds planes across the slowest axis of the file, which is the last one
-    axis = geometry.orientation(grid.affine).axes.index(2)
+    axis = geometry.turn_to_ras(grid.affine).axes.index(2)
     return min(prepared[axis], upright.shape[axis]) * math.prod(
         n for i, n in enumerate(prepared) if i != axis
     )

@@ -177,7 +177,7 @@ class CaseStore:
                 f"{self.root}: no case {case_id!r}; it is not in the manifest that was prepared"
             )
         folder = case_folder(self.root, case_id)
-        found = read_case(folder)
+        found = read_case_record(folder)
         if (
             found is None
             or fingerprint(found.get("sources", {}), found.get("settings", {}))
@@ -277,7 +277,7 @@ def _floats(values: Iterable[float] | None) -> tuple[float, ...] | None:
 
 def _problems(root: pathlib.Path, index: Mapping[str, Any]) -> Iterator[str]:
     for case_id, number in sorted(index["numbers"].items(), key=lambda item: item[1]):
-        found = read_case(case_folder(root, case_id))
+        found = read_case_record(case_folder(root, case_id))
         if found is None:
             yield f"case {number} is missing or incomplete"
             continue
@@ -319,7 +319,7 @@ def fingerprint(sources: Mapping[str, str], settings: Mapping[str, object]) -> s
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def read_case(folder: pathlib.Path) -> dict[str, Any] | None:
+def read_case_record(folder: pathlib.Path) -> dict[str, Any] | None:
     """Returns the content of case.json, or None if there is no complete case.
 
     Raises:
@@ -331,7 +331,7 @@ def read_case(folder: pathlib.Path) -> dict[str, Any] | None:
         return None
 
 
-def label_values(root: pathlib.Path, case_id: str) -> set[int]:
+def classes_of_label(root: pathlib.Path, case_id: str) -> set[int]:
     """Returns the classes that occur in a case's label on the scan's own grid."""
     runs = array_files.load(case_folder(root, case_id) / "native_runs.npy")
     return {int(value) for value in np.unique(runs[:, 2])}

@@ -279,7 +279,7 @@ def is_dicom(start: bytes) -> bool:
 
 def start_of(path: pathlib.Path) -> bytes:
     """Returns the bytes that `is_dicom` needs. Raises OSError."""
-    regular_files.require(path)
+    regular_files.require_readable(path)
     with open(path, "rb") as stream:
         return stream.read(_START)
 

@@ -54,7 +54,7 @@ class LabelBox:
 
     def to_ras(self, native: Grid) -> LabelBox:
         """Returns the box in RAS+ order of a label map on the grid `native`."""
-        turn = geometry.orientation(native.affine)
+        turn = geometry.turn_to_ras(native.affine)
         shape, start = (
             tuple(values[axis] for axis in turn.axes) for values in (self.shape, self.start)
         )
@@ -62,7 +62,7 @@ class LabelBox:
 
     def from_ras(self, native: Grid) -> LabelBox:
         """Returns the box in the order of `native` of a label map in RAS+ order."""
-        turn = geometry.orientation(native.affine)
+        turn = geometry.turn_to_ras(native.affine)
         back = np.argsort(turn.axes)
         shape, start = (tuple(values[axis] for axis in back) for values in (self.shape, self.start))
         return self._turned(

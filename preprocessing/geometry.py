@@ -32,7 +32,7 @@ class Orientation:
     flips: tuple[bool, bool, bool]
 
 
-def orientation(affine: np.ndarray) -> Orientation:
+def turn_to_ras(affine: np.ndarray) -> Orientation:
     """Returns the permutation and flips that bring an affine closest to RAS+.
 
     Among the six assignments of array axes to patient axes, it takes the one with the largest sum
@@ -119,7 +119,7 @@ def to_ras(volume: Volume) -> Volume:
 
 def ras_grid(grid: Grid) -> Grid:
     """Returns the grid that `to_ras` gives a volume on `grid`."""
-    turn = orientation(grid.affine)
+    turn = turn_to_ras(grid.affine)
     shape = three(grid.shape[axis] for axis in turn.axes)
     affine = grid.affine.copy()
     affine[:3, :3] = grid.affine[:3, list(turn.axes)]
@@ -132,13 +132,13 @@ def ras_grid(grid: Grid) -> Grid:
 
 def to_ras_order(array: np.ndarray, native: Grid) -> np.ndarray:
     """Returns a view of an array on a native grid in RAS+ order."""
-    turn = orientation(native.affine)
+    turn = turn_to_ras(native.affine)
     return mirrored(array.transpose(turn.axes), turn.flips)
 
 
 def from_ras(array: np.ndarray, native: Grid) -> np.ndarray:
     """Returns a view of an array in RAS+ order in the order of its native grid."""
-    turn = orientation(native.affine)
+    turn = turn_to_ras(native.affine)
     return mirrored(array, turn.flips).transpose(np.argsort(turn.axes))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from isal import igzip, isal_zlib
 
 from preprocessing import nifti_header, regular_files, rules
-from preprocessing.nifti_header import GZIP_MAGIC, Header
+from preprocessing.nifti_header import GZIP_MAGIC, NiftiHeader
 from preprocessing.rules import broken
 from preprocessing.volume import Grid, Volume
 from runkit import atomic
@@ -169,7 +169,7 @@ def write_labels_like(
     _write(path, nifti_header.like(reference), mask, compress_level)
 
 
-def read_header(path: str | os.PathLike) -> Header:
+def read_header(path: str | os.PathLike) -> NiftiHeader:
     """Reads only the header of a file. Raises IntegrityError as `read_ct`."""
     try:
         with _opened(path) as stream:
@@ -215,13 +215,13 @@ def holds_its_voxels(path: str | os.PathLike) -> bool:
 
 def _opened(path: str | os.PathLike) -> BinaryIO:
     """Opens a file for reading and decompresses it if it is compressed."""
-    regular_files.require(path)
+    regular_files.require_readable(path)
     with open(path, "rb") as stream:
         compressed = stream.read(2) == GZIP_MAGIC
     return (igzip.open if compressed else open)(path, "rb")
 
 
-def _read(path: str | os.PathLike) -> tuple[Header, np.ndarray]:
+def _read(path: str | os.PathLike) -> tuple[NiftiHeader, np.ndarray]:
     """Returns header and voxels as stored, Fortran-ordered and read-only."""
     try:
         with _opened(path) as stream:
@@ -347,7 +347,9 @@ def _end_of_members(path: str | os.PathLike) -> int | None:
     return None
 
 
-def _write(path: str | os.PathLike, header: Header, array: np.ndarray, compress_level: int) -> None:
+def _write(
+    path: str | os.PathLike, header: NiftiHeader, array: np.ndarray, compress_level: int
+) -> None:
     name = os.fspath(path)
     if not name.lower().endswith((".nii", ".nii.gz")):
         raise ValueError(f"{path}: the name of a NIfTI file ends in .nii or .nii.gz; choose one")

@@ -16,7 +16,7 @@ from preprocessing import axes, geometry, rules
 from preprocessing.rules import broken
 from preprocessing.volume import Grid, Volume
 
-Header = nibabel.Nifti1Header  # a Nifti2Header is one as well
+NiftiHeader = nibabel.Nifti1Header  # a Nifti2Header is one as well
 
 GZIP_MAGIC = b"\x1f\x8b"
 _APPLE_DOUBLE = b"\x00\x05\x16\x07"
@@ -42,7 +42,7 @@ LABEL_FORM_FIX = (
 )
 
 
-def parse(path: str | os.PathLike, start: bytes) -> Header:
+def parse(path: str | os.PathLike, start: bytes) -> NiftiHeader:
     """Returns the header of a file from its first `LONGEST` bytes, decompressed.
 
     Raises:
@@ -67,7 +67,7 @@ def parse(path: str | os.PathLike, start: bytes) -> Header:
     raise broken(rules.NOT_NIFTI, path, "is not a NIfTI file, or cut short in its header")
 
 
-def new(path: str | os.PathLike, volume: Volume) -> Header:
+def new(path: str | os.PathLike, volume: Volume) -> NiftiHeader:
     """Returns a NIfTI-1 header for a volume.
 
     Raises:
@@ -87,7 +87,7 @@ def new(path: str | os.PathLike, volume: Volume) -> Header:
     return header
 
 
-def like(reference: Header) -> Header:
+def like(reference: NiftiHeader) -> NiftiHeader:
     """Returns a header for labels on the grid of a scan, without free text and extensions."""
     header = reference.copy()
     header.set_data_dtype(np.uint8)
@@ -99,7 +99,7 @@ def like(reference: Header) -> Header:
     return header
 
 
-def file_beginning(header: Header) -> bytes:
+def file_beginning(header: NiftiHeader) -> bytes:
     """Returns what precedes the voxels in a file of unscaled voxels: the header, no extensions."""
     header["vox_offset"] = int(header["sizeof_hdr"]) + 4
     header["scl_slope"], header["scl_inter"] = 1, 0
@@ -107,7 +107,7 @@ def file_beginning(header: Header) -> bytes:
     return header.binaryblock + bytes(4)
 
 
-def shape(path: str | os.PathLike, header: Header) -> tuple[int, int, int]:
+def shape(path: str | os.PathLike, header: NiftiHeader) -> tuple[int, int, int]:
     """Returns the voxels along x, y, z. Raises IntegrityError unless there are three axes."""
     dimensions = int(header["dim"][0])
     sizes = tuple(int(n) for n in header["dim"][1 : 1 + max(dimensions, 0)])
@@ -120,7 +120,7 @@ def shape(path: str | os.PathLike, header: Header) -> tuple[int, int, int]:
     return axes.three(sizes[:3])
 
 
-def data_type(path: str | os.PathLike, header: Header) -> np.dtype:
+def data_type(path: str | os.PathLike, header: NiftiHeader) -> np.dtype:
     """Returns the type of a stored voxel. Raises IntegrityError unless it is one real number."""
     try:
         dtype = header.get_data_dtype()
@@ -134,7 +134,7 @@ def data_type(path: str | os.PathLike, header: Header) -> np.dtype:
     return dtype
 
 
-def voxel_offset(path: str | os.PathLike, header: Header) -> int:
+def voxel_offset(path: str | os.PathLike, header: NiftiHeader) -> int:
     """Returns the byte at which the voxels begin. Raises IntegrityError if it is ambiguous."""
     given, first = float(header["vox_offset"]), int(header["sizeof_hdr"]) + 4
     if not (given >= first and given.is_integer()):  # NaN fails the first comparison
@@ -146,7 +146,7 @@ def voxel_offset(path: str | os.PathLike, header: Header) -> int:
     return int(given)
 
 
-def scaling(path: str | os.PathLike, header: Header) -> tuple[float, float]:
+def scaling(path: str | os.PathLike, header: NiftiHeader) -> tuple[float, float]:
     """Returns slope and intercept. Raises IntegrityError if they are not usable numbers."""
     if "scl_slope" not in header.keys():  # noqa: SIM118 - a header is not a mapping
         return 1.0, 0.0
@@ -164,14 +164,14 @@ def scaling(path: str | os.PathLike, header: Header) -> tuple[float, float]:
     return slope, intercept
 
 
-def is_placed(header: Header) -> bool:
+def is_placed(header: NiftiHeader) -> bool:
     """Returns whether the header says where the voxels lie in the patient."""
     return int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
 
 
 def affine(
     path: str | os.PathLike,
-    header: Header,
+    header: NiftiHeader,
     orientation: str | None = None,
     fix: str = FORM_FIX,
 ) -> np.ndarray:
@@ -207,7 +207,7 @@ def affine(
     return found
 
 
-def _qform(path: str | os.PathLike, header: Header) -> np.ndarray:
+def _qform(path: str | os.PathLike, header: NiftiHeader) -> np.ndarray:
     """Returns the affine of the qform.
 
     Read as the standard's own library does, where nibabel refuses a quaternion that is only
@@ -233,7 +233,7 @@ def _qform(path: str | os.PathLike, header: Header) -> np.ndarray:
         raise broken(rules.NO_PLACE, path, f"its qform is invalid ({error})") from error
 
 
-def _require_one_place(path: str | os.PathLike, header: Header, grid: Grid) -> None:
+def _require_one_place(path: str | os.PathLike, header: NiftiHeader, grid: Grid) -> None:
     """Raises IntegrityError if other software would place the voxels elsewhere.
 
     It may read the qform instead of the sform, which counts, or pixdim if there is no qform.

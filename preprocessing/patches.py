@@ -50,7 +50,7 @@ class PatchSource(Protocol):
     def runs(self) -> LabelRuns: ...
 
 
-class Batch(TypedDict):
+class PatchBatch(TypedDict):
     """The patches of a step.
 
     Attributes:
@@ -193,7 +193,7 @@ class PatchSampler:
             tumour,
         )
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> PatchBatch:
         """Returns the patches of a step."""
         size, batch_size = self._config.size, self._config.batch_size
         # TensorFlow uses aligned arrays without copying them

@@ -10,7 +10,7 @@ from preprocessing import rules
 from preprocessing.rules import IntegrityError, broken
 
 
-def require(path: str | os.PathLike) -> None:
+def require_readable(path: str | os.PathLike) -> None:
     """Raises OSError unless a path is a file or a folder.
 
     Reading a pipe, a socket or a device may never end.

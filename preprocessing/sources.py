@@ -134,7 +134,7 @@ def file_sha256(path: pathlib.Path) -> str:
     """Returns the SHA-256 of a file in hex. Raises IntegrityError if it cannot be read."""
     digest = hashlib.sha256()
     try:
-        regular_files.require(path)
+        regular_files.require_readable(path)
         with open(path, "rb") as stream:
             while block := stream.read(2**20):
                 digest.update(block)

@@ -39,10 +39,11 @@ def split_cases(
         twice = next(a for a, b in itertools.pairwise(ids) if a == b)
         raise ValueError(f"case {twice!r} is listed twice; give each scan its own id")
     sizes = scaled_counts(len(ids), ratio) if counts is None else tuple(int(c) for c in counts)
-    if len(sizes) != 3 or min(sizes) < 0 or sizes[0] < 1:
+    only_tests = tuple(sizes[:2]) == (0, 0) and sum(sizes) > 0  # a site that only evaluates
+    if len(sizes) != 3 or min(sizes) < 0 or (sizes[0] < 1 and not only_tests):
         raise ValueError(
             f"counts are {tuple(sizes)}; expected cases for {', '.join(SPLITS)}, "
-            "at least one for training"
+            "at least one for training, or cases for test only"
         )
     if sum(sizes) > len(ids):
         raise ValueError(

@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from runkit import atomic, log_segments, private
@@ -39,7 +39,7 @@ class EventLog:
     def _line(self, record: dict[str, Any]) -> str:
         return json.dumps(record, allow_nan=False)
 
-    def read(self) -> Iterator[dict[str, Any]]:
+    def read(self) -> Iterator[Mapping[str, Any]]:
         """Yields the events in order, skipping lines that a kill or a power cut left incomplete.
 
         Full segments of the log (see `log_segments`) come first.

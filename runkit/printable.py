@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import logging
 import unicodedata
-from typing import Any
 
 LIMIT = 300  # characters of one foreign text in a log line
 
 
-def text(value: Any, *, limit: int = LIMIT) -> str:
+def text(value: object, *, limit: int = LIMIT) -> str:
     """Returns `str(value)` as one line of printable characters, visibly cut after `limit` of them.
 
     Control characters, line separators, bidirectional overrides and everything else that
@@ -30,7 +29,7 @@ def text(value: Any, *, limit: int = LIMIT) -> str:
     return kept
 
 
-def block(value: Any) -> str:
+def block(value: object) -> str:
     """Returns text of several lines with control characters other than tab and newline escaped.
 
     Lines after the first are indented, so that foreign text in it, e.g. in a stack trace, cannot

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from typing import Any, TextIO
+from typing import Any, Generic, Protocol, TextIO, TypeVar, overload
 
 import tqdm
 
@@ -18,6 +18,39 @@ EVERY = "PROGRESS_EVERY_S"
 _EVERY_S = 60.0
 
 
+Item = TypeVar("Item")
+
+
+class Bar(Protocol[Item]):
+    """The part of tqdm's interface that this product uses."""
+
+    def __enter__(self) -> Bar[Item]: ...
+    def __exit__(self, kind: Any, error: Any, trace: Any, /) -> None: ...
+    def __iter__(self) -> Iterator[Item]: ...
+    def update(self, count: float = 1, /) -> object: ...
+    def set_postfix(self, values: Mapping[str, object], /, refresh: bool = True) -> None: ...
+    def set_postfix_str(self, text: str, /, refresh: bool = True) -> None: ...
+    def close(self) -> None: ...
+
+
+@overload
+def bar(
+    iterable: Iterable[Item],
+    *,
+    total: int | None = None,
+    what: str,
+    unit: str = "it",
+    initial: int = 0,
+) -> Bar[Item]: ...
+@overload
+def bar(
+    iterable: None = None,
+    *,
+    total: int | None = None,
+    what: str,
+    unit: str = "it",
+    initial: int = 0,
+) -> Bar[None]: ...
 def bar(
     iterable: Iterable | None = None,
     *,
@@ -25,7 +58,7 @@ def bar(
     what: str,
     unit: str = "it",
     initial: int = 0,
-) -> Any:
+) -> Bar:
     """Returns a progress bar with rate and time left, over `iterable` or advanced by `update`.
 
     On a terminal it is tqdm's, redrawn up to ten times a second; elsewhere (a log, CI) it prints
@@ -48,17 +81,16 @@ def bar(
     )
 
 
-class Lines:
+class Lines(Generic[Item]):
     """Reports progress in log lines: at the end, and before it at most every `every_s` seconds.
 
-    Offers the part of tqdm's interface that this product uses: iteration, `update`, the postfixes,
-    `close`, and use as a context manager. Each line is written in one call, so that the lines of
-    several programs that share a file do not mix.
+    A `Bar`. Each line is written in one call, so that the lines of several programs that share a
+    file do not mix.
     """
 
     def __init__(
         self,
-        iterable: Iterable | None = None,
+        iterable: Iterable[Item] | None = None,
         *,
         total: int | None = None,
         what: str,
@@ -73,17 +105,17 @@ class Lines:
         self._total = len(iterable) if total is None and isinstance(iterable, Sized) else total
         self._stream = stream or sys.stderr
         self._done, self._initial = float(initial), float(initial)
-        self._postfix: str | Mapping[str, Any] = ""
+        self._postfix: str | Mapping[str, object] = ""
         self._start, self._closed = clock(), False
         self._next = self._start + every_s
 
-    def __enter__(self) -> Lines:
+    def __enter__(self) -> Lines[Item]:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Item]:
         try:
             for item in self._iterable or ():
                 yield item
@@ -95,10 +127,10 @@ class Lines:
         self._done += count
         self._write_if_due()
 
-    def set_postfix(self, values: Mapping[str, Any], refresh: bool = True) -> None:
+    def set_postfix(self, values: Mapping[str, object], refresh: bool = True) -> None:
         self.set_postfix_str(values, refresh)
 
-    def set_postfix_str(self, text: str | Mapping[str, Any], refresh: bool = True) -> None:
+    def set_postfix_str(self, text: str | Mapping[str, object], refresh: bool = True) -> None:
         del refresh  # for tqdm: a log line is never redrawn
         self._postfix = text
         self._write_if_due()

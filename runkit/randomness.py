@@ -10,10 +10,10 @@ import hashlib
 
 import numpy as np
 
-Part = str | int
+KeyPart = str | int
 
 
-def digest(seed: int, *what: Part) -> bytes:
+def digest(seed: int, *what: KeyPart) -> bytes:
     """Returns 32 bytes that depend only on `seed` and every part of `what`."""
     text = "\x1f".join(
         [f"i{int(seed)}", *(f"s{p}" if isinstance(p, str) else f"i{int(p)}" for p in what)]
@@ -21,7 +21,7 @@ def digest(seed: int, *what: Part) -> bytes:
     return hashlib.sha256(text.encode("utf-8")).digest()
 
 
-def generator(seed: int, *what: Part) -> np.random.Generator:
+def generator(seed: int, *what: KeyPart) -> np.random.Generator:
     """Returns a separate generator for `(seed, *what)`, e.g. `generator(7, "patch", step, slot)`.
 
     Philox is counter-based: creating a generator takes microseconds, and two different keys never
@@ -31,6 +31,6 @@ def generator(seed: int, *what: Part) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key))
 
 
-def seed_pair(seed: int, *what: Part) -> np.ndarray:
+def seed_pair(seed: int, *what: KeyPart) -> np.ndarray:
     """Returns int32 [2], a seed for TensorFlow's stateless random operations."""
     return np.frombuffer(digest(seed, *what)[:8], dtype=np.int32).copy()

@@ -87,12 +87,12 @@ def check(settings: Any) -> None:
             require(condition, name, getattr(settings, name))
 
 
-def require(condition: Condition, name: str, value: Any) -> None:
+def require(condition: Condition, name: str, value: object) -> None:
     """Raises ValueError if `value` does not meet the condition."""
     if not condition.holds(value):
-        names = isinstance(value, tuple) and all(isinstance(entry, str) for entry in value)
-        shown = ",".join(value) if names else value
-        raise ValueError(f"{name} is {shown!r}; expected {condition.expected}")
+        if isinstance(value, tuple) and all(isinstance(entry, str) for entry in value):
+            value = ",".join(value)
+        raise ValueError(f"{name} is {value!r}; expected {condition.expected}")
 
 
 def at_least(least: float) -> Condition:

@@ -11,7 +11,9 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 
 class Pool:
@@ -20,7 +22,9 @@ class Pool:
     def __init__(self, executor: concurrent.futures.ProcessPoolExecutor):
         self._executor = executor
 
-    def submit(self, function: Callable, *arguments: Any) -> concurrent.futures.Future:
+    def submit(
+        self, function: Callable[..., Result], *arguments: object
+    ) -> concurrent.futures.Future[Result]:
         """Runs `function(*arguments)` in a worker."""
         # Workers are started here and inherit the signal mask. Without it, the terminal's SIGINT
         # would reach them too, and each would print a stack trace.
@@ -55,7 +59,9 @@ def pool(
         worker_end.close()
 
 
-def results(function: Callable, jobs: Sequence[tuple], workers: int) -> Iterator[tuple[int, Any]]:
+def results(
+    function: Callable[..., Result], jobs: Sequence[tuple], workers: int
+) -> Iterator[tuple[int, Result | None]]:
     """Yields (index, result) of each job as it ends; the result is None if the job's process died.
 
     A dead process breaks the pool. The jobs that were running are then repeated one at a time, so
@@ -64,9 +70,10 @@ def results(function: Callable, jobs: Sequence[tuple], workers: int) -> Iterator
     Args:
       jobs: the arguments of each call of `function`.
     """
+    result: Result | None
     waiting = list(enumerate(jobs))[::-1]
     while waiting:
-        running: dict[concurrent.futures.Future, tuple[int, tuple]] = {}
+        running: dict[concurrent.futures.Future[Result], tuple[int, tuple]] = {}
         with (
             contextlib.suppress(concurrent.futures.process.BrokenProcessPool),
             pool(min(workers, len(waiting))) as together,

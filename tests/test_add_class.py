@@ -41,7 +41,7 @@ def test_one_entry_reaches_every_module():
     label = np.arange(8, dtype=np.uint8).reshape(2, 2, 2) % 4
     assert metrics.dice(label, label) == {1: 1.0, 2: 1.0, 3: 1.0}
     assert case_scores.compare(label, label, (1, 1, 1))[3].volume_ml == 0.002
-    assert metrics.summary([(label, label)])["dice_duct"] == 1.0
+    assert metrics.dice_summary([(label, label)])["dice_duct"] == 1.0
     assert "dice_duct" in score_summary.of_rows([{"dice_duct": 0.5}])
 
     with pytest.raises(ValueError, match="pancreas, tumour, duct"):

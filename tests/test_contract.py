@@ -3,6 +3,7 @@ own beside its tests.
 """
 
 import ast
+import collections
 import pathlib
 
 import pytest
@@ -103,3 +104,15 @@ def test_folders_of_experiments_import_only_what_the_contract_allows(folder):
 
 def test_every_folder_of_experiments_with_code_is_in_the_contract():
     assert code_folders("experiments") == FOLDERS.keys()
+
+
+def test_no_two_public_classes_have_one_name():
+    """A reader who meets a name need not ask which one it is."""
+    places = collections.defaultdict(list)
+    for package in PACKAGES.keys() - {"examples"}:
+        for path in (ROOT / package).rglob("*.py"):
+            if not path.name.endswith("_pb2.py"):
+                for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                    if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                        places[node.name].append(str(path.relative_to(ROOT)))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}

@@ -1,5 +1,6 @@
 """What release 0.1.0 wrote opens today and goes on; see fixtures/release_0_1_0/README.md."""
 
+import functools
 import json
 import pathlib
 import shutil
@@ -92,10 +93,14 @@ def test_kits_of_the_release_go_on_for_every_party(federation):
     kits = federation / "kits"
     assert Kit.read(kits / "C1", port=1).name == "C1"
     assert Kit.read(kits / "operator", port=1).name == "operator"
-    assert CredentialBook.read(kits / "server" / "credentials.json").sites == ("C1", "C2")
+    assert CredentialBook.read(kits / "server" / "credentials.json").current().sites == ("C1", "C2")
     provisioning.add(kits, sites=["C3"])
     provisioning.renew(kits, ["C1", "server"])
-    assert CredentialBook.read(kits / "server" / "credentials.json").sites == ("C1", "C2", "C3")
+    assert CredentialBook.read(kits / "server" / "credentials.json").current().sites == (
+        "C1",
+        "C2",
+        "C3",
+    )
 
 
 def test_a_newer_store_is_refused_and_nothing_in_it_is_removed(federation):
@@ -199,6 +204,17 @@ def test_a_site_of_another_protocol_is_refused_with_both_releases(
         assert words in message, end
 
 
+@pytest.fixture
+def eager():
+    """Without graphs, which take much longer to trace than a few steps of a small network."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.mark.usefixtures("eager")
 def test_a_checkpoint_resumes_with_equal_state_and_goes_on(tmp_path):
     from c2fnas import checkpoints
 
@@ -230,6 +246,7 @@ def test_a_newer_checkpoint_is_refused(tmp_path):
         checkpoints.load(path.parent, _trainer())
 
 
+@functools.cache
 def _trainer():
     import dataclasses
 
@@ -243,6 +260,7 @@ def _trainer():
     return training.Trainer(network, tiny.config(), tf.distribute.get_strategy())
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_model_folder_predicts_what_it_did(tmp_path):
     from c2fnas import inference, model_folder, sliding_window
     from tests.c2fnas import tiny
@@ -287,7 +305,7 @@ def test_cases_of_another_format_are_prepared_again_and_it_is_said(cases, monkey
     assert isinstance(found, case_preparation.Prepared)
     assert "preparing again: format 2, this release writes 3" in told
     folder = case_store.case_folder(cases / "store", case.case_id)
-    assert case_store.read_case(folder)["format"] == 3
+    assert case_store.read_case_record(folder)["format"] == 3
 
 
 def test_prepared_cases_of_a_newer_release_are_refused_and_kept(cases):

@@ -101,7 +101,7 @@ def _class_scores(
     elif voxels or true_voxels:
         hd95_mm, nsd = diagonal_mm, 0.0
     present = voxels + true_voxels > 0
-    parts = components.compare(prediction, truth)
+    parts = components.count_matches(prediction, truth)
     ratios = [
         float(area.weights.sum()) / (count * voxel_mm3) if count else None
         for area, count in zip(areas, (voxels, true_voxels), strict=True)

@@ -37,7 +37,7 @@ def count(mask: np.ndarray) -> int:
     return 0 if box is None else int(scipy.ndimage.label(mask[box], _NEIGHBOURS)[1])
 
 
-def compare(prediction: np.ndarray, truth: np.ndarray) -> Match:
+def count_matches(prediction: np.ndarray, truth: np.ndarray) -> Match:
     """Counts the components of a predicted and a true mask, bool [x, y, z], that meet.
 
     Two components meet if they share at least one voxel.

@@ -69,7 +69,7 @@ def volume_ml(
     return {value: float(counts[value]) * math.prod(spacing_mm) / 1000.0 for value in classes}
 
 
-def summary(
+def dice_summary(
     pairs: Iterable[tuple[np.ndarray, np.ndarray]], class_names: Mapping[int, str] = FOREGROUND
 ) -> dict[str, float]:
     """Returns the mean Dice of many cases over the classes that their labels contain.

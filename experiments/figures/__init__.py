@@ -6,6 +6,7 @@ They open no files. They use matplotlib's object interface, without global state
 from experiments.figures.network import genotype_figure, vae_figure
 from experiments.figures.overview import overview
 from experiments.figures.patients import froc_figure
+from experiments.figures.reconstructed import reconstruction_figure
 from experiments.figures.round import round_figure
 from experiments.figures.slices import (
     CaseSlice,
@@ -35,6 +36,7 @@ __all__ = [
     "overlay",
     "overview",
     "radiological",
+    "reconstruction_figure",
     "round_figure",
     "slice_case",
     "table_figure",

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.figures.style import DPI, INK, MUTED, RULE, ink, model_style, plain
+from experiments.figures.style import DPI, INK, MUTED, RULE, ink, model_style, remove_frame
 from experiments.results import gated_rows
 
 
@@ -26,7 +26,7 @@ def froc_figure(
     drawn = [name for name in (models or measures) if measures.get(name, {}).get("froc")]
     figure = Figure(figsize=(8.2, 4.6), dpi=DPI, facecolor="white", layout="constrained")
     axes = figure.subplots()
-    plain(axes)
+    remove_frame(axes)
     for name in drawn:
         curve, style = measures[name]["froc"], model_style(name)
         alarms, found = ([point[key] for point in curve] for key in ("false_alarms", "found"))

@@ -45,7 +45,7 @@ def model_style(name: str) -> dict[str, Any]:
     return {"color": colour(name), "linestyle": "--" if name.endswith("baseline") else "-"}
 
 
-def plain(axes: Axes) -> None:
+def remove_frame(axes: Axes) -> None:
     """Removes the frame of the axes but for thin lines at the left and the bottom."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -19,7 +19,7 @@ from experiments.figures.style import (
     OTHER_COLOUR,
     RULE,
     ink,
-    plain,
+    remove_frame,
 )
 from experiments.figures.style import colour as colour_of
 from experiments.results import paper_table
@@ -45,7 +45,7 @@ def table_figure(rows: Sequence[CaseRow], grid: str = "training", title: str = "
     )
     panels = figure.subplots(1, len(COLUMN_HEADINGS), sharey=True)
     for axes, (column, heading) in zip(panels, COLUMN_HEADINGS.items(), strict=True):
-        plain(axes)
+        remove_frame(axes)
         for name in names:
             _table_bar(axes, places[name], name, column, lines[name])
             dots = _case_dots(rows, name, column, grid)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from experiments.figures.style import DPI, MODEL_COLOURS, MUTED, ink, plain
+from experiments.figures.style import DPI, MODEL_COLOURS, MUTED, ink, remove_frame
 
 ACTIVITY_COLOURS = {
     "trains": "#0072b2",
@@ -38,7 +38,7 @@ def federation_timeline(events: Sequence[Mapping[str, Any]]) -> Figure:
         figsize=(11, 1.5 + 0.5 * (len(sites) + 1)), dpi=DPI, facecolor="white", layout="constrained"
     )
     axes = figure.subplots()
-    plain(axes)
+    remove_frame(axes)
     start = min((event["time"] for event in events), default=0.0)
     end = max((event["time"] for event in events), default=1.0)
     unit, name = (3600.0, "hours") if end - start > 3 * 3600 else (60.0, "minutes")

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.figures.style import DPI, INK, MUTED, RULE, ink, model_style, plain
+from experiments.figures.style import DPI, INK, MUTED, RULE, ink, model_style, remove_frame
 
 _PART_TITLES = {
     "loss": "Loss",
@@ -160,7 +160,7 @@ class Timeline:
 
 
 def _round_axis(axes: Axes, rounds: int, ticks: int = 12) -> None:
-    plain(axes)
+    remove_frame(axes)
     for number in range(0, rounds, 2):
         axes.axvspan(number, number + 1, color="#eef2f6", linewidth=0, zorder=0)
     step = max(1, math.ceil(rounds / ticks))

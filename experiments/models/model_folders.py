@@ -12,6 +12,10 @@ from c2fnas.model_folder import Model
 from experiments.configuration import ExperimentConfig, plan
 from experiments.results import gated_rows, score_summary
 from experiments.results.case_rows import CaseRow
+from federated.rounds.tasks import is_global
+from federated.site.journal import Journal
+from federated.site.private_arrays import PrivateArrays
+from federated.tensors.tensor_files import TensorFile, file_digest
 from preprocessing import declared_labels, geometry
 from preprocessing.case_source import CaseSource
 from preprocessing.case_store import CaseStore
@@ -30,6 +34,7 @@ def write(
     stores: Iterable[CaseSource] = (),
     rows: Sequence[CaseRow] = (),
     scores: Mapping[str, Any] | None = None,
+    private_arrays_of: str = "",
 ) -> None:
     """Writes a model folder.
 
@@ -43,6 +48,8 @@ def write(
       rows: per-case rows of this and any other model. This model's rows on the training grid become
         its scores; if it has rows with the healthy gate, the gate is written too.
       scores: further scores, see c2fnas.model_card.
+      private_arrays_of: the site whose own arrays the weights hold, where the settings keep some at
+        the sites; the model card says so.
     Raises:
       ValueError: see `model_folder.save`.
     """
@@ -55,7 +62,10 @@ def write(
             weights=weights,
             genotype=genes,
             plan=plan(config, genes.to_json()),
-            training_data=training_data(list(stores), config),
+            training_data={
+                **training_data(list(stores), config),
+                **_private_arrays(config, private_arrays_of),
+            },
             scores={
                 **(scores or {}),
                 **_scores(name, rows),
@@ -96,13 +106,26 @@ def training_data(stores: Sequence[CaseSource], config: ExperimentConfig) -> dic
     }
 
 
+def _private_arrays(config: ExperimentConfig, site: str) -> dict[str, Any]:
+    """Returns what a model folder says about arrays that the settings keep at the sites."""
+    patterns = config.share_rules.keep
+    return {"private_arrays": {f"of {site}": ", ".join(patterns)}} if site and patterns else {}
+
+
 def write_best(
-    folder: str | os.PathLike, name: str, trainer: Any, config: ExperimentConfig, store: CaseSource
+    folder: str | os.PathLike,
+    name: str,
+    trainer: Any,
+    config: ExperimentConfig,
+    store: CaseSource,
+    *,
+    private_arrays_of: str = "",
 ) -> None:
     """Writes the best model of a finished training, with its score on the validation cases.
 
     Args:
       trainer: a site_trainer.SegmentationTrainer.
+      private_arrays_of: as in `write`.
     """
     best = trainer.best_score
     score = {
@@ -116,13 +139,24 @@ def write_best(
             "dice": score
         }
     }
-    write(folder, name, trainer.best_model(), config, stores=[store], scores=scores)
+    write(
+        folder,
+        name,
+        trainer.best_model(),
+        config,
+        stores=[store],
+        scores=scores,
+        private_arrays_of=private_arrays_of,
+    )
 
 
 def write_run(
     folder: str | os.PathLike, config: ExperimentConfig, rows: Sequence[CaseRow]
 ) -> list[pathlib.Path]:
     """Writes `models/<name>` for each final model of a run on one machine; returns these folders.
+
+    Where the settings keep arrays at the sites, a global model is one model per site, with the
+    site's own arrays and rows: `models/FL_global_<site>`.
 
     Args:
       folder: the run's folder. It holds `server` and, for each site, `sites/<site>` with prepared
@@ -133,7 +167,7 @@ def write_run(
     folder = pathlib.Path(folder)
     sites = sorted(path.parent.parent.name for path in folder.glob("sites/*/cases/index.json"))
     stores = {site: CaseStore(folder / "sites" / site / "cases") for site in sites}
-    found = {}
+    found: dict[str, tuple[pathlib.Path, list[CaseStore]]] = {}
     for site in sites:
         found[f"{site}_baseline"] = (
             folder / "sites" / site / "baseline" / "best.safetensors",
@@ -166,17 +200,63 @@ def write_run(
     found["FL_best_global"] = (folder / "server" / "best.safetensors", list(stores.values()))
     written = []
     for name, (file, trained_on) in found.items():
-        if file.is_file():
-            write(
-                folder / "models" / name,
-                name,
-                named_weights.load(file)[0],
-                config,
-                stores=trained_on,
-                rows=rows,
-            )
-            written.append(folder / "models" / name)
+        if not file.is_file():
+            continue
+        weights, _ = named_weights.load(file)
+        if is_global(name) and config.share_rules.keep:
+            for site in sites:
+                target = folder / "models" / f"{name}_{site}"
+                own = [row for row in rows if row["model"] == name and row["site"] == site]
+                write(
+                    target,
+                    target.name,
+                    of_site(file, name, folder / "sites" / site, config),
+                    config,
+                    stores=trained_on,
+                    rows=[{**row, "model": target.name} for row in own],
+                    private_arrays_of=site,
+                )
+                written.append(target)
+            continue
+        site = next((site for site in sites if name.startswith(f"{site}_FL_local")), "")
+        write(
+            folder / "models" / name,
+            name,
+            weights,
+            config,
+            stores=trained_on,
+            rows=rows,
+            private_arrays_of=site,
+        )
+        written.append(folder / "models" / name)
     return written
+
+
+def of_site(
+    file: str | os.PathLike, name: str, site_folder: pathlib.Path, config: ExperimentConfig
+) -> dict[str, Any]:
+    """Returns a global model with a site's own arrays, as the site evaluated it.
+
+    Args:
+      file: the server's file of the model.
+      name: of the model.
+      site_folder: the site's; its journal has the arrays.
+    Raises:
+      ValueError: if the site has no arrays of its own, or has lost them.
+    """
+    folder = site_folder / "federated" / "journal"
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; give the folder of a site that took part")
+    journal = Journal(folder)
+    with TensorFile(file) as stored:
+        number = journal.number_of(file_digest(stored))
+        own = PrivateArrays(
+            journal, config.share_rules.of(spec.name for spec in stored.specs), stored.specs
+        )
+        weights, of = own.completed(name, stored.read(), number=number)
+    if not of:
+        raise ValueError(f"{folder}: has no arrays of its own; this site has trained no round")
+    return weights
 
 
 def write_tables(folder: str | os.PathLike, rows: Sequence[CaseRow]) -> None:

@@ -40,7 +40,7 @@ _EXPECTED_VIEW = 0.5  # share of the shortest training scan; below it the organ 
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class PredictionSettings:
     """How a scan is prepared for the network, and the mask made from its output.
 
     Attributes:
@@ -61,7 +61,7 @@ class Settings:
     gate: HealthyGate | None = None
 
     @classmethod
-    def of_plan(cls, plan: Mapping[str, Any], **changes: Any) -> Settings:
+    def of_plan(cls, plan: Mapping[str, Any], **changes: Any) -> PredictionSettings:
         """Returns the settings in a model's plan; raises ValueError naming a missing entry."""
         try:
             window = WindowConfig(
@@ -108,7 +108,7 @@ def predict_scan(
     image: str | os.PathLike,
     output: str | os.PathLike,
     logits_fn: LogitsFn,
-    settings: Settings,
+    settings: PredictionSettings,
     *,
     overlay: str | os.PathLike | None = None,
     probabilities: bool = False,
@@ -201,7 +201,7 @@ def predict_scan(
     )
 
 
-def describe(mask: str | os.PathLike, *, orientation: str | None = None) -> Prediction:
+def describe_mask(mask: str | os.PathLike, *, orientation: str | None = None) -> Prediction:
     """Describes a mask of an earlier run; raises IntegrityError if it cannot be read."""
     volume = nifti.read_labels(mask, orientation=orientation)
     return _described(volume.array, volume.grid)
@@ -222,7 +222,7 @@ def _gate_note(
     )
 
 
-def _scaled(upright: Volume, settings: Settings) -> np.ndarray:
+def _scaled(upright: Volume, settings: PredictionSettings) -> np.ndarray:
     """Returns the scan on the training grid, float16 [x, y, z] in [-1, 1].
 
     These are the same values as in the case store, i.e. in training and evaluation.

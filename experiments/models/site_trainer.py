@@ -31,22 +31,21 @@ from c2fnas import (
 from c2fnas import missing_labels as missing_classes
 from c2fnas.losses import LossConfig
 from c2fnas.missing_labels import MissingLabels
-from c2fnas.scores import case_scores
-from c2fnas.scores.tumour_score import TumourScore
 from c2fnas.tensorboard_log import StepProfiler, TensorBoardLog
 from c2fnas.train_step import Augment
 from experiments.configuration import ExperimentConfig, plan
-from experiments.results import case_rows, shared_choice
-from experiments.results.case_rows import SCORE
+from experiments.models.case_evaluation import CaseEvaluation
+from experiments.results import shared_choice
 from experiments.results.vocabulary import REPORTS
+from federated.rounds.sharing import ShareRules
 from federated.rounds.tasks import check_model_name
 from federated.tensors.weights import TensorSpec
-from preprocessing import dataset, declared_labels, resampling
+from preprocessing import dataset, declared_labels
 from preprocessing.augmentation import AugmentationConfig, augment
 from preprocessing.case_source import CaseSource, PreparedCase
 from preprocessing.patches import PatchConfig, PatchSampler
-from runkit import array_files, atomic, events, private, progress
-from runkit.classes import CLASSES, FOREGROUND
+from runkit import events, private, progress
+from runkit.classes import CLASSES
 
 Weights = dict[str, np.ndarray]
 
@@ -115,8 +114,15 @@ def build_trainer(
     frozen: tuple[str, ...] = (),
     xla: bool = False,
     missing: MissingLabels = missing_classes.NONE,
+    federated: bool = False,
 ) -> training.Trainer:
-    """Builds network and optimizer of a configuration, on a strategy's devices."""
+    """Builds network and optimizer of a configuration, on a strategy's devices.
+
+    Args:
+      federated: as in `SegmentationTrainer`.
+    Raises:
+      ValueError: for share rules that do not fit the network's weights.
+    """
     with strategy.scope():
         network = build_network(config)
         received = (
@@ -124,6 +130,7 @@ def build_trainer(
             if missing.needs_received
             else None
         )
+    sharing = (config.share_rules if federated else ShareRules()).of(network.variables)
     return training.Trainer(
         network,
         training.TrainingConfig(
@@ -135,7 +142,10 @@ def build_trainer(
             loss=LossConfig(kl_kind=config.kl, missing=missing),
             clip_norm=config.clip_norm,
             non_finite=config.non_finite,
-            frozen=frozen,
+            # Training what the next round replaces would fit the rest to weights that no one has.
+            frozen=(*frozen, *sorted(sharing.received)),
+            proximal_weight=config.proximal_weight if federated else 0.0,
+            private=sharing.kept,
             seed=config.seed,
         ),
         strategy,
@@ -173,6 +183,8 @@ class SegmentationTrainer:
       missing: how the loss treats classes that the site's labels never show. Federated sites give
         `missing_labels(config, store)`. A baseline has no other source for these classes and
         trains on the labels as they are.
+      federated: whether each round starts from a model that a server sent. Only then do the
+        proximal term and the share rules of the configuration hold; a baseline has no server.
       writes: whether this process writes files; of several machines that train together, only one
         does.
     """
@@ -194,6 +206,7 @@ class SegmentationTrainer:
         profile_steps: tuple[int, int] | None = None,
         xla: bool = False,
         missing: MissingLabels = missing_classes.NONE,
+        federated: bool = False,
         writes: bool = True,
     ):
         self._config, self._store, self._folder, self._label = (
@@ -203,7 +216,7 @@ class SegmentationTrainer:
             label,
         )
         self._extra_models, self._lend_local = dict(extra_models or {}), lend_local
-        self._example_cases = example_cases
+        self._federated = federated
         self._window = window_config(config, strategy)
         self._cases = {
             split: [store.open(case_id) for case_id in store.case_ids(split)]
@@ -220,7 +233,13 @@ class SegmentationTrainer:
         frozen = fine_tuning.encoder_prefixes(load_genotype(config)) if freeze_encoder else ()
         total_steps = self._steps_per_round * config.num_rounds
         self._trainer = build_trainer(
-            config, strategy, total_steps=total_steps, frozen=frozen, xla=xla, missing=missing
+            config,
+            strategy,
+            total_steps=total_steps,
+            frozen=frozen,
+            xla=xla,
+            missing=missing,
+            federated=federated,
         )
         self._writes = writes
         if writes:
@@ -231,6 +250,15 @@ class SegmentationTrainer:
             else None
         )
         self._logits = self._trainer.logits_fn()
+        self._evaluation = CaseEvaluation(
+            store,
+            self._cases,
+            self._logits,
+            self._window,
+            examples=self._folder / "examples",
+            example_cases=example_cases,
+            label=label,
+        )
         self._history = events.EventLog(self._folder / "history.jsonl")
         self._board = TensorBoardLog(self._folder / "tensorboard")
         self._state: dict[str, Any] = checkpoints.load(self._checkpoint, self._trainer) or {
@@ -247,7 +275,6 @@ class SegmentationTrainer:
         self.num_examples = len(self._cases["training"])
         self.labels = store.declared
         self.score_every = config.validation_every
-        self._healthy = declared_labels.is_absent(store.declared, "tumour")
         lacks_labels = bool(declared_labels.missing(store.declared))
         self._candidate_rounds = (
             shared_choice.candidate_rounds(
@@ -266,7 +293,14 @@ class SegmentationTrainer:
         Args:
           weights: the received global model.
           round_number: number of the round, from 1.
+        Raises:
+          ValueError: if the settings ask for what only a federated trainer does.
         """
+        if not self._federated and (self._config.proximal_weight or self._config.share_rules):
+            raise ValueError(
+                "proximal_weight, keep_at_site or only_receive is set, but this trainer is a "
+                "baseline's; make it with federated=True"
+            )
         start, begin = _fingerprint(weights), (round_number - 1) * self._steps_per_round
         # An earlier release also trained rounds that a site had missed; its checkpoint may be from
         # the middle of one.
@@ -450,79 +484,9 @@ class SegmentationTrainer:
         kept = self._trainer.weights()  # the run may return to an earlier round
         self._trainer.set_weights(weights)
         try:
-            return self._evaluated(model_name)
+            return self._evaluation.rows(model_name)
         finally:
             self._trainer.set_weights(kept)
-
-    def _evaluated(self, model_name: str) -> list[dict[str, Any]]:
-        if shared_choice.candidate_of(model_name) is not None:
-            return self._scored_candidate(model_name)
-        rows = []
-        examples = self._folder / "examples"
-        for index, case in enumerate(
-            progress.bar(
-                self._cases["test"], what=f"{self._label} evaluates {model_name}", unit="case"
-            )
-        ):
-            mask, score = self._segmented(case)
-            rows.append({**self._row(model_name, case, "training", mask), SCORE: score})
-            native = resampling.restore_labels(mask, case.native, case.target_mm)
-            rows.append({**self._row(model_name, case, "native", native), SCORE: score})
-            if index < self._example_cases:
-                example = examples / f"case{case.number:03d}.{model_name}.npy"
-                with atomic.replacing(example) as path:
-                    array_files.save(path, mask)
-        return rows + (self._validation_rows(model_name) if self._healthy else [])
-
-    def _scored_candidate(self, model_name: str) -> list[dict[str, Any]]:
-        """Returns rows on the training grid: validation cases for the choice, and test cases."""
-        rows = self._validation_rows(model_name)
-        for case in progress.bar(
-            self._cases["test"], what=f"{self._label} scores {model_name}", unit="case"
-        ):
-            mask, score = self._segmented(case)
-            rows.append({**self._row(model_name, case, "training", mask), SCORE: score})
-        return rows
-
-    def _validation_rows(self, model_name: str) -> list[dict[str, Any]]:
-        """Returns rows of the validation cases.
-
-        Only a site without tumours adds the patients' scores, to which the healthy gate is fitted.
-        """
-        rows = []
-        for case in progress.bar(
-            self._cases["validation"], what=f"{self._label} validates {model_name}", unit="case"
-        ):
-            mask, score = self._segmented(case)
-            row = self._row(model_name, case, shared_choice.GRID, mask)
-            rows.append({**row, SCORE: score} if self._healthy else row)
-        return rows
-
-    def _row(
-        self, model_name: str, case: PreparedCase, grid: str, mask: np.ndarray
-    ) -> dict[str, Any]:
-        """Returns the row of a mask, without the patient's score.
-
-        Args:
-          grid: "native" for the scan's own; any other name means the training grid.
-        """
-        truth, spacing_mm = np.asarray(case.label), case.target_mm
-        if grid == "native":
-            truth, spacing_mm = case.native_label(), case.native.spacing_mm
-        return {
-            "model": model_name,
-            "site": self._store.site,
-            "case": case.number,
-            "grid": grid,
-            **_columns(mask, truth, spacing_mm),
-        }
-
-    def _segmented(self, case: PreparedCase) -> tuple[np.ndarray, float]:
-        """Returns the mask of a case on the training grid and its score."""
-        score = TumourScore(case.target_mm)
-        return inference.segment(
-            np.asarray(case.image, np.float32), self._logits, self._window, observe=score.add
-        ), score.value
 
     def _patches(self, start: int, stop: int) -> tf.data.Dataset:
         return dataset.training_dataset(self._sampler, start, stop)
@@ -544,15 +508,6 @@ class SegmentationTrainer:
             checkpoints.save(
                 self._checkpoint, self._trainer, extra, keep=self._config.keep_checkpoints
             )
-
-
-def _columns(mask: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, Any]:
-    scores = case_scores.compare(mask, truth, spacing_mm)
-    return {
-        column: value
-        for class_, one in scores.items()
-        for column, value in case_rows.columns(one, FOREGROUND[class_]).items()
-    }
 
 
 def _fingerprint(weights: Weights) -> str:

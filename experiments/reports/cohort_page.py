@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.reports import html_parts
 from preprocessing import rules
 from preprocessing.checks import cohort
+from preprocessing.checks.plan_proposal import Proposal
 from runkit import printable
 from runkit.classes import FOREGROUND
 
-_KINDS = ("one", "two")
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
@@ -40,17 +41,31 @@ def text_histograms(reports: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def page(reports: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the page of one site, or of two side by side with their differences."""
+def page(reports: Sequence[Mapping[str, Any]], proposals: Sequence[Proposal] = ()) -> str:
+    """Returns the page of one site, or of several side by side with their differences.
+
+    Args:
+      proposals: settings that suit all sites, from `plan_proposal.propose`.
+    """
     names = [report["site"] for report in reports]
     sections = []
-    if len(reports) == 2:
-        found = cohort.differences(*reports)
+    if len(reports) > 1:
+        found = [
+            line
+            for pair in itertools.combinations(reports, 2)
+            for line in cohort.differences(*pair)
+        ]
         items = (
             "".join(f"<li>{html_parts.text(line)}</li>" for line in found)
             or "<li>none that stands out</li>"
         )
         sections.append(f"<h2>Differences</h2><ul>{items}</ul>")
+        if proposals:
+            lines = [[one.setting, one.text, one.reason] for one in proposals]
+            sections.append(
+                "<h2>Proposed for all sites</h2>"
+                + html_parts.table(["setting", "value", "why"], lines)
+            )
     else:
         counts = reports[0]["cases"]
         sections.append(
@@ -75,14 +90,14 @@ def page(reports: Sequence[Mapping[str, Any]]) -> str:
     )
     broken = sorted({rule for report in reports for rule in report["rules"]})
     if broken:
-        lines = [
+        counted = [
             [rule, rules.BY_ID[rule].name, *(report["rules"].get(rule, 0) for report in reports)]
             for rule in broken
             if rule in rules.BY_ID
         ]
         sections.append(
             "<h2>Broken rules</h2>"
-            + html_parts.table(["rule", "name", *(f"{name}#" for name in names)], lines)
+            + html_parts.table(["rule", "name", *(f"{name}#" for name in names)], counted)
         )
     subtitle = (
         "All numbers are sums over a site's cases, none is of a single patient. Bins of fewer "
@@ -97,7 +112,7 @@ def page(reports: Sequence[Mapping[str, Any]]) -> str:
 def _key(names: Sequence[str]) -> str:
     entries = (
         f'<span style="background:var(--{kind})"></span>{html_parts.text(name)}'
-        for kind, name in zip(_KINDS, names, strict=False)
+        for kind, name in zip(itertools.cycle(html_parts.SERIES), names, strict=False)
     )
     return f'<p class="key soft">{"".join(entries)}</p>'
 

@@ -18,10 +18,12 @@ from runkit import printable
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fbfaf7; --ink: #1d2126; --soft: #5d6670; --line:
   #dcd8cf; --card: #ffffff;
-  --one: #1f6fb2; --two: #c8741a; --bad: #b3261e; --warn: #8a6100; --good: #2c7a4b; }
+  --one: #1f6fb2; --two: #c8741a; --three: #2c7a4b; --four: #8a4fa3;
+  --bad: #b3261e; --warn: #8a6100; --good: #2c7a4b; }
 @media (prefers-color-scheme: dark) { :root { --paper: #15181c; --ink: #e8e6e1; --soft: #a0a8b0;
   --line: #333a42; --card: #1d2228;
-  --one: #6cb4ee; --two: #f0a04b; --bad: #ff8a80; --warn: #e6c15a; --good: #7fd3a0; } }
+  --one: #6cb4ee; --two: #f0a04b; --three: #7fd3a0; --four: #c79be0;
+  --bad: #ff8a80; --warn: #e6c15a; --good: #7fd3a0; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif;
   }
@@ -48,9 +50,13 @@ th { color: var(--soft); font-weight: 600; } td.number, th.number { text-align: 
   svg { width: 100%; height: auto; display: block; }
 svg text { fill: var(--soft); font: 11px system-ui, sans-serif; } .one { fill: var(--one); stroke:
   var(--one); } .two { fill: var(--two); stroke: var(--two); }
+.three { stroke: var(--three); } .four { stroke: var(--four); }
 .key span { display: inline-block; width: 11px; height: 11px; border-radius: 2px; margin: 0 6px 0
   14px; }
 """
+
+
+SERIES = ("one", "two", "three", "four")  # colours of the series of a histogram, in turn
 
 
 def page(title: str, subtitle: str, *sections: str) -> str:
@@ -108,11 +114,11 @@ def picture(pixels: np.ndarray) -> str:
 def histogram(
     edges: Sequence[float], series: Sequence[Sequence[float | None]], *, unit: str
 ) -> str:
-    """Returns a histogram: bars for the first series, and a line over them for a second one.
+    """Returns a histogram: bars for the first series, and a line over them for each further one.
 
     Args:
       edges: edges of the bins, one more than there are bins.
-      series: one or two lists of counts, each drawn relative to its largest; None for a bin whose
+      series: lists of counts, each drawn relative to its largest; None for a bin whose
         count is not reported.
       unit: unit of the edges.
     """
@@ -141,7 +147,8 @@ def histogram(
                 for i, top in enumerate(tops)
             )
             parts.append(
-                f'<polyline class="two" points="{points}" style="fill:none" stroke-width="2"/>'
+                f'<polyline class="{SERIES[number % len(SERIES)]}" points="{points}" '
+                'style="fill:none" stroke-width="2"/>'
             )
     base = height - bottom
     axis = (

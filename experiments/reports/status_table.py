@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
 
+from federated.wire.status import RoundStatus, RunStatus, SiteStatus
 from runkit import byte_counts
 
 
-def render(status: dict[str, Any], *, rounds: int = 10) -> str:
+def render(status: RunStatus, *, rounds: int = 10) -> str:
     """Returns a status as text; `rounds` is the number of newest rounds to show."""
     lines = [f"run {status['run']}   {_phase(status)}   release {status['release']}"]
-    if status.get("aggregation"):  # an earlier release does not send it
+    if status.get("aggregation") and status["num_rounds"]:  # an earlier release does not send it
         lines.append(f"aggregation {status['aggregation']}")
     lines.append("")
     lines += _table(
@@ -54,7 +55,9 @@ def render(status: dict[str, Any], *, rounds: int = 10) -> str:
     return "\n".join(lines)
 
 
-def _phase(status: dict[str, Any]) -> str:
+def _phase(status: RunStatus) -> str:
+    if status["num_rounds"] == 0:
+        return f"{status['phase']}; {_evaluated(status)}"
     done = f"{status['rounds_done']} of {status['num_rounds']} rounds done"
     if status["phase"] == "rounds":
         again = f", attempt {status['attempt']}" if (status["attempt"] or 1) > 1 else ""
@@ -64,7 +67,16 @@ def _phase(status: dict[str, Any]) -> str:
     return f"{status['phase']}; {done}"
 
 
-def _site(name: str, site: dict[str, Any]) -> tuple[str, ...]:
+def _evaluated(status: RunStatus) -> str:
+    """Returns how far an evaluation without training is."""
+    models, reported = status["models"], status["reported"]
+    return (
+        f"{len(models)} given {'model' if len(models) == 1 else 'models'}; rows of "
+        f"{len(reported)} sites received, {status['min_num_clients']} required"
+    )
+
+
+def _site(name: str, site: SiteStatus) -> tuple[str, ...]:
     newest = max(site["scores"], key=int, default=None)
     score = site["scores"][newest].get("dice") if newest is not None else None
     return (
@@ -82,7 +94,7 @@ def _site(name: str, site: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _round(entry: dict[str, Any]) -> tuple[str, ...]:
+def _round(entry: RoundStatus) -> tuple[str, ...]:
     return (
         str(entry["round"]),
         ", ".join(f"{site} {examples}" for site, examples in sorted(entry["sites"].items())),
@@ -93,15 +105,17 @@ def _round(entry: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _table(head: tuple[str, ...], rows: Any, *, right: tuple[int, ...]) -> list[str]:
-    rows = [head, *rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+def _table(
+    head: tuple[str, ...], rows: Iterable[tuple[str, ...]], *, right: tuple[int, ...]
+) -> list[str]:
+    lines = [head, *rows]
+    widths = [max(len(row[column]) for row in lines) for column in range(len(head))]
     return [
         "  ".join(
             cell.rjust(width) if column in right else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
-        for row in rows
+        for row in lines
     ]
 
 

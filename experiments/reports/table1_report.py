@@ -184,7 +184,7 @@ def read(folder: str | os.PathLike) -> RunReport:
 def read_events(folder: str | os.PathLike) -> RunReport:
     """Reads the files of a run except for its table, which may not exist yet."""
     folder = pathlib.Path(folder)
-    histories: dict[str, list[dict[str, Any]]] = {}
+    histories: dict[str, list[Mapping[str, Any]]] = {}
     for file in sorted(folder.glob("sites/*/*/history.jsonl")):
         for event in events.EventLog(file).read():
             histories.setdefault(event.get("model", file.parent.name), []).append(event)

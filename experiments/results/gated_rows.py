@@ -14,10 +14,11 @@ from typing import Any, cast
 
 from c2fnas.scores import healthy_gate
 from c2fnas.scores.healthy_gate import HealthyGate
+from experiments.results import model_names
 from experiments.results.case_rows import SCORE, CaseRow
 from experiments.results.shared_choice import GRID
 
-SUFFIX = "_gated"
+SUFFIX = model_names.GATED
 # Gated rows lack this column: for a missed tumour it is the diagonal of the volume, which a row
 # does not hold.
 _UNKNOWN = "hd95_mm_tumour"
@@ -26,7 +27,7 @@ _UNKNOWN = "hd95_mm_tumour"
 def resolve(rows: Iterable[CaseRow]) -> list[CaseRow]:
     """Returns the rows of test cases; models with a gate have them again as `<model>_gated`."""
     rows = list(rows)
-    gates = fit(rows)
+    gates = fit_gates(rows)
     test = [row for row in rows if row["grid"] != GRID]
     return test + [
         gated(row, gates[row["model"]])
@@ -35,7 +36,7 @@ def resolve(rows: Iterable[CaseRow]) -> list[CaseRow]:
     ]
 
 
-def fit(rows: Sequence[CaseRow]) -> dict[str, HealthyGate]:
+def fit_gates(rows: Sequence[CaseRow]) -> dict[str, HealthyGate]:
     """Returns model -> gate, fitted to the validation rows of all healthy sites together.
 
     A model with too few such rows has no gate. Rows with a tumour in the truth never count,

@@ -21,21 +21,32 @@ _BOUNDS: Mapping[str, Bounds] = {
 _LENGTHS: Bounds = (0.0, None)  # of all other measures: lengths, volumes, counts, ratios
 
 
-def of_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Interval | None]:
+def of_rows(
+    rows: Sequence[Mapping[str, Any]], *, strata: str | None = None
+) -> dict[str, Interval | None]:
     """Returns column -> mean and interval over the cases with a score, None if there are none.
 
     If the cases show no spread (a single case, or equal scores), the interval follows from the
     measure's bounds; an end without a bound is None. Columns are ordered by measure, then class.
+
+    Args:
+      rows: of one model.
+      strata: the column that names the group of a row, e.g. "site": differences between groups do
+        not count as spread.
     """
     found: dict[str, Interval | None] = {}
     for measure in case_rows.UNITS:
         for name in FOREGROUND.values():
             column = f"{measure}_{name}"
             if any(column in row for row in rows):
-                values = [row[column] for row in rows if row.get(column) is not None]
+                scored = [row for row in rows if row.get(column) is not None]
                 found[column] = (
-                    intervals.mean_interval(values, bounds=_BOUNDS.get(measure, _LENGTHS))
-                    if values
+                    intervals.mean_interval(
+                        [row[column] for row in scored],
+                        None if strata is None else [row[strata] for row in scored],
+                        bounds=_BOUNDS.get(measure, _LENGTHS),
+                    )
+                    if scored
                     else None
                 )
     return found

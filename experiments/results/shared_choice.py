@@ -8,26 +8,15 @@ scans do not. The chosen candidate's test rows become those of `<site>_FL_local_
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
 from experiments.results.case_rows import CaseRow, value
+from experiments.results.model_names import candidate_name, candidate_of
 from runkit.classes import FOREGROUND
 
+__all__ = ["GRID", "candidate_name", "candidate_of", "candidate_rounds", "choose", "resolve"]
 GRID = "validation"  # grid of rows of validation cases, which are on the training grid
-_CANDIDATE = re.compile(r"(?P<model>.+_FL_local)_r(?P<round>\d{3,6})")
 _SUFFIX = "_shared"
-
-
-def candidate_name(model: str, round_number: int) -> str:
-    """Returns the name under which a round's local model is lent, e.g. C1_FL_local_r024."""
-    return f"{model}_r{round_number:03d}"
-
-
-def candidate_of(name: str) -> tuple[str, int] | None:
-    """Returns (model, round) for the name of a candidate, None for other names."""
-    match = _CANDIDATE.fullmatch(name)
-    return None if match is None else (match["model"], int(match["round"]))
 
 
 def candidate_rounds(num_rounds: int, validation_every: int, candidates: int) -> list[int]:

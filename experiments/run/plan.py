@@ -34,6 +34,7 @@ class SiteSpec:
       split: number of training, validation and test cases; None means the default of
           experiments.prepare.
       split_list: file that assigns each case to a split, in place of a random split.
+      fault: what the site does wrong on purpose, a key of `studies.faults.FAULTS`; "" for nothing.
     """
 
     name: str
@@ -44,6 +45,7 @@ class SiteSpec:
     deformed: pathlib.Path | None = None
     split: tuple[int, int, int] | None = None
     split_list: pathlib.Path | None = None
+    fault: str = ""
 
     def __post_init__(self):
         if bool(self.cohort) + (self.manifest is not None) + (self.deformed is not None) != 1:
@@ -125,9 +127,10 @@ _DEFORMED_S = 60.0
 # a quarter of the filters takes a sixteenth of the operations
 _DEMO_MACS = 4 * 48**3 * 189_772_333_056 / 96**3 / 16
 _WEIGHT_BYTES, _CASE_BYTES = 4, 17e6
+_PREPARED_BYTES = 2e6  # of these for the prepared case at 3 mm; the rest is its scan
 
 
-def cost(spec: RunSpec) -> dict[str, float]:
+def estimated_seconds(spec: RunSpec) -> dict[str, float]:
     """Returns stage -> estimated seconds on two cores.
 
     A coarse estimate: within about a third for the demo profile, an order of magnitude elsewhere.
@@ -190,14 +193,19 @@ def cost(spec: RunSpec) -> dict[str, float]:
     return stages
 
 
-def disk_bytes(spec: RunSpec) -> float:
-    """Returns a coarse estimate of what a run writes: scans, prepared cases, the global models."""
+def disk_bytes(spec: RunSpec, *, scans: bool = True) -> float:
+    """Returns a coarse estimate of what a run writes: scans, prepared cases, the global models.
+
+    Args:
+      scans: whether it makes its scans; otherwise another run has made them already.
+    """
     gene = genotype.load(spec.config.genotype).with_size(
         filters=spec.config.filters, classes=len(CLASSES)
     )
     cases = sum(site.made for site in spec.sites)
     return (
-        cases * _CASE_BYTES
+        cases
+        * (_CASE_BYTES if scans else _PREPARED_BYTES * 27.0 / math.prod(spec.config.spacing_mm))
         + (spec.config.num_rounds + 6 * len(spec.sites)) * _WEIGHT_BYTES * 1.4 * gene.conv_weights()
     )
 

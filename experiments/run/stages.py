@@ -23,6 +23,7 @@ from runkit import atomic
 
 _SERVER_START_TIMEOUT_S = 120
 _BEYOND_ROWS = "rows_beyond.jsonl"
+_FAULTY_SITE = "experiments.faulty_site"  # in place of experiments.join, in an experiment
 
 
 class _Attempts(TypedDict, total=False):
@@ -111,7 +112,7 @@ class Stages:
 
     def __init__(self, spec: RunSpec, run: RunFolder):
         self._spec, self._run, self._folder = spec, run, spec.folder
-        self._cost = run_plan.cost(spec)
+        self._cost = run_plan.estimated_seconds(spec)
         self._initial = self._folder / "initial.safetensors"
         flag_file = self._folder / "experiment.flags"
         atomic.write_text(flag_file, spec.flags_text)
@@ -291,6 +292,9 @@ class Stages:
             f"--min_num_clients={len(sites)}",
             f"--max_num_clients={len(sites)}",
         ]
+        if any(site.fault for site in sites):
+            # It would refuse what a bad site sends; the experiment asks what the rule makes of it.
+            arguments.append("--max_change_ratio=0")
         server = group.start("server", "experiments.serve", arguments)
         group.wait_for(address.exists, server, "starting", _SERVER_START_TIMEOUT_S)
         port = atomic.read_json(address)["port"]
@@ -306,8 +310,11 @@ class Stages:
             if self._spec.baselines:
                 baseline = self.site_folder(site) / "baseline" / "best.safetensors"
                 arguments.append(f"--lend={site.name}_baseline:{baseline}")
+            module = "experiments.join"
+            if site.fault:
+                module, arguments = _FAULTY_SITE, [*arguments, f"--fault={site.fault}"]
             programs.append(
-                group.start(site.name, "experiments.join", arguments, log=f"{site.name}.federation")
+                group.start(site.name, module, arguments, log=f"{site.name}.federation")
             )
         group.wait([*programs, server], "federation")
 
@@ -371,6 +378,16 @@ class Stages:
             f"{self._spec.config.missing_labels}"
         )
 
+    def _private_arrays(self) -> list[str]:
+        """Returns a note on whose arrays a model had, where the sites keep some."""
+        patterns = self._spec.config.share_rules.keep
+        if not patterns:
+            return []
+        return [
+            f"Private arrays ({', '.join(patterns)}) never left a site: each site evaluated every "
+            "model, also those of other sites and the global ones, with arrays of its own"
+        ]
+
     def _data_notes(self) -> list[str]:
         """Returns the notes that a table of deformed copies of real scans must carry."""
         return (
@@ -387,7 +404,12 @@ class Stages:
         table1_report.write(
             self._folder,
             rows,
-            notes=(*self._spec.notes, *self._data_notes(), self._declared()),
+            notes=(
+                *self._spec.notes,
+                *self._data_notes(),
+                self._declared(),
+                *self._private_arrays(),
+            ),
             config=self._spec.config.to_json(),
             wall_seconds=self._run.state["wall_seconds"],
             peak_memory_bytes=self._run.state["peak_memory_bytes"],

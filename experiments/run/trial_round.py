@@ -17,6 +17,7 @@ import numpy as np
 
 from c2fnas import named_weights
 from experiments.results.vocabulary import REPORTS
+from federated.rounds import sharing
 from federated.security.provisioning import provision
 from federated.server.config import ServerConfig
 from federated.server.serve import serve
@@ -126,6 +127,6 @@ def federate(
                 / total
             ).max()
         )
-        for name in before
+        for name in sharing.of_plan(plan).of(before).shared
     )
     return seconds, error

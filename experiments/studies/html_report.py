@@ -24,7 +24,7 @@ from experiments.reports import case_browser, html_parts, patients_table, table1
 from experiments.results import gated_rows, paper_table, patients
 from experiments.results.case_rows import CaseRow
 from experiments.results.measures import Run
-from experiments.studies import study_results
+from experiments.studies import comparison, study_results
 from preprocessing.case_store import CaseStore
 from runkit import atomic, progress
 
@@ -74,6 +74,8 @@ def study_page(content: Mapping[str, Any], folder: str | os.PathLike) -> str:
             (run for run in content["runs"] if run["state"] == "finished"), content["runs"][0]
         )
         data["browser"] = browser_cases(folder / first["folder"])
+        if content.get("comparison") is not None:
+            data["browser"] = _one_case_of_each_point(content, folder)
     finished = sum(run["state"] == "finished" for run in content["runs"])
     missing = [
         f"{run['label']}, seed {run['seed']}: {run['state']}"
@@ -155,6 +157,21 @@ def browser_cases(
             found.append(
                 case_browser.entry(case, case_browser.masks_of(folders, case.number), title)
             )
+    return found
+
+
+def _one_case_of_each_point(
+    content: Mapping[str, Any], folder: pathlib.Path
+) -> list[dict[str, Any]]:
+    """Returns C2's median case for FL_global in each point's run of the first seed."""
+    found = []
+    for run in content["runs"]:
+        if run["state"] == "finished" and run["seed"] == content["seeds"][0]:
+            cases = browser_cases(folder / run["folder"], ("C2",))
+            cases.sort(
+                key=lambda case: "median" not in case["title"]
+            )  # of one case, it is the best
+            found += [{**case, "title": f"{run['label']}: {case['title']}"} for case in cases[:1]]
     return found
 
 
@@ -342,6 +359,8 @@ def _study_sections(
                 f"<h2>{html_parts.text(content['axis'].capitalize())}</h2>{_sweep_table(content)}",
             )
         )
+    if content.get("comparison") is not None:
+        sections.append(("kept", "What is kept", comparison.section(content["comparison"])))
     if data["browser"]:
         note = f"Pictures are shown because the cohort is {content['pictures']}."
         browser = f'<h2>Pictures</h2><p class="note">{note}</p><div id="browser"></div>'

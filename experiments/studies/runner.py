@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -49,7 +50,7 @@ def run(
 
 def cost_text(study: Study, folder: pathlib.Path, specs: Specs) -> str:
     """Returns the runs left and an estimate of their cost, scaled by the stages timed here."""
-    costs = {key: run_plan.cost(spec) for key, spec in specs.items()}
+    costs = _costs(specs)
     done, expected, spent = {}, 0.0, 0.0
     for key, spec in specs.items():
         file = spec.folder / "stages.json"
@@ -76,12 +77,28 @@ def cost_text(study: Study, folder: pathlib.Path, specs: Specs) -> str:
         if factor != 1.0
         else "measured with the demo profile"
     )
-    disk = sum(run_plan.disk_bytes(spec) for key, spec in specs.items() if not done[key]) / 2**30
+    disk = sum(
+        run_plan.disk_bytes(spec, scans=costs[key]["cohort"] > 0)
+        for key, spec in specs.items()
+        if not done[key]
+    )
     lines.append(
         f"  left to do: about {minutes(total)} on two cores, "
-        f"at most {disk:.1f} GiB of disk ({basis})"
+        f"at most {disk / 2**30:.1f} GiB of disk ({basis})"
     )
     return "\n".join(lines)
+
+
+def _costs(specs: Specs) -> dict[tuple[str, int], dict[str, float]]:
+    """Returns each run's stage -> estimated seconds; a cohort counts for the first run only."""
+    costs, made = {}, set()
+    for key, spec in specs.items():
+        costs[key] = run_plan.estimated_seconds(spec)
+        cohort = repr((spec.cohorts, [dataclasses.replace(s, fault="") for s in spec.sites]))
+        if cohort in made:
+            costs[key]["cohort"] = 0.0
+        made.add(cohort)
+    return costs
 
 
 def _order(study: Study, specs: Specs) -> Iterator[tuple[tuple[str, int], RunSpec, str]]:
@@ -160,6 +177,7 @@ def _sites_text(spec: RunSpec) -> str:
         for site in spec.sites
         if site.phantom != "standard"
     ]
+    lines += [f"--fault={site.name}:{site.fault}\n" for site in spec.sites if site.fault]
     lines += [f"--deformed={site.name}\n" for site in spec.sites if site.deformed is not None]
     lines.append(f"--threads_per_site={spec.threads_per_site}\n")
     lines += [f"--environment={name}={value}\n" for name, value in sorted(spec.environment.items())]

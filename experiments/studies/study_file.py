@@ -17,6 +17,7 @@
          "rows": {"FL_global": "FL_global_no_vae"}}
       ],
       "axis": "local epochs per round",   for a sweep: the quantity that the labels are values of
+      "margin": 10,                       of a sweep: judges points `against` others, in points
       "variants": true                    the points compute one setting in different ways
     }
 
@@ -27,6 +28,10 @@ given names. In a sweep, which has an `axis`, every point has its own table. A p
 Instead of a `cohort` or a `manifest`, sites C1 and C2 can have `"deformed": "manifest.json"`, a
 list of real CTs with masks of healthy pancreases; experiments.deform_cohort then makes the cases,
 and `split` is the number of copies.
+
+In a sweep with a `margin`, points can name an earlier point of the same sites as `against`; the
+report then says whether they keep its result (`comparison`). A point can make a site bad on
+purpose: `"fault": {"C3": "stuck"}`, with one of the faults in `faults`.
 
 If the study has `variants`, it counts in how many of them each finding holds. Their points can have
 `threads_per_site`, an `environment` for their programs, e.g. {"ONEDNN_MAX_CPU_ISA": "AVX2"}, and
@@ -43,6 +48,7 @@ from typing import Any
 
 from experiments.configuration import ExperimentConfig
 from experiments.run import plan as run_plan
+from experiments.studies import faults
 from runkit import atomic
 
 _FLAGFILES = pathlib.Path(__file__).parents[1] / "flagfiles"
@@ -59,6 +65,7 @@ _KEYS = {
     "threads_per_site",
     "notes",
     "phantom",
+    "margin",
 }
 _POINT_KEYS = {
     "label",
@@ -71,6 +78,8 @@ _POINT_KEYS = {
     "environment",
     "stack",
     "phantom",
+    "against",
+    "fault",
 }
 _STACKS = ("own", "other")
 _PHANTOMS = ("standard", "hard")
@@ -91,6 +100,8 @@ class Point:
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     stack: str = "own"
     phantom: str = "standard"
+    against: str | None = None
+    fault: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,6 +114,7 @@ class Study:
     points: tuple[Point, ...]
     pictures: str
     axis: str | None
+    margin: float | None
     variants: bool
     threads_per_site: int
     notes: tuple[str, ...]
@@ -162,7 +174,7 @@ def run_spec(
         folder=run_folder(folder, point, seed),
         cohorts=folder.parent / "cohorts",  # shared with other studies of the same patients
         sites=tuple(
-            _site(name, value, position, seed, study, point.phantom)
+            _site(name, value, position, seed, study, point)
             for position, (name, value) in enumerate(point.sites.items())
         ),
         threads_per_site=point.threads_per_site or study.threads_per_site,
@@ -170,7 +182,7 @@ def run_spec(
         stack=point.stack,
         baselines=point.baselines,
         beyond=point.beyond,
-        notes=(*study.notes, _data_note(point)),
+        notes=(*study.notes, *_fault_notes(point), _data_note(point)),
     )
 
 
@@ -221,12 +233,38 @@ def _study(value: Any, home: pathlib.Path, data: pathlib.Path) -> Study:
         points=points,
         pictures=pictures,
         axis=value.get("axis"),
+        margin=_margin(value, points),
         variants=bool(value.get("variants")),
         threads_per_site=value.get("threads_per_site", 1),
         notes=tuple(value.get("notes", ())),
         home=home,
         data=data,
     )
+
+
+def _margin(value: Mapping[str, Any], points: Sequence[Point]) -> float | None:
+    """Returns the margin after checking it and what the points are compared with."""
+    margin, earlier = value.get("margin"), dict[str, Point]()
+    if margin is not None and (
+        not isinstance(margin, (int, float)) or isinstance(margin, bool) or not 0 < margin <= 100
+    ):
+        raise ValueError(f"`margin` is {margin!r}; expected points of Dice, above 0, at most 100")
+    if margin is not None and not value.get("axis"):
+        raise ValueError("`margin` is given without `axis`; name what the points differ in")
+    if (margin is not None) != any(point.against for point in points):
+        raise ValueError(
+            f"`margin` is {margin!r}; give it together with points that have `against`"
+        )
+    for point in points:
+        if point.against is not None:
+            other = earlier.get(point.against)
+            if other is None or (other.sites, other.phantom) != (point.sites, point.phantom):
+                raise ValueError(
+                    f"point {point.label}: `against` is {point.against!r}; expected the label of "
+                    "an earlier point with the same sites and phantom, whose patients are the same"
+                )
+        earlier[point.label] = point
+    return None if margin is None else float(margin)
 
 
 def _point(entry: Mapping[str, Any], common: Mapping[str, Any], sites: Mapping[str, Any]) -> Point:
@@ -272,6 +310,18 @@ def _point(entry: Mapping[str, Any], common: Mapping[str, Any], sites: Mapping[s
             f"point {label}: `deformed` is for C1 and C2 together, without further sites; give "
             "both the same manifest"
         )
+    fault = entry.get("fault", {})
+    if not isinstance(fault, dict) or not set(fault) <= set(own):
+        raise ValueError(f"point {label}: `fault` is {fault!r}; expected some of its sites' names")
+    if not all(isinstance(f, str) and f in faults.FAULTS for f in fault.values()):
+        raise ValueError(
+            f"point {label}: `fault` has {', '.join(map(str, fault.values()))}; expected one of "
+            f"{', '.join(faults.FAULTS)}"
+        )
+    if any("cohort" not in own[name] for name in own) and fault:
+        raise ValueError(
+            f"point {label}: `fault` is for sites with a synthetic `cohort`; leave it out"
+        )
     environment, stack = entry.get("environment", {}), entry.get("stack", "own")
     threads = entry.get("threads_per_site")
     if not isinstance(environment, dict) or not all(
@@ -299,11 +349,13 @@ def _point(entry: Mapping[str, Any], common: Mapping[str, Any], sites: Mapping[s
         environment=environment,
         stack=stack,
         phantom=entry["phantom"],
+        against=entry.get("against"),
+        fault=dict(fault),
     )
 
 
 def _site(
-    name: str, value: Mapping[str, Any], position: int, seed: int, study: Study, phantom: str
+    name: str, value: Mapping[str, Any], position: int, seed: int, study: Study, point: Point
 ) -> run_plan.SiteSpec:
     split = tuple(value["split"]) if "split" in value else None
     if split is not None and len(split) != 3:
@@ -316,12 +368,21 @@ def _site(
         cohort=value.get("cohort", {}),
         # C1 and C2 have the patients of `make table1`; further sites have other patients.
         cohort_seed=seed if position < 2 else seed + 1000 * (position + 1),
-        phantom=phantom if "cohort" in value else "standard",
+        phantom=point.phantom if "cohort" in value else "standard",
+        fault=point.fault.get(name, ""),
         manifest=study.data / value["manifest"] if "manifest" in value else None,
         deformed=study.data / value["deformed"] if "deformed" in value else None,
         split=split,
         split_list=study.home / value["split_list"] if "split_list" in value else None,
     )
+
+
+def _fault_notes(point: Point) -> list[str]:
+    return [
+        f"EXPERIMENT: site {site} {faults.FAULTS[fault]}, on purpose; the server's check of the "
+        "size of a change is off."
+        for site, fault in point.fault.items()
+    ]
 
 
 def _data_note(point: Point) -> str:

@@ -12,7 +12,7 @@ from experiments.figures import style
 from experiments.reports import patients_table, table1_report
 from experiments.results import fingerprints, hypotheses, intervals, paper_table, patients
 from experiments.run import stages as run_stages
-from experiments.studies import study_file
+from experiments.studies import comparison, study_file
 from experiments.studies import variants as study_variants
 from experiments.studies.study_file import Study
 from runkit import atomic, events
@@ -44,7 +44,7 @@ def collect(
                     folder,
                 )
             )
-    content = {
+    content: dict[str, Any] = {
         "name": study.name,
         "profile": study.profile,
         "seeds": list(study.seeds),
@@ -54,7 +54,10 @@ def collect(
         "runs": runs,
     }
     if study.axis:
-        return {**content, "sweep": sweep(study, runs)}
+        content["sweep"] = sweep(study, runs)
+        if study.margin is not None:
+            content["comparison"] = comparison.collect(study, runs)
+        return content
     joint = joint_rows(study, runs)
     if not study.variants:
         return {**content, **_joint(joint)}
@@ -295,6 +298,8 @@ def markdown(content: Mapping[str, Any]) -> str:
             lines.append(f"- {run['label']}, seed {run['seed']}: {run['state']}{reason}")
     if content.get("sweep") is not None:
         lines += _sweep_lines(content)
+        if content.get("comparison") is not None:
+            lines += comparison.markdown(content["comparison"])
     else:
         if content.get("variants") is not None:
             lines += ["", *study_variants.markdown(content["variants"])]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
 
 import grpc
 from google.protobuf.message import Message
@@ -16,6 +15,7 @@ from federated.wire import addresses, conversion, replies
 from federated.wire import operation_pb2 as pb
 from federated.wire.endpoint import ServerEndpoint, channel_options
 from federated.wire.messages import OPERATION_PREFIX
+from federated.wire.status import RunStatus
 from runkit import printable
 
 # Many connections may be waiting at the server's port, and room comes up now and then: short pauses
@@ -51,7 +51,7 @@ class AdminClient:
             self._call("Probe", pb.ProbeRequest(), pb.ProbeReply, limit=replies.LARGE)
         )
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> RunStatus:
         return replies.status(
             self._call("Status", pb.StatusRequest(), pb.StatusReply, limit=replies.LARGE)
         )

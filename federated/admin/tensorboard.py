@@ -5,9 +5,7 @@ The scores of every global model, the metrics of every update, and the size and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from federated.rounds.log_lines import LogLine
 from runkit.scalar_events import ScalarEvents
 
 
@@ -22,14 +20,13 @@ class RunScalars:
         self._events = events
         self._opened: dict[int, float] = {}
 
-    def note(self, record: Mapping[str, Any]) -> None:
-        event = record["event"]
-        if event == "scored":
+    def note(self, record: LogLine) -> None:
+        if record["event"] == "scored":
             self._events.write(
                 record["model"],
                 {f"score/{record['site']}/{key}": value for key, value in record["scores"].items()},
             )
-        elif event == "pushed":
+        elif record["event"] == "pushed":
             values = {
                 f"update/{record['site']}/{key}": value
                 for key, value in record.get("metrics", {}).items()
@@ -37,15 +34,15 @@ class RunScalars:
             if "seconds" in record:
                 values[f"transfer/{record['site']}/seconds"] = record["seconds"]
             self._events.write(record["round"], values)
-        elif event == "round_opened":
+        elif record["event"] == "round_opened":
             self._opened[record["round"]] = record["time"]
-        elif event == "aggregated":
+        elif record["event"] == "aggregated":
             values = {"round/sites": len(record["sites"])}
             opened = self._opened.pop(record["round"], None)
             if opened is not None:
                 values["round/seconds"] = record["time"] - opened
             self._events.write(record["round"], values)
-        elif event == "selected":
+        elif record["event"] == "selected":
             # Sites score a model while they train the next one, so this belongs to the best round.
             self._events.write(
                 record["best_round"],

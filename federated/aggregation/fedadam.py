@@ -8,7 +8,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from federated.aggregation.rule import Aggregated, AggregationRule, Slab, positive, share
+from federated.aggregation.rule import (
+    Aggregated,
+    AggregationRule,
+    Slab,
+    positive_parameter,
+    share_parameter,
+)
 from federated.aggregation.weighted_mean import weighted_mean
 from federated.tensors.weights import TensorSpec
 
@@ -31,12 +37,14 @@ class FedAdam(AggregationRule):
     name: ClassVar[str] = "fedadam"
     reads_model: ClassVar[bool] = True
 
-    beta_1: float = share(0.9, "share of the first moment that stays from round to round")
-    beta_2: float = share(0.99, "share of the second moment that stays from round to round")
-    tau: float = positive(
+    beta_1: float = share_parameter(0.9, "share of the first moment that stays from round to round")
+    beta_2: float = share_parameter(
+        0.99, "share of the second moment that stays from round to round"
+    )
+    tau: float = positive_parameter(
         1e-3, "changes that are small beside it move the model in proportion to their size"
     )
-    learning_rate: float = positive(
+    learning_rate: float = positive_parameter(
         0.01, "how far a value moves in a round where its changes are alike and large beside tau"
     )
 

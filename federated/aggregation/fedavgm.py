@@ -8,7 +8,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from federated.aggregation.rule import Aggregated, AggregationRule, Slab, positive, share
+from federated.aggregation.rule import (
+    Aggregated,
+    AggregationRule,
+    Slab,
+    positive_parameter,
+    share_parameter,
+)
 from federated.aggregation.weighted_mean import weighted_mean
 from federated.tensors.weights import TensorSpec
 
@@ -30,8 +36,8 @@ class FedAvgM(AggregationRule):
     name: ClassVar[str] = "fedavgm"
     reads_model: ClassVar[bool] = True
 
-    momentum: float = share(0.9, "share of the velocity that stays from round to round")
-    learning_rate: float = positive(1.0, "length of a step along the velocity")
+    momentum: float = share_parameter(0.9, "share of the velocity that stays from round to round")
+    learning_rate: float = positive_parameter(1.0, "length of a step along the velocity")
 
     def init(self, specs: Sequence[TensorSpec]) -> Mapping[str, float]:
         del specs

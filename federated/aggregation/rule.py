@@ -139,12 +139,12 @@ def parameter(default: Any, meaning: str, holds: Callable[[Any], bool], expected
     return dataclasses.field(default=default, metadata=about)
 
 
-def share(default: float, meaning: str) -> Any:
+def share_parameter(default: float, meaning: str) -> Any:
     """Declares a parameter of at least 0 and less than 1."""
     expected = "a number from 0 up to, not including, 1"
     return parameter(default, meaning, lambda value: 0 <= value < 1, expected)
 
 
-def positive(default: float, meaning: str) -> Any:
+def positive_parameter(default: float, meaning: str) -> Any:
     """Declares a parameter of more than 0."""
     return parameter(default, meaning, lambda value: value > 0, "a number more than 0")

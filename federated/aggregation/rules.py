@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from federated.aggregation.fedadam import FedAdam
 from federated.aggregation.fedavg import FedAvg
@@ -32,7 +31,7 @@ def parse(text: str) -> AggregationRule:
         raise ValueError(f"aggregation is {text!r}; expected one of {', '.join(RULES)}")
     rule = RULES[name]
     fields = {field.name: field for field in dataclasses.fields(rule)}
-    values: dict[str, Any] = {}
+    values: dict[str, bool | float | str] = {}
     for entry in listed.split(",") if listed else []:
         key, _, value = (part.strip() for part in entry.partition("="))
         if key not in fields or key in values:
@@ -60,7 +59,7 @@ def described() -> str:
     return " ".join(lines)
 
 
-def _value(kind: type, text: str) -> Any:
+def _value(kind: type, text: str) -> bool | float | str:
     """Returns a parameter's value; one of a wrong type stays text, which its rule refuses."""
     if kind is bool:
         return {"true": True, "false": False}.get(text.lower(), text)

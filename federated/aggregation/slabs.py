@@ -29,7 +29,8 @@ class Source(Protocol):
     Several threads may ask, each for the pieces of one chunk in order.
     """
 
-    specs: tuple[TensorSpec, ...]
+    @property
+    def specs(self) -> tuple[TensorSpec, ...]: ...
 
     def read_range(self, start: int, size: int) -> bytes: ...
 

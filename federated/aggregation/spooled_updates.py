@@ -15,8 +15,9 @@ import numpy as np
 
 from federated.aggregation.rule import AggregationRule
 from federated.aggregation.slabs import aggregate, state_specs
+from federated.aggregation.unshared import CompletingSink
 from federated.rounds.rounds import Update
-from federated.tensors.tensor_files import TensorFile, TensorFileWriter, file_digest
+from federated.tensors.tensor_files import TensorFile, TensorFileWriter, file_digest, selected
 from federated.tensors.weights import CHUNK_BYTES, TensorManifest, TensorSpec
 from runkit import atomic
 
@@ -60,6 +61,7 @@ def aggregate_spooled(
     *,
     model: StoredFile,
     state: StoredFile | None = None,
+    shared: Collection[str] | None = None,
     rounding: Callable[[np.ndarray], np.ndarray] | None = None,
     verified: Collection[pathlib.Path] = (),
 ) -> tuple[TensorManifest, TensorManifest | None]:
@@ -73,6 +75,8 @@ def aggregate_spooled(
       metadata: of the model's file.
       model: the global model that the sites trained from; opened only where the rule reads it.
       state: what the rule kept with that model; None for its initial values.
+      shared: names of the tensors that the updates hold, by default all. The others are as in
+        `model`, which is then opened whatever the rule.
       rounding: applied to each piece of the new model.
       verified: those of the updates that are known to be what was received.
     Returns:
@@ -84,7 +88,9 @@ def aggregate_spooled(
       OSError: where the system cannot read an update or write a target; it says nothing about the
         updates.
     """
-    kept_specs = state_specs(rule, specs)
+    names = {spec.name for spec in specs} if shared is None else frozenset(shared)
+    kept_specs = state_specs(rule, [spec for spec in specs if spec.name in names])
+    partial = len(names) < len(specs)
     with contextlib.ExitStack() as opened:
         sources = {
             update.site: (
@@ -93,7 +99,9 @@ def aggregate_spooled(
             )
             for path, update in updates.items()
         }
-        before = opened.enter_context(_open_stored(model)) if rule.reads_model else None
+        before = None
+        if rule.reads_model or partial:
+            before = opened.enter_context(_open_stored(model))
         kept = None
         if kept_specs and state is not None:
             kept = opened.enter_context(_open_stored(state))
@@ -104,17 +112,20 @@ def aggregate_spooled(
             about = {"format": STATE_FORMAT, "rule": str(rule)}
             # Entered last, so renamed first: a global model is never without its state.
             state_writer = opened.enter_context(_writer(targets.state, kept_specs, about))
+        sink = writer if before is None or not partial else CompletingSink(writer, before, names)
         aggregate(
             rule,
             sources,
-            writer,
-            model=before,
+            sink,
+            model=None if before is None else selected(before, names),
             state=kept,
             state_sink=state_writer,
             **({} if rounding is None else {"finish": rounding}),
         )
         for source, _ in sources.values():
             source.check()
+        if isinstance(sink, CompletingSink):
+            sink.finish()
         return writer.finish(), state_writer.finish() if state_writer is not None else None
 
 

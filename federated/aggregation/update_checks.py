@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
+import operator
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import numpy as np
 
 from federated import errors
 from federated.errors import Reason
-from federated.tensors.tensor_files import TensorFile
+from federated.tensors.tensor_files import TensorFile, TensorSelection
 from federated.tensors.weights import CHUNK_BYTES, DTYPES, TensorSpec, dtype_runs, stretches
 
 _LEAST, _MOST = 0.2, 2.0  # bounds of the usual change, in norms of the initial model
@@ -31,9 +32,13 @@ class UpdateCheck:
         only that values are finite.
     """
 
-    def __init__(self, specs: Sequence[TensorSpec], reference: TensorFile | None = None):
+    def __init__(
+        self, specs: Sequence[TensorSpec], reference: TensorFile | TensorSelection | None = None
+    ):
         self._specs, self._reference, self._runs = tuple(specs), reference, dtype_runs(specs)
-        self._places = list(itertools.accumulate((spec.nbytes for spec in specs), initial=0))
+        self._places = list(
+            itertools.accumulate(map(operator.attrgetter("nbytes"), specs), initial=0)
+        )
         self._squares: dict[int, float] = {}
         self._not_finite: dict[int, Counter[int]] = {}  # chunk -> tensor -> number of values
 
@@ -82,6 +87,8 @@ class UpdateCheck:
 
     def check(self, what: str) -> None:
         """Raises UpdateRefused with a reason for every tensor with non-finite values."""
+        if not self._not_finite:
+            return
         counts: Counter[int] = sum(self._not_finite.values(), Counter())
         reasons = [
             Reason(
@@ -102,7 +109,7 @@ class UpdateCheck:
             )
 
 
-def norm_of(file: TensorFile) -> float:
+def norm_of(file: TensorFile | TensorSelection) -> float:
     """Returns the Euclidean norm of a model's values, reading one chunk at a time."""
     squares, runs = [], dtype_runs(file.specs)
     for start in range(0, file.nbytes, CHUNK_BYTES):

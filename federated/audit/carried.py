@@ -11,6 +11,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from federated.rounds.log_lines import LogLine
+
 
 @dataclasses.dataclass
 class Carried:
@@ -25,48 +27,49 @@ class Carried:
     evicted: set[str] = dataclasses.field(default_factory=set)
     # name of a lent model -> (site, digest)
     published: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    # name of a model that the operator gave -> digest
+    given: dict[str, str] = dataclasses.field(default_factory=dict)
     rows: dict[str, str] = dataclasses.field(default_factory=dict)  # site -> digest
     fixed: bool = False  # which models are evaluated
     best_round: int | None = None  # once it is fixed
     finished: bool = False
     certificate: str = ""  # of the server that was started last
 
-    def take(self, record: Mapping[str, Any]) -> None:
+    def take(self, record: LogLine) -> None:
         """Adds one line; a line of another kind changes nothing."""
-        event, site = record["event"], record.get("site", "")
-        if event == "started":
+        if record["event"] == "started":
             self.certificate = record.get("certificate", "")
-        elif event == "login":
-            self.num_examples[site] = record.get("num_examples", 0)
-        elif event == "pushed":
-            number = record.get("round", 0)
-            self.pushed[record.get("counts_in", number), site] = (
-                number,
+        elif record["event"] == "login":
+            self.num_examples[record["site"]] = record.get("num_examples", 0)
+        elif record["event"] == "pushed":
+            self.pushed[record.get("counts_in", record["round"]), record["site"]] = (
+                record["round"],
                 record.get("sha256", ""),
                 record.get("num_examples", 0),
             )
-        elif event == "aggregated":
+        elif record["event"] == "aggregated":
             self.round, self.sha256 = record["round"], record.get("sha256")
             self.pushed = {key: found for key, found in self.pushed.items() if key[0] > self.round}
-        elif event == "round_discarded":
-            self.round, self.sha256 = record["round"] - 1, record.get("sha256")
-            self.pushed = {
-                key: found for key, found in self.pushed.items() if key[0] < record["round"]
-            }
+        elif record["event"] == "round_discarded":
+            first = record["round"]
+            self.round, self.sha256 = first - 1, record.get("sha256")
+            self.pushed = {key: found for key, found in self.pushed.items() if key[0] < first}
             self.rows, self.fixed, self.best_round = {}, False, None
-        elif event == "published":
-            self.published[record.get("model", "")] = (site, record.get("sha256", ""))
-        elif event == "rows":
-            self.rows[site] = record.get("sha256", "")
-        elif event == "evicted":
-            self.evicted.add(site)
+        elif record["event"] == "published":
+            self.published[record["model"]] = (record["site"], record["sha256"])
+        elif record["event"] == "given":
+            self.given[record["model"]] = record["sha256"]
+        elif record["event"] == "rows":
+            self.rows[record["site"]] = record.get("sha256", "")
+        elif record["event"] == "evicted":
+            self.evicted.add(record["site"])
             for name in record.get("models", ()):
                 self.published.pop(name, None)
-        elif event == "readmitted":
-            self.evicted.discard(site)
-        if event in ("models_fixed", "finished"):
-            self.fixed = self.fixed or event == "models_fixed"
-            self.finished = self.finished or event == "finished"
+        elif record["event"] == "readmitted":
+            self.evicted.discard(record["site"])
+        elif record["event"] == "models_fixed" or record["event"] == "finished":
+            self.fixed = self.fixed or record["event"] == "models_fixed"
+            self.finished = self.finished or record["event"] == "finished"
             if self.best_round is None:
                 self.best_round = record.get("best_round")
 
@@ -78,6 +81,7 @@ class Carried:
             "num_examples": dict(sorted(self.num_examples.items())),
             "evicted": sorted(self.evicted),
             "published": {name: list(found) for name, found in sorted(self.published.items())},
+            "given": dict(sorted(self.given.items())),
             "rows": dict(sorted(self.rows.items())),
         }
 
@@ -94,6 +98,7 @@ class Carried:
                 "num_examples": dict(value["num_examples"]),
                 "evicted": set(value["evicted"]),
                 "published": {name: (site, d) for name, (site, d) in value["published"].items()},
+                "given": dict(value["given"]),
                 "rows": dict(value["rows"]),
             }
         )

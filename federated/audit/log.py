@@ -26,8 +26,8 @@ import pathlib
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, cast
 
 from absl import logging
 from cryptography import x509
@@ -36,7 +36,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from federated.audit.carried import Carried
+from federated.rounds.log_lines import ContinuedLine, LogLine, RemovedSegments
 from federated.security import certificates
+from federated.storage.database import GIVEN
 from federated.storage.store import Store
 from runkit import atomic, durable, formats, log_segments
 from runkit.events import EventLog, records
@@ -55,6 +57,7 @@ _LINE = re.compile(
     rb'(?P<text>\{.*), "hash": "(?P<hash>[0-9a-f]{64})"'
     rb'(, "signature": "(?P<signature>[A-Za-z0-9+/=]+)")?\}\n'
 )
+Listener = Callable[[LogLine], None]  # called with every line once it is written
 
 
 class AuditLog(EventLog):
@@ -79,7 +82,7 @@ class AuditLog(EventLog):
         *,
         clock: Callable[[], float] = time.time,
         key: str | os.PathLike | None = None,
-        listeners: Sequence[Callable[[dict[str, Any]], None]] = (),
+        listeners: Sequence[Listener] = (),
         segment_bytes: int = SEGMENT_BYTES,
         keep_segments: int = 0,
     ):
@@ -92,7 +95,7 @@ class AuditLog(EventLog):
         self._carried = Carried()
         self._segment, self._before = 1, 0  # number of the segment, and of lines before it
         self._ends: dict[int, tuple[int, str]] = {}  # of full segments: last line, its hash
-        self._removed: dict[str, Any] | None = None  # what the log says is no longer kept
+        self._removed: RemovedSegments | None = None  # what the log says is no longer kept
         self._segment_bytes, self._keep_segments = segment_bytes, keep_segments
         self._rotate_at = segment_bytes
         self._unsynced_name = False  # whether a power cut may bring the earlier segment back
@@ -108,7 +111,7 @@ class AuditLog(EventLog):
         """The number of the format that the log has now."""
         return _ONE_SEGMENT if self._segment == 1 else FORMAT
 
-    def read(self) -> Iterator[dict[str, Any]]:
+    def read(self) -> Iterator[LogLine]:
         """Yields the events in order, without one whose sync failed: the next line replaces it.
 
         Events of segments that are no longer kept are left out.
@@ -126,11 +129,11 @@ class AuditLog(EventLog):
                     for path in earlier
                 ]
             for path, file in zip(earlier, files, strict=True):
-                yield from records(log_segments.lines(path, file))
-            yield from itertools.islice(records(stream), count)
+                yield from cast(Iterator[LogLine], records(log_segments.lines(path, file)))
+            yield from cast(Iterator[LogLine], itertools.islice(records(stream), count))
 
     def append(self, event: str, **fields: Any) -> None:
-        written = []
+        written: list[LogLine] = []
         with self._mutex:
             if self.path.exists() and self.path.stat().st_size != self._size:
                 os.truncate(self.path, self._size)  # a full disk took half a line
@@ -139,15 +142,14 @@ class AuditLog(EventLog):
             super().append(event, **fields)
             if event in SYNCED:
                 self._sync()
-            self._note(self._pending)
+            written.append(self._note(self._pending))
             self._size = self.path.stat().st_size
-            written.append(self._pending[1])
         for listener in self._listeners:
             for record in written:
                 self._tell(listener, record)
 
     @staticmethod
-    def _tell(listener: Callable[[dict[str, Any]], None], record: dict[str, Any]) -> None:
+    def _tell(listener: Listener, record: LogLine) -> None:
         try:
             listener(record)
         except Exception as error:  # a listener that fails must not stop the run
@@ -156,10 +158,12 @@ class AuditLog(EventLog):
             )
             logging.warning("event=listener_failed reason=%s", reason)
 
-    def _note(self, pending: tuple[str, dict[str, Any]]) -> None:
-        """Counts a line that is written."""
-        self._count, (self._head, record) = self._count + 1, pending
+    def _note(self, pending: tuple[str, dict[str, Any]]) -> LogLine:
+        """Counts a line that is written, and returns it."""
+        self._count, (self._head, fields) = self._count + 1, pending
+        record = cast(LogLine, fields)
         self._carried.take(record)
+        return record
 
     def _sync(self) -> None:
         with atomic.naming(self.path), open(self.path, "rb+") as stream:
@@ -168,7 +172,7 @@ class AuditLog(EventLog):
             durable.sync_directory(self.path.parent)
             self._unsynced_name = False
 
-    def _rotate(self) -> list[dict[str, Any]]:
+    def _rotate(self) -> list[LogLine]:
         """Goes on in a new segment; returns its first record, nothing if the disk forbids it now.
 
         At each moment the whole log is on disk: the full segment is compressed and synced beside
@@ -185,7 +189,7 @@ class AuditLog(EventLog):
             return []
         self._ends[self._segment] = self._count, self._head
         self._before, self._segment = self._count, self._segment + 1
-        self._note(self._pending)
+        opening = self._note(self._pending)
         self._removed = self._pending[1].get("removed")
         self._size, self._rotate_at = len(content), len(content) + self._segment_bytes
         try:
@@ -193,12 +197,12 @@ class AuditLog(EventLog):
             self._remove()
         except OSError as error:  # the next signed line is synced with the name, or not written
             logging.warning("event=log_segment_left reason=%s", error.strerror)
-        return [self._pending[1]]
+        return [opening]
 
     def _opening(self) -> bytes:
         """Returns the first line of the next segment."""
         gone, removed = self._segment - self._keep_segments, self._removed
-        if self._keep_segments and gone > (removed or {}).get("segments", 0):
+        if self._keep_segments and gone > (removed["segments"] if removed else 0):
             lines, head = self._ends[gone]
             removed = {"segments": gone, "lines": lines, "head": head}
         fields = {
@@ -257,7 +261,7 @@ class AuditLog(EventLog):
         damage = None
         try:
             for record in read_chain(self.path):
-                if record["event"] == CONTINUED:
+                if record["event"] == "log_continued":
                     self._continued(record, active=record["hash"].encode() in opening)
                 self._count, self._head = record["line"], record["hash"]
                 self._carried.take(record)
@@ -274,7 +278,7 @@ class AuditLog(EventLog):
         if damage is not None:
             self.append("log_cut", lines=rest.count(b"\n"), reason=str(damage))
 
-    def _continued(self, record: dict[str, Any], *, active: bool) -> None:
+    def _continued(self, record: ContinuedLine, *, active: bool) -> None:
         """Takes over what the first line of a segment says."""
         if self._count == 0 and record["line"] > 1:
             self._carried = Carried.from_json(record["carried"])
@@ -322,7 +326,7 @@ class BrokenChain(ValueError):
 
 def read_chain(
     path: str | os.PathLike, authority: x509.Certificate | None = None
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[LogLine]:
     """Yields the records of a log after checking each; skips half a line at the end.
 
     Args:
@@ -355,21 +359,21 @@ def read_chain(
                 f"does not follow line {last}{ended}: lines were removed, inserted or moved",
                 **place,
             )
-        continued = record["event"] == CONTINUED
-        if first and number != (record["segment"] if continued else 1):
+        opening = record if record["event"] == "log_continued" else None
+        if first and number != (opening["segment"] if opening else 1):
             raise BrokenChain(due, f"does not begin segment {number} of the log", **place)
-        if continued:
-            ends[record["segment"] - 1] = last or due - 1, head
-            removed = record.get("removed") or {"segments": -1}
-            told = ends.get(removed["segments"])
-            if told not in (None, (removed.get("lines"), removed.get("head"))):
+        if opening:
+            ends[opening["segment"] - 1] = last or due - 1, head
+            removed = opening.get("removed")
+            told = ends.get(removed["segments"]) if removed else None
+            if removed and told not in (None, (removed["lines"], removed["head"])):
                 raise BrokenChain(due, "says that other lines were removed than are missing")
-        if record["event"] == "started" or continued:
+        if record["event"] == "started" or record["event"] == "log_continued":
             formats.refuse_newer(path, record.get("format"), FORMAT)
         if authority is not None and record["event"] == "started":
-            server = _certificate_of(record, record, authority)
-        if authority is not None and continued and last == 0:
-            server = _certificate_of(record, record["carried"], authority)
+            server = _certificate_of(record.get("certificate", ""), due, authority)
+        if authority is not None and opening and last == 0:
+            server = _certificate_of(opening["carried"].get("certificate", ""), due, authority)
         if (
             authority is not None
             and record["event"] in SIGNED
@@ -379,19 +383,19 @@ def read_chain(
                 due, f"{record['event']!r} is not signed by the server's key", **place
             )
         head, last = found["hash"].decode("ascii"), due
-        yield {**record, "hash": head}
+        yield cast(LogLine, {**record, "hash": head})
 
 
 def _checked(
     line: bytes, number: int, place: dict[str, str | None]
-) -> tuple[dict[str, Any], re.Match[bytes]]:
+) -> tuple[LogLine, re.Match[bytes]]:
     """Returns the record of a line and its parts. Raises BrokenChain unless its hash fits."""
     found = _LINE.fullmatch(line)
     if not found:
         raise BrokenChain(number, "is not a chained event", **place)
     if hashlib.sha256(found["text"]).hexdigest().encode("ascii") != found["hash"]:
         raise BrokenChain(number, "was changed: its hash does not fit", **place)
-    return json.loads(found["text"] + b"}"), found
+    return cast(LogLine, json.loads(found["text"] + b"}")), found
 
 
 def _segments(path: pathlib.Path) -> Iterator[tuple[int | None, pathlib.Path | None, bytes]]:
@@ -437,9 +441,10 @@ def _opened_by(line: bytes, full: dict[int, pathlib.Path]) -> tuple[int, int]:
         record, _ = _checked(line, 1, {})
     except BrokenChain:
         return max(full, default=0) + 1, max(min(full, default=1) - 1, 0)
-    if record["event"] != CONTINUED:
+    if record["event"] != "log_continued":
         return 1, 0
-    return record["segment"], (record.get("removed") or {}).get("segments", 0)
+    removed = record.get("removed")
+    return record["segment"], removed["segments"] if removed else 0
 
 
 def _name(segment: pathlib.Path) -> str:
@@ -454,7 +459,7 @@ def _first_line(line: bytes) -> int:
 
 def backfill(log: EventLog, store: Store) -> None:
     """Logs what the store holds and the log lacks after a kill, a power cut or a full disk."""
-    known = _replayed(log.read())
+    known = _replayed(cast(Iterable[LogLine], log.read()))
     globals_, counted, models = store.globals(), store.counted_updates(), store.models()
     rule_states = store.rule_states()
     beyond = [number for number in known.aggregated if number not in globals_]
@@ -469,7 +474,7 @@ def backfill(log: EventLog, store: Store) -> None:
         )
         # Replayed once more: an update logged before this line no longer counts, so it is logged
         # again if the store has it.
-        known = _replayed(log.read())
+        known = _replayed(cast(Iterable[LogLine], log.read()))
     for site, record in store.sites().items():
         if record.num_examples and known.num_examples.get(site) != record.num_examples:
             log.append("login", site=site, num_examples=record.num_examples, backfilled=True)
@@ -516,9 +521,11 @@ def backfill(log: EventLog, store: Store) -> None:
             if known.scores.get((model, site)) != found:
                 log.append("scored", site=site, model=model, scores=found, backfilled=True)
     for name, (site, sha256) in models.items():
-        if known.published.get(name) != sha256:
+        if known.published.get(name) != sha256 and site == GIVEN:
+            log.append("given", model=name, sha256=sha256)
+        elif known.published.get(name) != sha256:
             log.append("published", site=site, model=name, sha256=sha256, backfilled=True)
-    if store.fixed_models() and not known.fixed:
+    if store.fixed_models() and not known.fixed and not store.only_evaluates:
         log.append(
             "models_fixed",
             models=list(store.fixed_models()),
@@ -533,7 +540,7 @@ def backfill(log: EventLog, store: Store) -> None:
         log.append(
             "finished",
             rounds=max(globals_),
-            sites=sorted(store.participants()),
+            sites=sorted(store.took_part()),
             **(
                 {}
                 if store.fixed_models()
@@ -563,13 +570,16 @@ class _Known:
     removed_scores: int = -1  # the newest model whose scores may be there
 
     @classmethod
-    def carried(cls, record: Mapping[str, Any]) -> _Known:
+    def carried(cls, record: ContinuedLine) -> _Known:
         """Begins with the first line of a log whose earlier segments are no longer kept."""
         found = Carried.from_json(record["carried"])
         return cls(
             aggregated={found.round: found.sha256 or ""} if found.round else {},
             pushed={(number, site, sha) for (number, site), (_, sha, _) in found.pushed.items()},
-            published={name: sha256 for name, (_, sha256) in found.published.items()},
+            published={
+                **{name: sha256 for name, (_, sha256) in found.published.items()},
+                **found.given,
+            },
             owners={name: site for name, (site, _) in found.published.items()},
             rows=dict(found.rows),
             evicted=set(found.evicted),
@@ -581,38 +591,40 @@ class _Known:
         )
 
 
-def _replayed(events: Iterable[dict[str, Any]]) -> _Known:
+def _replayed(records: Iterable[LogLine]) -> _Known:
     known = _Known()
-    for number, record in enumerate(events):
-        event = record["event"]
-        if event == CONTINUED and number == 0:
-            known = _Known.carried(record)
-        elif event == "aggregated":
+    for number, record in enumerate(records):
+        if record["event"] == "log_continued":
+            if number == 0:
+                known = _Known.carried(record)
+        elif record["event"] == "aggregated":
             known.aggregated[record["round"]] = record["sha256"]
-        elif event == "pushed":
+        elif record["event"] == "pushed":
             known.pushed.add(
                 (record.get("counts_in", record["round"]), record["site"], record["sha256"])
             )
-        elif event == "published":
+        elif record["event"] == "published":
             known.published[record["model"]] = record["sha256"]
             known.owners[record["model"]] = record["site"]
-        elif event == "evicted":
+        elif record["event"] == "given":
+            known.published[record["model"]] = record["sha256"]
+        elif record["event"] == "evicted":
             known.evicted.add(record["site"])
             for name in record.get("models", ()):
                 known.published.pop(name, None)
-        elif event == "readmitted":
+        elif record["event"] == "readmitted":
             known.evicted.discard(record["site"])
-        elif event == "rows":
+        elif record["event"] == "rows":
             known.rows[record["site"]] = record.get("sha256", "")
-        elif event == "login":
+        elif record["event"] == "login":
             known.num_examples[record["site"]] = record["num_examples"]
-        elif event == "scored":
+        elif record["event"] == "scored":
             known.scores[record["model"], record["site"]] = record.get("scores", {})
-        elif event == "models_fixed":
+        elif record["event"] == "models_fixed":
             known.fixed = True
-        elif event == "finished":
+        elif record["event"] == "finished":
             known.finished = True
-        elif event == "round_discarded":
+        elif record["event"] == "round_discarded":
             first = record["round"]
             known.scores = {key: found for key, found in known.scores.items() if key[0] < first}
             known.fixed = False
@@ -633,28 +645,25 @@ def _signing_key(path: pathlib.Path) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def _certificate_of(
-    record: dict[str, Any], facts: Mapping[str, Any], authority: x509.Certificate
-) -> x509.Certificate:
+def _certificate_of(pem: str, line: int, authority: x509.Certificate) -> x509.Certificate:
     """Returns the certificate that a server logged at its start.
 
     Args:
-      record: the line, for the message.
-      facts: hold the certificate.
+      pem: the certificate, "" if none was logged.
+      line: number of the line that has it.
 
     Raises:
       BrokenChain: unless the authority issued it to a server.
     """
     try:
-        certificate = x509.load_pem_x509_certificate(facts["certificate"].encode("ascii"))
-    except (KeyError, ValueError) as error:
-        raise BrokenChain(record["line"], "a server started without a certificate") from error
+        certificate = x509.load_pem_x509_certificate(pem.encode("ascii"))
+    except ValueError as error:
+        raise BrokenChain(line, "a server started without a certificate") from error
     if not certificates.is_issued_by(certificate, authority) or not certificates.hosts_of(
         certificate
     ):
         raise BrokenChain(
-            record["line"],
-            "the authority did not issue the certificate of this server to a server",
+            line, "the authority did not issue the certificate of this server to a server"
         )
     return certificate
 

@@ -7,21 +7,31 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 from cryptography import x509
 
 from federated.aggregation import model_selection, rules, slabs
 from federated.aggregation.rule import AggregationRule
+from federated.aggregation.unshared import CompletingSink
 from federated.audit.carried import Carried
 from federated.audit.log import FIRST, BrokenChain, read_chain
+from federated.errors import IncompatibleWeights
+from federated.rounds.log_lines import (
+    AggregatedLine,
+    ContinuedLine,
+    FixedLine,
+    GivenLine,
+    LogLine,
+    PublishedLine,
+    RoundDiscardedLine,
+)
+from federated.rounds.sharing import ShareRules, Sharing, of_plan
 from federated.storage.store import rows_digest
 from federated.storage.store_folder import StoreFolder
 from federated.tensors import codec
-from federated.tensors.tensor_files import TensorFile, file_digest
+from federated.tensors.tensor_files import TensorFile, file_digest, selected
 from federated.tensors.weights import Digest, TensorSpec
-from runkit.log_segments import CONTINUED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +46,7 @@ class Verified:
     rule_states: tuple[int, ...] = ()  # rounds whose state of the aggregation rule is as logged
     discarded: tuple[int, ...] = ()  # rounds that the operator discarded, with repetitions
     models: tuple[str, ...] = ()  # lent models that are as logged
+    given: tuple[str, ...] = ()  # models that the operator gave that are as logged
     rows: tuple[str, ...] = ()  # sites whose rows are as logged
     best_round: int | None = None  # selected again by the logged scores; None before it is final
     segments: int = 1  # of the log, those that are no longer kept included
@@ -48,14 +59,16 @@ class _Run:
     """The run as the log records it, up to one line."""
 
     pushed: dict[tuple[int, str], tuple[str, int]] = dataclasses.field(default_factory=dict)
-    aggregated: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    aggregated: dict[int, AggregatedLine] = dataclasses.field(default_factory=dict)
     discarded: list[int] = dataclasses.field(default_factory=list)
-    published: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-    rows: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    published: dict[str, PublishedLine] = dataclasses.field(default_factory=dict)
+    given: dict[str, GivenLine] = dataclasses.field(default_factory=dict)
+    # site -> (line, digest)
+    rows: dict[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
     scores: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
     num_examples: dict[str, int] = dataclasses.field(default_factory=dict)
     evicted: set[str] = dataclasses.field(default_factory=set)
-    fixed: dict[str, Any] | None = None  # the line that fixed the best model
+    fixed: FixedLine | None = None  # the line that fixed the best model
     # the scores by which it was chosen
     final: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
     carried: Carried = dataclasses.field(default_factory=Carried)
@@ -68,9 +81,9 @@ class _Run:
         """The last round that was aggregated and not discarded."""
         return max(self.aggregated, default=self.removed_rounds)
 
-    def begin(self, record: dict[str, Any]) -> None:
+    def begin(self, record: ContinuedLine) -> None:
         """Begins with the first line of a log whose earlier segments are no longer kept."""
-        line = record["line"]
+        line, time = record["line"], record["time"]
         self.carried = found = Carried.from_json(record["carried"])
         self.removed_lines, self.removed_rounds = line - 1, found.round
         self.pushed = {
@@ -78,16 +91,22 @@ class _Run:
         }
         self.num_examples, self.evicted = dict(found.num_examples), set(found.evicted)
         self.published = {
-            name: {"line": line, "model": name, "site": site, "sha256": sha256}
+            name: PublishedLine(
+                time=time, event="published", line=line, model=name, site=site, sha256=sha256
+            )
             for name, (site, sha256) in found.published.items()
         }
-        self.rows = {
-            site: {"line": line, "sha256": sha256} for site, sha256 in found.rows.items() if sha256
+        self.given = {
+            name: GivenLine(time=time, event="given", line=line, model=name, sha256=sha256)
+            for name, sha256 in found.given.items()
         }
+        self.rows = {site: (line, sha256) for site, sha256 in found.rows.items() if sha256}
         if found.best_round is not None:
-            self.fixed = {"line": line, "best_round": found.best_round}
+            self.fixed = FixedLine(
+                time=time, event="models_fixed", line=line, best_round=found.best_round
+            )
 
-    def _continued(self, record: dict[str, Any]) -> None:
+    def _continued(self, record: ContinuedLine) -> None:
         if record["line"] > 1 and record["line"] == self.removed_lines + 1:
             return
         # As JSON, as the line has it.
@@ -96,39 +115,42 @@ class _Run:
                 record["line"], "does not carry on the run that the lines before it record"
             )
 
-    def take(self, record: dict[str, Any]) -> None:
-        event = record["event"]
-        if event == CONTINUED:
+    def take(self, record: LogLine) -> None:
+        if record["event"] == "log_continued":
             self.segments = record["segment"]
             self._continued(record)
         self.carried.take(record)
-        if event == "pushed":
+        if record["event"] == "pushed":
             self.pushed[record["counts_in"], record["site"]] = (
                 record["sha256"],
                 record["num_examples"],
             )
-        elif event == "aggregated":
+        elif record["event"] == "aggregated":
             self._aggregated(record)
-        elif event == "round_discarded":
+        elif record["event"] == "round_discarded":
             self._discarded(record)
-        elif event == "published":
+        elif record["event"] == "published":
             self.published[record["model"]] = record
-        elif event == "rows" and "sha256" in record:
-            self.rows[record["site"]] = record
-        elif event == "scored" and model_selection.SCORE in record.get("scores", {}):
+        elif record["event"] == "given":
+            self.given[record["model"]] = record
+        elif record["event"] == "rows" and "sha256" in record:
+            self.rows[record["site"]] = record["line"], record["sha256"]
+        elif record["event"] == "scored" and model_selection.SCORE in record.get("scores", {}):
             self.scores.setdefault(record["model"], {})[record["site"]] = record["scores"][
                 model_selection.SCORE
             ]
-        elif event == "login":
+        elif record["event"] == "login":
             self.num_examples[record["site"]] = record["num_examples"]
-        elif event == "evicted":
+        elif record["event"] == "evicted":
             self.evicted.add(record["site"])
             for name in record.get("models", ()):
                 self.published.pop(name, None)
-        elif event == "readmitted":
+        elif record["event"] == "readmitted":
             self.evicted.discard(record["site"])
         elif (
-            event in ("models_fixed", "finished") and "best_round" in record and self.fixed is None
+            record["event"] in ("models_fixed", "finished")
+            and "best_round" in record
+            and self.fixed is None
         ):
             self.fixed = record
             self.final = {
@@ -136,7 +158,7 @@ class _Run:
                 for model, by_site in self.scores.items()
             }
 
-    def _aggregated(self, record: dict[str, Any]) -> None:
+    def _aggregated(self, record: AggregatedLine) -> None:
         number = record["round"]
         if number != self.closed + 1:
             raise BrokenChain(
@@ -151,7 +173,7 @@ class _Run:
                 )
         self.aggregated[number] = record
 
-    def _discarded(self, record: dict[str, Any]) -> None:
+    def _discarded(self, record: RoundDiscardedLine) -> None:
         first = record["round"]
         before = self.aggregated.get(first - 1)
         if before is not None and record.get("sha256") not in (None, before["sha256"]):
@@ -192,16 +214,20 @@ def verify(
     for record in read_chain(path, authority):
         lines, last = record["line"], record["hash"]
         seen_head = seen_head or last.startswith(head)
-        if first and lines > 1:
+        if first and lines > 1 and record["event"] == "log_continued":
             run.begin(record)
         first = False
         run.take(record)
     rounds = [number for number, record in run.aggregated.items() if _has_model(files, record)]
     rule_states = [n for n, record in run.aggregated.items() if _has_rule_state(files, record)]
-    recomputed = [number for number in rounds if _recompute(files, run.aggregated[number])]
+    sharing = _sharing(files, (0, *rounds))
+    recomputed = [n for n in rounds if _recompute(files, run.aggregated[n], sharing)]
     models = [
-        name for name, record in sorted(run.published.items()) if _has_lent_model(files, record)
+        name
+        for name, record in sorted(run.published.items())
+        if _has_lent_model(files, record, sharing)
     ]
+    given = [name for name, record in run.given.items() if _has_given_model(files, record)]
     rows = _check_rows(files, run)
     best = _check_selection(files, run)
     if not seen_head:
@@ -225,6 +251,7 @@ def verify(
         tuple(rule_states),
         tuple(run.discarded),
         tuple(models),
+        tuple(given),
         tuple(rows),
         best,
         run.segments,
@@ -233,7 +260,7 @@ def verify(
     )
 
 
-def _digest_of(path: pathlib.Path, record: dict[str, Any]) -> str | None:
+def _digest_of(path: pathlib.Path, record: LogLine) -> str | None:
     """Returns the digest of a file's tensors, None if there is no such file."""
     try:
         with TensorFile(path) as file:
@@ -244,7 +271,7 @@ def _digest_of(path: pathlib.Path, record: dict[str, Any]) -> str | None:
         raise BrokenChain(record["line"], f"its file cannot be read: {error}") from error
 
 
-def _has_model(store: StoreFolder, record: dict[str, Any]) -> bool:
+def _has_model(store: StoreFolder, record: AggregatedLine) -> bool:
     path = store.global_path(record["round"])
     digest = _digest_of(path, record)
     if digest not in (None, record["sha256"]):
@@ -255,7 +282,7 @@ def _has_model(store: StoreFolder, record: dict[str, Any]) -> bool:
     return digest is not None
 
 
-def _has_rule_state(store: StoreFolder, record: dict[str, Any]) -> bool:
+def _has_rule_state(store: StoreFolder, record: AggregatedLine) -> bool:
     if "rule_state_sha256" not in record:
         return False
     path = store.rule_state_path(record["round"])
@@ -268,13 +295,46 @@ def _has_rule_state(store: StoreFolder, record: dict[str, Any]) -> bool:
     return digest is not None
 
 
-def _has_lent_model(store: StoreFolder, record: dict[str, Any]) -> bool:
+def _sharing(store: StoreFolder, numbers: Iterable[int]) -> Sharing:
+    """Returns what the plan says about each array; every global model holds the plan."""
+    for path in filter(pathlib.Path.is_file, map(store.global_path, numbers)):
+        try:
+            with TensorFile(path) as file:
+                rules = of_plan(json.loads(file.metadata.get("plan", "{}")))
+                return rules.of(spec.name for spec in file.specs)
+        except ValueError as error:
+            raise BrokenChain(0, f"{path.name} cannot be read: {error}") from error
+    return ShareRules().of(())  # there is no global model, so no round is recomputed
+
+
+def _check_sent(
+    sharing: Sharing, path: pathlib.Path, record: PublishedLine | AggregatedLine
+) -> None:
+    """Raises BrokenChain if a file from a site holds other arrays than the plan shares."""
+    with TensorFile(path) as file:
+        try:
+            sharing.check_sent([spec.name for spec in file.specs], what=path.name)
+        except IncompatibleWeights as error:
+            raise BrokenChain(record["line"], str(error)) from error
+
+
+def _has_lent_model(store: StoreFolder, record: PublishedLine, sharing: Sharing) -> bool:
     path = store.model_path(record["model"])
     digest = _digest_of(path, record)
     if digest not in (None, record["sha256"]):
         raise BrokenChain(
             record["line"], f"{path.name} is not the model that site {record['site']!r} lent"
         )
+    if digest is not None:
+        _check_sent(sharing, path, record)
+    return digest is not None
+
+
+def _has_given_model(store: StoreFolder, record: GivenLine) -> bool:
+    path = store.model_path(record["model"])
+    digest = _digest_of(path, record)
+    if digest not in (None, record["sha256"]):
+        raise BrokenChain(record["line"], f"{path.name} is not the model that the operator gave")
     return digest is not None
 
 
@@ -291,15 +351,12 @@ def _check_rows(store: StoreFolder, run: _Run) -> list[str]:
                     _line_of(run.rows), f"line {number} of rows.jsonl is not a row"
                 ) from error
     as_logged = []
-    for site, record in sorted(run.rows.items()):
+    for site, (logged_in, sha256) in sorted(run.rows.items()):
         if site in run.evicted:
             continue
-        if (
-            rows_digest(line.decode("utf-8", "replace") for line in by_site.get(site, []))
-            != record["sha256"]
-        ):
+        if rows_digest(line.decode("utf-8", "replace") for line in by_site.get(site, [])) != sha256:
             raise BrokenChain(
-                record["line"],
+                logged_in,
                 f"the rows of site {site!r} in rows.jsonl are not those that were logged",
             )
         as_logged.append(site)
@@ -312,8 +369,8 @@ def _check_rows(store: StoreFolder, run: _Run) -> list[str]:
     return as_logged
 
 
-def _line_of(records: dict[str, dict[str, Any]]) -> int:
-    return max((record["line"] for record in records.values()), default=0)
+def _line_of(rows: Mapping[str, tuple[int, str]]) -> int:
+    return max((line for line, _ in rows.values()), default=0)
 
 
 def _check_selection(store: StoreFolder, run: _Run) -> int | None:
@@ -348,7 +405,7 @@ def _check_selection(store: StoreFolder, run: _Run) -> int | None:
     return best
 
 
-def _recompute(store: StoreFolder, record: dict[str, Any]) -> bool:
+def _recompute(store: StoreFolder, record: AggregatedLine, sharing: Sharing) -> bool:
     """Aggregates the kept updates of a round again, by the rule that its line names.
 
     Returns:
@@ -372,6 +429,7 @@ def _recompute(store: StoreFolder, record: dict[str, Any]) -> bool:
             rule = rules.parse(record.get("aggregation", rules.DEFAULT))
             updates = {}
             for site, (path, *_) in found.items():
+                _check_sent(sharing, path, record)
                 update = opened.enter_context(TensorFile(path))
                 if file_digest(update) != record["updates"][site]:
                     raise BrokenChain(
@@ -380,11 +438,11 @@ def _recompute(store: StoreFolder, record: dict[str, Any]) -> bool:
                 updates[site] = (update, record["sites"][site])
             specs = next(iter(updates.values()))[0].specs
             model = state = None
-            if rule.reads_model:
+            if rule.reads_model or not sharing.everything:
                 model = opened.enter_context(TensorFile(store.global_path(number - 1)))
             if slabs.state_specs(rule, specs) and number > 1:
                 state = opened.enter_context(TensorFile(store.rule_state_path(number - 1)))
-            given = (rule, updates, model, state)
+            given = (rule, updates, model, state, sharing)
             digests = [_digests(*given, rounded=way) for way in rounded]
         except FileNotFoundError:
             return False
@@ -408,22 +466,28 @@ def _digests(
     updates: Mapping[str, tuple[TensorFile, int]],
     model: TensorFile | None,
     state: TensorFile | None,
+    sharing: Sharing,
     *,
     rounded: bool,
 ) -> tuple[str, str | None]:
     """Returns the digests of the global model and of the rule's state that updates give."""
     specs = next(iter(updates.values()))[0].specs
     kept = slabs.state_specs(rule, specs)
-    sink, state_sink = _DigestSink(specs), _DigestSink(kept)
+    partial = model is not None and not sharing.everything
+    sink = _DigestSink(model.specs if model is not None and partial else specs)
+    state_sink = _DigestSink(kept)
+    completing = CompletingSink(sink, model, sharing.shared) if model and partial else None
     slabs.aggregate(
         rule,
         updates,
-        sink,
-        model=model,
+        completing or sink,
+        model=None if model is None else selected(model, {spec.name for spec in specs}),
         state=state,
         state_sink=state_sink,
         **({"finish": codec.rounding(codec.RoundingError())} if rounded else {}),
     )
+    if completing is not None:
+        completing.finish()
     return sink.hex(), state_sink.hex() if kept else None
 
 

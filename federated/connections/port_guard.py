@@ -22,7 +22,7 @@ from absl import logging
 
 from runkit import periodic
 
-PER_CALLER = 6  # connections; a site has one, its doctor and a restart another
+CONNECTIONS_PER_CALLER = 6  # a site has one, its doctor and a restart another
 _EVERY_S = 0.25
 _PATIENCE_S = 0.5  # for a handshake and a first call, once places are scarce
 
@@ -118,7 +118,9 @@ def _beyond(callers: dict[Address, str], since: dict[Address, float]) -> list[Ad
     for address in sorted(callers, key=since.__getitem__):
         by_caller[callers[address]].append(address)
     return [
-        address for held in by_caller.values() for address in held[: max(0, len(held) - PER_CALLER)]
+        address
+        for held in by_caller.values()
+        for address in held[: max(0, len(held) - CONNECTIONS_PER_CALLER)]
     ]
 
 

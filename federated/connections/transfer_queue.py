@@ -114,6 +114,12 @@ class TransferQueue:
         # Of equal ones `min` takes the first in the queue.
         return min(waiting, key=lambda slot: self._served.get(slot.name, 0), default=None)
 
+    def load(self) -> tuple[int, int]:
+        """Returns (transfers that hold a slot, transfers that wait for one)."""
+        with self._changed:
+            now = self._clock()
+            return sum(held.ends > now for held in self._held), len(self._queue)
+
     def wake(self) -> None:
         """Makes every waiting call check again whether it still wants a slot, and the clock."""
         with self._changed:

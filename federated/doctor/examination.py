@@ -116,7 +116,7 @@ def of_server(
     findings = [*doctor_kit.check_packages(), *doctor_kit.check_kit(kit, now=_moment(now()))]
     model_bytes, sites = _USUAL_MODEL, 2
     if is_well(finding for finding in findings if finding.check != "validity"):
-        sites = len(CredentialBook.read(kit / "credentials.json").sites)
+        sites = len(CredentialBook.read(kit / "credentials.json").current().sites)
         findings += [_names(kit), _listening(kit, listen, port)]
     if initial_model is not None:
         found, model_bytes = _initial(initial_model, model_bytes)

@@ -22,19 +22,19 @@ from federated.security import certificates, revocation
 from federated.security.credentials import CredentialBook
 from runkit import byte_counts, private, release
 
-KINDS: Mapping[str, Sequence[str]] = {
+KIT_FILES: Mapping[str, Sequence[str]] = {
     "site": ("ca.pem", "site.pem", "site.key", "credential", "site.json"),
     "operator": ("ca.pem", "operator.pem", "operator.key", "credential", "operator.json"),
     "server": ("ca.pem", "server.pem", "server.key", "credentials.json"),
 }
 
 
-class Space(Protocol):
+class DiskSpace(Protocol):
     @property
     def free(self) -> int: ...
 
 
-DiskUsage = Callable[[pathlib.Path], Space]
+DiskUsage = Callable[[pathlib.Path], DiskSpace]
 FRESH_KIT = "ask the federation's operator for this kit again, and use the whole folder"
 
 
@@ -78,7 +78,7 @@ def _files(kit: pathlib.Path, kind: str) -> Diagnosis:
     check = "kit"
     if not kit.is_dir():
         return fault(check, f"{kit}: no such folder", "give the folder of the kit with --kit")
-    missing = [name for name in KINDS[kind] if not (kit / name).is_file()]
+    missing = [name for name in KIT_FILES[kind] if not (kit / name).is_file()]
     if missing:
         asked = (kit / "site.key.next").is_file()
         remedy = (
@@ -95,7 +95,7 @@ def _files(kit: pathlib.Path, kind: str) -> Diagnosis:
             f"{', '.join(links)} in {kit}: a link, not a file",
             "put the files themselves there; links are not followed",
         )
-    unreadable = [name for name in KINDS[kind] if not os.access(kit / name, os.R_OK)]
+    unreadable = [name for name in KIT_FILES[kind] if not os.access(kit / name, os.R_OK)]
     if unreadable:
         return fault(
             check,
@@ -260,7 +260,7 @@ def _owner(kit: pathlib.Path, site: str | None) -> Diagnosis:
 
 def _book(kit: pathlib.Path) -> Diagnosis:
     try:
-        sites = CredentialBook.read(kit / "credentials.json").sites
+        sites = CredentialBook.read(kit / "credentials.json").current().sites
     except ValueError as error:
         return fault(
             "sites",

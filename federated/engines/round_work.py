@@ -9,6 +9,7 @@ import numpy as np
 
 from federated import errors
 from federated.rounds import plan as plans
+from federated.rounds import sharing
 from federated.security import report_filter
 from federated.site.loop import SiteTrainer
 from federated.tensors.weights import DTYPES, NamedArrays, canonical, check_same, specs_of
@@ -32,10 +33,17 @@ def take_round(
       round_number: from 1, as everywhere in this package; the engines count from 0.
       plan: the server's, to be compared with the trainer's; None where the engine did not send it.
     Raises:
+      ValueError: for a plan that keeps arrays at a site or lets sites only receive some.
       PlanDiffers: naming every difference.
       IncompatibleWeights: where the received arrays, or the update, are not those of the trainer.
       PrivacyRefused: for a metric that may not leave the site.
     """
+    if sharing.of_plan(trainer.plan):
+        raise ValueError(
+            f"the plan has rules of sharing, {trainer.plan[sharing.PLAN_KEY]}, but this engine "
+            "would move every array of the model; use this package's own server, or a plan without "
+            "keep and receive"
+        )
     if plan is not None and (differing := plans.differences(plan, trainer.plan)):
         raise errors.PlanDiffers(
             f"this site's settings differ from the server's: {'; '.join(differing)}; "

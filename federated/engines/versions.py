@@ -7,7 +7,7 @@ import importlib.metadata
 Release = tuple[int, int]
 
 
-def require(package: str, first: Release, last: Release, *, extra: str) -> None:
+def require_release(package: str, first: Release, last: Release, *, extra: str) -> None:
     """Raises ImportError unless a release from `first` to `last` is installed.
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
 
 _ABSENT = object()
 
@@ -47,14 +46,14 @@ def differences(
     ]
 
 
-def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
+def _leaves(value: object, prefix: str = "") -> dict[str, object]:
     if not isinstance(value, dict) or (not value and prefix):
         return {prefix: value}
-    leaves: dict[str, Any] = {}
+    leaves: dict[str, object] = {}
     for key, inner in value.items():
         leaves.update(_leaves(inner, f"{prefix}.{key}" if prefix else key))
     return leaves
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return "nothing" if value is _ABSENT else json.dumps(value)

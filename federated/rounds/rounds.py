@@ -40,8 +40,11 @@ class Policy:
                 f"min_num_clients is {self.min_num_clients}, max_num_clients "
                 f"{self.max_num_clients}; expected 1 <= minimum <= maximum"
             )
-        if self.num_rounds < 1:
-            raise ValueError(f"num_rounds is {self.num_rounds}; expected at least 1")
+        if self.num_rounds < 0:
+            raise ValueError(
+                f"num_rounds is {self.num_rounds}; expected at least 1, or 0 for an evaluation of "
+                "given models without training"
+            )
         for name in ("wait_after_min_clients_s", "progress_grace_s", "max_extension_s"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected seconds, 0 or more")

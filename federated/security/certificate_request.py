@@ -17,7 +17,7 @@ from cryptography import x509
 
 from federated.security import certificates, revocation
 from federated.security.credentials import hashed, new_secret
-from federated.security.kit_files import FORMAT, read_json
+from federated.security.kit_files import FORMAT, read_kit_file
 from federated.security.provisioning import check_site_name, read_request_file, write_private
 from runkit import atomic, private
 
@@ -237,7 +237,7 @@ def _certificate(path: pathlib.Path) -> x509.Certificate:
 
 def _address(path: pathlib.Path) -> dict[str, str | int]:
     """Returns {"site", "host", "port"} of a site.json. Raises ValueError if one is malformed."""
-    about = read_json(path)
+    about = read_kit_file(path)
     try:
         site, host, port = about["site"], about["host"], about["port"]
         good = (

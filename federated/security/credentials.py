@@ -20,7 +20,7 @@ from cryptography import x509
 
 from federated.errors import CertificateRefused, SessionExpired, WrongCredential
 from federated.security import certificates
-from federated.security.kit_files import read_json
+from federated.security.kit_files import read_kit_file
 from runkit import private
 
 
@@ -37,23 +37,96 @@ def hashed(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8")).hexdigest()
 
 
-class CredentialBook:
-    """Who may log in, and which certificates are revoked.
+@dataclasses.dataclass(frozen=True)
+class TokenRecord:
+    """What a token stands for."""
 
-    Args:
+    site: str
+    certificate: str  # fingerprint of the certificate it was issued to
+    expires_at: float  # seconds since the epoch
+
+
+@dataclasses.dataclass(frozen=True)
+class Credentials:
+    """Who may call, and which certificates are revoked, at one moment.
+
+    Attributes:
       hashes: site -> hash of its credential.
       operator: hash of the operator's credential, "" for none.
       revoked: fingerprints of revoked certificates.
+      revocation: the authority's statement of the revoked server certificates. b"" if none was
+        revoked, and also while this server still has the revoked certificate: a site that knew of
+        the revocation would refuse it.
+      generation: of the server's certificate, 0 where `revocation` is b"".
+    """
+
+    hashes: Mapping[str, str]
+    operator: str = ""
+    revoked: frozenset[str] = frozenset()
+    revocation: bytes = b""
+    generation: int = 0
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return tuple(sorted(self.hashes))
+
+    def check(self, site: str, credential: str) -> None:
+        """Raises WrongCredential unless `credential` was issued to `site`.
+
+        The message does not say which of the two is wrong.
+        """
+        expected = self.hashes.get(site, "0" * 64)
+        if not hmac.compare_digest(expected, hashed(credential)) or site not in self.hashes:
+            raise WrongCredential(
+                f"site {site!r} and its credential do not go together here; use the kit that this "
+                "federation's operator sent, unchanged"
+            )
+
+    def check_certificate(self, certificate: str) -> None:
+        """Raises CertificateRefused if a certificate, given by its fingerprint, was revoked."""
+        if certificate in self.revoked:
+            raise CertificateRefused(
+                f"the certificate {certificate[:16]}… was revoked; have the federation's operator "
+                "certify a new key of this site"
+            )
+
+    def check_standing(self, record: TokenRecord) -> None:
+        """Raises SessionExpired if the site of a token is no longer provisioned, CertificateRefused
+        if the certificate that the token was issued to was revoked.
+        """
+        if record.site not in self.hashes:
+            raise SessionExpired(
+                f"site {record.site!r} no longer has a part in this federation; "
+                "ask the server's operator for a kit"
+            )
+        self.check_certificate(record.certificate)
+
+    def check_operator(self, credential: str) -> None:
+        """Raises WrongCredential unless this is the operator's credential."""
+        if (
+            not hmac.compare_digest(self.operator or "0" * 64, hashed(credential))
+            or not self.operator
+        ):
+            raise WrongCredential(
+                "this is not the operator's credential here; "
+                "use the operator's kit of this federation"
+            )
+
+
+class CredentialBook:
+    """The credentials of a federation, and what becomes of them while a server runs.
+
+    Args:
+      hashes, operator, revoked: as in `Credentials`.
     """
 
     def __init__(
         self, hashes: Mapping[str, str], *, operator: str = "", revoked: Iterable[str] = ()
     ):
-        self._hashes, self._operator, self._revoked = dict(hashes), operator, frozenset(revoked)
-        self._revocation = b""
+        self._read = Credentials(dict(hashes), operator, frozenset(revoked))
         self._path: pathlib.Path | None = None
         self._seen: tuple[int, ...] = ()
-        self._served: tuple[tuple[int, ...], tuple[int, bytes]] = ((), (0, b""))
+        self._served: tuple[tuple[tuple[int, ...], ...], tuple[bytes, int]] = ((), (b"", 0))
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> CredentialBook:
@@ -73,106 +146,44 @@ class CredentialBook:
             )
         book = cls({})
         book._path = path
-        book._seen = _version(path)
-        book._load(path)
+        book._seen, book._read = _version(path), _read(path)
         return book
 
-    def _load(self, path: pathlib.Path) -> None:
-        private.refuse_link(path)
-        book = read_json(path)
-        sites = book.get("sites") if isinstance(book, dict) else None
-        if not isinstance(sites, dict) or not all(
-            isinstance(h, str) and len(h) == 64 for h in sites.values()
-        ):
-            raise ValueError(
-                f'{path}: expected {{"sites": {{name: SHA-256 of the credential}}}}; '
-                "provision the federation again"
-            )
-        self._hashes, self._operator, self._revoked = (
-            dict(sites),
-            str(book.get("operator", "")),
-            frozenset(book.get("revoked", ())),
-        )
-        self._revocation = str(book.get("server_revocation", "")).encode("ascii", "replace")
-
-    def _refresh(self) -> None:
+    def current(self) -> Credentials:
+        """Returns what holds now. Looks at the file once, so take one value for all checks of one
+        call.
+        """
         if self._path is None:
-            return
+            return self._read
         try:
             version = _version(self._path)
             if version != self._seen:
-                self._load(self._path)
-                self._seen = version
+                self._read, self._seen = _read(self._path), version
                 logging.info(
                     "event=credentials_read sites=%s revoked=%d",
-                    ",".join(self._hashes),
-                    len(self._revoked),
+                    ",".join(self._read.hashes),
+                    len(self._read.revoked),
                 )
         except (OSError, ValueError) as error:
             logging.error(
                 "event=credentials_unreadable note=the_last_good_ones_hold reason=%s", error
             )
+        read = self._read
+        if not read.revocation:
+            return read
+        revocation, generation = self._served_revocation(self._path, read.revocation)
+        return dataclasses.replace(read, revocation=revocation, generation=generation)
 
-    @property
-    def sites(self) -> tuple[str, ...]:
-        self._refresh()
-        return tuple(sorted(self._hashes))
-
-    def check(self, site: str, credential: str) -> None:
-        """Raises WrongCredential unless `credential` was issued to `site`.
-
-        The message does not say which of the two is wrong.
+    def _served_revocation(self, path: pathlib.Path, revocation: bytes) -> tuple[bytes, int]:
+        """Returns `revocation` and its generation, or (b"", 0) while this server still has the
+        revoked certificate.
         """
-        self._refresh()
-        expected = self._hashes.get(site, "0" * 64)
-        if not hmac.compare_digest(expected, hashed(credential)) or site not in self._hashes:
-            raise WrongCredential(
-                f"site {site!r} and its credential do not go together here; use the kit that this "
-                "federation's operator sent, unchanged"
-            )
-
-    def check_certificate(self, certificate: str) -> None:
-        """Raises CertificateRefused if a certificate, given by its fingerprint, was revoked."""
-        self._refresh()
-        if certificate in self._revoked:
-            raise CertificateRefused(
-                f"the certificate {certificate[:16]}… was revoked; have the federation's operator "
-                "certify a new key of this site"
-            )
-
-    def check_standing(self, site: str, certificate: str = "") -> None:
-        """Raises CertificateRefused as `check_certificate`, SessionExpired for a site that is no
-        longer provisioned.
-
-        Args:
-          certificate: "" while the connection is not known yet.
-        """
-        self.check_certificate(certificate)  # reads the file again if it has changed
-        if site not in self._hashes:
-            raise SessionExpired(
-                f"site {site!r} no longer has a part in this federation; "
-                "ask the server's operator for a kit"
-            )
-
-    def server_generation(self) -> int:
-        """Returns the generation of the server's certificate, 0 where none was revoked."""
-        return self.server_revocation()[0]
-
-    def server_revocation(self) -> tuple[int, bytes]:
-        """Returns (generation, the authority's statement) of the revoked server certificates.
-
-        Returns (0, b"") if none was revoked, and also while this server still has the revoked
-        certificate: a site that knew of the revocation would refuse it.
-        """
-        self._refresh()
-        if self._path is None or not self._revocation:
-            return 0, b""
         try:
-            files = [self._path.with_name(name) for name in ("server.pem", "server.key")]
-            version = _version(self._path, *files)
+            files = [path.with_name(name) for name in ("server.pem", "server.key")]
+            version = tuple(map(_version, (path, *files)))
             if version != self._served[0]:
                 # Without the authority: sites check the signature and do not trust this server's.
-                generation = certificates.read_revocation(self._revocation, None)
+                generation = certificates.read_revocation(revocation, None)
                 own = x509.load_pem_x509_certificate(files[0].read_bytes())
                 key = certificates.load_key(files[1].read_bytes())
                 new = certificates.generation_of(own) >= generation
@@ -183,40 +194,35 @@ class CredentialBook:
                         "note=carry_the_new_folder_of_the_server_here generation=%d",
                         generation,
                     )
-                self._served = version, (generation, self._revocation) if renewed else (0, b"")
+                self._served = version, (revocation, generation) if renewed else (b"", 0)
         except (OSError, ValueError) as error:
             logging.error("event=revocation_unreadable reason=%s", error)
         return self._served[1]
 
-    def check_operator(self, credential: str) -> None:
-        """Raises WrongCredential unless this is the operator's credential."""
-        self._refresh()
-        if (
-            not hmac.compare_digest(self._operator or "0" * 64, hashed(credential))
-            or not self._operator
-        ):
-            raise WrongCredential(
-                "this is not the operator's credential here; "
-                "use the operator's kit of this federation"
-            )
 
-
-def _version(*files: pathlib.Path) -> tuple[int, ...]:
-    """Returns a value that changes when one of the files does."""
-    return tuple(
-        number
-        for found in map(os.stat, files)
-        for number in (found.st_mtime_ns, found.st_size, found.st_ino)
+def _read(path: pathlib.Path) -> Credentials:
+    private.refuse_link(path)
+    book = read_kit_file(path)
+    sites = book.get("sites") if isinstance(book, dict) else None
+    if not isinstance(sites, dict) or not all(
+        isinstance(h, str) and len(h) == 64 for h in sites.values()
+    ):
+        raise ValueError(
+            f'{path}: expected {{"sites": {{name: SHA-256 of the credential}}}}; '
+            "provision the federation again"
+        )
+    return Credentials(
+        dict(sites),
+        str(book.get("operator", "")),
+        frozenset(book.get("revoked", ())),
+        str(book.get("server_revocation", "")).encode("ascii", "replace"),
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class TokenRecord:
-    """What a token stands for."""
-
-    site: str
-    certificate: str  # fingerprint of the certificate it was issued to
-    expires_at: float  # seconds since the epoch
+def _version(file: pathlib.Path) -> tuple[int, ...]:
+    """Returns a value that changes when the file does."""
+    found = os.stat(file)
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 class SessionStore(Protocol):
@@ -228,16 +234,17 @@ class SessionStore(Protocol):
 
 
 class Sessions:
-    """Issues tokens, and finds the site that a token was issued to.
+    """Issues tokens, and finds what a token stands for.
+
+    The `generation` of the methods is that of the server's certificate. Tokens issued under an
+    earlier one are void, because whoever stole its key may have seen them; and logging in again
+    tells the sites about the revocation.
 
     Args:
       store: keeps hashes of tokens across restarts.
       lifetime_s: seconds until a token expires.
       clock: seconds since the epoch.
       run: the run in which the tokens are valid, even if another run has a copy of the hashes.
-      generation: generation of the server's certificate. Tokens issued under an earlier one are
-        void, because whoever stole its key may have seen them; and logging in again tells the sites
-        about the revocation.
     """
 
     def __init__(
@@ -247,12 +254,12 @@ class Sessions:
         lifetime_s: float,
         clock: Callable[[], float],
         run: str = "",
-        generation: Callable[[], int] = lambda: 0,
     ):
-        self._store, self._lifetime_s, self._clock = store, lifetime_s, clock
-        self._run, self._generation = run, generation
+        self._store, self._lifetime_s, self._clock, self._run = store, lifetime_s, clock, run
 
-    def open(self, site: str, certificate: str, *, until: float = math.inf) -> tuple[str, float]:
+    def open(
+        self, site: str, certificate: str, *, until: float = math.inf, generation: int = 0
+    ) -> tuple[str, float]:
         """Returns a new token and when it expires, in seconds since the epoch.
 
         The token is bound to the site and to the certificate with which it logged in.
@@ -263,23 +270,17 @@ class Sessions:
         token, now = new_secret(), self._clock()
         expires_at = min(now + self._lifetime_s, until)
         self._store.add_session(
-            self._key(token), TokenRecord(site, certificate, expires_at), now=now
+            self._key(token, generation), TokenRecord(site, certificate, expires_at), now=now
         )
         return token, expires_at
 
-    def site_of(self, token: str, certificate: str) -> str:
-        """Returns the site a token was issued to. Raises as `record_of` and `check_bound`."""
-        record = self.record_of(token)
-        self.check_bound(record, certificate)
-        return record.site
-
-    def record_of(self, token: str) -> TokenRecord:
+    def record_of(self, token: str, generation: int = 0) -> TokenRecord:
         """Returns what a token stands for, while the connection it came over is not known yet.
 
         Raises:
           SessionExpired: for an unknown token or one past its lifetime.
         """
-        record = self._store.session(self._key(token))
+        record = self._store.session(self._key(token, generation))
         if record is None:
             raise SessionExpired("the token is not known here; log in again")
         if self._clock() >= record.expires_at:
@@ -296,6 +297,5 @@ class Sessions:
                 "log in again from that site"
             )
 
-    def _key(self, token: str) -> str:
-        generation = self._generation()
+    def _key(self, token: str, generation: int) -> str:
         return hashed(f"{self._run}{f'/{generation}' if generation else ''} {token}")

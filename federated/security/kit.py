@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Sequence
 
 from federated.security import tls
-from federated.security.kit_files import read_json
+from federated.security.kit_files import read_kit_file
 from federated.wire import addresses
 from runkit import private
 
@@ -58,7 +58,7 @@ class Kit:
                 f"{folder / names}: no such file; use the whole folder as `provision` made it"
             )
         path = folder / f"{kind}.json"
-        credential, about = _credential(folder / "credential"), read_json(path)
+        credential, about = _credential(folder / "credential"), read_kit_file(path)
         try:
             name = str(about[kind])
             host = addresses.plain(host or str(about["host"]))

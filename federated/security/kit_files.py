@@ -10,7 +10,7 @@ from runkit import atomic, formats
 FORMAT = 1  # raise it when earlier releases can no longer read these files
 
 
-def read_json(path: pathlib.Path) -> Any:
+def read_kit_file(path: pathlib.Path) -> Any:
     """Returns the content of a file. Raises ValueError if a newer release wrote it."""
     content = atomic.read_json(path)
     if isinstance(content, dict):

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from federated.security import certificates, revocation
 from federated.security.credentials import hashed, new_secret
-from federated.security.kit_files import FORMAT, read_json
+from federated.security.kit_files import FORMAT, read_kit_file
 from federated.wire import addresses
 from runkit import atomic, private
 
@@ -380,7 +380,7 @@ class _Authority:
                 private.tree(folder / name)
         key = certificates.load_key((kit / "ca.key").read_bytes())
         certificate = x509.load_pem_x509_certificate((kit / "ca.pem").read_bytes())
-        return cls(folder, certificate, key, read_json(kit / "federation.json"))
+        return cls(folder, certificate, key, read_kit_file(kit / "federation.json"))
 
     def write_kit(self, name: str, valid_days: int, *, credential: str | None = None) -> None:
         """Writes a kit with a new key.
@@ -445,7 +445,7 @@ class _Authority:
 
     def book(self) -> dict[str, Any]:
         """Returns what the server's `credentials.json` holds."""
-        book = read_json(self.folder / "server" / "credentials.json")
+        book = read_kit_file(self.folder / "server" / "credentials.json")
         return {"sites": {}, "operator": "", "revoked": [], **book}
 
     def write_book(self, book: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from federated.errors import PrivacyRefused
@@ -23,33 +23,20 @@ _LONG_NUMBER = re.compile(r"[0-9]{4}")  # could be a date or a record number
 _MAX_METRICS = 64
 
 
-def check_metrics(metrics: Mapping[str, Any], *, what: str) -> dict[str, float]:
+def check_metrics(
+    metrics: Mapping[str, Any], *, what: str, vocabulary: Vocabulary | None = None
+) -> dict[str, float]:
     """Returns `metrics` as plain floats, sorted by name, without the values that are None.
 
     Sorted because a protobuf map keeps no order.
 
+    Args:
+      vocabulary: if given, its ranges hold for the values that it has a word for.
     Raises:
       PrivacyRefused: for more than 64 metrics, for a key that is not a short metric name, or for a
         value that is not a finite number of at most 1e30. The mean of such numbers is finite in
         float32 too.
     """
-    return _checked(metrics, what, lambda key: _ANY)
-
-
-def check_scores(
-    scores: Mapping[str, Any], *, vocabulary: Vocabulary, what: str
-) -> dict[str, float]:
-    """Returns a site's scores of a global model as `check_metrics` does.
-
-    Raises:
-      PrivacyRefused: as `check_metrics`, and for a score outside the range of its measure.
-    """
-    return _checked(scores, what, lambda key: vocabulary.range_of(key) or _ANY)
-
-
-def _checked(
-    metrics: Mapping[str, Any], what: str, range_of: Callable[[str], Range]
-) -> dict[str, float]:
     if len(metrics) > _MAX_METRICS:
         raise PrivacyRefused(f"{what}: {len(metrics)} values, at most {_MAX_METRICS} leave a site")
     checked = {}
@@ -60,8 +47,20 @@ def _checked(
                 "(letters, digits, '_', '/'; no long numbers)"
             )
         if value is not None:
-            checked[key] = _number(value, f"{what}: {key}", range_of(key))
+            allowed = vocabulary.range_of(key) if vocabulary is not None else None
+            checked[key] = _number(value, f"{what}: {key}", allowed or _ANY)
     return dict(sorted(checked.items()))
+
+
+def check_scores(
+    scores: Mapping[str, Any], *, vocabulary: Vocabulary, what: str
+) -> dict[str, float]:
+    """Returns a site's scores of a global model as `check_metrics` does.
+
+    Raises:
+      PrivacyRefused: as `check_metrics`, and for a score outside the range of its measure.
+    """
+    return check_metrics(scores, what=what, vocabulary=vocabulary)
 
 
 def checked_rows(

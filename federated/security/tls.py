@@ -183,7 +183,12 @@ class Identity:
 def caller(context: grpc.ServicerContext) -> tuple[str, str]:
     """Returns (common name, fingerprint) of the caller's certificate."""
     name = _fact(context, "x509_common_name").decode("utf-8", "replace")
-    return printable.text(name, limit=64), fingerprint_of_pem(_fact(context, "x509_pem_cert"))
+    return printable.text(name, limit=64), fingerprint(context)
+
+
+def fingerprint(context: grpc.ServicerContext) -> str:
+    """Returns the fingerprint of the caller's certificate."""
+    return fingerprint_of_pem(_fact(context, "x509_pem_cert"))
 
 
 def certificate_ends(context: grpc.ServicerContext) -> float:

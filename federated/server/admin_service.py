@@ -20,6 +20,7 @@ from federated.security.credentials import CredentialBook
 from federated.wire import conversion
 from federated.wire import operation_pb2 as pb
 from federated.wire.messages import OPERATION_PREFIX, PROTOCOL
+from federated.wire.status import RunStatus
 from runkit import release
 
 OPERATOR = "operator"
@@ -41,7 +42,7 @@ class AdminApi(Protocol):
     def log_head(self) -> tuple[int, str]:
         """Returns (lines of the run's log, hash of the last one)."""
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> RunStatus:
         """Returns the state of the run as JSON-able values."""
 
     def order(self, kind: str, site: str, round_number: int) -> str:
@@ -117,9 +118,9 @@ class AdminServicer(grpc.GenericRpcHandler):
     def _check_credential(self, metadata: conversion.Presented) -> str:
         name, secret = conversion.presented_credential(metadata)
         if name == OPERATOR:
-            self._credentials.check_operator(secret)
+            self._credentials.current().check_operator(secret)
         else:
-            self._credentials.check(name, secret)
+            self._credentials.current().check(name, secret)
         return name
 
     def _caller(self, context: grpc.ServicerContext) -> str:
@@ -128,7 +129,7 @@ class AdminServicer(grpc.GenericRpcHandler):
         """
         name, _ = conversion.presented_credential(context.invocation_metadata())
         owner, certificate = tls.caller(context)
-        self._credentials.check_certificate(certificate)
+        self._credentials.current().check_certificate(certificate)
         if owner != name:
             raise errors.CertificateRefused(
                 f"the certificate is that of {owner!r}, the credential of {name!r}; "

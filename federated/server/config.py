@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Literal
 
 from federated.aggregation import rules
 from federated.aggregation.rule import AggregationRule
@@ -135,11 +135,17 @@ class ServerConfig:
         settings.require(_NOT_NEGATIVE, "min_improvement", self.min_improvement)
         settings.require(SECONDS, "poll_s", self.poll_s)
         _, rule = self.policy, self.rule
-        rule.check_updates(
-            self.min_num_clients,
-            given=f"min_num_clients is {self.min_num_clients}: raise it to {rule.min_updates} or "
-            "more, or choose another aggregation rule",
-        )
+        if self.num_rounds:  # an evaluation without training aggregates nothing
+            rule.check_updates(
+                self.min_num_clients,
+                given=f"min_num_clients is {self.min_num_clients}: raise it to {rule.min_updates} "
+                "or more, or choose another aggregation rule",
+            )
+        elif not self.cross_site_evaluation:
+            raise ValueError(
+                "num_rounds is 0 and cross_site_evaluation is off, so the run would do nothing; "
+                "give at least one round, or leave the evaluation on"
+            )
         if not (self.num_rounds <= MAX_ROUND and self.local_epochs <= MAX_ROUND):
             raise ValueError(
                 f"num_rounds is {self.num_rounds}, local_epochs {self.local_epochs}; "
@@ -157,7 +163,7 @@ class ServerConfig:
         """Seconds between two heart beats of a site."""
         return min(60.0, self.heart_beat_timeout_s / 4)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, str | float | None]:
         """Returns all settings as JSON-able values; "inf" stands for an unlimited time."""
         values = dataclasses.asdict(self)
         values["aggregation"] = str(self.rule)

@@ -50,6 +50,7 @@ class Coordinator:
       monotonic: seconds; decides deadlines and silence.
     Attributes:
       orders: the operator's orders.
+      specs: of every model of the run.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Coordinator:
     ):
         self._run, self._events = RunState(store, config, events, clock, monotonic), events
         self._login = Login(self._run, credentials)
-        self._uploads = Uploads(self._run, lambda: credentials.sites)
+        self._uploads = Uploads(self._run, lambda: credentials.current().sites)
         self._evaluation = Evaluation(self._run, vocabulary)
         self.orders = Orders(self._run, self._uploads, self._evaluation)
         # Requests of sites that one part answers by itself; its docstrings say what they raise.
@@ -73,6 +74,7 @@ class Coordinator:
         self.login = self._login.login
         self.record_of, self.identify = self._login.record_of, self._login.identify
         self.site_of, self.check_token = self._login.site_of, self._login.check_token
+        self.specs = self._run.specs
         self.offer, self.send = self._uploads.offer, self._uploads.send
         self.report_scores = self._evaluation.report_scores
         self.declare_models = self._evaluation.declare_models
@@ -123,9 +125,7 @@ class Coordinator:
     def header_bytes(self) -> int:
         """Returns roughly the size in bytes of the header of one of this run's models."""
         specs = self._run.specs
-        return sum(len(spec.name) + 40 for spec in specs) + 32 * (
-            1 + sum(spec.nbytes for spec in specs) // CHUNK_BYTES
-        )
+        return sum(len(spec.name) + 40 for spec in specs) + 32 * (1 + specs.nbytes // CHUNK_BYTES)
 
     def open_model(self, name: str, sha256: str | None = None) -> tuple[TensorFile, TensorManifest]:
         """Opens a model: "round_000", "FL_global", "FL_best_global" or a published one. Returns the
@@ -274,7 +274,7 @@ class Coordinator:
             return ServerSummary(
                 finished=store.finished,
                 rounds=max(store.globals()),
-                sites=tuple(sorted(store.participants())),
+                sites=tuple(sorted(store.took_part())),
                 best_round=store.best_round(),
                 rows=sum(map(len, store.rows().values())),
             )
@@ -300,6 +300,7 @@ class Coordinator:
                 {**run.metadata, "round": str(number)},
                 model=model,
                 state=StoredFile(store.rule_state_path(number - 1), kept) if number > 1 else None,
+                shared=run.sharing.shared,
                 rounding=None if error is None else codec.rounding(error),
                 verified=verified,
             )
@@ -328,7 +329,7 @@ class Coordinator:
                     site: update.num_examples for site, update in sorted(closed.received.items())
                 },
                 updates={site: update.sha256 for site, update in sorted(closed.received.items())},
-                bytes=sum(spec.nbytes for spec in run.specs),
+                bytes=run.specs.nbytes,
                 seconds=round(time.monotonic() - began, 3),
                 sha256=manifest.sha256,
                 aggregation=str(rule),
@@ -387,6 +388,8 @@ class Coordinator:
 
     def _locate(self, name: str) -> tuple[pathlib.Path, str]:
         store, digests = self._run.store, self._run.store.globals()
+        if name in store.models():  # first, since a model that was given may be called FL_global
+            return store.model_path(name), store.models()[name][1]
         if name == tasks.LAST_GLOBAL and self._run.round is None:
             name = tasks.global_name(max(digests))
         elif name == tasks.BEST_GLOBAL and store.fixed_models():
@@ -395,8 +398,6 @@ class Coordinator:
         # An old one may have been removed.
         if number is not None and number in digests and store.global_path(number).exists():
             return store.global_path(number), digests[number]
-        if name in store.models():
-            return store.model_path(name), store.models()[name][1]
         held = [
             tasks.global_name(number) for number in digests if store.global_path(number).exists()
         ]

@@ -31,6 +31,7 @@ class Evaluation:
     def __init__(self, run: RunState, vocabulary: Vocabulary):
         self._run, self._vocabulary = run, vocabulary
         self._rescored: dict[tuple[str, int], int] = {}
+        self._enough_at: float | None = None  # when the rows of the minimum of sites were in
 
     def report_scores(
         self, site: str, model: int, scores: Mapping[str, float], sha256: str = ""
@@ -191,7 +192,8 @@ class Evaluation:
                 run.note_change()
                 run.log("models_fixed", models=names, best_round=best, scored_by=self._scored_by())
                 progress = run.progress()
-        if not run.config.cross_site_evaluation or expected <= progress.reported:
+        over, next_due = self._rows_are_in(expected, progress.reported, now)
+        if not run.config.cross_site_evaluation or over:
             run.store.write_rows()
             run.store.finish()
             run.note_change()
@@ -201,11 +203,37 @@ class Evaluation:
             run.log(
                 "finished",
                 rounds=max(run.store.globals()),
-                sites=sorted(progress.participants),
+                sites=sorted(run.store.took_part()),
                 **about,
             )
             return None
-        return next_silent
+        return min((s for s in (next_silent, next_due) if s is not None), default=None)
+
+    def _rows_are_in(
+        self, expected: frozenset[str], reported: frozenset[str], now: float
+    ) -> tuple[bool, float | None]:
+        """Returns (whether the evaluation ends, seconds until it may end by the clock alone).
+
+        After rounds it ends with the rows of all sites that trained. Without rounds it takes sites
+        as a round does: the minimum, and then up to `wait_after_min_clients_s` for others. In both
+        cases it waits for those at work.
+        """
+        run = self._run
+        if not run.store.only_evaluates:
+            return expected <= reported, None
+        came = len(run.store.took_part())
+        enough = came >= (run.policy.min_num_clients if run.store.last_round is None else 1)
+        if not enough:
+            self._enough_at = None
+        elif self._enough_at is None:
+            self._enough_at = now
+        if self._enough_at is None or not expected <= reported:
+            return False, None
+        still_expected = run.policy.max_num_clients - len(run.absent(now) - reported)
+        if run.store.last_round is not None or came >= still_expected:
+            return True, None
+        due = self._enough_at + run.policy.wait_after_min_clients_s
+        return now >= due, max(0.0, due - now)
 
     def has_plateaued(self) -> bool:
         """Returns whether the mean score has not improved for `patience_rounds` global models."""
@@ -243,6 +271,8 @@ class Evaluation:
     def select(self) -> int:
         """Compares what has been scored so far, keeps the best model, and returns its number."""
         run = self._run
+        if run.store.only_evaluates:
+            return 0  # there is nothing to choose from
         scores, last = run.store.scores(), max(run.store.globals())
         every = self._chosen()
         chosen = self._chosen(held_only=True)  # an old model may have been removed

@@ -56,8 +56,8 @@ class Transfers:
 
     @contextlib.contextmanager
     def of(self, site: str, key: str, begin: Callable[[], Transfer]) -> Iterator[Transfer]:
-        """Yields the transfer of `site` named `key`: the one in progress, or the result of `begin`
-        in place of any other transfer of that site.
+        """Yields the transfer of `site` named `key`: the one in progress, which is resumed, or the
+        result of `begin` in place of any other transfer of that site.
         """
         with self._lock:
             site_lock = self._site_locks.setdefault(site, threading.Lock())
@@ -77,11 +77,11 @@ class Transfers:
             with self._lock:
                 transfer.end_use()
 
-    def end(self, site: str, key: str | None = None) -> None:
-        """Forgets the transfer of a site, if there is one, and if it is named `key` where given."""
+    def end(self, site: str, transfer: Transfer | None = None) -> None:
+        """Forgets the transfer of a site, if there is one, and if it is `transfer` where given."""
         with self._lock:
             held = self._in_progress.get(site)
-            if held is not None and key in (None, held[0]):
+            if held is not None and transfer in (None, held[1]):
                 del self._in_progress[site]
                 held[1].retire()
 

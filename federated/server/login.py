@@ -32,13 +32,12 @@ class Login:
             lifetime_s=run.config.token_lifetime_s,
             clock=run.wall_clock,
             run=run.store.run_id,
-            generation=credentials.server_generation,
         )
 
     def check_credential(self, site: str, credential: str) -> None:
         """Raises WrongCredential; called before a byte of a login is read."""
         with self._counting_refusals(site):
-            self._credentials.check(site, credential)
+            self._credentials.current().check(site, credential)
 
     def login(
         self,
@@ -64,8 +63,9 @@ class Login:
           PlanDiffers, FederationFull, UpdateRefused.
         """
         with self._counting_refusals(site):
-            self._credentials.check(site, credential)
-            self._credentials.check_certificate(certificate)
+            credentials = self._credentials.current()
+            credentials.check(site, credential)
+            credentials.check_certificate(certificate)
             # TLS checks the dates only once, when the connection is made.
             if certificate_ends <= self._run.wall_clock():
                 raise errors.CertificateOutOfDate(
@@ -89,7 +89,12 @@ class Login:
             with run.changing():
                 self._check_may_join(site, num_examples)
                 run.store.enrol(site, num_examples, shown)
-                token, expires_at = self._sessions.open(site, certificate, until=certificate_ends)
+                token, expires_at = self._sessions.open(
+                    site,
+                    certificate,
+                    until=certificate_ends,
+                    generation=credentials.generation,
+                )
                 run.last_seen[site] = run.clock()
                 run.note_change()
             about = {"labels": shown} if shown else {}
@@ -105,7 +110,7 @@ class Login:
                 heart_beat_s=config.heart_beat_s,
                 transport=config.transport,
                 ends_with_scores=not config.cross_site_evaluation,
-                revocation=self._credentials.server_revocation()[1],
+                revocation=credentials.revocation,
             )
 
     def _check_plan(self, site: str, plan: dict[str, Any]) -> None:
@@ -155,7 +160,8 @@ class Login:
             raise
 
     def _count_refusal(self, site: str, error: errors.FederationError) -> None:
-        known, kind = site if site in self._credentials.sites else "", type(error).__name__
+        known = site if site in self._credentials.current().hashes else ""
+        kind = type(error).__name__
         with self._run.changed:
             self._refusals[known, kind] = times = self._refusals.get((known, kind), 0) + 1
         if str(times).strip("0") == "1":
@@ -164,12 +170,16 @@ class Login:
 
     # A token is checked twice: when a call's headers arrive, and when its connection is known.
     # Long calls check the token again: every second, and before an upload counts (`check_token`).
+    # Each check looks at the file of credentials once.
 
     def record_of(self, token: str) -> TokenRecord:
-        """Returns what the token of a call's headers stands for. Raises SessionExpired."""
+        """Returns what the token of a call's headers stands for. Raises SessionExpired,
+        CertificateRefused.
+        """
         with self._run.changed:
-            record = self._sessions.record_of(token)
-            self._credentials.check_standing(record.site)
+            credentials = self._credentials.current()
+            record = self._sessions.record_of(token, credentials.generation)
+            credentials.check_standing(record)
             return record
 
     def identify(self, record: TokenRecord, certificate: str) -> str:
@@ -178,7 +188,7 @@ class Login:
         """
         with self._run.changed:
             self._sessions.check_bound(record, certificate)
-            self._credentials.check_standing(record.site, certificate)
+            self._credentials.current().check_standing(record)
             self._run.last_seen[record.site] = self._run.clock()
             return record.site
 
@@ -192,7 +202,6 @@ class Login:
         Raises:
           SessionExpired, CertificateRefused.
         """
-        with self._run.changed:
-            site = self._sessions.site_of(token, certificate)
-            self._credentials.check_standing(site, certificate)
-            return site
+        record = self.record_of(token)
+        self._sessions.check_bound(record, certificate)
+        return record.site

@@ -12,6 +12,7 @@ from federated.server.evaluation import Evaluation
 from federated.server.run_state import RunState
 from federated.server.uploads import Uploads
 from federated.storage.database import SiteRecord
+from federated.wire.status import RunSnapshot, SiteSnapshot
 
 
 class Orders:
@@ -159,6 +160,8 @@ class Orders:
         """
         run = self._run
         with run.changing():
+            if run.store.only_evaluates:
+                return self._finish_evaluation(reason)
             if run.round is None:
                 return max(run.store.globals())
             number = run.round.number - (1 if immediately and not run.closing else 0)
@@ -168,6 +171,24 @@ class Orders:
             run.note_change()
         run.log("ending", after_round=number, reason=reason)
         return number
+
+    def _finish_evaluation(self, reason: str) -> int:
+        """Makes a run without rounds end with the sites that have come; called with the lock held.
+
+        Raises:
+          OrderRefused: if no site has come.
+        """
+        run = self._run
+        if not any(not record.evicted for record in run.store.sites().values()):
+            raise errors.OrderRefused(
+                "no site takes part yet, so there are no rows to finish with; "
+                "stop the server instead"
+            )
+        if run.store.last_round is None and not run.store.finished:
+            run.store.end_after(0, reason)
+            run.note_change()
+            run.log("ending", after_round=0, reason=reason)
+        return 0
 
     def hindrance(self) -> str:
         """Returns what keeps the run from continuing by itself and which orders help, or "".
@@ -198,6 +219,17 @@ class Orders:
                         f"sites that are heard{self._silence(missing, now)}. "
                         f"{self._remedy(missing, state.number)}"
                     )
+            taking_part = [site for site, record in sites.items() if not record.evicted]
+            if (
+                store.only_evaluates
+                and store.last_round is None
+                and len(taking_part) < min(run.policy.min_num_clients, len(sites))
+            ):
+                return (
+                    f"the evaluation needs the rows of {run.policy.min_num_clients} sites, and "
+                    f"{len(taking_part)} take part; have another site join, or end it without: "
+                    "--order=finish"
+                )
             waited_for, _ = run.expected(store.participants(), now)
             done = (
                 store.reported()
@@ -247,15 +279,21 @@ class Orders:
     def model_facts(self) -> tuple[int, dict[str, Any]]:
         """Returns (bytes of the model, the plan)."""
         with self._run.changed:
-            return sum(spec.nbytes for spec in self._run.specs), self._run.store.plan
+            return self._run.specs.nbytes, self._run.store.plan
 
-    def status(self) -> dict[str, Any]:
+    @property
+    def trouble(self) -> str:
+        """Why the system keeps the run from continuing at the moment, or ""."""
+        with self._run.changed:
+            return self._run.trouble
+
+    def status(self) -> RunSnapshot:
         """Returns the state of the run as plain values for a table or JSON; ages in seconds."""
         run = self._run
         with run.changed:
             store, state, now = run.store, run.round, run.clock()
             last, scores, traffic = max(store.globals()), store.scores(), dict(run.traffic)
-            sites = {}
+            sites: dict[str, SiteSnapshot] = {}
             for site, record in store.sites().items():
                 sent, received = traffic.get(site, (0, 0))
                 sites[site] = {
@@ -287,11 +325,14 @@ class Orders:
                 "open_round": None if state is None else state.number,
                 "attempt": None if state is None else state.attempt,
                 "updates": [] if state is None else sorted(state.received),
+                "models": list(store.fixed_models()),
+                "reported": sorted(
+                    site for site in store.reported() if not store.sites()[site].evicted
+                ),
                 "min_num_clients": run.policy.min_num_clients,
                 "max_num_clients": run.policy.max_num_clients,
                 "best_round": store.best_round(),
                 "aggregation": store.aggregation,
-                "trouble": run.trouble,
                 "sites": sites,
             }
 

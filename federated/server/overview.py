@@ -6,12 +6,12 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable
-from typing import Any
 
 from federated import errors
 from federated.audit.log import AuditLog
 from federated.server.orders import Orders
 from federated.server.run_statistics import RunStatistics, SiteStatistics
+from federated.wire.status import RoundStatus, RunStatus, SiteSnapshot, SiteStatus
 from runkit import atomic, release
 
 
@@ -80,7 +80,15 @@ class Overview:
         if kind in ("finish", "finish_now"):
             status = orders.status()
             if status["finished"]:
-                return f"the run has finished already, with global model {status['rounds_done']}"
+                return "the run has finished already" + (
+                    f", with global model {status['rounds_done']}" if status["num_rounds"] else ""
+                )
+            if status["num_rounds"] == 0:
+                orders.finish()
+                return (
+                    "the evaluation ends once the sites that take part have sent their rows, "
+                    "without waiting for others; a site that will not send any can be evicted"
+                )
             if status["open_round"] is None:
                 return (
                     "the rounds are over already; the run ends with global model "
@@ -107,24 +115,13 @@ class Overview:
     def log_head(self) -> tuple[int, str]:
         return self._events.head
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> RunStatus:
         """Returns the state of the run as JSON-able values, without secrets and paths."""
-        status = self._orders.status()
+        snapshot, trouble = self._orders.status(), self._orders.trouble
         selection = self._folder / "selection.json"
         chosen = atomic.read_json(selection) if selection.exists() else {}
         scored = {entry["round"]: entry for entry in chosen.get("models", [])}
-        for name, site in status["sites"].items():
-            # Counted from the log, so that a restart forgets nothing.
-            counted = self._statistics.sites.get(name, SiteStatistics())
-            site.update(
-                bytes_received=counted.sent_bytes,
-                bytes_sent=counted.received_bytes,
-                updates=counted.updates,
-                last_round=counted.last_round,
-                doing=counted.doing,
-                refused=counted.refused,
-            )
-        status["rounds"] = [
+        rounds: list[RoundStatus] = [
             {
                 "round": number,
                 "sites": counted.sites,
@@ -135,15 +132,34 @@ class Overview:
             }
             for number, counted in sorted(self._statistics.rounds.items())
         ]
-        status["model_bytes"], _ = self._orders.model_facts()
-        status["disk_free_bytes"] = shutil.disk_usage(self._folder).free
-        status["release"] = release.version()
-        trouble = status.pop("trouble")
-        hindrance = "" if status["paused"] else self._orders.hindrance()
-        status["warnings"] = [
+        hindrance = "" if snapshot["paused"] else self._orders.hindrance()
+        warnings = [
             *([hindrance] if hindrance else []),
             *([f"the store cannot be used: {trouble}; the server tries again"] if trouble else []),
             *self._warnings(),
         ]
-        status["audit"] = dict(zip(("lines", "head"), self.log_head(), strict=True))
-        return status
+        model_bytes, _ = self._orders.model_facts()
+        lines, head = self.log_head()
+        return {
+            **snapshot,
+            "sites": {name: self._site(name, site) for name, site in snapshot["sites"].items()},
+            "rounds": rounds,
+            "model_bytes": model_bytes,
+            "disk_free_bytes": shutil.disk_usage(self._folder).free,
+            "release": release.version(),
+            "warnings": warnings,
+            "audit": {"lines": lines, "head": head},
+        }
+
+    def _site(self, name: str, site: SiteSnapshot) -> SiteStatus:
+        # Counted from the log, so that a restart forgets nothing.
+        counted = self._statistics.sites.get(name, SiteStatistics())
+        return {
+            **site,
+            "bytes_received": counted.sent_bytes,
+            "bytes_sent": counted.received_bytes,
+            "updates": counted.updates,
+            "last_round": counted.last_round,
+            "doing": counted.doing,
+            "refused": counted.refused,
+        }

@@ -11,12 +11,12 @@ from typing import Any
 from absl import logging
 
 from federated.aggregation.update_checks import norm_of
-from federated.rounds import rounds, tasks
+from federated.rounds import rounds, sharing, tasks
 from federated.rounds.rounds import Round
 from federated.server.config import ServerConfig
 from federated.storage.store import Store
 from federated.storage.verified_files import VerifiedFiles
-from federated.tensors.tensor_files import TensorFile
+from federated.tensors.tensor_files import TensorFile, selected
 from runkit import printable
 from runkit.events import EventLog
 from runkit.line_budget import LineBudget
@@ -44,8 +44,11 @@ class RunState:
       trouble: why the system keeps the run from continuing at the moment, or "".
       traffic: site -> bytes of models (sent to it, received from it) since the server started.
       verified_files: the spooled updates that need not be checked again.
-      specs, metadata, num_values: of the initial model, and so of every model of the run.
-      initial_norm: Euclidean norm of the initial model.
+      specs, metadata: of the initial model, and so of every global model of the run.
+      sharing: what the plan says about each of these arrays.
+      shared_specs: the arrays of an update, and of a model that a site lends.
+      num_values: of an update.
+      initial_norm: Euclidean norm of the shared arrays of the initial model.
     """
 
     def __init__(
@@ -76,8 +79,11 @@ class RunState:
         self.reopen()
         with TensorFile(store.global_path(0)) as initial:
             self.specs, self.metadata = initial.specs, initial.metadata
-            self.num_values = sum(spec.size for spec in initial.specs)
-            self.initial_norm = norm_of(initial)
+            self.sharing = sharing.of_plan(store.plan).of(spec.name for spec in self.specs)
+            shared = selected(initial, self.sharing.shared)
+            self.shared_specs = shared.specs
+            self.num_values = sum(spec.size for spec in shared.specs)
+            self.initial_norm = norm_of(shared)
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:

@@ -5,8 +5,10 @@ progress of each site, the duration of each round.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+from federated.rounds.log_lines import LogLine, RefusedLine
 
 _KEPT_ROUNDS = 1000  # a longer run shows only its newest ones
 
@@ -43,44 +45,84 @@ class RunStatistics:
 
     Args:
       records: earlier records, e.g. `AuditLog.read()`.
+    Attributes:
+      refusals: kind -> refused updates, models and logins. The log names the 1st, 10th, 100th, ...
+        refusal of a login, so of these as many are known.
+      seconds: phase -> seconds: "collection" (from the opening of a round to its aggregation),
+        "aggregation", "upload" and "download" (summed over the transfers, which overlap) and
+        "evaluation" (after the last round, once it has ended).
     """
 
-    def __init__(self, records: Iterable[Mapping[str, Any]] = ()):
+    def __init__(self, records: Iterable[LogLine] = ()):
         self.sites: dict[str, SiteStatistics] = {}
         self.rounds: dict[int, RoundStatistics] = {}
         self._opened: dict[int, float] = {}
         self._bytes: dict[int, int] = {}
+        self.refusals, self.seconds = Counter[str](), defaultdict[str, float](float)
+        self._login_refusals: dict[tuple[str, str], int] = {}
+        self._evaluation_began: float | None = None
         for record in records:
             self.note(record)
 
-    def note(self, record: Mapping[str, Any]) -> None:
+    def note(self, record: LogLine) -> None:
         """Adds one record; a record of an unknown kind changes nothing."""
-        event, at = record.get("event"), float(record.get("time", 0.0))
-        if isinstance(record.get("site"), str):
-            site = self.sites.setdefault(record["site"], SiteStatistics())
+        at, name = float(record.get("time", 0.0)), record.get("site")
+        if isinstance(name, str):
+            site = self.sites.setdefault(name, SiteStatistics())
             site.at = at
-            self._note_site(site, event, record)
-        if event == "round_opened":
+            self._note_site(site, record)
+        self._note_phase(record, at)
+        if record["event"] == "round_opened":
             self._opened.setdefault(record["round"], at)
-        elif event == "aggregated":
+        elif record["event"] == "aggregated":
             opened = self._opened.pop(record["round"], None)
             wall_s = None if opened is None else round(at - opened, 3)
+            aggregation_s = record.get("seconds", 0.0)
+            self.seconds["aggregation"] += aggregation_s
+            self.seconds["collection"] += max(0.0, (wall_s or 0.0) - aggregation_s)
             self.rounds[record["round"]] = RoundStatistics(
                 dict(record["sites"]), wall_s, self._bytes.pop(record["round"], 0)
             )
             while len(self.rounds) > _KEPT_ROUNDS:
                 del self.rounds[min(self.rounds)]
 
-    def _note_site(self, site: SiteStatistics, event: Any, record: Mapping[str, Any]) -> None:
-        if event == "login":
+    def _note_phase(self, record: LogLine, at: float) -> None:
+        """Adds what a record says of the seconds of a phase, or of a refusal."""
+        if record["event"] == "refused" or record["event"] == "login_refused":
+            self._note_refusal(record)
+        elif record["event"] == "pulled":
+            self.seconds["download"] += record.get("seconds", 0.0)
+        elif record["event"] == "pushed" or record["event"] == "published":
+            self.seconds["upload"] += record.get("seconds", 0.0)
+        elif record["event"] == "given" or record["event"] == "models_fixed":
+            if self._evaluation_began is None:
+                self._evaluation_began = at
+        elif record["event"] == "round_discarded":
+            self._evaluation_began = None
+        elif record["event"] == "finished" and self._evaluation_began is not None:
+            self.seconds["evaluation"] = max(0.0, at - self._evaluation_began)
+
+    def _note_refusal(self, record: RefusedLine) -> None:
+        if record["event"] == "refused":
+            reasons = record.get("reasons") or [{"kind": "other"}]
+            self.refusals[str(reasons[0]["kind"])] += 1 + record.get("omitted", 0)
+            return
+        site, kind, times = record.get("site", ""), str(record.get("error")), record.get("times", 1)
+        before = self._login_refusals.get((site, kind), 0)
+        # A server that was started again counts from 1.
+        self.refusals[kind] += times - before if times > before else times
+        self._login_refusals[site, kind] = times
+
+    def _note_site(self, site: SiteStatistics, record: LogLine) -> None:
+        if record["event"] == "login":
             site.doing = "logged in"
-        elif event == "pulled":
+        elif record["event"] == "pulled":
             site.received_bytes += record["bytes"]
             site.doing = f"pulled {record['model']}"
-        elif event == "scored":
+        elif record["event"] == "scored":
             site.scores = dict(record["scores"])
             site.doing = f"scored model {record['model']}"
-        elif event == "pushed":
+        elif record["event"] == "pushed":
             site.sent_bytes += record.get("bytes", 0)
             site.updates += 1
             site.last_round = max(site.last_round, record["round"])
@@ -88,12 +130,12 @@ class RunStatistics:
             self._bytes[record["round"]] = self._bytes.get(record["round"], 0) + record.get(
                 "bytes", 0
             )
-        elif event == "published":
+        elif record["event"] == "published":
             site.sent_bytes += record["bytes"]
             site.doing = f"lent {record['model']}"
-        elif event == "rows":
+        elif record["event"] == "rows":
             site.doing = f"sent {record['rows']} rows"
-        elif event == "site_finished":
+        elif record["event"] == "site_finished":
             site.doing = "finished"
-        elif event in ("refused", "login_refused"):
+        elif record["event"] in ("refused", "login_refused"):
             site.refused += 1

@@ -12,9 +12,8 @@ import sqlite3
 import threading
 import time
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
-from typing import Any
 
 import grpc
 from absl import logging
@@ -30,6 +29,8 @@ from federated.security import expiry
 from federated.security.credentials import CredentialBook
 from federated.security.tls import Identity
 from federated.security.vocabulary import Vocabulary
+from federated.server import metrics as server_metrics
+from federated.server import metrics_endpoint
 from federated.server.admin_service import AdminServicer
 from federated.server.config import ServerConfig, ServerSummary
 from federated.server.coordinator import Coordinator
@@ -59,9 +60,11 @@ def serve(
     initial_weights: str | os.PathLike,
     *,
     vocabulary: Vocabulary,
+    models: Mapping[str, str | os.PathLike] | None = None,
+    metrics: tuple[str, int] | None = None,
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
-    listeners: Sequence[Callable[[dict[str, Any]], None]] = (),
+    listeners: Sequence[audit_log.Listener] = (),
     on_ready: Callable[[int], None] = lambda port: None,
     stop: threading.Event | None = None,
 ) -> ServerSummary:
@@ -78,17 +81,23 @@ def serve(
       vocabulary: what sites may report: the words of their rows and the ranges of their numbers.
       initial_weights: safetensors file of global model 0; its metadata key "plan" holds the plan as
           JSON.
+      models: of a run of 0 rounds, which trains nothing: what every site evaluates, name to
+          safetensors file.
+      metrics: address and port of a Prometheus endpoint, None for none (see `metrics_endpoint`).
       clock: seconds since the epoch; for the log, tokens and certificates.
       monotonic: seconds; for deadlines and silence.
       listeners: called with every event that is logged in `<store>/events.jsonl`.
       on_ready: called with the bound port once sites may connect.
       stop: set it from another thread to end serving.
     Raises:
-      ValueError: for a kit or initial model that cannot be used.
+      ValueError: for a kit or initial model that cannot be used, or for metrics without the
+        package that writes them.
       PortInUse, StoreInUse, DifferentRun: naming the port, store or run at fault.
       StorageTrouble: if the store can no longer be written; what was confirmed is safe.
       ListenerLost: if the system no longer gives the server the connections made to its port.
     """
+    if metrics is not None:
+        metrics_endpoint.require()
     allocator.share_arenas()
     allocator.keep_buffers()
     store_folder = pathlib.Path(store_folder)
@@ -96,10 +105,11 @@ def serve(
     identity = Identity.of(kit_folder, "server")
     private.tree(kit_folder)
     credentials = CredentialBook.read(pathlib.Path(kit_folder) / "credentials.json")
-    if len(credentials.sites) < config.min_num_clients:
+    provisioned = credentials.current().sites
+    if len(provisioned) < config.min_num_clients:
         raise FederationFull(
             f"min_num_clients is {config.min_num_clients}, but {kit_folder} knows "
-            f"{len(credentials.sites)} sites ({', '.join(credentials.sites)}); "
+            f"{len(provisioned)} sites ({', '.join(provisioned)}); "
             "provision more sites or lower the minimum"
         )
     for line in expiry.warnings(kit_folder):
@@ -113,6 +123,7 @@ def serve(
                 local_epochs=config.local_epochs,
                 authority=identity.authority_fingerprint,
                 aggregation=str(config.rule),
+                models=models,
             )
             statistics = RunStatistics()
             events = AuditLog(
@@ -155,14 +166,17 @@ def serve(
             raise
     with contextlib.closing(coordinator), contextlib.ExitStack() as watching:
         port = _chosen_port(config, store_folder)
-        places = _places(_CONNECTIONS + 4 * max(len(credentials.sites), config.max_num_clients))
+        places = _places(_CONNECTIONS + 4 * max(len(provisioned), config.max_num_clients))
         guard = PortGuard(places)
         calls = Calls(on_call=guard.note), Calls(_OPERATION_CALLS, on_call=guard.note)
         admin = AdminServicer(overview, credentials, calls[1], clock=clock)
-        sites = max(len(credentials.sites), config.max_num_clients) + _SITES_TO_COME
-        server, port = _listen(
-            coordinator, admin, calls[0], config, identity, port, places=places, sites=sites
-        )
+        sites = max(len(provisioned), config.max_num_clients) + _SITES_TO_COME
+        transfers = TransferQueue(config.transfers_at_once)
+        exchange = WeightExchangeServicer(coordinator, transfers, calls[0], poll_s=config.poll_s)
+        server, port = _listen(exchange, admin, config, identity, port, places=places, sites=sites)
+        if metrics is not None:
+            measured = server_metrics.ServerMetrics(overview.status, statistics, transfers.load)
+            watching.enter_context(metrics_endpoint.serving(measured.collect, *metrics))
         # Its put() is safe inside a signal handler; an Event's set() is not.
         endings: Endings = queue.SimpleQueue()
         listener = ListenerCheck(
@@ -187,7 +201,7 @@ def serve(
                     "event=serving port=%d rounds=%d sites=%s",
                     port,
                     config.num_rounds,
-                    ",".join(credentials.sites),
+                    ",".join(provisioned),
                 )
                 on_ready(port)
                 driver = threading.Thread(
@@ -282,9 +296,8 @@ def _places(connections: int) -> int:
 
 
 def _listen(
-    coordinator: Coordinator,
+    exchange: WeightExchangeServicer,
     admin: AdminServicer,
-    calls: Calls,
     config: ServerConfig,
     identity: Identity,
     port: int,
@@ -314,9 +327,6 @@ def _listen(
         ],
     )
     # Messages are decoded by these handlers, not by gRPC, which would decode whatever comes.
-    exchange = WeightExchangeServicer(
-        coordinator, TransferQueue(config.transfers_at_once), calls, poll_s=config.poll_s
-    )
     server.add_generic_rpc_handlers((exchange, admin))
     try:
         bound = server.add_secure_port(addresses.joined(config.host, port), identity.for_server())

@@ -64,6 +64,7 @@ class WeightExchangeServicer(grpc.GenericRpcHandler):
     ):
         self._coordinator, self._queue, self._calls = coordinator, queue, calls
         self._poll_s, self._pace = poll_s, LoginPace()
+        self._specs = coordinator.specs
         header = 2 * coordinator.header_bytes + _HEADER_SLACK
         self._max_bytes = {"Offer": header, "Send": max(header, CHUNK_BYTES + _ENVELOPE)}
 
@@ -127,7 +128,7 @@ class WeightExchangeServicer(grpc.GenericRpcHandler):
         """Returns the token's site, once the certificate of the connection is found to be the one
         that the token was issued to.
         """
-        _, certificate = tls.caller(context)
+        certificate = tls.fingerprint(context)
         site = self._coordinator.identify(record, certificate)
         return Caller(site, functools.partial(self._coordinator.check_token, token, certificate))
 
@@ -234,7 +235,8 @@ class WeightExchangeServicer(grpc.GenericRpcHandler):
     def Offer(
         self, caller: Caller, request: pb.ModelHeader, context: grpc.ServicerContext
     ) -> pb.OfferReply:
-        answer = self._coordinator.offer(caller.site, conversion.header_from_message(request))
+        offer = conversion.header_from_message(request, self._specs)
+        answer = self._coordinator.offer(caller.site, offer)
         if answer.receipt is None:  # waits here, before any of the model's bytes are on their way
             context.add_callback(self._queue.wake)
             self._queue.reserve(caller.site, context.is_active)
@@ -246,7 +248,7 @@ class WeightExchangeServicer(grpc.GenericRpcHandler):
         context.add_callback(self._queue.wake)
         # Nothing is taken from the stream before the transfer has its slot.
         with self._queue.slot(context.is_active, name=caller.site) as slot:
-            offer, chunks = conversion.model_from_parts(parts)
+            offer, chunks = conversion.model_from_parts(parts, self._specs)
             receipt = self._coordinator.send(
                 caller.site, offer, _noted(chunks, slot), verify=caller.verify
             )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import sqlite3
@@ -24,7 +25,7 @@ from federated.server.run_state import RunState
 from federated.tensors import codec
 from federated.tensors.codec import Chunk
 from federated.tensors.partial_file import PartialModel
-from federated.tensors.tensor_files import TensorFile
+from federated.tensors.tensor_files import TensorFile, selected
 from federated.tensors.weights import check_same
 from federated.wire.messages import Answer, Offer, Receipt
 
@@ -115,7 +116,7 @@ class Uploads:
             return Answer(checked.receipt())
         # The transfer may have to wait for its slot, and no deadline may pass meanwhile.
         self._note_progress(checked)
-        with self._storing(site), self._transfer(checked, discarded) as transfer:
+        with self._transfer(checked, discarded) as transfer:
             return Answer(missing=tuple(transfer.partial.missing()))
 
     def send(
@@ -139,7 +140,7 @@ class Uploads:
         discarded = self._accepted(checked)
         if discarded is None:
             return checked.receipt()
-        with self._storing(site), self._transfer(checked, discarded) as transfer:
+        with self._transfer(checked, discarded) as transfer:
             noted = time.monotonic()
             for chunk in chunks:
                 if chunk.encoding not in codec.ENCODINGS[run.config.transport]:
@@ -173,7 +174,7 @@ class Uploads:
                 transfer.partial.path.unlink(missing_ok=True)
                 raise
             finally:
-                self._transfers.end(site, _key(checked, discarded))
+                self._transfers.end(site, transfer)
         return checked.receipt()
 
     def close(self) -> None:
@@ -205,18 +206,19 @@ class Uploads:
                         "took the run back; ask for the next task"
                     )
                 rounds.check(self._open_round(checked), checked.update, policy=run.policy)
-                record = run.store.sites().get(checked.site)
-                known = record.num_examples if record else 0
-                if record is None or offer.num_examples != known:
+                known = run.store.num_examples(checked.site)
+                if offer.num_examples != known:
                     text = (
                         f"num_examples {offer.num_examples} for round {offer.round}; "
-                        f"expected {known}, the number it logged in with"
+                        f"expected {known or 0}, the number it logged in with"
                     )
                     raise errors.UpdateRefused(
                         f"site {checked.site!r} sent {text}",
                         reasons=[errors.Reason("", "examples", text)],
                     )
-        check_same(run.specs, offer.manifest.specs, what=checked.what)
+        sent = offer.manifest.specs
+        run.sharing.check_sent([spec.name for spec in sent], what=checked.what)
+        check_same(run.shared_specs, sent, what=checked.what)
         return discarded
 
     def _is_there(self, checked: CheckedOffer) -> bool:
@@ -276,7 +278,7 @@ class Uploads:
             raise errors.UpdateRefused(
                 f"{checked.what}: {_REPLACED} different updates came before it; the last one counts"
             )
-        run.store.keep_update(
+        path = run.store.keep_update(
             transfer.partial.path,
             update,
             checked.metrics,
@@ -287,7 +289,7 @@ class Uploads:
         # Only now: on a full disk the site sends the same update again and again.
         self._sent[site, state.number] += 1
         run.round = accepted
-        run.verified_files.note(run.store.update_path(update))
+        run.verified_files.note(path)
         run.note_change()
         # Still with the lock held: the log must have the update before the round that counts it.
         run.log(
@@ -382,24 +384,31 @@ class Uploads:
             run.round = rounds.progressed(state, site, policy=run.policy, now=now)
             run.note_change()
 
-    def _transfer(
-        self, checked: CheckedOffer, discarded: int
-    ) -> contextlib.AbstractContextManager[Transfer]:
-        return self._transfers.of(
-            checked.site, _key(checked, discarded), lambda: self._begin(checked)
-        )
+    @contextlib.contextmanager
+    def _transfer(self, checked: CheckedOffer, discarded: int) -> Iterator[Transfer]:
+        """Yields the transfer of an offer that was accepted: the one in progress or a new one."""
+        site, offer = checked.site, checked.offer
+        key = f"{offer.model} {offer.round} {checked.sha256} {discarded}"
+        begin = functools.partial(self._begin, checked)
+        try:
+            with self._transfers.of(site, key, begin) as transfer:
+                yield transfer
+        except (OSError, sqlite3.Error) as error:
+            self._transfers.end(site)
+            raise errors.StorageTrouble(
+                f"the server could not store what site {site!r} sent "
+                f"({getattr(error, 'strerror', None) or error}); its operator must free space or "
+                "repair the folder, and the site tries again by itself"
+            ) from error
 
     def _begin(self, checked: CheckedOffer) -> Transfer:
-        store, offer, with_files = self._run.store, checked.offer, contextlib.ExitStack()
-        with contextlib.ExitStack() as on_error:
-            on_error.push(with_files)
-            reference = None
+        store, offer, reference = self._run.store, checked.offer, None
+        with contextlib.ExitStack() as files:
             if checked.update is not None:
                 # An old model may have been cleared away.
                 with contextlib.suppress(FileNotFoundError):
-                    reference = with_files.enter_context(
-                        TensorFile(store.global_path(offer.round - 1))
-                    )
+                    model = files.enter_context(TensorFile(store.global_path(offer.round - 1)))
+                    reference = selected(model, self._run.sharing.shared)
             check = update_checks.UpdateCheck(offer.manifest.specs, reference)
             partial = PartialModel(
                 store.incoming_path(checked.site, checked.sha256),
@@ -408,21 +417,8 @@ class Uploads:
                 durable=True,
                 look=check.look,
             )
-            with_files.enter_context(partial)
-            on_error.pop_all()
-        return Transfer(partial, check, with_files.close)
-
-    @contextlib.contextmanager
-    def _storing(self, site: str) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, sqlite3.Error) as error:
-            self._transfers.end(site)
-            raise errors.StorageTrouble(
-                f"the server could not store what site {site!r} sent "
-                f"({getattr(error, 'strerror', None) or error}); its operator must free space or "
-                "repair the folder, and the site tries again by itself"
-            ) from error
+            files.callback(partial.close)
+            return Transfer(partial, check, files.pop_all().close)
 
 
 def _check_name(site: str, name: str, site_names: Collection[str]) -> None:
@@ -445,9 +441,3 @@ def _check_name(site: str, name: str, site_names: Collection[str]) -> None:
             f"model name {name!r} of site {site!r} does not begin with its own name; "
             f"call it {site}_{name}"[:300]
         )
-
-
-def _key(checked: CheckedOffer, discarded: int) -> str:
-    """Returns the name of a transfer: an attempt with the same one resumes it."""
-    offer = checked.offer
-    return f"{offer.model} {offer.round} {checked.sha256} {discarded}"

@@ -289,9 +289,10 @@ class GrpcTransport(Transport):
                 "what": offer.model or global_name(offer.round),
                 "sha256": offer.sha256,
             }
+            header = conversion.header_to_message(offer)
             reply = self._ask(
                 "Offer",
-                conversion.header_to_message(offer),
+                header,
                 pb.OfferReply,
                 timeout_s=_SILENCE_S,
                 limit=replies.LARGE,
@@ -302,7 +303,7 @@ class GrpcTransport(Transport):
             watchdog = _Watchdog()
             chunks = codec.chunks(file, answer.missing, transport=self._encoding)
             call = self._sending.future(
-                watchdog.sending(itertools.chain((offer,), chunks)), metadata=self._metadata()
+                watchdog.sending(itertools.chain((header,), chunks)), metadata=self._metadata()
             )
             with watchdog.of(call):
                 receipt = replies.read(call.result(), pb.Receipt)

@@ -12,13 +12,13 @@ import os
 import pathlib
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from absl import logging
 
 from federated.errors import DifferentRun
-from federated.rounds.tasks import check_model_name
+from federated.rounds.tasks import check_model_name, global_number
 from federated.security import certificates
 from federated.tensors import tensor_files
 from federated.tensors.weights import TensorManifest
@@ -35,6 +35,32 @@ class PendingUpdate:
     num_examples: int
     metrics: Mapping[str, float]
     sha256: str
+
+
+class _Update(TypedDict):
+    round: int
+    num_examples: int
+    metrics: dict[str, float]
+    sha256: str
+
+
+class _State(TypedDict):
+    """What `journal.json` holds."""
+
+    format: int
+    run: str | None
+    authority: str | None  # fingerprint
+    trained: int
+    discarded: int
+    scores: dict[str, dict[str, float]]  # number of a global model -> its scores
+    update: _Update | None
+    published: dict[str, str]  # model -> digest
+    rows: dict[str, str]  # model -> digest of the file of its rows
+    private: dict[str, str]  # a round or a lent model -> digest of the site's own arrays of it
+    globals: dict[str, int]  # digest of a global model -> its number
+    declared: bool
+    reported: bool
+    finished: bool
 
 
 class Journal:
@@ -55,7 +81,7 @@ class Journal:
         self._syncing: threading.Thread | None = None
         # The update's manifest, and its file's stamp when that was read.
         self._manifest: tuple[TensorManifest, tuple[int, ...]] | None = None
-        self._state: dict[str, Any] = {
+        self._state: _State = {
             "format": FORMAT,
             "run": None,
             "authority": None,
@@ -65,6 +91,8 @@ class Journal:
             "update": None,
             "published": {},
             "rows": {},
+            "private": {},
+            "globals": {},
             "declared": False,
             "reported": False,
             "finished": False,
@@ -144,9 +172,10 @@ class Journal:
                 f"{', which is finished' if self.finished else ''}; the server leads run {run}. "
                 f"{self._remedy()}, or start the server with the store of the earlier run"
             )
-        authority = authority or self._state["authority"]
-        if (self._state["run"], self._state["authority"]) != (run, authority):
-            self._set(run=run, authority=authority)
+        trusted = authority or self._state["authority"]
+        if (self._state["run"], self._state["authority"]) != (run, trusted):
+            self._state.update({"run": run, "authority": trusted})
+            self._write()
 
     def _remedy(self) -> str:
         # The earlier run's weights, optimiser and best model are beside the journal; the next run
@@ -167,13 +196,14 @@ class Journal:
     def finish(self) -> None:
         """Notes that the run is finished, and removes what only an unfinished one needs."""
         self._state["update"] = self._manifest = None
-        self._set(finished=True)
+        self._state["finished"] = True
+        self._write()
         self.update_path.unlink(missing_ok=True)
         self.lent_path.unlink(missing_ok=True)
 
     def remove_leftovers(self) -> None:
         """Removes files that a kill left half-written; no other process may write here now."""
-        for folder in (self.folder, self.folder / "rows"):
+        for folder in (self.folder, self.folder / "rows", self.folder / "private"):
             for path in folder.glob(".partial-*"):
                 path.unlink(missing_ok=True)
 
@@ -184,7 +214,8 @@ class Journal:
 
     def keep_scores(self, model: int, scores: Mapping[str, float]) -> None:
         # Not worth waiting for the disk: after a power cut the model is scored again.
-        self._set(durable=False, scores={**self._state["scores"], str(model): dict(scores)})
+        self._state["scores"][str(model)] = dict(scores)
+        self._write(durable=False)
 
     @property
     def trained(self) -> int:
@@ -203,18 +234,52 @@ class Journal:
             for model, found in self._state["scores"].items()
             if int(model) < round_number
         }
+        private = {
+            name: sha256
+            for name, sha256 in self._state["private"].items()
+            if (global_number(name) or round_number) < round_number
+        }
+        known = {
+            sha256: number
+            for sha256, number in self._state["globals"].items()
+            if number < round_number
+        }
         self._manifest = None
-        self._set(
-            discarded=discarded,
-            trained=min(self.trained, round_number - 1),
-            scores=scores,
-            update=None,
-            published={},
-            rows={},
-            declared=False,
-            reported=False,
+        self._state.update(
+            {
+                "private": private,
+                "globals": known,
+                "discarded": discarded,
+                "trained": min(self.trained, round_number - 1),
+                "scores": scores,
+                "update": None,
+                "published": {},
+                "rows": {},
+                "declared": False,
+                "reported": False,
+            }
         )
+        self._write()
         self.update_path.unlink(missing_ok=True)
+
+    @property
+    def private(self) -> dict[str, str]:
+        """Name of a round or of a lent model -> digest of the site's private arrays of it."""
+        return dict(self._state["private"])
+
+    def note_private(self, name: str, sha256: str) -> None:
+        self._state["private"][name] = sha256
+        self._write()
+
+    def note_global(self, sha256: str, number: int) -> None:
+        """Notes which number the global model of that digest has."""
+        if self._state["globals"].get(sha256) != number:
+            self._state["globals"][sha256] = number
+            self._write(durable=False)
+
+    def number_of(self, sha256: str) -> int | None:
+        """Returns the number of a global model that this site has had; None for any other."""
+        return self._state["globals"].get(sha256)
 
     @property
     def update_path(self) -> pathlib.Path:
@@ -257,7 +322,18 @@ class Journal:
         )
         self._manifest = manifest, _stamp(self.update_path)
         pending = PendingUpdate(round_number, num_examples, dict(metrics), manifest.sha256)
-        self._set(update=dataclasses.asdict(pending), trained=max(self.trained, round_number))
+        self._state.update(
+            {
+                "update": {
+                    "round": round_number,
+                    "num_examples": num_examples,
+                    "metrics": dict(metrics),
+                    "sha256": manifest.sha256,
+                },
+                "trained": max(self.trained, round_number),
+            }
+        )
+        self._write()
         self._syncing = threading.Thread(
             target=self._sync_update, args=(os.open(self.update_path, os.O_RDWR),), name="sync"
         )
@@ -294,7 +370,8 @@ class Journal:
     def drop_update(self) -> None:
         """Removes an update, so that it is never sent again."""
         self._manifest = None
-        self._set(update=None)
+        self._state["update"] = None
+        self._write()
         self.update_path.unlink(missing_ok=True)
 
     @property
@@ -303,17 +380,20 @@ class Journal:
         return dict(self._state["published"])
 
     def keep_published(self, model: str, sha256: str) -> None:
-        self._set(published={**self._state["published"], model: sha256})
+        self._state["published"][model] = sha256
+        self._write()
 
     def forget_published(self) -> None:
-        self._set(published={}, declared=False)
+        self._state.update({"published": {}, "declared": False})
+        self._write()
 
     @property
     def declared(self) -> bool:
         return self._state["declared"]
 
     def keep_declared(self) -> None:
-        self._set(declared=True)
+        self._state["declared"] = True
+        self._write()
 
     @property
     def reported(self) -> bool:
@@ -324,7 +404,8 @@ class Journal:
         return self._state["reported"]
 
     def keep_reported(self) -> None:
-        self._set(reported=True)
+        self._state["reported"] = True
+        self._write()
 
     @property
     def evaluated(self) -> tuple[str, ...]:
@@ -350,14 +431,14 @@ class Journal:
             json.dumps([dict(row) for row in rows], indent=2, allow_nan=False) + "\n"
         ).encode("utf-8")
         atomic.write_bytes(self._rows_path(model), content)
-        self._set(rows={**self._state["rows"], model: hashlib.sha256(content).hexdigest()})
+        self._state["rows"][model] = hashlib.sha256(content).hexdigest()
+        self._write()
 
     def _rows_path(self, model: str) -> pathlib.Path:
         check_model_name(model)
         return self.folder / "rows" / f"{model}.json"
 
-    def _set(self, *, durable: bool = True, **changes: Any) -> None:
-        self._state.update(changes)
+    def _write(self, *, durable: bool = True) -> None:
         with atomic.replacing(self._path, sync_folder=durable) as temporary:
             temporary.write_text(
                 json.dumps(self._state, indent=2, allow_nan=False) + "\n", encoding="utf-8"
@@ -371,7 +452,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "update": (dict, type(None)),
     "trained": (int,),
     "discarded": (int,),
-    **dict.fromkeys(("scores", "published", "rows"), (dict,)),
+    **dict.fromkeys(("scores", "published", "rows", "private", "globals"), (dict,)),
     **dict.fromkeys(("declared", "reported", "finished"), (bool,)),
 }
 

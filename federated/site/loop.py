@@ -20,10 +20,12 @@ from typing import Any, Protocol
 from absl import logging
 
 from federated import errors
-from federated.rounds.tasks import MODEL_NAME, Task, check_task
+from federated.rounds import sharing
+from federated.rounds.tasks import LAST_GLOBAL, MODEL_NAME, Task, check_task, global_name, is_global
 from federated.security import report_filter
 from federated.security.vocabulary import Vocabulary
 from federated.site.journal import Journal, PendingUpdate
+from federated.site.private_arrays import PrivateArrays
 from federated.site.retries import Persistent
 from federated.site.transport import Transport
 from federated.tensors import codec, tensor_files
@@ -140,6 +142,8 @@ def run(
       DifferentRun: the site cannot take part.
       UpdateRefused, IncompatibleWeights, ModelRefused, PrivacyRefused: what the trainer made may
         not leave the site, or cannot be used.
+      ValueError: for rules of sharing in the plan that do not fit the trainer's arrays, or private
+        arrays that are no longer in the journal folder.
       FolderInUse: another process is using the journal.
       ServerMisbehaves: the server sent something that no server of this product sends. An update
         that was not confirmed is kept.
@@ -187,6 +191,10 @@ class _Loop:
         self._journal, self._events = journal, events
         self._clock, self._pause, self._pauses = clock, pause, pauses
         self._specs, self._vocabulary = canonical(trainer.specs), trainer.vocabulary
+        rules = sharing.of_plan(trainer.plan)
+        names = [spec.name for spec in self._specs]
+        self._private = PrivateArrays(journal, rules.of(names), self._specs)
+        self._received: NamedArrays | None = None  # arrays that sites only receive
         self._server = Persistent(
             transport,
             trainer.plan,
@@ -296,6 +304,7 @@ class _Loop:
                 "went_back", to_round=task.round, from_round=journal.trained, times=task.discarded
             )
             journal.go_back(task.round, task.discarded)
+            self._private.remove_unnoted()
             self._pulled = None
             self._done.clear()
         if (task.kind, task.round) in self._done:
@@ -315,7 +324,7 @@ class _Loop:
         if task.kind == "train":
             self._train(task)
         elif task.kind == "score":
-            self._score(task.round, self._pull(task.model))  # the last global model
+            self._score(task.round, self._pull(task.model, task.round))  # the last global model
             if self._ends_with_scores:
                 self._journal.keep_reported()
         elif task.kind == "publish":
@@ -336,7 +345,7 @@ class _Loop:
         self._push(pending)
 
     def _trained(self, task: Task) -> PendingUpdate:
-        pulled = self._pull(task.model)
+        pulled = self._pull(task.model, task.round - 1)
         if (task.round - 1) % getattr(self._trainer, "score_every", 1) == 0:
             self._score(task.round - 1, pulled)
         began = self._clock()
@@ -350,6 +359,8 @@ class _Loop:
             seconds=self._since(began),
             metrics=checked,
         )
+        self._private.keep(global_name(task.round), arrays)
+        arrays = self._private.shared(arrays, what=f"update of round {task.round}")
         if self._transport_form == "half":
             arrays, error = codec.rounded(arrays)
             self.note(
@@ -392,14 +403,37 @@ class _Loop:
             )
         self._journal.release_update()
 
-    def _pull(self, model: str) -> NamedArrays:
+    def _pull(self, model: str, number: int | None = None) -> NamedArrays:
+        """Returns a model with this site's private arrays, if the plan keeps any.
+
+        Args:
+          number: of the global model, where the task says it.
+        """
         if self._pulled is not None and self._pulled[0] == model:
             return self._pulled[1]
-        began = self._clock()
         self._pulled = None  # one model at a time in memory
-        manifest = self._server.pull(model, self._journal.incoming_path, specs=self._specs)
+        lent, sharing_ = not is_global(model), self._private.sharing
+        if lent and sharing_.received and self._received is None:
+            last = self._download(LAST_GLOBAL, self._specs)
+            self._received = {name: last[name].copy() for name in sharing_.received}
+        arrays = self._download(model, self._private.shared_specs if lent else self._specs)
+        if lent:
+            arrays = {**arrays, **(self._received or {})}
+        elif sharing_.kept and number is not None:
+            self._journal.note_global(self._pulled_sha256, number)
+        elif sharing_.kept:
+            number = self._journal.number_of(self._pulled_sha256)
+        arrays, of = self._private.completed(model, arrays, number=number)
+        if of:
+            self.note("private_arrays", model=model, of=of)
+        self._pulled = model, arrays
+        return arrays
+
+    def _download(self, model: str, specs: Sequence[TensorSpec]) -> NamedArrays:
+        began = self._clock()
+        manifest = self._server.pull(model, self._journal.incoming_path, specs=specs)
         arrays, _ = tensor_files.load(self._journal.incoming_path)
-        self._pulled, self._pulled_sha256 = (model, arrays), manifest.sha256
+        self._pulled_sha256 = manifest.sha256
         self.note("pulled", model=model, bytes=manifest.nbytes, seconds=self._since(began))
         return arrays
 
@@ -420,7 +454,9 @@ class _Loop:
                 _check_own_name(name)
                 if name not in self._journal.published:
                     began = self._clock()
-                    sha256 = tensor_files.save(path, arrays, {"model": name})
+                    self._private.keep(name, arrays)
+                    sent = self._private.shared(arrays, what=f"model {name}")
+                    sha256 = tensor_files.save(path, sent, {"model": name})
                     self._server.publish(path, sha256, model=name)
                     self._journal.keep_published(name, sha256)
                     self.note(

@@ -43,6 +43,7 @@ CREATE TABLE IF NOT EXISTS reports (site TEXT PRIMARY KEY, rows TEXT NOT NULL);
 """
 
 
+GIVEN = ""  # in place of the site that published it, of a model that the operator gave
 FIRST_AGGREGATION = "fedavg"  # the rule of every run that began before there was a choice
 _SESSIONS = 8  # that a site may have at a time; each login adds one
 
@@ -128,6 +129,11 @@ class Records:
         """The run's aggregation rule and its parameters, as --aggregation takes them."""
         return self._value("settings").get("aggregation", FIRST_AGGREGATION)
 
+    @property
+    def only_evaluates(self) -> bool:
+        """Whether the run has no rounds: sites evaluate the models that the operator gave."""
+        return self._value("settings")["num_rounds"] == 0
+
     def finish(self) -> None:
         self._set_value("finished", True)
 
@@ -178,6 +184,11 @@ class Records:
             name: SiteRecord(examples, bool(confirmed), bool(evicted), json.loads(words or "{}"))
             for name, examples, confirmed, evicted, words in rows
         }
+
+    def num_examples(self, site: str) -> int | None:
+        """Returns the number that a site logged in with, see `SiteRecord`; None if it never did."""
+        row = self._one("SELECT num_examples FROM sites WHERE name = ?", site)
+        return None if row is None else row[0]
 
     def confirm(self, site: str) -> None:
         with self._transaction() as database:
@@ -293,7 +304,16 @@ class Records:
         return [change for (change,) in found]
 
     def participants(self) -> frozenset[str]:
-        return frozenset(site for (site,) in self._all("SELECT DISTINCT site FROM updates"))
+        """Returns the sites with an update in any round; without rounds, all that logged in."""
+        table = "SELECT name FROM sites" if self.only_evaluates else "SELECT site FROM updates"
+        return frozenset(site for (site,) in self._all(table))
+
+    def took_part(self) -> frozenset[str]:
+        """Returns the sites with an update in any round; without rounds, those whose rows count."""
+        if not self.only_evaluates:
+            return self.participants()
+        sites = self.sites()
+        return frozenset(site for site in self.reported() if not sites[site].evicted)
 
     # Scores.
 
@@ -322,7 +342,9 @@ class Records:
     # Cross-site evaluation.
 
     def models(self) -> dict[str, tuple[str, str]]:
-        """Returns name to (site, digest) of the published models."""
+        """Returns name to (site, digest) of the published models; the site is `GIVEN` for those
+        that the operator gave.
+        """
         return {
             name: (site, sha256)
             for name, site, sha256 in self._all(

@@ -20,19 +20,20 @@ from absl import logging
 
 from federated.errors import DifferentRun
 from federated.rounds import plan as plans
-from federated.rounds import tasks
+from federated.rounds import sharing, tasks
 from federated.rounds.rounds import Policy, Round, Update, accept
 from federated.security import certificates
-from federated.storage import store_folder
+from federated.storage import given_models, store_folder
 from federated.storage.best_models import BestModels
-from federated.storage.database import FIRST_AGGREGATION, Records, insert_addresses
+from federated.storage.database import FIRST_AGGREGATION, GIVEN, Records, insert_addresses
 from federated.storage.store_folder import StoreFolder
 from federated.tensors.tensor_files import TensorFile, file_manifest
 from federated.tensors.weights import TensorManifest
 from runkit import atomic, formats, private
 
 FORMAT = "2"
-_FORMAT_WITH_RULE = "3"  # aggregated by another rule, which earlier releases would ignore
+# With another aggregation rule, or with rules of sharing, which earlier releases would ignore.
+_FORMAT_WITH_RULE = "3"
 
 
 class Store(StoreFolder, Records):
@@ -110,6 +111,7 @@ class Store(StoreFolder, Records):
         local_epochs: int,
         authority: str = "",
         aggregation: str = FIRST_AGGREGATION,
+        models: Mapping[str, str | os.PathLike] | None = None,
     ) -> None:
         """Starts a run from the initial model, or checks that the store holds this very run.
 
@@ -118,8 +120,10 @@ class Store(StoreFolder, Records):
           authority: fingerprint of the federation's authority, "" for none. A store belongs to one
             authority; a store of an earlier release, which has none, takes this one.
           aggregation: the aggregation rule with every parameter spelled out.
+          models: of a run without rounds, what every site evaluates: name to safetensors file.
         Raises:
-          ValueError: if the file is not a model or has no plan.
+          ValueError: if the file is not a model or has no plan, for rules of sharing that do not
+            fit its arrays, or as `given_models.read`.
           DifferentRun: listing what differs from the run in the store.
         """
         with TensorFile(initial) as file:
@@ -132,24 +136,40 @@ class Store(StoreFolder, Records):
                 f"{initial}: its metadata has no plan in JSON ({error!r}); "
                 "make the initial model with the plan of this run"
             ) from error
+        rules = sharing.of_plan(plan)
+        rules.of(spec.name for spec in manifest.specs)
+        first = aggregation == FIRST_AGGREGATION and not rules
         wanted = {
-            "format": FORMAT if aggregation == FIRST_AGGREGATION else _FORMAT_WITH_RULE,
+            "format": FORMAT if first else _FORMAT_WITH_RULE,
             "initial model": sha256,
             "num_rounds": policy.num_rounds,
             "local_epochs": local_epochs,
             "aggregation": aggregation,
         }
+        given = given_models.read(models or {}, manifest.specs, num_rounds=policy.num_rounds)
+        digests = {name: each.sha256 for name, each in given.items()}
+        if digests:
+            wanted["models"] = digests
         if self._one("SELECT value FROM run WHERE key = 'id'") is None:
             with atomic.replacing(self.global_path(0)) as temporary:
                 shutil.copyfile(initial, temporary)
+            for name, path in (models or {}).items():
+                with atomic.replacing(self.model_path(name)) as temporary:
+                    shutil.copyfile(path, temporary)
             with self._transaction() as database:
                 database.execute("INSERT INTO globals VALUES (0, ?)", (sha256,))
                 insert_addresses(database, manifest)
+                for name, each in given.items():
+                    database.execute(
+                        "INSERT INTO models VALUES (?, ?, ?)", (name, GIVEN, each.sha256)
+                    )
+                    insert_addresses(database, each)
                 for key, value in (
                     ("id", secrets.token_hex(8)),
                     ("plan", plan),
                     ("settings", wanted),
                     ("authority", authority),
+                    *([("evaluation", {"models": list(given), "best": 0})] if given else []),
                 ):
                     database.execute("INSERT INTO run VALUES (?, ?)", (key, json.dumps(value)))
             return
@@ -163,12 +183,13 @@ class Store(StoreFolder, Records):
             )
         stored = {"aggregation": FIRST_AGGREGATION, **self._value("settings")}
         if stored["format"] in (FORMAT, _FORMAT_WITH_RULE):
-            del wanted["format"]  # it follows from the rule, which is compared itself
+            del wanted["format"]  # it follows from rule and plan, which are compared themselves
         lines = [
             f"{key}: the store has {stored.get(key)}, asked for is {value}"
             for key, value in wanted.items()
-            if stored.get(key) != value
+            if stored.get(key) != value and key != "models"
         ]
+        lines += given_models.differences(stored.get("models", {}), digests)
         lines += plans.differences(self.plan, plan, words=("the store has", "asked for is"))
         if lines:
             raise DifferentRun(
@@ -189,8 +210,8 @@ class Store(StoreFolder, Records):
         now: float,
         counts_in: int | None = None,
         change: float = 0.0,
-    ) -> None:
-        """Moves a whole and synced file into the spool and records it.
+    ) -> pathlib.Path:
+        """Moves a whole and synced file into the spool and records it. Returns where it is now.
 
         It replaces what the site sent before for that round.
 
@@ -224,6 +245,7 @@ class Store(StoreFolder, Records):
             )
         if replaced is not None and (before := self.update_path(Update(*replaced))) != path:
             before.unlink(missing_ok=True)
+        return path
 
     def forget_update(self, update: Update) -> None:
         """Removes an update of the open round, as if it had never arrived."""

@@ -4,7 +4,8 @@
             global/round_000.safetensors       every global model; round_000 is the initial one
             rule_state/round_001.safetensors   what the aggregation rule keeps with a global model
             best.safetensors selection.json    the best global model so far and its scores
-            models/<name>.safetensors          models that sites published for evaluation
+            models/<name>.safetensors          models that sites published for evaluation, or that
+                                               the operator gave
             rows.jsonl                         per-case rows of every site
             events.jsonl address.json
             events/000001.jsonl.gz             full segments of the log

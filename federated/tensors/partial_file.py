@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pathlib
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from federated import errors
 from federated.tensors.codec import Chunk, decoded
@@ -23,14 +22,12 @@ class PartialModel:
 
     Args:
       path: the file; one with another header is overwritten.
-      manifest: of the model to arrive; checked before a byte is written.
+      manifest: of the model to arrive.
       metadata: of the file.
       durable: whether the model will be synced by `finish`; the disk then starts on each chunk
           while the next ones arrive.
       look: called with (index, bytes) of every present chunk before it counts; for one that
           arrives twice perhaps twice.
-    Raises:
-      IncompatibleWeights: for specs that no model can have.
     """
 
     def __init__(
@@ -46,7 +43,7 @@ class PartialModel:
         self._durable, self._look = durable, look
         self._lock, self._there = threading.Lock(), set[int]()
         header = file_header(manifest.specs, metadata)
-        self._start = len(header)
+        self._start, self._size = len(header), len(header) + manifest.nbytes
         self._file = private.opener(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         try:
             with atomic.naming(self.path):
@@ -55,12 +52,9 @@ class PartialModel:
                 else:
                     # Another model's file is overwritten, which keeps its memory and disk
                     # allocated.
-                    with self._naming():
+                    with atomic.naming(self.path, self._size):
                         _write(self._file, header, 0)
-                    os.ftruncate(
-                        self._file,
-                        min(os.fstat(self._file).st_size, self._start + manifest.nbytes),
-                    )
+                    os.ftruncate(self._file, min(os.fstat(self._file).st_size, self._size))
         except BaseException:
             self.close()
             raise
@@ -84,7 +78,7 @@ class PartialModel:
     def missing(self) -> list[int]:
         """Returns the numbers of the missing chunks, in order."""
         with self._lock:
-            return [index for index in range(self.manifest.num_chunks) if index not in self._there]
+            return sorted(set(range(self.manifest.num_chunks)) - self._there)
 
     def put(self, chunk: Chunk) -> None:
         """Takes a chunk; one that is present already does no harm.
@@ -105,7 +99,7 @@ class PartialModel:
                 f"checksum of chunk {index} does not match; send the model again"
             )
         at = self._start + index * CHUNK_BYTES
-        with self._naming():
+        with atomic.naming(self.path, self._size):
             _write(self._file, data, at)
         if self._durable:
             writeback.begin(self._file, at, len(data))
@@ -126,7 +120,7 @@ class PartialModel:
                 "missing; send these"
             )
         with atomic.naming(self.path):
-            os.ftruncate(self._file, self._start + self.manifest.nbytes)
+            os.ftruncate(self._file, self._size)
             os.fsync(self._file)
         try:
             same = os.path.samestat(os.fstat(self._file), os.stat(self.path))
@@ -136,9 +130,6 @@ class PartialModel:
             raise errors.DamagedTransfer(
                 "another transfer of the site came between; send the model again"
             )
-
-    def _naming(self) -> contextlib.AbstractContextManager[None]:
-        return atomic.naming(self.path, self._start + self.manifest.nbytes)
 
     def close(self) -> None:
         if self._file >= 0:
@@ -150,17 +141,6 @@ class PartialModel:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def ranges(indices: Iterable[int]) -> list[tuple[int, int]]:
-    """Returns sorted numbers as (first, count) of each run of consecutive numbers."""
-    result: list[tuple[int, int]] = []
-    for index in indices:
-        if result and index == sum(result[-1]):
-            result[-1] = (result[-1][0], result[-1][1] + 1)
-        else:
-            result.append((index, 1))
-    return result
 
 
 def _write(file: int, data: bytes | memoryview, at: int) -> None:

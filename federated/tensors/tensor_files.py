@@ -13,7 +13,7 @@ import json
 import os
 import pathlib
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -21,12 +21,12 @@ from federated import errors
 from federated.tensors.weights import (
     CHUNK_BYTES,
     DTYPES,
+    Declaration,
     Digest,
     NamedArrays,
     TensorManifest,
     TensorSpec,
     canonical,
-    check_declaration,
     little_endian_bytes,
     specs_of,
 )
@@ -40,7 +40,8 @@ class TensorFile:
     """A safetensors file open for reading; only its header is in memory. A context manager.
 
     Attributes:
-      specs: the tensors in canonical order.
+      specs: the tensors.
+      nbytes: of all tensors.
       metadata: the header's strings.
     Raises:
       ValueError: naming the file, unless it is a whole safetensors file of floating-point tensors.
@@ -89,10 +90,12 @@ class TensorFile:
             specs.append(spec)
             begin, end = entry["data_offsets"]
             self._start[name] = (8 + length + int(begin), int(end) - int(begin))
-        self.specs = tuple(specs)
-        if all(spec.dtype in DTYPES for spec in specs):
-            self.specs = canonical(specs)
-        check_declaration(self.specs)
+        self.specs = Declaration(canonical(specs))
+        self.nbytes = self.specs.nbytes
+        # Where each tensor begins among all bytes in canonical order, and whether the file holds
+        # them in that order without a gap.
+        self._places, self._in_order = [0], True
+        self._first = self._start[self.specs[0].name][0]
         for spec in self.specs:
             begin, length_of = self._start[spec.name]
             if length_of != spec.nbytes or begin < 8 + length or begin + length_of > size:
@@ -100,18 +103,8 @@ class TensorFile:
                     f"{spec.name} should take {spec.nbytes} bytes, "
                     f"the file has {max(0, size - begin)} for it"
                 )
-        # Where each tensor begins among all bytes in canonical order, and whether the file holds
-        # them in that order without a gap.
-        self._places = list(itertools.accumulate((spec.nbytes for spec in self.specs), initial=0))
-        self._first = self._start[self.specs[0].name][0]
-        self._in_order = all(
-            self._start[spec.name][0] == self._first + place
-            for spec, place in zip(self.specs, self._places, strict=False)
-        )
-
-    @property
-    def nbytes(self) -> int:
-        return sum(spec.nbytes for spec in self.specs)
+            self._in_order &= begin == self._first + self._places[-1]
+            self._places.append(self._places[-1] + spec.nbytes)
 
     def read_bytes(self, spec: TensorSpec, offset: int, size: int) -> bytes:
         """Returns `size` bytes of a tensor from its byte `offset` on."""
@@ -175,6 +168,44 @@ class TensorFile:
         self.close()
 
 
+class TensorSelection:
+    """Some tensors of an open file, read as if the file held no others.
+
+    Attributes:
+      specs: these tensors in canonical order.
+    Raises:
+      ValueError: for a tensor that the file does not hold.
+    """
+
+    def __init__(self, file: TensorFile, names: Collection[str]):
+        self.specs = tuple(spec for spec in file.specs if spec.name in names)
+        if len(self.specs) != len(names):
+            missing = sorted(set(names) - {spec.name for spec in self.specs})
+            raise ValueError(f"{file.path}: has no tensor {missing[0]}; restore it")
+        self._file = file
+        self._places = list(itertools.accumulate((spec.nbytes for spec in self.specs), initial=0))
+
+    @property
+    def nbytes(self) -> int:
+        return self._places[-1]
+
+    def read_range(self, start: int, size: int) -> bytes:
+        """Returns `size` bytes of these tensors in canonical order, from byte `start` on."""
+        pieces, number = [], bisect.bisect_right(self._places, start) - 1
+        while size:
+            spec, offset = self.specs[number], start - self._places[number]
+            count = min(size, spec.nbytes - offset)
+            if count:
+                pieces.append(self._file.read_bytes(spec, offset, count))
+            start, size, number = start + count, size - count, number + 1
+        return b"".join(pieces)
+
+
+def selected(file: TensorFile, names: Collection[str]) -> TensorFile | TensorSelection:
+    """Returns the file itself if `names` are all its tensors, otherwise the selection."""
+    return file if len(names) == len(file.specs) else TensorSelection(file, names)
+
+
 def file_header(specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> bytes:
     """Returns the bytes of a file before those of the tensors, which follow in canonical order."""
     header: dict = {"__metadata__": dict(metadata)} if metadata else {}
@@ -201,8 +232,8 @@ class TensorFileWriter:
     def __init__(
         self, path: str | os.PathLike, specs: Sequence[TensorSpec], metadata: Mapping[str, str]
     ):
-        self.specs = canonical(specs)
-        self._expected, self._written = sum(spec.nbytes for spec in self.specs), 0
+        self.specs = Declaration(canonical(specs))
+        self._expected, self._written = self.specs.nbytes, 0
         self._digest, self._begun = Digest(self.specs), 0
         # Closed by finish() or close().
         self._stream = open(path, "wb", opener=private.opener)  # noqa: SIM115

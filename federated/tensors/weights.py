@@ -58,7 +58,9 @@ def canonical(specs: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
     The wire, files and digests use this order. It is that of the safetensors library, and keeps
     every array aligned in a file or buffer that starts aligned.
     """
-    return tuple(sorted(specs, key=lambda s: (-DTYPES[s.dtype].itemsize, s.name)))
+    by_name = sorted(specs, key=operator.attrgetter("name"))
+    # The codes sort as their widths do.
+    return tuple(sorted(by_name, key=operator.attrgetter("dtype"), reverse=True))
 
 
 def specs_of(arrays: Mapping[str, np.ndarray]) -> tuple[TensorSpec, ...]:
@@ -90,7 +92,7 @@ def check_declaration(specs: Sequence[TensorSpec], *, max_bytes: int = MAX_BYTES
         raise errors.IncompatibleWeights(
             f"{len(specs)} tensors declared; expected 1 to {MAX_TENSORS}"
         )
-    total, in_order, before = 0, True, (-math.inf, "")
+    names, total, in_order, before = set[str](), 0, True, (-math.inf, "")
     for spec in specs:
         if (
             not spec.name
@@ -109,7 +111,8 @@ def check_declaration(specs: Sequence[TensorSpec], *, max_bytes: int = MAX_BYTES
             raise errors.IncompatibleWeights(f"{spec.name}: {list(spec.shape)[:40]} is not a shape")
         place = (-DTYPES[spec.dtype].itemsize, spec.name)  # as `canonical` sorts
         total, in_order, before = total + spec.nbytes, in_order and before < place, place
-    if len({spec.name for spec in specs}) != len(specs):
+        names.add(spec.name)
+    if len(names) != len(specs):
         raise errors.IncompatibleWeights("a tensor name is declared twice")
     if total > max_bytes:
         raise errors.IncompatibleWeights(
@@ -120,6 +123,32 @@ def check_declaration(specs: Sequence[TensorSpec], *, max_bytes: int = MAX_BYTES
             "the tensors are not declared in canonical order (widest dtype first, then by name)"
         )
     return total
+
+
+class Declaration(tuple[TensorSpec, ...]):
+    """The tensors of a model in canonical order. A checked value: code that receives one does not
+    check it again.
+
+    Attributes:
+      nbytes: of all tensors.
+    Raises:
+      IncompatibleWeights: as `check_declaration`.
+    """
+
+    nbytes: int
+
+    def __new__(cls, specs: Iterable[TensorSpec]) -> Declaration:
+        if isinstance(specs, Declaration):
+            return specs
+        self = super().__new__(cls, specs)
+        self.nbytes = check_declaration(self)
+        return self
+
+    @functools.cached_property
+    def text(self) -> bytes:
+        """What the digest of a model has of it."""
+        declared = [[s.name, s.dtype, list(s.shape)] for s in self]
+        return json.dumps(declared, separators=(",", ":")).encode("utf-8")
 
 
 def differences(
@@ -171,7 +200,7 @@ class Digest:
     """
 
     def __init__(self, specs: Sequence[TensorSpec]):
-        self._specs = tuple(specs)
+        self._specs = specs
         self._done: list[bytes] = []
         self._open, self._filled = hashlib.sha256(), 0
 
@@ -192,7 +221,7 @@ class Digest:
     def manifest(self) -> TensorManifest:
         """Returns the manifest of the bytes handed in so far."""
         last = [self._open.digest()] if self._filled else []
-        return TensorManifest(self._specs, b"".join([*self._done, *last]))
+        return TensorManifest(Declaration(self._specs), b"".join([*self._done, *last]))
 
     def hex(self) -> str:
         return self.manifest().sha256
@@ -200,28 +229,25 @@ class Digest:
 
 @dataclasses.dataclass(frozen=True)
 class TensorManifest:
-    """What a model holds: its declaration in canonical order and the SHA-256 of every chunk, one
-    after the other.
+    """What a model holds: its declaration and the SHA-256 of every chunk, one after the other.
 
-    A checked value: every manifest has a well-formed declaration and one checksum per chunk, so
-    code that receives one does not check it again.
+    A checked value: every manifest has one checksum per chunk, so code that receives one does not
+    check it again.
 
     Attributes:
       nbytes, num_chunks: of all tensors.
     Raises:
-      IncompatibleWeights: as `check_declaration`.
       DamagedTransfer: for another number of checksums than of chunks.
     """
 
-    specs: tuple[TensorSpec, ...]
+    specs: Declaration
     addresses: bytes
     nbytes: int = dataclasses.field(init=False, repr=False, compare=False)
     num_chunks: int = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        nbytes = check_declaration(self.specs)
-        object.__setattr__(self, "nbytes", nbytes)
-        object.__setattr__(self, "num_chunks", -(-nbytes // CHUNK_BYTES))
+        object.__setattr__(self, "nbytes", self.specs.nbytes)
+        object.__setattr__(self, "num_chunks", -(-self.nbytes // CHUNK_BYTES))
         if len(self.addresses) != self.num_chunks * ADDRESS_BYTES:
             raise errors.DamagedTransfer(
                 f"{len(self.addresses)} bytes of checksums for {self.num_chunks} chunks; "
@@ -230,10 +256,7 @@ class TensorManifest:
 
     @functools.cached_property
     def sha256(self) -> str:
-        declaration = json.dumps(
-            [[s.name, s.dtype, list(s.shape)] for s in self.specs], separators=(",", ":")
-        ).encode("utf-8")
-        return hashlib.sha256(declaration + b"\n" + self.addresses).hexdigest()
+        return hashlib.sha256(self.specs.text + b"\n" + self.addresses).hexdigest()
 
     def size_of(self, index: int) -> int:
         """Returns the number of bytes of a chunk; only the last may be short."""
@@ -261,7 +284,7 @@ def dtype_runs(specs: Iterable[TensorSpec]) -> list[tuple[np.dtype, int, int]]:
     runs: list[tuple[np.dtype, int, int]] = []
     start = 0
     for code, group in itertools.groupby(specs, key=operator.attrgetter("dtype")):
-        nbytes = sum(spec.nbytes for spec in group)
+        nbytes = sum(map(operator.attrgetter("nbytes"), group))
         runs.append((DTYPES[code], start, nbytes))
         start += nbytes
     return runs

@@ -14,7 +14,6 @@ from federated import errors
 from federated.tensors.codec import Chunk
 from federated.wire import conversion
 from federated.wire import weight_exchange_pb2 as pb
-from federated.wire.messages import Offer
 
 _INDEX, _DATA, _ENCODING = 0x08, 0x12, 0x18  # field number and wire type of Chunk's fields
 _PART_CHUNK = 0x12  # and of the chunk in a ModelPart
@@ -25,8 +24,8 @@ def chunk_to_bytes(chunk: Chunk) -> bytes:
 
 
 def part_to_bytes(part: conversion.Part) -> bytes:
-    if isinstance(part, Offer):
-        return pb.ModelPart(header=conversion.header_to_message(part)).SerializeToString()
+    if isinstance(part, pb.ModelHeader):
+        return pb.ModelPart(header=part).SerializeToString()
     pieces = _pieces(part)
     return b"".join((bytes((_PART_CHUNK,)), _varint(sum(map(len, pieces))), *pieces))
 
@@ -46,9 +45,7 @@ def chunk_from_bytes(data: bytes) -> Chunk:
 
 
 def part_from_bytes(data: bytes) -> conversion.Part:
-    """Raises DamagedTransfer, IncompatibleWeights for bytes that are neither a chunk nor the header
-    of a model.
-    """
+    """Raises DamagedTransfer for bytes that are neither a chunk nor a header."""
     if data[:1] == bytes((_PART_CHUNK,)):
         size, start = _read_varint(data, 1)
         chunk = _read(data, start) if start + size == len(data) else None
@@ -61,7 +58,7 @@ def part_from_bytes(data: bytes) -> conversion.Part:
             "a message is not a part of a model; send the model again"
         ) from error
     if message.WhichOneof("part") == "header":
-        return conversion.header_from_message(message.header)
+        return message.header
     return Chunk(message.chunk.index, message.chunk.data, message.chunk.encoding)
 
 

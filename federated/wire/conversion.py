@@ -11,8 +11,7 @@ from typing import Any, cast
 from federated import errors
 from federated.rounds.tasks import Kind, Task
 from federated.tensors.codec import Chunk
-from federated.tensors.partial_file import ranges
-from federated.tensors.weights import TensorManifest, TensorSpec
+from federated.tensors.weights import Declaration, TensorManifest, TensorSpec
 from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.messages import Answer, Offer, Receipt, Session
 
@@ -122,14 +121,19 @@ def header_to_message(offer: Offer) -> pb.ModelHeader:
     )
 
 
-def header_from_message(message: pb.ModelHeader) -> Offer:
+def header_from_message(message: pb.ModelHeader, known: Declaration | None = None) -> Offer:
     """Returns a header as a checked value.
 
+    Args:
+      known: the model to expect; a header that declares the same tensors has this very value of
+        them, and they are not checked again.
     Raises:
       IncompatibleWeights, DamagedTransfer: for a header that describes no model.
     """
     specs = tuple([TensorSpec(t.name, t.dtype, tuple(t.shape)) for t in message.tensors])
-    manifest = TensorManifest(specs, message.addresses)
+    manifest = TensorManifest(
+        known if known is not None and specs == known else Declaration(specs), message.addresses
+    )
     manifest.check(message.sha256)
     discarded = message.discarded if message.HasField("discarded") else None
     return Offer(
@@ -143,7 +147,14 @@ def header_from_message(message: pb.ModelHeader) -> Offer:
 
 
 def ranges_to_messages(indices: Iterable[int]) -> list[pb.Range]:
-    return [pb.Range(first=first, count=count) for first, count in ranges(indices)]
+    """Returns sorted numbers as ranges of consecutive ones."""
+    ranges: list[pb.Range] = []
+    for index in indices:
+        if ranges and index == ranges[-1].first + ranges[-1].count:
+            ranges[-1].count += 1
+        else:
+            ranges.append(pb.Range(first=index, count=1))
+    return ranges
 
 
 def indices_from_messages(messages: Iterable[pb.Range], *, num_chunks: int) -> list[int]:
@@ -180,20 +191,25 @@ def answer_from_message(message: pb.OfferReply, *, num_chunks: int) -> Answer:
     return Answer(missing=tuple(indices_from_messages(message.missing, num_chunks=num_chunks)))
 
 
-Part = Offer | Chunk  # a transfer is its header, then chunks
+Part = pb.ModelHeader | Chunk  # a transfer is its header, then chunks
 
 
-def model_from_parts(parts: Iterable[Part]) -> tuple[Offer, Iterator[Chunk]]:
-    """Returns (the header, the chunks as they arrive). Raises DamagedTransfer if the header is not
-    the first part.
+def model_from_parts(
+    parts: Iterable[Part], known: Declaration | None = None
+) -> tuple[Offer, Iterator[Chunk]]:
+    """Returns (the header as a checked value, the chunks as they arrive).
+
+    Raises:
+      IncompatibleWeights, DamagedTransfer: as `header_from_message`, and if the header is not the
+        first part.
     """
     stream = iter(parts)
     first = next(stream, None)
-    if not isinstance(first, Offer):
+    if not isinstance(first, pb.ModelHeader):
         raise errors.DamagedTransfer(
             "a transfer begins with the header of its model; send the model again"
         )
-    return first, _chunks(stream)
+    return header_from_message(first, known), _chunks(stream)
 
 
 def _chunks(parts: Iterable[Part]) -> Iterator[Chunk]:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+import types
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints, is_typeddict
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -25,6 +26,7 @@ from federated.wire import conversion
 from federated.wire import operation_pb2 as operation_pb
 from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.messages import MAX_WAIT_S, MIN_WAIT_S, Answer, Receipt, Session
+from federated.wire.status import AuditHead, RoundStatus, RunStatus, SiteStatus
 from runkit import printable
 
 SMALL = 64 * 2**10  # bytes of a reply without a model: 256 names of models take 17,000
@@ -89,7 +91,7 @@ def session(message: pb.LoginReply) -> Session:
     )
     _check_range("login reply", "expires_at", found.expires_at, 0.0, _MAX_TIME_S)
     _check_digest("login reply", "plan_fingerprint", found.plan_fingerprint)
-    _check_range("login reply", "num_rounds", found.num_rounds, 1, MAX_ROUND)
+    _check_range("login reply", "num_rounds", found.num_rounds, 0, MAX_ROUND)
     _check_range("login reply", "local_epochs", found.local_epochs, 1, MAX_ROUND)
     _check_range("login reply", "poll_s", found.poll_s, MIN_WAIT_S, MAX_WAIT_S)
     _check_range("login reply", "heart_beat_s", found.heart_beat_s, MIN_WAIT_S, MAX_WAIT_S)
@@ -206,31 +208,27 @@ def probe(message: operation_pb.ProbeReply) -> operation_pb.ProbeReply:
     return message
 
 
-def status(message: operation_pb.StatusReply) -> dict[str, Any]:
+def status(message: operation_pb.StatusReply) -> RunStatus:
     """Returns a status with printable texts and every field that `experiments.status` shows. Raises
     ServerMisbehaves.
     """
     found = _clean(_object("status", message.status_json))
-    _check_shape("status", found, _STATUS)
-    if "aggregation" in found:  # an earlier release does not tell
-        _check_shape("status", found, {"aggregation": (str,)})
+    _check_shape("status", found, _RUN_SHAPE)
+    for name in found.keys() & {"models", "reported"}:  # an earlier release does not tell
+        entries = {f"{name} {place}": entry for place, entry in enumerate(found[name])}
+        _check_shape("status", entries, _Shape.of_values(entries, str))
     for name, site in found["sites"].items():
-        _check_shape(f"status of site {name}", site, _SITE)
-        if "labels" in site:  # an earlier release sends none
-            _check_shape(f"status of site {name}", site, {"labels": (dict,)})
-            _check_shape(
-                f"labels of site {name}", site["labels"], dict.fromkeys(site["labels"], (str,))
-            )
-        _check_shape(
-            f"status of site {name}", site["scores"], dict.fromkeys(site["scores"], (dict,))
-        )
-        for number, scores in site["scores"].items():
+        _check_shape(f"status of site {name}", site, _SITE_SHAPE)
+        labels, scores = site.get("labels", {}), site["scores"]
+        _check_shape(f"labels of site {name}", labels, _Shape.of_values(labels, str))
+        _check_shape(f"status of site {name}", scores, _Shape.of_values(scores, dict))
+        for number, values in scores.items():
             _check("status", "model", number, number.isdecimal(), "the number of a global model")
-            _check_shape(f"status of site {name}", scores, dict.fromkeys(scores, _OPTIONAL))
+            _check_shape(f"status of site {name}", values, _Shape.of_values(values, float | None))
     for entry in found["rounds"]:
-        _check_shape("status of a round", entry, _ROUND)
-    _check_shape("status of the log", found["audit"], {"lines": (int,), "head": (str,)})
-    return found
+        _check_shape("status of a round", entry, _ROUND_SHAPE)
+    _check_shape("status of the log", found["audit"], _AUDIT_SHAPE)
+    return cast(RunStatus, found)
 
 
 def order(message: operation_pb.OrderReply) -> str:
@@ -238,30 +236,36 @@ def order(message: operation_pb.OrderReply) -> str:
     return printable.text(message.answer, limit=2000)
 
 
-_NUMBER, _OPTIONAL = (int, float), (int, float, type(None))
-_STATUS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("run", "phase", "release"), (str,)),
-    **dict.fromkeys(("rounds_done", "num_rounds", "min_num_clients"), (int,)),
-    **dict.fromkeys(("open_round", "attempt", "best_round"), (int, type(None))),
-    **dict.fromkeys(("model_bytes", "disk_free_bytes"), _NUMBER),
-    **dict.fromkeys(("sites", "audit"), (dict,)),
-    **dict.fromkeys(("rounds", "warnings"), (list,)),
-    "updates": (list,),
-    "finished": (bool,),
-}
-_SITE: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("num_examples", "updates", "refused"), (int,)),
-    **dict.fromkeys(("seconds_since_heard", "bytes_received", "bytes_sent"), _NUMBER),
-    "scores": (dict,),
-    "state": (str,),
-    "doing": (str, type(None)),
-}
-_ROUND: Mapping[str, tuple[type, ...]] = {
-    "round": (int,),
-    "sites": (dict,),
-    "bytes": _NUMBER,
-    **dict.fromkeys(("seconds", "mean", "worst"), _OPTIONAL),
-}
+class _Shape:
+    """The types of an object's values.
+
+    Args:
+      hints: key -> annotation, of which only the outermost type is checked.
+      optional: keys that an earlier release does not send.
+    """
+
+    def __init__(self, hints: Mapping[str, object], optional: Collection[str] = ()):
+        self.kinds = {key: _kinds(hint) for key, hint in hints.items()}
+        self.optional = frozenset(optional)
+
+    @classmethod
+    def of_values(cls, keys: Iterable[str], hint: object) -> _Shape:
+        return cls(dict.fromkeys(keys, hint))
+
+
+def _kinds(hint: object) -> tuple[type, ...]:
+    """Returns what `isinstance` needs to check an annotation of `wire.status`."""
+    kinds: list[type] = []
+    for option in get_args(hint) if isinstance(hint, types.UnionType) else (hint,):
+        kind = dict if is_typeddict(option) else get_origin(option) or option
+        kinds += [int, float] if kind is float else [kind]
+    return tuple(kinds)
+
+
+_RUN_SHAPE = _Shape(get_type_hints(RunStatus), RunStatus.__optional_keys__)
+_SITE_SHAPE = _Shape(get_type_hints(SiteStatus), SiteStatus.__optional_keys__)
+_ROUND_SHAPE = _Shape(get_type_hints(RoundStatus))
+_AUDIT_SHAPE = _Shape(get_type_hints(AuditHead))
 
 
 def _object(what: str, text: str) -> dict[str, Any]:
@@ -289,14 +293,14 @@ def _clean(value: Any) -> Any:
     return printable.text(value) if isinstance(value, str) else value
 
 
-def _check_shape(what: str, found: Any, shape: Mapping[str, tuple[type, ...]]) -> None:
+def _check_shape(what: str, found: object, shape: _Shape) -> None:
     if not isinstance(found, dict):
         raise _refused(f"sends a {what} that is not a JSON object")
-    for key, kinds in shape.items():
-        if not isinstance(found.get(key), kinds) or (
-            isinstance(found.get(key), bool) and bool not in kinds
-        ):
-            raise _refused(f"sends a {what} whose {key} is {_shown(found.get(key))}")
+    for key, kinds in shape.kinds.items():
+        value = found.get(key)
+        fits = isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds)
+        if not fits and (key in found or key not in shape.optional):
+            raise _refused(f"sends a {what} whose {key} is {_shown(value)}")
 
 
 def _check_digest(what: str, field: str, value: str) -> None:
@@ -308,12 +312,12 @@ def _check_range(what: str, field: str, value: float, lowest: float, highest: fl
     _check(what, field, value, lowest <= value <= highest, f"{lowest:g} to {highest:g}")
 
 
-def _check(what: str, field: str, value: Any, holds: bool, expected: str) -> None:
+def _check(what: str, field: str, value: object, holds: bool, expected: str) -> None:
     if not holds:
         raise _refused(f"sends a {what} whose {field} is {_shown(value)}; expected {expected}")
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return printable.text(repr(value), limit=80)
 
 

@@ -3,7 +3,8 @@
 A report holds no case id, path, date or picture and no value of a single patient. Properties of
 patients (volumes, HU, sizes) are given as percentiles, each the mean of the three cases around it,
 and as histograms without the bins of one or two cases; with fewer than three cases they are left
-out. Of the spacing, which is a setting of the scanner, the range is given.
+out. Of the spacing, which is a setting of the scanner, the range is given. The part `sums`, from
+format 2 on, is what a plan for all sites is proposed from; see `cohort_sums`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from preprocessing.checks import cohort_sums, patient_counts
+from preprocessing.checks.patient_counts import FEWEST_PATIENTS as FEWEST_CASES
 from preprocessing.checks.survey import HU_EDGES, CheckFinding
+from preprocessing.declared_labels import Declared
 from runkit.classes import FOREGROUND
 
-FORMAT = 1
-FEWEST_CASES = 3  # of which a number about patients is made
+FORMAT = 2
+READABLE = (1, 2)
 VOLUME_EDGES_ML = tuple(range(0, 201, 10))
 _PERCENTILES = (5, 25, 50, 75, 95)
 
@@ -27,13 +31,17 @@ Column = Callable[[CohortReport], str]
 
 
 def summarise(
-    site: str, findings: Sequence[CheckFinding], splits: Mapping[str, int] | None = None
+    site: str,
+    findings: Sequence[CheckFinding],
+    splits: Mapping[str, int] | None = None,
+    labels: Declared | None = None,
 ) -> dict[str, Any]:
     """Returns the report of a site as JSON values.
 
     Args:
       findings: of all its cases.
       splits: number of cases in each split; None if the site is not prepared.
+      labels: what the labels are declared to show; None without a declaration.
     """
     usable = [f for f in findings if f.usable and f.facts is not None]
     measured = [f.facts for f in usable if f.facts is not None]
@@ -69,16 +77,23 @@ def summarise(
         if percentiles is None:
             continue
         report["volume_ml"][name] = {**percentiles, "histogram": _histogram(volumes)}
-        voxels = np.sum([facts.hu[class_] for facts in labelled if class_ in facts.hu], axis=0)
+        counts = np.array([facts.hu[class_] for facts in labelled if class_ in facts.hu])
+        voxels, hidden = counts.sum(axis=0), patient_counts.hidden_bins(counts)
         medians = [facts.median_hu[class_] for facts in labelled if class_ in facts.median_hu]
         report["hu"][name] = {
             "median_of_case": _percentiles(medians),
             **_percentiles_of_histogram(voxels),
             "histogram": {
                 "edges": list(HU_EDGES),
-                "share": [round(float(v), 5) for v in voxels / max(voxels.sum(), 1)],
+                "share": [
+                    None if hidden is None or hidden[n] else round(float(v), 5)
+                    for n, v in enumerate(voxels / max(voxels.sum(), 1))
+                ],
             },
         }
+    report["sums"] = cohort_sums.of_cases(
+        site, [(f.facts, f.case.label is not None) for f in usable if f.facts is not None], labels
+    ).to_json()
     return report
 
 

@@ -59,7 +59,7 @@ def check(
         if rule.id not in accepted:
             raise broken(rule, label_name, problem)
 
-    step = label_fit.fit(image.array, where)
+    step = label_fit.goodness_of_fit(image.array, where)
     _check_place(image.array, where, step, refuse, accepted)
     distance, near = _tumour_distance_mm(where)
     if near < _NEAR_SHARE:

@@ -28,7 +28,7 @@ _FEWEST_VOXELS = 30  # a smaller label says nothing
 
 Flip = tuple[bool, bool, bool]
 FLIPS: tuple[Flip, ...] = tuple((x, y, z) for x, y, z in itertools.product((False, True), repeat=3))
-Mean = TypeVar("Mean", float, np.ndarray)
+Number = TypeVar("Number", float, np.ndarray)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -131,7 +131,9 @@ def bounding_box(
     return [found[axis] for axis in range(3)]
 
 
-def fit(image: np.ndarray, where: Sample, flip: Flip = (False, False, False)) -> float | None:
+def goodness_of_fit(
+    image: np.ndarray, where: Sample, flip: Flip = (False, False, False)
+) -> float | None:
     """Returns the fit: the step across the label's surface divided by the spread.
 
     It is None if the label has too few voxels.
@@ -153,7 +155,9 @@ def fits(image: np.ndarray, where: Sample) -> dict[Flip, float]:
 
     It is empty if the label has too few voxels.
     """
-    found = {flip: value for flip in FLIPS if (value := fit(image, where, flip)) is not None}
+    found = {
+        flip: value for flip in FLIPS if (value := goodness_of_fit(image, where, flip)) is not None
+    }
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
@@ -200,7 +204,7 @@ def best_shift(image: np.ndarray, where: Sample) -> tuple[float, tuple[float, fl
     return float(steps[at]), shift
 
 
-def _step(inside: tuple[Mean, Mean], outside: tuple[Mean, Mean]) -> Mean:
+def _step(inside: tuple[Number, Number], outside: tuple[Number, Number]) -> Number:
     """Returns the fit from mean and variance on both sides of the surface."""
     (mean, variance), (other_mean, other_variance) = inside, outside
     return (mean - other_mean) / np.sqrt(variance + other_variance + _SPREAD_HU**2)

@@ -154,13 +154,13 @@ def _measured(
         case,
         tuple(problems),
         _facts(image, upright, labelled),
-        picture(upright, labelled),
+        labelled_slice(upright, labelled),
         same_scan.slice_marks(upright),
         None if case.label is None else sources.file_sha256(case.label),
     )
 
 
-def picture(image: Volume, label: Volume | None) -> np.ndarray:
+def labelled_slice(image: Volume, label: Volume | None) -> np.ndarray:
     """Returns the axial slice with most of the label, or the middle one, as uint8 [y, x, 3].
 
     The patient is shown as usual: right on the left, front up.
@@ -237,7 +237,7 @@ def _across(findings: list[CheckFinding]) -> list[CheckFinding]:
 
 
 def _facts(image: Volume, upright: Volume, label: Volume | None) -> Facts:
-    turn = geometry.orientation(image.affine)
+    turn = geometry.turn_to_ras(image.affine)
     axes = ["?"] * 3
     for patient_axis, (axis, flip) in enumerate(zip(turn.axes, turn.flips, strict=True)):
         axes[axis] = ("RAS", "LPI")[flip][patient_axis]

@@ -17,6 +17,7 @@ import numpy as np
 
 from preprocessing import budget, declared_labels, geometry, manifest, nifti, sources, splits
 from preprocessing.deformed import deformation, tumour_insertion
+from preprocessing.deformed.config import SITES, DeformedConfig
 from preprocessing.manifest import Case, CaseManifest
 from preprocessing.phantom.tumour import Tumours
 from preprocessing.volume import Volume
@@ -24,36 +25,10 @@ from runkit import atomic, progress, workers
 from runkit.randomness import generator
 
 _VERSION = 1  # of the procedure; part of every key
-SITES = ("C1", "C2")
 TUMOURS = Tumours()
 _CT_RANGE = (-1024, 3071)
 _SECONDS_PER_VOXEL, _BYTES_PER_VOXEL, _DISK_PER_VOXEL = 1.0e-6, 26, 1.5  # measured on one core
 _PROCESS_BYTES = 150 * 2**20
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DeformedConfig:
-    """The size and seed of a cohort.
-
-    Attributes:
-      seed: determines the split of the sources, and every copy.
-      counts: site -> numbers of training, validation and test cases.
-    """
-
-    seed: int
-    counts: Mapping[str, tuple[int, int, int]]
-
-    def __post_init__(self):
-        if set(self.counts) != set(SITES):
-            raise ValueError(
-                f"counts are for {', '.join(self.counts)}; expected {' and '.join(SITES)}"
-            )
-        for site, own in self.counts.items():
-            if len(own) != 3 or min(own) < 1:
-                raise ValueError(
-                    f"counts of {site} are {tuple(own)}; "
-                    f"expected at least one case each for {', '.join(splits.SPLITS)}"
-                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +74,7 @@ def share_out(source_ids: Sequence[str], seed: int) -> dict[str, dict[str, tuple
     return dealt
 
 
-def plan(source_ids: Sequence[str], config: DeformedConfig) -> list[Copy]:
+def list_copies(source_ids: Sequence[str], config: DeformedConfig) -> list[Copy]:
     """Returns all cases to make; the sources of a split are used in turn."""
     dealt = share_out(source_ids, config.seed)
     copies = []
@@ -171,8 +146,10 @@ def need(listed: CaseManifest, config: DeformedConfig, workers_count: int) -> Ne
     for case in listed.included:
         found = budget.case_need(case, (3.0, 3.0, 3.0)) if case.label is not None else None
         voxels[case.case_id] = found.native_voxels if found else 0
-    together = sum(voxels[copy.source] for copy in plan(sorted(voxels), config)) if voxels else 0
-    at_once = min(workers_count, sum(map(sum, config.counts.values())))
+    together = (
+        sum(voxels[copy.source] for copy in list_copies(sorted(voxels), config)) if voxels else 0
+    )
+    at_once = min(max(workers_count, 1), sum(map(sum, config.counts.values())))
     return Need(
         together * _SECONDS_PER_VOXEL / at_once,
         at_once * (_PROCESS_BYTES + _BYTES_PER_VOXEL * max(voxels.values(), default=0)),
@@ -231,7 +208,7 @@ def generate(
     """
     folder = pathlib.Path(folder)
     by_id = {case.case_id: case for case in listed.included}
-    copies = plan(sorted(by_id), config)
+    copies = list_copies(sorted(by_id), config)
     _claim(listed, config, copies, folder)
     jobs = [
         (by_id[c.source], listed.label_values, config.seed, c, folder)
@@ -279,7 +256,7 @@ def _add_sources(path: pathlib.Path, source_of: Mapping[str, int]) -> None:
     atomic.write_json(path, value)
 
 
-def render(ct: Volume, organ: np.ndarray, seed: int, copy: Copy) -> tuple[Volume, Volume]:
+def render_copy(ct: Volume, organ: np.ndarray, seed: int, copy: Copy) -> tuple[Volume, Volume]:
     """Returns CT int16 and labels uint8 of a copy, which depend on source, seed, site and index.
 
     Args:
@@ -303,7 +280,7 @@ def _make(
     case: Case, label_values: Mapping[int, int] | None, seed: int, copy: Copy, folder: pathlib.Path
 ) -> bool:
     image, label = _files(folder, copy)
-    ct, labels = render(*_read(case, label_values), seed, copy)
+    ct, labels = render_copy(*_read(case, label_values), seed, copy)
     nifti.write_volume(image, ct, compress_level=1)
     nifti.write_volume(label, labels, compress_level=1)
     return True

@@ -10,7 +10,8 @@ import pathlib
 import numpy as np
 
 from preprocessing import declared_labels, manifest, nifti
-from preprocessing.phantom.hospital import PHANTOMS, SITES, Site, draw_patient
+from preprocessing.phantom.config import SLICE_MM, CohortConfig
+from preprocessing.phantom.hospital import PHANTOMS, Site, draw_patient
 from preprocessing.phantom.pancreas import paint_pancreas
 from preprocessing.phantom.scanner import Acquisition, scan
 from preprocessing.phantom.space import Canvas, Pose, Space
@@ -34,52 +35,6 @@ from runkit.randomness import generator
 _VERSION = 3
 _GRID_MM = 2.0  # spacing of the grid on which the anatomy is painted
 _C2_THIN, _C2_ALL = 40, 486  # C2's volumes with 1 mm slices, and all its volumes
-_SLICE_MM = {"demo": (0.8, 1.0), "paper": (0.16, 1.0)}  # C1
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CohortConfig:
-    """A hospital's cohort. A case does not depend on `cases`, so a cohort can be enlarged later.
-
-    Attributes:
-      site: "C1" or "C2".
-      cases: number of cases.
-      phantom: "standard" or "hard", see `preprocessing.phantom.hospital`; the two have different
-        patients.
-      spacings: C1's slice spacing: "demo" 0.8-1.0 mm, "paper" 0.16-1.0 mm (over a thousand slices).
-      in_plane_mm, slice_mm: uniform ranges that replace the hospital's own spacings.
-      field_of_view_mm: extent of the scans along x, y and z.
-    """
-
-    site: str
-    cases: int
-    seed: int
-    phantom: str = "standard"
-    spacings: str = "demo"
-    in_plane_mm: tuple[float, float] | None = None
-    slice_mm: tuple[float, float] | None = None
-    field_of_view_mm: tuple[float, float, float] = (356.0, 284.0, 165.0)
-
-    def __post_init__(self):
-        if self.site not in SITES:
-            raise ValueError(f"site is {self.site!r}; expected one of {', '.join(SITES)}")
-        if self.phantom not in PHANTOMS:
-            raise ValueError(f"phantom is {self.phantom!r}; expected one of {', '.join(PHANTOMS)}")
-        if self.cases < 1:
-            raise ValueError(f"cases is {self.cases}; expected at least 1")
-        if self.spacings not in _SLICE_MM:
-            raise ValueError(
-                f"spacings is {self.spacings!r}; expected one of {', '.join(_SLICE_MM)}"
-            )
-        for name in ("in_plane_mm", "slice_mm"):
-            value = getattr(self, name)
-            if value is not None and not (len(value) == 2 and 0 < value[0] <= value[1]):
-                raise ValueError(f"{name} is {value!r}; expected (lowest, highest) in mm, above 0")
-        if len(self.field_of_view_mm) != 3 or min(self.field_of_view_mm) < 100:
-            raise ValueError(
-                f"field_of_view_mm is {self.field_of_view_mm!r}; "
-                "expected three lengths of at least 100 mm"
-            )
 
 
 def case_id(config: CohortConfig, index: int) -> str:
@@ -95,7 +50,7 @@ def spacing_mm(config: CohortConfig, index: int) -> tuple[float, float, float]:
     have thin slices.
     """
     rng = _generator(config, index, "spacing")
-    in_plane, thickness = rng.uniform(0.58, 0.98), rng.uniform(*_SLICE_MM[config.spacings])
+    in_plane, thickness = rng.uniform(0.58, 0.98), rng.uniform(*SLICE_MM[config.spacings])
     if config.site == "C2":
         thin = _thin_until(index + 1) > _thin_until(index)
         in_plane, thickness = 0.68, 1.0 if thin else 5.0

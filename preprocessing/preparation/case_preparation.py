@@ -61,7 +61,7 @@ def prepare_case(
 def _prepare(
     case: Case, root: pathlib.Path, settings: StoreSettings, threads: int, report: StageCallback
 ) -> Prepared:
-    done = case_store.read_case(case_store.case_folder(root, case.case_id))
+    done = case_store.read_case_record(case_store.case_folder(root, case.case_id))
     if done is not None:
         report("checking files")
         written = done.get("format", case_store.UNSTATED)

@@ -24,7 +24,7 @@ from preprocessing.rules import IntegrityError, broken
 from runkit import progress
 from runkit import workers as processes
 
-Outcome = Prepared | IntegrityError
+CaseResult = Prepared | IntegrityError
 Needs = Mapping[str, CaseNeed | None]
 
 _LISTEN_S = 0.5  # between two looks at what the workers are doing
@@ -84,7 +84,7 @@ def outcomes(
     needs: Needs,
     limit_bytes: int,
     shown: CohortBar,
-) -> Generator[tuple[Case, Outcome], None, None]:
+) -> Generator[tuple[Case, CaseResult], None, None]:
     """Prepares cases and yields each with its outcome as it ends.
 
     If a worker process is killed, the cases in progress are prepared again one by one, so that only
@@ -141,12 +141,12 @@ def remove_partial(root: pathlib.Path) -> None:
 
 def _in_processes(
     waiting: list[Case],
-    work: Callable[[Case], Outcome],
+    work: Callable[[Case], CaseResult],
     workers: int,
     needs: Needs,
     limit_bytes: int,
     shown: CohortBar,
-) -> Generator[tuple[Case, Outcome | None], None, None]:
+) -> Generator[tuple[Case, CaseResult | None], None, None]:
     """Yields each case with its outcome as it ends, and removes it from `waiting` as it begins.
 
     If a worker is killed, the cases in progress are yielded with None, because any of them may be
@@ -154,7 +154,7 @@ def _in_processes(
     """
     free = limit_bytes - budget.idle_bytes(workers)
     stages = multiprocessing.get_context("spawn").SimpleQueue()
-    running: dict[concurrent.futures.Future[Outcome], Case] = {}
+    running: dict[concurrent.futures.Future[CaseResult], Case] = {}
     try:
         with processes.pool(workers, initializer=_start_worker, initargs=(stages,)) as pool:
             while waiting or running:
@@ -211,7 +211,9 @@ def _start_worker(stages: SimpleQueue[tuple[str, str]]) -> None:
     _stages = stages
 
 
-def _in_worker(case: Case, *, root: pathlib.Path, settings: StoreSettings, threads: int) -> Outcome:
+def _in_worker(
+    case: Case, *, root: pathlib.Path, settings: StoreSettings, threads: int
+) -> CaseResult:
     def report(stage: str) -> None:
         if _stages is not None:
             _stages.put((case.case_id, stage))

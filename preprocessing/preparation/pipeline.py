@@ -145,7 +145,7 @@ def prepare(
     return CaseStore(root)
 
 
-def plan(
+def estimate(
     manifest: CaseManifest,
     root: str | os.PathLike,
     *,
@@ -170,7 +170,9 @@ def plan(
     open_cases = [
         case
         for case in cases
-        if (case_store.read_case(case_store.case_folder(root, case.case_id)) or {}).get("settings")
+        if (case_store.read_case_record(case_store.case_folder(root, case.case_id)) or {}).get(
+            "settings"
+        )
         != settings
     ]
     return budget.cohort_budget(
@@ -219,7 +221,7 @@ def _refuse_contradictions(
     for case in cases:
         if case.case_id not in prepared:
             continue
-        values = case_store.label_values(root, case.case_id)
+        values = case_store.classes_of_label(root, case.case_id)
         shown = declared_labels.contradicted(manifest.declared, values)
         if shown:
             refuse(case.case_id, rules.contradicts_declaration(case.required_label, shown))

@@ -1,9 +1,11 @@
 """Times formulations of instance norm and trilinear doubling, forward and with their gradient.
 
     .venv/py3.11/bin/python -m tests.benchmarks.block_candidates
- All candidates run in turn in one process, on this stack and machine. It prints medians, and the
+
+All candidates run in turn in one process, on this stack and machine. It prints medians, and the
 error of the forward pass against NumPy in float64. Sizes are those of C2FNAS with 8 filters,
-patches of 64^3 voxels and batch 2."""
+patches of 64^3 voxels and batch 2.
+"""
 
 from __future__ import annotations
 
@@ -152,8 +154,10 @@ def compare(title: str, shape, candidates, expected) -> None:
 
 
 def main() -> None:
-    from c2fnas import keras_stack, threads
-    from tests.benchmarks import machine
+    from tests.benchmarks import machine, side_by_side
+
+    side_by_side.no_arguments(__doc__)
+    from c2fnas import keras_stack, threads  # only now: it takes seconds
 
     print(machine.describe())
     threads.set_up(1, 2)

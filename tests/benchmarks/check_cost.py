@@ -31,6 +31,7 @@ def check(name: str) -> dict[str, float]:
 
 
 def main() -> None:
+    side_by_side.no_arguments(__doc__)
     scans.make()
     function = "tests.benchmarks.check_cost:check"
     candidates = [

@@ -1,9 +1,11 @@
 """Measures the memory of a cohort's preparation over all its processes, against its budget.
 
     .venv/py3.11/bin/python -m tests.benchmarks.cohort_memory
- The preparation prints its budget beforehand. Two scans of full size, 512 x 512 x 200 and 512 x 512
+
+The preparation prints its budget beforehand. Two scans of full size, 512 x 512 x 200 and 512 x 512
 x 50, are prepared with one worker, with two, and with two under a limit that lets only one of them
-work at a time. The ratio of memory to budget must stay below 1."""
+work at a time. The ratio of memory to budget must stay below 1.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ def prepare(workers: int, limit_mib: int | None = None) -> dict[str, float]:
         "memory_bytes": None if limit_mib is None else limit_mib * 2**20,
     }
     try:
-        planned = pipeline.plan(manifest, root / "store", **how)
+        planned = pipeline.estimate(manifest, root / "store", **how)
         start = time.perf_counter()
         peak = peak_memory.of_tree(
             lambda: pipeline.prepare(

@@ -40,6 +40,7 @@ import time
 
 from tests.benchmarks import side_by_side
 from tests.benchmarks.side_by_side import Candidate
+from tests.federated import server_program
 
 VALUES = int(os.environ.get("VALUES", "20000000"))
 ROUNDS = int(os.environ.get("ROUNDS", "4"))
@@ -85,31 +86,16 @@ class Adds:
         return []
 
 
-def _serve(folder: str, sites: int, ports, rule: str = "fedavg") -> None:
-    from federated.server import config as server_config
-    from federated.server import serve as server
-    from tests.federated import toy
-
-    config = server_config.ServerConfig(
+def _serving(folder: str, sites: int, rule: str = "fedavg"):
+    return server_program.serving(
+        folder,
         num_rounds=ROUNDS,
         min_num_clients=sites,
         max_num_clients=sites,
         aggregation=rule,
-        cross_site_evaluation=False,
-        host="127.0.0.1",
-        port=0,
         keep_updates=0,
         keep_globals=2,
         linger_s=5.0,
-    )
-    root = pathlib.Path(folder)
-    server.serve(
-        config,
-        root / "store",
-        root / "kits" / "server",
-        root / "initial.safetensors",
-        vocabulary=toy.VOCABULARY,
-        on_ready=ports.put,
     )
 
 
@@ -220,7 +206,11 @@ def ours_memory(sites: int, rule: str = "fedavg") -> tuple[float, float]:
     from federated.tensors import tensor_files
 
     names, context = [f"S{n}" for n in range(sites)], multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as name, _processes() as started:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        contextlib.ExitStack() as stack,
+        _processes() as started,
+    ):
         folder = pathlib.Path(name)
         provisioning.provision(folder / "kits", "localhost", tuple(names), port=0)
         arrays = _arrays()
@@ -229,11 +219,7 @@ def ours_memory(sites: int, rule: str = "fedavg") -> tuple[float, float]:
             array += 0.5
         tensor_files.save(folder / "update.safetensors", arrays)
         del arrays
-        ports = context.Queue()
-        server = context.Process(target=_serve, args=(name, sites, ports, rule))
-        server.start()
-        started.append(server)
-        port = ports.get(timeout=60)
+        server, port = stack.enter_context(_serving(name, sites, rule))
         pathlib.Path(f"/proc/{server.pid}/clear_refs").write_text("5")
         idle, peak = _memory(server.pid, "VmRSS"), 0.0
         for first in range(min(sites, 4)):
@@ -256,15 +242,15 @@ def ours(sites: int) -> dict[str, float]:
 
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     names, context = [f"S{n}" for n in range(sites)], multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as name, _processes() as started:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        contextlib.ExitStack() as stack,
+        _processes() as started,
+    ):
         folder = pathlib.Path(name)
         provisioning.provision(folder / "kits", "localhost", tuple(names), port=0)
         tensor_files.save(folder / "initial.safetensors", _arrays(), {"plan": json.dumps(_PLAN)})
-        ports = context.Queue()
-        server = context.Process(target=_serve, args=(name, sites, ports))
-        server.start()
-        started.append(server)
-        port = ports.get(timeout=60)
+        server, port = stack.enter_context(_serving(name, sites))
         idle = _memory(server.pid, "VmRSS")
         for number, site in enumerate(names):
             started.append(context.Process(target=_take_part, args=(name, site, number, port)))
@@ -365,17 +351,19 @@ def floor(sites: int) -> dict[str, float]:
     from federated.security import provisioning
 
     names, context = [f"S{n}" for n in range(sites)], multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as name, _processes() as started:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        contextlib.ExitStack() as stack,
+        _processes() as started,
+    ):
         provisioning.provision(pathlib.Path(name) / "kits", "localhost", tuple(names), port=0)
-        ports, out = context.Queue(), context.Queue()
-        started.append(context.Process(target=_serve_floor, args=(name, sites, ports)))
-        started[0].start()
-        port = ports.get(timeout=60)
+        out = context.Queue()
+        server, port = stack.enter_context(server_program.running(_serve_floor, name, sites))
         for site in names:
             started.append(context.Process(target=_floor_site, args=(name, site, port, out)))
             started[-1].start()
         times = out.get(timeout=600)
-        peak = _memory(started[0].pid, "VmHWM")
+        peak = _memory(server.pid, "VmHWM")
     return {"seconds a round": _median_step(times), "server MiB above idle": peak}
 
 

@@ -1,10 +1,12 @@
 """Measures what one local round at a site without tumours does to the global model.
 
     .venv/py3.11/bin/python -m tests.benchmarks.local_round --run=runs/demo --rounds=11,15
- It takes the global models of a finished run of Table 1. For each treatment of missing labels and
+
+It takes the global models of a finished run of Table 1. For each treatment of missing labels and
 each round r, C1 trains rounds r - 1 and r from the global models that it received then. The first
 of the two gives Adam's moments the values they have in the middle of a run. The validation cases of
-both sites score the result. The run itself is not changed."""
+both sites score the result. The run itself is not changed.
+"""
 
 from __future__ import annotations
 

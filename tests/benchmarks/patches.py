@@ -7,10 +7,12 @@ Patches of 96 x 96 x 96 come from a case of 360 x 360 x 200 voxels, half of them
 MONAI crops float32 arrays in memory. It tracks their geometry, as it does by default after
 LoadImage, and once without; its views are made contiguous, as batching would do. `index_mib` is the
 memory that each needs to know the voxels to draw from.
- Medians: `ours` is 3.4 times (two shared cores) to 3.8 times (an idle Xeon with AVX-512) as fast as
+
+Medians: `ours` is 3.4 times (two shared cores) to 3.8 times (an idle Xeon with AVX-512) as fast as
 MONAI's best with cached indices, and 1.3 times with tracking off on both machines. On the shared
 cores it is 117 times as fast as MONAI's best without cached indices. It reaches 0.41 of the speed
-of copying contiguous memory; the pipeline reaches 0.76 of the sampler."""
+of copying contiguous memory; the pipeline reaches 0.76 of the sampler.
+"""
 
 from __future__ import annotations
 

@@ -31,6 +31,7 @@ from scipy import ndimage
 
 from preprocessing import geometry, nifti, resampling
 from preprocessing.phantom import phantom
+from preprocessing.phantom.config import CohortConfig
 from preprocessing.phantom.hospital import PHANTOMS
 from preprocessing.volume import Volume
 
@@ -84,7 +85,7 @@ def noise_text(found: list[dict[str, np.ndarray]]) -> str:
     )
 
 
-def contents(config: phantom.CohortConfig, index: int, organ: str) -> float:
+def contents(config: CohortConfig, index: int, organ: str) -> float:
     """Returns the median HU of an organ's contents in a phantom's patient, without gas."""
     ct, _ = phantom.render_case(config, index)
     hospitals = PHANTOMS[config.phantom]
@@ -105,10 +106,10 @@ def contents(config: phantom.CohortConfig, index: int, organ: str) -> float:
 
 def measure_phantom(kind: str, seed: int, scans: int, patients: int) -> None:
     for site in ("C1", "C2"):
-        native = phantom.CohortConfig(site=site, cases=scans, seed=seed, phantom=kind)
+        native = CohortConfig(site=site, cases=scans, seed=seed, phantom=kind)
         found = [noise(at_3_mm(phantom.render_case(native, index)[0])) for index in range(scans)]
         print(f"{kind} {site}: {noise_text(found)} [{scans} scans]", flush=True)
-        coarse = phantom.CohortConfig(site=site, cases=patients, seed=seed, phantom=kind, **_COARSE)
+        coarse = CohortConfig(site=site, cases=patients, seed=seed, phantom=kind, **_COARSE)
         for organ in _CONTENTS:
             values = [contents(coarse, index, organ) for index in range(patients // 4)]
             print(

@@ -1,7 +1,8 @@
 """Times resampling one CT to 1 mm, beside MONAI, SimpleITK, torch and scipy.
 
     .venv/py3.11/bin/python -m tests.benchmarks.resample --peers_python=.venv/peers/bin/python
- The peers are MONAI's Spacing, SimpleITK's linear resample, torch's interpolate and scipy's zoom.
+
+The peers are MONAI's Spacing, SimpleITK's linear resample, torch's interpolate and scipy's zoom.
 Each candidate gets the voxels as its own reader returns them: `ours` int16 in file order, SimpleITK
 an image, the others a float32 array. `peak_mib` is the peak memory while resampling, including
 input and result but not the libraries. The difference is the largest one from MONAI's result as a

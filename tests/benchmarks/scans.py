@@ -31,6 +31,7 @@ def make() -> None:
     """
     from preprocessing import nifti
     from preprocessing.phantom import phantom
+    from preprocessing.phantom.config import CohortConfig
     from preprocessing.volume import Volume
 
     folder().mkdir(exist_ok=True)
@@ -42,7 +43,7 @@ def make() -> None:
             (n + 2) * s / (0.95 if axis == 2 else 1.0)
             for axis, (n, s) in enumerate(zip(shape, spacing, strict=True))
         )
-        config = phantom.CohortConfig(
+        config = CohortConfig(
             site="C2",
             cases=1,
             seed=1,

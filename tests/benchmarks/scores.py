@@ -1,7 +1,8 @@
 """Times Dice, HD95 and surface Dice, beside MONAI and DeepMind's surface-distance.
 
     .venv/py3.11/bin/python -m tests.benchmarks.scores --peers_python=.venv/peers/bin/python
- The prediction has 360 x 360 x 200 voxels and three classes. It is the truth, shifted and
+
+The prediction has 360 x 360 x 200 voxels and three classes. It is the truth, shifted and
 roughened, with one false-positive block far away that makes every bounding box large. Before
 anything is timed, the values are compared: Dice and HD95 with MONAI's, HD95 and surface Dice by
 area with those of surface-distance, surface Dice by border voxels with MONAI's.

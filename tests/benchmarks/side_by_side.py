@@ -96,9 +96,7 @@ def arguments(description: str) -> argparse.Namespace:
 
     Without --peers_python the peers are skipped, with a message.
     """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _parser(description)
     parser.add_argument(
         "--peers_python",
         help="Python of the peers' environment; without it only the product is measured",
@@ -110,6 +108,17 @@ def arguments(description: str) -> argparse.Namespace:
     if not flags.peers_python:
         print("without --peers_python the peers are skipped", file=sys.stderr)
     return flags
+
+
+def no_arguments(description: str) -> None:
+    """Takes no flags but --help."""
+    _parser(description).parse_args()
+
+
+def _parser(description: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def _once(candidate: Candidate) -> dict[str, float]:

@@ -9,10 +9,8 @@ sockets use neither TLS nor hashes nor disk.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import multiprocessing
 import os
 import pathlib
 import socket
@@ -21,10 +19,18 @@ import time
 
 from tests.benchmarks import side_by_side
 from tests.benchmarks.side_by_side import Candidate
+from tests.federated import server_program
 
 MEGABYTES = int(os.environ.get("TRANSFER_MB", "256"))
 CHUNK = 2**20
 _PLAN = {"what": "benchmark"}
+_SERVER = {
+    "num_rounds": 1,
+    "min_num_clients": 2,
+    "max_num_clients": 2,
+    "poll_s": 1.0,
+    "max_change_ratio": 0,
+}
 
 
 def _kits(folder: pathlib.Path):
@@ -45,44 +51,6 @@ def _model(path: pathlib.Path, value: float = 0.0, **metadata: str):
     return tensor_files.save_as(path, {f"layer_{i}": noise for i in range(count)}, metadata)
 
 
-def _serve_ours(folder: str, ports) -> None:
-    from federated.server import config as server_config
-    from federated.server import serve as server
-    from tests.federated import toy
-
-    config = server_config.ServerConfig(
-        num_rounds=1,
-        min_num_clients=2,
-        max_num_clients=2,
-        host="127.0.0.1",
-        port=0,
-        poll_s=1.0,
-        max_change_ratio=0,
-    )
-    root = pathlib.Path(folder)
-    server.serve(
-        config,
-        root / "store",
-        root / "kits" / "server",
-        root / "initial.safetensors",
-        vocabulary=toy.VOCABULARY,
-        on_ready=ports.put,
-    )
-
-
-@contextlib.contextmanager
-def _server(target, *arguments):
-    context = multiprocessing.get_context("spawn")
-    ports = context.Queue()
-    process = context.Process(target=target, args=(*arguments, ports), daemon=True)
-    process.start()
-    try:
-        yield ports.get(timeout=60)
-    finally:
-        process.kill()
-        process.join()
-
-
 def ours() -> dict[str, float]:
     from federated.site import grpc_transport
 
@@ -92,7 +60,7 @@ def ours() -> dict[str, float]:
         _model(folder / "initial.safetensors", plan=json.dumps(_PLAN))
         manifest = _model(folder / "update.safetensors", 0.5)
         size = (folder / "update.safetensors").stat().st_size / 1e6
-        with _server(_serve_ours, name) as port:
+        with server_program.serving(name, **_SERVER) as (_, port):
             transport = grpc_transport.connect(kits / "C1", host="localhost", port=port)
             transport.login(_PLAN, 30)
             began = time.perf_counter()
@@ -166,7 +134,7 @@ def plain_stream() -> dict[str, float]:
                 while data := file.read(CHUNK):
                     yield data
 
-        with _server(_serve_plain, name) as port:
+        with server_program.running(_serve_plain, name) as (_, port):
             credentials = Identity.of(kits / "C1", "site").for_client()
             with grpc.secure_channel(
                 f"localhost:{port}",
@@ -202,7 +170,7 @@ def _serve_raw(size: int, ports) -> None:
 def raw_sockets() -> dict[str, float]:
     size = MEGABYTES * 10**6
     with (
-        _server(_serve_raw, size) as port,
+        server_program.running(_serve_raw, size) as (_, port),
         socket.create_connection(("127.0.0.1", port)) as connection,
     ):
         data, buffer = bytes(CHUNK), bytearray(CHUNK)

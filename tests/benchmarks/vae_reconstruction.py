@@ -2,9 +2,11 @@
 
     .venv/py3.11/bin/python -m tests.benchmarks.vae_reconstruction --run=runs/demo \\
         --models=initial.safetensors,sites/C2/baseline/best.safetensors
- It prints mean squared differences of intensities in [-1, 1], without latent noise. A branch that
+
+It prints mean squared differences of intensities in [-1, 1], without latent noise. A branch that
 has learned nothing at best predicts the mean image of the training patches. `explained` is the
-share of the mean image's squared difference that the branch removes. """
+share of the mean image's squared difference that the branch removes.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Measures the study's rules on simulated studies: false verdicts, coverage of intervals, power.
 
     .venv/py3.11/bin/python -m tests.benchmarks.verdict_rates
- It prints as Markdown: the interval of a mean over patients; verdicts with trainings that vary by
+
+It prints as Markdown: the interval of a mean over patients; verdicts with trainings that vary by
 0, 3 and 8 points (standard deviation) and patients by 10 and 20, with three and five trainings and
 6 or 7 patients per site; the same for shares of patients; and the differences that a study can
 show. The numbers in docs/verdicts.md come from here. Rates are over REPETITIONS simulated studies,
@@ -22,6 +23,7 @@ import numpy as np
 from experiments.results import claims, hypotheses, intervals
 from experiments.results import patients_and_trainings as two
 from runkit.randomness import generator
+from tests.benchmarks import side_by_side
 
 REPETITIONS = 20_000
 PARTS = sum(len(hypothesis.parts) for hypothesis in claims.HYPOTHESES)
@@ -198,6 +200,7 @@ def detectable(
 
 
 def main() -> None:
+    side_by_side.no_arguments(__doc__)
     percent = "{:.1f} %".format
     print(
         f"\nCoverage of the 95 % interval of a mean, {REPETITIONS} samples each; "

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from c2fnas import adam, keras_stack, training
 from c2fnas.losses import LossConfig
+from c2fnas.proximal import ProximalTerm
 from tests.c2fnas import tiny
 
 STEPS = 3
@@ -77,6 +78,25 @@ def adam_steps(replicas: int) -> dict[str, list[float]]:
     return {name: np.asarray(array, np.float64).ravel().tolist() for name, array in state.items()}
 
 
+def proximal_term(replicas: int) -> list[float]:
+    """Returns the value of a proximal term and the gradient with it, on every device."""
+    strategy = devices(replicas)
+    with strategy.scope():
+        make = tf.keras.Variable if keras_stack.IS_KERAS_3 else tf.Variable
+        weights = make(np.array([1.0, -2.0], np.float32), name="w")
+        term = ProximalTerm(0.5, {"w": weights}, replicas)
+    term.assign({"w": np.array([0.0, 2.0], np.float32)})
+
+    @tf.function
+    def step(gradient):
+        return strategy.run(lambda: term.added(["w"], [gradient]))
+
+    value, (gradient,) = step(tf.constant([10.0, 20.0]))
+    total = strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
+    on_devices = [part.numpy() for part in strategy.experimental_local_results(gradient)]
+    return [float(total), *np.concatenate(on_devices).tolist()]
+
+
 def main() -> None:
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0],
@@ -96,6 +116,7 @@ def main() -> None:
             "parts": parts,
             "difference": float(difference),
             "adam": adam_steps(replicas),
+            "proximal": proximal_term(replicas),
         }
     try:
         # must be refused before a weight is copied to three devices

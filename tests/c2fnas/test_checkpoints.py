@@ -61,7 +61,9 @@ def test_without_missing_classes_a_checkpoint_describes_the_loss_as_before(
 ):
     """Checkpoints of an earlier release name five settings of the loss; they must go on."""
     _, metadata = named_weights.load(checkpoints.save(tmp_path, trainer, {}))
-    loss = json.loads(metadata["training"])["loss"]
+    training = json.loads(metadata["training"])
+    assert not training.keys() & {"vae_rate", "proximal_weight", "private"}
+    loss = training["loss"]
     assert set(loss) == {
         "dice",
         "cross_entropy",
@@ -72,9 +74,11 @@ def test_without_missing_classes_a_checkpoint_describes_the_loss_as_before(
     }
 
 
-def test_a_training_with_missing_labels_resumes_from_its_checkpoint(tmp_path):
+def test_a_training_with_every_federated_setting_resumes_from_its_checkpoint(tmp_path):
     config = tiny.config(
-        loss=LossConfig(missing=MissingLabels(classes=(2,), treatment="restricted"))
+        loss=LossConfig(missing=MissingLabels(classes=(2,), treatment="restricted")),
+        proximal_weight=0.1,
+        private=frozenset({"end/classifier/kernel", "end/classifier/bias"}),
     )
     checkpoints.save(tmp_path, _other(config=config), {"round": 3})
     assert checkpoints.load(tmp_path, _other(config=config)) == {"round": 3}

@@ -8,13 +8,6 @@ from c2fnas import inference, model_folder, named_weights, sliding_window
 from c2fnas.model_folder import Model
 from tests.c2fnas import tiny
 
-PLAN = {
-    "spacing_mm": [3.0, 3.0, 3.0],
-    "window_hu": [-200.0, 250.0],
-    "classes": {"0": "background", "1": "pancreas", "2": "tumour"},
-    "inference": {"window": [16, 16, 8], "overlap": 0.5, "blending": "gaussian"},
-}
-
 
 @pytest.fixture(scope="module")
 def trained():
@@ -23,7 +16,7 @@ def trained():
         name="C1_baseline",
         weights=named_weights.read(network),
         genotype=tiny.GENOTYPE,
-        plan=PLAN,
+        plan=tiny.PLAN,
         training_data={
             "sites": ["C1"],
             "cases": {"training": 18, "validation": 6},

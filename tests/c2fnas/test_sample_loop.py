@@ -36,6 +36,6 @@ def test_sums_and_rows_are_those_of_numpy(at_once):
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_joined_results_are_in_the_order_of_the_samples(at_once):
     run = tf.function(
-        lambda batch: sample_loop.joined(lambda sample: 2.0 * sample, batch, at_once=at_once)
+        lambda batch: sample_loop.map_samples(lambda sample: 2.0 * sample, batch, at_once=at_once)
     )
     np.testing.assert_array_equal(run(tf.constant(SAMPLES)), 2.0 * SAMPLES)

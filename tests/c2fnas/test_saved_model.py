@@ -6,7 +6,6 @@ import pytest
 
 from c2fnas import model_folder, named_weights, saved_model
 from tests.c2fnas import tiny
-from tests.c2fnas.test_model_folder import PLAN
 
 # A program without the product's packages and tensorflow-addons: both are blocked here.
 PROGRAM = """
@@ -28,7 +27,7 @@ np.save(sys.argv[3], outputs["logits"].numpy())
 def model():
     network = tiny.build()
     return model_folder.Model(
-        name="m", weights=named_weights.read(network), genotype=tiny.GENOTYPE, plan=PLAN
+        name="m", weights=named_weights.read(network), genotype=tiny.GENOTYPE, plan=tiny.PLAN
     )
 
 

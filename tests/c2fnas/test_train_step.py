@@ -7,7 +7,7 @@ import tensorflow as tf
 from c2fnas import losses, named_weights, training
 from c2fnas.losses import LossConfig
 from c2fnas.missing_labels import MissingLabels
-from c2fnas.train_step import latent_noise, make_train_step, share
+from c2fnas.train_step import distribute, latent_noise, make_train_step
 from tests import forked
 from tests.c2fnas import tiny
 
@@ -36,7 +36,7 @@ def stepped():
     }
     before = {name: np.array(v.numpy()) for name, v in network.variables.items()}
     step = make_train_step(network, optimizer, strategy, config, 4)
-    parts = step(share(batch, strategy))
+    parts = step(distribute(batch, strategy))
     after = {name: np.array(v.numpy()) for name, v in network.variables.items()}
     return (
         network,
@@ -112,7 +112,7 @@ def test_without_a_vae_branch_two_parts_remain():
     optimizer = tf.keras.optimizers.SGD(0.1)
     optimizer.build(list(network.variables.values()))
     parts = make_train_step(network, optimizer, strategy, LossConfig(), 4)(
-        share(tiny.batch(0), strategy)
+        distribute(tiny.batch(0), strategy)
     )
     assert set(parts) == {"total", "dice", "cross_entropy"}
 
@@ -126,6 +126,8 @@ def test_one_two_and_four_replicas_take_the_same_steps():
             assert other == pytest.approx(one, rel=1e-4)
         assert result[replicas]["difference"] < 1e-4
         assert result[replicas]["adam"] == result["1"]["adam"]
+        # 0.5 / 2 * (1 + 16), and 10 + 0.5 * 1 and 20 - 0.5 * 4 on every device
+        assert result[replicas]["proximal"] == [4.25, *([10.5, 18.0] * int(replicas))]
     assert result["1"]["adam"]["iterations"] == [3.0] and result["4"]["adam"]["devices"] == [
         0.0,
         0.0,
@@ -141,7 +143,7 @@ def test_samples_one_by_one_give_the_same_losses_and_gradients(vae):
     results = []
     for at_once in (1, 2, 3):
         step = make_train_step(network, None, strategy, LossConfig(kl=500.0), 4, at_once=at_once)
-        parts, norm, samples, gradients = step.gradients(share(tiny.batch(0), strategy))
+        parts, norm, samples, gradients = step.gradients(distribute(tiny.batch(0), strategy))
         values = {name: float(value) for name, value in parts.items()}
         results.append((values, float(norm), samples, [np.array(g) for g in gradients]))
     together = results[0]
@@ -167,7 +169,7 @@ def test_augmentation_is_part_of_the_step():
     optimizer.build(list(network.variables.values()))
 
     def parts(step, batch):
-        found, *_ = step.gradients(share(batch, strategy))
+        found, *_ = step.gradients(distribute(batch, strategy))
         return {name: float(value) for name, value in found.items()}
 
     batch = tiny.batch(0)
@@ -208,7 +210,7 @@ def test_a_step_treats_missing_labels_as_the_losses_do(treatment, evidence, at_o
     step = make_train_step(
         network, None, strategy, LossConfig(missing=missing), 4, at_once=at_once, received=received
     )
-    parts, *_ = step.gradients(share(batch, strategy))
+    parts, *_ = step.gradients(distribute(batch, strategy))
     assert {name: float(parts[name]) for name in expected} == pytest.approx(expected, rel=1e-5)
     weights = {
         "dice": 1.0,

@@ -5,12 +5,13 @@ With them a test takes seconds instead of minutes.
 
 from __future__ import annotations
 
+import pathlib
 import types
 
 import numpy as np
 import tensorflow as tf
 
-from c2fnas import network, training
+from c2fnas import model_folder, named_weights, network, training
 from c2fnas.genotype import CellGene, Genotype
 from runkit import randomness
 
@@ -24,6 +25,12 @@ GENOTYPE = Genotype(
     cells=(CellGene((0,), 2, "conv3d"), CellGene((1, 0), 1, "p3d"), CellGene((2,), 1, "conv2d")),
     filters=4,
 )
+PLAN = {
+    "spacing_mm": [3.0, 3.0, 3.0],
+    "window_hu": [-200.0, 250.0],
+    "classes": {"0": "background", "1": "pancreas", "2": "tumour"},
+    "inference": {"window": [16, 16, 8], "overlap": 0.5, "blending": "gaussian"},
+}
 SHALLOW = Genotype(
     name="two cells", cells=(CellGene((0,), 1, "conv2d"), CellGene((1,), 1, "conv2d")), filters=2
 )  # the smallest network
@@ -31,6 +38,14 @@ SHALLOW = Genotype(
 
 def build(genotype: Genotype = GENOTYPE, **changes) -> network.Network:
     return network.build(genotype, **{"patch_size": PATCH, "latent_size": 8, "seed": 3, **changes})
+
+
+def save_model(folder: pathlib.Path, **plan: object) -> None:
+    """Writes an untrained network as a model folder; `plan` changes entries of `PLAN`."""
+    model = model_folder.Model(
+        name="tiny", weights=named_weights.read(build()), genotype=GENOTYPE, plan={**PLAN, **plan}
+    )
+    model_folder.save(folder, model)
 
 
 def config(**changes) -> training.TrainingConfig:

@@ -27,6 +27,7 @@ from collections.abc import Callable
 from federated.audit import verification
 from federated.security import provisioning
 from runkit import private
+from tests import waiting
 from tests.deployment import guide, network
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -157,7 +158,7 @@ class Walk:
             self._log("line", "line"),
         )
         self._running.append(self._line)
-        self._until(lambda: "passing on" in self._said("line", "line"), "the line")
+        self._until(lambda: "passing on" in self._said("line", "line"), "the line", self._line)
         for host in HOSPITALS.values():
             self._do(host, "hospital prepare")
             output = self._do(host, "hospital doctor")
@@ -346,16 +347,19 @@ class Walk:
                 self._stop(process, signal.SIGKILL)
 
     def _until(
-        self, condition: Callable[[], bool], what: str, *processes: subprocess.Popen
+        self,
+        condition: Callable[[], bool],
+        what: str,
+        process: subprocess.Popen,
+        *others: subprocess.Popen,
     ) -> None:
-        deadline = time.monotonic() + self._timeout_s
-        while not condition():
-            assert time.monotonic() < deadline, (
-                f"{what} did not come within {self._timeout_s:.0f} s; see {self._folder}"
-            )
-            for process in processes:
-                assert process.poll() is None, f"{what} ended early; see {self._folder}"
-            time.sleep(0.05)
+        waiting.until(
+            condition,
+            process,
+            *others,
+            told=lambda: f"{what} did not come; see {self._folder}",
+            seconds=self._timeout_s,
+        )
 
     def _carry(self, source: str, what: str, target: str, name: str) -> None:
         self._say(f"{source} -> {target}: {what}")

@@ -7,6 +7,8 @@ import pathlib
 import subprocess
 import sys
 
+from tests import forked
+
 ROOT = pathlib.Path(__file__).parents[2]
 _SOURCES = {
     path.stem: path.read_text(encoding="utf-8")
@@ -30,3 +32,13 @@ def run(program: str, *flags: object, folder=None, path=None) -> subprocess.Comp
     return subprocess.run(
         command, capture_output=True, text=True, cwd=folder or path or ROOT, env=environment
     )
+
+
+def refused(program: str, *flags: object, folder=ROOT) -> str:
+    """Runs a program that refuses what it is given; returns the line that says why, without a stack trace."""
+    done = forked.run(f"experiments.{program}", *flags, folder=folder)
+    assert done.returncode == 1, done.stdout + done.stderr
+    *before, last = done.stderr.splitlines()
+    # TensorFlow may have logged which devices it uses.
+    assert last.startswith("error: ") and all("INFO" in line or line[0] == "I" for line in before)
+    return last.removeprefix("error: ")

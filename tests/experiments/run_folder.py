@@ -2,11 +2,13 @@
 events, a site's picture.
 """
 
+import json
+
 import numpy as np
 
 from experiments import figures
 from experiments.reports import table1_report
-from experiments.results import paper_table
+from experiments.results import fingerprints, paper_table
 from experiments.studies import study_results
 from preprocessing import manifest, nifti
 from preprocessing.preparation import pipeline
@@ -159,3 +161,28 @@ def leave_study(folder):
     content = study_results.of_one_run(home)
     content["runs"][0]["folder"] = "table1/seed2"
     study_results.write(folder, content)
+
+
+def leave_verifiable(folder):
+    """Writes a run whose table, rows, models and data agree, and returns its folder."""
+    atomic.write_bytes(folder / "initial.safetensors", b"weights")
+    atomic.write_json(
+        folder / "sites" / "C1" / "cases" / "index.json",
+        {"site": "C1", "sources": {"a": "1f"}, "splits": {}},
+    )
+    listed = rows()
+    atomic.write_text(
+        folder / "server" / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in listed)
+    )
+    metadata = {
+        "profile": "demo", "seed": 2, "stack": "s", "configuration": {}, "wall_seconds": {}, "fingerprints": fingerprints.of_run(folder)
+    }  # fmt: skip
+    table1_report.write_table(folder, listed, metadata)
+    return folder
+
+
+def change_table(folder, edit):
+    """Changes table1.json of a run by `edit`, which gets its content."""
+    content = atomic.read_json(folder / "table1.json")
+    edit(content)
+    atomic.write_json(folder / "table1.json", content)

@@ -140,8 +140,7 @@ class Study:
         flags = self.flags(
             kit=self.kits / "server",
             store=store,
-            initial_model=self.initial,
-            **{"port": 0, "host": "127.0.0.1", **changes},
+            **{"initial_model": self.initial, "port": 0, "host": "127.0.0.1", **changes},
         )
         server = group.start("server", "experiments.serve", flags)
         group.wait_for((store / "address.json").exists, server, "starting", timeout_s=120)
@@ -155,6 +154,7 @@ class Study:
         *,
         python: str = sys.executable,
         lend: bool = True,
+        module: str = "experiments.join",
         **changes,
     ) -> Program:
         flags = {
@@ -168,7 +168,7 @@ class Study:
             flags["lend"] = (
                 f"{site}_baseline:{self.site_folder(site) / 'baseline' / 'best.safetensors'}"
             )
-        return group.start(f"join {site}", "experiments.join", self.flags(**flags), python=python)
+        return group.start(f"join {site}", module, self.flags(**flags), python=python)
 
 
 def scan(site: str, number: int) -> tuple[Volume, Volume]:

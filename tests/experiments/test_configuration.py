@@ -27,7 +27,7 @@ VALUES = {
             r"patch_size is \(48, 48, 4\); expected three numbers of voxels, at least 8",
         ),
         ("final_learning_rate", 1e-2, r"final_learning_rate is 0.01; expected above 0"),
-        ("num_rounds", 0, "num_rounds is 0; expected at least 1"),
+        ("num_rounds", -1, "num_rounds is -1; expected at least 0"),
         ("window_hu", (250.0, -200.0), "low below high"),
         ("class_prior", (1.0, 0.0, 0.0), "3 shares above 0"),
         ("precision", "half", r"precision is 'half'; expected 'float32', 'mixed_bfloat16'"),
@@ -38,6 +38,12 @@ VALUES = {
         ("flip_axes", ("x", "x"), "flip_axes is 'x,x'; expected some of x, y, z, each once"),
         ("intensity_scale", 1.0, "intensity_scale is 1.0; expected 0 up to, not including, 1"),
         ("keep_checkpoints", 0, "keep_checkpoints is 0; expected at least 1"),
+        (
+            "proximal_weight",
+            -0.1,
+            "proximal_weight is -0.1; expected a finite number above 0, or 0",
+        ),
+        ("keep_at_site", ("norms", ""), "keep has the pattern ''; expected the name of an array"),
         ("aggregation", "fedsgd", "aggregation is 'fedsgd'; expected one of fedavg, fedavgm"),
     ],
 )
@@ -60,12 +66,28 @@ def test_plan_changes_with_what_sites_must_share_and_not_with_the_seed():
         "kl": "latent",
         "flip_axes": ("x",),
         "intensity_shift": 0.1,
+        "proximal_weight": 0.01,
+        "keep_at_site": ("norms",),
+        "only_receive": ("head",),
     }
     for name, value in shared.items():
         assert (
             configuration.plan(dataclasses.replace(config, **{name: value}), {"cells": [1]}) != same
         ), name
     assert configuration.plan(config, {"cells": [2]}) != same
+
+
+def test_the_plan_names_arrays_by_patterns_and_is_that_of_earlier_releases_without_them():
+    config = configuration.ExperimentConfig(**VALUES)
+    before = configuration.plan(config, {})
+    assert "sharing" not in before and "proximal_weight" not in before["training"]
+    changed = dataclasses.replace(
+        config, keep_at_site=("norms", "cell03/*", "norms"), only_receive=("head",)
+    )
+    assert configuration.plan(changed, {}) == {
+        **before,
+        "sharing": {"keep": ["*/gamma", "*/beta", "cell03/*"], "receive": ["end/classifier/*"]},
+    }
 
 
 def _resolved(*arguments):
@@ -109,7 +131,9 @@ def test_flag_text_repeats_the_configuration(tmp_path):
 
 
 def test_a_run_of_an_earlier_release_has_the_same_flag_text_under_its_rule():
-    assert "aggregation" not in _resolved().stderr
+    text = _resolved().stderr
+    for name in ("aggregation", "proximal_weight", "keep_at_site", "only_receive"):
+        assert name not in text
     assert "--aggregation=fedavgm\n" in _resolved("--aggregation=fedavgm").stderr
 
 

@@ -14,7 +14,7 @@ from preprocessing import manifest, nifti
 from preprocessing.preparation import pipeline
 from runkit import folder_lock
 from tests.experiments import study
-from tests.experiments.studies import test_study
+from tests.experiments.studies import small_study
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_the_second_is_refused_and_names_the_first(site, held, program):
 
     tensor_files.save(site / "initial.safetensors", toy.INITIAL, {})
     (site / held).mkdir(parents=True, exist_ok=True)
-    (site / "s.json").write_text(json.dumps(test_study.FILE))
+    (site / "s.json").write_text(json.dumps(small_study.FILE))
     environ = {**os.environ, "PYTHONPATH": os.getcwd()}
     with folder_lock.hold(site / held):
         done = subprocess.run(

@@ -15,7 +15,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import NameOID
 
-from experiments.reports import html_parts
 from federated import errors
 from federated.audit import log as audit_log
 from federated.doctor import diagnosis
@@ -26,7 +25,11 @@ from tests.federated import fake_server, toy
 from tests.federated.conftest import initial, kits, serving  # noqa: F401 - fixtures
 
 ROOT = pathlib.Path(__file__).parents[2]
+
+
 LINE = "I0101 00:00:00.000000 1 x.py:1] event=pushed site=C2"
+
+
 NASTY = f"\x1b[2J\x1b[31mred\r\n{LINE}\n\u202edesrever\u2028\x9b1m\x00\x07end"
 
 
@@ -204,12 +207,6 @@ def test_names_of_files(tmp_path):
 def test_headers_of_scans():
     error = rules.broken(rules.NOT_CT, f"/scans/{NASTY}.dcm", f"holds no CT slices, but {NASTY}")
     assert "desrever" in clean(str(error)) and "\n" not in str(error) and "\n" not in error.problem
-
-
-def test_names_in_a_report_page():
-    assert "\u202e" not in html_parts.text(NASTY) and "\x1b" not in html_parts.table(
-        ["a", "b"], [[NASTY, NASTY]]
-    )
 
 
 def test_names_of_scores_which_become_tags_of_a_tensorboard():

@@ -19,11 +19,12 @@ from tests.preprocessing.deformed import test_deformed_cohort
 
 ROOT = pathlib.Path(__file__).parents[2]
 # programs that read no scan, label, manifest, model or store of a site, or that write where they
-# read: kits, the server's own folder, runs
+# read: kits, the server's own folder, runs; faulty_site is join with a fault
 OTHERS = {
     "audit",
     "doctor",
     "dryrun",
+    "faulty_site",
     "operate",
     "provision",
     "request",

@@ -7,22 +7,18 @@ import dataclasses
 import hashlib
 import json
 import os
-import pathlib
 import shutil
 import unicodedata
 
 import numpy as np
 import pytest
 
-from c2fnas import model_folder, named_weights
-from c2fnas.model_folder import Model
+from c2fnas import model_folder
 from c2fnas.scores.healthy_gate import HealthyGate
 from experiments.models import scan_prediction
-from experiments.reports import prediction_table
 from preprocessing import nifti
 from tests import forked
 from tests.c2fnas import tiny
-from tests.c2fnas.test_model_folder import PLAN
 from tests.experiments.study import scan
 from tests.preprocessing import dicom_files
 from tests.preprocessing.nifti_files import without_orientation
@@ -31,18 +27,7 @@ from tests.preprocessing.nifti_files import without_orientation
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    weights = named_weights.read(tiny.build())
-    model_folder.save(
-        folder,
-        Model(
-            name="tiny",
-            weights=weights,
-            genotype=tiny.GENOTYPE,
-            plan=PLAN,
-            training_data={},
-            scores={},
-        ),
-    )
+    tiny.save_model(folder)
     return folder
 
 
@@ -238,47 +223,6 @@ def test_lists_in_other_encodings_give_their_scans_or_one_clear_error(tmp_path):
     assert "latin-1: line 2 is not UTF-8, perhaps Latin-1" in errors[3]
 
 
-FOUND = scan_prediction.Prediction(
-    {"pancreas": 70.0, "tumour": 3.25}, {"pancreas": 1, "tumour": 2}, ("a note",)
-)
-
-
-def test_every_row_is_on_disk_as_its_scan_ends(tmp_path):
-    path = tmp_path / "volumes.csv"
-    rows = prediction_table.Table(path)
-    rows.add(
-        prediction_table.row(pathlib.Path("a.nii.gz"), pathlib.Path("m/a.nii.gz"), FOUND, 1.23)
-    )
-    assert table(path)["a.nii.gz"] == {
-        "scan": "a.nii.gz", "mask": "m/a.nii.gz", "pancreas_ml": "70.0", "tumour_ml": "3.25", "pancreas_components": "1",
-        "tumour_components": "2", "seconds": "1.2", "note": "a note", "tumour_score": "", "gate": "",
-    }  # fmt: skip
-    rows.add(prediction_table.failed_row(pathlib.Path("b.nii.gz"), "a reason"))
-    assert list(table(path)) == ["a.nii.gz", "b.nii.gz"]
-    kept = prediction_table.Table(path, keep=True)
-    assert kept.has_mask(pathlib.Path("m/../m/a.nii.gz")) and not kept.has_mask(
-        pathlib.Path("b.nii.gz")
-    )
-    kept.add(prediction_table.row(pathlib.Path("b.nii.gz"), pathlib.Path("m/b.nii.gz"), FOUND))
-    assert [row["mask"] for row in table(path).values()] == ["m/a.nii.gz", "m/b.nii.gz"]
-
-
-def test_a_table_of_something_else_is_not_taken_for_one(tmp_path):
-    (tmp_path / "t.csv").write_text("patient,age\n1,60\n")
-    with pytest.raises(ValueError, match=r"t\.csv: is not a table of predictions"):
-        prediction_table.Table(tmp_path / "t.csv", keep=True)
-
-
-def test_rows_that_cannot_be_written_wait_for_the_next_time(tmp_path):
-    rows = prediction_table.Table(tmp_path / "sub" / "t.csv")
-    (tmp_path / "sub").write_text("a file where a folder must be")
-    with pytest.raises(ValueError, match=r"t\.csv: cannot be written"):
-        rows.add(prediction_table.failed_row(pathlib.Path("a.nii.gz"), "x"))
-    (tmp_path / "sub").unlink()
-    rows.add(prediction_table.failed_row(pathlib.Path("b.nii.gz"), "y"))
-    assert list(table(tmp_path / "sub" / "t.csv")) == ["a.nii.gz", "b.nii.gz"]
-
-
 @pytest.mark.parametrize("extra", ["probabilities", "overlay"])
 def test_whatever_an_extra_output_raises_the_mask_counts(tmp_path, monkeypatch, extra):
     scans(tmp_path, "a.nii.gz")
@@ -288,7 +232,7 @@ def test_whatever_an_extra_output_raises_the_mask_counts(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(scan_prediction, "_on_native_grid", broken)
     monkeypatch.setattr(scan_prediction.figures, "overlay", broken)
-    settings = scan_prediction.Settings.of_plan(PLAN)
+    settings = scan_prediction.PredictionSettings.of_plan(tiny.PLAN)
     found = scan_prediction.predict_scan(
         tmp_path / "a.nii.gz",
         tmp_path / "m.nii.gz",
@@ -302,7 +246,7 @@ def test_whatever_an_extra_output_raises_the_mask_counts(tmp_path, monkeypatch, 
         len(found.failed) == (2 if extra == "probabilities" else 1)
         and "TypeError: a programming error" in found.failed[0]
     )
-    assert scan_prediction.describe(tmp_path / "m.nii.gz").volumes_ml == found.volumes_ml
+    assert scan_prediction.describe_mask(tmp_path / "m.nii.gz").volumes_ml == found.volumes_ml
 
 
 def test_a_folders_gate_is_applied_unless_told_not_to_and_one_that_is_not_there_cannot_be(

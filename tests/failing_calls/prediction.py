@@ -56,22 +56,9 @@ def _confirmed(said: str, found: Contents, expected: Contents) -> list[str]:
 
 
 def _save_model(folder: pathlib.Path) -> int:
-    from c2fnas import model_folder, named_weights
     from tests.c2fnas import tiny
-    from tests.c2fnas.test_model_folder import PLAN
 
-    weights = named_weights.read(tiny.build())
-    model_folder.save(
-        folder,
-        model_folder.Model(
-            name="tiny",
-            weights=weights,
-            genotype=tiny.GENOTYPE,
-            plan=PLAN,
-            training_data={},
-            scores={},
-        ),
-    )
+    tiny.save_model(folder)
     return 0
 
 

@@ -54,7 +54,9 @@ def opened(tmp_path, initial, clock):
     """Opens (or opens again) a coordinator over one store folder; closes what it opened."""
     leads = []
 
-    def open_(*, folder="store", monotonic=clock, vocabulary=toy.VOCABULARY, **settings):
+    def open_(
+        *, folder="store", monotonic=clock, vocabulary=toy.VOCABULARY, models=None, **settings
+    ):
         while leads:
             leads.pop().close()
         config = server_config.ServerConfig(
@@ -66,6 +68,7 @@ def opened(tmp_path, initial, clock):
             policy=config.policy,
             local_epochs=config.local_epochs,
             aggregation=str(config.rule),
+            models=models,
         )
         secrets = {site: f"secret of {site}" for site in toy.EXAMPLES}
         book = credentials.CredentialBook(
@@ -103,7 +106,9 @@ def serving(tmp_path, kits, initial):
     """Serves over TLS in a thread; `connect(site)` gives transports. Stops what it started."""
     running = []
 
-    def begin(*, folder="store", start=initial, server_kit=None, clock=None, **settings):
+    def begin(
+        *, folder="store", start=initial, server_kit=None, clock=None, metrics=None, **settings
+    ):
         config = server_config.ServerConfig(
             **{
                 "num_rounds": 3,
@@ -124,6 +129,7 @@ def serving(tmp_path, kits, initial):
                     server_kit or kits / "server",
                     start,
                     vocabulary=toy.VOCABULARY,
+                    metrics=metrics,
                     stop=stop,
                     on_ready=lambda port: (outcome.update(port=port), ready.set()),
                     **({"clock": clock} if clock else {}),

@@ -32,6 +32,7 @@ LOGIN = {
     "heart_beat_s": 60.0,
     "transport": "raw",
 }
+UNPRINTABLE = "\x1b[2J\x1b[31mforged\r\nI0101 event=pushed site=C2\u202ereversed\u2028\x00"
 _STREAMS_IN, _STREAMS_OUT = ("Send", "SubmitRows"), ("Pull",)
 
 

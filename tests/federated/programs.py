@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from tests import waiting
 from tests.federated import toy
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -78,16 +79,12 @@ class Program:
 
 def until(condition, *programs, seconds=60):
     """Waits for a condition that one of the programs makes true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        for program in programs:
-            assert program.process.poll() is None and time.monotonic() < deadline, (
-                program.log_text()
-            )
-            try:
-                program.process.wait(0.02)  # returns at once when it ends
-            except subprocess.TimeoutExpired:
-                continue
+    waiting.until(
+        condition,
+        *(program.process for program in programs),
+        told=lambda: "\n".join(program.log_text() for program in programs),
+        seconds=seconds,
+    )
 
 
 def federate(
@@ -99,6 +96,7 @@ def federate(
     num_rounds=3,
     bulk=0,
     aggregation="fedavg",
+    models=(),
     seconds=120,
     meanwhile: Callable[[dict], None] = lambda programs: None,
 ):
@@ -109,12 +107,18 @@ def federate(
           reached.
       bulk: values of a further tensor, for updates of several chunks.
       aggregation: the server's rule.
+      models: files that the server gives its sites to evaluate, with `num_rounds` 0.
       meanwhile: called again and again with the programs that are running.
     """
     folder.mkdir(exist_ok=True)
     store = folder / "store"
     initial = toy.write_initial(folder / "initial.safetensors", arrays=toy.initial(bulk))
-    about = {"TOY_ROUNDS": str(num_rounds), "TOY_BULK": str(bulk), "TOY_AGGREGATION": aggregation}
+    about = {
+        "TOY_ROUNDS": str(num_rounds),
+        "TOY_BULK": str(bulk),
+        "TOY_AGGREGATION": aggregation,
+        "TOY_MODELS": os.pathsep.join(map(str, models)),
+    }
     programs = {
         "server": Program(
             folder / "server.log",
@@ -148,11 +152,7 @@ def federate(
             assert time.monotonic() < deadline, "\n".join(
                 programs[name].log_text() for name in running
             )
-            for name in running:
-                try:
-                    programs[name].process.wait(0.02)  # returns at once when it ends
-                except subprocess.TimeoutExpired:
-                    continue
+            waiting.look_again(*(programs[name].process for name in running))
         for name, program in programs.items():
             assert not program.kills_left, f"{name} never came to {program.kills_left[0]}"
         return store, sum(program.deaths for program in programs.values())

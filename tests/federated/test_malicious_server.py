@@ -9,18 +9,17 @@ import numpy as np
 import pytest
 
 from federated import errors
-from federated.admin import client as admin_client
 from federated.rounds import tasks
 from federated.site import grpc_transport
 from federated.site import loop as site_loop
 from federated.tensors import codec, tensor_files, weights
-from federated.wire import conversion, operation_pb2
+from federated.wire import conversion
 from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.messages import Offer
 from tests.benchmarks import peak_memory
 from tests.federated import fake_server, toy
+from tests.federated.fake_server import UNPRINTABLE
 
-UNPRINTABLE = "\x1b[2J\x1b[31mforged\r\nI0101 event=pushed site=C2\u202ereversed\u2028\x00"
 BAD_NAMES = [
     "../cases/case001/label",
     "x/../../../cases/case001/label",
@@ -198,7 +197,9 @@ def huge(_request, _context):
     count = 979 * 2**20 // weights.CHUNK_BYTES
     specs = (weights.TensorSpec("w", "F32", (count, 2**18)),)
     return conversion.header_to_message(
-        Offer(weights.TensorManifest(specs, bytes(32 * count)), model="round_000")
+        Offer(
+            weights.TensorManifest(weights.Declaration(specs), bytes(32 * count)), model="round_000"
+        )
     )
 
 
@@ -435,67 +436,3 @@ def test_an_update_that_was_changed_on_disk_after_it_was_trained_is_not_sent(fak
     sent = b"".join(fake.requests("Send")[0]) if fake.requests("Send") else b""
     changed = tensor_files.load(join.journal / "update.safetensors")[0]
     assert weights.little_endian_bytes(changed["stem/kernel"]).tobytes() not in sent
-
-
-# The operator's programs.
-
-
-@pytest.fixture
-def operator(fake, kits):
-    with fake_server.serving(fake, kits / "server") as port:
-        kit = admin_client.Kit.read(kits / "operator", host="localhost", port=port)
-        with admin_client.AdminClient(kit) as client_:
-            yield client_
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "[]",
-        "null",
-        "[" * 100_000,
-        "{",
-        '{"run": 1}',
-        json.dumps({"run": UNPRINTABLE}),
-        '{"a": 1e999}',
-        '{"a": NaN}',
-        '{"a": ' + "9" * 5000 + "}",
-    ],
-)
-def test_a_malformed_status_is_refused(fake, operator, text):
-    fake.answers["Status"] = lambda request, context: operation_pb2.StatusReply(status_json=text)
-    with pytest.raises(errors.ServerMisbehaves) as caught:
-        operator.status()
-    assert str(caught.value).isprintable()
-
-
-def test_the_texts_of_an_answer_are_printable(fake, operator):
-    fake.answers["Order"] = lambda request, context: operation_pb2.OrderReply(answer=UNPRINTABLE)
-    assert operator.order("pause").isprintable()
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("time", math.nan),
-        ("time", 1e300),
-        ("release", UNPRINTABLE),
-        ("standing", UNPRINTABLE),
-        ("model_bytes", -1),
-        ("plan_json", "[]"),
-        ("plan_json", "[" * 100_000),
-        ("log_head", UNPRINTABLE),
-        ("log_lines", -1),
-    ],
-)
-def test_a_probe_out_of_range_is_refused(fake, operator, field, value):
-    def probe(request, context):
-        reply = fake._probe(request, context)
-        setattr(reply, field, value)
-        return reply
-
-    fake.answers["Probe"] = probe
-    with pytest.raises(errors.ServerMisbehaves) as caught:
-        operator.probe()
-    assert str(caught.value).isprintable()

@@ -11,7 +11,7 @@ from federated.security import provisioning
 from federated.wire import endpoint
 from runkit import events
 from tests.federated import toy
-from tests.federated.doctor.test_examination import listening, tls_treatment
+from tests.federated.doctor.planted import listening, tls_treatment
 from tests.federated.proxy import http_proxy
 
 HOST = "fl.study.invalid"  # known to the proxy alone

@@ -11,7 +11,7 @@ from federated import errors
 from federated.security import certificates, provisioning, tls
 from runkit import events
 from tests.federated import toy
-from tests.federated.doctor.test_examination import certificate_folder
+from tests.federated.doctor.planted import certificate_folder
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ log.
 from __future__ import annotations
 
 import os
+import pathlib
 import signal
 import sys
 
@@ -85,6 +86,7 @@ def main(role, folder, kit, third, *kill):
     if kill:
         arrange_kill(kill[0])
     if role == "server":
+        given = filter(None, os.environ.get("TOY_MODELS", "").split(os.pathsep))
         config = server_config.ServerConfig(
             num_rounds=int(os.environ.get("TOY_ROUNDS", "3")),
             aggregation=os.environ.get("TOY_AGGREGATION", "fedavg"),
@@ -93,7 +95,8 @@ def main(role, folder, kit, third, *kill):
             poll_s=5.0,
             linger_s=30.0,
         )
-        summary = serve(config, folder, kit, third, vocabulary=toy.VOCABULARY)
+        models = {pathlib.Path(path).stem: path for path in given}
+        summary = serve(config, folder, kit, third, vocabulary=toy.VOCABULARY, models=models)
     else:
         transport = grpc_transport.connect(kit, host="localhost", port=int(third))
         summary = site_loop.run(

@@ -40,8 +40,9 @@ def main() -> None:
     print(f"states to try: {', '.join(f'{name} {states[name]}' for name in chosen)}", flush=True)
     failed = False
     with tempfile.TemporaryDirectory() as folder:
+        recordings = scenarios.Recordings(pathlib.Path(folder))
         for name in chosen:
-            scenario = scenarios.record(name, pathlib.Path(folder) / name)
+            scenario = recordings.scenario(name)
             if flags.mutants:
                 failed |= bool(_mutants(scenario, states[name], flags.seed))
             else:

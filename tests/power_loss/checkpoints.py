@@ -7,63 +7,82 @@ writes a few of them in ROOT/training, each with a state that follows from its s
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
 import sys
+import types
 from collections.abc import Sequence
 
 import numpy as np
 
-from c2fnas import checkpoints
+from c2fnas import genotype
 from tests.power_loss import recording, sync_lines
 
 STEPS, KEEP = 30, 2
+_SHAPES = {"weights/cell01/kernel": (3, 3, 3, 4, 8), "weights/cell01/gamma": (8,)}
 
 
 def command(root: pathlib.Path) -> list[str]:
     return [sys.executable, "-m", "tests.power_loss.checkpoints", str(root)]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Missing:
+    classes: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loss:
+    missing: _Missing = _Missing()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Config:
+    frozen: tuple[str, ...] = ()
+    loss: _Loss = _Loss()
+    vae_rate: float = 1.0
+
+
 class _Trainer:
-    """A trainer whose state is a dict: to restore the variables of a network takes much longer than
-    to read a checkpoint.
+    """What `checkpoints` asks of a trainer. The state is a dict: to import TensorFlow and restore the
+    variables of a network takes much longer than to read a checkpoint.
     """
 
-    def __init__(self):
-        from tests.c2fnas import tiny
+    network = types.SimpleNamespace(
+        genotype=genotype.load(genotype.NAMES[0]),
+        patch_size=(16, 16, 8),
+        vae=None,
+        latent_size=8,
+        class_prior=None,
+        precision="float32",
+    )
+    config = _Config()
 
-        self._real = tiny.trainer()
-        self._state = self._real.state()
-
-    def __getattr__(self, name):
-        return getattr(self._real, name)
+    def __init__(self) -> None:
+        self._state: dict[str, np.ndarray] = {}
 
     @property
     def step(self) -> int:
         return int(self._state["step"])
 
-    def state(self):
+    def state(self) -> dict[str, np.ndarray]:
         return self._state
 
     def restore(self, state) -> None:
-        assert state.keys() == self._state.keys()
+        assert state.keys() == _state(0).keys()
         self._state = dict(state)
-
-
-@functools.cache
-def _trainer() -> _Trainer:
-    return _Trainer()
 
 
 @functools.cache
 def _state(step: int) -> dict[str, np.ndarray]:
     random = np.random.default_rng(step)
-    state = {
-        name: random.uniform(0, 1, array.shape).astype(array.dtype)
-        for name, array in sorted(_trainer().state().items())
+    arrays = {
+        f"{part}{name}": random.uniform(0, 1, shape).astype(np.float32)
+        for part in ("", "optimizer/m/", "optimizer/v/")
+        for name, shape in _SHAPES.items()
     }
-    state["step"], state["optimizer/iterations"] = np.array(step), np.array(step)
-    return state
+    return {**arrays, "step": np.array(step), "optimizer/iterations": np.array(step)}
 
 
 def run(root: pathlib.Path) -> None:
@@ -73,7 +92,9 @@ def run(root: pathlib.Path) -> None:
 
 
 def _save(root: pathlib.Path, step: int) -> None:
-    trainer = _trainer()
+    from c2fnas import checkpoints
+
+    trainer = _Trainer()
     trainer.restore(_state(step))
     checkpoints.save(root / "training", trainer, {"step": step}, keep=KEEP)
 
@@ -82,7 +103,9 @@ def check(root: pathlib.Path, marks: Sequence[str]) -> None:
     """Raises AssertionError, or what the program raises, unless the newest checkpoint is one that
     was saved, whole, and not older than the last that `save` returned from.
     """
-    trainer = _trainer()
+    from c2fnas import checkpoints
+
+    trainer = _Trainer()
     extra = checkpoints.load(root / "training", trainer)
     least = max((int(text.split()[1]) for text in marks), default=0)
     step = 0 if extra is None else extra["step"]
@@ -95,5 +118,7 @@ def check(root: pathlib.Path, marks: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    # `checkpoints` asks this module only for the versions that it notes, and it imports TensorFlow.
+    sys.modules["c2fnas.keras_stack"] = types.SimpleNamespace(stack_name=lambda: "of a recording")
     sync_lines.announce()
     run(pathlib.Path(sys.argv[1]))

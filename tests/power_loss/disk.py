@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 ROOT = 0
 SECTOR = 512
+WAYS = ("none", "all", "data", "names", "all but one", "one", "zeros", "torn", "some")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +49,13 @@ class Cut:
     """A power cut: after `position` operations, with these of the unsynced ones on the disk.
 
     partial: operation to how its data arrived: ("torn", bytes) or ("zeros", 0).
+    way: which of the unsynced ones these are, one of `WAYS`.
     """
 
     position: int
     kept: frozenset[int]
     partial: Mapping[int, tuple[str, int]] = dataclasses.field(default_factory=dict)
+    way: str = "some"
 
 
 def unsynced(operations: Sequence[Operation], position: int) -> list[int]:
@@ -188,33 +191,34 @@ def cuts(
         every = unsynced(operations, position)
         loose = [i for i in every if below is None or operations[i].place.split("/")[0] in below]
         sure = frozenset(every) - frozenset(loose)
-        for part, partial in _parts(operations, loose, rng):
-            yield Cut(position, part | sure, partial)
+        for way, part, partial in _parts(operations, loose, rng):
+            yield Cut(position, part | sure, partial, way)
 
 
 def _parts(
     operations: Sequence[Operation], loose: Sequence[int], rng: random.Random
-) -> Iterator[tuple[frozenset[int], dict[int, tuple[str, int]]]]:
-    """Yields which of the unsynced operations arrived, and which of those in part."""
-    yield frozenset(), {}
+) -> Iterator[tuple[str, frozenset[int], dict[int, tuple[str, int]]]]:
+    """Yields one of `WAYS`, which of the unsynced operations arrived, and which of those in part."""
+    yield "none", frozenset(), {}
     if not loose:
         return
     every = frozenset(loose)
     writes = [i for i in loose if operations[i].kind in ("write", "truncate")]
-    yield every, {}
-    yield frozenset(writes), {}
-    yield every - frozenset(writes), {}
+    yield "all", every, {}
+    yield "data", frozenset(writes), {}
+    yield "names", every - frozenset(writes), {}
     for index in loose[-6:]:
-        yield every - {index}, {}
-        yield frozenset({index}), {}
+        yield "all but one", every - {index}, {}
+        yield "one", frozenset({index}), {}
     for index in [i for i in writes if operations[i].data][-3:]:
         size = len(operations[index].data)
-        yield every, {index: ("zeros", 0)}
+        yield "zeros", every, {index: ("zeros", 0)}
         if size > SECTOR:
-            yield every, {index: ("torn", rng.randrange(SECTOR, size, SECTOR))}
+            yield "torn", every, {index: ("torn", rng.randrange(SECTOR, size, SECTOR))}
     for _ in range(3):
         part = frozenset(i for i in loose if rng.random() < 0.5)
         yield (
+            "some",
             part,
             {
                 i: ("torn", rng.randrange(0, len(operations[i].data), SECTOR))

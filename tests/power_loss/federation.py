@@ -173,7 +173,7 @@ def run(
 
 
 def check(
-    root: pathlib.Path, kits: pathlib.Path, marks: Sequence[str], expected: Mapping[str, bytes]
+    root: pathlib.Path, marks: Sequence[str], *, kits: pathlib.Path, expected: Mapping[str, bytes]
 ) -> None:
     """Raises AssertionError, or what the program raises, unless everything that was confirmed is
     there and the federation ends with the same bits.
@@ -181,6 +181,7 @@ def check(
     Args:
       root: the folders after the cut.
       marks: what was confirmed before it.
+      kits: see `prepare`.
       expected: the results of a run without a cut.
     """
     with contextlib.closing(Store(root / STORE)) as store:

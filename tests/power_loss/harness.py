@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import pathlib
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from tests.power_loss import disk
 from tests.power_loss.disk import Cut, Operation
@@ -53,17 +54,37 @@ def sampled(
         row = [found[rank] for found in by_position.values() if rank < len(found)]
         rng.shuffle(row)
         order += row
+    return list(itertools.islice(_different(operations, order), count))
+
+
+def of_every_way(
+    operations: Sequence[Operation],
+    each: int,
+    *,
+    seed: int = 1,
+    below: Iterable[str] | None = None,
+) -> list[Cut]:
+    """Returns that many cuts of each of `disk.WAYS`, anywhere in the run; see `sampled`."""
+    rng = random.Random(seed)
+    by_way: dict[str, list[Cut]] = {way: [] for way in disk.WAYS}
+    for cut in disk.cuts(operations, rng, below=None if below is None else frozenset(below)):
+        by_way[cut.way].append(cut)
+    order = []
+    for found in by_way.values():
+        rng.shuffle(found)
+        order.append(_different(operations, found))
+    return [cut for cuts in order for cut in itertools.islice(cuts, each)]
+
+
+def _different(operations: Sequence[Operation], cuts: Iterable[Cut]) -> Iterator[Cut]:
+    """Yields those that leave another disk, or follow more marks, than every one before."""
     seen: set[tuple[str, int]] = set()
-    result = []
-    for cut in order:
-        if len(result) == count:
-            break
+    for cut in cuts:
         marks = sum(operation.kind == "mark" for operation in operations[: cut.position])
         key = disk.digest(disk.tree(operations, cut)), marks
         if key not in seen:
             seen.add(key)
-            result.append(cut)
-    return result
+            yield cut
 
 
 def try_all(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -12,16 +13,22 @@ from tests.power_loss.disk import Operation
 
 NAMES = ("server", "site", "all", "checkpoints")
 
-# Syncs that keep no promise but save time, with the reason: what a site has lost it does again, and
-# the result is the same.
+# Syncs that keep no promise but save time, with the reason: what is lost is made again at the next
+# start, and the result is the same.
 _AGAIN = "what is lost is done again, with the same result"
 _OPTIONAL = {
+    "server": {
+        "federated.storage.best_models._link": "every start compares the model with its record",
+    },
     "site": {
         "federated.site.journal": _AGAIN,
         "federated.tensors.tensor_files": _AGAIN,
         "runkit.private.make": _AGAIN,
-    }
+    },
 }
+
+# called with a folder as a cut left it, and with the marks before the cut
+Check = Callable[[pathlib.Path, Sequence[str]], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Scenario:
     name: str
     operations: Sequence[Operation]
     below: tuple[str, ...] | None
-    check: Callable[[pathlib.Path, Sequence[str]], None]
+    check: Check
 
     def syncs(self) -> list[tuple[str, frozenset[str]]]:
         """Returns who asks for syncs in the folders that lose power: (function, texts of its
@@ -52,19 +59,34 @@ class Scenario:
         return next((why for part, why in reasons.items() if part in text), None)
 
 
-def record(name: str, folder: pathlib.Path) -> Scenario:
-    """Runs the program of a scenario once, recorded. Raises `recording.CannotRecord`."""
-    root, kits = folder / "root", folder / "kits"
-    root.mkdir(parents=True)
-    if name == "checkpoints":
-        operations = recording.record(checkpoints.command(root), root)
-        return Scenario(name, operations, None, checkpoints.check)
-    federation.prepare(kits)
-    operations = recording.record(federation.command(root, kits), root)
-    expected = results(root / federation.STORE, federation.ROUNDS)
-    return Scenario(
-        name,
-        operations,
-        federation.CUT[name],
-        lambda disk, marks: federation.check(disk, kits, marks, expected),
-    )
+class Recordings:
+    """Records each program once, however many scenarios it has part in.
+
+    Args:
+      folder: a new one, for what the programs leave.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        self._folder = folder
+
+    def scenario(self, name: str) -> Scenario:
+        """Raises `recording.CannotRecord`."""
+        if name == "checkpoints":
+            return Scenario(name, self._checkpoints, None, checkpoints.check)
+        operations, check = self._federation
+        return Scenario(name, operations, federation.CUT[name], check)
+
+    @functools.cached_property
+    def _checkpoints(self) -> Sequence[Operation]:
+        root = self._folder / "checkpoints"
+        root.mkdir(parents=True)
+        return recording.record(checkpoints.command(root), root)
+
+    @functools.cached_property
+    def _federation(self) -> tuple[Sequence[Operation], Check]:
+        root, kits = self._folder / "federation", self._folder / "kits"
+        root.mkdir(parents=True)
+        federation.prepare(kits)
+        operations = recording.record(federation.command(root, kits), root)
+        expected = results(root / federation.STORE, federation.ROUNDS)
+        return operations, functools.partial(federation.check, kits=kits, expected=expected)

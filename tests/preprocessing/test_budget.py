@@ -106,12 +106,12 @@ def test_measured_speed_is_that_of_a_machine():
 def test_a_plan_writes_nothing_and_knows_what_is_done(tmp_path):
     manifest, root = cohort(tmp_path, 4), tmp_path / "store"
     settings = {"target_mm": (2.0, 2.0, 2.0), "window_hu": (-200.0, 250.0)}
-    found = pipeline.plan(manifest, root, **settings)
+    found = pipeline.estimate(manifest, root, **settings)
     assert (found.cases, found.done, root.exists()) == (4, 0, False)
     pipeline.prepare(CaseManifest("C2", manifest.cases[:3]), root, split_seed=0, **settings)
-    found = pipeline.plan(manifest, root, **settings)
+    found = pipeline.estimate(manifest, root, **settings)
     assert (found.cases, found.done) == (1, 3)
-    assert pipeline.plan(manifest, root, target_mm=(3.0, 3.0, 3.0)).done == 0
+    assert pipeline.estimate(manifest, root, target_mm=(3.0, 3.0, 3.0)).done == 0
     text = str(found)
     assert (
         "1 to prepare, 3 done before" in text

@@ -68,12 +68,12 @@ def test_to_ras_copies_nothing():
 def test_an_axis_at_45_degrees_is_left_in_place():
     affine = np.eye(4)
     affine[:3, :3] = rotation((0, 0, 45))
-    assert geometry.orientation(affine).axes == (0, 1, 2)
+    assert geometry.turn_to_ras(affine).axes == (0, 1, 2)
 
 
 def test_an_axis_without_direction_is_refused():
     with pytest.raises(ValueError, match="no direction"):
-        geometry.orientation(np.diag([1.0, 0.0, 1.0, 1.0]))
+        geometry.turn_to_ras(np.diag([1.0, 0.0, 1.0, 1.0]))
 
 
 def test_corner_displacement_by_hand():

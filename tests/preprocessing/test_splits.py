@@ -54,7 +54,8 @@ def test_counts_are_met_and_the_rest_is_in_no_split():
     ("cases", "arguments", "message"),
     [
         (ids(5), {"counts": (252, 84, 84)}, r"252 \+ 84 \+ 84 needs 420 cases, the cohort has 5"),
-        (ids(5), {"counts": (0, 2, 2)}, "at least one for training"),
+        (ids(5), {"counts": (0, 2, 2)}, "at least one for training, or cases for test only"),
+        (ids(5), {"counts": (0, 0, 0)}, "at least one for training, or cases for test only"),
         (ids(5), {"counts": (3, -1, 1)}, r"\(3, -1, 1\)"),
         (ids(5), {"ratio": (1.0, 0.0, 0.0)}, "shares above 0"),
         ([], {}, "no case"),
@@ -89,3 +90,8 @@ def test_a_listed_split_is_taken_as_it_is_and_a_refused_case_drops_out():
 def test_a_list_that_does_not_fit_is_refused(ids, lists, words):
     with pytest.raises(ValueError, match=words):
         listed_split(ids, lists)
+
+
+def test_a_site_that_only_evaluates_may_use_all_cases_for_test():
+    found = split_cases(ids(5), seed=1, counts=(0, 0, 5))
+    assert found == {"training": (), "validation": (), "test": tuple(sorted(ids(5)))}

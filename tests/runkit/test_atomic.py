@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from runkit import atomic, events, private
+from runkit import atomic
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path):
@@ -42,17 +42,6 @@ def test_nan_is_refused_and_broken_json_names_the_file(tmp_path):
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ValueError, match=r"broken\.json: not valid JSON"):
         atomic.read_json(tmp_path / "broken.json")
-
-
-def test_the_event_log_skips_an_incomplete_line(tmp_path):
-    log = events.EventLog(tmp_path / "log" / "events.jsonl", clock=lambda: 12.0)
-    log.append("round_opened", round=1)
-    with open(log.path, "a") as stream:
-        stream.write('{"time": 13, "ev')
-    opened = {"time": 12.0, "event": "round_opened", "round": 1}
-    assert list(log.read()) == [opened]
-    log.append("round_opened", round=1)
-    assert list(log.read()) == [opened, opened]
 
 
 def test_a_full_disk_names_the_file_that_could_not_be_written(tmp_path):
@@ -100,12 +89,6 @@ def test_an_error_about_a_full_disk_has_the_final_name_and_the_size(tmp_path, mo
     assert not list(tmp_path.iterdir())
 
 
-def test_an_event_that_does_not_fit_the_disk_names_the_log(tmp_path, monkeypatch):
-    (tmp_path / "events.jsonl").symlink_to("/dev/full")
-    with pytest.raises(OSError, match=r"events\.jsonl"):
-        events.EventLog(tmp_path / "events.jsonl").append("round_opened")
-
-
 @pytest.mark.parametrize(
     ("call", "error"),
     [("fsync", errno.EIO), ("replace", errno.EACCES), ("chmod", errno.EPERM)],
@@ -120,18 +103,3 @@ def test_an_error_names_the_file_and_not_its_temporary_one(tmp_path, monkeypatch
             atomic.write_text(tmp_path / "table.csv", "content")
     assert caught.value.filename == str(tmp_path / "table.csv")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_whose_sync_fails_is_named(tmp_path, monkeypatch):
-    synced, original = [], os.fsync
-
-    def failing_at_the_folder(descriptor):
-        synced.append(descriptor)
-        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        original(descriptor)
-
-    monkeypatch.setattr(os, "fsync", failing_at_the_folder)
-    with pytest.raises(OSError) as caught:
-        private.make(tmp_path / "new")
-    assert caught.value.filename == str(tmp_path)

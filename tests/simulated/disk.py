@@ -61,6 +61,8 @@ class Disks:
         self._before, self._now_ns, self._program = before, now_ns, program
         self._numbers, self._names = 1, 0
         self.root = Node(0, folder=True, now_ns=0)
+        # path of a folder, ending in "/", to what is in it; forgotten when a folder moves or goes
+        self._folders: dict[str, dict[str, Node]] = {}
         self._open: dict[int, tuple[str, Node, object]] = {}
         self._next = _FIRST_DESCRIPTOR
 
@@ -111,8 +113,27 @@ class Disks:
         return Node(self._numbers, folder=folder, now_ns=self._now_ns())
 
     def _find(self, path: str) -> Node:
+        folder, slash, name = path.rpartition("/")
+        if not name or path == ROOT:
+            return self._walk(path, path)
+        found = self._entries(folder + slash, path).get(name)
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return found
+
+    def _entries(self, folder: str, path: str) -> dict[str, Node]:
+        """Returns what is in a folder; an error names `path`."""
+        entries = self._folders.get(folder)
+        if entries is None:
+            entries = self._walk(folder, path).entries
+            if entries is None:
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+            self._folders[folder] = entries
+        return entries
+
+    def _walk(self, place: str, path: str) -> Node:
         node = self.root
-        for part in path[len(ROOT) :].split("/"):
+        for part in place[len(ROOT) :].split("/"):
             if part:
                 if node.entries is None:
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
@@ -123,11 +144,8 @@ class Disks:
         return node
 
     def _parent(self, path: str) -> tuple[dict[str, Node], str]:
-        folder, _, name = path.rstrip("/").rpartition("/")
-        entries = self._find(folder + "/").entries
-        if entries is None:
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
-        return entries, name
+        folder, slash, name = path.rstrip("/").rpartition("/")
+        return self._entries(folder + slash, path), name
 
     # The system calls.
 
@@ -234,6 +252,8 @@ class Disks:
             if before.entries:
                 raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), target)
             before.links -= 1
+        if node.entries is not None or (before is not None and before.entries is not None):
+            self._folders.clear()
         into[new] = node
         del entries[name]
 
@@ -250,7 +270,10 @@ class Disks:
         entries, name = self._parent(path)
         if name not in entries:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        entries.pop(name).links -= 1
+        node = entries.pop(name)
+        node.links -= 1
+        if node.entries is not None:
+            self._folders.clear()
 
     def mkdir(self, path: str, mode: int = 0o777, **_: Any) -> None:
         entries, name = self._parent(path)
@@ -465,14 +488,16 @@ class Installation:
             return copy
 
         def call(path: Any = ".", *given: Any, **named: Any) -> Any:
-            if isinstance(path, (str, pathlib.PurePath)):
-                text = path if isinstance(path, str) else str(path)
-                if text.startswith(ROOT):
-                    given = tuple(str(g) if isinstance(g, pathlib.PurePath) else g for g in given)
-                    return getattr(self.disks, mine)(text, *given, **named)
-            elif isinstance(path, int) and path >= _FIRST_DESCRIPTOR:
-                return getattr(self.disks, mine)(path, *given, **named)
-            return original(path, *given, **named)
+            place: Any = str(path) if isinstance(path, pathlib.PurePath) else path
+            if isinstance(place, int):
+                inside = place >= _FIRST_DESCRIPTOR
+            else:
+                inside = isinstance(place, str) and place.startswith(ROOT)
+            if not inside:
+                return original(path, *given, **named)
+            if given and isinstance(given[0], pathlib.PurePath):  # of a rename or a link
+                given = (str(given[0]), *given[1:])
+            return getattr(self.disks, mine)(place, *given, **named)
 
         return call
 

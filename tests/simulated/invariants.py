@@ -5,7 +5,7 @@ compared with what the sites trained and with what they were told.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -15,31 +15,32 @@ from federated.audit.log import BrokenChain
 from federated.rounds import tasks
 from federated.rounds.rounds import Update
 from federated.tensors import tensor_files
-from tests.simulated.federation import EXAMPLES, STORE, Leading, Violation, World, digest_of
+from tests.simulated.server import Leading
 from tests.simulated.story import SERVER
+from tests.simulated.world import EXAMPLES, STORE, Violation, World, bytes_of, digest_of
 
 _DESCRIPTORS = 2  # beside two for each transfer: the lock, and a file that is just read
 _SITE_BYTES = 40_000  # of a site's folder; models are 36 bytes
 _STORE_BYTES = 150_000
 
+Check = Callable[[World, Leading], None]
+
 
 def check(world: World, leading: Leading) -> None:
     """Checks the store when a server has started, and at the end."""
-    try:
-        _check_counted(world, leading)
-        _check_weights(world, leading)
-        _check_receipts(world, leading)
-    except Violation as violation:
-        world.violation = world.violation or violation
+    _check_all(world, leading, (_check_counted, _check_weights, _check_receipts))
 
 
 def check_end(world: World, leading: Leading) -> None:
+    check(world, leading)
+    _check_all(world, leading, (_check_files, _check_sites, _check_memory, _check_audit))
+
+
+def _check_all(world: World, leading: Leading, checks: Sequence[Check]) -> None:
+    """Notes the first violation."""
     try:
-        check(world, leading)
-        _check_files(world, leading)
-        _check_sites(world, leading)
-        _check_memory(world, leading)
-        _check_audit(world, leading)
+        for one in checks:
+            one(world, leading)
     except Violation as violation:
         world.violation = world.violation or violation
 
@@ -114,10 +115,10 @@ def _check_weights(world: World, leading: Leading) -> None:
                 step = models[number - 1][name].astype(np.float64) - mean
                 velocity[name] = 0.5 * velocity.get(name, 0.0) + step
                 wanted = models[number - 1][name].astype(np.float64) - velocity[name]
-            _require(
-                np.asarray(wanted, np.float32).tobytes() == found.tobytes(),
-                f"wrong weights: global model {number}, {name}: {found} for {wanted}",
-            )
+            if np.asarray(wanted, np.float32).tobytes() != found.tobytes():
+                raise Violation(
+                    f"wrong weights: global model {number}, {name}: {found} for {wanted}"
+                )
 
 
 def _check_base(world: World, update: Update, models: Mapping) -> None:
@@ -130,9 +131,8 @@ def _check_base(world: World, update: Update, models: Mapping) -> None:
     )
     base = models.get(update.round - 1)
     if base is not None:
-        held = b"".join(np.asarray(base[name]).tobytes() for name in sorted(base))
         _require(
-            made.base == held,
+            made.base == bytes_of(base),
             f"stale update: {update.site} trained round {update.round} from another model",
         )
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from federated import errors
 from federated.aggregation import fedavg, fedavgm, spooled_updates
+from federated.audit import log as audit_log
 from federated.audit.log import AuditLog
 from federated.rounds import rounds, tasks
 from federated.security.credentials import Sessions
@@ -27,8 +28,8 @@ from federated.storage import best_models
 from federated.storage.database import Records
 from federated.storage.store import Store
 from federated.tensors.partial_file import PartialModel
+from federated.wire.messages import Receipt
 from runkit.events import EventLog
-from tests.simulated import federation
 
 Patch = tuple[Any, str, Callable[[Any], Any]]
 
@@ -38,6 +39,7 @@ def _lost_receipt(original: Any) -> Any:
 
     def keep_update(self: Store, received: pathlib.Path, update: rounds.Update, *_: Any, **__: Any):
         os.replace(received, self.update_path(update))
+        return self.update_path(update)
 
     return keep_update
 
@@ -49,7 +51,7 @@ def _early_receipt(original: Any) -> Any:
         try:
             return original(self, site, offer, chunks, verify)
         except errors.StorageTrouble:
-            return federation.Receipt(site, f"round_{offer.round:03d}", offer.sha256)
+            return Receipt(site, f"round_{offer.round:03d}", offer.sha256)
 
     return send
 
@@ -252,7 +254,7 @@ FAULTS: dict[str, tuple[Patch, ...]] = {
     "leaked_transfers": ((Uploads, "_begin", _holds_transfers),),
     "half_an_update": ((PartialModel, "finish", _half_an_update),),
     "trusts_the_disk": ((spooled_updates._SpooledUpdate, "check", _trusts_the_disk),),
-    "no_backfill": ((federation.audit_log, "backfill", _no_backfill),),
+    "no_backfill": ((audit_log, "backfill", _no_backfill),),
     "silent_hindrance": ((Orders, "hindrance", _never_notices_silence),),
     "stays_closed": ((Coordinator, "advance", _stays_closed),),
     "lost_rows": ((Store, "keep_rows", _loses_rows),),

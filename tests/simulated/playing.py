@@ -6,12 +6,15 @@ import contextlib
 import dataclasses
 import gc
 import re
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 
 from absl import logging
 
-from tests.simulated import federation, invariants, planted
+from tests.simulated import planted, stand_ins
 from tests.simulated.story import Story, of_seed, shrunk
+
+_COLLECT_AFTER = 20_000  # new objects; a story makes few cycles, so to look for them often is waste
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,24 +45,28 @@ def playing(fault: str = "") -> Iterator[Play]:
     Args:
       fault: name of one of `planted.FAULTS`.
     """
-    before = logging.get_verbosity()
+    before, thresholds = logging.get_verbosity(), gc.get_threshold()
     gc.freeze()  # or every collection would look through all that was imported
+    gc.set_threshold(_COLLECT_AFTER, *thresholds[1:])
     logging.set_verbosity(logging.FATAL)
     planting = planted.planted(fault) if fault else contextlib.nullcontext()
     try:
-        with planting, federation.prepared() as world_of:
+        with planting, stand_ins.prepared() as federation_of:
 
             def play(story: Story) -> Failure | None:
-                world = world_of(story)
-                world.check, world.check_end = invariants.check, invariants.check_end
+                federation = federation_of(story)
                 try:
-                    world.play()
+                    federation.play()
+                except Exception:
+                    federation.world.fail(f"the harness fails:\n{traceback.format_exc()}")
                 finally:
-                    world.close()
-                return None if world.violation is None else Failure(story, str(world.violation))
+                    federation.close()
+                found = federation.world.violation
+                return None if found is None else Failure(story, str(found))
 
             yield play
     finally:
+        gc.set_threshold(*thresholds)
         gc.unfreeze()
         logging.set_verbosity(before)
 

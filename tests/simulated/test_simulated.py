@@ -48,6 +48,26 @@ def test_a_seed_gives_the_same_story_and_the_same_failure_again():
     assert first is not None and second is not None and first.what == second.what
 
 
+def test_no_trouble_comes_while_the_harness_looks_at_the_store(play):
+    """At the end of a run nothing but the harness reads: an error there is none of the product's."""
+    plain = found.STORIES["kept_updates"][0]
+    calm = dataclasses.replace(plain, troubles=(), settings={**plain.settings, "num_rounds": 1})
+    for at in range(420, 436):
+        failure = play(dataclasses.replace(calm, troubles=(Trouble("error", SERVER, at),)))
+        assert failure is None, failure
+
+
+def test_a_site_is_readmitted_though_the_server_was_killed_while_it_evicted_it(play):
+    calm = dataclasses.replace(found.STORIES["kept_updates"][0], seed=304829, sites=("C1", "C2"))
+    some = {"num_rounds": 1, "max_num_clients": 2, "wait_after_min_clients_s": 600.0}
+    settings = {**calm.settings, **some, "late_updates": "discard"}
+    order = Trouble("evict", "C2", 15, 300)
+    for at in range(248, 256):
+        troubles = (Trouble("slow", "C1", 2, 300), order, Trouble("kill", SERVER, at, 1500))
+        failure = play(dataclasses.replace(calm, settings=settings, troubles=troubles))
+        assert failure is None, failure
+
+
 def test_a_story_shrinks_to_what_is_needed():
     wanted = Trouble("kill", SERVER, 17, 30)
     others = tuple(Trouble("slow", site, 3, 30) for site in ("C1", "C2", "C3"))

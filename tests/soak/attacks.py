@@ -2,11 +2,13 @@
 
     .venv/py3.11/bin/python -m tests.soak.attacks                       every attack, in turn
     .venv/py3.11/bin/python -m tests.soak.attacks --attacks=idle,rows   some of them
- Server, honest sites and attacker are separate processes. For each attack it prints whether the
+
+Server, honest sites and attacker are separate processes. For each attack it prints whether the
 honest rounds gave the right bits; how long a round took, beside one without an attack, from ten
 seconds after the attack began; the growth of the server's memory and disk; and the longest time
 that the operator's status took. The attacker is either a stranger without a certificate or site C4,
-which has one."""
+which has one.
+"""
 
 from __future__ import annotations
 
@@ -33,18 +35,24 @@ from federated import errors
 from federated.admin import client as admin_client
 from federated.security import provisioning
 from federated.security.tls import Identity
-from federated.server import config as server_config
-from federated.server.serve import serve
 from federated.site import grpc_transport
 from federated.site import loop as site_loop
 from federated.tensors import tensor_files
 from federated.wire import conversion
 from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.messages import Offer
-from tests.federated import toy
+from tests.federated import server_program, toy
+from tests.soak import cost
 
 HONEST = ("C1", "C2", "C3")
 BULK = 3_000_000  # values; models of 12 MB, twelve chunks
+_SERVER = {
+    "min_num_clients": 3,
+    "max_num_clients": 4,
+    "wait_after_min_clients_s": 0.0,
+    "poll_s": 2.0,
+    "keep_globals": 2,
+}
 _SERVICE = "/weight_exchange.WeightExchange/"
 
 
@@ -57,29 +65,6 @@ class Trainer(toy.ToyTrainer):
 
     def score(self, weights):
         return {"dice": 0.5}
-
-
-def run_server(folder: str, rounds: int, ports) -> None:
-    root = pathlib.Path(folder)
-    config = server_config.ServerConfig(
-        num_rounds=rounds,
-        min_num_clients=3,
-        max_num_clients=4,
-        wait_after_min_clients_s=0.0,
-        host="127.0.0.1",
-        port=0,
-        poll_s=2.0,
-        keep_globals=2,
-        cross_site_evaluation=False,
-    )
-    serve(
-        config,
-        root / "store",
-        root / "kits" / "server",
-        root / "initial.safetensors",
-        vocabulary=toy.VOCABULARY,
-        on_ready=ports.put,
-    )
 
 
 class Target:
@@ -419,15 +404,15 @@ def run(attack: str | None, *, rounds: int = 60, warm_up_s: float = 10.0) -> dic
     """Returns what honest sites and operator saw during one attack; None means no attack."""
     context = multiprocessing.get_context("spawn")
     folder = pathlib.Path(tempfile.mkdtemp())
-    processes = []
-    over, ports, starts = context.Event(), context.Queue(), context.Queue()
+    processes: list[multiprocessing.Process] = []
+    stack = contextlib.ExitStack()
+    over, starts = context.Event(), context.Queue()
     try:
         provisioning.provision(folder / "kits", "localhost", (*HONEST, "C4"), port=0)
         toy.write_initial(folder / "initial.safetensors", arrays=toy.initial(BULK))
-        leading = context.Process(target=run_server, args=(str(folder), rounds, ports), daemon=True)
-        leading.start()
-        processes.append(leading)
-        port = ports.get(timeout=120)
+        leading, port = stack.enter_context(
+            server_program.serving(folder, num_rounds=rounds, **_SERVER)
+        )
         kit = admin_client.Kit.read(folder / "kits" / "operator", host="localhost", port=port)
         with admin_client.AdminClient(kit) as operator:
             operator.status()
@@ -498,6 +483,7 @@ def run(attack: str | None, *, rounds: int = 60, warm_up_s: float = 10.0) -> dic
         for process in reversed(processes):
             process.join(5)
             process.kill()
+        stack.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -510,9 +496,12 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=60)
     flags = parser.parse_args()
+    attacks, began = flags.attacks.split(","), time.monotonic()
+    print("a run without an attack comes first; it tells what the others cost", flush=True)
     base = run(None, rounds=flags.rounds)
+    cost.tell(f"{len(attacks)} attacks", len(attacks) * (time.monotonic() - began))
     print(json.dumps(base), flush=True)
-    for attack in flags.attacks.split(","):
+    for attack in attacks:
         found = run(attack, rounds=flags.rounds)
         if found["round_s"] and base["round_s"]:
             found["times_as_slow"] = round(found["round_s"] / base["round_s"], 2)

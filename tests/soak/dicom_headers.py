@@ -28,6 +28,9 @@ from typing import Any
 
 import numpy as np
 
+from tests.soak import cost
+
+_SECONDS = 0.07  # per series
 _AIR_HU = -1024
 _MM, _HU = 0.01, 0.01
 
@@ -53,6 +56,7 @@ def main() -> int:
             pathlib.Path(flags.folder), {"simpleitk": _simpleitk, "pydicom": _pydicom}[flags.peer]
         )
         return 0
+    cost.tell(f"{flags.series} series, without peers", _SECONDS * flags.series)
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(flags.folder or temporary)
         made = write_all(folder, range(flags.first, flags.first + flags.series))

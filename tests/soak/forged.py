@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import pathlib
 import random
 import tempfile
@@ -23,39 +22,19 @@ import grpc
 
 from federated.security import provisioning
 from federated.security.tls import Identity
-from federated.server import config as server_config
-from federated.server.serve import serve
 from federated.site import grpc_transport
 from federated.site import loop as site_loop
 from federated.tensors import tensor_files
 from federated.wire import conversion
 from federated.wire import weight_exchange_pb2 as pb
-from tests.federated import toy
+from tests.federated import server_program, toy
+from tests.soak import cost
 
+_SERVER = {"poll_s": 2.0, "keep_globals": 2, "max_change_ratio": 0}
+_REQUEST_S, _ROUND_S = 1e-3, 0.1
 _SERVICE = "/weight_exchange.WeightExchange/"
 UNARY = ("Login", "NextTask", "HeartBeat", "Describe", "ReportScores", "Offer", "DeclareModels")
 UPLOADS = ("Send", "SubmitRows")
-
-
-def run_server(folder: str, rounds: int, ports) -> None:
-    root = pathlib.Path(folder)
-    config = server_config.ServerConfig(
-        num_rounds=rounds,
-        host="127.0.0.1",
-        port=0,
-        poll_s=2.0,
-        cross_site_evaluation=False,
-        keep_globals=2,
-        max_change_ratio=0,
-    )
-    serve(
-        config,
-        root / "store",
-        root / "kits" / "server",
-        root / "initial.safetensors",
-        vocabulary=toy.VOCABULARY,
-        on_ready=ports.put,
-    )
 
 
 def tokens(rng: random.Random, stolen: str) -> list[str]:
@@ -141,16 +120,11 @@ def run(requests: int, *, threads: int = 4, rounds: int = 20, seed: int = 1) -> 
 
     The memory is in MiB before and after; of the honest rounds, the number of right ones counts.
     """
-    context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         kits = provisioning.provision(folder / "kits", "localhost", ("C1", "C2", "C3"), port=0)
         toy.write_initial(folder / "initial.safetensors")
-        ports = context.Queue()
-        process = context.Process(target=run_server, args=(name, rounds, ports), daemon=True)
-        process.start()
-        port = ports.get(timeout=120)
-        try:
+        with server_program.serving(name, num_rounds=rounds, **_SERVER) as (process, port):
             honest = {
                 site: grpc_transport.connect(kits / site, host="localhost", port=port)
                 for site in ("C1", "C2")
@@ -197,9 +171,6 @@ def run(requests: int, *, threads: int = 4, rounds: int = 20, seed: int = 1) -> 
                 folder / "store" / "global" / f"round_{rounds:03d}.safetensors"
             )
             right = all((arrays[n] == a.astype("f4")).all() for n, a in expected[rounds].items())
-        finally:
-            process.kill()
-            process.join()
     return {"outcomes": dict(outcomes), "memory_mib": memories, "honest_rounds_right": right}
 
 
@@ -210,6 +181,10 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=400, help="rounds of the honest sites")
     flags = parser.parse_args()
+    cost.tell(
+        f"{flags.requests} requests beside {flags.rounds} rounds",
+        max(_REQUEST_S * flags.requests, _ROUND_S * flags.rounds),
+    )
     print(json.dumps(run(flags.requests, rounds=flags.rounds), indent=2))
 
 

@@ -24,9 +24,11 @@ from federated.tensors.weights import CHUNK_BYTES
 from federated.wire import chunk_encoding, conversion, operation_pb2, replies
 from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.messages import Answer
-from tests.federated.wire.test_chunk_encoding import CHUNKS, mutated
+from tests.federated.wire.test_chunk_encoding import CHUNKS, HEADER, mutated
 from tests.federated.wire.test_conversion import OFFER
+from tests.soak import cost
 
+_SECONDS = 3e-5  # per input
 BUDGET = 2 * CHUNK_BYTES  # beyond the input: an inflated chunk and its byte planes
 
 
@@ -38,6 +40,8 @@ def read_part(data: bytes) -> None:
                 assert len(codec.decoded(part, size)) == size
             except errors.DamagedTransfer:
                 continue
+    else:
+        conversion.model_from_parts([part])
 
 
 def read_message(data: bytes) -> None:
@@ -77,9 +81,9 @@ def fuzz(inputs: int, *, seed: int = 1) -> float:
       Exception: any error that a decoder must not raise.
     """
     rng, most = random.Random(seed), 0
-    seeds = [chunk_encoding.part_to_bytes(part) for part in (OFFER, *CHUNKS)]
+    seeds = [chunk_encoding.part_to_bytes(part) for part in (HEADER, *CHUNKS)]
     seeds += [
-        conversion.header_to_message(OFFER).SerializeToString(),
+        HEADER.SerializeToString(),
         conversion.answer_to_message(Answer(missing=(1, 2, 9))).SerializeToString(),
     ]
     for number in range(inputs):
@@ -105,6 +109,7 @@ def main() -> None:
     )
     parser.add_argument("--inputs", type=int, default=1_000_000)
     flags = parser.parse_args()
+    cost.tell(f"{flags.inputs} inputs", _SECONDS * flags.inputs)
     print(f"{flags.inputs} inputs read or refused; at most {fuzz(flags.inputs)} bytes for one")
 
 

@@ -2,7 +2,8 @@
 
     .venv/py3.11/bin/python -m tests.soak.fuzz_nifti --files=1500 \\
         --peers_python=.venv/peers/bin/python
- Every third file is a label. Each is read by the functions that the programs call (`programs`
+
+Every third file is a label. Each is read by the functions that the programs call (`programs`
 beside this file). Anything but a value or an IntegrityError counts as a failure, also a finding of
 rule F09 that is a programming error. `odd_cohort` starts the programs themselves.
 
@@ -22,6 +23,9 @@ import tempfile
 
 import numpy as np
 
+from tests.soak import cost
+
+_SECONDS = 0.07  # per file
 _LABEL_EVERY = 3  # every third file is a label, the others are scans
 
 
@@ -152,6 +156,7 @@ def main() -> None:
     if flags.read:
         _read_with_simpleitk(pathlib.Path(flags.read))
         return
+    cost.tell(f"{flags.files} files, without a peer", _SECONDS * flags.files)
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         ends, wrong = fuzz(folder, flags.files, flags.seed)

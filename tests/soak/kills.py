@@ -1,10 +1,12 @@
 """Kills the programs of federations at every named point and at random times.
 
     .venv/py3.11/bin/python -m tests.soak.kills --kills=200
- Every run must end with the same bits as a run without kills. A kill is SIGKILL, and programs are
+
+Every run must end with the same bits as a run without kills. A kill is SIGKILL, and programs are
 restarted at once, as systemd would. It counts the kills and stops with an error at the first run
 whose global models, best model, selection, published models or rows differ in one byte, or that
-does not end by itself."""
+does not end by itself.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ import time
 
 from federated.security import provisioning
 from tests.federated.programs import federate, results
+from tests.soak import cost
 
+_RESTART_S = 0.8
 ROUNDS, BULK = 5, 700_000  # three chunks per model
 
 # In the order of a run: after each kill, the program is restarted and reaches the next point.
@@ -116,6 +120,7 @@ def main() -> None:
         "--every", type=float, default=0.7, help="mean number of seconds between random kills"
     )
     flags = parser.parse_args()
+    cost.tell(f"{flags.kills} kills", flags.kills * (flags.every + _RESTART_S))
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         kits = provisioning.provision(folder / "kits", "localhost", ("C1", "C2"), port=0)

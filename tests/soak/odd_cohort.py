@@ -1,10 +1,12 @@
 """Runs the programs on a cohort of thousands of odd scans and labels.
 
     .venv/py3.11/bin/python -m tests.soak.odd_cohort --series=1000 --files=1000
- The programs are prepare, prepare --check, cohort_report, predict and evaluate. Each is started
+
+The programs are prepare, prepare --check, cohort_report, predict and evaluate. Each is started
 once, predict with a small real network. Every third mutated NIfTI file is a label. A good case
 comes first, in the middle and last. Every case must end in a value or in one rule with a file of
-the cohort, and the good ones in a value. No program may print a stack trace or change an input."""
+the cohort, and the good ones in a value. No program may print a stack trace or change an input.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,12 @@ import warnings
 
 import numpy as np
 
+from tests.soak import cost
+
 _ROOT = pathlib.Path(__file__).parents[2]
+_SECONDS = 0.25  # per scan, in all programs
 _GOOD = ("a_good", "m_good", "z_good")
+_START_S = 60  # of the programs
 _LABEL_EVERY = 3
 
 
@@ -80,8 +86,10 @@ def write(folder: pathlib.Path, series: int, files: int, first: int = 0) -> list
 
 def run(folder: pathlib.Path, case_ids: list[str]) -> list[str]:
     """Starts the programs, prints how the cases ended, and returns the failures."""
+    from tests.c2fnas import tiny
+
     model, site = folder / "model", folder / "site"
-    _model(model)
+    tiny.save_model(model, spacing_mm=[4.0, 4.0, 5.0])
     before, wrong = _digests(folder), []
     manifest, workers = f"--manifest={folder / 'manifest.json'}", "--workers=2"
     programs = {
@@ -230,27 +238,6 @@ def _rule(rule: str, file: str, problem: str, folder: pathlib.Path) -> str:
     )
 
 
-def _model(folder: pathlib.Path) -> None:
-    from c2fnas import model_folder, named_weights
-    from c2fnas.model_folder import Model
-    from tests.c2fnas import tiny
-    from tests.c2fnas.test_model_folder import PLAN
-
-    plan = {**PLAN, "spacing_mm": [4.0, 4.0, 5.0]}
-    weights = named_weights.read(tiny.build())
-    model_folder.save(
-        folder,
-        Model(
-            name="tiny",
-            weights=weights,
-            genotype=tiny.GENOTYPE,
-            plan=plan,
-            training_data={},
-            scores={},
-        ),
-    )
-
-
 def _digests(folder: pathlib.Path) -> dict[pathlib.Path, str]:
     inputs = [
         folder / "manifest.json",
@@ -277,6 +264,8 @@ def main() -> int:
     )
     flags = parser.parse_args()
     warnings.simplefilter("ignore")
+    scans = flags.series + flags.files
+    cost.tell(f"{scans} scans", _START_S + _SECONDS * scans)
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(flags.folder or temporary)
         wrong = run(folder, write(folder, flags.series, flags.files, flags.first))

@@ -27,6 +27,7 @@ from preprocessing.manifest import Case, CaseManifest
 from preprocessing.preparation import pipeline
 from preprocessing.volume import Volume
 from tests.preprocessing.preparation.test_pipeline import AFFINE, contents, scan, stamps
+from tests.soak import cost
 
 _SHAPE, _CASES = (150, 130, 60), 6
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -102,6 +103,8 @@ def run(kills: int, *, seed: int = 1) -> tuple[int, int]:
         began = time.monotonic()
         assert _started(folder, folder / "alone").wait(300) == 0
         longest_s, expected = time.monotonic() - began, contents(folder / "alone")
+        # a start lasts 0.6 of that on average until it is killed
+        cost.tell(f"{kills} kills", 0.6 * longest_s * kills)
         while killed < kills:
             root, finished, runs = folder / f"run_{runs}", False, runs + 1
             while not finished:

@@ -1,7 +1,9 @@
 """Calls in this process what the programs do with one case.
- The programs are prepare, prepare --check, cohort_report, predict and evaluate. The network of
+
+The programs are prepare, prepare --check, cohort_report, predict and evaluate. The network of
 predict is a stand-in of two thresholds; everything else is the product's own code. `odd_cohort`
-starts the programs themselves, with a real network."""
+starts the programs themselves, with a real network.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,7 @@ def _runs(
 
     def predict():
         mask.unlink(missing_ok=True)
-        settings = scan_prediction.Settings(
+        settings = scan_prediction.PredictionSettings(
             spacing_mm=(6.0, 6.0, 10.0),
             window_hu=(-200.0, 250.0),
             window=WindowConfig((16, 16, 8), 0.25),

@@ -1,7 +1,8 @@
 """Runs a thousand rounds with four sites in which one call in a hundred is cut.
 
     .venv/py3.11/bin/python -m tests.soak.rounds --rounds=1000
- Memory, threads, descriptors and disk of the server must not grow. The server is a separate
+
+Memory, threads, descriptors and disk of the server must not grow. The server is a separate
 program, and the sites reach it through links that are cut at random. It prints the server's figures
 during the run and the slope of each over the second half. It stops with an error if the result
 differs from the one computed by hand."""
@@ -9,28 +10,28 @@ differs from the one computed by hand."""
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import multiprocessing
 import os
 import pathlib
 import random
 import statistics
 import tempfile
 import threading
-import time
 
 import numpy as np
 
 from federated.security import provisioning
-from federated.server import config as server_config
-from federated.server.serve import serve
 from federated.site import grpc_transport
 from federated.site import loop as site_loop
 from federated.tensors import tensor_files
-from tests.federated import toy
-from tests.federated.proxy import Link
+from tests.federated import server_program, toy
+from tests.federated.proxy import link
+from tests.soak import cost
 
+_ROUND_S = 0.3
 SITES = ("C1", "C2", "C3", "C4")
+_SERVER = {"min_num_clients": 4, "max_num_clients": 4, "poll_s": 2.0, "keep_globals": 2}
 
 
 class Trainer(toy.ToyTrainer):
@@ -55,28 +56,6 @@ class Trainer(toy.ToyTrainer):
         }, {}
 
 
-def run_server(folder: str, rounds: int, ports) -> None:
-    root = pathlib.Path(folder)
-    config = server_config.ServerConfig(
-        num_rounds=rounds,
-        min_num_clients=4,
-        max_num_clients=4,
-        host="127.0.0.1",
-        port=0,
-        poll_s=2.0,
-        cross_site_evaluation=False,
-        keep_globals=2,
-    )
-    serve(
-        config,
-        root / "store",
-        root / "kits" / "server",
-        root / "initial.safetensors",
-        vocabulary=toy.VOCABULARY,
-        on_ready=ports.put,
-    )
-
-
 def figures(pid: int, store: pathlib.Path) -> dict[str, float]:
     status = dict(
         line.split(":", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -96,52 +75,45 @@ def figures(pid: int, store: pathlib.Path) -> dict[str, float]:
 
 def run(rounds: int, *, seed: int = 1, samples: int = 20) -> list[dict[str, float]]:
     """Returns the server's figures during the run."""
-    context, taken = multiprocessing.get_context("spawn"), []
-    with tempfile.TemporaryDirectory() as name:
+    taken = []
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = pathlib.Path(name)
         kits = provisioning.provision(folder / "kits", "localhost", SITES, port=0)
         toy.write_initial(folder / "initial.safetensors")
-        ports = context.Queue()
-        process = context.Process(target=run_server, args=(name, rounds, ports), daemon=True)
-        process.start()
-        port = ports.get(timeout=120)
-        links = {site: Link(port) for site in SITES}
-        try:
-            for number, (site, link) in enumerate(links.items()):
-                trainer = Trainer(site, link.cut, random.Random(seed + number))
-                transport = grpc_transport.connect(kits / site, host="localhost", port=link.port)
-                threading.Thread(
-                    target=site_loop.run, args=(trainer, transport, folder / site), daemon=True
-                ).start()
-            done, store, due = 0, folder / "store", 0
-            while process.is_alive():
-                if done >= due and (store / "state.sqlite").exists():
-                    try:
-                        taken.append({"round": done, **figures(process.pid, store)})
-                    except (FileNotFoundError, ProcessLookupError, KeyError):
-                        break
-                    due += max(1, rounds // samples)
-                time.sleep(0.05)
-                done = (
-                    sum(1 for line in (store / "events.jsonl").open() if '"aggregated"' in line)
-                    if due - done < 2 or done < due
-                    else done
-                )
-            arrays, _ = tensor_files.load(store / "global" / f"round_{rounds:03d}.safetensors")
-            scale = np.float32(2.0)
-            for _ in range(rounds):
-                each = [
-                    np.float64(np.float32(scale * np.float32(0.5) + np.float32(n))) * 10
-                    for n in range(4)
-                ]
-                scale = np.float32(sum(each) / 40)
-            assert arrays["scale"] == scale, (arrays["scale"], scale)
-        finally:
-            process.kill()
-            process.join()
-            for link in links.values():
-                link.close()
-    taken.append({"round": rounds, "cuts": sum(link.cuts for link in links.values())})
+        process, port = stack.enter_context(
+            server_program.serving(folder, num_rounds=rounds, **_SERVER)
+        )
+        links = {site: stack.enter_context(link(port)) for site in SITES}
+        for number, (site, wire) in enumerate(links.items()):
+            trainer = Trainer(site, wire.cut, random.Random(seed + number))
+            transport = grpc_transport.connect(kits / site, host="localhost", port=wire.port)
+            threading.Thread(
+                target=site_loop.run, args=(trainer, transport, folder / site), daemon=True
+            ).start()
+        done, store, due = 0, folder / "store", 0
+        while process.is_alive():
+            if done >= due and (store / "state.sqlite").exists():
+                try:
+                    taken.append({"round": done, **figures(process.pid, store)})
+                except (FileNotFoundError, ProcessLookupError, KeyError):
+                    break
+                due += max(1, rounds // samples)
+            process.join(0.05)
+            done = (
+                sum(1 for line in (store / "events.jsonl").open() if '"aggregated"' in line)
+                if due - done < 2 or done < due
+                else done
+            )
+        arrays, _ = tensor_files.load(store / "global" / f"round_{rounds:03d}.safetensors")
+        scale = np.float32(2.0)
+        for _ in range(rounds):
+            each = [
+                np.float64(np.float32(scale * np.float32(0.5) + np.float32(n))) * 10
+                for n in range(4)
+            ]
+            scale = np.float32(sum(each) / 40)
+        assert arrays["scale"] == scale, (arrays["scale"], scale)
+    taken.append({"round": rounds, "cuts": sum(wire.cuts for wire in links.values())})
     return taken
 
 
@@ -151,6 +123,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=1000)
     flags = parser.parse_args()
+    cost.tell(f"{flags.rounds} rounds", _ROUND_S * flags.rounds)
     *taken, last = run(flags.rounds)
     for sample in taken:
         print(json.dumps(sample))

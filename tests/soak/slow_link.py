@@ -1,13 +1,15 @@
 """Sends a large model over a slow link that is cut three times.
 
     .venv/py3.11/bin/python -m tests.soak.slow_link --megabytes=758 --rate=1
- The model must arrive, only the bytes lost by the cuts may be sent again, and no other site may
+
+The model must arrive, only the bytes lost by the cuts may be sent again, and no other site may
 wait. Server, slow site and quick site are separate programs under mutual TLS. The slow site's link
 passes `--rate` megabytes per second each way and is cut once on the way down and twice on the way
 up. The round's deadline is shorter than the transfers together, so their progress must keep it
 open. Meanwhile the quick site, which has delivered, keeps sending heartbeats and fetching the
 model. The figures are printed as JSON: bytes on the slow link as a share of the model, and how long
-the quick site's calls took before and meanwhile."""
+the quick site's calls took before and meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from federated.security import provisioning
-from federated.server import config as server_config
-from federated.server.serve import serve
 from federated.site import grpc_transport
 from federated.site import loop as site_loop
 from federated.tensors import tensor_files
-from tests.federated import toy
+from tests.federated import server_program, toy
 from tests.federated.proxy import link
+from tests.soak import cost
 
 SLOW, QUICK = "C1", "C2"
 PLAN = {"what": "slow link"}
@@ -69,27 +70,6 @@ class Adds:
 
     def evaluate(self, model_name, weights):
         return []
-
-
-def _serve(folder: str, deadline_s: float | None, ports) -> None:
-    root = pathlib.Path(folder)
-    config = server_config.ServerConfig(
-        num_rounds=1,
-        round_deadline_s=deadline_s,
-        cross_site_evaluation=False,
-        host="127.0.0.1",
-        port=0,
-        poll_s=2.0,
-        linger_s=5.0,
-    )
-    serve(
-        config,
-        root / "store",
-        root / "kits" / "server",
-        root / "initial.safetensors",
-        vocabulary=toy.VOCABULARY,
-        on_ready=ports.put,
-    )
 
 
 def _take_part(folder: str, port: int) -> None:
@@ -182,7 +162,6 @@ def run(
     Raises:
       AssertionError: if the mean is not the one computed by hand.
     """
-    ports = multiprocessing.get_context("spawn").Queue()
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = pathlib.Path(name)
         provisioning.provision(folder / "kits", "localhost", (SLOW, QUICK), port=0)
@@ -190,8 +169,11 @@ def run(
             folder / "initial.safetensors", _model(megabytes, 2.0), {"plan": json.dumps(PLAN)}
         )
         size = sum(array.nbytes for array in _model(megabytes, 0.0).values())
-        stack.enter_context(_program(_serve, name, deadline_s, ports))
-        port = ports.get(timeout=120)
+        _, port = stack.enter_context(
+            server_program.serving(
+                folder, num_rounds=1, round_deadline_s=deadline_s, poll_s=2.0, linger_s=5.0
+            )
+        )
         quick = _QuickSite(folder, port)
         for _ in range(3):
             quick.beat()
@@ -247,6 +229,8 @@ def main() -> None:
         "--rate", type=float, default=1.0, help="megabytes per second over the slow link, each way"
     )
     flags = parser.parse_args()
+    transfers = f"a model of {flags.megabytes:g} MB down and up over {flags.rate:g} MB/s"
+    cost.tell(transfers, 2 * flags.megabytes / flags.rate)
     result = run(flags.megabytes, flags.rate, deadline_s=1.2 * flags.megabytes / flags.rate)
     print(json.dumps(result, indent=2))
 

@@ -2,4 +2,4 @@
 
 from federated.engines import versions
 
-versions.require("flwr", (1, 23), (1, 42), extra="flower")
+versions.require_release("flwr", (1, 23), (1, 42), extra="flower")

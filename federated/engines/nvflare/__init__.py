@@ -2,4 +2,4 @@
 
 from federated.engines import versions
 
-versions.require("nvflare", (2, 9), (2, 9), extra="nvflare")
+versions.require_release("nvflare", (2, 9), (2, 9), extra="nvflare")

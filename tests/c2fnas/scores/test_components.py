@@ -30,7 +30,7 @@ def test_components_meet_where_they_share_a_voxel_and_not_where_they_touch():
     prediction[2:6, 1:3, 1:3] = True  # one part over two tumours
     prediction[8, 3, 3] = True  # touches the third at a corner
     prediction[0, 5, 5] = True
-    assert components.compare(prediction, truth) == (3, 3, 2, 2)
-    assert components.compare(prediction, np.zeros_like(truth)) == (3, 0, 0, 3)
-    assert components.compare(np.zeros_like(truth), truth) == (0, 3, 0, 0)
-    assert components.compare(np.zeros_like(truth), np.zeros_like(truth)) == (0, 0, 0, 0)
+    assert components.count_matches(prediction, truth) == (3, 3, 2, 2)
+    assert components.count_matches(prediction, np.zeros_like(truth)) == (3, 0, 0, 3)
+    assert components.count_matches(np.zeros_like(truth), truth) == (0, 3, 0, 0)
+    assert components.count_matches(np.zeros_like(truth), np.zeros_like(truth)) == (0, 0, 0, 0)

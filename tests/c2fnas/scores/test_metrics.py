@@ -51,7 +51,7 @@ def test_summary_counts_a_class_only_where_the_site_has_it():
     healthy = _mask(0, 1, 1, 0)
     ill = _mask(0, 1, 2, 0)
     # Pancreas 1.0 and 2/3 over two cases; tumour 0 (predicted in the healthy case) and 0 (missed).
-    result = metrics.summary([(_mask(0, 1, 1, 2), healthy), (_mask(0, 1, 1, 0), ill)])
+    result = metrics.dice_summary([(_mask(0, 1, 1, 2), healthy), (_mask(0, 1, 1, 0), ill)])
     assert result == {
         "dice_pancreas": pytest.approx((1.0 + 2 / 3) / 2),
         "cases_pancreas": 2,
@@ -63,7 +63,7 @@ def test_summary_counts_a_class_only_where_the_site_has_it():
 
 
 def test_summary_of_a_site_without_tumours_is_its_pancreas():
-    result = metrics.summary([(_mask(0, 1, 2, 2), _mask(0, 1, 1, 0))])
+    result = metrics.dice_summary([(_mask(0, 1, 2, 2), _mask(0, 1, 1, 0))])
     assert result == {
         "dice_pancreas": pytest.approx(2 / 3),
         "cases_pancreas": 1,
@@ -96,6 +96,6 @@ def test_masks_that_cannot_be_compared(prediction, truth, message):
 
 def test_a_summary_needs_cases_with_labels():
     with pytest.raises(ValueError, match="none of 0 cases"):
-        metrics.summary([])
+        metrics.dice_summary([])
     with pytest.raises(ValueError, match="none of 1 cases"):
-        metrics.summary([(_mask(0, 1), _mask(0, 0))])
+        metrics.dice_summary([(_mask(0, 1), _mask(0, 0))])

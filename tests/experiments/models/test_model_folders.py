@@ -1,3 +1,4 @@
+import dataclasses
 import types
 
 import numpy as np
@@ -8,9 +9,13 @@ from c2fnas.scores.healthy_gate import HealthyGate
 from experiments.configuration import ExperimentConfig
 from experiments.models import model_folders
 from experiments.results import gated_rows
+from federated.site.journal import Journal
+from federated.site.private_arrays import PrivateArrays
+from federated.tensors import tensor_files
+from federated.tensors.weights import specs_of
 from preprocessing.volume import Grid
 from runkit import atomic
-from tests.experiments import run_folder
+from tests.experiments import programs, run_folder
 from tests.experiments.study import GENOTYPE
 
 SPACINGS = {"C1": [(0.7, 0.8, 1.0), (0.6, 0.9, 0.8)], "C2": [(0.68, 0.68, 5.0)]}
@@ -92,6 +97,67 @@ def test_every_final_model_of_a_run_becomes_a_folder_that_says_what_is_behind_it
     )
     assert scores["test cases of C1"]["dice_tumour"]["cases"] == 0
     assert models["FL_global"].plan["inference"]["window"] == [16, 16, 8]
+
+
+def test_a_global_model_is_one_model_per_site_where_sites_keep_arrays(run):
+    folder, config = run
+    config = dataclasses.replace(config, keep_at_site=("head",))
+    name = "end/classifier/kernel"
+    for value, site in ((11, "C1"), (12, "C2")):
+        journal = Journal(folder / "sites" / site / "federated" / "journal")
+        file = folder / "server" / "global" / "round_010.safetensors"
+        arrays, _ = tensor_files.load(file)
+        own = PrivateArrays(journal, config.share_rules.of(arrays), specs_of(arrays))
+        own.keep("round_010", {name: np.full_like(arrays[name], value)})
+    written = model_folders.write_run(folder, config, run_folder.rows())
+    names = ["C1_baseline", "C2_baseline", "C1_FL_local", "FL_global_C1", "FL_global_C2"]
+    assert [path.name for path in written] == names
+    models = {path.name: model_folder.load(path) for path in written}
+    for site, value in (("C1", 11), ("C2", 12)):
+        model = models[f"FL_global_{site}"]
+        assert set(np.unique(model.weights[name])) == {value}
+        others = [a for key, a in model.weights.items() if not key.startswith("end/classifier/")]
+        assert all((array == 4).all() for array in others)
+        assert model.training_data["private_arrays"] == {f"of {site}": "end/classifier/*"}
+        assert list(model.scores) == [f"test cases of {site}"]
+        card = (folder / "models" / f"FL_global_{site}" / "model_card.md").read_text()
+        assert f"* private arrays:\n  * of {site}: end/classifier/*" in card
+    assert models["C1_FL_local"].training_data["private_arrays"].keys() == {"of C1"}
+    assert "private_arrays" not in models["C1_baseline"].training_data
+
+
+def test_a_global_model_is_packaged_with_the_arrays_of_a_named_site_or_not_at_all(run):
+    folder, config = run
+    config = dataclasses.replace(config, keep_at_site=("head",))
+    source, site = folder / "server" / "best.safetensors", folder / "sites" / "C2"
+    arrays, _ = tensor_files.load(folder / "server" / "global" / "round_010.safetensors")
+    tensor_files.save(source, arrays, {"plan": "{}"})
+    atomic.write_json(site / "cases" / "index.json", {"site": "C2", "settings": {}, "numbers": {}})
+    flags = [
+        f"--genotype={folder / 'genotype.json'}",
+        "--filters=4",
+        "--vae=none",
+        "--keep_at_site=head",
+        f"--weights={source}",
+        "--name=FL_best_global",
+        f"--output={folder / 'packaged'}",
+    ]
+    refused = programs.run("package", *flags)
+    assert refused.returncode == 1 and not (folder / "packaged").exists()
+    assert "give a site's folder as --private_arrays to complete it" in refused.stderr
+    with pytest.raises(ValueError, match="give the folder of a site that took part"):
+        model_folders.of_site(source, "FL_best_global", site, config)
+    journal = Journal(site / "federated" / "journal")
+    with pytest.raises(ValueError, match="this site has trained no round"):
+        model_folders.of_site(source, "FL_best_global", site, config)
+    name = "end/classifier/kernel"
+    own = PrivateArrays(journal, config.share_rules.of(arrays), specs_of(arrays))
+    own.keep("round_010", {name: np.full_like(arrays[name], 12)})
+    done = programs.run("package", *flags, f"--private_arrays={site}")
+    assert done.returncode == 0, done.stderr
+    model = model_folder.load(folder / "packaged")
+    assert set(np.unique(model.weights[name])) == {12}
+    assert model.training_data["private_arrays"] == {"of C2": "end/classifier/*"}
 
 
 def test_the_gate_goes_into_the_folder_of_its_model_with_the_scores_that_it_leaves(run):

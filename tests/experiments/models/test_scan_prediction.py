@@ -10,11 +10,12 @@ import pytest
 from c2fnas.scores.healthy_gate import HealthyGate
 from c2fnas.sliding_window import WindowConfig
 from experiments.models import scan_prediction
-from experiments.models.scan_prediction import Settings
+from experiments.models.scan_prediction import PredictionSettings
 from preprocessing import dicom, nifti
 from preprocessing.volume import Volume
+from tests.preprocessing.nifti_files import assert_same_place
 
-SETTINGS = Settings(
+SETTINGS = PredictionSettings(
     spacing_mm=(2.0, 2.0, 2.0),
     window_hu=(-200.0, 250.0),
     window=WindowConfig((16, 16, 8), 0.5, "gaussian"),
@@ -63,17 +64,7 @@ def test_the_mask_is_the_thresholded_scan_on_its_own_grid_with_its_header(tmp_pa
         overlay=tmp_path / "look.png",
     )
     mask = nibabel.load(tmp_path / "mask.nii.gz")
-    for field in (
-        "sform_code",
-        "qform_code",
-        "srow_x",
-        "srow_y",
-        "srow_z",
-        "pixdim",
-        "quatern_b",
-        "xyzt_units",
-    ):
-        np.testing.assert_array_equal(mask.header[field], image.header[field])
+    assert_same_place(mask.header, image.header)
     assert mask.header["descrip"].tobytes().strip(b"\0") == b""
     voxels = np.asarray(mask.dataobj)
     assert voxels[9:15, 9:15, 5:8].min() == 1  # the box without its border, which resampling blurs
@@ -89,7 +80,7 @@ def test_the_mask_is_the_thresholded_scan_on_its_own_grid_with_its_header(tmp_pa
 
 def test_a_scan_smaller_than_the_window_is_surrounded_with_air(tmp_path):
     scan(tmp_path / "small.nii.gz", shape=(12, 11, 6), box=(slice(4, 9), slice(4, 9), slice(2, 5)))
-    large = Settings(
+    large = PredictionSettings(
         spacing_mm=SETTINGS.spacing_mm,
         window_hu=SETTINGS.window_hu,
         window=WindowConfig((32, 32, 32)),
@@ -127,7 +118,7 @@ def test_the_largest_component_alone_stays_where_that_is_asked_for(tmp_path):
     nibabel.save(nibabel.Nifti1Image(voxels, image.affine), tmp_path / "two.nii.gz")
     counts = []
     for largest in (False, True):
-        settings = Settings(
+        settings = PredictionSettings(
             spacing_mm=SETTINGS.spacing_mm,
             window_hu=SETTINGS.window_hu,
             window=SETTINGS.window,
@@ -155,7 +146,7 @@ def test_what_a_reader_should_know_before_believing_a_mask(tmp_path):
 
 
 def refuses(tmp_path, image, message, **changes):
-    settings = Settings(
+    settings = PredictionSettings(
         **{
             "spacing_mm": SETTINGS.spacing_mm,
             "window_hu": SETTINGS.window_hu,
@@ -186,7 +177,7 @@ def test_a_scan_without_the_expected_field_of_view_is_refused(tmp_path):
         tmp_path / "head.nii.gz",
         tmp_path / "m.nii.gz",
         threshold,
-        Settings(
+        PredictionSettings(
             spacing_mm=SETTINGS.spacing_mm,
             window_hu=SETTINGS.window_hu,
             window=SETTINGS.window,
@@ -233,9 +224,11 @@ def test_a_plan_that_lacks_something_is_named():
         "window_hu": [-200, 250],
         "inference": {"window": [96, 96, 96], "overlap": 0.5, "blending": "gaussian"},
     }
-    assert Settings.of_plan(plan).window == WindowConfig((96, 96, 96), 0.5, "gaussian")
+    assert PredictionSettings.of_plan(plan).window == WindowConfig((96, 96, 96), 0.5, "gaussian")
     with pytest.raises(ValueError, match="plan lacks 'window_hu'"):
-        Settings.of_plan({name: value for name, value in plan.items() if name != "window_hu"})
+        PredictionSettings.of_plan(
+            {name: value for name, value in plan.items() if name != "window_hu"}
+        )
 
 
 def dicom_scan(folder, *, series="1.2.826.0.1.1", number=1, change=None):

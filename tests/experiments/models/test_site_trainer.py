@@ -219,6 +219,48 @@ def test_a_round_is_its_own_epochs_at_a_site_that_is_late_comes_back_or_is_taken
     assert taken == [] and all(np.array_equal(again[name], array) for name, array in first.items())
 
 
+def test_a_site_killed_in_the_middle_of_a_round_keeps_its_anchor_and_the_rules_of_the_plan(
+    config, store, initial, tmp_path, monkeypatch
+):
+    config = dataclasses.replace(
+        config,
+        local_epochs=2,
+        validation_every=5,
+        proximal_weight=0.5,
+        keep_at_site=("norms",),
+        only_receive=("stem/first/kernel",),
+    )
+    whole, metrics = trainer(config, store, tmp_path / "whole", federated=True).train(initial, 1)
+    assert metrics["proximal"] > 0
+    killed = trainer(config, store, tmp_path / "killed", federated=True)
+    save = killed._save
+    monkeypatch.setattr(killed, "_save", lambda: (save(), 1 / 0))  # after the first epoch
+    with pytest.raises(ZeroDivisionError):
+        killed.train(initial, 1)
+    # The anchor is the received model again, not the weights of the checkpoint.
+    resumed = trainer(config, store, tmp_path / "killed", federated=True)
+    again, repeated = resumed.train(initial, 1)
+    assert repeated["proximal"] == metrics["proximal"]
+    for name, array in whole.items():
+        np.testing.assert_array_equal(again[name], array)
+        moved = bool((array != initial[name]).any())
+        assert moved == (name != "stem/first/kernel"), name  # what is only received is not trained
+
+
+def test_rules_that_match_no_weight_are_refused_at_the_start(config, store, tmp_path):
+    config = dataclasses.replace(config, keep_at_site=("nroms",))
+    with pytest.raises(ValueError, match="keep has the pattern 'nroms', which matches none"):
+        trainer(config, store, tmp_path, federated=True)
+
+
+def test_a_baselines_trainer_takes_no_round_of_a_federation_with_such_settings(
+    config, store, initial, tmp_path
+):
+    site = trainer(dataclasses.replace(config, proximal_weight=0.1), store, tmp_path)
+    with pytest.raises(ValueError, match="make it with federated=True"):
+        site.train(initial, 1)
+
+
 def test_a_round_is_its_own_epochs_at_a_site_that_was_killed_also_by_an_earlier_release(
     config, store, initial, tmp_path, monkeypatch
 ):

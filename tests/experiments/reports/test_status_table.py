@@ -109,3 +109,18 @@ def test_only_the_newest_rounds_are_shown():
         if line.strip()[:2].isdigit()
     ]
     assert shown == ["38", "39", "40"]
+
+
+def test_an_evaluation_without_training_shows_its_models_and_rows():
+    status = {
+        **STATUS,
+        "phase": "evaluation",
+        "num_rounds": 0,
+        "rounds_done": 0,
+        "open_round": None,
+        "rounds": [],
+        "models": ["FL_global", "other"],
+        "reported": ["C1"],
+    }
+    first = status_table.render(status).splitlines()[0]
+    assert "evaluation; 2 given models; rows of 1 sites received, 2 required" in first

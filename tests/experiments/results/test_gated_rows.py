@@ -52,7 +52,7 @@ def rows(model="FL_global"):
 
 
 def test_the_gate_is_the_healthy_validation_cases_order_statistic_and_counts_on_test_rows():
-    assert {model: gate.threshold for model, gate in gated_rows.fit(rows()).items()} == {
+    assert {model: gate.threshold for model, gate in gated_rows.fit_gates(rows()).items()} == {
         "FL_global": 4.0
     }
     found = gated_rows.resolve(rows())
@@ -74,7 +74,7 @@ def test_the_gate_is_the_healthy_validation_cases_order_statistic_and_counts_on_
     assert table["FL_global"].percent["C2_tumour"] == pytest.approx(60.0)
     assert table["FL_global_gated"].percent["C2_tumour"] == pytest.approx(30.0)
     assert gated_rows.resolve(found) == found
-    assert gated_rows.gates_of(found) == gated_rows.fit(rows())
+    assert gated_rows.gates_of(found) == gated_rows.fit_gates(rows())
 
 
 def test_a_stopped_row_is_what_the_mask_without_its_tumour_scores():
@@ -109,9 +109,9 @@ def test_a_stopped_row_is_what_the_mask_without_its_tumour_scores():
 
 def test_too_few_healthy_patients_give_no_gate_and_rows_of_an_earlier_release_none_either():
     few = [line for line in rows() if not (line["grid"] == "validation" and line["case"] == 13)]
-    assert gated_rows.fit(few) == {} and {line["model"] for line in gated_rows.resolve(few)} == {
-        "FL_global"
-    }
+    assert gated_rows.fit_gates(few) == {} and {
+        line["model"] for line in gated_rows.resolve(few)
+    } == {"FL_global"}
     earlier = [
         {key: value for key, value in line.items() if key != "score_tumour"} for line in rows()
     ]
@@ -120,7 +120,7 @@ def test_too_few_healthy_patients_give_no_gate_and_rows_of_an_earlier_release_no
 
 def test_a_validation_case_with_a_tumour_does_not_fit_the_gate_whatever_its_site_says():
     odd = [*rows(), row("FL_global", "C1", 30, "validation", score=99.0, tumour=2.0)]
-    assert gated_rows.fit(odd)["FL_global"].threshold == 4.0
+    assert gated_rows.fit_gates(odd)["FL_global"].threshold == 4.0
 
 
 def test_the_chosen_candidate_has_a_gate_of_its_own_and_rows_stand_in_the_tables_order(tmp_path):

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import figures
 from experiments.reports import patients_table
 from experiments.results import patients
 from experiments.results.measures import Run
@@ -136,17 +135,3 @@ def test_a_model_without_healthy_patients_or_without_tumours_has_what_remains():
         healthy["sensitivity"] is healthy["auc"] is healthy["tumours_found"] is None
         and healthy["froc"] == []
     )
-
-
-def test_the_picture_has_a_line_a_model_and_a_mark_for_its_gate():
-    gated = [dict(line, model="FL_global_gated") for line in ROWS]
-    figure = figures.froc_figure(
-        patients.of_rows([*ROWS, *gated, *[dict(line, model="C1_baseline") for line in ROWS]])
-    )
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "C1_baseline",
-        "FL_global",
-    ]
-    (axes,) = figure.axes
-    marks = [line.get_marker() for line in axes.lines if line.get_marker() in "os"]
-    assert sorted(marks) == ["o", "o", "s"]

@@ -12,7 +12,7 @@ from c2fnas import genotype
 from experiments import configuration
 from experiments.run import processes
 from federated.security import provisioning
-from tests.experiments.studies import test_study
+from tests.experiments.studies import small_study
 from tests.federated import toy
 from tests.signals import usual
 
@@ -103,11 +103,24 @@ def test_without_a_terminal_each_program_has_its_own_line(monkeypatch, capsys):
     ]
 
 
+def _started(logs, *program):
+    """Returns a process that has started a program as its only child, and that child."""
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "tests.experiments.programs_program", str(logs), *program],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=usual,
+    )
+    return parent, psutil.Process(int(parent.stdout.readline()))
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 def test_programs_end_in_order_when_their_parent_ends(tmp_path, number):
     """A server that outlived it would keep port and store, and the next start would be refused."""
     kits = provisioning.provision(tmp_path / "kits", "localhost", ("C1", "C2"), port=0)
-    config = test_study.CONFIG
+    config = small_study.CONFIG
     plan = configuration.plan(
         config,
         genotype.load(config.genotype).with_size(filters=config.filters, classes=3).to_json(),
@@ -128,22 +141,7 @@ def test_programs_end_in_order_when_their_parent_ends(tmp_path, number):
         f"--store={store}",
         f"--initial_model={initial}",
     ]
-    command = [
-        sys.executable,
-        "-m",
-        "tests.experiments.programs_program",
-        str(tmp_path / "logs"),
-        *serve,
-    ]
-    parent = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=usual,
-    )
-    server = psutil.Process(int(parent.stdout.readline()))
+    parent, server = _started(tmp_path / "logs", *serve)
     log = tmp_path / "logs" / "one.log"
     while "serving on port" not in log.read_text():
         assert parent.poll() is None and server.is_running(), log.read_text()
@@ -173,22 +171,7 @@ def test_a_program_that_works_or_imports_ends_with_its_parent(tmp_path, number):
         "--cases=100000",
         f"--output={tmp_path / 'cohort'}",
     ]
-    command = [
-        sys.executable,
-        "-m",
-        "tests.experiments.programs_program",
-        str(tmp_path / "logs"),
-        *cohort,
-    ]
-    parent = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=usual,
-    )
-    started = psutil.Process(int(parent.stdout.readline()))
+    parent, started = _started(tmp_path / "logs", *cohort)
     parent.send_signal(number)
     parent.communicate(timeout=60)
     assert _ended(started)

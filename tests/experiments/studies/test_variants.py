@@ -6,7 +6,7 @@ from experiments.results import case_rows, paper_table
 from experiments.run.processes import ProgramFailed
 from experiments.studies import runner, study_file, study_results
 from experiments.studies import variants as study_variants
-from tests.experiments.studies.test_study import FakePrograms, parse, read
+from tests.experiments.studies.small_study import FakePrograms, parse, read
 
 
 def run(label, seed, *, tumour, state="finished"):

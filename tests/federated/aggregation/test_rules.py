@@ -9,7 +9,7 @@ import pytest
 from federated.aggregation import rules
 from federated.aggregation.fedavg import FedAvg
 from federated.aggregation.fedavgm import FedAvgM
-from federated.aggregation.rule import AggregationRule, Slab, parameter
+from federated.aggregation.rule import AggregationRule, Slab
 from federated.server.config import ServerConfig
 from federated.tensors.weights import TensorSpec
 
@@ -156,19 +156,3 @@ def test_parameters_are_read_from_text():
 def test_a_rule_that_cannot_work_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
         rules.parse(text)
-
-
-def test_whole_numbers_and_switches_are_parameters_too(monkeypatch):
-    @dataclasses.dataclass(frozen=True)
-    class Odd(FedAvg):
-        name = "odd"
-        count: int = parameter(2, "a count", lambda value: value > 0, "a whole number above 0")
-        on: bool = parameter(False, "a switch", lambda value: True, "true or false")
-
-    monkeypatch.setitem(rules.RULES, "odd", Odd)
-    assert rules.parse("odd:count=3,on=true") == Odd(3, True)
-    assert rules.parse(str(Odd(3, True))) == Odd(3, True)
-    with pytest.raises(ValueError, match=r"count is '2\.5'; expected a whole number"):
-        rules.parse("odd:count=2.5")
-    with pytest.raises(ValueError, match="count is True; expected a whole number"):
-        Odd(count=True)

@@ -19,6 +19,7 @@ RUN = [
     },
     {"event": "pulled", "site": "C1"},
     {"event": "published", "site": "C2", "model": "C2_FL", "sha256": "m"},
+    {"event": "given", "model": "pancreas", "sha256": "p"},
     {"event": "rows", "site": "C1", "sha256": "r"},
     {"event": "models_fixed", "best_round": 1},
 ]
@@ -39,6 +40,7 @@ def test_a_run_is_carried_without_what_closed_rounds_need():
         "num_examples": {"C1": 30, "C2": 10},
         "evicted": [],
         "published": {"C2_FL": ["C2", "m"]},
+        "given": {"pancreas": "p"},
         "rows": {"C1": "r"},
         "fixed": True,
         "best_round": 1,

@@ -8,9 +8,10 @@ import random
 import shutil
 import threading
 
+import numpy as np
 import pytest
-from cryptography import x509
 
+from federated import simulation
 from federated.audit import log as audit_log
 from federated.audit import verification
 from federated.server.config import ServerConfig
@@ -18,14 +19,9 @@ from federated.storage import store as storage
 from federated.tensors import tensor_files
 from runkit import atomic, durable, events, log_segments
 from tests.federated import toy
-from tests.federated.audit.test_log import keep_round
+from tests.federated.audit.kept_rounds import keep_round
 
 ROUNDS, SMALL = 6, 2500  # bytes: two rounds or so
-
-
-@pytest.fixture
-def authority(kits):
-    return x509.load_pem_x509_certificate((kits / "server" / "ca.pem").read_bytes())
 
 
 def lead(folder, kits, clock, *, rounds=range(1, ROUNDS + 1), **settings):
@@ -443,6 +439,31 @@ def test_what_the_newest_segment_has_lost_is_logged_again(finished):
     found = [r["event"] for r in completed(folder, settings) if r["event"] != "log_continued"]
     assert found == ["rows", "rows", "finished"]
     assert verification.verify(folder).rows == ("C1", "C2")
+
+
+def test_the_models_that_an_evaluation_was_given_are_carried_on(tmp_path, initial):
+    """A run without rounds, whose lines on the given models are no longer kept."""
+    models = {}
+    for number, name in enumerate(("pancreas", "tumour")):
+        models[name] = tmp_path / f"{name}.safetensors"
+        arrays = {key: array + np.float32(number) for key, array in toy.INITIAL.items()}
+        tensor_files.save(models[name], arrays)
+    trainers = {site: toy.ToyTrainer(site) for site in ("C1", "C2")}
+    simulation.run(trainers, initial, tmp_path / "run", num_rounds=0, models=models)
+    folder, settings = tmp_path / "run" / "server", {"segment_bytes": 1000, "keep_segments": 1}
+    path = folder / "events.jsonl"
+    records = list(events.EventLog(path).read())
+    path.unlink()
+    write_again(folder, records, settings)
+    kept = list(audit_log.read_chain(path))
+    assert kept[0]["line"] > 1 and "given" not in [record["event"] for record in kept]
+    assert completed(folder, settings) == []
+    found = verification.verify(folder)
+    assert (found.given, found.rows) == (("pancreas", "tumour"), ("C1", "C2"))
+    assert found.removed_lines == kept[0]["line"] - 1
+    shutil.copy(models["tumour"], folder / "models" / "pancreas.safetensors")
+    with pytest.raises(audit_log.BrokenChain, match=r"pancreas\.safetensors is not the model that"):
+        verification.verify(folder)
 
 
 def test_a_store_that_is_older_than_the_removed_rounds_takes_the_log_back(tmp_path, kits, clock):

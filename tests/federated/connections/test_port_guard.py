@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from federated.connections.port_guard import PER_CALLER, PortGuard
+from federated.connections.port_guard import CONNECTIONS_PER_CALLER, PortGuard
 
 PLACES = 16
 
@@ -78,12 +78,12 @@ def test_connections_that_say_nothing_make_way_and_those_of_callers_stay(listeni
 
 
 def test_a_caller_keeps_its_newest_connections(listening, door, clock):
-    for peer in listening.connect(PER_CALLER + 3):
+    for peer in listening.connect(CONNECTIONS_PER_CALLER + 3):
         door.note(peer, "C3")
         door.look(listening.port)
         clock.now += 1
     door.look(listening.port)
-    assert listening.open() == list(range(3, PER_CALLER + 3))
+    assert listening.open() == list(range(3, CONNECTIONS_PER_CALLER + 3))
 
 
 def test_looking_leaves_no_descriptor_behind(listening, door, clock):

@@ -1,3 +1,7 @@
+import importlib
+import importlib.metadata
+import sys
+
 import pytest
 
 from federated.tensors import tensor_files
@@ -37,3 +41,18 @@ def check_globals(running, kits, tmp_path):
             seeded.assert_same_bits(arrays, expected, f"round {number}")
 
     return check
+
+
+@pytest.fixture
+def without_engine(monkeypatch):
+    """Imports a module that needs an engine's name only, whether or not the engine is there."""
+    before = dict(sys.modules)
+
+    def load(module, release):
+        monkeypatch.setattr(importlib.metadata, "version", lambda package: release)
+        return importlib.import_module(module)
+
+    yield load
+    for name in set(sys.modules) - set(before):
+        if name.startswith(("federated.engines.flower", "federated.engines.nvflare")):
+            del sys.modules[name]

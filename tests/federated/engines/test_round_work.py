@@ -36,6 +36,13 @@ def test_a_model_is_scored_as_often_as_the_trainer_says():
     assert trainer.calls == ["score", "train 1", "train 2", "score", "train 3"]
 
 
+def test_a_plan_with_rules_of_sharing_is_refused_before_training():
+    trainer = toy.ToyTrainer("C1", plan={**toy.PLAN, "sharing": {"keep": ["head/*"]}})
+    with pytest.raises(ValueError, match="this engine would move every array of the model"):
+        round_work.take_round(trainer, toy.INITIAL, 1)
+    assert trainer.calls == []
+
+
 def test_another_plan_or_model_is_refused_before_training():
     trainer = toy.ToyTrainer("C1")
     with pytest.raises(errors.PlanDiffers, match=r"patch\.size: server"):

@@ -15,6 +15,7 @@ from federated.rounds.rounds import (
     is_over,
     progressed,
 )
+from tests.federated.rounds.schedule import Schedule
 
 POLICY = Policy(
     min_num_clients=2,
@@ -110,7 +111,7 @@ def test_random_schedules_keep_the_bounds():
     [
         ({"min_num_clients": 3, "max_num_clients": 2}, "min_num_clients is 3, max_num_clients 2"),
         ({"min_num_clients": 0}, "min_num_clients is 0"),
-        ({"num_rounds": 0}, "num_rounds is 0"),
+        ({"num_rounds": -1}, "num_rounds is -1; expected at least 1, or 0 for"),
         ({"wait_after_min_clients_s": -1.0}, "wait_after_min_clients_s is -1"),
     ],
 )
@@ -164,3 +165,12 @@ def test_a_deadline_of_no_time_is_refused():
         ValueError, match=r"round_deadline_s is 0\.0; expected seconds, more than 0"
     ):
         dataclasses.replace(POLICY, round_deadline_s=0.0)
+
+
+def test_ten_thousand_random_schedules_keep_the_rules():
+    over, schedules = 0, 10_000
+    for seed in range(schedules):
+        schedule = Schedule(random.Random(seed))
+        schedule.play()
+        over += is_over(schedule.state, schedule.policy, now=schedule.now)
+    assert over > schedules / 2

@@ -81,7 +81,7 @@ def test_no_secret_travels(federation, tmp_path):
 
 def test_the_installed_kit_is_like_any_other(federation, enrolled):
     tls.Identity.of(enrolled, "site")
-    book(federation).check("C2", secret(enrolled))
+    book(federation).current().check("C2", secret(enrolled))
     assert sorted(path.name for path in enrolled.iterdir()) == [
         "ca.pem",
         "credential",
@@ -112,7 +112,7 @@ def test_renewal_by_request_keeps_the_credential_and_the_old_key_until_the_answe
     provisioning.add(federation, requests=[enrolled / "site.csr"])
     certificate_request.install(enrolled, federation / "C2")
     assert (enrolled / "site.key").read_bytes() != before and secret(enrolled) == credential
-    book(federation).check("C2", credential)
+    book(federation).current().check("C2", credential)
 
 
 def test_the_operator_sees_whether_a_request_renews_or_replaces(federation, enrolled, tmp_path):
@@ -316,7 +316,7 @@ def test_another_credential_under_a_known_name_needs_the_operators_consent(
         provisioning.add(federation, requests=[csr], replace_credential=["C1"])
     assert json.loads((federation / "server" / "credentials.json").read_text()) == before
     provisioning.add(federation, requests=[csr], replace_credential=["C2"])
-    book(federation).check("C2", secret(tmp_path / "somebody"))
+    book(federation).current().check("C2", secret(tmp_path / "somebody"))
 
 
 def test_a_name_that_differs_in_case_only_is_not_a_new_site(federation, enrolled, tmp_path):
@@ -423,14 +423,14 @@ def test_a_request_may_not_ask_for_the_server_or_the_operator(federation, tmp_pa
 def test_a_revocation_stops_logins_and_certificates_at_once(federation, enrolled):
     server = book(federation)
     digest = tls.fingerprint_of_pem((enrolled / "site.pem").read_bytes())
-    server.check("C2", secret(enrolled))
-    server.check_certificate(digest)
+    server.current().check("C2", secret(enrolled))
+    server.current().check_certificate(digest)
     provisioning.revoke(federation, ["C2"])
     with pytest.raises(credentials.WrongCredential):
-        server.check("C2", secret(enrolled))
+        server.current().check("C2", secret(enrolled))
     with pytest.raises(CertificateRefused, match="was revoked"):
-        server.check_certificate(digest)
-    assert server.sites == ("C1",)
+        server.current().check_certificate(digest)
+    assert server.current().sites == ("C1",)
     assert {entry.name: entry.state for entry in provisioning.issued(federation)} == {
         "authority": "valid",
         "server": "valid",
@@ -443,7 +443,7 @@ def test_a_revocation_stops_logins_and_certificates_at_once(federation, enrolled
 def test_a_bad_credentials_file_changes_nothing_at_a_running_server(federation):
     server = book(federation)
     (federation / "server" / "credentials.json").write_text("{half a fi")
-    assert server.sites == ("C1",)
+    assert server.current().sites == ("C1",)
     with pytest.raises(ValueError, match=r"credentials\.json: not valid JSON"):
         book(federation)
 
@@ -470,14 +470,14 @@ def test_kits_made_here_are_renewed_here(federation, enrolled):
 
 def test_a_sites_credential_is_not_the_operators_nor_the_other_way_round(federation):
     server = book(federation)
-    server.check_operator(secret(federation / "operator"))
+    server.current().check_operator(secret(federation / "operator"))
     with pytest.raises(credentials.WrongCredential):
-        server.check_operator(secret(federation / "C1"))
+        server.current().check_operator(secret(federation / "C1"))
     with pytest.raises(credentials.WrongCredential):
-        server.check("operator", secret(federation / "operator"))
+        server.current().check("operator", secret(federation / "operator"))
     provisioning.revoke(federation, ["operator"])
     with pytest.raises(credentials.WrongCredential):
-        server.check_operator(secret(federation / "operator"))
+        server.current().check_operator(secret(federation / "operator"))
 
 
 @pytest.mark.parametrize("earlier_release", [False, True])

@@ -43,3 +43,11 @@ def test_a_credential_that_cannot_be_one_is_named(kit, content):
 def test_a_kit_never_shows_its_credential(kit):
     found = Kit.read(kit, port=8443)
     assert found.credential and found.credential not in repr(found)
+
+
+@pytest.mark.parametrize("missing", ["credential", "operator.json"])
+def test_a_kit_that_is_not_whole_names_what_is_missing(kits, tmp_path, missing):
+    shutil.copytree(kits / "operator", tmp_path / "kit")
+    (tmp_path / "kit" / missing).unlink()
+    with pytest.raises(ValueError, match=rf"{missing}.*provision"):
+        Kit.read(tmp_path / "kit")

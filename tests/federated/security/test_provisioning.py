@@ -51,7 +51,7 @@ def test_the_server_knows_credentials_by_their_hashes_only(kits):
     for site in ("C1", "C2", "C3"):
         credential = (kits / site / "credential").read_text().strip()
         assert credential not in book
-        credentials.CredentialBook.read(kits / "server" / "credentials.json").check(
+        credentials.CredentialBook.read(kits / "server" / "credentials.json").current().check(
             site, credential
         )
 
@@ -153,7 +153,9 @@ def test_two_such_sites_of_an_earlier_release_stay(tmp_path, monkeypatch):
         folder = provisioning.provision(tmp_path / "kits", "localhost", ("C1", "C1_north"))
     provisioning.add(folder, sites=["C3"])
     provisioning.renew(folder, ["C1_north"])
-    assert credentials.CredentialBook.read(folder / "server" / "credentials.json").sites == (
+    assert credentials.CredentialBook.read(
+        folder / "server" / "credentials.json"
+    ).current().sites == (
         "C1",
         "C1_north",
         "C3",

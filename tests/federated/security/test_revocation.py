@@ -1,5 +1,6 @@
 """A stolen key of the server is of no use once it is revoked, and sites carry on."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -23,7 +24,7 @@ from federated.security import (
 from federated.tensors import tensor_files
 from federated.wire import weight_exchange_pb2 as pb
 from tests.federated import toy
-from tests.federated.doctor.test_examination import listening, only_fault, tls_treatment
+from tests.federated.doctor.planted import listening, only_fault, tls_treatment
 
 
 @pytest.fixture
@@ -221,9 +222,12 @@ def test_a_forged_statement_from_a_server_changes_nothing(
     shutil.copytree(other_kits, tmp_path / "other")
     provisioning.revoke(tmp_path / "other", ["server"])
     running = serving(server_kit=federation / "server")
+    current = credentials.CredentialBook.current
     for forged in (b"hello", (tmp_path / "other" / "authority" / "revoked.crl").read_bytes()):
         monkeypatch.setattr(
-            credentials.CredentialBook, "server_revocation", lambda self, forged=forged: (0, forged)
+            credentials.CredentialBook,
+            "current",
+            lambda self, forged=forged: dataclasses.replace(current(self), revocation=forged),
         )
         assert log_in(running, federation).revocation == forged
         assert tls.Identity.of(federation / "C1", "site").generation == 0

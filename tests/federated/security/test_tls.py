@@ -10,7 +10,7 @@ from federated.security import tls
 from federated.security.tls import Identity
 from federated.site import grpc_transport
 from federated.wire.endpoint import ServerEndpoint
-from tests.federated.doctor.test_examination import certificate_folder, listening, tls_treatment
+from tests.federated.doctor.planted import certificate_folder, listening, tls_treatment
 
 
 @pytest.mark.parametrize("missing", ["ca.pem", "site.pem", "site.key"])

@@ -255,14 +255,6 @@ def test_a_kit_that_ends_soon_is_in_the_status(serving, asking, tmp_path):
     ]
 
 
-@pytest.mark.parametrize("missing", ["credential", "operator.json"])
-def test_a_kit_that_is_not_whole_names_what_is_missing(kits, tmp_path, missing):
-    shutil.copytree(kits / "operator", tmp_path / "kit")
-    (tmp_path / "kit" / missing).unlink()
-    with pytest.raises(ValueError, match=rf"{missing}.*provision"):
-        admin_client.Kit.read(tmp_path / "kit")
-
-
 def test_no_secret_is_in_any_log_reply_or_error(serving, asking, kits, tmp_path, caplog, capfd):
     """With every level of logging on, no output of the operator's side contains a credential, a key
     or a hash of one.

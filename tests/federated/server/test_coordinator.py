@@ -98,50 +98,6 @@ def test_a_restart_in_the_middle_of_the_wait_keeps_the_deadline(opened, clock):
     assert opened(**settings).lead.advance() == 6.0
 
 
-def test_setting_the_machines_clock_moves_no_deadline_and_makes_no_site_silent(opened, clock):
-    """The clock is set back by an hour in the middle of the wait, and forward by a day while a site
-    trains.
-    """
-    steady = Clock(50.0)  # as after a start of the machine
-    settings = {
-        "min_num_clients": 1,
-        "max_num_clients": 2,
-        "wait_after_min_clients_s": 10.0,
-        "round_deadline_s": 7200.0,
-    }
-    run = opened(monotonic=steady, **settings)
-    first, second = Site(run, "C1"), Site(run, "C2")
-    first.push(1)
-    assert run.lead.advance() == 10.0
-    clock.now -= 3600.0
-    steady.now += 4.0
-    assert run.lead.advance() == 6.0
-    steady.now += 6.0
-    run.lead.advance()
-    assert set(run.store.globals()) == {0, 1}
-    first.push(2)
-    clock.now += 25 * 3600.0
-    steady.now += 5.0
-    assert run.lead.advance() == 5.0  # the second site is waited for
-    assert run.lead.orders.status()["sites"]["C2"]["state"] == "training"
-    assert run.lead.orders.status()["sites"]["C2"]["seconds_since_heard"] == 15.0
-    second.push(2)
-    run.lead.advance()
-    assert set(run.store.globals()) == {0, 1, 2}
-
-
-def test_a_clock_that_was_set_back_while_the_server_was_away_prolongs_no_wait(opened, clock):
-    settings = {
-        "min_num_clients": 1,
-        "max_num_clients": 2,
-        "wait_after_min_clients_s": 10.0,
-        "round_deadline_s": 20.0,
-    }
-    Site(opened(**settings), "C1").push(1)
-    clock.now -= 86400.0
-    assert opened(**settings).lead.advance() == 10.0
-
-
 def test_tokens_and_certificates_end_by_the_time_of_day(opened, clock):
     run = opened(monotonic=Clock(50.0), token_lifetime_s=100.0)
     token = run.lead.login("C1", "secret of C1", toy.PLAN, 30).token
@@ -216,15 +172,6 @@ def test_an_update_that_the_disk_corrupted_is_trained_again_and_does_no_harm(
     assert scale(run, 1) == 2.0
 
 
-def test_scores_are_for_models_that_exist(opened):
-    run = opened()
-    Site(run, "C1")
-    with pytest.raises(errors.UnknownModel, match="no global model 1 to score; the last one is 0"):
-        run.lead.report_scores("C1", 1, {"dice": 0.5})
-    with pytest.raises(errors.PrivacyRefused):
-        run.lead.report_scores("C1", 0, {"dice": float("nan")})
-
-
 def play_rounds(run, sites, number=3):
     for n in range(1, number + 1):
         for site in sites:
@@ -256,30 +203,6 @@ def test_closing_phases_wait_for_every_site_when_minimum_is_maximum(opened, cloc
     run.lead.advance()
     assert run.store.finished and run.lead.summary() == server_config.ServerSummary(
         True, 3, ("C1", "C2"), 2, 2
-    )
-
-
-def test_a_silent_site_is_left_behind_only_while_the_minimum_remains(opened, clock):
-    run = opened(
-        min_num_clients=1,
-        max_num_clients=2,
-        heart_beat_timeout_s=600.0,
-        wait_after_min_clients_s=60.0,
-    )
-    first, second = Site(run, "C1"), Site(run, "C2")
-    token = run.lead.login("C1", "secret of C1", toy.PLAN, 30).token
-    play_rounds(run, (first, second))
-    run.lead.declare_models("C1", [])
-    assert run.lead.advance() == 600.0  # until C2 counts as silent
-    clock.now += 599.0
-    run.lead.site_of(token)  # any call is a sign of life
-    assert run.lead.advance() == 1.0
-    clock.now += 1.0
-    run.lead.advance()
-    assert (
-        first.task()
-        == second.task()
-        == tasks.Task("evaluate", models=("FL_global", "FL_best_global"))
     )
 
 
@@ -318,38 +241,6 @@ def test_reserved_and_malformed_names_are_refused(opened, name):
     assert list((run.folder / "models").iterdir()) == []
 
 
-def test_models_and_rows_are_accepted_only_when_they_are_due(opened):
-    run = opened(num_rounds=1)
-    first, second = Site(run, "C1"), Site(run, "C2")
-    for name in ("FL_global", "FL_best_global", "round_001", "nothing"):
-        with pytest.raises(
-            errors.UnknownModel, match=f"unknown model '{name}'; known are round_000"
-        ):
-            run.lead.open_model(name)
-    with pytest.raises(errors.UnknownModel, match="before the models to evaluate were fixed"):
-        run.lead.submit_rows("C1", [first.row()])
-    play_rounds(run, (first, second), number=1)
-    for site in (first, second):
-        run.lead.declare_models(site.name, [])
-    run.lead.advance()
-    with pytest.raises(errors.StaleUpdate, match="after the models to evaluate were fixed"):
-        first.publish("C1_late")
-    with pytest.raises(
-        errors.PrivacyRefused, match="column 'model' is not one of FL_best_global, FL_global"
-    ):
-        run.lead.submit_rows("C1", [first.row("C1_late")])
-    with pytest.raises(errors.PrivacyRefused, match="column 'site' is not one of C1"):
-        run.lead.submit_rows("C1", [second.row()])
-
-
-def test_without_cross_site_evaluation_the_last_scores_end_the_run(opened):
-    run = opened(num_rounds=1, cross_site_evaluation=False)
-    sites = [Site(run, name) for name in ("C1", "C2")]
-    play_rounds(run, sites, number=1)
-    run.lead.advance()
-    assert run.store.finished and [site.task().kind for site in sites] == ["finished"] * 2
-
-
 def test_a_site_that_no_round_counted_also_hears_of_the_end(opened, clock):
     """Otherwise it would wait for days for a server that has left."""
     run = opened(
@@ -372,17 +263,6 @@ def test_a_site_that_no_round_counted_also_hears_of_the_end(opened, clock):
     run.store.confirm, confirm = lambda site: (told.append(site), confirm(site)), run.store.confirm
     assert not run.lead._all_confirmed()
     assert last.task().kind == "finished" and told == ["C2"] and run.lead._all_confirmed()
-
-
-def test_without_scores_the_last_model_stands_in_for_the_best(opened):
-    run = opened(num_rounds=1, min_num_clients=1, max_num_clients=1)
-    site = Site(run, "C1")
-    site.push(1)
-    run.lead.advance()
-    run.lead.report_scores("C1", 1, {})
-    run.lead.declare_models("C1", [])
-    run.lead.advance()
-    assert run.lead.summary().best_round == 1
 
 
 def test_a_plan_that_differs_is_refused_and_nobody_is_enrolled(opened):
@@ -427,29 +307,6 @@ def test_a_full_disk_refuses_and_changes_nothing(opened, monkeypatch):
     site.push(1)
     assert list((run.folder / "incoming").iterdir()) == []
     assert site.task().kind == "wait"
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"min_num_clients": 3, "max_num_clients": 2}, "min_num_clients is 3"),
-        ({"port": 70000}, "port is 70000; expected 1 to 65535, or 0 for any free one"),
-        ({"local_epochs": 0}, "local_epochs is 0; expected at least 1"),
-        ({"token_lifetime_s": 0.0}, "token_lifetime_s is 0.0; expected seconds, more than 0"),
-        ({"poll_s": 0.0}, "poll_s is 0.0; expected seconds, more than 0"),
-        ({"transport": "zip"}, "transport is 'zip'; expected 'raw', 'deflate' or 'half'"),
-        ({"late_updates": "drop"}, "late_updates is 'drop'; expected 'discard' or 'keep'"),
-        ({"max_change_ratio": 1.0}, "max_change_ratio is 1.0; expected more than 1, or 0"),
-        ({"max_change_ratio": float("nan")}, "max_change_ratio is nan; expected more than 1"),
-        ({"patience_rounds": -1}, "patience_rounds is -1; expected at least 0"),
-        ({"min_improvement": -0.1}, "min_improvement is -0.1; expected at least 0"),
-        ({"transfers_at_once": 0}, "transfers_at_once is 0; expected at least 1"),
-        ({"keep_updates": -1}, "keep_updates is -1; expected at least 0"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        server_config.ServerConfig(**{"num_rounds": 1, **settings})
 
 
 def test_the_order_of_arrival_and_restarts_leave_the_bits_as_they_are(opened):

@@ -60,6 +60,13 @@ def test_a_site_that_is_no_longer_provisioned_fails_at_the_first_look(logged_in)
         run.lead.record_of(token)
 
 
+def test_a_token_of_a_revoked_certificate_fails_at_the_first_look(logged_in):
+    run, token = logged_in
+    run.lead._login._credentials = CredentialBook({"C1": "0" * 64}, revoked=[CERTIFICATE])
+    with pytest.raises(errors.CertificateRefused, match="was revoked"):
+        run.lead.record_of(token)
+
+
 def test_an_unknown_token_fails_at_the_first_look(logged_in):
     run, token = logged_in
     for unknown in ("", "x", token[:-1], token + "x"):

@@ -55,6 +55,35 @@ def test_bytes_updates_and_rounds_add_up():
     )
 
 
+def test_refusals_and_seconds_add_up_by_kind_and_phase():
+    tally = RunStatistics(
+        [
+            {"time": 1.0, "event": "round_opened", "round": 1, "received": []},
+            {"event": "pulled", "site": "C1", "model": "round_000", "bytes": 1, "seconds": 0.5},
+            {"event": "pulled", "site": "C2", "model": "round_000", "bytes": 1, "seconds": 0.25},
+            {"event": "pushed", "site": "C1", "round": 1, "bytes": 1, "seconds": 2.0},
+            {"event": "refused", "site": "C2", "reasons": [{"kind": "norm"}], "omitted": 2},
+            {"event": "refused", "site": "C2", "reasons": []},
+            # The log names the 1st and the 10th; a server that was started again counts anew.
+            {"event": "login_refused", "site": "C2", "error": "PlanDiffers", "times": 1},
+            {"event": "login_refused", "site": "C2", "error": "PlanDiffers", "times": 10},
+            {"event": "login_refused", "error": "PlanDiffers", "times": 1},
+            {"event": "login_refused", "site": "C2", "error": "PlanDiffers", "times": 1},
+            {"time": 9.0, "event": "aggregated", "round": 1, "sites": {"C1": 3}, "seconds": 1.5},
+            {"time": 10.0, "event": "models_fixed", "models": [], "best_round": 1},
+            {"time": 14.0, "event": "finished", "rounds": 1},
+        ]
+    )
+    assert tally.refusals == {"norm": 3, "other": 1, "PlanDiffers": 12}
+    assert tally.seconds == {
+        "download": 0.75,
+        "upload": 2.0,
+        "aggregation": 1.5,
+        "collection": 6.5,
+        "evaluation": 4.0,
+    }
+
+
 def test_record_by_record_is_the_same_as_all_at_once():
     tally = RunStatistics()
     for record in RECORDS:

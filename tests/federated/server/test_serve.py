@@ -7,7 +7,6 @@ import sqlite3
 import ssl
 import threading
 
-import grpc
 import numpy as np
 import pytest
 from cryptography import x509
@@ -23,8 +22,6 @@ from federated.site import grpc_transport
 from federated.site import loop as site_loop
 from federated.storage import store
 from federated.tensors import tensor_files
-from federated.wire import conversion
-from federated.wire import weight_exchange_pb2 as pb
 from runkit import events
 from tests.federated import toy
 
@@ -163,60 +160,6 @@ def test_a_site_too_many_hears_which_sites_take_part(serving):
     first.login(toy.PLAN, 30)  # a site that takes part may log in again
     first.close()
     second.close()
-
-
-def ask(channel, method, requests, metadata):
-    """Makes a raw call and returns the bytes of its replies."""
-    call = channel.stream_stream(
-        f"/weight_exchange.WeightExchange/{method}",
-        request_serializer=lambda message: message.SerializeToString(),
-    )
-    return list(call(iter(requests), metadata=metadata, timeout=30))
-
-
-def test_without_a_token_no_message_is_read(serving, kits):
-    running = serving()
-    identity = Identity.of(kits / "C1", "site")
-    sent = []
-
-    def endless():
-        while True:
-            sent.append(1)
-            yield pb.ModelPart(chunk=pb.Chunk(data=b"\0" * 2**20))
-
-    with grpc.secure_channel(f"localhost:{running.port}", identity.for_client()) as channel:
-        for metadata in (
-            (),
-            ((conversion.TOKEN_KEY, "Bearer made-up"),),
-            ((conversion.TOKEN_KEY, "made-up"),),
-            ((conversion.TOKEN_KEY, "Credential C1:made-up"),),
-        ):
-            for method, requests in (
-                ("Send", endless()),
-                ("NextTask", [pb.TaskRequest()]),
-                ("NoSuchMethod", [pb.TaskRequest()]),
-                ("Pull", [pb.PullRequest(model="round_000")]),
-                ("Offer", [pb.ModelHeader(addresses=bytes(2**20))]),
-                ("Login", [pb.LoginRequest(site="C1", plan_json=" " * 2**20)]),
-            ):
-                with pytest.raises(grpc.RpcError) as caught:
-                    ask(channel, method, requests, metadata)
-                assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
-    assert len(sent) < 4 * 8  # what fits into a flow-control window, of a stream without an end
-    assert list((running.folder / "incoming").iterdir()) == []
-
-
-def test_a_token_works_only_from_the_site_it_was_issued_to(serving, kits):
-    running = serving()
-    transport = running.connect("C1")
-    token = transport.login(toy.PLAN, 30).token
-    elsewhere = grpc.secure_channel(
-        f"localhost:{running.port}", Identity.of(kits / "C2", "site").for_client()
-    )
-    with elsewhere as channel, pytest.raises(grpc.RpcError) as caught:
-        ask(channel, "NextTask", [pb.TaskRequest()], ((conversion.TOKEN_KEY, f"Bearer {token}"),))
-    assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
-    transport.close()
 
 
 def test_an_expired_token_is_refused_and_the_site_loop_logs_in_again(

@@ -173,8 +173,10 @@ def test_sessions_survive_a_restart_and_expired_ones_go(reopen):
 
 def test_scores_models_and_rows_survive_a_restart(reopen):
     store = reopen()
+    assert store.num_examples("C1") is None
     store.enrol("C1", 30, {})
     store.enrol("C1", 31, {})
+    assert store.num_examples("C1") == 31
     store.record_scores(0, "C1", {"dice": 0.25})
     store.record_scores(0, "C1", {"dice": 0.5})
     path = store.incoming_path("C1", "ab" * 32)

@@ -1,4 +1,6 @@
 import dataclasses
+import errno
+import os
 import threading
 
 import numpy as np
@@ -7,9 +9,9 @@ import pytest
 from federated import errors
 from federated.tensors import codec, partial_file, tensor_files
 from federated.tensors.codec import Chunk
-from federated.tensors.partial_file import PartialModel, ranges
+from federated.tensors.partial_file import PartialModel
 from federated.tensors.tensor_files import TensorFile
-from federated.tensors.weights import TensorManifest, TensorSpec
+from federated.tensors.weights import Declaration, TensorManifest, TensorSpec
 from tests.federated import manifests
 
 ARRAYS = {
@@ -53,6 +55,43 @@ def test_chunks_may_arrive_in_any_order_and_twice(begin, chunks, tmp_path):
     assert metadata == {"site": "C1"} and manifests.digest(arrays) == MANIFEST.sha256
 
 
+@pytest.fixture
+def model(tmp_path):
+    tensor_files.save(tmp_path / "model.safetensors", ARRAYS)
+    return tmp_path / "model.safetensors"
+
+
+def failing(*_):
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize("call", ["pread", "pwrite", "ftruncate", "fsync"])
+def test_a_transfer_that_fails_names_its_file(model, tmp_path, monkeypatch, call):
+    def receive():
+        with (
+            tensor_files.TensorFile(model) as file,
+            PartialModel(
+                tmp_path / "incoming.safetensors", tensor_files.file_manifest(file), {}
+            ) as partial,
+        ):
+            for chunk in list(codec.chunks(file, partial.missing(), transport="raw")):
+                partial.put(chunk)
+            partial.finish()
+
+    original = getattr(os, call)
+
+    def on_incoming(descriptor, *given):
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith("incoming.safetensors"):
+            failing()
+        return original(descriptor, *given)
+
+    monkeypatch.setattr(partial_file.os, call, on_incoming)
+    with pytest.raises(OSError, match=r"Input/output error.*incoming\.safetensors"):
+        receive()
+    monkeypatch.undo()
+    receive()
+
+
 def test_another_attempt_continues_with_the_chunks_that_are_present(begin, chunks):
     begin().put(chunks[0])
     begin().put(chunks[2])
@@ -78,7 +117,7 @@ def test_chunks_that_the_disk_corrupted_or_a_kill_cut_are_missing_again(begin, c
 
 def test_a_file_of_another_model_is_overwritten(begin, chunks, tmp_path):
     begin().put(chunks[0])
-    other = TensorManifest((TensorSpec("z", "F32", (3,)),), bytes(32))
+    other = TensorManifest(Declaration([TensorSpec("z", "F32", (3,))]), bytes(32))
     assert begin(other).missing() == [0]
     assert begin().missing() == [0, 1, 2]
 
@@ -125,7 +164,7 @@ def test_a_chunk_that_is_not_part_of_the_model_is_not_written(
 
 def test_a_huge_declaration_writes_nothing(begin, tmp_path):
     with pytest.raises(errors.IncompatibleWeights, match="4398046511104 bytes declared"):
-        begin(TensorManifest((TensorSpec("a", "F32", (2**40,)),), b""))
+        begin(TensorManifest(Declaration([TensorSpec("a", "F32", (2**40,))]), b""))
     assert not (tmp_path / "partial.safetensors").exists()
 
 
@@ -168,7 +207,3 @@ def test_a_transfer_that_filled_the_disk_continues_later(begin, chunks, monkeypa
     for chunk in chunks:
         model.put(chunk)
     model.finish()
-
-
-def test_ranges_by_hand():
-    assert ranges([]) == [] and ranges([0, 1, 2, 5, 7, 8]) == [(0, 3), (5, 1), (7, 2)]

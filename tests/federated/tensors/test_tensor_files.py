@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import struct
 
 import numpy as np
@@ -7,7 +9,7 @@ import safetensors.numpy
 
 from federated.tensors import tensor_files, weights
 from federated.tensors.tensor_files import TensorFile, TensorFileWriter
-from tests.federated import manifests
+from tests.federated import manifests, toy
 
 ARRAYS = {
     "kernel": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
@@ -144,3 +146,21 @@ def test_a_file_that_is_not_whole_is_refused_by_name(tmp_path, content):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.safetensors"):
         TensorFile(tmp_path / "none.safetensors")
+
+
+@pytest.fixture
+def model(tmp_path):
+    toy.write_initial(tmp_path / "model.safetensors")
+    return tmp_path / "model.safetensors"
+
+
+def failing(*_):
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize("call", ["pread", "preadv"])
+def test_a_read_that_fails_names_its_file(model, monkeypatch, call):
+    with tensor_files.TensorFile(model) as file:
+        monkeypatch.setattr(tensor_files.os, call, failing)
+        with pytest.raises(OSError, match=r"Input/output error: .*model\.safetensors"):
+            file.read() if call == "preadv" else tensor_files.file_manifest(file)

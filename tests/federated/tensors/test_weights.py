@@ -35,7 +35,9 @@ def test_the_digest_covers_the_specs_and_the_checksums_of_the_chunks(monkeypatch
         digest = weights.Digest(weights.specs_of(ARRAYS))
         for at in range(0, len(content), step):
             digest.update(content[at : at + step])
-        assert digest.manifest() == weights.TensorManifest(weights.specs_of(ARRAYS), pieces)
+        assert digest.manifest() == weights.TensorManifest(
+            weights.Declaration(weights.specs_of(ARRAYS)), pieces
+        )
 
 
 def test_a_manifest_knows_its_chunks_and_refuses_a_wrong_digest(monkeypatch):
@@ -136,13 +138,19 @@ def test_integers_are_refused_as_weights():
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_there_is_no_manifest_with_another_number_of_checksums_than_of_chunks(count):
     specs = (weights.TensorSpec("a", "F32", (2**18 + 1,)),)  # one value more than a chunk
-    assert weights.TensorManifest(specs, bytes(64)).num_chunks == 2
+    assert weights.TensorManifest(weights.Declaration(specs), bytes(64)).num_chunks == 2
     with pytest.raises(errors.DamagedTransfer, match="bytes of checksums for 2 chunks"):
-        weights.TensorManifest(specs, bytes(32 * count))
+        weights.TensorManifest(weights.Declaration(specs), bytes(32 * count))
 
 
 @pytest.mark.parametrize("shapes", [{"b": (1,), "a": (1,)}, {"a": (-1,)}, {"": (1,)}, {}], ids=str)
-def test_there_is_no_manifest_of_a_malformed_declaration(shapes):
+def test_there_is_no_malformed_declaration(shapes):
     specs = tuple(weights.TensorSpec(name, "F32", shape) for name, shape in shapes.items())
     with pytest.raises(errors.IncompatibleWeights):
-        weights.TensorManifest(specs, bytes(32))
+        weights.Declaration(specs)
+
+
+def test_a_declaration_is_made_and_checked_once():
+    declared = weights.Declaration(weights.specs_of(ARRAYS))
+    assert weights.Declaration(declared) is declared == weights.specs_of(ARRAYS)
+    assert declared.nbytes == sum(array.nbytes for array in ARRAYS.values())

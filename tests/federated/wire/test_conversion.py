@@ -4,13 +4,13 @@ import pytest
 
 from federated import errors
 from federated.rounds.tasks import Task
-from federated.tensors.weights import TensorManifest, TensorSpec
+from federated.tensors.weights import Declaration, TensorManifest, TensorSpec
 from federated.wire import conversion
 from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.messages import Answer, Offer, Receipt, Session
 
 MANIFEST = TensorManifest(
-    (TensorSpec("a/b", "F32", (2, 3)), TensorSpec("c", "F16", ())), b"\xab" * 32
+    Declaration([TensorSpec("a/b", "F32", (2, 3)), TensorSpec("c", "F16", ())]), b"\xab" * 32
 )
 OFFER = Offer(MANIFEST, 3, 30, "C1_baseline", {"loss": 0.1 + 0.2}, discarded=2)
 
@@ -40,6 +40,13 @@ def test_values_arrive_as_they_were_sent():
         )
 
 
+def test_ranges_by_hand():
+    assert conversion.ranges_to_messages([]) == []
+    assert conversion.ranges_to_messages([0, 1, 2, 5, 7, 8]) == [
+        pb.Range(first=first, count=count) for first, count in ((0, 3), (5, 1), (7, 2))
+    ]
+
+
 @pytest.mark.parametrize(
     "asked", [[(9, 3)], [(3, 2), (4, 1)], [(5, 1), (2, 1)], [(0, 2**32 - 1)], [(2**32 - 1, 1)]]
 )
@@ -55,6 +62,15 @@ def test_a_header_whose_name_is_not_that_of_its_contents_is_damage():
     message.tensors[0].shape[0] = 3
     with pytest.raises(errors.DamagedTransfer, match="SHA-256 of the model"):
         conversion.header_from_message(message)
+
+
+def test_a_header_of_the_expected_tensors_has_their_very_value():
+    message = conversion.header_to_message(OFFER)
+    offer = conversion.header_from_message(message, MANIFEST.specs)
+    assert offer == OFFER and offer.manifest.specs is MANIFEST.specs
+    message.tensors[1].name = "__metadata__"  # another declaration is checked as ever
+    with pytest.raises(errors.IncompatibleWeights, match="reserved"):
+        conversion.header_from_message(message, MANIFEST.specs)
 
 
 def test_reasons_survive_and_are_cut_to_what_metadata_takes():

@@ -21,7 +21,9 @@ def scene(noise_hu=20.0):
 def test_the_fit_is_the_step_divided_by_the_spread(noise_hu):
     hu, label = scene(noise_hu)
     expected = 160.0 / np.sqrt(2 * noise_hu**2 + 10.0**2)
-    assert label_fit.fit(hu, label_fit.sample(label, SPACING)) == pytest.approx(expected, rel=0.04)
+    assert label_fit.goodness_of_fit(hu, label_fit.sample(label, SPACING)) == pytest.approx(
+        expected, rel=0.04
+    )
 
 
 def test_the_mirror_image_that_fits_is_found():
@@ -39,7 +41,9 @@ def test_the_place_where_a_moved_label_belongs_is_found(voxels):
     where = label_fit.sample(np.asfortranarray(np.roll(label, voxels, axis=(0, 1, 2))), SPACING)
     fit, shift = label_fit.best_shift(hu, where)
     np.testing.assert_allclose(shift, -np.array(voxels) * SPACING, atol=1.5)  # to a sample
-    assert fit == pytest.approx(label_fit.fit(hu, label_fit.sample(label, SPACING)), rel=0.15)
+    assert fit == pytest.approx(
+        label_fit.goodness_of_fit(hu, label_fit.sample(label, SPACING)), rel=0.15
+    )
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
@@ -70,7 +74,7 @@ def test_a_label_of_a_few_voxels_has_no_fit():
     label[5, 5, 5:10] = 1
     where = label_fit.sample(label, SPACING)
     assert (
-        label_fit.fit(hu, where),
+        label_fit.goodness_of_fit(hu, where),
         label_fit.fits(hu, where),
         label_fit.best_shift(hu, where),
     ) == (None, {}, None)

@@ -1,5 +1,6 @@
 """Sites of deformed copies: their splits, the files written, and the sources refused."""
 
+import dataclasses
 import hashlib
 import json
 
@@ -8,12 +9,13 @@ import pytest
 
 from preprocessing import manifest, nifti, sources, splits
 from preprocessing.deformed import deformed_cohort
+from preprocessing.deformed.config import DeformedConfig
 from preprocessing.volume import Volume
 from runkit import atomic
 from runkit.randomness import generator
 
 AFFINE = np.diag([-3.0, 3.0, 4.0, 1.0])  # LAS+: copies are written in RAS+ order
-CONFIG = deformed_cohort.DeformedConfig(seed=3, counts={"C1": (4, 2, 2), "C2": (5, 2, 3)})
+CONFIG = DeformedConfig(seed=3, split_c1=(4, 2, 2), split_c2=(5, 2, 3))
 
 
 def write_sources(folder, count=2):
@@ -45,9 +47,9 @@ def listed(tmp_path_factory):
 def test_no_source_is_in_two_splits_at_any_site(count):
     ids = [f"p{n}" for n in range(count)]
     for seed in range(20):
-        config = deformed_cohort.DeformedConfig(seed=seed, counts=CONFIG.counts)
+        config = dataclasses.replace(CONFIG, seed=seed)
         where = {}
-        for copy in deformed_cohort.plan(ids, config):
+        for copy in deformed_cohort.list_copies(ids, config):
             where.setdefault(copy.source, set()).add(copy.split)
         assert all(len(found) == 1 for found in where.values())
         assert not any("WARNING" in note for note in deformed_cohort.notes(ids, config))
@@ -83,7 +85,7 @@ def test_one_or_two_sources_cause_a_warning():
 
 
 def test_each_copy_is_planned_once_for_its_site_and_split():
-    copies = deformed_cohort.plan(["a", "b", "c"], CONFIG)
+    copies = deformed_cohort.list_copies(["a", "b", "c"], CONFIG)
     assert len({copy.case_id for copy in copies}) == len(copies) == 18
     for site, counts in CONFIG.counts.items():
         assert (
@@ -95,7 +97,7 @@ def test_each_copy_is_planned_once_for_its_site_and_split():
 
 
 def test_two_sites_with_manifests_splits_and_tumours_at_one(listed, tmp_path):
-    config = deformed_cohort.DeformedConfig(seed=3, counts={"C1": (1, 1, 1), "C2": (1, 1, 1)})
+    config = DeformedConfig(seed=3, split_c1=(1, 1, 1), split_c2=(1, 1, 1))
     written = deformed_cohort.generate(manifest.read(listed), config, tmp_path)
     digests = set()
     for site, values in (("C1", {0, 1}), ("C2", {0, 1, 2})):
@@ -142,14 +144,17 @@ def test_two_sites_with_manifests_splits_and_tumours_at_one(listed, tmp_path):
         ValueError,
         match=r"cohort\.json: holds a cohort with other copies, seed; choose another folder",
     ):
-        other = deformed_cohort.DeformedConfig(seed=4, counts=config.counts)
+        other = dataclasses.replace(config, seed=4)
         deformed_cohort.generate(manifest.read(listed), other, tmp_path)
 
 
 def test_all_unusable_sources_are_named_with_the_remedy(listed, tmp_path):
     good = manifest.read(listed)
     assert deformed_cohort.check_sources(good, "list.json") == {}
-    assert deformed_cohort.need(good, CONFIG, 2).disk_bytes > 0
+    need = deformed_cohort.need(good, CONFIG, 2)
+    assert need.disk_bytes > 0
+    one = deformed_cohort.need(good, CONFIG, 1)
+    assert one.seconds == 2 * need.seconds and deformed_cohort.need(good, CONFIG, 0) == one
     image, label = good.cases[0].image, good.cases[0].label
     _, labels = sources.read_case(good.cases[0], {7: 1})
 
@@ -190,15 +195,3 @@ def test_all_unusable_sources_are_named_with_the_remedy(listed, tmp_path):
                 manifest.CaseManifest("s", tuple(cases), label_values=label_values), "list.json"
             )
         assert all(words in str(caught.value) for words in expected), str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("counts", "words"),
-    [
-        ({"C1": (1, 1, 1)}, "counts are for C1; expected C1 and C2"),
-        ({"C1": (1, 1, 1), "C2": (1, 0, 1)}, r"counts of C2 are \(1, 0, 1\)"),
-    ],
-)
-def test_bad_counts_are_named(counts, words):
-    with pytest.raises(ValueError, match=words):
-        deformed_cohort.DeformedConfig(seed=1, counts=counts)

@@ -10,6 +10,8 @@ from preprocessing import layouts, manifest
 from tests.preprocessing.layouts.files import touch
 
 ROOT = pathlib.Path(__file__).parents[3]
+
+
 # `list_cases` in a process whose table of layouts has the new entry
 PROGRAM = """
 import runpy, sys
@@ -57,11 +59,6 @@ def test_the_example_of_the_guide_becomes_a_layout_of_list_cases(tmp_path):
         (case.case_id, case.image.relative_to(tmp_path).as_posix(), case.label is None)
         for case in manifest.read(tmp_path / "manifest.json").cases
     ] == [("p_2", "scans/p 2/ct.nii.gz", False), ("p1", "scans/p1/ct.nii.gz", True)]
-
-
-def test_every_layout_can_be_loaded():
-    for name in layouts.MODULES:
-        assert callable(layouts.load(name).find), name
 
 
 def test_the_guide_names_what_exists():

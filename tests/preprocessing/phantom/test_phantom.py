@@ -12,14 +12,15 @@ from scipy import ndimage
 from preprocessing import manifest, rules
 from preprocessing.checks import integrity
 from preprocessing.phantom import phantom
-from preprocessing.phantom.hospital import HARD_SITES, PHANTOMS, SITES
+from preprocessing.phantom.config import CohortConfig
+from preprocessing.phantom.hospital import PHANTOMS, SITES
 from preprocessing.volume import Volume
 
 CASES = 3
 
 
 def config(site="C1", cases=CASES, seed=5, **changes):
-    return phantom.CohortConfig(
+    return CohortConfig(
         site=site,
         cases=cases,
         seed=seed,
@@ -114,20 +115,6 @@ def test_hu_in_the_labels_match_the_hospital(hospitals):
         assert 30 < pancreas - tumour < 75
 
 
-def test_other_organs_are_as_bright_as_the_other_hospitals_pancreas_and_tumour():
-    c1, c2 = (
-        {tissue: mean for tissue, (mean, _) in SITES[site].hu.items()} for site in ("C1", "C2")
-    )
-    assert c1["pancreas"] - c2["pancreas"] >= 15
-    assert min(abs(c2[organ] - c1["pancreas"]) for organ in ("liver", "bowel_wall")) < 10
-    assert abs(c1["liver"] - c2["pancreas"]) < 12
-    tumour = c2["pancreas"] - c2["tumour_below_pancreas"]
-    # A network that knows C2's tumours can mistake C1's water in stomach and bowel for one.
-    assert abs(c1["bowel_content"] - tumour) < 20
-    assert tumour - c2["bile"] > 25  # a tumour is brighter than fluid
-    assert c2["muscle"] - tumour > 15  # and darker than any soft tissue
-
-
 def test_the_affine_puts_the_liver_on_the_right(hospitals):
     for site, cases in hospitals.items():
         ct, _ = cases[0]
@@ -162,7 +149,7 @@ def test_thick_slices_are_averages_of_thin_ones():
 def test_c2_slices_are_446_to_40_for_any_number_of_cases():
     def thin(cases):
         return sum(
-            phantom.spacing_mm(phantom.CohortConfig(site="C2", cases=cases, seed=1), i)[2] == 1.0
+            phantom.spacing_mm(CohortConfig(site="C2", cases=cases, seed=1), i)[2] == 1.0
             for i in range(cases)
         )
 
@@ -170,7 +157,7 @@ def test_c2_slices_are_446_to_40_for_any_number_of_cases():
     for cases in (1, 7, 20, 40, 100, 243):
         assert thin(cases) == pytest.approx(cases * 40 / 486, abs=0.5001)
     assert {
-        phantom.spacing_mm(phantom.CohortConfig(site="C2", cases=20, seed=1), i) for i in range(20)
+        phantom.spacing_mm(CohortConfig(site="C2", cases=20, seed=1), i) for i in range(20)
     } == {
         (0.68, 0.68, 5.0),
         (0.68, 0.68, 1.0),
@@ -181,9 +168,7 @@ def test_c2_slices_are_446_to_40_for_any_number_of_cases():
 def test_c1_spacings_fill_the_range(spacings, thinnest):
     drawn = np.array(
         [
-            phantom.spacing_mm(
-                phantom.CohortConfig(site="C1", cases=300, seed=2, spacings=spacings), i
-            )
+            phantom.spacing_mm(CohortConfig(site="C1", cases=300, seed=2, spacings=spacings), i)
             for i in range(300)
         ]
     )
@@ -236,22 +221,6 @@ def test_an_interrupted_run_resumes_and_a_cohort_can_grow(tmp_path):
         ValueError, match=r"cohort\.json.*seed 5 there, 9 asked for.*choose another folder"
     ):
         phantom.generate_cohort(config("C1", cases=2, seed=9, **SMALL), tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"site": "C3"}, "site is 'C3'.*C1, C2"),
-        ({"cases": 0}, "cases is 0"),
-        ({"phantom": "soft"}, "phantom is 'soft'.*standard, hard"),
-        ({"spacings": "fast"}, "spacings is 'fast'.*demo, paper"),
-        ({"slice_mm": (2.0, 1.0)}, r"slice_mm is \(2.0, 1.0\)"),
-        ({"field_of_view_mm": (50.0, 300.0, 165.0)}, "field_of_view_mm"),
-    ],
-)
-def test_bad_settings_are_named(changes, message):
-    with pytest.raises(ValueError, match=message):
-        config(**changes)
 
 
 # From the release with one phantom: site, case, digests of CT and labels, mean HU of three slices.
@@ -311,25 +280,6 @@ def test_the_hard_phantom_has_small_and_faint_tumours(hard_c2):
         for ct, labels in hard_c2
     ]
     assert min(below) < 45.0 and max(below) < 75.0
-
-
-def test_the_hard_phantom_has_equal_bowel_contents_and_more_noise():
-    one, two = HARD_SITES["C1"], HARD_SITES["C2"]
-    for tissue in (
-        "bowel_wall",
-        "bowel_content",
-        "stomach_wall",
-        "stomach_content",
-        "oral_contrast",
-    ):
-        assert one.hu[tissue] == two.hu[tissue]
-    for name in ("stomach_gas", "oral_contrast", "duodenum_filled"):
-        assert getattr(one, name) == getattr(two, name)
-    # unlike in the standard phantom
-    assert SITES["C2"].hu["bowel_content"][0] - SITES["C1"].hu["bowel_content"][0] > 100
-    for site in ("C1", "C2"):
-        assert min(HARD_SITES[site].noise_hu) > min(SITES[site].noise_hu)
-        assert HARD_SITES[site].hu["pancreas"] == SITES[site].hu["pancreas"]
 
 
 def test_the_two_phantoms_have_different_patients():

@@ -435,6 +435,6 @@ def test_a_wrong_size_in_one_header_does_not_stop_a_cohort(tmp_path, edit):
         raw = bytearray(gzip.decompress(path.read_bytes()))
         struct.pack_into("<" + kind, raw, offset, *values)
         path.write_bytes(gzip.compress(bytes(raw)))
-    pipeline.plan(manifest, tmp_path / "store", target_mm=TARGET_MM)
+    pipeline.estimate(manifest, tmp_path / "store", target_mm=TARGET_MM)
     store = prepare(manifest, tmp_path / "store", strict=False)
     assert set(store.case_ids()) == {"case_0", "case_1", "case_3"}

@@ -1,0 +1,56 @@
+"""EXPERIMENT ONLY: a site that spoils its updates, to see what an aggregation rule does.
+
+    python -m experiments.faulty_site --flagfile=experiments/flagfiles/demo.flags --fault=stuck \\
+        --kit=federation/C3 --server=localhost:8443 --site_folder=sites/C3
+
+A study starts it in place of experiments.join at a site to which its file gives a `fault`. It takes
+the same flags, and connects only to a server on this machine, so that it harms no real federation.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from absl import flags, logging
+
+from experiments import flags as experiment_flags
+from experiments import join
+from experiments.studies import faults
+from federated.errors import FederationError
+from federated.site.loop import SiteTrainer
+from preprocessing.case_source import CaseSource
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum(
+    "fault",
+    None,
+    list(faults.FAULTS),
+    "What the site does wrong. " + " ".join(f"{k!r}: {v}." for k, v in faults.FAULTS.items()),
+)
+
+
+def main(argv: list[str]) -> int:
+    del argv
+    fault = experiment_flags.required("fault", "what the site does wrong")
+    server = experiment_flags.required("server", "host:port of a server on this machine")
+    faults.require_own_machine(experiment_flags.address(server)[0])
+    logging.warning("event=faulty_site EXPERIMENT: this site %s", faults.FAULTS[fault])
+    folder = pathlib.Path(experiment_flags.required("site_folder", "the site's folder"))
+
+    def spoil_store(store: CaseSource) -> CaseSource:
+        return faults.ShuffledLabels(store) if fault == faults.LABELS_SHUFFLED else store
+
+    def spoil_trainer(trainer: SiteTrainer) -> SiteTrainer:
+        return faults.FaultyTrainer(trainer, fault, folder / "federated")
+
+    return join.take_part(cases_as_read=spoil_store, updates=spoil_trainer)
+
+
+if __name__ == "__main__":
+    experiment_flags.run(
+        main,
+        required=["fault", "kit", "server", "site_folder"],
+        resumes=True,
+        needs_tensorflow=True,
+        expected=(FederationError,),
+    )

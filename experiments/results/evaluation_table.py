@@ -1,0 +1,72 @@
+"""The table of an evaluation: k models by m sites, with intervals; rows in, values out.
+
+Every number of a site is a mean over its cases, every number of all sites together the mean over
+all cases, so that each site counts by its number of cases. Intervals are over patients; differences
+between sites do not count as spread (`intervals.mean_interval`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from experiments.results import case_rows, paper_table, score_summary
+from experiments.results.case_rows import CaseRow
+from runkit.classes import FOREGROUND
+
+ALL = "all sites"
+# Keys of a line: model, site (or ALL), grid, measure, class, unit, mean, low, high, cases.
+Line = dict[str, Any]
+
+
+def lines(rows: Iterable[CaseRow]) -> list[Line]:
+    """Returns one line per model, site, grid and column of the rows, in the table's order.
+
+    With several sites, `ALL` follows them. The numbers are None where no case has a score. Of rows
+    of the same model, site, case and grid, the last one counts.
+    """
+    latest = {(row["model"], row["site"], row["grid"], row["case"]): row for row in rows}
+    groups: dict[tuple[str, str, str], list[CaseRow]] = {}
+    for (model, site, grid, _), row in sorted(latest.items()):
+        for group in (site, ALL):
+            groups.setdefault((model, group, grid), []).append(row)
+    several = len({site for _, site, _, _ in latest}) > 1
+
+    def place(key: tuple[str, str, str]) -> Any:
+        model, site, grid = key
+        return paper_table.position(model), site == ALL, site, paper_table.GRIDS.index(grid)
+
+    return [
+        {"model": model, "site": site, "grid": grid, **line}
+        for model, site, grid in sorted(groups, key=place)
+        if several or site != ALL
+        for line in score_summary.lines(
+            score_summary.of_rows(groups[model, site, grid], strata="site")
+        )
+    ]
+
+
+def cells(found: Sequence[Line], *, measure: str, grid: str) -> dict[str, dict[str, Line]]:
+    """Returns model -> "<site> <class>" -> line, for one measure on one grid.
+
+    Every model has the same columns in the same order; a missing one has no number.
+    """
+    models = list(dict.fromkeys(line["model"] for line in found))
+    sites = list(dict.fromkeys(line["site"] for line in found if line["site"] != ALL))
+    sites += [ALL] if any(line["site"] == ALL for line in found) else []
+    known = {
+        (line["model"], line["site"], line["class"]): line
+        for line in found
+        if line["measure"] == measure and line["grid"] == grid
+    }
+    nothing = {"mean": None, "low": None, "high": None, "cases": 0}
+    return {
+        model: {
+            f"{site} {name}": known.get(
+                (model, site, name), {"unit": case_rows.UNITS[measure], **nothing}
+            )
+            for site in sites
+            for name in FOREGROUND.values()
+        }
+        for model in models
+    }

@@ -1,0 +1,79 @@
+"""Serves metrics to Prometheus, by the package prometheus-client of the extra [metrics]."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from absl import logging
+
+from federated.errors import PortInUse
+from federated.server.metrics import Metric
+
+
+def require() -> None:
+    """Raises ValueError if prometheus-client is not installed, naming the extra."""
+    try:
+        import prometheus_client  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "a metrics port is given, but the package prometheus-client is not installed here; "
+            "install the extra [metrics] (pip install '.[metrics]'), or omit --metrics_port"
+        ) from error
+
+
+@contextlib.contextmanager
+def serving(collect: Callable[[], list[Metric]], host: str, port: int) -> Iterator[int]:
+    """Answers http://host:port/metrics while the block runs; yields the port.
+
+    Besides what `collect` returns, it shows prometheus-client's own metrics of this process
+    (resident memory, processor time, open files).
+
+    Args:
+      collect: called for every request.
+      host: the address to listen on.
+      port: 0 takes any free one.
+    Raises:
+      PortInUse: if the address or port cannot be used.
+    """
+    import prometheus_client
+
+    registry = prometheus_client.CollectorRegistry()
+    registry.register(_Collector(collect))
+    prometheus_client.ProcessCollector(registry=registry)
+    try:
+        server, thread = prometheus_client.start_http_server(port, host, registry=registry)
+    except OSError as error:
+        raise PortInUse(
+            f"metrics cannot be served on port {port} of {host} ({error.strerror}); stop the "
+            f"program that has it (`ss -ltnp` names it), or choose another --metrics_port or "
+            "--metrics_host"
+        ) from error
+    try:
+        logging.info("event=metrics host=%s port=%d", host, server.server_port)
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Collector:
+    """What a registry of prometheus-client asks for metrics."""
+
+    def __init__(self, collect: Callable[[], list[Metric]]):
+        self._collect = collect
+
+    def describe(self) -> list[Any]:
+        return []  # otherwise the registry would collect once to learn the names
+
+    def collect(self) -> Iterator[Any]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        for metric in self._collect():
+            family = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+            written = family(metric.name, metric.help, labels=list(metric.labels))
+            for labels, value in metric.samples.items():
+                written.add_metric(list(labels), value)
+            yield written

@@ -1,0 +1,127 @@
+"""A site's own arrays: those that the plan keeps at the site, after every round it trained.
+
+A global model holds them with the initial model's values. A site puts its own in their place before
+it scores, trains or evaluates, and takes them out before anything is sent. One file per round is
+kept, because the operator may go back to any round and because the best global model may be any.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from federated import errors
+from federated.rounds.sharing import Sharing
+from federated.rounds.tasks import global_name, global_number
+from federated.site.journal import Journal
+from federated.tensors import tensor_files
+from federated.tensors.weights import NamedArrays, TensorSpec
+from runkit import atomic, private
+
+
+class PrivateArrays:
+    """Splits a site's models into what travels and what stays, and keeps the latter.
+
+    Args:
+      journal: notes the digest of every file; the files are in its folder `private`.
+      sharing: what the plan says about each array.
+      specs: the tensors of the model in canonical order.
+    Attributes:
+      shared_specs: the tensors of an update, and of a lent model.
+    """
+
+    def __init__(self, journal: Journal, sharing: Sharing, specs: Sequence[TensorSpec]):
+        self._journal, self.sharing, self._specs = journal, sharing, tuple(specs)
+        self.shared_specs = tuple(spec for spec in specs if spec.name in sharing.shared)
+        self._folder = journal.folder / "private"
+
+    def shared(self, arrays: NamedArrays, *, what: str) -> NamedArrays:
+        """Returns the arrays that may be sent.
+
+        Raises:
+          IncompatibleWeights: if a shared one is missing.
+        """
+        if self.sharing.everything:
+            return arrays
+        sent = {name: array for name, array in arrays.items() if name in self.sharing.shared}
+        self.sharing.check_sent(sent, what=what)
+        return sent
+
+    def keep(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keeps the private arrays of a model on disk before the rest of it is sent.
+
+        Args:
+          name: `global_name` of the round that was trained, or the name of a model that is lent.
+        Raises:
+          IncompatibleWeights: if a private array is missing.
+        """
+        if not self.sharing.kept:
+            return
+        if missing := sorted(self.sharing.kept - arrays.keys()):
+            raise errors.IncompatibleWeights(
+                f"{name} of this site lacks {missing[0]}, which the plan keeps at the site; "
+                "a trainer returns all arrays of its specs"
+            )
+        private.folder(self._folder)
+        temporary = self._folder / ".partial-private"
+        own = {array: arrays[array] for array in self.sharing.kept}
+        sha256 = tensor_files.save(temporary, own, {"model": name})
+        os.replace(temporary, self._path(name, sha256))
+        atomic.sync_directory(self._folder)
+        self._journal.note_private(name, sha256)
+        self.remove_unnoted()
+
+    def completed(
+        self, model: str, arrays: NamedArrays, *, number: int | None = None
+    ) -> tuple[NamedArrays, str]:
+        """Returns all arrays of a received model with this site's own in their places, and the name
+        of the model whose private arrays these are, "" for those that were received.
+
+        For a model that this site lent, these are the ones with which it was lent; otherwise those
+        of the last round that this site trained, up to round `number` if it is given.
+
+        Raises:
+          ValueError: if the file of the private arrays is missing or was changed.
+        """
+        if self.sharing.everything:
+            return arrays, ""
+        name = self._name_for(model, number)
+        own = self._load(name) if name else {}
+        whole = {**arrays, **own}
+        return {spec.name: whole[spec.name] for spec in self._specs}, name
+
+    def remove_unnoted(self) -> None:
+        """Removes files that no longer count, or that a kill left behind."""
+        noted = {self._path(*entry) for entry in self._journal.private.items()}
+        for path in self._folder.glob("*"):
+            if path not in noted:
+                path.unlink(missing_ok=True)
+
+    def _name_for(self, model: str, number: int | None) -> str:
+        noted = self._journal.private
+        if model in noted and global_number(model) is None:
+            return model
+        rounds = [found for name in noted if (found := global_number(name)) is not None]
+        fitting = [found for found in rounds if number is None or found <= number]
+        return global_name(max(fitting)) if fitting else ""
+
+    def _load(self, name: str) -> NamedArrays:
+        sha256 = self._journal.private[name]
+        path = self._path(name, sha256)
+        try:
+            with tensor_files.TensorFile(path) as file:
+                if tensor_files.file_digest(file) == sha256:
+                    return file.read()
+        except (FileNotFoundError, ValueError):
+            pass  # as for another digest
+        raise ValueError(
+            f"{path}: this site's private arrays are missing or were changed, and no other machine "
+            "has them; restore the folder from a backup, or have the server's operator discard "
+            f"the rounds from {name} on"
+        )
+
+    def _path(self, name: str, sha256: str) -> pathlib.Path:
+        return self._folder / f"{name}.{sha256[:16]}.safetensors"

@@ -1,0 +1,90 @@
+"""What a server says of its run, as JSON in `StatusReply`.
+
+In every pair of classes the first one has the keys that an earlier release does not send.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypedDict
+
+
+class _NewSiteKeys(TypedDict, total=False):
+    labels: dict[str, str]  # class -> what the site's labels show of it
+    last_round: int  # of its updates
+
+
+class SiteSnapshot(_NewSiteKeys):
+    """One site, as the store and the server's memory know it."""
+
+    state: str  # "training", "sending", "pushed", "silent", ...
+    num_examples: int
+    seconds_since_heard: float
+    bytes_received: float  # of models, from the site
+    bytes_sent: float  # of models, to the site
+    scores: dict[str, Mapping[str, float | None]]  # number of a global model -> the site's scores
+
+
+class SiteStatus(SiteSnapshot):
+    """One site, with what the log of the run says of it."""
+
+    updates: int
+    refused: int  # logins and updates
+    doing: str | None  # the last thing that it is known to have done
+
+
+class RoundStatus(TypedDict):
+    """One round whose global model is there."""
+
+    round: int
+    sites: dict[str, int]  # site -> number of training cases
+    seconds: float | None  # from the opening of the round to its global model
+    bytes: float  # of its updates
+    mean: float | None  # score over the sites
+    worst: float | None  # of a site
+
+
+class AuditHead(TypedDict):
+    """The last line of the log."""
+
+    lines: int
+    head: str  # its hash
+
+
+class _NewRunKeys(TypedDict, total=False):
+    paused: bool
+    max_num_clients: int
+    aggregation: str  # the rule, every parameter spelled out
+    models: list[str]  # to evaluate, in a run without rounds
+    reported: list[str]  # sites whose rows are in
+
+
+class _RunKeys(_NewRunKeys):
+    run: str
+    phase: str  # "rounds", "paused", "evaluation" or "finished"
+    finished: bool
+    rounds_done: int
+    num_rounds: int
+    open_round: int | None
+    attempt: int | None  # of the open round
+    updates: list[str]  # sites whose update of the open round is in
+    min_num_clients: int
+    best_round: int | None
+
+
+class RunSnapshot(_RunKeys):
+    """A run, as the store and the server's memory know it."""
+
+    sites: dict[str, SiteSnapshot]
+
+
+class RunStatus(_RunKeys):
+    """A run, with what the log, the disk and the machine say of it."""
+
+    sites: dict[str, SiteStatus]
+    rounds: list[RoundStatus]
+    model_bytes: float
+    disk_free_bytes: float
+    release: str
+    warnings: list[str]
+    audit: AuditHead

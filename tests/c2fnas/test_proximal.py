@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from c2fnas import named_weights
+from c2fnas.losses import LossConfig
+from c2fnas.train_step import make_train_step, share
+from runkit import randomness
+from tests.c2fnas import tiny
+
+MU = 0.3
+KEPT = "end/classifier/bias"
+
+
+@pytest.fixture(scope="module")
+def network():
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        return tiny.build(tiny.SHALLOW)
+
+
+def received(network):
+    """Weights some way off those of the network."""
+    return {
+        name: array + randomness.generator(5, name).normal(0, 0.1, array.shape).astype(np.float32)
+        for name, array in named_weights.read(network).items()
+    }
+
+
+def gradients(network, **options):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        step = make_train_step(network, None, strategy, LossConfig(), 4, **options)
+    step.set_received(received(network))
+    parts, norm, _, found = step.gradients(share(tiny.batch(0), strategy))
+    names = [n for n in network.variables if not n.startswith(options.get("frozen", ("-",)))]
+    by_name = {name: g.numpy().astype(np.float64) for name, g in zip(names, found, strict=True)}
+    return {name: float(part) for name, part in parts.items()}, float(norm), by_name
+
+
+def test_the_gradient_gains_the_closed_form_of_the_term(network):
+    weights, anchor = named_weights.read(network), received(network)
+    plain_parts, _, plain = gradients(network)
+    parts, norm, found = gradients(network, proximal_weight=MU, private={KEPT})
+    assert "proximal" not in plain_parts
+    away = {name: weights[name].astype(np.float64) - anchor[name] for name in weights}
+    away[KEPT] = np.zeros_like(away[KEPT])  # no server sends it, so nothing pulls at it
+    for name, gradient in found.items():
+        np.testing.assert_allclose(gradient, plain[name] + MU * away[name], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(found[KEPT], plain[KEPT])
+    squares = sum(float(np.square(part).sum()) for part in away.values())
+    assert parts["proximal"] == pytest.approx(MU / 2 * squares, rel=1e-5)
+    assert parts["total"] == pytest.approx(plain_parts["total"] + MU / 2 * squares, rel=1e-5)
+    assert norm == pytest.approx(
+        np.sqrt(sum(float(np.square(g).sum()) for g in found.values())), rel=1e-5
+    )
+
+
+def test_frozen_weights_have_no_term_and_the_sum_is_clipped(network):
+    weights, anchor = named_weights.read(network), received(network)
+    frozen = tuple(name for name in weights if name != "end/classifier/kernel")
+    parts, norm, found = gradients(network, proximal_weight=MU, frozen=frozen, clip_norm=1e-3)
+    away = weights["end/classifier/kernel"].astype(np.float64) - anchor["end/classifier/kernel"]
+    assert parts["proximal"] == pytest.approx(MU / 2 * np.square(away).sum(), rel=1e-5)
+    (clipped,) = found.values()
+    assert norm > 1e-3 and np.sqrt(np.square(clipped).sum()) == pytest.approx(1e-3, rel=1e-5)
+
+
+def test_a_step_before_a_model_was_received_is_refused():
+    trainer = tiny.trainer(tiny.SHALLOW, proximal_weight=MU)
+    with pytest.raises(ValueError, match="proximal_weight is set and no model was received"):
+        trainer.train(tiny.datasets, 1)
+    with pytest.raises(ValueError, match="the received model has no stem"):
+        trainer.set_received({})
+
+
+@pytest.mark.parametrize("weight", [-0.1, float("inf"), float("nan")])
+def test_an_invalid_weight_is_refused(weight):
+    with pytest.raises(ValueError, match=r"proximal_weight is .*; expected a finite number"):
+        tiny.config(proximal_weight=weight)

@@ -1,0 +1,40 @@
+"""The architecture as a figure: cells, inputs, operations."""
+
+import copy
+
+from matplotlib.patches import FancyArrowPatch
+
+from c2fnas import genotype
+from experiments import figures
+
+
+def test_the_genotype_figure_shows_all_cells_and_inputs():
+    architecture = genotype.load("c2fnas")
+    figure = figures.genotype_figure(architecture)
+    words = [text.get_text() for text in figure.axes[0].texts]
+    # twelve cells, three classes
+    assert [word for word in words if word.isdigit()] == [
+        *(str(n) for n in range(1, 13)),
+        "3",
+    ]
+    # an arrow for every input, from stem to stem, two into the end and one out of it
+    arrows = [patch for patch in figure.axes[0].patches if isinstance(patch, FancyArrowPatch)]
+    assert len(arrows) == sum(len(cell.inputs) for cell in architecture.cells) + 4
+    assert "19,559,360 convolution weights, 189.8 GMAC" in figure.texts[0].get_text()
+
+
+def test_an_operation_that_is_not_in_the_paper_gets_a_colour_and_its_name(monkeypatch):
+    architecture = copy.deepcopy(genotype.load("c2fnas"))
+    cells = list(architecture.cells)
+    # set directly: the figure needs only a colour for it, the genotype would need kernels
+    object.__setattr__(cells[3], "op", "depthwise")
+    object.__setattr__(architecture, "cells", tuple(cells))
+    monkeypatch.setattr(type(architecture), "conv_weights", lambda self: 0)
+    monkeypatch.setattr(type(architecture), "macs", lambda self, size: 0)
+    figure = figures.genotype_figure(architecture)
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert (
+        "depthwise" in legend
+        and len({patch.get_facecolor() for patch in figure.legends[0].get_patches()})
+        == len(legend) - 1
+    )

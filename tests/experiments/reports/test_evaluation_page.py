@@ -1,0 +1,143 @@
+import csv
+import html.parser
+import json
+
+import numpy as np
+import pytest
+
+from experiments.reports import evaluation_page
+from experiments.results.vocabulary import REPORTS
+from federated import simulation
+from federated.audit.log import BrokenChain
+from federated.tensors import tensor_files
+from federated.tensors.weights import specs_of
+from tests.experiments import run_folder
+
+PLAN = {"spacing_mm": [3.0, 3.0, 3.0], "schedule": {"num_rounds": 0}}
+WEIGHTS = {"stem/kernel": np.zeros(3, np.float32)}
+MODELS = ("FL_global", "C1_baseline")
+
+
+class Site:
+    """Returns rows that are known in place of scoring a model."""
+
+    plan, num_examples, vocabulary, specs = PLAN, 3, REPORTS, specs_of(WEIGHTS)
+
+    def __init__(self, name):
+        self._name = name
+
+    def evaluate(self, model_name, weights):
+        return [row for row in run_folder.rows((model_name,)) if row["site"] == self._name]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """The store of a finished evaluation of two models at two sites."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    tensor_files.save(folder / "initial.safetensors", WEIGHTS, {"plan": json.dumps(PLAN)})
+    models = {name: folder / f"{name}.safetensors" for name in MODELS}
+    for number, path in enumerate(models.values()):
+        tensor_files.save(path, {"stem/kernel": np.full(3, number, np.float32)})
+    trainers = {name: Site(name) for name in ("C1", "C2")}
+    simulation.run(
+        trainers, folder / "initial.safetensors", folder / "run", num_rounds=0, models=models
+    )
+    return folder / "run" / "server"
+
+
+@pytest.fixture(scope="module")
+def written(store, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    evaluation_page.write(folder, evaluation_page.document(store))
+    return folder
+
+
+CELLS = {  # model -> Dice in per cent at C1 (pancreas), C2 (pancreas, tumour), everywhere
+    "C1_baseline": ("85.0 [21.5, 100.0], n = 2", "–", "50.0 [25.2, 74.8], n = 3"),
+    "FL_global": ("80.0 [12.6, 96.8], n = 2", "–"),
+}
+
+
+def test_the_same_table_stands_in_markdown_and_html(written):
+    markdown = (written / "evaluation.md").read_text(encoding="utf-8")
+    page = Cells()
+    page.feed((written / "evaluation.html").read_text(encoding="utf-8"))
+    for model, cells in CELLS.items():
+        assert f"| {model} | {' | '.join(cells)} | " in markdown
+        assert [model, *cells] in [row[: 1 + len(cells)] for row in page.rows]
+    head = "| Model | C1 pancreas | C1 tumour | C2 pancreas | C2 tumour | all sites pancreas | all sites tumour |"
+    assert head in markdown and markdown.startswith("# Evaluation of 2 models at 2 sites\n")
+    assert head.strip("| ").split(" | ") in page.rows
+    assert "The evaluation is finished." in markdown and "Patients" in markdown
+    assert "Dice on each scan's own grid" in markdown
+    assert "Surface Dice" not in markdown.replace("both kinds of Dice", "")  # no row has it
+
+
+def test_json_holds_the_rows_the_models_and_the_log_that_they_are_checked_against(written, store):
+    content = json.loads((written / "evaluation.json").read_text(encoding="utf-8"))
+    assert content["cases"] and len(content["cases"]) == len(run_folder.rows(MODELS))
+    digests = {
+        name: tensor_files.file_digest(
+            tensor_files.TensorFile(store / "models" / f"{name}.safetensors")
+        )
+        for name in MODELS
+    }
+    assert content["models"] == digests and content["plan"] == PLAN
+    assert content["sites"] == {
+        "C1": {"reported": True, "cases": 2},
+        "C2": {"reported": True, "cases": 3},
+    }
+    log = (store / "events.jsonl").read_text().splitlines()
+    assert content["audit"]["lines"] == len(log)
+    assert content["audit"]["head"] == json.loads(log[-1])["hash"]
+
+
+def test_csv_holds_every_measure(written):
+    with open(written / "evaluation.csv", encoding="utf-8", newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    (line,) = (
+        one
+        for one in lines
+        if (one["model"], one["site"], one["grid"], one["measure"], one["class"])
+        == ("C1_baseline", "all sites", "training", "dice", "pancreas")
+    )
+    assert float(line["mean"]) == pytest.approx(0.64) and line["cases"] == "5"
+    assert {"truth_ml", "volume_ml", "score"} <= {one["measure"] for one in lines}
+
+
+def test_a_row_that_was_changed_gives_no_table(store, tmp_path):
+    import shutil
+
+    shutil.copytree(store, tmp_path / "store")
+    rows = tmp_path / "store" / "rows.jsonl"
+    rows.write_text(rows.read_text().replace('"dice_pancreas": 0.9', '"dice_pancreas": 0.99', 1))
+    with pytest.raises(BrokenChain, match="rows of site 'C1'"):
+        evaluation_page.document(tmp_path / "store")
+
+
+def test_a_run_in_progress_says_what_is_missing(store, tmp_path, written):
+    content = json.loads((written / "evaluation.json").read_text(encoding="utf-8"))
+    content = {**content, "finished": False}
+    content["sites"]["C3"] = {"reported": False, "cases": 0}
+    text = evaluation_page.markdown(content)
+    assert "still going on" in text and "No rows came from C3." in text
+    assert "| C3 | 0 | missing |" in text
+
+
+class Cells(html.parser.HTMLParser):
+    """Collects the cells of all tables, row by row."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows, self._inside = [], False
+
+    def handle_starttag(self, tag, attrs):
+        assert tag not in ("script", "link", "img")
+        if tag == "tr":
+            self.rows.append([])
+        self._inside = tag in ("td", "th")
+
+    def handle_data(self, data):
+        if self._inside:
+            self.rows[-1].append(data)
+            self._inside = False

@@ -1,0 +1,23 @@
+"""The stages of a run: finished ones are not repeated."""
+
+import json
+
+import pytest
+
+from experiments.run import stages as run_stages
+
+
+def test_a_finished_stage_is_not_repeated_and_an_interrupted_one_is(tmp_path):
+    done = []
+    run = run_stages.RunFolder(tmp_path, "--seed=1\n")
+    run.stage("one", 1.0, lambda group: done.append("one"))
+    with pytest.raises(ZeroDivisionError):
+        run.stage("two", 1.0, lambda group: 1 / 0)
+    again = run_stages.RunFolder(tmp_path, "--seed=1\n")
+    for name in ("one", "two"):
+        again.stage(name, 1.0, lambda group, name=name: done.append(name))
+    assert done == ["one", "two"] and set(again.state["wall_seconds"]) == {"one", "two"}
+    kept = json.loads((tmp_path / "stages.json").read_text())
+    assert set(kept["wall_seconds"]) == {"one", "two"}
+    with pytest.raises(ValueError, match="holds a run with other settings"):
+        run_stages.RunFolder(tmp_path, "--seed=2\n")

@@ -1,0 +1,32 @@
+"""The program that finds out why a kit cannot work: exit code, table and JSON, prepared cases."""
+
+import json
+
+from tests import forked
+from tests.experiments.models.test_prepared_cases import OTHER, make_store
+from tests.federated.conftest import kits  # noqa: F401 - fixture
+
+
+def examined(*flags):
+    done = forked.run("experiments.doctor", *flags, "--json", "--timeout=0.2")
+    return done.returncode, {found["check"]: found for found in json.loads(done.stdout)}
+
+
+def test_a_server_that_does_not_answer_is_a_fault_with_a_remedy(kits):  # noqa: F811
+    code, found = examined(f"--kit={kits / 'C1'}", "--server=localhost:1")
+    faults = [one for one in found.values() if one["state"] == "fault"]
+    assert code == 1 and faults and all(one["mend"] for one in faults)
+    table = forked.run(
+        "experiments.doctor", f"--kit={kits / 'C1'}", "--server=localhost:1", "--timeout=0.2"
+    )
+    assert table.returncode == 1 and faults[0]["check"] in table.stdout
+
+
+def test_prepared_cases_are_compared_with_the_plan_of_the_flags(kits, tmp_path):  # noqa: F811
+    make_store(tmp_path / "cases", OTHER)
+    flags = [f"--kit={kits / 'C1'}", "--server=localhost:1", f"--site_folder={tmp_path}"]
+    _, found = examined(*flags, "--profile=test", "--spacing_mm=3,3,3")
+    told = found["prepared cases"]
+    assert told["state"] == "fault" and "2.5" in told["found"] and "3" in told["found"]
+    _, found = examined(*flags)
+    assert found["prepared cases"]["state"] == "skipped"

@@ -1,0 +1,16 @@
+"""The program that tries a profile out: what it refuses before it builds anything."""
+
+import pytest
+
+from tests.experiments.programs import refused
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--devices=0", "--devices is 0; expected at least 1"),
+        ("--num_rounds=0", "--num_rounds is 0; expected at least 1"),
+    ],
+)
+def test_a_wrong_setting_is_named(flag, words):
+    assert refused("dryrun", "--filters=2", flag) == words

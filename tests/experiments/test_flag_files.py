@@ -1,0 +1,80 @@
+"""Flag files: encodings, order, and what is wrong in one, with its place."""
+
+import codecs
+
+import pytest
+
+from tests.experiments.programs import run
+
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32"]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_flag_file_is_read_in_the_encoding_that_it_names(tmp_path, encoding):
+    (tmp_path / "study.flags").write_text(
+        "# größe\n\n--site=C1\n// a comment\n--output=made\n--cases=1\n--quux\n", encoding=encoding
+    )
+    done = run("synthesize", "--flagfile=study.flags", folder=tmp_path)
+    assert done.returncode == 1 and done.stderr.splitlines() == [
+        "error: study.flags, line 7: unknown flag --quux (--help lists the flags)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("--cases=1\n--filtres=8\n", "study.flags, line 2: unknown flag --filtres"),
+        ("--case=1\n", "study.flags, line 1: unknown flag --case; did you mean --cases?"),
+        ("--cases=some\n", "study.flags, line 1: --cases is 'some': "),
+        (
+            "--flagfile=study.flags\n",
+            "study.flags, line 1: --flagfile=study.flags: this flag file includes itself",
+        ),
+        (
+            "--flagfile=absent.flags\n",
+            "study.flags, line 1: --flagfile=absent.flags: cannot be read (No such file or directory)",
+        ),
+        ("cases=1\n", "unexpected argument 'cases=1'"),
+        (
+            "--cases=1\n".encode("utf-16-le"),
+            "--flagfile=study.flags: contains zero bytes, perhaps UTF-16",
+        ),
+        ("--output=gr\xf6\xdfe\n".encode("latin-1"), "--flagfile=study.flags: is not UTF-8"),
+        (codecs.BOM_UTF16_LE + b"-", "--flagfile=study.flags: is not UTF-16"),
+    ],
+)
+def test_what_is_wrong_in_a_flag_file_is_named_with_its_place(tmp_path, content, words):
+    (tmp_path / "study.flags").write_bytes(
+        content if isinstance(content, bytes) else content.encode()
+    )
+    done = run("synthesize", "--flagfile=study.flags", folder=tmp_path)
+    assert (
+        done.returncode == 1
+        and done.stderr.startswith(f"error: {words}")
+        and done.stderr.count("\n") == 1
+    ), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("absent.flags", "No such file"), (".", "Is a directory")]
+)
+def test_a_flag_file_that_is_not_there(tmp_path, name, words):
+    done = run("synthesize", f"--flagfile={name}", folder=tmp_path)
+    assert (
+        done.returncode == 1
+        and f"error: --flagfile={name}: cannot be read ({words}" in done.stderr
+        and done.stderr.count("\n") == 1
+    )
+
+
+def test_flags_count_in_their_order_wherever_they_stand(tmp_path):
+    (tmp_path / "inner.flags").write_text("--cases=1\n")
+    (tmp_path / "outer.flags").write_text("--cases=2\n--flagfile=inner.flags\n")
+    for flags, cases in (
+        (["--cases=-3", "--flagfile=outer.flags"], None),
+        (["--flagfile", "outer.flags", "--cases=-4"], -4),
+    ):
+        done = run("synthesize", *flags, "--output=made", "--site=C1", folder=tmp_path)
+        assert done.returncode == (0 if cases is None else 1), done.stderr
+        assert cases is None or str(cases) in done.stderr
+    assert len(list((tmp_path / "made").glob("**/*.nii.gz"))) == 2  # one scan and its label

@@ -1,0 +1,81 @@
+"""The frame of every program: a full disk and a missing package in one line, checked flags."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+
+import pytest
+from absl import app, flags
+
+from experiments import flags as experiment_flags
+from experiments import setting_flags
+from runkit.settings import at_least, check, setting
+from tests.experiments.programs import ROOT
+
+
+def test_a_full_disk_is_one_line_with_the_file_what_is_free_and_what_to_do(tmp_path):
+    (tmp_path / "program.py").write_text(
+        "import errno\nfrom experiments import flags\n"
+        "def main(argv):\n    raise OSError(errno.ENOSPC, 'No space left on device', 'best.safetensors')\nflags.run(main, resumes=True)\n"
+    )
+    command = [sys.executable, tmp_path / "program.py"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}
+    )
+    words = r"error: best\.safetensors: cannot be written \(No space left on device\); [\d.]+ MB are free there\. Free space and run the same "
+    assert done.returncode == 1 and re.fullmatch(
+        words + r"command again: finished parts are kept, and the run continues after them\n",
+        done.stderr,
+    )
+
+
+def test_a_package_that_the_base_installation_leaves_out_is_named_with_the_remedy(tmp_path):
+    code = (
+        "import sys\nsys.modules['psutil'] = None\nsys.argv = ['prepare', '--manifest=m.json', '--site_folder=s']\n"
+        "import runpy\nrunpy.run_module('experiments.prepare', run_name='__main__')\n"
+    )
+    (tmp_path / "m.json").write_text('{"site": "C1", "cases": []}')
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "needs the package psutil" in done.stderr and "pip install '.[site]'" in done.stderr
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Camera:
+    shots: int = setting(3, "Number of pictures.", condition=at_least(1))
+    lens: str = setting("wide", "Which lens.", choices=("wide", "tele"))
+
+    def __post_init__(self):
+        check(self)
+
+
+@pytest.fixture
+def given(monkeypatch):
+    values = flags.FlagValues()
+    monkeypatch.setattr(experiment_flags, "FLAGS", values)
+    return values
+
+
+def test_settings_come_from_their_flags_and_a_wrong_one_is_named_as_a_flag(given):
+    setting_flags.define(Camera, into=given)
+    given(["program", "--shots=5"])
+    assert experiment_flags.settings_of(Camera) == Camera(shots=5)
+    given["shots"].value = 0
+    with pytest.raises(app.UsageError, match="--shots is 0; expected at least 1"):
+        experiment_flags.settings_of(Camera)
+
+
+def test_a_required_flag_and_named_files_are_told_apart_from_missing_ones(given, tmp_path):
+    flags.DEFINE_string("output", None, "Where.", flag_values=given)
+    flags.DEFINE_list("models", [], "Which.", flag_values=given)
+    (tmp_path / "m").write_bytes(b"")
+    given(["program", f"--models=one:{tmp_path / 'm'}"])
+    with pytest.raises(app.UsageError, match="--output is missing: the folder"):
+        experiment_flags.required("output", "the folder")
+    assert experiment_flags.named_files("models") == {"one": tmp_path / "m"}
+    given["models"].value = ["two:absent"]
+    with pytest.raises(app.UsageError, match="--models has 'two:absent'; expected name:file"):
+        experiment_flags.named_files("models")

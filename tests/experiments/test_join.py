@@ -1,0 +1,22 @@
+"""The program by which a site takes part: what it refuses before it reaches a server."""
+
+from federated.security import provisioning
+from tests.experiments.models.test_prepared_cases import SAME, make_store
+from tests.experiments.programs import refused
+
+FLAGS = ("--spacing_mm=3,3,3", "--seed=5")
+
+
+def test_an_address_without_a_port_and_a_model_that_is_not_there_are_named(tmp_path):
+    flags = (*FLAGS, "--kit=k", f"--site_folder={tmp_path}")
+    error = refused("join", *flags, "--server=nowhere", folder=tmp_path)
+    assert "--server is 'nowhere'; expected host:port" in error
+    error = refused("join", *flags, "--lend=best:absent.safetensors", folder=tmp_path)
+    assert "--lend has 'best:absent.safetensors'; expected name:file" in error
+
+
+def test_the_kit_of_another_site_is_refused(tmp_path):
+    kits = provisioning.provision(tmp_path / "kits", "localhost", ("C1",), port=8443)
+    make_store(tmp_path / "cases", SAME, site="C2")
+    error = refused("join", *FLAGS, f"--kit={kits / 'C1'}", f"--site_folder={tmp_path}")
+    assert "belongs to site C1" in error and "to site C2; use this site's kit" in error

@@ -1,0 +1,35 @@
+"""The program by which a site asks for its certificate."""
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+
+from tests import forked
+from tests.experiments.programs import refused
+
+
+def test_a_request_is_the_sites_and_the_printed_fingerprint_is_its_keys_or_its_own(tmp_path):
+    done = forked.run("experiments.request", "--kit=kit", "--site=C4", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("send kit/site.csr to the operator; site C4\n")
+    request = x509.load_pem_x509_csr((tmp_path / "kit" / "site.csr").read_bytes())
+    assert request.is_signature_valid and "C4" in request.subject.rfc4514_string()
+    possible = []
+    for content in (
+        request.public_bytes(serialization.Encoding.DER),
+        request.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        ),
+    ):
+        digest = hashes.Hash(hashes.SHA256())
+        digest.update(content)
+        possible.append(digest.finalize().hex())
+    printed = done.stdout.split("fingerprint ")[1].split(";")[0].replace(" ", "")
+    assert len(printed) >= 32 and any(full.startswith(printed) for full in possible)
+
+
+def test_flags_of_an_answer_need_one_and_the_first_request_needs_a_name(tmp_path):
+    error = refused("request", "--kit=kit", "--authority=00", folder=tmp_path)
+    assert "--authority and --confirm_change need --answer" in error
+    error = refused("request", "--kit=kit", folder=tmp_path)
+    assert "--site is missing: the name of the site" in error
+    assert not (tmp_path / "kit").exists()

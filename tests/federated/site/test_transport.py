@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+
+from federated.site import transport
+from federated.tensors import tensor_files
+from federated.wire.messages import Receipt
+from tests.federated import toy
+from tests.federated.manifests import manifest_of
+
+
+class Recording(transport.Transport):
+    """Keeps what it is given to send."""
+
+    site = "C1"
+
+    def __init__(self):
+        self.sent = []
+
+    def _send(self, file, offer):
+        self.sent.append((file.path, offer))
+        return Receipt(self.site, offer.model or f"round_{offer.round:03d}", offer.sha256)
+
+    login = next_task = heart_beat = pull = report_scores = declare_models = None
+    submit_rows = close = None
+
+
+@pytest.fixture
+def update(tmp_path):
+    path = tmp_path / "update.safetensors"
+    return path, tensor_files.save(path, toy.INITIAL)
+
+
+def test_an_update_is_announced_with_its_manifest_and_everything_about_it(update):
+    path, sha256 = update
+    site = Recording()
+    receipt = site.push(
+        path, sha256, round_number=2, num_examples=30, metrics={"loss": 0.5}, discarded=1
+    )
+    assert receipt == Receipt("C1", "round_002", sha256)
+    ((_, offer),) = site.sent
+    assert offer.manifest == manifest_of(toy.INITIAL) and offer.sha256 == sha256
+    assert (offer.round, offer.num_examples, offer.discarded) == (2, 30, 1)
+    assert offer.metrics == {"loss": 0.5} and offer.model == ""
+
+
+def test_a_lent_model_is_announced_by_its_name(update):
+    site = Recording()
+    assert site.publish(*update, model="C1_baseline").what == "C1_baseline"
+    ((_, offer),) = site.sent
+    assert (offer.model, offer.round, offer.num_examples) == ("C1_baseline", 0, 0)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_file_is_read_again_unless_its_manifest_is_still_valid(update, known, monkeypatch):
+    path, sha256 = update
+    read, file_manifest = [], transport.file_manifest
+
+    def reading(file):
+        read.append(file)
+        return file_manifest(file)
+
+    monkeypatch.setattr(transport, "file_manifest", reading)
+    valid = manifest_of(toy.INITIAL) if known else None
+    with transport.offering(path, sha256, manifest=lambda: valid, round=1) as (_, offer):
+        assert offer.manifest == manifest_of(toy.INITIAL)
+    assert bool(read) != known
+
+
+def test_a_model_that_was_changed_since_is_named_and_not_sent(update):
+    path, sha256 = update
+    tensor_files.save(path, {name: array + np.float32(1) for name, array in toy.INITIAL.items()})
+    site = Recording()
+    with pytest.raises(ValueError, match=r"update\.safetensors: was changed since it was written"):
+        site.push(path, sha256, round_number=1, num_examples=30, metrics={})
+    assert site.sent == []

@@ -1,0 +1,159 @@
+"""Lets the product run in a story: on simulated disks, databases and clocks, in one thread at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import sqlite3
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from federated.aggregation import slabs, spooled_updates, update_checks
+from federated.audit import log as audit_log
+from federated.server import coordinator, run_state, servicer, uploads
+from federated.site import journal, loop
+from federated.storage import database
+from federated.storage.verified_files import VerifiedFiles
+from federated.tensors import codec, partial_file, tensor_files, weights
+from runkit import atomic, events
+from tests.federated import toy
+from tests.simulated import database as databases
+from tests.simulated import disk
+from tests.simulated.federation import Federation
+from tests.simulated.network import SiteTransport
+from tests.simulated.story import SERVER, Story
+
+CHUNK_BYTES = 16  # so that the toy's 36 bytes travel in three chunks
+
+
+_ENCODE = {allow_nan: json.JSONEncoder(allow_nan=allow_nan).encode for allow_nan in (True, False)}
+
+
+def _plain_json(value: Any, *, allow_nan: bool = True, **_: Any) -> str:
+    """JSON without line breaks, which the standard library writes ten times faster, by an encoder
+    that it would make anew for each value.
+    """
+    return _ENCODE[allow_nan](value)
+
+
+class _InlineThread:
+    """A thread that has done its work as soon as it starts."""
+
+    def __init__(self, target: Callable[..., object], args: tuple = (), **_: Any):
+        self._work = functools.partial(target, *args)
+
+    def start(self) -> None:
+        self._work()
+
+    def join(self) -> None:
+        pass
+
+
+class _InlinePool:
+    """An executor that does everything at once, in the thread that asks."""
+
+    def __init__(self, *_: Any, **__: Any):
+        pass
+
+    def __enter__(self) -> _InlinePool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def submit(self, work: Callable[..., Any], *given: Any) -> Any:
+        value = work(*given)
+        return types.SimpleNamespace(result=lambda: value)
+
+
+_CHUNKED = (
+    *(weights, codec, tensor_files, partial_file, slabs, spooled_updates, update_checks),
+    *(coordinator, servicer),
+)
+
+
+@contextlib.contextmanager
+def prepared() -> Iterator[Callable[[Story], Federation]]:
+    """Yields a function that makes the federation of a story; inside the block the product runs on
+    simulated disks and clocks.
+    """
+    current: list[Federation] = []
+
+    @contextlib.contextmanager
+    def beating(transport: SiteTransport, every_s: float) -> Iterator[None]:
+        over: list[bool] = []
+        # fewer than a site would send, and still several for each time after which it is silent
+        transport.beat(5 * every_s, over)
+        try:
+            yield
+        finally:
+            over.append(True)
+
+    module = databases.Module()
+    time = types.SimpleNamespace(monotonic=lambda: current[0].world.monotonic(SERVER))
+    average = spooled_updates.aggregate_spooled
+    threads = types.SimpleNamespace(Thread=_InlineThread)
+    plain = types.SimpleNamespace(
+        dumps=_plain_json, loads=json.loads, JSONDecodeError=json.JSONDecodeError
+    )
+    replaced = [
+        *((m, "CHUNK_BYTES", CHUNK_BYTES) for m in _CHUNKED),
+        (database, "sqlite3", module),
+        (coordinator, "time", time),
+        (uploads, "time", time),
+        (
+            run_state,
+            "VerifiedFiles",
+            lambda: VerifiedFiles(
+                clock=time.monotonic,
+                now_ns=lambda: current[0].world.now_ns(),
+            ),
+        ),
+        (
+            spooled_updates,
+            "aggregate_spooled",
+            lambda *given, **named: current[0].server.average_slowly(average, *given, **named),
+        ),
+        (slabs, "futures", types.SimpleNamespace(ThreadPoolExecutor=_InlinePool)),
+        (journal, "threading", threads),
+        (journal, "json", plain),
+        (atomic, "json", plain),
+        (events, "json", plain),
+        (audit_log, "json", plain),
+        (loop, "_beating", beating),
+    ]
+    before = [(m, name, getattr(m, name)) for m, name, _ in replaced]
+    with disk.installed() as installation:
+        for m, name, value in replaced:
+            setattr(m, name, value)
+        try:
+            schema, initial = _schema(), _initial(installation)
+
+            def federation(story: Story) -> Federation:
+                made = Federation(story, schema, initial)
+                current[:] = [made]
+                installation.disks = made.world.disks
+                module.databases = made.world.databases
+                return made
+
+            yield federation
+        finally:
+            for m, name, value in before:
+                setattr(m, name, value)
+
+
+def _schema() -> bytes:
+    connection = sqlite3.connect(":memory:")
+    if not hasattr(connection, "serialize"):  # Python 3.10
+        return b""
+    connection.executescript(database._SCHEMA)
+    return connection.serialize()
+
+
+def _initial(installation: disk.Installation) -> bytes:
+    installation.disks = disk.Disks(lambda *_: None, lambda: 0, lambda machine: None)
+    installation.disks.add("made")
+    toy.write_initial(f"{disk.ROOT}made/initial.safetensors")
+    return bytes(installation.disks.files("made")["initial.safetensors"].content)
