@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from c2fnas import named_weights
 from c2fnas.losses import LossConfig
-from c2fnas.train_step import make_train_step, share
+from c2fnas.train_step import distribute, make_train_step
 from runkit import randomness
 from tests.c2fnas import tiny
 
@@ -31,7 +31,7 @@ def gradients(network, **options):
     with strategy.scope():
         step = make_train_step(network, None, strategy, LossConfig(), 4, **options)
     step.set_received(received(network))
-    parts, norm, _, found = step.gradients(share(tiny.batch(0), strategy))
+    parts, norm, _, found = step.gradients(distribute(tiny.batch(0), strategy))
     names = [n for n in network.variables if not n.startswith(options.get("frozen", ("-",)))]
     by_name = {name: g.numpy().astype(np.float64) for name, g in zip(names, found, strict=True)}
     return {name: float(part) for name, part in parts.items()}, float(norm), by_name

@@ -25,9 +25,7 @@ def model(tmp_path):
 
 
 SHARED = [
-    set(names)
-    for count in range(1, len(ARRAYS) + 1)
-    for names in itertools.combinations(ARRAYS, count)
+    names for count in range(1, len(ARRAYS) + 1) for names in itertools.combinations(ARRAYS, count)
 ]
 
 
