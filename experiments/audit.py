@@ -62,7 +62,14 @@ def main(argv: list[str]) -> None:
             print(f"{record['line']:>6}  {when:%Y-%m-%d %H:%M:%S}  {event:<14} {facts}")
     found = verification.verify(store, authority, head=FLAGS.head)
     signed = ", signed by the server" if authority else ""
-    print(f"{found.lines} lines, unbroken{signed}; head {found.head}")
+    segments = f" in {found.segments} segments" if found.segments > 1 else ""
+    print(f"{found.lines} lines{segments}, unbroken{signed}; head {found.head}")
+    if found.removed_lines:
+        print(
+            f"removed by the server's setting: lines 1 to {found.removed_lines}, with all rounds "
+            f"up to {found.removed_rounds}; these rounds and the choice of the best model are "
+            "not checked"
+        )
     if found.given:
         print(f"given models that match the log: {', '.join(found.given)}")
     else:
@@ -81,7 +88,9 @@ def main(argv: list[str]) -> None:
         print(f"lent models that match the log: {', '.join(found.models)}")
     if found.rows:
         print(f"rows that match the log: those of {', '.join(found.rows)}")
-    if found.best_round is not None:
+    if found.best_round is not None and found.removed_lines:
+        print(f"best model, as the log names it: round {found.best_round}")
+    elif found.best_round is not None:
         print(f"best model, chosen again from the logged scores: round {found.best_round}")
 
 

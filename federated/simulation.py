@@ -82,7 +82,11 @@ def run(
             models=models,
         )
         book = CredentialBook({site: hashed(secret) for site, secret in secrets.items()})
-        log = AuditLog(store.folder / "events.jsonl")
+        log = AuditLog(
+            store.folder / "events.jsonl",
+            segment_bytes=round(config.log_segment_mib * 2**20),
+            keep_segments=config.keep_log_segments,
+        )
         audit_log.backfill(log, store)
         vocabulary = next(iter(trainers.values())).vocabulary
         lead = Coordinator(store, config, book, log, vocabulary=vocabulary)

@@ -6,10 +6,10 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from runkit import atomic, private
+from runkit import atomic, log_segments, private
 
 
 class EventLog:
@@ -40,12 +40,27 @@ class EventLog:
         return json.dumps(record, allow_nan=False)
 
     def read(self) -> Iterator[Mapping[str, Any]]:
-        """Yields the events in order, skipping lines that a kill or a power cut left incomplete."""
+        """Yields the events in order, skipping lines that a kill or a power cut left incomplete.
+
+        Full segments of the log (see `log_segments`) come first.
+
+        Raises:
+          ValueError: naming a full segment that is damaged.
+        """
         if not self.path.exists():
             return
-        with open(self.path, encoding="utf-8", errors="replace") as stream:
-            for line in stream:
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError:
-                    continue
+        with open(self.path, "rb") as stream:
+            first = stream.readline()
+            for path in log_segments.before(self.path, log_segments.segment_of(first)):
+                yield from records(log_segments.lines(path))
+            yield from records([first])
+            yield from records(stream)
+
+
+def records(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """Yields the events of lines, without the lines that are not whole."""
+    for line in lines:
+        try:
+            yield json.loads(line.decode("utf-8", "replace"))
+        except json.JSONDecodeError:
+            continue

@@ -95,7 +95,7 @@ def require(condition: Condition, name: str, value: object) -> None:
         raise ValueError(f"{name} is {value!r}; expected {condition.expected}")
 
 
-def at_least(least: int) -> Condition:
+def at_least(least: float) -> Condition:
     return Condition(lambda value: value >= least, f"at least {least}")
 
 

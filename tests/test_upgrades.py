@@ -117,9 +117,9 @@ def test_a_newer_store_is_refused_and_nothing_in_it_is_removed(federation):
 def test_a_newer_log_is_refused_by_server_and_audit(federation, tmp_path):
     log = audit_log.AuditLog(tmp_path / "events.jsonl")
     log.append("started", format=audit_log.FORMAT + 1)
-    with pytest.raises(ValueError, match=rf"events\.jsonl: has format 2.* up to 1\. {REMEDY}"):
+    with pytest.raises(ValueError, match=rf"events\.jsonl: has format 3.* up to 2\. {REMEDY}"):
         audit_log.AuditLog(tmp_path / "events.jsonl")
-    with pytest.raises(ValueError, match=rf"events\.jsonl: has format 2.* up to 1\. {REMEDY}"):
+    with pytest.raises(ValueError, match=rf"events\.jsonl: has format 3.* up to 2\. {REMEDY}"):
         verification.verify(tmp_path)
 
 

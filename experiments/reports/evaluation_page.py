@@ -14,8 +14,9 @@ from experiments.reports import html_parts, patients_table, table1_report
 from experiments.results import evaluation_table, fingerprints, paper_table, patients, score_summary
 from federated.audit import log as audit_log
 from federated.audit import verification
+from federated.audit.carried import Carried
 from federated.storage.store_folder import StoreFolder
-from federated.tensors.tensor_files import TensorFile
+from federated.tensors.tensor_files import TensorFile, file_digest
 from runkit import atomic, release
 
 FILES = tuple(f"evaluation.{kind}" for kind in ("json", "csv", "md", "html"))
@@ -46,7 +47,7 @@ def document(store: str | os.PathLike) -> dict[str, Any]:
     """
     files = StoreFolder(store)
     found = verification.verify(store)
-    models, sites, finished = _logged(files.folder / "events.jsonl")
+    models, sites, finished = _logged(files)
     path = files.folder / "rows.jsonl"
     rows = paper_table.read_rows(path, any_site=True) if path.is_file() else []
     if not rows:
@@ -72,7 +73,12 @@ def document(store: str | os.PathLike) -> dict[str, Any]:
         },
         "lines": evaluation_table.lines(cases),
         "patients": patients.of_rows(cases),
-        "audit": {"lines": found.lines, "head": found.head},
+        "audit": {
+            "lines": found.lines,
+            "head": found.head,
+            "removed_lines": found.removed_lines,
+            "removed_rounds": found.removed_rounds,
+        },
         "fingerprints": {"rows": fingerprints.of_rows(cases)},
         "cases": cases,
     }
@@ -179,9 +185,17 @@ def _sites(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def _audited(content: Mapping[str, Any]) -> str:
     audit = content["audit"]
+    removed = (
+        f" Lines 1 to {audit['removed_lines']} of it were removed by the server's setting; rounds "
+        f"up to {audit['removed_rounds']} and the choice of the best model are not checked."
+        if audit["removed_rounds"]
+        else f" Lines 1 to {audit['removed_lines']} of it were removed by the server's setting."
+        if audit["removed_lines"]
+        else ""
+    )
     return (
         f"Models and rows are those of the server's log of {audit['lines']} lines, whose head is "
-        f"{audit['head']}. Release {content['release']}."
+        f"{audit['head']}.{removed} Release {content['release']}."
     )
 
 
@@ -195,20 +209,36 @@ def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _logged(path: pathlib.Path) -> tuple[dict[str, str], set[str], bool]:
+def _logged(store: StoreFolder) -> tuple[dict[str, str], set[str], bool]:
     """Returns (name -> digest of every model, the sites that take part, whether the run ended)."""
     models, sites, finished, globals_ = dict[str, str](), set[str](), False, dict[int, str]()
-    for record in audit_log.read_chain(path, None):
-        if record["event"] == "given" or record["event"] == "published":
+    best: int | None = None
+    for record in audit_log.read_chain(store.folder / "events.jsonl", None):
+        if record["event"] == "log_continued":  # the lines before it may be no longer kept
+            run = Carried.from_json(record["carried"])
+            models.update({name: sha256 for name, (_, sha256) in run.published.items()})
+            models.update(run.given)
+            sites.update(run.num_examples.keys() - run.evicted)
+            finished = run.finished
+            if run.round and run.sha256:
+                globals_[run.round] = models["FL_global"] = run.sha256
+            best = run.best_round
+        elif record["event"] == "given" or record["event"] == "published":
             models[record["model"]] = record["sha256"]
         elif record["event"] == "aggregated":
             globals_[record["round"]] = models["FL_global"] = record["sha256"]
-        elif record["event"] == "models_fixed" and record.get("best_round") in globals_:
-            models["FL_best_global"] = globals_[record["best_round"]]
+        elif record["event"] == "models_fixed":
+            best = record.get("best_round", best)
         elif record["event"] == "login" or record["event"] == "readmitted":
             sites.add(record["site"])
         elif record["event"] == "evicted":
             sites.discard(record["site"])
         elif record["event"] == "finished":
             finished = True
+    path = store.folder / "best.safetensors"
+    if best in globals_:
+        models["FL_best_global"] = globals_[best]
+    elif best and path.is_file():  # its round is among the lines that are no longer kept
+        with TensorFile(path) as file:
+            models["FL_best_global"] = file_digest(file)
     return models, sites, finished

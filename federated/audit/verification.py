@@ -14,16 +14,17 @@ from cryptography import x509
 from federated.aggregation import model_selection, rules, slabs
 from federated.aggregation.rule import AggregationRule
 from federated.aggregation.unshared import CompletingSink
+from federated.audit.carried import Carried
 from federated.audit.log import FIRST, BrokenChain, read_chain
 from federated.errors import IncompatibleWeights
 from federated.rounds.log_lines import (
     AggregatedLine,
+    ContinuedLine,
     FixedLine,
     GivenLine,
     LogLine,
     PublishedLine,
     RoundDiscardedLine,
-    RowsLine,
 )
 from federated.rounds.sharing import ShareRules, Sharing, of_plan
 from federated.storage.store import rows_digest
@@ -48,6 +49,9 @@ class Verified:
     given: tuple[str, ...] = ()  # models that the operator gave that are as logged
     rows: tuple[str, ...] = ()  # sites whose rows are as logged
     best_round: int | None = None  # selected again by the logged scores; None before it is final
+    segments: int = 1  # of the log, those that are no longer kept included
+    removed_lines: int = 0  # first lines of the log, in segments that are no longer kept
+    removed_rounds: int = 0  # first rounds, which cannot be checked without these lines
 
 
 @dataclasses.dataclass
@@ -59,15 +63,63 @@ class _Run:
     discarded: list[int] = dataclasses.field(default_factory=list)
     published: dict[str, PublishedLine] = dataclasses.field(default_factory=dict)
     given: dict[str, GivenLine] = dataclasses.field(default_factory=dict)
-    rows: dict[str, RowsLine] = dataclasses.field(default_factory=dict)
+    # site -> (line, digest)
+    rows: dict[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
     scores: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
     num_examples: dict[str, int] = dataclasses.field(default_factory=dict)
     evicted: set[str] = dataclasses.field(default_factory=set)
     fixed: FixedLine | None = None  # the line that fixed the best model
     # the scores by which it was chosen
     final: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
+    carried: Carried = dataclasses.field(default_factory=Carried)
+    segments: int = 1
+    removed_lines: int = 0
+    removed_rounds: int = 0
+
+    @property
+    def closed(self) -> int:
+        """The last round that was aggregated and not discarded."""
+        return max(self.aggregated, default=self.removed_rounds)
+
+    def begin(self, record: ContinuedLine) -> None:
+        """Begins with the first line of a log whose earlier segments are no longer kept."""
+        line, time = record["line"], record["time"]
+        self.carried = found = Carried.from_json(record["carried"])
+        self.removed_lines, self.removed_rounds = line - 1, found.round
+        self.pushed = {
+            key: (sha256, num_examples) for key, (_, sha256, num_examples) in found.pushed.items()
+        }
+        self.num_examples, self.evicted = dict(found.num_examples), set(found.evicted)
+        self.published = {
+            name: PublishedLine(
+                time=time, event="published", line=line, model=name, site=site, sha256=sha256
+            )
+            for name, (site, sha256) in found.published.items()
+        }
+        self.given = {
+            name: GivenLine(time=time, event="given", line=line, model=name, sha256=sha256)
+            for name, sha256 in found.given.items()
+        }
+        self.rows = {site: (line, sha256) for site, sha256 in found.rows.items() if sha256}
+        if found.best_round is not None:
+            self.fixed = FixedLine(
+                time=time, event="models_fixed", line=line, best_round=found.best_round
+            )
+
+    def _continued(self, record: ContinuedLine) -> None:
+        if record["line"] > 1 and record["line"] == self.removed_lines + 1:
+            return
+        # As JSON, as the line has it.
+        if json.loads(json.dumps(self.carried.to_json())) != record["carried"]:
+            raise BrokenChain(
+                record["line"], "does not carry on the run that the lines before it record"
+            )
 
     def take(self, record: LogLine) -> None:
+        if record["event"] == "log_continued":
+            self.segments = record["segment"]
+            self._continued(record)
+        self.carried.take(record)
         if record["event"] == "pushed":
             self.pushed[record["counts_in"], record["site"]] = (
                 record["sha256"],
@@ -82,7 +134,7 @@ class _Run:
         elif record["event"] == "given":
             self.given[record["model"]] = record
         elif record["event"] == "rows" and "sha256" in record:
-            self.rows[record["site"]] = record
+            self.rows[record["site"]] = record["line"], record["sha256"]
         elif record["event"] == "scored" and model_selection.SCORE in record.get("scores", {}):
             self.scores.setdefault(record["model"], {})[record["site"]] = record["scores"][
                 model_selection.SCORE
@@ -108,10 +160,10 @@ class _Run:
 
     def _aggregated(self, record: AggregatedLine) -> None:
         number = record["round"]
-        if number != len(self.aggregated) + 1:
+        if number != self.closed + 1:
             raise BrokenChain(
                 record["line"],
-                f"aggregates round {number} where round {len(self.aggregated) + 1} is due",
+                f"aggregates round {number} where round {self.closed + 1} is due",
             )
         for site, sha256 in record["updates"].items():
             if self.pushed.get((number, site)) != (sha256, record["sites"][site]):
@@ -130,6 +182,7 @@ class _Run:
             )
         gone = [number for number in self.aggregated if number >= first]
         self.discarded += gone
+        self.removed_rounds = min(self.removed_rounds, first - 1)
         for number in gone:
             del self.aggregated[number]
         self.pushed = {key: value for key, value in self.pushed.items() if key[0] < first}
@@ -157,10 +210,13 @@ def verify(
     path = files.folder / "events.jsonl"
     if not path.is_file():
         raise ValueError(f"{path}: no such file; give the server's folder, its --store")
-    run, last, seen_head, lines = _Run(), FIRST, not head, 0
+    run, last, seen_head, lines, first = _Run(), FIRST, not head, 0, True
     for record in read_chain(path, authority):
         lines, last = record["line"], record["hash"]
         seen_head = seen_head or last.startswith(head)
+        if first and lines > 1 and record["event"] == "log_continued":
+            run.begin(record)
+        first = False
         run.take(record)
     rounds = [number for number, record in run.aggregated.items() if _has_model(files, record)]
     rule_states = [n for n, record in run.aggregated.items() if _has_rule_state(files, record)]
@@ -178,7 +234,12 @@ def verify(
         raise BrokenChain(
             lines,
             f"the log has no line with the noted hash {head[:16]}…: "
-            "it was rewritten, or is of another run",
+            + (
+                f"it is among its first {run.removed_lines:,} lines, which are no longer kept, "
+                "or the log was rewritten"
+                if run.removed_lines
+                else "it was rewritten, or is of another run"
+            ),
         )
     pruned = tuple(number for number in run.aggregated if number not in rounds)
     return Verified(
@@ -193,6 +254,9 @@ def verify(
         tuple(given),
         tuple(rows),
         best,
+        run.segments,
+        run.removed_lines,
+        run.removed_rounds,
     )
 
 
@@ -287,15 +351,12 @@ def _check_rows(store: StoreFolder, run: _Run) -> list[str]:
                     _line_of(run.rows), f"line {number} of rows.jsonl is not a row"
                 ) from error
     as_logged = []
-    for site, record in sorted(run.rows.items()):
+    for site, (logged_in, sha256) in sorted(run.rows.items()):
         if site in run.evicted:
             continue
-        if (
-            rows_digest(line.decode("utf-8", "replace") for line in by_site.get(site, []))
-            != record["sha256"]
-        ):
+        if rows_digest(line.decode("utf-8", "replace") for line in by_site.get(site, [])) != sha256:
             raise BrokenChain(
-                record["line"],
+                logged_in,
                 f"the rows of site {site!r} in rows.jsonl are not those that were logged",
             )
         as_logged.append(site)
@@ -308,8 +369,8 @@ def _check_rows(store: StoreFolder, run: _Run) -> list[str]:
     return as_logged
 
 
-def _line_of(records: Mapping[str, RowsLine]) -> int:
-    return max((record["line"] for record in records.values()), default=0)
+def _line_of(rows: Mapping[str, tuple[int, str]]) -> int:
+    return max((line for line, _ in rows.values()), default=0)
 
 
 def _check_selection(store: StoreFolder, run: _Run) -> int | None:
@@ -322,7 +383,8 @@ def _check_selection(store: StoreFolder, run: _Run) -> int | None:
         return None
     line, best = run.fixed["line"], run.fixed["best_round"]
     # An earlier release, which does not log "scored_by", counted the scores of evicted sites too.
-    if "scored_by" in run.fixed:
+    # The scores of removed lines are missing.
+    if "scored_by" in run.fixed and not run.removed_lines:
         chosen = model_selection.select(
             {m: scores for m, scores in run.final.items() if store.global_path(m).exists()},
             run.num_examples,
@@ -333,6 +395,8 @@ def _check_selection(store: StoreFolder, run: _Run) -> int | None:
                 line,
                 f"round {best} is named the best; by the logged scores it is round {expected}",
             )
+    if 0 < best <= run.removed_rounds:
+        return best  # the digest of its model is in a removed line
     path, model = store.folder / "best.safetensors", run.aggregated.get(best)
     digest = _digest_of(path, run.fixed)
     wanted = model["sha256"] if model else _digest_of(store.global_path(0), run.fixed)

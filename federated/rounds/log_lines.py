@@ -7,7 +7,7 @@ written from the store after a kill, and lacks what only the request knew.
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 
 class _Line(TypedDict):
@@ -30,6 +30,27 @@ class StartedLine(_NewStarted):
     """A server has started."""
 
     event: Literal["started"]
+
+
+class RemovedSegments(TypedDict):
+    """The first segments of a log, which the server's setting no longer keeps."""
+
+    segments: int  # so many
+    lines: int  # that they held
+    head: str  # hash of the last one
+
+
+class _NewContinued(_Chained, total=False):
+    removed: RemovedSegments  # since then
+
+
+class ContinuedLine(_NewContinued):
+    """A new segment of the log has begun."""
+
+    event: Literal["log_continued"]
+    segment: int  # its number
+    format: int
+    carried: dict[str, Any]  # what it builds on: `federated.audit.carried.Carried`
 
 
 class LoginLine(_Chained):
@@ -208,6 +229,7 @@ class RowsLine(_NewRows):
 
 LogLine = (
     StartedLine
+    | ContinuedLine
     | LoginLine
     | RefusedLine
     | PulledLine

@@ -108,6 +108,18 @@ class ServerConfig:
             lambda number: number == 0 or number >= 2, "at least 2 models, or 0 for all"
         ),
     )
+    log_segment_mib: float = setting(
+        16.0,
+        "Size of the event log in MiB at which it goes on in a new segment; full segments are "
+        "compressed and stay in <store>/events.",
+        condition=at_least(0.01),
+    )
+    keep_log_segments: int = setting(
+        0,
+        "Number of newest full segments of the event log to keep; 0 keeps all. The log states what "
+        "was removed, signed, and experiments.audit cannot check the rounds in it.",
+        condition=_NOT_NEGATIVE,
+    )
     # How long a server stays up after the end for sites that have not heard of it.
     linger_s: float = 60.0
     host: str = setting("0.0.0.0", "Address to listen on.")

@@ -1,5 +1,7 @@
 """Statistics of a run from its event log, for the status table: bytes in each direction, the
 progress of each site, the duration of each round.
+
+Of a log whose first segments are no longer kept, they are those of the lines that are.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
+from federated.audit.carried import Carried
 from federated.rounds.log_lines import LogLine, RefusedLine
 
 _KEPT_ROUNDS = 1000  # a longer run shows only its newest ones
@@ -96,6 +99,12 @@ class RunStatistics:
             self.seconds["upload"] += record.get("seconds", 0.0)
         elif record["event"] == "given" or record["event"] == "models_fixed":
             if self._evaluation_began is None:
+                self._evaluation_began = at
+        elif record["event"] == "log_continued":
+            # The line that began the evaluation may be no longer kept.
+            run = Carried.from_json(record["carried"])
+            under_way = (run.fixed or run.given) and not run.finished
+            if under_way and self._evaluation_began is None:
                 self._evaluation_began = at
         elif record["event"] == "round_discarded":
             self._evaluation_began = None

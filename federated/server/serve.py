@@ -131,6 +131,8 @@ def serve(
                 clock=clock,
                 key=identity.key,
                 listeners=[statistics.note, *listeners],
+                segment_bytes=round(config.log_segment_mib * 2**20),
+                keep_segments=config.keep_log_segments,
             )
             for record in events.read():
                 statistics.note(record)
@@ -138,7 +140,7 @@ def serve(
             events.append(
                 "started",
                 release=release.version(),
-                format=audit_log.FORMAT,
+                format=events.format,
                 certificate=certificate,
                 settings=config.to_json(),
             )

@@ -343,8 +343,9 @@ class Store(StoreFolder, Records):
         for folder in (self.folder / "kept").glob("round_*"):
             if (tasks.global_number(folder.name) or 0) <= last - keep_updates:
                 self._discard(folder)
+        best = self._best.rounds() if keep_globals else ()  # once: it reads a file
         for number in range(1, last - keep_globals + 1) if keep_globals else ():
-            if number not in self._best.rounds():
+            if number not in best:
                 self._discard(self.global_path(number))
                 self._discard(self.rule_state_path(number))
 

@@ -8,6 +8,7 @@
                                                the operator gave
             rows.jsonl                         per-case rows of every site
             events.jsonl address.json
+            events/000001.jsonl.gz             full segments of the log
             spool/                             updates of the open round
             kept/round_003/                    updates of the newest closed rounds, for an audit
             incoming/                          transfers under way; a restart continues them

@@ -35,3 +35,21 @@ def test_a_line_that_was_changed_is_named(store):
     path = store / "events.jsonl"
     path.write_text(path.read_text().replace("C1", "C3"))
     assert "line 1" in refused("audit", f"--store={store}")
+
+
+def test_what_was_removed_is_told(tmp_path):
+    log = audit_log.AuditLog(tmp_path / "events.jsonl", segment_bytes=2000, keep_segments=1)
+    for number in range(1, 13):
+        fields = {"sha256": f"{number:064d}"}
+        log.append("pushed", site="C1", round=number, counts_in=number, num_examples=3, **fields)
+        updates = {"C1": fields["sha256"]}
+        log.append("aggregated", round=number, sites={"C1": 3}, updates=updates, **fields)
+    done = forked.run("experiments.audit", f"--store={tmp_path}")
+    first = next(log.read())
+    lines, rounds = first["line"] - 1, first["carried"]["round"]
+    assert done.returncode == 0, done.stderr
+    assert f"{log.head[0]} lines in " in done.stdout and 0 < rounds < 12
+    assert (
+        f"removed by the server's setting: lines 1 to {lines}, with all rounds up to {rounds};"
+        in done.stdout
+    )

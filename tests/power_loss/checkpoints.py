@@ -42,6 +42,8 @@ class _Config:
     frozen: tuple[str, ...] = ()
     loss: _Loss = _Loss()
     vae_rate: float = 1.0
+    proximal_weight: float = 0.0
+    private: frozenset[str] = frozenset()
 
 
 class _Trainer:

@@ -112,7 +112,8 @@ def _leading(folder: pathlib.Path, kits: pathlib.Path) -> Iterator[Coordinator]:
             local_epochs=config.local_epochs,
             authority=identity.authority_fingerprint,
         )
-        events = _MarkingLog(folder / "events.jsonl", key=identity.key)
+        # Small segments, so that the log goes on in new ones during the few rounds.
+        events = _MarkingLog(folder / "events.jsonl", key=identity.key, segment_bytes=4000)
         events.append(
             "started",
             release="0",

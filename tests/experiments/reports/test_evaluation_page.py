@@ -1,14 +1,18 @@
 import csv
 import html.parser
 import json
+import shutil
 
+import numpy as np
 import pytest
 
 from experiments.reports import evaluation_page
-from federated.audit.log import BrokenChain
+from federated import simulation
+from federated.audit.log import AuditLog, BrokenChain
 from federated.tensors import tensor_files
+from runkit import events
 from tests.experiments import evaluated_store, run_folder
-from tests.experiments.evaluated_store import MODELS, PLAN
+from tests.experiments.evaluated_store import MODELS, PLAN, WEIGHTS, Site
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +81,72 @@ def test_csv_holds_every_measure(written):
 
 
 def test_a_row_that_was_changed_gives_no_table(store, tmp_path):
-    import shutil
-
     shutil.copytree(store, tmp_path / "store")
     rows = tmp_path / "store" / "rows.jsonl"
     rows.write_text(rows.read_text().replace('"dice_pancreas": 0.9', '"dice_pancreas": 0.99', 1))
     with pytest.raises(BrokenChain, match="rows of site 'C1'"):
         evaluation_page.document(tmp_path / "store")
+
+
+def shortened(store, folder):
+    """A copy of a store whose log lies in small segments, of which the first are no longer kept."""
+    shutil.copytree(store, folder)
+    path = folder / "events.jsonl"
+    records = list(events.EventLog(path).read())
+    path.unlink()
+    log = AuditLog(path, segment_bytes=1000, keep_segments=1)
+    for record in records:
+        chained = ("time", "event", "line", "previous", "hash", "signature")
+        log.append(
+            record["event"], **{key: value for key, value in record.items() if key not in chained}
+        )
+    return folder
+
+
+def test_a_log_whose_first_segments_were_removed_gives_the_same_report(store, tmp_path):
+    few = evaluation_page.document(shortened(store, tmp_path / "store"))
+    whole = evaluation_page.document(store)
+    removed, audit = few["audit"]["removed_lines"], few.pop("audit")
+    first = next(events.EventLog(tmp_path / "store" / "events.jsonl").read())
+    assert removed == first["line"] - 1 > 0 == whole.pop("audit")["removed_lines"]
+    assert few == whole and len(few["models"]) == len(few["sites"]) == 2
+    text = evaluation_page.markdown({**few, "audit": audit})
+    assert f"Lines 1 to {removed} of it were removed by the server's setting. Release" in text
+
+
+class TrainingSite(Site):
+    """Sends the number of the round as its weights, and likes those of round 1 best."""
+
+    def score(self, weights):
+        return {"dice": 1.0 / (1.0 + abs(float(weights["stem/kernel"][0]) - 1.0))}
+
+    def train(self, weights, round_number):
+        return {"stem/kernel": np.full(3, round_number, np.float32)}, {}
+
+    def local_models(self):
+        return {f"{self._name}_baseline": WEIGHTS}
+
+    def evaluate(self, model_name, weights):
+        known = "FL_global" if model_name == "FL_best_global" else model_name
+        return [{**row, "model": model_name} for row in super().evaluate(known, weights)]
+
+
+def test_so_does_the_log_of_a_training_run_although_the_round_of_its_best_model_is_gone(tmp_path):
+    initial = tmp_path / "initial.safetensors"
+    tensor_files.save(
+        initial, {"stem/kernel": np.full(3, 9, np.float32)}, {"plan": json.dumps(PLAN)}
+    )
+    trainers = {name: TrainingSite(name) for name in ("C1", "C2")}
+    simulation.run(trainers, initial, tmp_path / "run", num_rounds=3)
+    whole = evaluation_page.document(tmp_path / "run" / "server")
+    ones = tensor_files.save(tmp_path / "ones.safetensors", {"stem/kernel": np.ones(3, np.float32)})
+    assert whole["models"]["FL_best_global"] == ones
+    few = evaluation_page.document(shortened(tmp_path / "run" / "server", tmp_path / "few"))
+    rounds, audit = few["audit"]["removed_rounds"], few.pop("audit")
+    assert rounds == 3 and whole.pop("audit")["removed_rounds"] == 0
+    assert few == whole and len(few["models"]) == 4
+    text = evaluation_page.markdown({**few, "audit": audit})
+    assert "rounds up to 3 and the choice of the best model are not checked" in text
 
 
 def test_a_run_in_progress_says_what_is_missing(store, tmp_path, written):

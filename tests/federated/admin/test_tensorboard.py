@@ -39,3 +39,12 @@ def test_an_event_backfilled_after_a_kill_has_no_duration():
     scalars.note({"event": "pushed", "time": 1.0, "site": "C1", "round": 1, "made_good": True})
     scalars.note({"event": "aggregated", "time": 1.0, "round": 1, "sites": {"C1": 30}})
     assert kept == [(1, {}), (1, {"round/sites": 1})]
+
+
+def test_a_new_segment_of_the_log_is_no_scalar_and_ends_no_round():
+    kept = Kept()
+    scalars = RunScalars(kept)
+    scalars.note({"event": "round_opened", "time": 10.0, "round": 3, "received": []})
+    scalars.note({"event": "log_continued", "time": 11.0, "segment": 2, "carried": {"round": 2}})
+    scalars.note({"event": "aggregated", "time": 12.5, "round": 3, "sites": {"C1": 30}})
+    assert kept == [(3, {"round/sites": 1, "round/seconds": 2.5})]

@@ -2,12 +2,15 @@
 
 import json
 import types
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints, is_typeddict
 
 import pytest
 
 from federated import errors
+from federated.audit.log import AuditLog, backfill
 from federated.rounds.log_lines import LogLine
+from federated.tensors import tensor_files
+from tests.federated import toy
 from tests.federated.server.test_coordinator import Site
 
 LINES = {
@@ -29,7 +32,11 @@ def fits(value, hint):
     if get_origin(hint) is list:
         (inner,) = get_args(hint)
         return isinstance(value, list) and all(fits(entry, inner) for entry in value)
-    return isinstance(value, (int, float) if hint is float else hint)
+    if is_typeddict(hint):
+        return value.keys() == hint.__annotations__.keys() and all(
+            fits(value[key], inner) for key, inner in get_type_hints(hint).items()
+        )
+    return hint is Any or isinstance(value, (int, float) if hint is float else hint)
 
 
 def as_declared(record):
@@ -74,7 +81,8 @@ def written(opened):
 
 
 def test_the_lines_of_a_run_are_as_declared(written):
-    assert LINES.keys() - written.keys() == {"started", "login_refused"}  # by `serve`
+    by_serve, elsewhere = {"started", "login_refused"}, {"log_continued", "given"}
+    assert LINES.keys() - written.keys() == by_serve | elsewhere
     for event in LINES.keys() & written.keys():
         for record in written[event]:
             as_declared(record)
@@ -83,3 +91,25 @@ def test_the_lines_of_a_run_are_as_declared(written):
         chained = {"line", "previous", "hash", "backfilled"}
         absent = LINES[event].__optional_keys__ - written[event][-1].keys() - chained
         assert absent <= {"rule_state_sha256"}, event  # FedAvg keeps no state
+
+
+def test_the_line_that_begins_a_segment_is_as_declared(tmp_path):
+    log = AuditLog(tmp_path / "events.jsonl", segment_bytes=1, keep_segments=1)
+    for _ in range(4):
+        log.append("round_opened", round=1)
+    segments = [record for record in log.read() if record["event"] == "log_continued"]
+    assert [record["segment"] for record in segments] == [3, 4]
+    for record in segments:
+        as_declared(record)
+        assert record["removed"]["segments"] == record["segment"] - 2
+
+
+def test_the_line_of_a_given_model_is_as_declared(opened, tmp_path):
+    model = tmp_path / "other.safetensors"
+    sha256 = tensor_files.save(model, toy.INITIAL)
+    run = opened(models={"other": model}, num_rounds=0)
+    log = AuditLog(run.folder / "events.jsonl")
+    backfill(log, run.store)
+    (record,) = [record for record in log.read() if record["event"] == "given"]
+    as_declared(record)
+    assert (record["model"], record["sha256"]) == ("other", sha256)

@@ -152,6 +152,21 @@ def test_bytes_after_a_pause_longer_than_the_grace_begin_a_new_transfer():
     assert late.arriving["C1"].since == 111.0 and expires_at(late, SLOW) == 100.0
 
 
+def test_a_late_update_does_not_replace_the_newer_one_of_its_site():
+    policy = dataclasses.replace(POLICY, late_updates="keep")
+    state = accept(Round(3), update("C1", number=3), policy=policy, now=0.0)
+    with pytest.raises(StaleUpdate, match="'C1' sent round 2 after round 3"):
+        accept(state, update("C1", number=2, sha256="bb"), policy=policy, now=1.0)
+    assert accept(state, update("C2", number=2), policy=policy, now=1.0).received["C2"].round == 2
+
+
+def test_a_deadline_of_no_time_is_refused():
+    with pytest.raises(
+        ValueError, match=r"round_deadline_s is 0\.0; expected seconds, more than 0"
+    ):
+        dataclasses.replace(POLICY, round_deadline_s=0.0)
+
+
 def test_ten_thousand_random_schedules_keep_the_rules():
     over, schedules = 0, 10_000
     for seed in range(schedules):

@@ -45,14 +45,14 @@ def test_files_stay_open_while_another_thread_still_writes(begin, closed):
     assert closed == ["a"]
 
 
-def test_an_end_for_another_name_ends_nothing(begin, closed):
+def test_an_end_for_another_transfer_or_site_ends_nothing(begin, closed):
     transfers = Transfers()
     with transfers.of("C1", "a", begin("a")) as transfer:
-        transfers.end("C1", "b")
+        transfers.end("C1", begin("a")())
         transfers.end("C2")
         with transfers.of("C1", "a", begin("again")) as same:
             assert same is transfer
-        transfers.end("C1", "a")
+        transfers.end("C1", transfer)
     assert closed == ["a"]
 
 

@@ -1,3 +1,6 @@
+import pytest
+
+from federated.audit.carried import Carried
 from federated.server.run_statistics import RunStatistics
 
 RECORDS = [
@@ -101,3 +104,43 @@ def test_memory_does_not_grow_with_the_rounds():
         tally.note({"time": 2.0, "event": "aggregated", "round": number, "sites": {"C1": 1}})
     assert len(tally.rounds) == 1000 and max(tally.rounds) == 3000
     assert not tally._opened and not tally._bytes
+
+
+@pytest.mark.parametrize(
+    ("event", "seconds"),
+    [
+        ({"event": "models_fixed", "models": [], "best_round": 1}, 3.0),
+        ({"event": "given", "model": "other", "sha256": "d"}, 3.0),
+        ({"event": "round_opened", "round": 1}, None),
+    ],
+)
+def test_an_evaluation_that_began_in_a_removed_segment_counts_from_the_first_kept_line(
+    event, seconds
+):
+    before = [{"time": 10.0, **event}]
+    run = Carried()
+    run.take(before[0])
+    continued = {"time": 12.0, "event": "log_continued", "segment": 2, "carried": run.to_json()}
+    after = [
+        continued,
+        {"time": 13.0, "event": "rows", "site": "C1", "rows": 4},
+        {"time": 15.0, "event": "finished", "rounds": 1},
+    ]
+    assert RunStatistics(after).seconds.get("evaluation") == seconds
+    whole = RunStatistics([*before, *after])  # a new segment alone changes nothing
+    assert whole.seconds.get("evaluation") == (None if seconds is None else 5.0)
+    assert whole.sites.keys() == {"C1"}
+    run.take(after[-1])
+    ended = {**continued, "time": 20.0, "carried": run.to_json()}
+    tally = RunStatistics([ended, {"time": 30.0, "event": "site_finished", "site": "C1"}])
+    assert "evaluation" not in tally.seconds and tally.sites["C1"].doing == "finished"
+
+
+def test_a_round_whose_opening_was_removed_has_no_duration():
+    run = Carried()
+    for record in RECORDS[:5]:
+        run.take(record)
+    continued = {"time": 14.5, "event": "log_continued", "segment": 2, "carried": run.to_json()}
+    tally = RunStatistics([continued, *RECORDS[5:]])
+    assert (tally.rounds[1].wall_s, tally.rounds[1].bytes) == (None, 60)
+    assert "C1" in tally.sites and tally.seconds["collection"] == 0.0

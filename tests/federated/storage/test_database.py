@@ -1,6 +1,8 @@
-"""Many threads that use the database at once, as the requests of sites do."""
+"""Threads that use the database at once, as the requests of sites do, and changes that fail."""
 
 import threading
+
+import pytest
 
 from federated.storage.database import Records
 
@@ -34,3 +36,15 @@ def test_threads_that_read_at_once_get_their_own_rows(tmp_path):
         thread.join()
     assert wrong == [] and len(records.scores()) == 40
     records.close()
+
+
+def test_a_change_that_fails_is_an_error_and_leaves_nothing(tmp_path):
+    records = Records(tmp_path / "state.sqlite")
+    records.keep_attempt(1, 2, 5.0)
+    with pytest.raises(OverflowError):
+        records.keep_attempt(1, 2**80, 6.0)  # more than SQLite holds
+    assert records.attempt(1) == (2, 5.0)
+    records.close()
+    again = Records(tmp_path / "state.sqlite")
+    assert again.attempt(1) == (2, 5.0) and again.attempt(2) is None
+    again.close()

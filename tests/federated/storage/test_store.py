@@ -239,3 +239,16 @@ def test_what_a_kill_kept_from_being_removed_is_removed_later(reopen, tmp_path):
     store.finish()
     store.prune(keep_updates=0)
     assert not store.update_path(held).exists()
+
+
+def test_pruning_reads_the_selection_once_however_many_rounds_there_were(tmp_path, monkeypatch):
+    """Once a round would make a run of thousands of rounds cost the square of their number."""
+    store = storage.Store(tmp_path / "store")
+    read = []
+    monkeypatch.setattr(storage.BestModels, "rounds", lambda self: read.append(1) or {0})
+    monkeypatch.setattr(storage.Store, "globals", lambda self: {0: "", 500: ""})
+    try:
+        store.prune(keep_globals=2)
+    finally:
+        store.close()
+    assert len(read) == 1

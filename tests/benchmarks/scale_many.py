@@ -1,0 +1,98 @@
+"""How the server's work for one site grows with their number, without network and training.
+
+    .venv/py3.11/bin/python -m tests.benchmarks.scale_many --sites=10,100,1000
+
+The product's coordinator, store and log serve that many sites in one process, each in turn: log in,
+ask for the task, upload, and ask again. A model of 11 values makes everything but the work per
+site negligible. Printed are processor milliseconds per site and round, of a question for the task
+alone (every waiting site asks again when another one has sent), of a login, and of the end of a
+round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import pathlib
+import resource
+import statistics
+import tempfile
+import time
+
+from federated.audit.log import AuditLog
+from federated.security.credentials import CredentialBook, hashed
+from federated.server.config import ServerConfig
+from federated.server.coordinator import Coordinator
+from federated.simulation import InProcessTransport
+from federated.storage.store import Store
+from federated.tensors import tensor_files
+from tests.benchmarks import machine
+from tests.federated import toy
+
+ROUNDS = 3
+
+
+def serve(sites: int) -> dict[str, float]:
+    """Returns milliseconds of the processor for each kind of work with this many sites."""
+    names, spent = [f"S{number:05d}" for number in range(sites)], time.process_time
+    config = ServerConfig(num_rounds=ROUNDS, min_num_clients=sites, max_num_clients=sites)
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        store = Store(folder / "store")
+        initial = toy.write_initial(folder / "initial.safetensors")
+        store.open_run(initial, policy=config.policy, local_epochs=1)
+        book = CredentialBook(dict.fromkeys(names, hashed("secret")))
+        log = AuditLog(folder / "store" / "events.jsonl")
+        lead = Coordinator(store, config, book, log, vocabulary=toy.VOCABULARY)
+        sha256 = tensor_files.save(folder / "update", toy.INITIAL)
+        ports = {site: InProcessTransport(lead, site, "secret", wait_s=0.0) for site in names}
+        began = spent()
+        for port in ports.values():
+            port.login(toy.PLAN, 10)
+        logins, sending, asking, closing = spent() - began, [], [], []
+        for number in range(1, ROUNDS + 1):
+            began = spent()
+            for port in ports.values():
+                port.next_task()
+                port.report_scores(number - 1, {"dice": 0.5})
+                port.push(
+                    folder / "update", sha256, round_number=number, num_examples=10, metrics={}
+                )
+            sending.append(spent() - began)
+            asked = names[:: max(1, sites // 20)]
+            began = spent()
+            for site in asked:
+                ports[site].next_task()
+            asking.append((spent() - began) / len(asked))
+            began = spent()
+            lead.advance()
+            closing.append(spent() - began)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        size = (folder / "store" / "events.jsonl").stat().st_size
+        lead.close()
+    gc.collect()
+    return {
+        "site and round": statistics.median(sending) / sites * 1e3,
+        "question": statistics.median(asking) * 1e3,
+        "login": logins / sites * 1e3,
+        "end of a round": statistics.median(closing) * 1e3,
+        "peak MiB": memory,
+        "log kB": size / 1e3 / ROUNDS / sites,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sites", default="10,100,1000")
+    flags = parser.parse_args()
+    print(machine.describe(), flush=True)
+    for sites in map(int, flags.sites.split(",")):
+        found = serve(sites)
+        told = ", ".join(f"{what} {value:.3g}" for what, value in found.items())
+        print(f"{sites} sites: {told}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

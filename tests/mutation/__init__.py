@@ -1,0 +1,1 @@
+"""Changes one place of the product at a time and runs the tests, which should notice."""
