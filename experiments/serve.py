@@ -84,6 +84,7 @@ flags.DEFINE_string(
 
 def main(argv: list[str]) -> int:
     del argv
+    metrics = _metrics()
     experiment = experiment_flags.experiment_config(without_training=True)
     config = ServerConfig(
         num_rounds=experiment.num_rounds,
@@ -106,7 +107,7 @@ def main(argv: list[str]) -> int:
             files.initial,
             vocabulary=REPORTS,
             models=files.models,
-            metrics=(FLAGS.metrics_host, FLAGS.metrics_port) if FLAGS.metrics_port else None,
+            metrics=metrics,
             listeners=[
                 _tell_progress,
                 *([RunScalars(ScalarEvents(FLAGS.tensorboard)).note] if FLAGS.tensorboard else []),
@@ -128,6 +129,23 @@ def main(argv: list[str]) -> int:
     if summary.finished:
         return 0
     return interrupts.EXIT_CODE if interrupts.received() else 1
+
+
+def _metrics() -> tuple[str, int] | None:
+    """Returns address and port of the Prometheus endpoint, None for none. Raises UsageError."""
+    if not FLAGS.metrics_port:
+        if FLAGS["metrics_host"].present:
+            raise app.UsageError(
+                f"--metrics_host={FLAGS.metrics_host} is given without --metrics_port, and without "
+                "a port there are no metrics; give one, e.g. --metrics_port=9464, or omit both"
+            )
+        return None
+    if FLAGS.metrics_port == FLAGS.port:
+        raise app.UsageError(
+            f"--metrics_port is {FLAGS.metrics_port}, the port of the sites; choose another one, "
+            "e.g. 9464"
+        )
+    return FLAGS.metrics_host, FLAGS.metrics_port
 
 
 def _files(config: ExperimentConfig, until_ready: contextlib.ExitStack) -> given_models.Files:
