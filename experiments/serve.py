@@ -21,7 +21,7 @@ import pathlib
 import tempfile
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from c2fnas import genotype
 from experiments import configuration, program_help, setting_flags
@@ -174,7 +174,14 @@ def _files(config: ExperimentConfig, until_ready: contextlib.ExitStack) -> given
     experiment_flags.required("models", "the model folders to evaluate, as --num_rounds is 0")
     folders = given_models.find(FLAGS.models)
     into = until_ready.enter_context(tempfile.TemporaryDirectory(prefix="models-"))
-    return given_models.write(folders, _plan(config), into)
+    files = given_models.write(folders, _plan(config), into)
+    if files.gated:
+        logging.warning(
+            "event=gates_not_applied models=%s: their folders hold a healthy gate; only weights "
+            "travel, so the tables show these models without it",
+            ",".join(files.gated),
+        )
+    return files
 
 
 def _tell_progress(record: LogLine) -> None:

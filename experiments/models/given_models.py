@@ -29,10 +29,15 @@ _SHOWN = 6  # differences in one message
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """What `federated.server.serve.serve` takes: an initial model for the plan, and the models."""
+    """What `federated.server.serve.serve` takes: an initial model for the plan, and the models.
+
+    Attributes:
+      gated: models whose folders hold a healthy gate, which does not travel.
+    """
 
     initial: pathlib.Path
     models: Mapping[str, pathlib.Path]
+    gated: tuple[str, ...] = ()
 
 
 def find(entries: Sequence[str]) -> dict[str, pathlib.Path]:
@@ -78,7 +83,7 @@ def write(
     Raises:
       ValueError: naming the model that does not fit the plan or has a weight that is not finite.
     """
-    into, models = pathlib.Path(into), {}
+    into, models, gated = pathlib.Path(into), {}, []
     for name, folder in folders.items():
         model = model_folder.describe(folder)
         _check_plan(folder, model, plan)
@@ -96,11 +101,12 @@ def write(
                 f"{folder}: the weights of {odd[0]} are not all finite; the model is damaged: copy "
                 "the whole folder again"
             )
+        gated += [name] if model.gate else []
         models[name] = into / f"{name}.safetensors"
         tensor_files.save(models[name], kept, {"model": name})
         if len(models) == 1:
             tensor_files.save(into / ".initial", kept, {"plan": json.dumps(plan)})
-    return Files(into / ".initial", models)
+    return Files(into / ".initial", models, tuple(gated))
 
 
 def _check_plan(folder: pathlib.Path, model: Model, plan: Mapping[str, Any]) -> None:

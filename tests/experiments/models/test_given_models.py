@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 import sys
@@ -7,6 +8,7 @@ import pytest
 
 from c2fnas import model_folder, named_weights
 from c2fnas.model_folder import Model
+from c2fnas.scores.healthy_gate import HealthyGate
 from experiments import configuration
 from experiments.configuration import ExperimentConfig
 from experiments.models import given_models
@@ -55,6 +57,18 @@ def test_weights_travel_without_their_vae_branch_and_with_the_plan(made, weights
         np.testing.assert_array_equal(sent[name], 2 * array)
     _, about = tensor_files.load(files.initial)
     assert json.loads(about["plan"]) == PLAN
+
+
+def test_models_whose_own_gate_stays_behind_are_named(made, tmp_path):
+    folders = {name: made(name) for name in ("plain", "gated")}
+    gate = HealthyGate(threshold=2.0, patients=6).to_json()
+    model = model_folder.load(folders["gated"])
+    model_folder.save(folders["gated"], dataclasses.replace(model, gate=gate))
+    files = given_models.write(folders, PLAN, tmp_path)
+    assert files.gated == ("gated",)
+    (plain, _), (gated, about) = (tensor_files.load(path) for path in files.models.values())
+    assert about == {"model": "gated"}
+    assert all(np.array_equal(plain[name], gated[name]) for name in plain)
 
 
 def test_how_a_model_was_trained_does_not_matter(made, tmp_path):

@@ -21,28 +21,34 @@ MODELS = ("FL_global", "C1_baseline")
 class Site:
     """Returns rows that are known in place of scoring a model."""
 
-    plan, num_examples, vocabulary, specs = PLAN, 3, REPORTS, specs_of(WEIGHTS)
+    plan, vocabulary, specs = PLAN, REPORTS, specs_of(WEIGHTS)
 
-    def __init__(self, name):
-        self._name = name
+    def __init__(self, name, omits=lambda row: False):
+        self._name, self._omits = name, omits
+        self.num_examples = {"C1": 2, "C2": 3}[name]
 
     def evaluate(self, model_name, weights):
-        return [row for row in run_folder.rows((model_name,)) if row["site"] == self._name]
+        rows = run_folder.rows((model_name,))
+        return [row for row in rows if row["site"] == self._name and not self._omits(row)]
+
+
+def run(folder, trainers):
+    """Evaluates two models at some sites; returns the server's store."""
+    tensor_files.save(folder / "initial.safetensors", WEIGHTS, {"plan": json.dumps(PLAN)})
+    models = {name: folder / f"{name}.safetensors" for name in MODELS}
+    for number, path in enumerate(models.values()):
+        tensor_files.save(path, {"stem/kernel": np.full(3, number, np.float32)})
+    simulation.run(
+        trainers, folder / "initial.safetensors", folder / "run", num_rounds=0, models=models
+    )
+    return folder / "run" / "server"
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     """The store of a finished evaluation of two models at two sites."""
-    folder = tmp_path_factory.mktemp("evaluation")
-    tensor_files.save(folder / "initial.safetensors", WEIGHTS, {"plan": json.dumps(PLAN)})
-    models = {name: folder / f"{name}.safetensors" for name in MODELS}
-    for number, path in enumerate(models.values()):
-        tensor_files.save(path, {"stem/kernel": np.full(3, number, np.float32)})
     trainers = {name: Site(name) for name in ("C1", "C2")}
-    simulation.run(
-        trainers, folder / "initial.safetensors", folder / "run", num_rounds=0, models=models
-    )
-    return folder / "run" / "server"
+    return run(tmp_path_factory.mktemp("evaluation"), trainers)
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +90,8 @@ def test_json_holds_the_rows_the_models_and_the_log_that_they_are_checked_agains
     }
     assert content["models"] == digests and content["plan"] == PLAN
     assert content["sites"] == {
-        "C1": {"reported": True, "cases": 2},
-        "C2": {"reported": True, "cases": 3},
+        "C1": {"reported": True, "cases": 2, "missing": {}},
+        "C2": {"reported": True, "cases": 3, "missing": {}},
     }
     log = (store / "events.jsonl").read_text().splitlines()
     assert content["audit"]["lines"] == len(log)
@@ -122,6 +128,41 @@ def test_a_run_in_progress_says_what_is_missing(store, tmp_path, written):
     text = evaluation_page.markdown(content)
     assert "still going on" in text and "No rows came from C3." in text
     assert "| C3 | 0 | missing |" in text
+
+
+@pytest.mark.parametrize(
+    ("omits", "cases", "missing"),
+    [
+        (lambda row: row["model"] == "FL_global" and row["case"] > 1, 3, {"FL_global": 2}),
+        (lambda row: row["model"] == "C1_baseline", 3, {"C1_baseline": 3}),
+        (lambda row: row["case"] == 2, 2, {"C1_baseline": 1, "FL_global": 1}),
+        (lambda row: True, 0, {"C1_baseline": 3, "FL_global": 3}),
+    ],
+)
+def test_a_site_that_leaves_out_cases_or_models_is_named(tmp_path, omits, cases, missing):
+    """It could choose what a model's mean is over, and make one model look better than another."""
+    store = run(tmp_path, {"C1": Site("C1"), "C2": Site("C2", omits)})
+    content = evaluation_page.document(store)
+    assert content["sites"] == {
+        "C1": {"reported": True, "cases": 2, "missing": {}},
+        "C2": {"reported": True, "cases": cases, "missing": missing},
+    }
+    listed = ", ".join(
+        f"{model} {count} {'case' if count == 1 else 'cases'}" for model, count in missing.items()
+    )
+    text = evaluation_page.markdown(content)
+    assert f"| C2 | {cases} | received; without a row: {listed} |" in text
+    assert "C2 sent rows of some models or cases only" in text
+    assert "C2 sent rows of some models or cases only" in evaluation_page.html(content)
+
+
+def test_the_page_says_that_a_models_own_gate_is_not_applied(written):
+    for kind in ("md", "html"):
+        text = (written / f"evaluation.{kind}").read_text(encoding="utf-8")
+        assert "the healthy gate that a model's folder may hold is not applied here" in (
+            text.replace("&#x27;", "'")
+        )
+        assert "some models or cases only" not in text
 
 
 class Cells(html.parser.HTMLParser):
