@@ -181,6 +181,13 @@ def _files(config: ExperimentConfig, until_ready: contextlib.ExitStack) -> given
             "travel, so the tables show these models without it",
             ",".join(files.gated),
         )
+    for name, arrays in files.private.items():
+        logging.warning(
+            "event=private_arrays_travel model=%s: it holds arrays that a site kept to itself in "
+            "training (%s), and every site of this evaluation receives them; ask that site first",
+            name,
+            arrays,
+        )
     return files
 
 
@@ -202,7 +209,9 @@ def _check_plan(config: ExperimentConfig, initial_model: str) -> None:
         raise ValueError(
             f"{initial_model}: holds no plan; write the initial model with experiments.init_model"
         )
-    differing = plans.differences(json.loads(metadata["plan"]), _plan(config))
+    differing = plans.differences(
+        json.loads(metadata["plan"]), _plan(config), words=("the model has", "the flags")
+    )
     if differing:
         raise ValueError(
             f"{initial_model}: was made with other settings: {'; '.join(differing)}; use its flag "

@@ -126,6 +126,34 @@ def test_a_name_that_has_a_meaning_of_its_own_or_is_no_name_is_refused(made, nam
         given_models.find([f"{name}:{folder}"])
 
 
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("", "the entry '', which names no folder"),
+        (":", "the entry ':', which names"),
+        ("x:", "'x:', a name without a folder"),
+    ],
+)
+def test_an_entry_without_a_folder_is_named(entry, message):
+    with pytest.raises(ValueError, match=message):
+        given_models.find([entry])
+
+
+@pytest.mark.parametrize(
+    ("about", "private"),
+    [
+        ({"private_arrays": {"of C1": "*/gamma, */beta"}}, {"m": "*/gamma, */beta of C1"}),
+        ({}, {}),
+        ({"private_arrays": "odd"}, {}),
+    ],
+)
+def test_a_model_that_carries_what_a_site_kept_to_itself_is_named(made, tmp_path, about, private):
+    folder = made("m")
+    model = dataclasses.replace(model_folder.load(folder), training_data=about)
+    model_folder.save(folder, model)
+    assert given_models.write({"m": folder}, PLAN, tmp_path).private == private
+
+
 def test_two_models_of_one_name_are_refused_and_a_folder_may_have_a_colon(made, tmp_path):
     first, second = made("m"), made("m", "second")
     with pytest.raises(ValueError, match="both hold a model called m"):
