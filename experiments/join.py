@@ -12,15 +12,12 @@ again to resume.
 
 from __future__ import annotations
 
-import math
-import pathlib
 from collections.abc import Callable
 
 from absl import app, flags, logging
 
 from experiments import flags as experiment_flags
 from federated.errors import CertificateRefused, FederationError, VersionDiffers, WrongCredential
-from federated.rounds.sharing import ShareRules
 from federated.security import expiry
 from federated.site import grpc_transport
 from federated.site import loop as site_loop
@@ -80,6 +77,7 @@ def take_part(
         model_evaluator,
         model_folders,
         prepared_cases,
+        sharing_words,
         site_trainer,
     )
     from experiments.reports import case_browser
@@ -135,7 +133,9 @@ def take_part(
             missing=site_trainer.missing_labels(config, store),
             federated=True,
         )
-        _tell_sharing(config.share_rules, trainer, folder / part)
+        private_arrays = folder / part / "journal" / "private"
+        for line in sharing_words.lines(config.share_rules, trainer.specs, private_arrays):
+            logging.info("%s", line)
     else:
         trainer = model_evaluator.ModelEvaluator(
             config, store, folder / part, strategy=tf.distribute.MirroredStrategy()
@@ -174,36 +174,6 @@ def take_part(
         figure.savefig(path)
     print(f"{ending}; figure {folder / 'figures' / f'{picture}.png'}")
     return 0
-
-
-def _tell_sharing(rules: ShareRules, trainer: SiteTrainer, folder: pathlib.Path) -> None:
-    """Says which arrays of the model never leave this site, if the plan has such rules."""
-    values = {spec.name: math.prod(spec.shape) for spec in trainer.specs}
-    sharing = rules.of(values)
-    for names, patterns, kind, what in (
-        (
-            sharing.kept,
-            rules.keep,
-            "arrays_stay",
-            f"they never leave this site and exist nowhere else; back up {folder}",
-        ),
-        (
-            sharing.received,
-            rules.receive,
-            "arrays_only_received",
-            "this site takes them from the server, does not train them and never sends them",
-        ),
-    ):
-        if names:
-            logging.info(
-                "event=%s arrays=%d values=%d of=%d names=%s: %s",
-                kind,
-                len(names),
-                sum(values[name] for name in names),
-                sum(values.values()),
-                ",".join(patterns),
-                what,
-            )
 
 
 if __name__ == "__main__":

@@ -231,9 +231,11 @@ def _logged(path: pathlib.Path) -> tuple[dict[str, str], set[str], bool, dict[st
             globals_[record["round"]] = models["FL_global"] = record["sha256"]
         elif record["event"] == "models_fixed" and record.get("best_round") in globals_:
             models["FL_best_global"] = globals_[record["best_round"]]
-        elif record["event"] == "login" or record["event"] == "readmitted":
+        elif record["event"] == "login":
             sites.add(record["site"])
-            announced[record["site"]] = record.get("num_examples", announced.get(record["site"], 0))
+            announced[record["site"]] = record["num_examples"]
+        elif record["event"] == "readmitted":
+            sites.add(record["site"])
         elif record["event"] == "evicted":
             sites.discard(record["site"])
         elif record["event"] == "finished":
