@@ -11,6 +11,7 @@ from federated import errors
 from federated.connections import http_server
 from federated.server import metrics_endpoint
 from federated.server.metrics import Metric
+from tests.federated import toy
 
 
 def app(environ, start_response):
@@ -65,7 +66,8 @@ def test_a_flood_of_idle_connections_takes_only_its_places(connect):
         flood = [connect(port) for _ in range(60)]
         # Those beyond the places are closed at once; connections come in the order they were made.
         assert all(is_closed(connection) for connection in flood[3:])
-        assert descriptors() - before <= len(flood) + 3
+        # Our own ends, the places, and a few: one that is being closed, what Python opens itself.
+        assert descriptors() - before <= len(flood) + 3 + 10
         for connection in flood:
             connection.close()
         assert comes_to_answer(port)
@@ -152,3 +154,33 @@ def test_metrics_stand_behind_the_same_server(stand_in, monkeypatch):
             with pytest.raises(errors.PortInUse, match="--metrics_port or --metrics_host"):
                 metrics_endpoint.serving(list, host, port).__enter__()
         assert len(warned) == warnings
+
+
+def test_a_run_goes_on_while_its_metrics_are_flooded(
+    stand_in, serving, take_part, connect, monkeypatch
+):
+    """Idle connections, as many as anyone who reaches the port likes, take no descriptor that sites
+    or store need.
+    """
+    ports, flood, held, begin = [], [], [], metrics_endpoint.serving
+
+    @contextlib.contextmanager
+    def noted(*given):
+        with begin(*given) as port:
+            ports.append(port)
+            yield port
+
+    def attack(round_number):
+        before = descriptors()
+        flood.extend(connect(ports[0]) for _ in range(100))
+        turned_away = [is_closed(connection) for connection in flood[-80:]]
+        held.append((descriptors() - before - 100, all(turned_away)))
+
+    monkeypatch.setattr(metrics_endpoint, "serving", noted)
+    running = serving(metrics=("127.0.0.1", 0))
+    trainers = {"C1": toy.ToyTrainer("C1", on_train=attack), "C2": toy.ToyTrainer("C2")}
+    take_part({site: running.connect(site) for site in trainers}, trainers)
+    assert running.join().finished
+    # At most its places, and what the sites' own calls take meanwhile.
+    assert len(held) == 3 and all(away for _, away in held)
+    assert all(more <= http_server.PLACES + 20 for more, _ in held), held
