@@ -2,53 +2,18 @@ import csv
 import html.parser
 import json
 
-import numpy as np
 import pytest
 
 from experiments.reports import evaluation_page
-from experiments.results.vocabulary import REPORTS
-from federated import simulation
 from federated.audit.log import BrokenChain
 from federated.tensors import tensor_files
-from federated.tensors.weights import specs_of
-from tests.experiments import run_folder
-
-PLAN = {"spacing_mm": [3.0, 3.0, 3.0], "schedule": {"num_rounds": 0}}
-WEIGHTS = {"stem/kernel": np.zeros(3, np.float32)}
-MODELS = ("FL_global", "C1_baseline")
-
-
-class Site:
-    """Returns rows that are known in place of scoring a model."""
-
-    plan, vocabulary, specs = PLAN, REPORTS, specs_of(WEIGHTS)
-
-    def __init__(self, name, omits=lambda row: False):
-        self._name, self._omits = name, omits
-        self.num_examples = {"C1": 2, "C2": 3}[name]
-
-    def evaluate(self, model_name, weights):
-        rows = run_folder.rows((model_name,))
-        return [row for row in rows if row["site"] == self._name and not self._omits(row)]
-
-
-def run(folder, trainers):
-    """Evaluates two models at some sites; returns the server's store."""
-    tensor_files.save(folder / "initial.safetensors", WEIGHTS, {"plan": json.dumps(PLAN)})
-    models = {name: folder / f"{name}.safetensors" for name in MODELS}
-    for number, path in enumerate(models.values()):
-        tensor_files.save(path, {"stem/kernel": np.full(3, number, np.float32)})
-    simulation.run(
-        trainers, folder / "initial.safetensors", folder / "run", num_rounds=0, models=models
-    )
-    return folder / "run" / "server"
+from tests.experiments import evaluated_store, run_folder
+from tests.experiments.evaluated_store import MODELS, PLAN
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """The store of a finished evaluation of two models at two sites."""
-    trainers = {name: Site(name) for name in ("C1", "C2")}
-    return run(tmp_path_factory.mktemp("evaluation"), trainers)
+    return evaluated_store.leave(tmp_path_factory.mktemp("evaluation"))
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +106,7 @@ def test_a_run_in_progress_says_what_is_missing(store, tmp_path, written):
 )
 def test_a_site_that_leaves_out_cases_or_models_is_named(tmp_path, omits, cases, missing):
     """It could choose what a model's mean is over, and make one model look better than another."""
-    store = run(tmp_path, {"C1": Site("C1"), "C2": Site("C2", omits)})
-    content = evaluation_page.document(store)
+    content = evaluation_page.document(evaluated_store.leave(tmp_path, omits))
     assert content["sites"] == {
         "C1": {"reported": True, "cases": 2, "missing": {}},
         "C2": {"reported": True, "cases": cases, "missing": missing},

@@ -1,17 +1,12 @@
 import contextlib
 import os
 import socket
-import sys
-import types
 import urllib.request
 
 import pytest
 
 from federated import errors
 from federated.connections import http_server
-from federated.server import metrics_endpoint
-from federated.server.metrics import Metric
-from tests.federated import toy
 
 
 def app(environ, start_response):
@@ -113,74 +108,3 @@ def test_an_ipv6_address_may_have_brackets(host):
         pytest.skip("this machine has no IPv6")
     with answering(host) as port:
         assert page(port, "[::1]") == b"all is well"
-
-
-@pytest.fixture
-def stand_in(monkeypatch):
-    """A module in place of prometheus-client, which writes the names of the metrics only."""
-
-    class Registry:
-        def register(self, collector):
-            self.collector = collector
-
-    def family(name, text, labels):
-        return types.SimpleNamespace(name=name, add_metric=lambda labels, value: None)
-
-    def make_wsgi_app(registry):
-        def answer(environ, start_response):
-            start_response("200 OK", [])
-            return [one.name.encode() for one in registry.collector.collect()]
-
-        return answer
-
-    core = types.SimpleNamespace(CounterMetricFamily=family, GaugeMetricFamily=family)
-    package = types.SimpleNamespace(
-        CollectorRegistry=Registry,
-        ProcessCollector=lambda registry: None,
-        make_wsgi_app=make_wsgi_app,
-        core=core,
-    )
-    monkeypatch.setitem(sys.modules, "prometheus_client", package)
-    monkeypatch.setitem(sys.modules, "prometheus_client.core", core)
-
-
-def test_metrics_stand_behind_the_same_server(stand_in, monkeypatch):
-    warned = []
-    monkeypatch.setattr(metrics_endpoint.logging, "warning", lambda text, *_: warned.append(text))
-    given = Metric("federation_warnings", "gauge", "Warnings.", (), {(): 1.0})
-    for host, warnings in (("127.0.0.1", 0), ("0.0.0.0", 1)):
-        with metrics_endpoint.serving(lambda: [given], host, 0) as port:
-            assert page(port) == b"federation_warnings"
-            with pytest.raises(errors.PortInUse, match="--metrics_port or --metrics_host"):
-                metrics_endpoint.serving(list, host, port).__enter__()
-        assert len(warned) == warnings
-
-
-def test_a_run_goes_on_while_its_metrics_are_flooded(
-    stand_in, serving, take_part, connect, monkeypatch
-):
-    """Idle connections, as many as anyone who reaches the port likes, take no descriptor that sites
-    or store need.
-    """
-    ports, flood, held, begin = [], [], [], metrics_endpoint.serving
-
-    @contextlib.contextmanager
-    def noted(*given):
-        with begin(*given) as port:
-            ports.append(port)
-            yield port
-
-    def attack(round_number):
-        before = descriptors()
-        flood.extend(connect(ports[0]) for _ in range(100))
-        turned_away = [is_closed(connection) for connection in flood[-80:]]
-        held.append((descriptors() - before - 100, all(turned_away)))
-
-    monkeypatch.setattr(metrics_endpoint, "serving", noted)
-    running = serving(metrics=("127.0.0.1", 0))
-    trainers = {"C1": toy.ToyTrainer("C1", on_train=attack), "C2": toy.ToyTrainer("C2")}
-    take_part({site: running.connect(site) for site in trainers}, trainers)
-    assert running.join().finished
-    # At most its places, and what the sites' own calls take meanwhile.
-    assert len(held) == 3 and all(away for _, away in held)
-    assert all(more <= http_server.PLACES + 20 for more, _ in held), held
