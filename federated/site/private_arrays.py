@@ -113,10 +113,12 @@ class PrivateArrays:
         path = self._path(name, sha256)
         arrays = _intact(path, sha256)
         if arrays is None:
+            first = self._first_to_train_again(name)
             raise ValueError(
                 f"{path}: this site's private arrays are missing or were changed, and no other "
                 "machine has them; restore the folder from a backup, or have the server's operator "
-                f"discard the rounds from {self._first_to_train_again(name)} on"
+                f"discard the rounds from {first} on (--order=discard_round "
+                f"--round={global_number(first)})"
             )
         return arrays
 
