@@ -137,7 +137,7 @@ def _sharing(folder: pathlib.Path | None) -> list[Diagnosis]:
     if config.num_rounds == 0:
         return []
     if rules.keep:
-        where = (folder or pathlib.Path("<site folder>")) / "federated" / "journal" / "private"
+        where = (folder or pathlib.Path("<site folder>")) / "federated" / "journal"
         told.append(
             doctor.good(
                 "stays at this site",

@@ -133,8 +133,8 @@ def take_part(
             missing=site_trainer.missing_labels(config, store),
             federated=True,
         )
-        private_arrays = folder / part / "journal" / "private"
-        for line in sharing_words.lines(config.share_rules, trainer.specs, private_arrays):
+        journal = folder / part / "journal"
+        for line in sharing_words.lines(config.share_rules, trainer.specs, journal):
             logging.info("%s", line)
     else:
         trainer = model_evaluator.ModelEvaluator(

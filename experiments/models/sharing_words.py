@@ -15,7 +15,7 @@ def lines(rules: ShareRules, specs: Sequence[TensorSpec], folder: str | os.PathL
 
     Args:
       specs: the model's tensors.
-      folder: where the site keeps its private arrays.
+      folder: the site's journal, which holds its private arrays.
     """
     values = {spec.name: math.prod(spec.shape) for spec in specs}
     sharing = rules.of(values)

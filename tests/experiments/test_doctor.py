@@ -38,7 +38,7 @@ def test_a_site_is_told_in_words_what_stays_with_it(kits, tmp_path):  # noqa: F8
     _, found = examined(*flags, *rules)
     stays = found["stays at this site"]
     assert stays["state"] == "good" and "arrays named */gamma, */beta" in stays["found"]
-    assert f"back up {tmp_path / 'federated' / 'journal' / 'private'}" in stays["found"]
+    assert f"back up {tmp_path / 'federated' / 'journal'}" in stays["found"]
     assert "end/classifier/*: not trained here and never sent" in found["only received"]["found"]
     for others in (["--profile=test"], [*rules, "--num_rounds=0"]):
         _, found = examined(*flags, *others)

@@ -16,12 +16,12 @@ SPECS = specs_of(
 
 def test_a_site_is_told_how_much_of_the_model_stays_and_where_to_back_it_up():
     stays, received = sharing_words.lines(
-        ShareRules(keep=("*/gamma", "b/*"), receive=("end/*",)), SPECS, "site/private"
+        ShareRules(keep=("*/gamma", "b/*"), receive=("end/*",)), SPECS, "site/journal"
     )
     assert stays.startswith("event=arrays_stay arrays=2 values=7 of=18 names=*/gamma,b/*: ")
-    assert "never leave this site" in stays and stays.endswith("back up site/private")
+    assert "never leave this site" in stays and stays.endswith("back up site/journal")
     assert received.startswith("event=arrays_only_received arrays=1 values=1 of=18 names=end/*: ")
 
 
 def test_without_rules_nothing_is_said():
-    assert sharing_words.lines(ShareRules(), SPECS, "site/private") == []
+    assert sharing_words.lines(ShareRules(), SPECS, "site/journal") == []
