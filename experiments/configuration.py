@@ -255,7 +255,18 @@ class ExperimentConfig:
 
     @property
     def share_rules(self) -> ShareRules:
-        """Which arrays stay at a site and which are only received, as patterns of their names."""
+        """Which arrays stay at a site and which are only received, as patterns of their names.
+
+        Raises:
+          ValueError: for an empty entry.
+        """
+        for name in ("keep_at_site", "only_receive"):
+            if not all(entry.strip() for entry in getattr(self, name)):
+                raise ValueError(
+                    f"{name} has an empty entry; expected groups "
+                    f"({', '.join(array_groups.GROUPS)}) and patterns of array names, separated by "
+                    "single commas"
+                )
         return ShareRules(
             keep=array_groups.patterns(self.keep_at_site),
             receive=array_groups.patterns(self.only_receive),

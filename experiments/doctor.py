@@ -73,6 +73,7 @@ def main(argv: list[str]) -> int:
         )
         if folder is not None:
             findings.append(_prepared_cases(folder))
+        findings += _sharing(folder)
     if FLAGS.json:
         print(json.dumps([finding.to_json() for finding in findings], indent=2))
     else:
@@ -123,6 +124,35 @@ def _prepared_cases(folder: pathlib.Path) -> Diagnosis:
             "its plan",
         )
     return doctor.good(check, prepared_cases.describe(record))
+
+
+def _sharing(folder: pathlib.Path | None) -> list[Diagnosis]:
+    """Returns in words what the plan's rules of sharing mean for this site; nothing without any."""
+    from federated.doctor import diagnosis as doctor
+
+    if not FLAGS["profile"].present:
+        return []
+    config = experiment_flags.experiment_config(without_training=True)
+    rules, told = config.share_rules, []
+    if config.num_rounds == 0:
+        return []
+    if rules.keep:
+        where = (folder or pathlib.Path("<site folder>")) / "federated" / "journal"
+        told.append(
+            doctor.good(
+                "stays at this site",
+                f"arrays named {', '.join(rules.keep)}, beside scans and labels; they exist "
+                f"nowhere else, so back up {where}",
+            )
+        )
+    if rules.receive:
+        told.append(
+            doctor.good(
+                "only received",
+                f"arrays named {', '.join(rules.receive)}: not trained here and never sent",
+            )
+        )
+    return told
 
 
 def _plan() -> dict[str, Any] | None:

@@ -24,7 +24,7 @@ flags.DEFINE_string("output", None, "File to write (.safetensors).")
 
 def main(argv: list[str]) -> None:
     del argv
-    from c2fnas import keras_stack, named_weights
+    from c2fnas import array_groups, keras_stack, named_weights
     from experiments.models import site_trainer
     from runkit import overwriting
 
@@ -33,7 +33,13 @@ def main(argv: list[str]) -> None:
     overwriting.require_apart(experiment_flags.genotype_file(), {"--output": [output]})
     network = site_trainer.build_network(config)
     weights = named_weights.initial(network, config.seed)
-    config.share_rules.of(weights)  # the names that they match are known only now
+    try:
+        config.share_rules.of(weights)  # the names that they match are known only now
+    except ValueError as error:
+        raise ValueError(
+            f"--keep_at_site or --only_receive: {error}. Groups are "
+            f"{', '.join(array_groups.GROUPS)}"
+        ) from error
     genotype = site_trainer.load_genotype(config)
     metadata = {
         "model": "initial",

@@ -77,6 +77,7 @@ def take_part(
         model_evaluator,
         model_folders,
         prepared_cases,
+        sharing_words,
         site_trainer,
     )
     from experiments.reports import case_browser
@@ -132,6 +133,9 @@ def take_part(
             missing=site_trainer.missing_labels(config, store),
             federated=True,
         )
+        journal = folder / part / "journal"
+        for line in sharing_words.lines(config.share_rules, trainer.specs, journal):
+            logging.info("%s", line)
     else:
         trainer = model_evaluator.ModelEvaluator(
             config, store, folder / part, strategy=tf.distribute.MirroredStrategy()

@@ -21,7 +21,7 @@ import pathlib
 import tempfile
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from c2fnas import genotype
 from experiments import configuration, program_help, setting_flags
@@ -84,6 +84,7 @@ flags.DEFINE_string(
 
 def main(argv: list[str]) -> int:
     del argv
+    metrics = _metrics()
     experiment = experiment_flags.experiment_config(without_training=True)
     config = ServerConfig(
         num_rounds=experiment.num_rounds,
@@ -106,7 +107,7 @@ def main(argv: list[str]) -> int:
             files.initial,
             vocabulary=REPORTS,
             models=files.models,
-            metrics=(FLAGS.metrics_host, FLAGS.metrics_port) if FLAGS.metrics_port else None,
+            metrics=metrics,
             listeners=[
                 _tell_progress,
                 *([RunScalars(ScalarEvents(FLAGS.tensorboard)).note] if FLAGS.tensorboard else []),
@@ -128,6 +129,23 @@ def main(argv: list[str]) -> int:
     if summary.finished:
         return 0
     return interrupts.EXIT_CODE if interrupts.received() else 1
+
+
+def _metrics() -> tuple[str, int] | None:
+    """Returns address and port of the Prometheus endpoint, None for none. Raises UsageError."""
+    if not FLAGS.metrics_port:
+        if FLAGS["metrics_host"].present:
+            raise app.UsageError(
+                f"--metrics_host={FLAGS.metrics_host} is given without --metrics_port, and without "
+                "a port there are no metrics; give one, e.g. --metrics_port=9464, or omit both"
+            )
+        return None
+    if FLAGS.metrics_port == FLAGS.port:
+        raise app.UsageError(
+            f"--metrics_port is {FLAGS.metrics_port}, the port of the sites; choose another one, "
+            "e.g. 9464"
+        )
+    return FLAGS.metrics_host, FLAGS.metrics_port
 
 
 def _files(config: ExperimentConfig, until_ready: contextlib.ExitStack) -> given_models.Files:
@@ -156,7 +174,21 @@ def _files(config: ExperimentConfig, until_ready: contextlib.ExitStack) -> given
     experiment_flags.required("models", "the model folders to evaluate, as --num_rounds is 0")
     folders = given_models.find(FLAGS.models)
     into = until_ready.enter_context(tempfile.TemporaryDirectory(prefix="models-"))
-    return given_models.write(folders, _plan(config), into)
+    files = given_models.write(folders, _plan(config), into)
+    if files.gated:
+        logging.warning(
+            "event=gates_not_applied models=%s: their folders hold a healthy gate; only weights "
+            "travel, so the tables show these models without it",
+            ",".join(files.gated),
+        )
+    for name, arrays in files.private.items():
+        logging.warning(
+            "event=private_arrays_travel model=%s: it holds arrays that a site kept to itself in "
+            "training (%s), and every site of this evaluation receives them; ask that site first",
+            name,
+            arrays,
+        )
+    return files
 
 
 def _tell_progress(record: LogLine) -> None:
@@ -177,7 +209,9 @@ def _check_plan(config: ExperimentConfig, initial_model: str) -> None:
         raise ValueError(
             f"{initial_model}: holds no plan; write the initial model with experiments.init_model"
         )
-    differing = plans.differences(json.loads(metadata["plan"]), _plan(config))
+    differing = plans.differences(
+        json.loads(metadata["plan"]), _plan(config), words=("the model has", "the flags")
+    )
     if differing:
         raise ValueError(
             f"{initial_model}: was made with other settings: {'; '.join(differing)}; use its flag "

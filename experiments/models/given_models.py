@@ -29,10 +29,17 @@ _SHOWN = 6  # differences in one message
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """What `federated.server.serve.serve` takes: an initial model for the plan, and the models."""
+    """What `federated.server.serve.serve` takes: an initial model for the plan, and the models.
+
+    Attributes:
+      gated: models whose folders hold a healthy gate, which does not travel.
+      private: model -> which site's private arrays it holds; these travel with it.
+    """
 
     initial: pathlib.Path
     models: Mapping[str, pathlib.Path]
+    gated: tuple[str, ...] = ()
+    private: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def find(entries: Sequence[str]) -> dict[str, pathlib.Path]:
@@ -43,8 +50,15 @@ def find(entries: Sequence[str]) -> dict[str, pathlib.Path]:
     """
     found: dict[str, pathlib.Path] = {}
     for entry in entries:
+        if not entry.removesuffix(":"):
+            raise ValueError(
+                f"--models has the entry {entry!r}, which names no folder; give model folders, as "
+                "folder or name:folder, separated by single commas"
+            )
         name, separator, rest = entry.partition(":")
         named = bool(separator) and not os.path.isdir(entry)
+        if named and not rest:
+            raise ValueError(f"--models has {entry!r}, a name without a folder; give name:folder")
         folder = pathlib.Path(rest if named else entry)
         name = name if named else model_folder.describe(folder).name
         if (
@@ -78,7 +92,7 @@ def write(
     Raises:
       ValueError: naming the model that does not fit the plan or has a weight that is not finite.
     """
-    into, models = pathlib.Path(into), {}
+    into, models, gated, private = pathlib.Path(into), {}, [], {}
     for name, folder in folders.items():
         model = model_folder.describe(folder)
         _check_plan(folder, model, plan)
@@ -96,11 +110,15 @@ def write(
                 f"{folder}: the weights of {odd[0]} are not all finite; the model is damaged: copy "
                 "the whole folder again"
             )
+        gated += [name] if model.gate else []
+        own = model.training_data.get("private_arrays")
+        if isinstance(own, dict) and own:
+            private[name] = "; ".join(f"{arrays} {of}" for of, arrays in own.items())
         models[name] = into / f"{name}.safetensors"
         tensor_files.save(models[name], kept, {"model": name})
         if len(models) == 1:
             tensor_files.save(into / ".initial", kept, {"plan": json.dumps(plan)})
-    return Files(into / ".initial", models)
+    return Files(into / ".initial", models, tuple(gated), private)
 
 
 def _check_plan(folder: pathlib.Path, model: Model, plan: Mapping[str, Any]) -> None:

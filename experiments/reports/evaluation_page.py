@@ -33,7 +33,9 @@ mean over the cases of a site, or over those of all sites together, with its 95 
 patients (Student's t within sites, wider where the values are skewed; a dash is an end that the \
 cases do not determine) and the number of cases. A class that is in neither the truth nor the \
 prediction of a case is not counted; a class that is only in the prediction counts as 0 in both \
-kinds of Dice. The training grid is that of the models' plan."""
+kinds of Dice. The training grid is that of the models' plan. What is scored are a model's weights \
+alone: the healthy gate that a model's folder may hold is not applied here. Only a model whose \
+name ends in `_gated` has a gate, one fitted in this evaluation to the sites without tumours."""
 
 
 def document(store: str | os.PathLike) -> dict[str, Any]:
@@ -47,7 +49,7 @@ def document(store: str | os.PathLike) -> dict[str, Any]:
     """
     files = StoreFolder(store)
     found = verification.verify(store)
-    models, sites, finished = _logged(files)
+    models, sites, finished, announced = _logged(files)
     path = files.folder / "rows.jsonl"
     rows = paper_table.read_rows(path, any_site=True) if path.is_file() else []
     if not rows:
@@ -59,6 +61,11 @@ def document(store: str | os.PathLike) -> dict[str, Any]:
     scored = {row["model"] for row in cases}
     with TensorFile(files.global_path(0)) as initial:
         plan = json.loads(initial.metadata["plan"])
+    if plan.get("schedule", {}).get("num_rounds") == 0:
+        asked, expected = set(models), {site: announced.get(site, 0) for site in found.rows}
+    else:  # what a site announces are training cases, and some lent models only serve a choice
+        asked, expected = models.keys() & scored, dict.fromkeys(found.rows, 0)
+    gaps = evaluation_table.gaps(cases, sorted(asked), expected)
     return {
         "release": release.version(),
         "finished": finished,
@@ -68,6 +75,7 @@ def document(store: str | os.PathLike) -> dict[str, Any]:
             site: {
                 "reported": site in found.rows,
                 "cases": sum(of == site for of, _ in tested),
+                "missing": gaps.get(site, {}),
             }
             for site in sorted({*sites, *found.rows})
         },
@@ -141,7 +149,13 @@ def _state(content: Mapping[str, Any]) -> str:
         ended = "The evaluation is finished."
     else:
         ended = "The evaluation is still going on; this is what has come so far."
-    return ended + (f" No rows came from {', '.join(missing)}." if missing else "")
+    ended += f" No rows came from {', '.join(missing)}." if missing else ""
+    if partial := [site for site, about in content["sites"].items() if about.get("missing")]:
+        ended += (
+            f" {', '.join(partial)} sent rows of some models or cases only (see Sites), so the "
+            "means of different models are over different cases: do not compare them."
+        )
+    return ended
 
 
 def _tables(
@@ -178,9 +192,18 @@ def _models(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def _sites(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return ["Site", "Test cases#", "Rows"], [
-        [site, str(about["cases"]), "received" if about["reported"] else "missing"]
-        for site, about in content["sites"].items()
+        [site, str(about["cases"]), _received(about)] for site, about in content["sites"].items()
     ]
+
+
+def _received(about: Mapping[str, Any]) -> str:
+    if not about["reported"]:
+        return "missing"
+    lacking = [
+        f"{model} {count} {'case' if count == 1 else 'cases'}"
+        for model, count in about.get("missing", {}).items()
+    ]
+    return "received" + (f"; without a row: {', '.join(lacking)}" if lacking else "")
 
 
 def _audited(content: Mapping[str, Any]) -> str:
@@ -209,9 +232,12 @@ def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _logged(store: StoreFolder) -> tuple[dict[str, str], set[str], bool]:
-    """Returns (name -> digest of every model, the sites that take part, whether the run ended)."""
+def _logged(store: StoreFolder) -> tuple[dict[str, str], set[str], bool, dict[str, int]]:
+    """Returns (name -> digest of every model, the sites that take part, whether the run ended, site
+    -> number of cases that it announced).
+    """
     models, sites, finished, globals_ = dict[str, str](), set[str](), False, dict[int, str]()
+    announced = dict[str, int]()
     best: int | None = None
     for record in audit_log.read_chain(store.folder / "events.jsonl", None):
         if record["event"] == "log_continued":  # the lines before it may be no longer kept
@@ -219,6 +245,7 @@ def _logged(store: StoreFolder) -> tuple[dict[str, str], set[str], bool]:
             models.update({name: sha256 for name, (_, sha256) in run.published.items()})
             models.update(run.given)
             sites.update(run.num_examples.keys() - run.evicted)
+            announced.update(run.num_examples)
             finished = run.finished
             if run.round and run.sha256:
                 globals_[run.round] = models["FL_global"] = run.sha256
@@ -229,7 +256,10 @@ def _logged(store: StoreFolder) -> tuple[dict[str, str], set[str], bool]:
             globals_[record["round"]] = models["FL_global"] = record["sha256"]
         elif record["event"] == "models_fixed":
             best = record.get("best_round", best)
-        elif record["event"] == "login" or record["event"] == "readmitted":
+        elif record["event"] == "login":
+            sites.add(record["site"])
+            announced[record["site"]] = record["num_examples"]
+        elif record["event"] == "readmitted":
             sites.add(record["site"])
         elif record["event"] == "evicted":
             sites.discard(record["site"])
@@ -241,4 +271,4 @@ def _logged(store: StoreFolder) -> tuple[dict[str, str], set[str], bool]:
     elif best and path.is_file():  # its round is among the lines that are no longer kept
         with TensorFile(path) as file:
             models["FL_best_global"] = file_digest(file)
-    return models, sites, finished
+    return models, sites, finished, announced

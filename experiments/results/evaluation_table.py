@@ -7,7 +7,7 @@ between sites do not count as spread (`intervals.mean_interval`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.results import case_rows, paper_table, score_summary
@@ -44,6 +44,30 @@ def lines(rows: Iterable[CaseRow]) -> list[Line]:
             score_summary.of_rows(groups[model, site, grid], strata="site")
         )
     ]
+
+
+def gaps(
+    rows: Iterable[CaseRow], models: Iterable[str], sites: Mapping[str, int]
+) -> dict[str, dict[str, int]]:
+    """Returns site -> model -> number of the site's test cases without a row, where there are any.
+
+    A site may leave out models or cases, by a fault or on purpose, and so choose which mean a model
+    gets. Every case counts that the site sent any row of, and at least as many as it has.
+
+    Args:
+      models: those that every site was asked to score.
+      sites: site -> number of its test cases, 0 if that is not known.
+    """
+    found: dict[str, dict[str, set[int]]] = {site: {} for site in sites}
+    for row in rows:
+        if row["grid"] == "training" and row["site"] in found:
+            found[row["site"]].setdefault(row["model"], set()).add(row["case"])
+    missing = {}
+    for site, own in found.items():
+        number = max(sites[site], len(set().union(*own.values())))
+        lacking = {model: number - len(own.get(model, ())) for model in models}
+        missing[site] = {model: count for model, count in lacking.items() if count}
+    return {site: counts for site, counts in missing.items() if counts}
 
 
 def cells(found: Sequence[Line], *, measure: str, grid: str) -> dict[str, dict[str, Line]]:

@@ -8,8 +8,14 @@ from typing import Any
 
 from absl import logging
 
-from federated.errors import PortInUse
+from federated.connections import http_server
 from federated.server.metrics import Metric
+from federated.wire import addresses
+
+_REMEDY = (
+    "stop the program that has it (`ss -ltnp` names it), or choose another --metrics_port or "
+    "--metrics_host"
+)
 
 
 def require() -> None:
@@ -42,21 +48,17 @@ def serving(collect: Callable[[], list[Metric]], host: str, port: int) -> Iterat
     registry = prometheus_client.CollectorRegistry()
     registry.register(_Collector(collect))
     prometheus_client.ProcessCollector(registry=registry)
-    try:
-        server, thread = prometheus_client.start_http_server(port, host, registry=registry)
-    except OSError as error:
-        raise PortInUse(
-            f"metrics cannot be served on port {port} of {host} ({error.strerror}); stop the "
-            f"program that has it (`ss -ltnp` names it), or choose another --metrics_port or "
-            "--metrics_host"
-        ) from error
-    try:
-        logging.info("event=metrics host=%s port=%d", host, server.server_port)
-        yield server.server_port
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    app = prometheus_client.make_wsgi_app(registry)
+    with http_server.answering(app, host, port, what="metrics", remedy=_REMEDY) as bound:
+        logging.info("event=metrics host=%s port=%d", host, bound)
+        if not addresses.is_loopback(host):
+            logging.warning(
+                "event=metrics_open host=%s: anyone who can reach port %d reads the metrics; let a "
+                "firewall admit only the Prometheus server",
+                host,
+                bound,
+            )
+        yield bound
 
 
 class _Collector:

@@ -426,6 +426,8 @@ class _Loop:
         arrays, of = self._private.completed(model, arrays, number=number)
         if of:
             self.note("private_arrays", model=model, of=of)
+        elif sharing_.kept and number != 0:  # a late site, or one that lost its journal
+            self.note("private_arrays", model=model, of="the initial model")
         self._pulled = model, arrays
         return arrays
 

@@ -111,17 +111,41 @@ class PrivateArrays:
     def _load(self, name: str) -> NamedArrays:
         sha256 = self._journal.private[name]
         path = self._path(name, sha256)
-        try:
-            with tensor_files.TensorFile(path) as file:
-                if tensor_files.file_digest(file) == sha256:
-                    return file.read()
-        except (FileNotFoundError, ValueError):
-            pass  # as for another digest
-        raise ValueError(
-            f"{path}: this site's private arrays are missing or were changed, and no other machine "
-            "has them; restore the folder from a backup, or have the server's operator discard "
-            f"the rounds from {name} on"
-        )
+        arrays = _intact(path, sha256)
+        if arrays is None:
+            first = self._first_to_train_again(name)
+            raise ValueError(
+                f"{path}: this site's private arrays are missing or were changed, and no other "
+                "machine has them; restore the folder from a backup, or have the server's operator "
+                f"discard the rounds from {first} on (--order=discard_round "
+                f"--round={global_number(first)})"
+            )
+        return arrays
+
+    def _first_to_train_again(self, name: str) -> str:
+        """Returns the first round to discard, so that the site can continue without the file of
+        `name` from what is still there.
+        """
+        noted = self._journal.private
+        rounds = sorted(found for of in noted if (found := global_number(of)) is not None)
+        number = global_number(name)
+        # A model is lent again after any round that is discarded.
+        last = number if number is not None else max(rounds, default=1)
+        for before in reversed(rounds):
+            sha256 = noted[global_name(before)]
+            path = self._path(global_name(before), sha256)
+            if (number is None or before < number) and _intact(path, sha256) is not None:
+                return global_name(min(before + 1, last))
+        return global_name(min(rounds, default=1))
 
     def _path(self, name: str, sha256: str) -> pathlib.Path:
         return self._folder / f"{name}.{sha256[:16]}.safetensors"
+
+
+def _intact(path: pathlib.Path, sha256: str) -> NamedArrays | None:
+    """Returns the arrays of a file, None if it is missing or has another digest."""
+    try:
+        with tensor_files.TensorFile(path) as file:
+            return file.read() if tensor_files.file_digest(file) == sha256 else None
+    except (FileNotFoundError, ValueError):
+        return None

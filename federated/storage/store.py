@@ -184,10 +184,13 @@ class Store(StoreFolder, Records):
         stored = {"aggregation": FIRST_AGGREGATION, **self._value("settings")}
         if stored["format"] in (FORMAT, _FORMAT_WITH_RULE):
             del wanted["format"]  # it follows from rule and plan, which are compared themselves
+        # Given models are compared by name; the initial model is only one of them, which holds the
+        # plan, and another order of the list makes it another one.
+        by_name = ("models", "initial model") if digests and "models" in stored else ("models",)
         lines = [
             f"{key}: the store has {stored.get(key)}, asked for is {value}"
             for key, value in wanted.items()
-            if stored.get(key) != value and key != "models"
+            if stored.get(key) != value and key not in by_name
         ]
         lines += given_models.differences(stored.get("models", {}), digests)
         lines += plans.differences(self.plan, plan, words=("the store has", "asked for is"))

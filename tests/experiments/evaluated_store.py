@@ -20,22 +20,28 @@ MODELS = ("FL_global", "C1_baseline")
 class Site:
     """Returns rows that are known in place of scoring a model."""
 
-    plan, num_examples, vocabulary, specs = PLAN, 3, REPORTS, specs_of(WEIGHTS)
+    plan, vocabulary, specs = PLAN, REPORTS, specs_of(WEIGHTS)
 
-    def __init__(self, name):
-        self._name = name
+    def __init__(self, name, omits=lambda row: False):
+        self._name, self._omits = name, omits
+        self.num_examples = {"C1": 2, "C2": 3}[name]
 
     def evaluate(self, model_name, weights):
-        return [row for row in run_folder.rows((model_name,)) if row["site"] == self._name]
+        rows = run_folder.rows((model_name,))
+        return [row for row in rows if row["site"] == self._name and not self._omits(row)]
 
 
-def leave(folder):
-    """Writes the store somewhere in the folder, and returns its path."""
+def leave(folder, omits=lambda row: False):
+    """Writes the store somewhere in the folder, and returns its path.
+
+    Args:
+      omits: tells a row that C2 leaves out.
+    """
     tensor_files.save(folder / "initial.safetensors", WEIGHTS, {"plan": json.dumps(PLAN)})
     models = {name: folder / f"{name}.safetensors" for name in MODELS}
     for number, path in enumerate(models.values()):
         tensor_files.save(path, {"stem/kernel": np.full(3, number, np.float32)})
-    trainers = {name: Site(name) for name in ("C1", "C2")}
+    trainers = {"C1": Site("C1"), "C2": Site("C2", omits)}
     simulation.run(
         trainers, folder / "initial.safetensors", folder / "run", num_rounds=0, models=models
     )

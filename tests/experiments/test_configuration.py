@@ -43,7 +43,8 @@ VALUES = {
             -0.1,
             "proximal_weight is -0.1; expected a finite number above 0, or 0",
         ),
-        ("keep_at_site", ("norms", ""), "keep has the pattern ''; expected the name of an array"),
+        ("keep_at_site", ("norms", ""), "keep_at_site has an empty entry; expected groups"),
+        ("only_receive", (" ",), "only_receive has an empty entry; expected groups"),
         ("aggregation", "fedsgd", "aggregation is 'fedsgd'; expected one of fedavg, fedavgm"),
     ],
 )

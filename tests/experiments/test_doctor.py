@@ -30,3 +30,16 @@ def test_prepared_cases_are_compared_with_the_plan_of_the_flags(kits, tmp_path):
     assert told["state"] == "fault" and "2.5" in told["found"] and "3" in told["found"]
     _, found = examined(*flags)
     assert found["prepared cases"]["state"] == "skipped"
+
+
+def test_a_site_is_told_in_words_what_stays_with_it(kits, tmp_path):  # noqa: F811
+    flags = [f"--kit={kits / 'C1'}", "--server=localhost:1", f"--site_folder={tmp_path}"]
+    rules = ["--profile=test", "--keep_at_site=norms", "--only_receive=head"]
+    _, found = examined(*flags, *rules)
+    stays = found["stays at this site"]
+    assert stays["state"] == "good" and "arrays named */gamma, */beta" in stays["found"]
+    assert f"back up {tmp_path / 'federated' / 'journal'}" in stays["found"]
+    assert "end/classifier/*: not trained here and never sent" in found["only received"]["found"]
+    for others in (["--profile=test"], [*rules, "--num_rounds=0"]):
+        _, found = examined(*flags, *others)
+        assert not found.keys() & {"stays at this site", "only received"}

@@ -1,4 +1,4 @@
-"""What serve, join and the programs that train say to flags of an evaluation without training."""
+"""What serve, join and the programs that train say to flags that do not fit each other."""
 
 import json
 import subprocess
@@ -31,6 +31,8 @@ CASES = {
         "--num_rounds=0 --models=models/a --initial_model=i": "--initial_model is for a run with "
         "training, and --num_rounds is 0",
         "--num_rounds=0 --models=nowhere": "nowhere: no such folder; give the folder of a model",
+        "--metrics_host=0.0.0.0": "--metrics_host=0.0.0.0 is given without --metrics_port",
+        "--metrics_port=8443": "--metrics_port is 8443, the port of the sites; choose another",
         "--num_rounds=-1": "--num_rounds is -1; expected at least 0",
     },
     "join": {

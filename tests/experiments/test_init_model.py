@@ -27,6 +27,10 @@ def test_the_file_holds_the_weights_that_are_counted_and_the_plan_that_sites_sha
     ("flags", "words"),
     [
         (["--genotype=nothing"], "genotype 'nothing' is neither a known name"),
+        (
+            ["--filters=2", "--keep_at_site=norm"],
+            "--keep_at_site or --only_receive: keep has the pattern 'norm', which matches none",
+        ),
         (["--filters=2", "--patch_size=40,48,48"], "40"),
     ],
 )

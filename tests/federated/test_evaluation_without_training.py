@@ -262,6 +262,20 @@ def test_another_set_of_models_is_another_run(opened, models):
     assert "model C1_baseline: the store has the one with digest" in str(caught.value)
     assert "asked for is no such model" in str(caught.value)
     assert "model FL_global" not in str(caught.value)
+    assert "initial model" not in str(caught.value)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_same_models_in_another_order_are_the_same_run(opened, initial, models, order):
+    """The operator's programs make the initial model of the first of them, so it changes, too."""
+    opened(models=models, num_rounds=0)
+    tensor_files.save(
+        initial, {**toy.INITIAL, "scale": np.float32(order)}, {"plan": json.dumps(toy.PLAN)}
+    )
+    run = opened(models=dict(list(models.items())[::order]), num_rounds=0)
+    transport = run.transport("C1")
+    transport.login(toy.PLAN, 30)
+    assert transport.next_task() == Task("evaluate", models=tuple(models))  # as at the first start
 
 
 @pytest.mark.parametrize(

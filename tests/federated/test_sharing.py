@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import grpc
 import numpy as np
@@ -10,7 +11,13 @@ import pytest
 from federated import errors, simulation
 from federated.aggregation import rules
 from federated.audit import verification
+from federated.audit.log import AuditLog
+from federated.security.credentials import CredentialBook
+from federated.server.config import ServerConfig
+from federated.server.coordinator import Coordinator
+from federated.storage.store import Store
 from federated.tensors import tensor_files
+from runkit.events import EventLog
 from tests.federated import toy
 from tests.federated.aggregation import reference
 
@@ -134,6 +141,72 @@ def test_private_arrays_survive_a_restart_in_the_middle_of_a_round(initial, tmp_
     assert simulation.run(second, initial, tmp_path / "run", num_rounds=3).finished
     for site in SITES:
         np.testing.assert_array_equal(second[site].trained[2][KEPT], own(site, 1))
+
+
+@pytest.fixture
+def interrupted(initial, tmp_path):
+    """A run that stopped in round 3, before anything was trained."""
+
+    def fail(number):
+        if number == 3:
+            raise RuntimeError("no memory")
+
+    trainers = {site: Site(site, on_train=fail) for site in SITES}
+    with pytest.raises(RuntimeError, match="no memory"):
+        simulation.run(trainers, initial, tmp_path / "run", num_rounds=3)
+    return tmp_path / "run"
+
+
+def discard_from(folder, number):
+    """Does what the order `discard_round` does."""
+    store = Store(folder / "server")
+    log = AuditLog(store.folder / "events.jsonl")
+    lead = Coordinator(
+        store, ServerConfig(num_rounds=3), CredentialBook({}), log, vocabulary=toy.VOCABULARY
+    )
+    lead.orders.discard_round(number)
+    lead.close()
+
+
+@pytest.mark.parametrize("lost", [("round_002",), ("round_001", "round_002")])
+def test_a_site_that_lost_its_arrays_continues_after_the_order_that_it_names(
+    interrupted, initial, lost
+):
+    for name in lost:
+        next((interrupted / "C1" / "private").glob(f"{name}.*")).unlink()
+    trainers = {site: Site(site) for site in SITES}
+    message = f"discard the rounds from {lost[0]} on"
+    with pytest.raises(ValueError, match=message):
+        simulation.run(trainers, initial, interrupted, num_rounds=3)
+    discard_from(interrupted, int(lost[0][-3:]))
+    trainers = {site: Site(site) for site in SITES}
+    assert simulation.run(trainers, initial, interrupted, num_rounds=3).finished
+    before = len(SITES) - len(lost)  # rounds that still count
+    for site in SITES:
+        after = [toy.INITIAL[KEPT], *(own(site, number) for number in (1, 2, 3))]
+        assert list(trainers[site].trained) == list(range(before + 1, 4))
+        for number, given in trainers[site].trained.items():
+            np.testing.assert_array_equal(given[KEPT], after[number - 1])
+    assert verification.verify(interrupted / "server").recomputed
+
+
+def test_a_site_that_lost_its_journal_starts_from_the_initial_arrays_and_says_so(
+    interrupted, initial
+):
+    shutil.rmtree(interrupted / "C1")
+    trainers = {site: Site(site) for site in SITES}
+    assert simulation.run(trainers, initial, interrupted, num_rounds=3).finished
+    np.testing.assert_array_equal(trainers["C1"].trained[3][KEPT], toy.INITIAL[KEPT])
+    np.testing.assert_array_equal(trainers["C2"].trained[3][KEPT], own("C2", 2))
+    said = {
+        site: [
+            record["of"]
+            for record in EventLog(interrupted / site / "events.jsonl").read()
+            if record["event"] == "private_arrays" and record["model"] == "round_002"
+        ]
+        for site in SITES
+    }
+    assert said["C1"] == ["the initial model"] and set(said["C2"]) == {"round_002"}
 
 
 @pytest.mark.parametrize("transport", ["raw", "half"])

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 import sys
@@ -7,6 +8,7 @@ import pytest
 
 from c2fnas import model_folder, named_weights
 from c2fnas.model_folder import Model
+from c2fnas.scores.healthy_gate import HealthyGate
 from experiments import configuration
 from experiments.configuration import ExperimentConfig
 from experiments.models import given_models
@@ -55,6 +57,18 @@ def test_weights_travel_without_their_vae_branch_and_with_the_plan(made, weights
         np.testing.assert_array_equal(sent[name], 2 * array)
     _, about = tensor_files.load(files.initial)
     assert json.loads(about["plan"]) == PLAN
+
+
+def test_models_whose_own_gate_stays_behind_are_named(made, tmp_path):
+    folders = {name: made(name) for name in ("plain", "gated")}
+    gate = HealthyGate(threshold=2.0, patients=6).to_json()
+    model = model_folder.load(folders["gated"])
+    model_folder.save(folders["gated"], dataclasses.replace(model, gate=gate))
+    files = given_models.write(folders, PLAN, tmp_path)
+    assert files.gated == ("gated",)
+    (plain, _), (gated, about) = (tensor_files.load(path) for path in files.models.values())
+    assert about == {"model": "gated"}
+    assert all(np.array_equal(plain[name], gated[name]) for name in plain)
 
 
 def test_how_a_model_was_trained_does_not_matter(made, tmp_path):
@@ -110,6 +124,34 @@ def test_a_name_that_has_a_meaning_of_its_own_or_is_no_name_is_refused(made, nam
     folder = made("m")
     with pytest.raises(ValueError, match="give another name, as name:folder"):
         given_models.find([f"{name}:{folder}"])
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("", "the entry '', which names no folder"),
+        (":", "the entry ':', which names"),
+        ("x:", "'x:', a name without a folder"),
+    ],
+)
+def test_an_entry_without_a_folder_is_named(entry, message):
+    with pytest.raises(ValueError, match=message):
+        given_models.find([entry])
+
+
+@pytest.mark.parametrize(
+    ("about", "private"),
+    [
+        ({"private_arrays": {"of C1": "*/gamma, */beta"}}, {"m": "*/gamma, */beta of C1"}),
+        ({}, {}),
+        ({"private_arrays": "odd"}, {}),
+    ],
+)
+def test_a_model_that_carries_what_a_site_kept_to_itself_is_named(made, tmp_path, about, private):
+    folder = made("m")
+    model = dataclasses.replace(model_folder.load(folder), training_data=about)
+    model_folder.save(folder, model)
+    assert given_models.write({"m": folder}, PLAN, tmp_path).private == private
 
 
 def test_two_models_of_one_name_are_refused_and_a_folder_may_have_a_colon(made, tmp_path):

@@ -59,8 +59,8 @@ def test_json_holds_the_rows_the_models_and_the_log_that_they_are_checked_agains
     }
     assert content["models"] == digests and content["plan"] == PLAN
     assert content["sites"] == {
-        "C1": {"reported": True, "cases": 2},
-        "C2": {"reported": True, "cases": 3},
+        "C1": {"reported": True, "cases": 2, "missing": {}},
+        "C2": {"reported": True, "cases": 3, "missing": {}},
     }
     log = (store / "events.jsonl").read_text().splitlines()
     assert content["audit"]["lines"] == len(log)
@@ -156,6 +156,40 @@ def test_a_run_in_progress_says_what_is_missing(store, tmp_path, written):
     text = evaluation_page.markdown(content)
     assert "still going on" in text and "No rows came from C3." in text
     assert "| C3 | 0 | missing |" in text
+
+
+@pytest.mark.parametrize(
+    ("omits", "cases", "missing"),
+    [
+        (lambda row: row["model"] == "FL_global" and row["case"] > 1, 3, {"FL_global": 2}),
+        (lambda row: row["model"] == "C1_baseline", 3, {"C1_baseline": 3}),
+        (lambda row: row["case"] == 2, 2, {"C1_baseline": 1, "FL_global": 1}),
+        (lambda row: True, 0, {"C1_baseline": 3, "FL_global": 3}),
+    ],
+)
+def test_a_site_that_leaves_out_cases_or_models_is_named(tmp_path, omits, cases, missing):
+    """It could choose what a model's mean is over, and make one model look better than another."""
+    content = evaluation_page.document(evaluated_store.leave(tmp_path, omits))
+    assert content["sites"] == {
+        "C1": {"reported": True, "cases": 2, "missing": {}},
+        "C2": {"reported": True, "cases": cases, "missing": missing},
+    }
+    listed = ", ".join(
+        f"{model} {count} {'case' if count == 1 else 'cases'}" for model, count in missing.items()
+    )
+    text = evaluation_page.markdown(content)
+    assert f"| C2 | {cases} | received; without a row: {listed} |" in text
+    assert "C2 sent rows of some models or cases only" in text
+    assert "C2 sent rows of some models or cases only" in evaluation_page.html(content)
+
+
+def test_the_page_says_that_a_models_own_gate_is_not_applied(written):
+    for kind in ("md", "html"):
+        text = (written / f"evaluation.{kind}").read_text(encoding="utf-8")
+        assert "the healthy gate that a model's folder may hold is not applied here" in (
+            text.replace("&#x27;", "'")
+        )
+        assert "some models or cases only" not in text
 
 
 class Cells(html.parser.HTMLParser):

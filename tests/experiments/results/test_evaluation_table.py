@@ -65,3 +65,17 @@ def test_one_site_needs_no_sum_and_a_later_row_replaces_an_earlier_one():
     assert {line["site"] for line in lines} == {"C1"}
     (line,) = (one for one in lines if (one["measure"], one["class"]) == ("dice", "pancreas"))
     assert (line["mean"], line["cases"]) == (0.25, 1)
+
+
+def test_gaps_name_what_a_site_left_out():
+    rows = run_folder.rows(("FL_global", "C1_baseline"))
+    models, sites = ("FL_global", "C1_baseline", "other"), {"C1": 2, "C2": 0, "C3": 4}
+    kept = [
+        row for row in rows if (row["model"], row["site"], row["case"]) != ("FL_global", "C2", 3)
+    ]
+    assert evaluation_table.gaps(kept, models, sites) == {
+        "C1": {"other": 2},
+        "C2": {"FL_global": 1, "other": 3},
+        "C3": {"FL_global": 4, "C1_baseline": 4, "other": 4},
+    }
+    assert evaluation_table.gaps(rows, models[:2], {"C1": 2, "C2": 3}) == {}

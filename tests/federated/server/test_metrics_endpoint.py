@@ -1,18 +1,22 @@
 """The Prometheus endpoint, with the package that writes it and with a stand-in where it is absent."""
 
 import contextlib
-import http.server
 import sys
-import threading
 import types
 import urllib.request
 
 import pytest
 
 from federated import errors
+from federated.connections import http_server
 from federated.server import metrics_endpoint
 from federated.server.metrics import Metric
 from tests.federated import toy
+from tests.federated.connections.test_http_server import (
+    connect,  # noqa: F401 - fixture
+    descriptors,
+    is_closed,
+)
 
 
 class Family:
@@ -50,37 +54,34 @@ class Process:
         yield memory
 
 
-def start_http_server(port, addr, registry):
-    class Page(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            self.end_headers()
-            for family in (family for source in registry for family in source.collect()):
-                lines = [f"# TYPE {family.name} {family.kind}", *family.samples, ""]
-                self.wfile.write("\n".join(lines).encode())
+def make_wsgi_app(registry):
+    def answer(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        for family in (family for source in registry for family in source.collect()):
+            lines = [f"# TYPE {family.name} {family.kind}", *family.samples, ""]
+            yield "\n".join(lines).encode()
 
-        def log_message(self, *arguments):
-            pass
+    return answer
 
-    server = http.server.ThreadingHTTPServer((addr, port), Page)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    return server, thread
+
+@pytest.fixture
+def prometheus():
+    return pytest.importorskip(
+        "prometheus_client",
+        reason="prometheus-client, the package of the extra [metrics], is not installed",
+    )
 
 
 @pytest.fixture(params=["stand-in", "prometheus-client"])
 def package(request, monkeypatch):
     if request.param == "prometheus-client":
-        pytest.importorskip(
-            "prometheus_client",
-            reason="prometheus-client, the package of the extra [metrics], is not installed",
-        )
+        request.getfixturevalue("prometheus")
         return
     core = types.ModuleType("prometheus_client.core")
     core.CounterMetricFamily, core.GaugeMetricFamily = Counter, Gauge
     client = types.ModuleType("prometheus_client")
     client.CollectorRegistry, client.ProcessCollector = Registry, Process
-    client.start_http_server, client.core = start_http_server, core
+    client.make_wsgi_app, client.core = make_wsgi_app, core
     monkeypatch.setitem(sys.modules, "prometheus_client", client)
     monkeypatch.setitem(sys.modules, "prometheus_client.core", core)
 
@@ -115,7 +116,7 @@ def test_every_request_gets_the_metrics_as_they_are_then(package):
         assert any(line.startswith("process_resident_memory_bytes ") for line in read)
 
 
-def test_a_port_in_use_is_named_and_nothing_answers_once_the_block_ends_even_by_an_error(package):
+def test_a_port_in_use_is_named_and_free_once_the_block_ends_even_by_an_error(package):
     with (
         pytest.raises(RuntimeError, match="of the server"),
         metrics_endpoint.serving(list, "127.0.0.1", 0) as port,
@@ -128,8 +129,8 @@ def test_a_port_in_use_is_named_and_nothing_answers_once_the_block_ends_even_by_
             pass
         assert page(port)  # the first one goes on
         raise RuntimeError("of the server")
-    with pytest.raises(OSError):
-        page(port)
+    with metrics_endpoint.serving(list, "127.0.0.1", port) as again:
+        assert again == port
 
 
 def test_without_the_package_the_server_does_not_start_and_names_the_extra(monkeypatch, serving):
@@ -161,3 +162,48 @@ def test_a_server_over_tls_serves_its_metrics_while_it_runs(
     assert 'federation_site_state{site="C1",state="training"} 1.0' in seen[-1]
     with pytest.raises(OSError):
         page(ports[0])
+
+
+@pytest.mark.parametrize(("host", "warnings"), [("127.0.0.1", 0), ("0.0.0.0", 1)])
+def test_an_address_that_others_reach_is_a_warning(package, monkeypatch, host, warnings):
+    warned = []
+    monkeypatch.setattr(metrics_endpoint.logging, "warning", lambda text, *_: warned.append(text))
+    with metrics_endpoint.serving(list, host, 0) as port:
+        assert page(port)
+        with pytest.raises(errors.PortInUse, match="--metrics_port or --metrics_host"):
+            metrics_endpoint.serving(list, host, port).__enter__()
+    assert len(warned) == warnings
+
+
+def test_a_run_goes_on_while_its_metrics_are_flooded(
+    package,
+    serving,
+    take_part,
+    connect,  # noqa: F811
+    monkeypatch,
+):
+    """Idle connections, as many as anyone who reaches the port likes, take no descriptor that sites
+    or store need.
+    """
+    ports, flood, held, begin = [], [], [], metrics_endpoint.serving
+
+    @contextlib.contextmanager
+    def noted(*given):
+        with begin(*given) as port:
+            ports.append(port)
+            yield port
+
+    def attack(round_number):
+        before = descriptors()
+        flood.extend(connect(ports[0]) for _ in range(100))
+        turned_away = [is_closed(connection) for connection in flood[-80:]]
+        held.append((descriptors() - before - 100, all(turned_away)))
+
+    monkeypatch.setattr(metrics_endpoint, "serving", noted)
+    running = serving(metrics=("127.0.0.1", 0))
+    trainers = {"C1": toy.ToyTrainer("C1", on_train=attack), "C2": toy.ToyTrainer("C2")}
+    take_part({site: running.connect(site) for site in trainers}, trainers)
+    assert running.join().finished
+    # At most its places, and what the sites' own calls take meanwhile.
+    assert len(held) == 3 and all(away for _, away in held)
+    assert all(more <= http_server.PLACES + 20 for more, _ in held), held

@@ -1,3 +1,6 @@
+import itertools
+import re
+
 import numpy as np
 import pytest
 
@@ -80,6 +83,38 @@ def test_arrays_that_are_gone_are_named_with_the_remedy(tmp_path, damage):
         path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\0")
     with pytest.raises(ValueError, match=r"private arrays are missing or were changed.*backup"):
         opened(tmp_path).completed("FL_global", dict(INITIAL))
+
+
+@pytest.mark.parametrize("gone", itertools.product([False, True], repeat=4))
+def test_after_the_remedy_for_any_loss_the_site_can_continue(tmp_path, gone):
+    """Whatever of rounds 1, 2, 4 and of the lent model is lost: the operator discards what the
+    message says, and no more files are missed.
+    """
+    arrays, names = opened(tmp_path), ("round_001", "round_002", "round_004", "C1_FL_local")
+    for value, name in enumerate(names):
+        arrays.keep(name, model(value))
+    for name, lost in zip(names, gone, strict=True):
+        if lost:
+            next((tmp_path / "private").glob(f"{name}.*")).unlink()
+    asked, discarded = [("C1_FL_local", None), ("FL_global", None), ("FL_best_global", 2)], 0
+    while asked:
+        name, number = asked[-1]
+        try:
+            opened(tmp_path).completed(name, dict(INITIAL), number=number)
+            asked.pop()
+        except ValueError as error:
+            discarded += 1
+            first = int(re.search(r"discard the rounds from round_(\d+) on", str(error))[1])
+            Journal(tmp_path).go_back(first, discarded)
+    # One order for each model at most, and none that keeps less than it must.
+    assert discarded <= sum(gone)
+    kept = {name for name in names[:3] if name in Journal(tmp_path).private}
+    if not any(gone):
+        assert kept == set(names[:3])
+    if gone == (False, False, True, False):
+        assert kept == {"round_001", "round_002"}
+    if gone == (False, True, True, False):
+        assert kept == {"round_001"}
 
 
 def test_only_shared_arrays_may_be_sent(tmp_path):
