@@ -9,19 +9,20 @@ matter little.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 
-from absl import app, flags
-
-FLAGS = flags.FLAGS
-flags.DEFINE_integer("steps", 16, "Steps of each training.")
-flags.DEFINE_integer("threads", 2, "TensorFlow threads.")
 _LEFT_OUT = 2  # the first steps, which compile
 
 
-def main(argv: list[str]) -> None:
-    del argv
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=16, help="steps of each training")
+    parser.add_argument("--threads", type=int, default=2, help="TensorFlow threads")
+    flags = parser.parse_args()
     import numpy as np
     import tensorflow as tf
 
@@ -29,12 +30,12 @@ def main(argv: list[str]) -> None:
     from c2fnas.threads import set_up
     from tests.benchmarks.steps import training_config
 
-    set_up(1, FLAGS.threads, samples=2)
+    set_up(1, flags.threads, samples=2)
     gene = genotype.load("c2fnas").with_size(filters=8, classes=3)
     trainers = {}
     for weight in (0.0, 0.01):
         built = network.build(gene, patch_size=(48, 48, 48))
-        total = FLAGS.steps + _LEFT_OUT
+        total = flags.steps + _LEFT_OUT
         config = training_config(batch_size=2, total_steps=total, proximal_weight=weight)
         trainers[weight] = training.Trainer(built, config, tf.distribute.get_strategy())
         trainers[weight].set_received(trainers[weight].weights())
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> None:
     }
     data = tf.data.Dataset.from_tensors(batch)
     seconds: dict[float, list[tuple[float, float]]] = {weight: [] for weight in trainers}
-    for step in range(1, FLAGS.steps + _LEFT_OUT + 1):
+    for step in range(1, flags.steps + _LEFT_OUT + 1):
         for weight, trainer in trainers.items():
             begin = time.perf_counter(), time.process_time()
             trainer.train(lambda start, stop: data, step)
@@ -65,4 +66,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

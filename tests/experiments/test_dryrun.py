@@ -9,7 +9,7 @@ from tests.experiments.programs import refused
     ("flag", "words"),
     [
         ("--devices=0", "--devices is 0; expected at least 1"),
-        ("--num_rounds=0", "--num_rounds is 0; expected at least 1"),
+        ("--num_rounds=-1", "--num_rounds is -1; expected at least 0"),
     ],
 )
 def test_a_wrong_setting_is_named(flag, words):

@@ -49,12 +49,12 @@ STORIES = {
     # A line of the log that was written, but could not be synced, was taken for written and then
     # overwritten.
     "line_that_was_not_synced": [
-        _story(2, Trouble("error", SERVER, at)) for at in range(660, 676, 1)
+        _story(2, Trouble("error", SERVER, at)) for at in range(688, 704)
     ],
     # A server that was killed between linking the best model and noting its number could keep a best
     # model that was not the one it named.
     "best_model_and_its_number": [
         _story(2, Trouble("kill", SERVER, at, 1), seed=580, min_num_clients=1, num_rounds=3)
-        for at in range(616, 640, 2)
+        for at in range(636, 660, 2)
     ],
 }  # fmt: skip
