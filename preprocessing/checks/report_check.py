@@ -10,6 +10,7 @@ from preprocessing.checks import cohort
 from preprocessing.checks.survey import HU_EDGES
 from runkit.classes import FOREGROUND
 
+_LONGEST_NAME = 200
 _MOST = 1e15  # in absolute value, of any number in a report
 _EDGES = {
     "volume_ml": ("cases", cohort.VOLUME_EDGES_ML),
@@ -36,12 +37,13 @@ def check(report: Any) -> None:
 def _check(report: Mapping[str, Any]) -> None:
     if type(report["format"]) is not int or report["format"] not in cohort.READABLE:
         raise ValueError(f"its format is {str(report['format'])[:40]!r}")
-    _require("site", report["site"], lambda name: isinstance(name, str) and bool(name.strip()))
+    _require("site", report["site"], _name)
     for key in ("listed", "usable", "refused", "without_label", "with_tumour"):
         _require(f"cases.{key}", report["cases"][key], _count)
     for part in ("rules", "axes", "splits"):
         if part != "splits" or report[part] is not None:
             _require(part, list(report[part].values()), lambda counts: all(map(_count, counts)))
+            _require(f"{part} names", list(report[part]), lambda names: all(map(_name, names)))
     for axis in "xyz":
         for part, levels in (
             ("spacing_mm", ("lowest", "median", "highest")),
@@ -89,6 +91,10 @@ def _require(what: str, value: Any, holds: _Check) -> None:
 
 def _number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= _MOST and not math.isnan(value)
+
+
+def _name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and len(value) <= _LONGEST_NAME
 
 
 def _count(value: Any) -> bool:

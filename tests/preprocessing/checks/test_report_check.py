@@ -101,6 +101,8 @@ def test_a_report_that_was_edited_anywhere_is_refused_or_shown():
     [
         (("format",), True, "its format is 'True'"),
         (("site",), " ", "its site is ' '"),
+        (("site",), "C" * 10**6, "its site is 'CCC"),
+        (("axes",), {"L" * 10**6: 1}, "its axes names is "),
         (("cases", "usable"), -1, "its cases.usable is '-1'"),
         (("axes",), ["LPS"], "'list' object has no attribute 'values'"),
         (("spacing_mm", "x", "median"), 0, "its spacing_mm.x.median is '0'"),
