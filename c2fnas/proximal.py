@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,12 +10,16 @@ import tensorflow as tf
 from c2fnas import keras_stack
 from c2fnas.keras_stack import Variable
 
+# Far beyond any use: the term holds the weights still long before. Its squares fit into float32.
+LARGEST_WEIGHT = 1e6
+
 
 def check_weight(weight: float) -> None:
     """Raises ValueError unless `weight` can be the proximal weight of a training."""
-    if not 0.0 <= weight < math.inf:
+    if not 0.0 <= weight <= LARGEST_WEIGHT:
         raise ValueError(
-            f"proximal_weight is {weight}; expected a finite number above 0, or 0 for no such term"
+            f"proximal_weight is {weight}; expected a number up to {LARGEST_WEIGHT:g}, or 0 for no "
+            "such term"
         )
 
 

@@ -3,15 +3,18 @@
     python -m experiments.cohort_report --manifest=C1/manifest.json --site_folder=sites/C1
 
 cohort.json may be given to other sites: it holds sums over the cases and no identifier, path or
-picture. `compare_cohorts` shows such reports side by side and proposes one plan for all sites from
-them. cohort_cases.json stays at the site: it is updated after each case and lists the rules that
-each case breaks. If a case is refused, the others are still read, and the exit code is 1.
+picture. Give out one report per study, because two of them show by their difference what changed in
+between; the program warns when it replaces one that differs. `compare_cohorts` shows the reports of
+several sites side by side and proposes one plan for all sites from them. cohort_cases.json stays at
+the site: it is updated after each case and lists the rules that each case breaks. If a case is
+refused, the others are still read, and the exit code is 1.
 """
 
 from __future__ import annotations
 
 import os
 import pathlib
+from typing import Any
 
 from absl import flags
 
@@ -62,9 +65,12 @@ def main(argv: list[str]) -> int:
     report = cohort.summarise(manifest.site, findings, _splits(folder / "cases"), manifest.declared)
     print(cohort_page.text_table([report]))
     print(cohort_page.text_histograms([report]))
+    note = cohort.told_by_difference(_earlier(folder / "cohort.json"), report)
     atomic.write_json(folder / "cohort.json", report)
     atomic.write_text(folder / "cohort.html", cohort_page.page([report]))
     print(f"report: {folder / 'cohort.json'}; as a page: {folder / 'cohort.html'}")
+    if note:
+        print(note)
     refused = sum(not finding.usable for finding in findings)
     if refused:
         print(
@@ -72,6 +78,13 @@ def main(argv: list[str]) -> int:
             f"reasons see {folder / 'cohort_cases.json'}"
         )
     return int(FLAGS.strict and refused > 0)
+
+
+def _earlier(path: pathlib.Path) -> Any:
+    try:
+        return atomic.read_json(path)
+    except (OSError, ValueError):
+        return None
 
 
 def _splits(root: pathlib.Path) -> dict[str, int] | None:

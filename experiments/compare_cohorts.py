@@ -129,20 +129,19 @@ def _flag_file(reports: Sequence[dict[str, Any]], proposals: Sequence[Proposal])
 
 
 def _read(path: str) -> dict[str, Any]:
-    from preprocessing.checks import cohort
+    from preprocessing.checks import cohort, report_check
 
     report: dict[str, Any] = atomic.read_json(path)
     if isinstance(report, dict) and "format" in report:
         formats.refuse_newer(path, report["format"], cohort.FORMAT)
     try:
-        if report["format"] in cohort.READABLE and cohort.rows(report) is not None:
-            return report
-    except (AttributeError, KeyError, TypeError):
-        pass  # the file came from another site: whatever it holds, the answer is one line
-    raise ValueError(
-        f"{path}: not a cohort report, or from another version; give the cohort.json that "
-        "experiments.cohort_report wrote"
-    )
+        report_check.check(report)
+    except ValueError as error:  # whatever another site's file holds, the answer is one line
+        raise ValueError(
+            f"{path}: not a cohort report, or it was changed ({error}); give the cohort.json that "
+            "experiments.cohort_report wrote"
+        ) from error
+    return report
 
 
 if __name__ == "__main__":

@@ -163,8 +163,8 @@ class ExperimentConfig:
         "data differ much or a round has many epochs. A baseline receives no model and has no such "
         "term.",
         condition=Condition(
-            lambda weight: 0 <= weight < float("inf"),
-            "a finite number above 0, or 0 for no such term",
+            lambda weight: 0 <= weight <= 1e6,  # as c2fnas.proximal, which imports TensorFlow
+            "a number up to 1e+06, or 0 for no such term",
         ),
     )
     keep_at_site: tuple[str, ...] = setting(

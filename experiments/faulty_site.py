@@ -4,7 +4,8 @@
         --kit=federation/C3 --server=localhost:8443 --site_folder=sites/C3
 
 A study starts it in place of experiments.join at a site to which its file gives a `fault`. It takes
-the same flags, and connects only to a server on this machine, so that it harms no real federation.
+the same flags. It connects only to a server on this machine, with a kit that was made for such a
+server, so that it harms no real federation.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from experiments import flags as experiment_flags
 from experiments import join
 from experiments.studies import faults
 from federated.errors import FederationError
+from federated.security.kit import Kit
 from federated.site.loop import SiteTrainer
 from preprocessing.case_source import CaseSource
 
@@ -34,6 +36,9 @@ def main(argv: list[str]) -> int:
     fault = experiment_flags.required("fault", "what the site does wrong")
     server = experiment_flags.required("server", "host:port of a server on this machine")
     faults.require_own_machine(experiment_flags.address(server)[0])
+    # A tunnel to a real server ends on this machine too, but the kit tells where the server is.
+    kit = experiment_flags.required("kit", "the site's kit, made by the study")
+    faults.require_own_machine(Kit.read(kit, kinds=("site",), port=1).host, of_kit=kit)
     logging.warning("event=faulty_site EXPERIMENT: this site %s", faults.FAULTS[fault])
     folder = pathlib.Path(experiment_flags.required("site_folder", "the site's folder"))
 

@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
         )
     warnings = [] if FLAGS.report_only else _of_copies(chosen)
     print(runner.cost_text(study, folder, chosen), flush=True)
-    for line in warnings:
+    for line in [*_bad_sites(study), *warnings]:
         print(f"  {line}", flush=True)
     if FLAGS.dry_run:
         return 0
@@ -83,6 +83,13 @@ def main(argv: list[str]) -> int:
     for failure in failures:
         print(f"failed: {failure}")
     return 1 if failures else 0
+
+
+def _bad_sites(study: study_file.Study) -> list[str]:
+    bad = dict.fromkeys(site for point in study.points for site in point.fault)
+    if not bad:
+        return []
+    return [f"EXPERIMENT: {', '.join(bad)} is bad on purpose in the points that name a fault"]
 
 
 def _of_copies(chosen: Mapping[tuple[str, int], RunSpec]) -> list[str]:

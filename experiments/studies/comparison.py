@@ -101,6 +101,24 @@ def rules_text(content: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def faults_text(content: Mapping[str, Any]) -> list[str]:
+    """Returns which sites are bad on purpose, and what each fault is, one per line; or nothing."""
+    bad = [(site, fault) for point in content["points"] for site, fault in point["fault"].items()]
+    if not bad:
+        return []
+    sites = ", ".join(dict.fromkeys(site for site, _ in bad))
+    present = {fault for _, fault in bad}
+    return [
+        f"EXPERIMENT: in a point whose name has a fault, {sites} is bad on purpose. The other "
+        "sites are sound, and the server's check of the size of a change is off.",
+        *(
+            f"{fault.replace('_', ' ')}: the bad site {words}."
+            for fault, words in faults.FAULTS.items()
+            if fault in present
+        ),
+    ]
+
+
 def grid(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]] | None:
     """Returns what survives as a table, rules by faults: its head and its lines.
 
@@ -155,7 +173,8 @@ HEAD = ["point", "against", "difference by seed", "outcome", "95 % interval", "v
 
 def markdown(content: Mapping[str, Any]) -> list[str]:
     """Returns the comparisons as lines of Markdown."""
-    lines = ["", "## What is kept", "", *(f"- {text}" for text in rules_text(content)), ""]
+    texts = [*faults_text(content), *rules_text(content)]
+    lines = ["", "## What is kept", "", *(f"- {text}" for text in texts), ""]
     survives = grid(content)
     if survives is not None:
         lines += [*_markdown_table(*survives), ""]
@@ -164,12 +183,10 @@ def markdown(content: Mapping[str, Any]) -> list[str]:
 
 def section(content: Mapping[str, Any]) -> str:
     """Returns the comparisons as a section of the study's page, with a picture."""
-    first, *rules = rules_text(content)
-    items = "".join(f"<li>{html_parts.text(text)}</li>" for text in rules)
     survives = grid(content)
     return (
-        f'<h2>What is kept</h2><p class="note">{html_parts.text(first)}</p>'
-        f'<ul class="note">{items}</ul>'
+        "<h2>What is kept</h2>"
+        + "".join(_note(texts) for texts in (faults_text(content), rules_text(content)))
         + ("" if survives is None else html_parts.table(*survives))
         + f"<figure>{picture(content)}<figcaption>Average of FL_global in points: a dot for each "
         "seed, a bar at their mean. Green is kept, red is lost.</figcaption></figure>"
@@ -258,6 +275,14 @@ def _cell(point: Mapping[str, Any]) -> str:
     known = [value for value in point["by_seed"].values() if value is not None]
     mean = f"{statistics.fmean(known):.1f}" if known else "–"
     return f"{mean}, {point['outcome']}" if point["against"] is not None else mean
+
+
+def _note(texts: Sequence[str]) -> str:
+    """Returns a paragraph of the first text and a list of the others."""
+    if not texts:
+        return ""
+    items = "".join(f"<li>{html_parts.text(text)}</li>" for text in texts[1:])
+    return f'<p class="note">{html_parts.text(texts[0])}</p><ul class="note">{items}</ul>'
 
 
 def _markdown_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:

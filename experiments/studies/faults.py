@@ -38,12 +38,17 @@ FAULTS: Mapping[str, str] = {
 }
 
 
-def require_own_machine(host: str) -> None:
-    """Raises ValueError unless the server is on this machine, where it harms no real federation."""
+def require_own_machine(host: str, *, of_kit: str = "") -> None:
+    """Raises ValueError unless the server is on this machine, where it harms no real federation.
+
+    Args:
+      of_kit: the kit that names this host; without it, the host is the one to connect to.
+    """
     if host not in _OWN_MACHINE:
+        what = f"kit {of_kit} is for a server on" if of_kit else "server is on"
         raise ValueError(
-            f"server is on {host!r}: this program spoils a run on purpose and only connects to a "
-            f"server on this machine ({', '.join(_OWN_MACHINE)}); use experiments.join"
+            f"{what} {host!r}: this program spoils a run on purpose and only takes part in runs on "
+            f"this machine ({', '.join(_OWN_MACHINE)}); use experiments.join"
         )
 
 

@@ -1,14 +1,16 @@
 """Summarises a site's dataset in numbers that may be shown to the other sites of a federation.
 
-A report holds no case id, path, date or picture and no value of a single patient. Properties of
-patients (volumes, HU, sizes) are given as percentiles, each the mean of the three cases around it,
-and as histograms without the bins of one or two cases; with fewer than three cases they are left
-out. Of the spacing, which is a setting of the scanner, the range is given. The part `sums`, from
-format 2 on, is what a plan for all sites is proposed from; see `cohort_sums`.
+A report holds no case id, path, date or picture, and no value of fewer than three patients can be
+worked out from it. Properties of patients (volumes, HU, sizes) are given as percentiles, each the
+mean of three or more cases around it, and as histograms of which the bins that fewer than three
+patients fill are withheld (see `patient_counts`); with fewer than three cases they are left out. Of
+the spacing, which is a setting of the scanner, the range is given. The part `sums`, from format 2
+on, is what a plan for all sites is proposed from; see `cohort_sums`.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -17,6 +19,7 @@ import numpy as np
 
 from preprocessing.checks import cohort_sums, patient_counts
 from preprocessing.checks.patient_counts import FEWEST_PATIENTS as FEWEST_CASES
+from preprocessing.checks.patient_counts import Scale
 from preprocessing.checks.survey import HU_EDGES, CheckFinding
 from preprocessing.declared_labels import Declared
 from runkit.classes import FOREGROUND
@@ -24,7 +27,10 @@ from runkit.classes import FOREGROUND
 FORMAT = 2
 READABLE = (1, 2)
 VOLUME_EDGES_ML = tuple(range(0, 201, 10))
+_VOLUME_ML = Scale(VOLUME_EDGES_ML[0], 10, len(VOLUME_EDGES_ML) - 1)
 _PERCENTILES = (5, 25, 50, 75, 95)
+_FEWEST_FOR_SD = 5
+_OF_PATIENTS = ("spacing_mm", "shape", "extent_mm", "volume_ml", "hu", "sums")  # parts of a report
 
 CohortReport = Mapping[str, Any]  # JSON values, also of a report that another site wrote
 Column = Callable[[CohortReport], str]
@@ -82,7 +88,7 @@ def summarise(
         medians = [facts.median_hu[class_] for facts in labelled if class_ in facts.median_hu]
         report["hu"][name] = {
             "median_of_case": _percentiles(medians),
-            **_percentiles_of_histogram(voxels),
+            **_percentiles_of_histogram(voxels if hidden is None else np.where(hidden, 0, voxels)),
             "histogram": {
                 "edges": list(HU_EDGES),
                 "share": [
@@ -95,6 +101,24 @@ def summarise(
         site, [(f.facts, f.case.label is not None) for f in usable if f.facts is not None], labels
     ).to_json()
     return report
+
+
+def told_by_difference(earlier: Any, report: CohortReport) -> str:
+    """Returns a warning if a report of other patients is being replaced; otherwise nothing.
+
+    Args:
+      earlier: the report that is being replaced, whatever its file holds; None if there is none.
+    """
+    if not isinstance(earlier, Mapping) or not isinstance(earlier.get("cases"), Mapping):
+        return ""
+    if all(earlier.get(part) == report[part] for part in _OF_PATIENTS):
+        return ""
+    return (
+        f"warning: this report, of {report['cases']['usable']} usable cases, replaces a different "
+        f"one, of {earlier['cases'].get('usable')}. Whoever has both can subtract them, and so "
+        "learn about single patients that were added, removed or changed. Give this one out only "
+        "if the earlier one was never given out."
+    )
 
 
 def rows(*reports: CohortReport) -> list[list[str]]:
@@ -191,7 +215,7 @@ def differences(one: CohortReport, other: CohortReport) -> list[str]:
 
 
 def _with_range(value: CohortReport | None, low: str, high: str) -> str:
-    if value is None:
+    if value is None or "median" not in value:
         return "-"
     return f"{value['median']:.4g} ({value[low]:.4g} - {value[high]:.4g})"
 
@@ -206,39 +230,68 @@ def _range(values: Sequence[float]) -> dict[str, float] | None:
     }
 
 
-def _percentiles(values: Sequence[float]) -> dict[str, float] | None:
+def _percentiles(values: Sequence[float]) -> dict[str, Any] | None:
     """Returns count, mean, standard deviation and percentiles of a property of patients.
 
-    Each percentile is the mean of the three values around it. None if there are fewer values.
+    Each percentile is the mean of at least three values around it. None if there are fewer values.
+    The standard deviation is None for fewer than five values: mean and standard deviation of three
+    or four whole numbers, such as sizes in voxels, fit hardly any others.
     """
     if len(values) < FEWEST_CASES:
         return None
     ordered = np.sort(np.asarray(values, dtype=np.float64))
-    middle = np.array(_PERCENTILES) / 100 * (len(ordered) - 1)
-    starts = np.clip(
-        np.rint(middle - (FEWEST_CASES - 1) / 2).astype(int), 0, len(ordered) - FEWEST_CASES
-    )
-    levels = [ordered[start : start + FEWEST_CASES].mean() for start in starts]
     return {
         "cases": len(values),
         "mean": _round(np.mean(values)),
-        "sd": _round(np.std(values)),
-        **_named(levels),
+        "sd": _round(np.std(values)) if len(values) >= _FEWEST_FOR_SD else None,
+        **_named(ordered[window].mean() for window in _windows(len(values))),
     }
 
 
+def _windows(count: int) -> list[slice]:
+    """Returns which of the sorted values each percentile is the mean of.
+
+    These are the three around it, if no value of fewer than three patients follows from these means
+    and that of all values: any two windows are the same or apart, and what lies in none of them is
+    nothing or at least three. Of four values, for example, the mean of all and that of the lowest
+    three would tell the highest. Otherwise the sorted values are divided into as many groups of
+    three or more as there are, and a percentile is the mean of its group.
+    """
+    middle = np.array(_PERCENTILES) / 100 * (count - 1)
+    starts = np.clip(
+        np.rint(middle - (FEWEST_CASES - 1) / 2).astype(int), 0, count - FEWEST_CASES
+    ).tolist()
+    distinct = sorted(set(starts))
+    rest = count - FEWEST_CASES * len(distinct)
+    apart = all(b - a >= FEWEST_CASES for a, b in itertools.pairwise(distinct))
+    if apart and (rest == 0 or rest >= FEWEST_CASES):
+        return [slice(start, start + FEWEST_CASES) for start in starts]
+    groups = np.array_split(np.arange(count), count // FEWEST_CASES)
+    return [
+        next(slice(int(g[0]), int(g[-1]) + 1) for g in groups if place <= g[-1])
+        for place in np.rint(middle)
+    ]
+
+
 def _histogram(values: Sequence[float]) -> dict[str, Any]:
-    inside = np.clip(values, VOLUME_EDGES_ML[0], VOLUME_EDGES_ML[-1] - 1e-6)
-    counts = np.histogram(inside, VOLUME_EDGES_ML)[0]
+    counts = patient_counts.of_values(_VOLUME_ML, values)
+    given = {} if counts is None else counts.given
     return {
         "edges": list(VOLUME_EDGES_ML),
-        "cases": [int(n) if n == 0 or n >= FEWEST_CASES else None for n in counts],
+        "cases": [given.get(n) for n in range(_VOLUME_ML.bins)],
     }
 
 
 def _percentiles_of_histogram(counts: np.ndarray) -> dict[str, float]:
-    """Returns percentiles of binned HU, interpolated inside their bins."""
-    below = np.concatenate([[0], np.cumsum(counts)]) / max(counts.sum(), 1)
+    """Returns percentiles of binned HU, interpolated inside their bins; nothing if all are empty.
+
+    Args:
+      counts: of the bins that are not withheld, 0 in the others: where a percentile of all voxels
+        lies would tell how the withheld ones are spread.
+    """
+    if not counts.any():
+        return {}
+    below = np.concatenate([[0], np.cumsum(counts)]) / counts.sum()
     return _named(np.interp(np.array(_PERCENTILES) / 100, below, HU_EDGES))
 
 

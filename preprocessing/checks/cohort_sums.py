@@ -2,14 +2,16 @@
 
 They are the part `sums` of a cohort report, from format 2 on: histograms on scales that all sites
 share, and sums over the site's cases. Adding the sites' sums gives those of the pooled dataset.
-What only one or two patients have a part in is withheld; see `patient_counts`.
+What only one or two patients have a part in is withheld; see `patient_counts`. Volumes and shares
+are rounded to six digits: all digits of a sum of multiples of a few known voxel sizes could tell
+the multiples.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ SPACING_MM = Scale(0.05, 0.1, 100)  # the bins' centres are 0.1, 0.2, ... 10 mm
 EXTENT_MM = Scale(0.0, 50.0, 40)
 HU = Scale(HU_EDGES[0], HU_EDGES[1] - HU_EDGES[0], len(HU_EDGES) - 1)
 _AXES = "xyz"
+_MOST = 10**15  # of cases, and of millilitres
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +112,7 @@ def of_cases(
             patient_counts.of_values(EXTENT_MM, [extent[axis] for extent in extents])
             for axis in range(3)
         ),
-        scan_ml=math.fsum(map(_scan_ml, facts)) if len(facts) >= FEWEST_PATIENTS else None,
+        scan_ml=_sum(map(_scan_ml, facts)) if len(facts) >= FEWEST_PATIENTS else None,
         hu={
             class_: patient_counts.of_patients(np.array([f.hu[class_] for f in having]))
             for class_ in FOREGROUND
@@ -135,8 +138,8 @@ def of_report(report: Mapping[str, Any]) -> SiteSums:
             "release"
         )
     try:
-        return _read(site, report["sums"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return _consistent(_read(site, report["sums"]))
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(
             f"the report of site {site}: its `sums` cannot be read ({error}); write it again there "
             "with experiments.cohort_report"
@@ -144,17 +147,17 @@ def of_report(report: Mapping[str, Any]) -> SiteSums:
 
 
 def _read(site: str, value: Mapping[str, Any]) -> SiteSums:
-    scan_ml, labels = value["scan_ml"], value["labels"]
+    labels = value["labels"]
     return SiteSums(
         site=site,
-        cases=int(value["cases"]),
+        cases=_count(value["cases"]),
         spacing_mm=tuple(
             patient_counts.from_json(value["spacing_mm"][axis], SPACING_MM) for axis in _AXES
         ),
         extent_mm=tuple(
             patient_counts.from_json(value["extent_mm"][axis], EXTENT_MM) for axis in _AXES
         ),
-        scan_ml=None if scan_ml is None else _positive(scan_ml),
+        scan_ml=_sum_or_none(value["scan_ml"]),
         hu={
             class_: patient_counts.from_json(value["hu"][name], HU)
             for class_, name in FOREGROUND.items()
@@ -170,17 +173,53 @@ def _read(site: str, value: Mapping[str, Any]) -> SiteSums:
 def _read_class(value: Mapping[str, Any] | None) -> ClassSum | None:
     if value is None:
         return None
-    cases = value["cases"]
-    if type(cases) is not int or cases < FEWEST_PATIENTS:
-        raise ValueError(f"a sum over {cases!r} cases")
-    return ClassSum(cases, _positive(value["ml"]), _positive(value["share"]))
+    cases = _count(value["cases"])
+    if cases < FEWEST_PATIENTS:
+        raise ValueError(f"a sum over {cases} cases")
+    return ClassSum(cases, _number(value["ml"]), _number(value["share"]))
 
 
-def _positive(value: float) -> float:
-    number = float(value)
-    if not (math.isfinite(number) and number >= 0):
+def _consistent(sums: SiteSums) -> SiteSums:
+    """Returns the sums unless they contradict each other, as those of an edited report may.
+
+    Raises:
+      ValueError: naming what contradicts what.
+    """
+    axes = [*sums.spacing_mm, *sums.extent_mm]
+    for counts in axes:
+        if counts is not None and counts.total != sums.cases:
+            raise ValueError(f"{counts.total} values along an axis of {sums.cases} cases")
+    told = [one is not None for one in (*axes, sums.scan_ml)]
+    if told != [sums.cases >= FEWEST_PATIENTS] * len(told):
+        raise ValueError(f"values are missing, or given for too few patients, of {sums.cases}")
+    labelled = [one for one in sums.labelled.values() if one is not None]
+    if len({one.cases for one in labelled}) > 1 or any(one.cases > sums.cases for one in labelled):
+        raise ValueError(
+            f"{', '.join(str(one.cases) for one in labelled)} labelled cases of {sums.cases}"
+        )
+    rounding = 1 + 1e-5
+    if (
+        sum(one.ml for one in labelled) > rounding * (sums.scan_ml or 0)
+        or sum(one.share for one in labelled) > rounding * sums.cases
+    ):
+        raise ValueError("labels that are larger than the scans")
+    return sums
+
+
+def _sum_or_none(value: Any) -> float | None:
+    return None if value is None else _number(value)
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float) or not 0 <= value <= _MOST:
         raise ValueError(f"{value!r} is not a sum of volumes or shares")
-    return number
+    return float(value)
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= _MOST:
+        raise ValueError(f"{value!r} is not a number of cases")
+    return value
 
 
 def _class_sum(drawn: Sequence[Facts], class_: int) -> ClassSum | None:
@@ -189,7 +228,11 @@ def _class_sum(drawn: Sequence[Facts], class_: int) -> ClassSum | None:
     if len(drawn) < FEWEST_PATIENTS or 0 < having < FEWEST_PATIENTS:
         return None
     shares = (ml / _scan_ml(facts) for ml, facts in zip(volumes, drawn, strict=True))
-    return ClassSum(len(drawn), math.fsum(volumes), math.fsum(shares))
+    return ClassSum(len(drawn), _sum(volumes), _sum(shares))
+
+
+def _sum(values: Iterable[float]) -> float:
+    return float(f"{math.fsum(values):.6g}")
 
 
 def _scan_ml(facts: Facts) -> float:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 FEWEST_PATIENTS = 3  # of which a number is given
+_MOST = 10**15  # that a count of voxels may be
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +126,8 @@ def from_json(value: Any, scale: Scale) -> Counts | None:
         given, total = {}, None
     numbers = [*given.values(), total]
     if (
-        not all(type(n) is int and n >= FEWEST_PATIENTS for n in numbers)
+        not all(type(n) is int and FEWEST_PATIENTS <= n <= _MOST for n in numbers)
+        or len(given) < len(value["bins"])  # one bin under two names, e.g. "1" and "01"
         or sum(given.values()) > total
         or not all(0 <= number < scale.bins for number in given)
     ):

@@ -131,7 +131,7 @@ def _window(sites: Sequence[SiteSums]) -> Proposal:
             f"; bounds in HU: low {HU.low(low.lowest):g} to {HU.low(low.highest):g}, high "
             f"{HU.high(high.lowest):g} to {HU.high(high.highest):g}, because "
             f"{sum(counts.withheld for counts in given)} voxels in bins of fewer than "
-            f"{FEWEST_PATIENTS} patients are withheld: that of the other voxels is proposed"
+            f"{FEWEST_PATIENTS} patients are withheld; proposed is the value of the other voxels"
         )
     if low.likely == 0 or high.likely == HU.bins - 1:
         notes.append(f"; the scale ends at {HU.low(0):g} and {HU.high(HU.bins - 1):g} HU")
@@ -275,7 +275,7 @@ def _bounds(levels: Iterable[_Level], unit: str) -> str:
         return ""
     return (
         f"; bounds in {unit}: {', '.join(open_)}, because bins of fewer than {FEWEST_PATIENTS} "
-        "patients are withheld: that of the other scans is proposed"
+        "patients are withheld; proposed is the value of the other scans"
     )
 
 

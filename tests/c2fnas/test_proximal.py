@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from c2fnas import named_weights
 from c2fnas.losses import LossConfig
+from c2fnas.proximal import LARGEST_WEIGHT, ProximalTerm
 from c2fnas.train_step import distribute, make_train_step
 from runkit import randomness
 from tests.c2fnas import tiny
@@ -26,12 +27,12 @@ def received(network):
     }
 
 
-def gradients(network, **options):
+def gradients(network, loss_scale=1.0, **options):
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     with strategy.scope():
         step = make_train_step(network, None, strategy, LossConfig(), 4, **options)
     step.set_received(received(network))
-    parts, norm, _, found = step.gradients(distribute(tiny.batch(0), strategy))
+    parts, norm, _, found = step.gradients(distribute(tiny.batch(0), strategy), loss_scale)
     names = [n for n in network.variables if not n.startswith(options.get("frozen", ("-",)))]
     by_name = {name: g.numpy().astype(np.float64) for name, g in zip(names, found, strict=True)}
     return {name: float(part) for name, part in parts.items()}, float(norm), by_name
@@ -55,6 +56,18 @@ def test_the_gradient_gains_the_closed_form_of_the_term(network):
     )
 
 
+def test_the_loss_scale_of_float16_does_not_act_on_the_term():
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        mixed = tiny.build(tiny.SHALLOW, vae=None, precision="mixed_float16")
+    weights, anchor = named_weights.read(mixed), received(mixed)
+    parts, _, found = gradients(mixed, loss_scale=2.0**12, proximal_weight=1e4)
+    away = {name: weights[name].astype(np.float64) - anchor[name] for name in weights}
+    squares = sum(float(np.square(part).sum()) for part in away.values())
+    rest = sum(float(np.square(found[name] - 1e4 * away[name]).sum()) for name in away)
+    assert rest < 1e-4 * 1e8 * squares  # the loss's own gradient is small beside the term's
+    assert parts["proximal"] == pytest.approx(5e3 * squares, rel=1e-5)
+
+
 def test_frozen_weights_have_no_term_and_the_sum_is_clipped(network):
     weights, anchor = named_weights.read(network), received(network)
     frozen = tuple(name for name in weights if name != "end/classifier/kernel")
@@ -73,7 +86,15 @@ def test_a_step_before_a_model_was_received_is_refused():
         trainer.set_received({})
 
 
-@pytest.mark.parametrize("weight", [-0.1, float("inf"), float("nan")])
+@pytest.mark.parametrize("weight", [-0.1, 1.1e6, 1e39, float("inf"), float("nan")])
 def test_an_invalid_weight_is_refused(weight):
-    with pytest.raises(ValueError, match=r"proximal_weight is .*; expected a finite number"):
+    with pytest.raises(ValueError, match=r"proximal_weight is .*; expected a number up to"):
         tiny.config(proximal_weight=weight)
+
+
+def test_the_largest_weight_keeps_the_step_finite():
+    away = tf.Variable(np.full(1000, 1e3, np.float32))  # no weight moves that far in a round
+    term = ProximalTerm(LARGEST_WEIGHT, {"w": away}, replicas=1)
+    value, (gradient,) = term.added(["w"], [tf.zeros(1000)])
+    assert float(value) == pytest.approx(LARGEST_WEIGHT / 2 * 1e9)
+    assert np.isfinite(tf.linalg.global_norm([gradient]))

@@ -1,6 +1,8 @@
 import json
 import re
 
+from tests import forked
+
 
 def test_a_report_names_no_case_and_no_path(cohort_reports):
     folder, _ = cohort_reports
@@ -10,3 +12,18 @@ def test_a_report_names_no_case_and_no_path(cohort_reports):
         assert "secret" not in text and str(folder) not in text and "nii" not in text
         assert not re.search(r"\d{4}-\d\d-\d\d", text)
         assert "secret" not in (folder / site / "cohort.html").read_text()
+
+
+def test_a_report_that_replaces_another_one_warns_of_the_difference(tmp_path, cohort_reports):
+    folder, _ = cohort_reports
+    written = json.loads((folder / "C2" / "cohort.json").read_text())
+    earlier = {**written, "cases": {**written["cases"], "usable": 2}, "sums": {}}
+    (tmp_path / "cohort.json").write_text(json.dumps(earlier))
+    done = forked.run(
+        "experiments.cohort_report",
+        f"--manifest={folder / 'C2' / 'manifest.json'}",
+        f"--site_folder={tmp_path}",
+        "--workers=1",
+    )
+    assert "of 3 usable cases, replaces a different one, of 2. Whoever has both" in done.stdout
+    assert json.loads((tmp_path / "cohort.json").read_text()) == written

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 import pathlib
 import subprocess
 import sys
@@ -38,11 +39,9 @@ VALUES = {
         ("flip_axes", ("x", "x"), "flip_axes is 'x,x'; expected some of x, y, z, each once"),
         ("intensity_scale", 1.0, "intensity_scale is 1.0; expected 0 up to, not including, 1"),
         ("keep_checkpoints", 0, "keep_checkpoints is 0; expected at least 1"),
-        (
-            "proximal_weight",
-            -0.1,
-            "proximal_weight is -0.1; expected a finite number above 0, or 0",
-        ),
+        ("proximal_weight", -0.1, r"proximal_weight is -0.1; expected a number up to 1e\+06, or 0"),
+        ("proximal_weight", 1e39, r"proximal_weight is 1e\+39; expected a number up to 1e\+06"),
+        ("proximal_weight", math.nan, r"proximal_weight is nan; expected a number up to 1e\+06"),
         ("keep_at_site", ("norms", ""), "keep_at_site has an empty entry; expected groups"),
         ("only_receive", (" ",), "only_receive has an empty entry; expected groups"),
         ("aggregation", "fedsgd", "aggregation is 'fedsgd'; expected one of fedavg, fedavgm"),

@@ -111,6 +111,16 @@ def test_the_table_of_what_survives(content):
     assert "kept: in every seed at most 10 points below" in text
 
 
+def test_the_page_says_which_site_is_bad_and_how(content, tmp_path):
+    page, text = html_report.study_page(content, tmp_path), study_results.markdown(content)
+    for shown in (page, text):
+        assert shown.index("What is kept") < shown.index("C3 is bad on purpose")
+        assert "stuck: the bad site sends the first model that it received" in shown
+        assert "scaled: the bad site" not in shown  # no point has it
+    sound = {"points": [{**p, "fault": {}} for p in content["comparison"]["points"]]}
+    assert comparison.faults_text(sound) == []
+
+
 def test_the_page_shows_rules_table_and_a_dot_for_every_run(content, tmp_path):
     page = html_report.study_page(content, tmp_path)
     assert "What is kept" in page and "36.0, lost" in page

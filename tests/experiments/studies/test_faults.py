@@ -5,7 +5,9 @@ import pytest
 
 from experiments.run import stages as run_stages
 from experiments.studies import faults, runner, study_file
+from federated.security import provisioning
 from preprocessing.foreground import LabelBox
+from tests import forked
 from tests.experiments.studies.small_study import FILE, FakePrograms, parse, read
 
 MODEL = {"w": np.float32([1.0, 2.0]), "n": np.int32([4])}
@@ -123,6 +125,20 @@ def test_only_a_server_on_this_machine_is_spoilt():
     faults.require_own_machine("localhost")
     with pytest.raises(ValueError, match=r"server is on 'fl\.example\.org': this program spoils"):
         faults.require_own_machine("fl.example.org")
+
+
+def test_a_kit_of_a_real_federation_is_refused_behind_a_tunnel_too(tmp_path):
+    provisioning.provision(tmp_path / "f", ["fl.example.org"], ["C1"], port=8443)
+    done = forked.run(
+        "experiments.faulty_site",
+        "--fault=stuck",
+        f"--kit={tmp_path / 'f' / 'C1'}",
+        "--server=localhost:8443",
+        f"--site_folder={tmp_path / 'site'}",
+    )
+    assert done.returncode == 1 and not (tmp_path / "site").exists()
+    assert f"kit {tmp_path / 'f' / 'C1'} is for a server on 'fl.example.org'" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,8 @@ def test_bounds_by_hand():
         {"total": True, "bins": {}},
         {"total": 0, "bins": {}},
         {"total": 9, "bins": {"1": 2}},
+        {"total": 9, "bins": {"1": 3, "01": 3}},
+        {"total": 10**400, "bins": {}},
     ],
 )
 def test_counts_of_a_foreign_report_are_checked(value):

@@ -1,0 +1,127 @@
+"""Whatever another site's file holds: it is refused in one line, or everything can be shown."""
+
+import copy
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+
+from experiments.reports import cohort_page
+from preprocessing.checks import cohort, cohort_sums, plan_proposal, report_check
+from tests.preprocessing.checks import test_cohort, test_plan_proposal
+
+INSTEAD = [None, -1, 1.5, 10**400, math.nan, "x", [], {"x": 1}]
+
+
+def sound(patients=12):
+    rng = np.random.default_rng(3)
+    return [
+        test_cohort.finding(
+            i,
+            spacing=(float(rng.choice([0.7, 0.8])),) * 2 + (1.0,),
+            pancreas_ml=float(rng.uniform(40, 120)),
+            tumour_ml=float(rng.uniform(2, 30)) if i % 2 else None,
+        )
+        for i in range(patients)
+    ]
+
+
+def report(site="C1", patients=12):
+    splits = {"training": 3, "validation": 1, "test": 1}
+    return json.loads(json.dumps(cohort.summarise(site, sound(patients), splits)))
+
+
+def places(value, path=()):
+    """All keys of a report, down to the numbers; of lists the first entry."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value[:1])
+    for key, inner in entries:
+        yield (*path, key)
+        if isinstance(inner, dict | list):
+            yield from places(inner, (*path, key))
+
+
+def edited(whole, place, value):
+    changed = copy.deepcopy(whole)
+    part = changed
+    for key in place[:-1]:
+        part = part[key]
+    if value is KeyError:
+        del part[place[-1]]
+    else:
+        part[place[-1]] = value
+    return changed
+
+
+OTHER = report("C9")
+
+
+def show(found, *, sums=True, rest=True):
+    """What a comparison does with a report that was let through."""
+    report_check.check(found)
+    proposals = []
+    if sums:
+        both = [cohort_sums.of_report(one) for one in (found, OTHER)]
+        proposals = plan_proposal.propose(both, test_plan_proposal.BASE)
+    for one in proposals:
+        values = one.value if isinstance(one.value, tuple) else (one.value,)
+        assert all(math.isfinite(v) for v in values)
+    if rest:
+        cohort_page.text_table([found, OTHER])
+        cohort_page.text_histograms([found, OTHER])
+        page = cohort_page.page([found, OTHER], proposals)
+        assert "nan" not in page and len(page) < 10**6
+
+
+@pytest.mark.parametrize("patients", [0, 1, 2, 3, 4, 7, 30])
+def test_what_a_site_writes_passes(patients):
+    report_check.check(report(patients=patients))
+    older = {**report(patients=patients), "format": 1}
+    del older["sums"]
+    report_check.check(older)
+
+
+def test_a_report_that_was_edited_anywhere_is_refused_or_shown():
+    whole, refused = report(), 0
+    show(whole)
+    values = itertools.cycle([*INSTEAD, KeyError])
+    for place in places(whole):
+        for value in itertools.islice(values, 4):
+            try:
+                show(edited(whole, place, value), sums=place[0] == "sums", rest=place[0] != "sums")
+            except ValueError as error:
+                refused += 1
+                assert "\n" not in str(error) and len(str(error)) < 1000, place
+    assert refused > 200
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        (("format",), True, "its format is 'True'"),
+        (("site",), " ", "its site is ' '"),
+        (("site",), "C" * 10**6, "its site is 'CCC"),
+        (("axes",), {"L" * 10**6: 1}, "its axes names is "),
+        (("cases", "usable"), -1, "its cases.usable is '-1'"),
+        (("axes",), ["LPS"], "'list' object has no attribute 'values'"),
+        (("spacing_mm", "x", "median"), 0, "its spacing_mm.x.median is '0'"),
+        (("hu",), {}, "pancreas is in one of volume_ml and hu only"),
+        (("hu", "tumour", "histogram", "edges"), [0, 1], r"its hu.tumour.histogram.edges is "),
+        (
+            ("volume_ml", "pancreas", "histogram", "cases"),
+            [3],
+            "pancreas.histogram.cases has 1 bins",
+        ),
+        (("extent_mm", "z", "p95"), KeyError, "lacks 'p95'"),
+    ],
+)
+def test_what_is_wrong_is_named(place, value, words):
+    with pytest.raises(ValueError, match=words):
+        report_check.check(edited(report(), place, value))
+
+
+@pytest.mark.parametrize("found", [None, 3, "x", [], {}, {"format": 2}])
+def test_another_file_is_refused(found):
+    with pytest.raises(ValueError, match=r"lacks|not subscriptable|indices must be"):
+        report_check.check(found)
