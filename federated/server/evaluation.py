@@ -14,7 +14,7 @@ from federated.rounds import tasks
 from federated.security import report_filter
 from federated.security.vocabulary import Vocabulary
 from federated.server.run_state import RunState
-from federated.storage.database import SiteRecord
+from federated.storage.database import Scores, SiteRecord
 
 _RESCORED = 20  # different scores of one model that a site may send
 # Test cases that a site can have, given its training cases: far more than any split leaves.
@@ -58,7 +58,7 @@ class Evaluation:
                     f"global model {model} has been replaced; ask for the next task"
                 )
             if (
-                run.store.scores().get(model, {}).get(site) == checked
+                run.store.score(model, site) == checked
                 or run.store.fixed_models()
                 or run.store.finished
             ):
@@ -238,13 +238,15 @@ class Evaluation:
     def has_plateaued(self) -> bool:
         """Returns whether the mean score has not improved for `patience_rounds` global models."""
         config = self._run.config
-        chosen = self._chosen()
+        chosen = self._chosen(self._run.store.scores()) if config.patience_rounds else None
         return chosen is not None and model_selection.has_plateaued(
             chosen.mean, patience=config.patience_rounds, min_improvement=config.min_improvement
         )
 
-    def _chosen(self, *, held_only: bool = False) -> model_selection.Selection | None:
-        scores, records = self._run.store.scores(), self._run.store.sites()
+    def _chosen(
+        self, scores: Scores, *, held_only: bool = False
+    ) -> model_selection.Selection | None:
+        records = self._run.store.sites()
         return model_selection.select(
             {
                 model: {
@@ -265,7 +267,7 @@ class Evaluation:
 
     def _scored_by(self) -> list[str]:
         """Returns the sites whose scores choose the best model, for the log."""
-        chosen = self._chosen(held_only=True)
+        chosen = self._chosen(self._run.store.scores(), held_only=True)
         return [] if chosen is None else list(chosen.sites)
 
     def select(self) -> int:
@@ -274,8 +276,8 @@ class Evaluation:
         if run.store.only_evaluates:
             return 0  # there is nothing to choose from
         scores, last = run.store.scores(), max(run.store.globals())
-        every = self._chosen()
-        chosen = self._chosen(held_only=True)  # an old model may have been removed
+        every = self._chosen(scores)
+        chosen = self._chosen(scores, held_only=True)  # an old model may have been removed
         if every is None or chosen is None:
             run.store.keep_selection(
                 last,

@@ -208,13 +208,19 @@ class Journal:
                 path.unlink(missing_ok=True)
 
     def scores(self, model: int) -> dict[str, float] | None:
-        """Returns this site's scores of a global model, so that no model is scored twice."""
+        """Returns this site's scores of a global model, so that it is not scored twice.
+
+        Only those of the newest 16 are kept, so that the journal stays small in a run of thousands
+        of rounds. An older one is scored again if the operator goes back to it.
+        """
         found = self._state["scores"].get(str(model))
         return found if isinstance(found, dict) else None
 
     def keep_scores(self, model: int, scores: Mapping[str, float]) -> None:
         # Not worth waiting for the disk: after a power cut the model is scored again.
-        self._state["scores"][str(model)] = dict(scores)
+        kept = {**self._state["scores"], str(model): dict(scores)}
+        newest = sorted(kept, key=int)[-_KEPT_SCORES:]
+        self._state["scores"] = {number: kept[number] for number in newest}
         self._write(durable=False)
 
     @property
@@ -445,6 +451,7 @@ class Journal:
             )
 
 
+_KEPT_SCORES = 16
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "format": (int, str),
     "run": (str, type(None)),

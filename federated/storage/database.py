@@ -43,6 +43,7 @@ CREATE TABLE IF NOT EXISTS reports (site TEXT PRIMARY KEY, rows TEXT NOT NULL);
 """
 
 
+Scores = dict[int, dict[str, dict[str, float]]]  # global model -> site -> measure -> value
 GIVEN = ""  # in place of the site that published it, of a model that the operator gave
 FIRST_AGGREGATION = "fedavg"  # the rule of every run that began before there was a choice
 _SESSIONS = 8  # that a site may have at a time; each login adds one
@@ -324,9 +325,14 @@ class Records:
                 (model, site, json.dumps(dict(scores))),
             )
 
-    def scores(self) -> dict[int, dict[str, dict[str, float]]]:
+    def score(self, model: int, site: str) -> dict[str, float] | None:
+        """Returns what a site scored on a global model, None if it did not."""
+        row = self._one("SELECT scores FROM scores WHERE model = ? AND site = ?", model, site)
+        return None if row is None else json.loads(row[0])
+
+    def scores(self) -> Scores:
         """Returns model number to site to scores."""
-        result: dict[int, dict[str, dict[str, float]]] = {}
+        result: Scores = {}
         for model, site, scores in self._all(
             "SELECT model, site, scores FROM scores ORDER BY model, site"
         ):

@@ -28,6 +28,16 @@ def test_everything_is_there_again_after_a_restart(tmp_path):
     assert again.rows("FL_global") == [{"case": 1}] and again.rows("C1_baseline") is None
 
 
+def test_the_journal_stays_small_in_a_run_of_many_rounds(tmp_path):
+    journal, sizes = Journal(tmp_path), []
+    for number in range(1000, 1100):
+        journal.keep_scores(number, {"dice": 0.5})
+        sizes.append((tmp_path / "journal.json").stat().st_size)
+    assert sizes[-1] == sizes[15] > sizes[14]
+    again = Journal(tmp_path)
+    assert again.scores(1099) == again.scores(1084) == {"dice": 0.5} and again.scores(1083) is None
+
+
 def test_a_delivered_update_leaves_nothing(tmp_path):
     journal = Journal(tmp_path)
     journal.keep_update(1, ARRAYS, 30, {})
