@@ -12,7 +12,7 @@ import pytest
 
 from preprocessing import nifti
 from tests import forked
-from tests.experiments import run_folder
+from tests.experiments import evaluated_store, run_folder
 from tests.experiments.study import CASES, SHALLOW, Study, scan
 from tests.preprocessing import dicom_files
 from tests.preprocessing.deformed import test_deformed_cohort
@@ -294,6 +294,14 @@ def test_what_reads_a_run(watch, tmp_path):
     (run / "server" / "rows.jsonl").write_text(rows)
     for program in ("run_report", "verify"):
         watch.run(program, f"--run={run}", inputs=[run])
+    (tmp_path / "evaluated").mkdir()
+    store = evaluated_store.leave(tmp_path / "evaluated")
+    watch.run(
+        "evaluation_report",
+        f"--store={store}",
+        f"--output={tmp_path / 'report'}",
+        inputs=[store],
+    )
 
 
 @pytest.mark.slow

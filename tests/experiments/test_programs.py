@@ -303,7 +303,7 @@ def test_a_wrong_credential_and_a_port_in_use_are_named(study):
 def test_a_server_whose_flags_are_not_the_models_says_what_differs(study):
     with (
         study.group() as group,
-        pytest.raises(ProgramFailed, match=r"schedule\.num_rounds: server 2, site 3"),
+        pytest.raises(ProgramFailed, match=r"schedule\.num_rounds: the model has 2, the flags 3"),
     ):
         study.serve(group, study.folder / "store other rounds", num_rounds=3)
 
