@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from c2fnas import named_weights
+from c2fnas import keras_stack, named_weights
 from c2fnas.losses import LossConfig
 from c2fnas.proximal import LARGEST_WEIGHT, ProximalTerm
 from c2fnas.train_step import distribute, make_train_step
@@ -93,7 +93,8 @@ def test_an_invalid_weight_is_refused(weight):
 
 
 def test_the_largest_weight_keeps_the_step_finite():
-    away = tf.Variable(np.full(1000, 1e3, np.float32))  # no weight moves that far in a round
+    make = tf.keras.Variable if keras_stack.IS_KERAS_3 else tf.Variable
+    away = make(np.full(1000, 1e3, np.float32))  # no weight moves that far in a round
     term = ProximalTerm(LARGEST_WEIGHT, {"w": away}, replicas=1)
     value, (gradient,) = term.added(["w"], [tf.zeros(1000)])
     assert float(value) == pytest.approx(LARGEST_WEIGHT / 2 * 1e9)
