@@ -12,16 +12,15 @@ PRESS = "import os, signal, threading\nos.kill(os.getpid(), signal.SIGINT)\n"
 def run(program, *, ignoring=False):
     """Returns the exit code, the output and the error output of a program."""
 
-    def inherit():
-        signal.signal(signal.SIGINT, signal.SIG_IGN if ignoring else signal.SIG_DFL)
-
+    # Set here, since the process that runs the tests may itself be in the background.
+    handler = "SIG_IGN" if ignoring else "default_int_handler"
+    begin = f"import signal\nsignal.signal(signal.SIGINT, signal.{handler})\n"
     done = subprocess.run(
-        [sys.executable, "-c", "from runkit import interrupts\n" + program],
+        [sys.executable, "-c", f"{begin}from runkit import interrupts\n{program}"],
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
-        preexec_fn=inherit,
     )
     return done.returncode, done.stdout, done.stderr
 
