@@ -41,8 +41,7 @@ def main(argv: list[str]) -> None:
     del argv
     from cryptography import x509
 
-    from federated.audit import log as audit_log
-    from federated.audit import verification
+    from federated.audit import chain, verification
 
     store = pathlib.Path(experiment_flags.required("store", "the server's folder"))
     authority = (
@@ -51,7 +50,7 @@ def main(argv: list[str]) -> None:
         else None
     )
     if FLAGS.show:
-        for record in audit_log.read_chain(store / "events.jsonl", authority):
+        for record in chain.read_chain(store / "events.jsonl", authority):
             when = datetime.datetime.fromtimestamp(record["time"], datetime.timezone.utc)
             facts = " ".join(
                 printable.text(f"{key}={value}")

@@ -2,6 +2,7 @@
 
     from federated import simulation
     from federated.aggregation.fedavgm import FedAvgM
+    from federated.audit import backfill
 
     trainers = {"C1": MyTrainer(...), "C2": MyTrainer(...)}      # see site.loop.SiteTrainer
     rule = FedAvgM(momentum=0.5)
@@ -22,7 +23,7 @@ from typing import Any
 from federated.aggregation import rules
 from federated.aggregation.fedavg import FedAvg
 from federated.aggregation.rule import AggregationRule
-from federated.audit import log as audit_log
+from federated.audit import backfill
 from federated.audit.log import AuditLog
 from federated.rounds.tasks import Task
 from federated.security.credentials import CredentialBook, hashed, new_secret
@@ -87,7 +88,7 @@ def run(
             segment_bytes=round(config.log_segment_mib * 2**20),
             keep_segments=config.keep_log_segments,
         )
-        audit_log.backfill(log, store)
+        backfill.complete(log, store)
         vocabulary = next(iter(trainers.values())).vocabulary
         lead = Coordinator(store, config, book, log, vocabulary=vocabulary)
     except BaseException:

@@ -13,8 +13,8 @@ import safetensors.numpy
 from cryptography import x509
 
 from federated import errors
+from federated.audit import chain, verification
 from federated.audit import log as audit_log
-from federated.audit import verification
 from federated.security import certificate_request, provisioning
 from federated.security.credentials import CredentialBook
 from federated.security.kit import Kit
@@ -56,7 +56,7 @@ def change_json(path, **changes):
 
 
 def events_of(store):
-    return list(audit_log.read_chain(store / "events.jsonl"))
+    return list(chain.read_chain(store / "events.jsonl"))
 
 
 def test_a_run_begun_by_the_release_ends_with_the_weights_worked_out_by_hand(federation):

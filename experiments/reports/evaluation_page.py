@@ -12,8 +12,7 @@ from typing import Any
 
 from experiments.reports import html_parts, patients_table, table1_report
 from experiments.results import evaluation_table, fingerprints, paper_table, patients, score_summary
-from federated.audit import log as audit_log
-from federated.audit import verification
+from federated.audit import chain, verification
 from federated.audit.carried import Carried
 from federated.storage.store_folder import StoreFolder
 from federated.tensors.tensor_files import TensorFile, file_digest
@@ -239,7 +238,7 @@ def _logged(store: StoreFolder) -> tuple[dict[str, str], set[str], bool, dict[st
     models, sites, finished, globals_ = dict[str, str](), set[str](), False, dict[int, str]()
     announced = dict[str, int]()
     best: int | None = None
-    for record in audit_log.read_chain(store.folder / "events.jsonl", None):
+    for record in chain.read_chain(store.folder / "events.jsonl", None):
         if record["event"] == "log_continued":  # the lines before it may be no longer kept
             run = Carried.from_json(record["carried"])
             models.update({name: sha256 for name, (_, sha256) in run.published.items()})

@@ -15,7 +15,7 @@ from federated.aggregation import model_selection, rules, slabs
 from federated.aggregation.rule import AggregationRule
 from federated.aggregation.unshared import CompletingSink
 from federated.audit.carried import Carried
-from federated.audit.log import FIRST, BrokenChain, read_chain
+from federated.audit.chain import FIRST, BrokenChain, read_chain
 from federated.errors import IncompatibleWeights
 from federated.rounds.log_lines import (
     AggregatedLine,

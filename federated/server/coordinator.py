@@ -19,7 +19,7 @@ from absl import logging
 from federated import errors
 from federated.aggregation import spooled_updates
 from federated.aggregation.spooled_updates import StoredFile, Targets
-from federated.audit import log as audit_log
+from federated.audit import backfill
 from federated.rounds import rounds, tasks
 from federated.security.credentials import CredentialBook
 from federated.security.vocabulary import Vocabulary
@@ -199,7 +199,7 @@ class Coordinator:
     def _complete_log(self) -> None:
         """Logs what could not be logged before; called with the lock held."""
         if self._run.log_is_behind:
-            audit_log.backfill(self._events, self._run.store)
+            backfill.complete(self._events, self._run.store)
             self._run.log_is_behind = False
 
     def _has_changed_since(self, version: int) -> bool:

@@ -130,7 +130,7 @@ class RunState:
         """Appends an event; no field may hold a secret or a path.
 
         A failed write raises nothing: the store holds what was done, and the log is
-        completed from it (`audit.log.backfill`).
+        completed from it (`audit.backfill`).
         """
         try:
             self._events.append(event, **fields)

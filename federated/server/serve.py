@@ -18,6 +18,7 @@ from concurrent import futures
 import grpc
 from absl import logging
 
+from federated.audit import backfill
 from federated.audit import log as audit_log
 from federated.audit.log import AuditLog
 from federated.connections.calls import PER_CALLER, Calls
@@ -144,7 +145,7 @@ def serve(
                 certificate=certificate,
                 settings=config.to_json(),
             )
-            audit_log.backfill(events, store)
+            backfill.complete(events, store)
             coordinator = Coordinator(
                 store,
                 config,

@@ -23,19 +23,18 @@ import statistics
 import tempfile
 import threading
 import time
+from typing import Any
 
 import numpy as np
 
 from federated.security import provisioning
-from federated.server.config import ServerConfig
-from federated.server.serve import serve
 from federated.site import grpc_transport
 from federated.site import loop as site_loop
 from federated.tensors import tensor_files
 from federated.tensors.weights import specs_of
 from tests.benchmarks import machine, scale_model
 from tests.benchmarks.scale_model import Study
-from tests.federated import toy
+from tests.federated import server_program, toy
 from tests.federated.proxy import Link
 
 ROUNDS = 4
@@ -76,29 +75,18 @@ class Pauses:
         return []
 
 
-def run_server(folder: str, study: Study, ports) -> None:
-    root = pathlib.Path(folder)
-    config = ServerConfig(
-        num_rounds=ROUNDS,
-        min_num_clients=study.minimum or study.sites,
-        max_num_clients=study.sites,
-        wait_after_min_clients_s=study.wait_s,
-        transfers_at_once=study.transfers_at_once,
-        keep_updates=study.keep_updates,
-        keep_globals=study.keep_globals,
-        cross_site_evaluation=False,
-        host="127.0.0.1",
-        port=0,
-        linger_s=2.0,
-    )
-    serve(
-        config,
-        root / "store",
-        root / "kits" / "server",
-        root / "initial.safetensors",
-        vocabulary=toy.VOCABULARY,
-        on_ready=ports.put,
-    )
+def settings_of(study: Study) -> dict[str, Any]:
+    """Returns the server's settings."""
+    return {
+        "num_rounds": ROUNDS,
+        "min_num_clients": study.minimum or study.sites,
+        "max_num_clients": study.sites,
+        "wait_after_min_clients_s": study.wait_s,
+        "transfers_at_once": study.transfers_at_once,
+        "keep_updates": study.keep_updates,
+        "keep_globals": study.keep_globals,
+        "linger_s": 2.0,
+    }
 
 
 def run_sites(folder: str, study: Study, mine: list[int], port: int, counted) -> None:
@@ -144,7 +132,9 @@ def measure(study: Study) -> dict[str, float]:
             root / "initial.safetensors", model(study.model_mb), {"plan": json.dumps(_PLAN)}
         )
         ports, counted = context.Queue(), context.Queue()
-        server = context.Process(target=run_server, args=(name, study, ports), daemon=True)
+        server = context.Process(
+            target=server_program.serve, args=(name, settings_of(study), ports), daemon=True
+        )
         server.start()
         port = ports.get(timeout=300)
         idle_mib = memory_of(server.pid)

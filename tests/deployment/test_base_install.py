@@ -16,7 +16,7 @@ import sys
 
 import pytest
 
-from federated.audit import log as audit_log
+from federated.audit import chain
 from tests import waiting
 from tests.deployment import guide, stand_in, test_packages
 
@@ -178,5 +178,5 @@ def test_a_server_an_operator_and_the_doctor_need_nothing_else(exchange, tmp_pat
     assert site.wait(60) == 0, exchange.said("hospital join")
     assert server.wait(60) == 0, exchange.said("server serve")
     assert "to the same bits" in exchange.do("server audit")
-    events = {record["event"] for record in audit_log.read_chain(log)}
+    events = {record["event"] for record in chain.read_chain(log)}
     assert {"finished", "rows"} <= events

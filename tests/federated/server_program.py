@@ -42,17 +42,18 @@ def serving(
       settings: of `ServerConfig`. The server listens on a free port of this machine and evaluates no
         model at other sites unless they say otherwise.
     """
-    return running(_serve, str(folder), settings)
+    return running(serve, str(folder), settings)
 
 
-def _serve(folder: str, settings: Mapping[str, Any], ports) -> None:
+def serve(folder: str, settings: Mapping[str, Any], ports) -> None:
+    """Serves in this process and tells the port; see `serving`."""
     from federated.server import config as server_config
-    from federated.server import serve
+    from federated.server import serve as program
     from tests.federated import toy
 
     root = pathlib.Path(folder)
     here = {"host": "127.0.0.1", "port": 0, "cross_site_evaluation": False}
-    serve.serve(
+    program.serve(
         server_config.ServerConfig(**{**here, **settings}),
         root / "store",
         root / "kits" / "server",

@@ -10,8 +10,8 @@ from experiments.reports import status_table
 from federated import errors
 from federated.aggregation import rules, spooled_updates
 from federated.aggregation.fedavgm import FedAvgM
+from federated.audit import backfill, chain, verification
 from federated.audit import log as audit_log
-from federated.audit import verification
 from federated.server import config as server_config
 from federated.tensors import tensor_files
 from federated.tensors.weights import specs_of
@@ -321,7 +321,7 @@ def test_a_round_whose_state_before_is_gone_is_not_recomputed(audited):
 def test_a_changed_state_is_found(audited):
     path = audited.folder / "rule_state" / "round_002.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    with pytest.raises(audit_log.BrokenChain, match=r"rule_state/round_002\.safetensors is not"):
+    with pytest.raises(chain.BrokenChain, match=r"rule_state/round_002\.safetensors is not"):
         verification.verify(audited.folder)
 
 
@@ -345,7 +345,7 @@ def test_a_log_that_names_another_rule_is_found(audited, other):
         about = {k: v for k, v in record.items() if k not in ("time", "event", "line", "previous")}
         about.pop("hash")
         log.append(record["event"], **about)
-    with pytest.raises(audit_log.BrokenChain, match=r"logged model by|is 'fedsum'; expected"):
+    with pytest.raises(chain.BrokenChain, match=r"logged model by|is 'fedsum'; expected"):
         verification.verify(audited.folder)
 
 
@@ -354,7 +354,7 @@ def test_a_backfilled_line_says_rule_and_state(opened, rule):
     run = opened(keep_updates=4, aggregation=rule, **THREE)
     play(run)
     log = chained(run, kept=2)
-    audit_log.backfill(log, run.store)
+    backfill.complete(log, run.store)
     found = verification.verify(run.folder)
     assert found.recomputed == (1, 2, 3, 4)
     assert found.rule_states == ((1, 2, 3, 4) if states_of(rule, 1) else ())
@@ -368,5 +368,5 @@ def test_a_backfilled_line_of_a_run_whose_models_are_rounded_is_recomputed(opene
     run.lead.advance()
     assert logged(run, "aggregated")[0]["rounding_error"] > 0
     log = chained(run, kept=0)
-    audit_log.backfill(log, run.store)
+    backfill.complete(log, run.store)
     assert verification.verify(run.folder).recomputed == (1,)

@@ -17,8 +17,8 @@ import pytest
 from federated import errors
 from federated.admin import client as admin_client
 from federated.aggregation import spooled_updates
+from federated.audit import backfill, verification
 from federated.audit import log as audit_log
-from federated.audit import verification
 from federated.rounds import tasks
 from federated.security.tls import Identity
 from federated.server import serve
@@ -886,8 +886,8 @@ def test_an_eviction_cut_short_by_a_kill_counts_and_is_in_the_log(opened, monkey
     log = audit_log.AuditLog(tmp_path / "events.jsonl")
     for evicted, told in ((True, "evicted"), (False, "readmitted")):
         run.store.evict("C2", evicted)
-        audit_log.backfill(log, run.store)
-        audit_log.backfill(log, run.store)
+        backfill.complete(log, run.store)
+        backfill.complete(log, run.store)
         told_of = [record["event"] for record in log.read() if record.get("site") == "C2"]
         assert told_of[-1] == told and told_of.count(told) == 1
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from federated import errors, simulation
-from federated.audit import log as audit_log
-from federated.audit import verification
-from federated.audit.log import AuditLog, BrokenChain
+from federated.audit import backfill, verification
+from federated.audit.chain import BrokenChain
+from federated.audit.log import AuditLog
 from federated.rounds.tasks import Task
 from federated.server import config as server_config
 from federated.server import metrics, overview
@@ -318,6 +318,6 @@ def test_a_log_that_lost_its_lines_is_completed_from_the_store(opened, models):
     transport.submit_rows(expected_rows(["C1"]))
     (run.folder / "events.jsonl").unlink()
     log = AuditLog(run.folder / "events.jsonl")
-    audit_log.backfill(log, run.store)
+    backfill.complete(log, run.store)
     kinds = [record["event"] for record in log.read()]
     assert kinds == ["login", "given", "given", "given", "rows"]

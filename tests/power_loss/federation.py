@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from cryptography import x509
 
 from federated import simulation
+from federated.audit import backfill, verification
 from federated.audit import log as audit_log
-from federated.audit import verification
 from federated.security import provisioning
 from federated.security.credentials import CredentialBook, hashed
 from federated.security.tls import Identity
@@ -120,7 +120,7 @@ def _leading(folder: pathlib.Path, kits: pathlib.Path) -> Iterator[Coordinator]:
             certificate=identity.certificate.read_text(encoding="ascii"),
             settings=config.to_json(),
         )
-        audit_log.backfill(events, store)
+        backfill.complete(events, store)
         book = CredentialBook({site: hashed(secret) for site, secret in _SECRETS.items()})
         coordinator = Coordinator(store, config, book, events, vocabulary=toy.VOCABULARY)
         yield coordinator

@@ -11,7 +11,7 @@ import numpy as np
 
 from federated.aggregation.rules import parse
 from federated.audit import verification
-from federated.audit.log import BrokenChain
+from federated.audit.chain import BrokenChain
 from federated.rounds import tasks
 from federated.rounds.rounds import Update
 from federated.tensors import tensor_files

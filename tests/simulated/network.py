@@ -8,11 +8,12 @@ from typing import Any
 from federated import errors
 from federated.rounds.tasks import Task
 from federated.server.coordinator import Coordinator
-from federated.site.transport import offering, unknown
+from federated.site.transport import Transport
 from federated.tensors import codec
 from federated.tensors.partial_file import PartialModel
+from federated.tensors.tensor_files import TensorFile
 from federated.wire import replies
-from federated.wire.messages import Receipt, Session
+from federated.wire.messages import Offer, Receipt, Session
 from tests.simulated.scheduler import Blocking
 from tests.simulated.server import Cut, Server
 from tests.simulated.story import SERVER
@@ -21,7 +22,7 @@ from tests.simulated.world import POLL_S, SECRETS, World
 _TRIES_S = 20.0  # until a call that gets no answer fails
 
 
-class SiteTransport:
+class SiteTransport(Transport):
     """A site's end of the network; see `transport.Transport`."""
 
     def __init__(self, world: World, server: Server, site: str, program: Blocking):
@@ -180,46 +181,22 @@ class SiteTransport:
             sha256,
         )
 
-    def push(
-        self,
-        path: Any,
-        sha256: str,
-        *,
-        round_number: int,
-        num_examples: int,
-        metrics: Mapping[str, float],
-        discarded: int | None = None,
-        manifest: Callable[[], Any] = unknown,
-    ) -> Receipt:
-        return self._send(
-            path,
-            sha256,
-            manifest=manifest,
-            round=round_number,
-            num_examples=num_examples,
-            metrics=metrics,
-            discarded=discarded,
-        )
-
-    def publish(self, path: Any, sha256: str, *, model: str) -> Receipt:
-        return self._send(path, sha256, model=model)
-
-    def _send(self, path: Any, sha256: str, **about: Any) -> Receipt:
-        with offering(path, sha256, **about) as (file, offer):
-            about_it = f"model {offer.model}" if offer.model else f"round {offer.round}", sha256
-            answer = self._call(lambda lead: lead.offer(lead.site_of(self.token), offer), *about_it)
-            receipt = answer.receipt
-            if receipt is None:
-                chunks = list(codec.chunks(file, answer.missing, transport="raw"))
-                receipt = self._call(
-                    lambda lead: lead.send(
-                        lead.site_of(self.token),
-                        offer,
-                        self._cut(chunks),
-                        lambda: lead.check_token(self.token),
-                    ),
-                    *about_it,
-                )
+    def _send(self, file: TensorFile, offer: Offer) -> Receipt:
+        sha256 = offer.sha256
+        about = f"model {offer.model}" if offer.model else f"round {offer.round}", sha256
+        answer = self._call(lambda lead: lead.offer(lead.site_of(self.token), offer), *about)
+        receipt = answer.receipt
+        if receipt is None:
+            chunks = list(codec.chunks(file, answer.missing, transport="raw"))
+            receipt = self._call(
+                lambda lead: lead.send(
+                    lead.site_of(self.token),
+                    offer,
+                    self._cut(chunks),
+                    lambda: lead.check_token(self.token),
+                ),
+                *about,
+            )
         if (receipt.site, receipt.sha256) != (self.site, sha256):
             self._world.fail(f"site {self.site} gets the receipt of another: {receipt}")
         return receipt

@@ -14,7 +14,7 @@ from typing import Any
 
 from federated import errors
 from federated.aggregation import fedavg, fedavgm, spooled_updates
-from federated.audit import log as audit_log
+from federated.audit import backfill
 from federated.audit.log import AuditLog
 from federated.rounds import rounds, tasks
 from federated.security.credentials import Sessions
@@ -254,7 +254,7 @@ FAULTS: dict[str, tuple[Patch, ...]] = {
     "leaked_transfers": ((Uploads, "_begin", _holds_transfers),),
     "half_an_update": ((PartialModel, "finish", _half_an_update),),
     "trusts_the_disk": ((spooled_updates._SpooledUpdate, "check", _trusts_the_disk),),
-    "no_backfill": ((audit_log, "backfill", _no_backfill),),
+    "no_backfill": ((backfill, "complete", _no_backfill),),
     "silent_hindrance": ((Orders, "hindrance", _never_notices_silence),),
     "stays_closed": ((Coordinator, "advance", _stays_closed),),
     "lost_rows": ((Store, "keep_rows", _loses_rows),),

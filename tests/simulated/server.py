@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from federated import errors
+from federated.audit import backfill
 from federated.audit import log as audit_log
 from federated.connections.error_replies import storage_trouble
 from federated.security.credentials import CredentialBook, hashed
@@ -81,7 +82,7 @@ class Server:
             )
             events = audit_log.AuditLog(f"{STORE}/events.jsonl", clock=clock)
             events.append("started", release="0", certificate="", settings={})
-            audit_log.backfill(events, store)
+            backfill.complete(events, store)
             leading.store = store
             leading.lead = Coordinator(
                 store,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from federated.aggregation import slabs, spooled_updates, update_checks
+from federated.audit import chain
 from federated.audit import log as audit_log
 from federated.server import coordinator, run_state, servicer, uploads
 from federated.site import journal, loop
@@ -122,6 +123,7 @@ def prepared() -> Iterator[Callable[[Story], Federation]]:
         (atomic, "json", plain),
         (events, "json", plain),
         (audit_log, "json", plain),
+        (chain, "json", plain),
         (loop, "_beating", beating),
     ]
     before = [(m, name, getattr(m, name)) for m, name, _ in replaced]

@@ -36,13 +36,11 @@ from cryptography import x509
 from federated import errors
 from federated.audit import verification
 from federated.security import provisioning
-from federated.server.config import ServerConfig
-from federated.server.serve import serve
 from federated.site import grpc_transport
 from federated.site import loop as site_loop
 from federated.tensors import tensor_files
 from runkit.events import EventLog
-from tests.federated import toy
+from tests.federated import server_program, toy
 
 SITES = ("C1", "C2", "C3", "C4")
 EXAMPLES = 10
@@ -53,6 +51,18 @@ SAMPLES = 40
 _WARM_UP = 20  # rounds that are run first, to tell the cost
 # Growth per thousand rounds that is not a leak: of one page cache, one pool of threads.
 TOLERATED = {"MiB": 3.0, "threads": 4.0, "descriptors": 4.0, "files": 4.0}
+
+
+SERVER = {
+    "min_num_clients": 2,
+    "max_num_clients": len(SITES),
+    "wait_after_min_clients_s": 0.1,
+    "poll_s": 2.0,
+    "keep_globals": 2,
+    "log_segment_mib": SEGMENT_MIB,
+    "keep_log_segments": KEPT_SEGMENTS,
+    "linger_s": 5.0,
+}
 
 
 class Leaves(Exception):
@@ -76,32 +86,6 @@ class Trainer(toy.ToyTrainer):
             name: (array * np.float32(0.5) + np.float32(SITES.index(self.site))).astype(np.float32)
             for name, array in weights.items()
         }, {}
-
-
-def run_server(folder: str, rounds: int, ports) -> None:
-    root = pathlib.Path(folder)
-    config = ServerConfig(
-        num_rounds=rounds,
-        min_num_clients=2,
-        max_num_clients=len(SITES),
-        wait_after_min_clients_s=0.1,
-        host="127.0.0.1",
-        port=0,
-        poll_s=2.0,
-        cross_site_evaluation=False,
-        keep_globals=2,
-        log_segment_mib=SEGMENT_MIB,
-        keep_log_segments=KEPT_SEGMENTS,
-        linger_s=5.0,
-    )
-    serve(
-        config,
-        root / "store",
-        root / "kits" / "server",
-        root / "initial.safetensors",
-        vocabulary=toy.VOCABULARY,
-        on_ready=ports.put,
-    )
 
 
 def run_sites(folder: str, port: int, seed: int, left) -> None:
@@ -187,7 +171,9 @@ class Run:
     def _server(self):
         ports = self._context.Queue()
         process = self._context.Process(
-            target=run_server, args=(str(self._root), self._rounds, ports), daemon=True
+            target=server_program.serve,
+            args=(str(self._root), {**SERVER, "num_rounds": self._rounds}, ports),
+            daemon=True,
         )
         process.start()
         return process, ports.get(timeout=300)

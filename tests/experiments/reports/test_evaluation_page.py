@@ -8,7 +8,8 @@ import pytest
 
 from experiments.reports import evaluation_page
 from federated import simulation
-from federated.audit.log import AuditLog, BrokenChain
+from federated.audit.chain import BrokenChain
+from federated.audit.log import AuditLog
 from federated.tensors import tensor_files
 from runkit import events
 from tests.experiments import evaluated_store, run_folder

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from federated import simulation
+from federated.audit import backfill, chain, verification
 from federated.audit import log as audit_log
-from federated.audit import verification
 from federated.server.config import ServerConfig
 from federated.storage import store as storage
 from federated.tensors import tensor_files
 from runkit import atomic, durable, events, log_segments
 from tests.federated import toy
-from tests.federated.audit.kept_rounds import keep_round
+from tests.federated.audit.kept_rounds import keep_round, write_again
 
 ROUNDS, SMALL = 6, 2500  # bytes: two rounds or so
 
@@ -92,7 +92,7 @@ def test_a_segment_begins_with_a_signed_line_that_says_what_it_carries_on(store)
 def test_every_line_can_be_named_as_a_noted_head(store, authority):
     for line in all_lines(store):
         verification.verify(store, authority, head=json.loads(line)["hash"])
-    with pytest.raises(audit_log.BrokenChain, match="it was rewritten, or is of another run"):
+    with pytest.raises(chain.BrokenChain, match="it was rewritten, or is of another run"):
         verification.verify(store, head="f" * 64)
 
 
@@ -119,7 +119,7 @@ def test_a_log_of_one_file_goes_on_in_segments(tmp_path, kits, clock, authority)
 def test_a_missing_segment_is_named(store, which, kits, clock):
     gone = segments(store)[which]
     gone.unlink()
-    with pytest.raises(audit_log.BrokenChain, match=rf"follows segment events/{gone.name}, which"):
+    with pytest.raises(chain.BrokenChain, match=rf"follows segment events/{gone.name}, which"):
         verification.verify(store)
     with pytest.raises(ValueError, match=rf"events\.jsonl: line .*{gone.name}, which is missing"):
         lead(store, kits, clock, rounds=())
@@ -146,8 +146,8 @@ def test_any_changed_line_is_found_where_it_is(store, authority):
             changed[position] ^= 1 << draw.randrange(8)
             path.write_bytes(gzip.compress(bytes(changed)) if packed else changed)
             line = line_before + content[:position].count(b"\n") + 1
-            with pytest.raises(audit_log.BrokenChain) as caught:
-                list(audit_log.read_chain(store / "events.jsonl", authority))
+            with pytest.raises(chain.BrokenChain) as caught:
+                list(chain.read_chain(store / "events.jsonl", authority))
             assert caught.value.line in (line, line + 1)
             if packed:
                 assert f"events/{path.name}" in str(caught.value)
@@ -160,15 +160,15 @@ def test_a_damaged_or_shortened_archive_is_named(store, kits, clock):
     content = path.read_bytes()
     for damaged in (content[: len(content) // 2], content[:-2], b"", b"no gzip"):
         path.write_bytes(damaged)
-        with pytest.raises(audit_log.BrokenChain, match=path.name.replace(".", r"\.")):
+        with pytest.raises(chain.BrokenChain, match=path.name.replace(".", r"\.")):
             verification.verify(store)
         with pytest.raises(ValueError, match=path.name.replace(".", r"\.")):
             lead(store, kits, clock, rounds=())
     path.write_bytes(gzip.compress(b"".join(gzip.decompress(content).splitlines(True)[:-1])))
-    with pytest.raises(audit_log.BrokenChain, match=r"with which events/000002\.jsonl\.gz ends"):
+    with pytest.raises(chain.BrokenChain, match=r"with which events/000002\.jsonl\.gz ends"):
         verification.verify(store)
     path.write_bytes(gzip.compress(gzip.decompress(content)[:-5]))
-    with pytest.raises(audit_log.BrokenChain, match=r"is not whole \(in events/000002"):
+    with pytest.raises(chain.BrokenChain, match=r"is not whole \(in events/000002"):
         verification.verify(store)
 
 
@@ -177,7 +177,7 @@ def test_segments_that_changed_places_are_found(store):
     first.rename(store / "x")
     second.rename(first)
     (store / "x").rename(second)
-    with pytest.raises(audit_log.BrokenChain):
+    with pytest.raises(chain.BrokenChain):
         verification.verify(store)
 
 
@@ -203,7 +203,7 @@ def test_a_segment_that_carries_on_another_run_is_found(store):
         record["carried"]["num_examples"] = {"C1": 300}
 
     forge(store, claim)
-    with pytest.raises(audit_log.BrokenChain, match="does not carry on the run that the lines"):
+    with pytest.raises(chain.BrokenChain, match="does not carry on the run that the lines"):
         verification.verify(store)
 
 
@@ -214,14 +214,14 @@ def test_a_removal_that_the_server_did_not_sign_is_found(store, authority):
     removed = {"segments": 1, "lines": last["line"], "head": last["hash"]}
     forge(store, lambda record: record.update(removed=removed))
     first.unlink()
-    with pytest.raises(audit_log.BrokenChain, match="'log_continued' is not signed by the server"):
+    with pytest.raises(chain.BrokenChain, match="'log_continued' is not signed by the server"):
         verification.verify(store, authority)
 
 
 def test_a_removal_of_other_lines_than_are_missing_is_found(store):
     removed = {"segments": 1, "lines": 3, "head": "0" * 64}
     forge(store, lambda record: record.update(removed=removed))
-    with pytest.raises(audit_log.BrokenChain, match="says that other lines were removed"):
+    with pytest.raises(chain.BrokenChain, match="says that other lines were removed"):
         verification.verify(store)
 
 
@@ -272,7 +272,7 @@ def test_a_kill_at_any_point_of_a_rotation_loses_no_line(tmp_path, kits, clock, 
 
 
 def log_chain(folder):
-    return list(audit_log.read_chain(folder / "events.jsonl"))
+    return list(chain.read_chain(folder / "events.jsonl"))
 
 
 def fail(*given, **named):
@@ -357,7 +357,7 @@ def test_only_the_newest_segments_stay_and_the_log_says_what_was_removed(
     )
     assert found.rounds == tuple(range(found.removed_rounds + 1, 13)) and rounds > 0
     assert found.lines == few[-1]["line"] == log.head[0]
-    with pytest.raises(audit_log.BrokenChain, match=r"among its first \d+ lines, which are no"):
+    with pytest.raises(chain.BrokenChain, match=r"among its first \d+ lines, which are no"):
         verification.verify(tmp_path / "few", head="f" * 64)
     # A restart goes on, and says the same.
     again = lead(tmp_path / "few", kits, clock, rounds=(), keep_segments=2)
@@ -383,7 +383,7 @@ def test_a_kept_segment_is_missing_although_earlier_ones_were_removed(tmp_path, 
     lead(tmp_path, kits, clock, rounds=range(1, 13), keep_segments=2)
     gone = segments(tmp_path)[0]
     gone.unlink()
-    with pytest.raises(audit_log.BrokenChain, match=f"follows segment events/{gone.name}"):
+    with pytest.raises(chain.BrokenChain, match=f"follows segment events/{gone.name}"):
         verification.verify(tmp_path)
 
 
@@ -399,25 +399,12 @@ def finished(request, serving, take_part, tmp_path):
     return running.folder, records, {"segment_bytes": SMALL, **request.param}
 
 
-def write_again(folder, records, settings, *, without=()):
-    log = audit_log.AuditLog(folder / "events.jsonl", **settings)
-    for record in records:
-        if record["event"] not in without:
-            kept = {
-                key: value
-                for key, value in record.items()
-                if key not in ("time", "event", "line", "previous", "hash", "signature")
-            }
-            log.append(record["event"], **kept)
-    return log
-
-
 def completed(folder, settings):
     """What a start logs of a store."""
     log = audit_log.AuditLog(folder / "events.jsonl", **settings)
     before, store = log.head[0], storage.Store(folder)
     try:
-        audit_log.backfill(log, store)
+        backfill.complete(log, store)
     finally:
         store.close()
     return [record for record in log.read() if record["line"] > before]
@@ -455,14 +442,14 @@ def test_the_models_that_an_evaluation_was_given_are_carried_on(tmp_path, initia
     records = list(events.EventLog(path).read())
     path.unlink()
     write_again(folder, records, settings)
-    kept = list(audit_log.read_chain(path))
+    kept = list(chain.read_chain(path))
     assert kept[0]["line"] > 1 and "given" not in [record["event"] for record in kept]
     assert completed(folder, settings) == []
     found = verification.verify(folder)
     assert (found.given, found.rows) == (("pancreas", "tumour"), ("C1", "C2"))
     assert found.removed_lines == kept[0]["line"] - 1
     shutil.copy(models["tumour"], folder / "models" / "pancreas.safetensors")
-    with pytest.raises(audit_log.BrokenChain, match=r"pancreas\.safetensors is not the model that"):
+    with pytest.raises(chain.BrokenChain, match=r"pancreas\.safetensors is not the model that"):
         verification.verify(folder)
 
 
@@ -478,11 +465,11 @@ def test_a_store_that_is_older_than_the_removed_rounds_takes_the_log_back(tmp_pa
         )
         log = lead(folder, kits, clock, rounds=range(1, 13), keep_segments=1)
         assert next(log.read())["carried"]["round"] > 3
-        audit_log.backfill(log, store)
+        backfill.complete(log, store)
         last = list(log.read())[-1]
         assert (last["event"], last["round"], last["back_to"]) == ("round_discarded", 1, 0)
         lines = log.head[0]
-        audit_log.backfill(log, store)
+        backfill.complete(log, store)
         assert log.head[0] == lines
     finally:
         store.close()
@@ -493,5 +480,5 @@ def test_a_store_that_is_older_than_the_removed_rounds_takes_the_log_back(tmp_pa
 def test_a_changed_global_model_of_a_kept_round_is_found(tmp_path, kits, clock):
     lead(tmp_path, kits, clock, rounds=range(1, 13), keep_segments=1)
     tensor_files.save(tmp_path / "global" / "round_012.safetensors", toy.INITIAL)
-    with pytest.raises(audit_log.BrokenChain, match=r"round_012\.safetensors is not the model"):
+    with pytest.raises(chain.BrokenChain, match=r"round_012\.safetensors is not the model"):
         verification.verify(tmp_path)

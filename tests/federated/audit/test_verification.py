@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
+from federated.audit import chain, verification
 from federated.audit import log as audit_log
-from federated.audit import verification
 from federated.tensors import tensor_files
 from tests.federated import toy
 from tests.federated.audit.kept_rounds import keep_round
@@ -36,9 +36,9 @@ def test_a_rewritten_log_lacks_the_servers_signature_and_the_noted_head(store, a
         }
         forged.append(record["event"], **fields)
     verification.verify(store)  # consistent in itself
-    with pytest.raises(audit_log.BrokenChain, match="not signed by the server's key"):
+    with pytest.raises(chain.BrokenChain, match="not signed by the server's key"):
         verification.verify(store, authority)
-    with pytest.raises(audit_log.BrokenChain, match="no line with the noted hash"):
+    with pytest.raises(chain.BrokenChain, match="no line with the noted hash"):
         verification.verify(store, head=noted)
 
 
@@ -50,14 +50,12 @@ def spoil(path):
 
 def test_a_changed_model_or_update_is_found(store):
     spoil(store / "global" / "round_002.safetensors")
-    with pytest.raises(
-        audit_log.BrokenChain, match=r"line 7: round_002\.safetensors is not the model"
-    ):
+    with pytest.raises(chain.BrokenChain, match=r"line 7: round_002\.safetensors is not the model"):
         verification.verify(store)
     spoil(store / "global" / "round_002.safetensors")
     spoil(next((store / "kept" / "round_003").glob("round_003.C2.*")))
     with pytest.raises(
-        audit_log.BrokenChain, match=r"line 10: round_003\.C2\..* is not the update of site 'C2'"
+        chain.BrokenChain, match=r"line 10: round_003\.C2\..* is not the update of site 'C2'"
     ):
         verification.verify(store)
 
@@ -79,7 +77,7 @@ def test_an_aggregate_that_is_not_the_mean_is_found_although_every_digest_fits(s
         )
     (tmp_path / "other.jsonl").rename(store / "events.jsonl")
     with pytest.raises(
-        audit_log.BrokenChain,
+        chain.BrokenChain,
         match="line 13: the updates of round 4 do not give the logged model by fedavg",
     ):
         verification.verify(store)
@@ -89,7 +87,7 @@ def test_an_aggregation_of_an_update_that_was_never_received_is_found(store):
     log = audit_log.AuditLog(store / "events.jsonl")
     log.append("aggregated", round=4, sites={"C1": 30}, updates={"C1": "0" * 64}, sha256="0" * 64)
     with pytest.raises(
-        audit_log.BrokenChain,
+        chain.BrokenChain,
         match="line 11: round 4 counts an update of site 'C1' that was not logged before",
     ):
         verification.verify(store)
@@ -98,7 +96,7 @@ def test_an_aggregation_of_an_update_that_was_never_received_is_found(store):
 def test_a_round_that_was_skipped_is_found(store):
     log = audit_log.AuditLog(store / "events.jsonl")
     log.append("aggregated", round=5, sites={}, updates={}, sha256="0" * 64)
-    with pytest.raises(audit_log.BrokenChain, match="aggregates round 5 where round 4 is due"):
+    with pytest.raises(chain.BrokenChain, match="aggregates round 5 where round 4 is due"):
         verification.verify(store)
 
 
@@ -122,7 +120,7 @@ def test_a_changed_row_is_found(whole):
     path = whole / "rows.jsonl"
     path.write_text(path.read_text().replace('"case": 2', '"case": 3', 1))
     with pytest.raises(
-        audit_log.BrokenChain,
+        chain.BrokenChain,
         match=r"the rows of site 'C1' in rows\.jsonl are not those that were logged",
     ):
         verification.verify(whole)
@@ -133,14 +131,14 @@ def test_rows_of_a_site_that_sent_no_rows_are_found(whole):
     path.write_text(
         path.read_text() + path.read_text().splitlines()[0].replace('"C1"', '"C9"') + "\n"
     )
-    with pytest.raises(audit_log.BrokenChain, match="has rows of 'C9' that were not logged"):
+    with pytest.raises(chain.BrokenChain, match="has rows of 'C9' that were not logged"):
         verification.verify(whole)
 
 
 def test_a_lent_model_that_was_changed_is_found(whole):
     tensor_files.save(whole / "models" / "C2_baseline.safetensors", toy.INITIAL)
     with pytest.raises(
-        audit_log.BrokenChain,
+        chain.BrokenChain,
         match=r"C2_baseline\.safetensors is not the model that site 'C2' lent",
     ):
         verification.verify(whole)
@@ -152,7 +150,7 @@ def test_another_best_model_than_the_scores_choose_is_found(whole, tmp_path):
     (whole / "best.safetensors").unlink()  # another name of the global model
     shutil.copy(whole / "global" / f"round_{other:03d}.safetensors", whole / "best.safetensors")
     with pytest.raises(
-        audit_log.BrokenChain, match=rf"best\.safetensors is not the model of round {best}"
+        chain.BrokenChain, match=rf"best\.safetensors is not the model of round {best}"
     ):
         verification.verify(whole)
     lines = [json.loads(line) for line in (whole / "events.jsonl").read_text().splitlines()]
@@ -169,7 +167,7 @@ def test_another_best_model_than_the_scores_choose_is_found(whole, tmp_path):
         )
     (tmp_path / "forged.jsonl").rename(whole / "events.jsonl")
     with pytest.raises(
-        audit_log.BrokenChain,
+        chain.BrokenChain,
         match=f"round {other} is named the best; by the logged scores it is round {best}",
     ):
         verification.verify(whole)

@@ -7,7 +7,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints, is_typedd
 import pytest
 
 from federated import errors
-from federated.audit.log import AuditLog, backfill
+from federated.audit import backfill
+from federated.audit.log import AuditLog
 from federated.rounds.log_lines import LogLine
 from federated.tensors import tensor_files
 from tests.federated import toy
@@ -109,7 +110,7 @@ def test_the_line_of_a_given_model_is_as_declared(opened, tmp_path):
     sha256 = tensor_files.save(model, toy.INITIAL)
     run = opened(models={"other": model}, num_rounds=0)
     log = AuditLog(run.folder / "events.jsonl")
-    backfill(log, run.store)
+    backfill.complete(log, run.store)
     (record,) = [record for record in log.read() if record["event"] == "given"]
     as_declared(record)
     assert (record["model"], record["sha256"]) == ("other", sha256)

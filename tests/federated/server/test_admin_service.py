@@ -10,8 +10,7 @@ import pytest
 
 from federated import errors
 from federated.admin import client as admin_client
-from federated.audit import log as audit_log
-from federated.audit import verification
+from federated.audit import chain, verification
 from federated.doctor import diagnosis, examination
 from federated.security import credentials, provisioning, tls
 from federated.tensors import tensor_files
@@ -78,7 +77,7 @@ def test_status_is_the_whole_picture_as_json(training, asking, tmp_path):
     assert site["scores"] == {"0": {"dice": 0.25}}
     lines, head = status["audit"]["lines"], status["audit"]["head"]
     assert (
-        head in {record["hash"] for record in audit_log.read_chain(running.folder / "events.jsonl")}
+        head in {record["hash"] for record in chain.read_chain(running.folder / "events.jsonl")}
         and lines > 3
     )
     assert json.loads(json.dumps(status, allow_nan=False)) == status
@@ -114,7 +113,7 @@ def test_orders_hold_at_once_and_are_in_the_audit_log(training, asking, tmp_path
     assert asking(running, "C1").probe().standing == "evicted"
     operator.order("admit", "C1")
     transport.login(toy.PLAN, 30)
-    logged = [record["event"] for record in audit_log.read_chain(running.folder / "events.jsonl")]
+    logged = [record["event"] for record in chain.read_chain(running.folder / "events.jsonl")]
     assert [
         event
         for event in logged
@@ -165,7 +164,7 @@ def test_a_site_may_probe_but_neither_look_nor_order(serving, asking):
         "welcome",
         toy.PLAN,
     )
-    last = list(audit_log.read_chain(running.folder / "events.jsonl"))[-1]
+    last = list(chain.read_chain(running.folder / "events.jsonl"))[-1]
     assert (reply.log_lines, reply.log_head) == (last["line"], last["hash"])
     assert verification.verify(running.folder, head=reply.log_head[:32]).lines == last["line"]
     for call in (site.status, lambda: site.order("pause")):
@@ -322,7 +321,7 @@ def test_a_wrong_credential_is_in_the_log_a_few_times_however_often_it_comes(
     transport.close()
     logged = [
         r
-        for r in audit_log.read_chain(running.folder / "events.jsonl")
+        for r in chain.read_chain(running.folder / "events.jsonl")
         if r["event"] == "login_refused"
     ]
     assert [(r["site"], r["error"], r["times"]) for r in logged] == [

@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 
 from federated import errors
-from federated.audit import log as audit_log
+from federated.audit import chain
 from federated.rounds import tasks
 from federated.security import certificates, provisioning
 from federated.security.tls import Identity
@@ -310,7 +310,7 @@ def test_a_store_belongs_to_one_federation_and_takes_no_kit_of_another(serving, 
         serving(server_kit=other_kits / "server")
     serving().stop()
     read = list(
-        audit_log.read_chain(running.folder / "events.jsonl", authority_of(kits))
+        chain.read_chain(running.folder / "events.jsonl", authority_of(kits))
     )  # nothing of the other federation got into the log
     assert [record["event"] for record in read].count("started") == 2
 
