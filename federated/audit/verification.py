@@ -66,8 +66,6 @@ class _Run:
     # site -> (line, digest)
     rows: dict[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
     scores: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
-    num_examples: dict[str, int] = dataclasses.field(default_factory=dict)
-    evicted: set[str] = dataclasses.field(default_factory=set)
     fixed: FixedLine | None = None  # the line that fixed the best model
     # the scores by which it was chosen
     final: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
@@ -89,7 +87,6 @@ class _Run:
         self.pushed = {
             key: (sha256, num_examples) for key, (_, sha256, num_examples) in found.pushed.items()
         }
-        self.num_examples, self.evicted = dict(found.num_examples), set(found.evicted)
         self.published = {
             name: PublishedLine(
                 time=time, event="published", line=line, model=name, site=site, sha256=sha256
@@ -139,14 +136,9 @@ class _Run:
             self.scores.setdefault(record["model"], {})[record["site"]] = record["scores"][
                 model_selection.SCORE
             ]
-        elif record["event"] == "login":
-            self.num_examples[record["site"]] = record["num_examples"]
         elif record["event"] == "evicted":
-            self.evicted.add(record["site"])
             for name in record.get("models", ()):
                 self.published.pop(name, None)
-        elif record["event"] == "readmitted":
-            self.evicted.discard(record["site"])
         elif (
             record["event"] in ("models_fixed", "finished")
             and "best_round" in record
@@ -154,7 +146,11 @@ class _Run:
         ):
             self.fixed = record
             self.final = {
-                model: {site: score for site, score in by_site.items() if site not in self.evicted}
+                model: {
+                    site: score
+                    for site, score in by_site.items()
+                    if site not in self.carried.evicted
+                }
                 for model, by_site in self.scores.items()
             }
 
@@ -352,7 +348,7 @@ def _check_rows(store: StoreFolder, run: _Run) -> list[str]:
                 ) from error
     as_logged = []
     for site, (logged_in, sha256) in sorted(run.rows.items()):
-        if site in run.evicted:
+        if site in run.carried.evicted:
             continue
         if rows_digest(line.decode("utf-8", "replace") for line in by_site.get(site, [])) != sha256:
             raise BrokenChain(
@@ -387,7 +383,7 @@ def _check_selection(store: StoreFolder, run: _Run) -> int | None:
     if "scored_by" in run.fixed and not run.removed_lines:
         chosen = model_selection.select(
             {m: scores for m, scores in run.final.items() if store.global_path(m).exists()},
-            run.num_examples,
+            run.carried.num_examples,
         )
         expected = max(run.aggregated, default=0) if chosen is None else chosen.best
         if best != expected:
