@@ -247,6 +247,7 @@ class Evaluation:
         self, scores: Scores, *, held_only: bool = False
     ) -> model_selection.Selection | None:
         records = self._run.store.sites()
+        held = self._run.store.held_globals() if held_only else set(scores)
         return model_selection.select(
             {
                 model: {
@@ -255,7 +256,7 @@ class Evaluation:
                     if self._counts(records[site], values)
                 }
                 for model, by_site in scores.items()
-                if not held_only or self._run.store.global_path(model).exists()
+                if model in held
             },
             {site: max(1, record.num_examples) for site, record in records.items()},
         )

@@ -153,16 +153,15 @@ class RunState:
 
     def progress(self) -> tasks.Progress:
         last, store = self.last_round, self.store
+        participants = store.participants()
         return tasks.Progress(
             open_round=self.round,
             num_rounds=last,
             paused=store.paused,
             closing=self.closing,
-            participants=store.participants(),
+            participants=participants,
             scored=store.scored(last),
-            declared=store.declared()
-            if self.config.cross_site_evaluation
-            else store.participants(),
+            declared=store.declared() if self.config.cross_site_evaluation else participants,
             models=store.fixed_models(),
             reported=store.reported(),
             finished=store.finished,

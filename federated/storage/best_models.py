@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import shutil
@@ -17,6 +18,7 @@ class BestModels:
 
     def __init__(self, folder: pathlib.Path):
         self._folder, self._record = folder, folder / "selection.json"
+        self._read: dict[str, Any] | None = None  # the record as it is on disk, once it was read
 
     def keep(
         self,
@@ -47,11 +49,13 @@ class BestModels:
                 _link(path_of(number), path)
         content = {"best_round": best, "best_worst_site_round": worst_site, **table}
         if content != before:
-            atomic.write_json(self._record, content)
+            self._read = None  # if the writing fails, the file decides what it holds
+            atomic.write_text(self._record, _one_line_each(content))
+            self._read = content
 
     def best_round(self) -> int | None:
         """Returns the number of the best global model, None before the first selection."""
-        return self._content()["best_round"] if self._record.exists() else None
+        return self._content().get("best_round")
 
     def rounds(self) -> set[int]:
         """Returns the numbers of the models that were selected; 0 stands for none."""
@@ -64,9 +68,28 @@ class BestModels:
         """
         if max(self.rounds()) >= first:
             self._record.unlink()
+            self._read = None
 
     def _content(self) -> dict[str, Any]:
-        return atomic.read_json(self._record) if self._record.exists() else {}
+        # Every round asks several times, and a record of thousands of rounds takes long to parse.
+        if self._read is None and self._record.exists():
+            self._read = atomic.read_json(self._record)
+        return self._read or {}
+
+
+def _one_line_each(content: Mapping[str, Any]) -> str:
+    """Returns JSON with one line for each entry and for each scored model.
+
+    Indented as a whole, it would be written by Python's encoder instead of the one in C.
+    """
+    lines = []
+    for key, value in content.items():
+        if isinstance(value, list) and value:
+            rows = ",\n".join(f"    {json.dumps(row, allow_nan=False)}" for row in value)
+            lines.append(f"  {json.dumps(key)}: [\n{rows}\n  ]")
+        else:
+            lines.append(f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _is_of_round(path: pathlib.Path, number: int) -> bool:

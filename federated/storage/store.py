@@ -346,11 +346,11 @@ class Store(StoreFolder, Records):
         for folder in (self.folder / "kept").glob("round_*"):
             if (tasks.global_number(folder.name) or 0) <= last - keep_updates:
                 self._discard(folder)
-        best = self._best.rounds() if keep_globals else ()  # once: it reads a file
-        for number in range(1, last - keep_globals + 1) if keep_globals else ():
-            if number not in best:
-                self._discard(self.global_path(number))
+        if keep_globals:
+            needed = {0, *self._best.rounds(), *range(last - keep_globals + 1, last + 1)}
+            for number in self.held_globals() - needed:
                 self._discard(self.rule_state_path(number))
+                self._discard(self.global_path(number))
 
     def prune(self, *, keep_updates: int = 0, keep_globals: int = 0) -> None:
         """Removes what `close_round` would have removed, had no kill or error come between."""

@@ -46,6 +46,11 @@ class StoreFolder:
     def global_path(self, number: int) -> pathlib.Path:
         return self.folder / "global" / f"{tasks.global_name(number)}.safetensors"
 
+    def held_globals(self) -> set[int]:
+        """Returns the numbers of the global models whose files are still there."""
+        found = (tasks.global_number(path.stem) for path in (self.folder / "global").iterdir())
+        return {number for number in found if number is not None}
+
     def rule_state_path(self, number: int) -> pathlib.Path:
         """Returns the file of what the aggregation rule keeps with a global model, if anything."""
         return self.folder / "rule_state" / f"{tasks.global_name(number)}.safetensors"

@@ -5,6 +5,7 @@ import pytest
 
 from federated.storage.best_models import BestModels
 from federated.tensors import tensor_files
+from runkit import atomic
 from tests.federated import toy
 
 
@@ -56,3 +57,25 @@ def test_the_record_is_forgotten_if_it_names_a_discarded_round(tmp_path, path_of
     assert models.best_round() == best
     models.forget(2)
     assert models.best_round() is None
+
+
+def test_the_record_has_a_line_for_each_scored_model_and_is_read_once(
+    tmp_path, path_of, monkeypatch
+):
+    models = BestModels(tmp_path)
+    rows = [{"round": number, "mean": None, "sites": {"C1": {"dice": 0.5}}} for number in range(3)]
+    table = {"mean": 0.25, "on_sites": ["C1"], "models": rows, "empty": []}
+    models.keep(1, 2, table, path_of=path_of)
+    text = (tmp_path / "selection.json").read_text()
+    assert json.loads(text) == {"best_round": 1, "best_worst_site_round": 2, **table}
+    assert sum('"round":' in line for line in text.splitlines()) == 3
+    with pytest.raises(ValueError):
+        models.keep(1, 2, {"mean": float("nan")}, path_of=path_of)
+    assert models.rounds() == {1, 2} and (tmp_path / "selection.json").read_text() == text
+
+    reopened, read = BestModels(tmp_path), []
+    original = atomic.read_json
+    monkeypatch.setattr(atomic, "read_json", lambda path: read.append(path) or original(path))
+    for _ in range(3):
+        assert reopened.best_round() == 1 and reopened.rounds() == {1, 2}
+    assert read == [tmp_path / "selection.json"]

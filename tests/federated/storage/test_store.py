@@ -124,6 +124,8 @@ def test_a_replaced_update_leaves_one_file_and_one_record(reopen):
 
 def test_closing_a_round_opens_the_next_and_remembers_the_receipts(reopen):
     store = reopen()
+    for site in ("C1", "C2", "C3"):  # a site logs in before it sends anything; C3 sends nothing
+        store.enrol(site, 9, {})
     updates = [arrive(store, "C1"), arrive(store, "C2")]
     closed = store.open_round(POLICY, now=90.0)
     manifest = tensor_files.save_as(store.global_path(1), toy.INITIAL)
@@ -241,14 +243,18 @@ def test_what_a_kill_kept_from_being_removed_is_removed_later(reopen, tmp_path):
     assert not store.update_path(held).exists()
 
 
-def test_pruning_reads_the_selection_once_however_many_rounds_there_were(tmp_path, monkeypatch):
-    """Once a round would make a run of thousands of rounds cost the square of their number."""
+def test_the_cost_of_pruning_does_not_grow_with_the_rounds_before(tmp_path, monkeypatch):
+    """Once a round it would make a run of thousands of rounds cost the square of their number."""
     store = storage.Store(tmp_path / "store")
-    read = []
-    monkeypatch.setattr(storage.BestModels, "rounds", lambda self: read.append(1) or {0})
+    read, discarded = [], []
+    monkeypatch.setattr(storage.BestModels, "rounds", lambda self: read.append(1) or {7})
     monkeypatch.setattr(storage.Store, "globals", lambda self: {0: "", 500: ""})
+    monkeypatch.setattr(storage.Store, "_discard", lambda self, path: discarded.append(path))
+    for number in (0, 7, 498, 499, 500):
+        store.global_path(number).write_bytes(b"")
     try:
         store.prune(keep_globals=2)
+        assert discarded == [store.rule_state_path(498), store.global_path(498)]
+        assert len(read) == 1
     finally:
         store.close()
-    assert len(read) == 1
