@@ -14,8 +14,9 @@ from federated.rounds import tasks
 from federated.security import report_filter
 from federated.security.vocabulary import Vocabulary
 from federated.server.run_state import RunState
-from federated.storage.database import Scores, SiteRecord
+from federated.storage.database import SiteRecord
 
+_LISTED_MODELS = 1000  # a longer run lists only its newest ones in the record of the selection
 _RESCORED = 20  # different scores of one model that a site may send
 # Test cases that a site can have, given its training cases: far more than any split leaves.
 _FEW_CASES, _CASES_PER_EXAMPLE = 1000, 10
@@ -238,37 +239,30 @@ class Evaluation:
     def has_plateaued(self) -> bool:
         """Returns whether the mean score has not improved for `patience_rounds` global models."""
         config = self._run.config
-        chosen = self._chosen(self._run.store.scores()) if config.patience_rounds else None
+        chosen = self._chosen() if config.patience_rounds else None
         return chosen is not None and model_selection.has_plateaued(
             chosen.mean, patience=config.patience_rounds, min_improvement=config.min_improvement
         )
 
-    def _chosen(
-        self, scores: Scores, *, held_only: bool = False
-    ) -> model_selection.Selection | None:
-        records = self._run.store.sites()
-        held = self._run.store.held_globals() if held_only else set(scores)
+    def _chosen(self, *, held_only: bool = False) -> model_selection.Selection | None:
+        store = self._run.store
+        records, held = store.sites(), store.held_globals() if held_only else None
+        compared: dict[int, dict[str, float]] = {}
+        for model, site, score in store.each_score(model_selection.SCORE):
+            if self._counts(records[site], score) and (held is None or model in held):
+                compared.setdefault(model, {})[site] = score
         return model_selection.select(
-            {
-                model: {
-                    site: values[model_selection.SCORE]
-                    for site, values in by_site.items()
-                    if self._counts(records[site], values)
-                }
-                for model, by_site in scores.items()
-                if model in held
-            },
-            {site: max(1, record.num_examples) for site, record in records.items()},
+            compared, {site: max(1, record.num_examples) for site, record in records.items()}
         )
 
     @staticmethod
-    def _counts(record: SiteRecord, values: Mapping[str, float]) -> bool:
+    def _counts(record: SiteRecord, score: float) -> bool:
         # The store of an earlier release may hold a score of 1e308, whose mean is infinite.
-        return not record.evicted and 0 <= values.get(model_selection.SCORE, -1.0) <= 1
+        return not record.evicted and 0 <= score <= 1
 
     def _scored_by(self) -> list[str]:
         """Returns the sites whose scores choose the best model, for the log."""
-        chosen = self._chosen(self._run.store.scores(), held_only=True)
+        chosen = self._chosen(held_only=True)
         return [] if chosen is None else list(chosen.sites)
 
     def select(self) -> int:
@@ -276,9 +270,9 @@ class Evaluation:
         run = self._run
         if run.store.only_evaluates:
             return 0  # there is nothing to choose from
-        scores, last = run.store.scores(), max(run.store.globals())
-        every = self._chosen(scores)
-        chosen = self._chosen(scores, held_only=True)  # an old model may have been removed
+        last = max(run.store.globals())
+        every = self._chosen()
+        chosen = self._chosen(held_only=True)  # an old model may have been removed
         if every is None or chosen is None:
             run.store.keep_selection(
                 last,
@@ -297,7 +291,7 @@ class Evaluation:
                 "worst": every.worst.get(model),
                 "sites": by_site,
             }
-            for model, by_site in scores.items()
+            for model, by_site in run.store.scores(since=last - _LISTED_MODELS).items()
         ]
         run.store.keep_selection(
             chosen.best,

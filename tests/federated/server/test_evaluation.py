@@ -3,6 +3,7 @@ import json
 import pytest
 
 from federated import errors
+from federated.server import evaluation
 from federated.tensors import tensor_files
 from tests.federated.server.test_coordinator import Site, play_rounds
 
@@ -46,6 +47,22 @@ def test_without_cross_site_evaluation_the_last_scores_end_the_run(opened):
     play_rounds(run, sites, number=1)
     run.lead.advance()
     assert run.store.finished and [site.task().kind for site in sites] == ["finished"] * 2
+
+
+def test_a_long_run_lists_its_newest_models_and_chooses_among_all(opened, monkeypatch):
+    monkeypatch.setattr(evaluation, "_LISTED_MODELS", 2)
+    run = opened(num_rounds=4, min_num_clients=1, max_num_clients=1)
+    site = Site(run, "C1")
+    for number, dice in enumerate((0.2, 0.9, 0.3, 0.4)):
+        run.lead.report_scores("C1", number, {"dice": dice, "cases": 2.0})
+        site.push(number + 1, value=float(number))
+        run.lead.advance()
+    run.lead.report_scores("C1", 4, {"dice": 0.5})
+    run.lead.declare_models("C1", [])
+    run.lead.advance()
+    record = json.loads((run.folder / "selection.json").read_text())
+    assert (record["best_round"], record["mean"]) == (1, 0.9)
+    assert [row["round"] for row in record["models"]] == [2, 3, 4]
 
 
 def test_without_scores_the_last_model_stands_in_for_the_best(opened):

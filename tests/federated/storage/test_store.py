@@ -199,6 +199,7 @@ def test_scores_models_and_rows_survive_a_restart(reopen):
     store = reopen()
     assert {name: record.num_examples for name, record in store.sites().items()} == {"C1": 31}
     assert store.scores() == {0: {"C1": {"dice": 0.5}}}
+    assert store.each_score("dice") == [(0, "C1", 0.5)] and store.each_score("other") == []
     assert (
         store.models() == {"C1_baseline": ("C1", manifest.sha256)}
         and store.model_path("C1_baseline").exists()
