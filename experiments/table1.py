@@ -11,41 +11,54 @@ TLS only. Stop it at any time; run the same command again to resume.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 
 from absl import app, flags
 
 from experiments import flags as experiment_flags
+from experiments import setting_flags
 from experiments.run import plan as run_plan
 from experiments.run.plan import minutes
-from runkit import folder_lock, private
+from preprocessing.phantom.config import CohortConfig
+from runkit import folder_lock, private, settings
+from runkit.settings import at_least, setting
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TwoHospitals:
+    """The synthetic cohorts of C1 and C2, and the processor time that each site may take."""
+
+    cases_c1: int = setting(30, "Number of synthetic cases at C1.", condition=at_least(1))
+    cases_c2: int = setting(34, "Number of synthetic cases at C2.", condition=at_least(1))
+    split_c1: tuple[int, int, int] = setting(
+        (18, 6, 6), "Numbers of C1's cases for training,validation,test."
+    )
+    split_c2: tuple[int, int, int] = setting(
+        (20, 7, 7), "Numbers of C2's cases for training,validation,test."
+    )
+    phantom: str = settings.same_as(CohortConfig, "phantom")
+    threads_per_site: int = setting(
+        1,
+        "TensorFlow threads per site; the sites train at the same time.",
+        condition=at_least(1),
+    )
+
+    def __post_init__(self):
+        settings.check(self)
+
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
 flags.DEFINE_string("runs", "runs", "Folder of runs; this one is written to <runs>/<profile>.")
-flags.DEFINE_integer("cases_c1", 30, "Number of synthetic cases at C1.")
-flags.DEFINE_integer("cases_c2", 34, "Number of synthetic cases at C2.")
-flags.DEFINE_list(
-    "split_c1", ["18", "6", "6"], "Numbers of C1's cases for training,validation,test."
-)
-flags.DEFINE_list(
-    "split_c2", ["20", "7", "7"], "Numbers of C2's cases for training,validation,test."
-)
-flags.DEFINE_enum(
-    "phantom",
-    "standard",
-    ["standard", "hard"],
-    "Kind of synthetic patients; docs/data.md describes what each can show.",
-)
-flags.DEFINE_integer(
-    "threads_per_site", 1, "TensorFlow threads per site; the sites train at the same time."
-)
+setting_flags.define(TwoHospitals)
 
 
 def main(argv: list[str]) -> None:
     del argv
     config = experiment_flags.experiment_config()
+    hospitals = experiment_flags.settings_of(TwoHospitals)
     folder = pathlib.Path(FLAGS.runs) / config.profile
     spec = run_plan.RunSpec(
         config=config,
@@ -55,15 +68,18 @@ def main(argv: list[str]) -> None:
         sites=tuple(
             run_plan.SiteSpec(
                 name=site,
-                cohort={site: getattr(FLAGS, f"cases_{site.lower()}")},
+                cohort={site: cases},
                 cohort_seed=config.seed,
-                phantom=FLAGS.phantom,
-                split=experiment_flags.numbers(f"split_{site.lower()}", int, 3),
+                phantom=hospitals.phantom,
+                split=split,
             )
-            for site in ("C1", "C2")
+            for site, cases, split in (
+                ("C1", hospitals.cases_c1, hospitals.split_c1),
+                ("C2", hospitals.cases_c2, hospitals.split_c2),
+            )
         ),
-        threads_per_site=FLAGS.threads_per_site,
-        notes=(_cohort_note(),),
+        threads_per_site=hospitals.threads_per_site,
+        notes=(_cohort_note(hospitals),),
     )
     budget = run_plan.estimated_seconds(spec)
     need = (
@@ -98,12 +114,12 @@ def _own_flags_text() -> str:
     )
 
 
-def _cohort_note() -> str:
+def _cohort_note(hospitals: TwoHospitals) -> str:
     counts = "; ".join(
-        f"{site} {'/'.join(split)}"
-        for site, split in (("C1", FLAGS.split_c1), ("C2", FLAGS.split_c2))
+        f"{site} {'/'.join(map(str, split))}"
+        for site, split in (("C1", hospitals.split_c1), ("C2", hospitals.split_c2))
     )
-    kind = "" if FLAGS.phantom == "standard" else f"{FLAGS.phantom} "
+    kind = "" if hospitals.phantom == "standard" else f"{hospitals.phantom} "
     return (
         f"Data: {kind}synthetic cohort, training/validation/test {counts} (paper: real CT, "
         "C1 252/84/84; C2 286/100/100)."
