@@ -129,14 +129,50 @@ def test_every_target_and_study_of_make_exists():
             assert (ROOT / "experiments" / "studies" / f"{study}.json").is_file(), study
 
 
+def table_of(name):
+    """Returns the cells of the table that docs/reproduction.md marks as that of a file."""
+    text = (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8")
+    table = text.partition(f"<!-- table: results/{name} -->\n")[2].partition("\n\n")[0]
+    cells = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.split("\n")]
+    return cells[2:]
+
+
 def test_the_table_of_the_current_demo_is_the_mean_of_its_runs():
     runs = json.loads((ROOT / "docs" / "results" / "demo.json").read_text())["seeds"].values()
-    text = (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8")
-    table = text.partition("<!-- table: results/demo.json -->\n")[2].partition("\n\n")[0]
     columns = ("C1_pancreas", "C2_pancreas", "C2_tumour", "pancreas_average", "average")
-    expected = {
-        name: [f"{sum(run['rows'][name][c] for run in runs) / len(runs):.1f}" for c in columns]
+    means = {
+        name: [sum(run["rows"][name][c] for run in runs) / len(runs) for c in columns]
         for name in next(iter(runs))["rows"]
     }
-    cells = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.split("\n")]
-    assert {name: values for name, *values in cells[2:]} == expected
+    found = {name: values for name, *values in table_of("demo.json")}
+    assert found == {name: [f"{mean:.1f}" for mean in row] for name, row in means.items()}
+    text = " ".join((ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8").split())
+    kept = 100 * means["C1_FL_local"][2] / means["FL_global"][2]
+    assert f"C1_FL_local keeps {kept:.0f} % of FL_global's tumour Dice" in text
+    above = means["FL_global"][4] - means["C2_baseline"][4]
+    assert f"FL_global's Average is {above:.1f} points above C2_baseline's" in text
+
+
+def test_the_table_of_the_tuning_is_that_of_its_runs():
+    expected = []
+    for run in json.loads((ROOT / "docs" / "results" / "tuning.json").read_text())["runs"]:
+        settings, rows = run["settings"], run["rows"]
+        assert run["seed"] > 100 and settings["vae_rate"] == 0.03
+        evidence = " with evidence" if settings["absence_evidence"] else ""
+        cells = [
+            str(run["seed"]),
+            f"{settings['num_rounds']} x {settings['local_epochs']}",
+            str(settings["batch_size"]),
+            settings["missing_labels"] + evidence,
+            settings["aggregation"],
+        ]
+        for row, column in (
+            ("C2_baseline", "average"),
+            ("FL_global", "C2_tumour"),
+            ("FL_global", "average"),
+            ("C1_FL_local", "C2_tumour"),
+            ("C1_FL_local", "average"),
+        ):
+            cells.append(f"{rows[row][column]:.1f}" if row in rows else "–")
+        expected.append(cells)
+    assert table_of("tuning.json") == expected
