@@ -140,8 +140,8 @@ def run(
       journal_folder: where this site keeps its journal of this run.
       authority: fingerprint of the authority that the site trusts, "" for none. A journal belongs
         to one authority.
-      privacy: what happens to updates before they leave. Its ledger is in the folder `privacy`
-        beside the journal. With a policy the site lends no models, which would leave unfiltered.
+      privacy: what happens to updates before they leave. Its ledger is in the journal's
+        folder `privacy`. With a policy the site lends no models, which would leave unfiltered.
       events: by default `<journal_folder>/events.jsonl`.
       clock: seconds, for durations.
       pause, pauses: how, and for how long, to wait before a call is tried again.
@@ -241,14 +241,14 @@ class _Loop:
             return
         self._filter = UpdateFilter(
             policy,
-            journal.folder.parent / "privacy",
+            journal.folder / "privacy",
             self._private.shared_specs,
             num_examples=self._trainer.num_examples,
             steps=getattr(self._trainer, "steps_per_round", 1),
         )
         if journal.filtered and not self._filter.has_ledger:
             raise errors.PolicyRefused(
-                f"{journal.folder.parent / 'privacy'}: the ledger of this run is missing, so "
+                f"{journal.folder / 'privacy'}: the ledger of this run is missing, so "
                 "nobody knows what was spent; restore it from a backup, or leave this run"
             )
 
@@ -442,7 +442,7 @@ class _Loop:
             )
             self._note_spent(task.round)
         if self._transport_form == "half":
-            arrays, error = codec.rounded(arrays)
+            arrays, error = codec.rounded(arrays, keep=received if self._is_sparse else {})
             self.note(
                 "rounded",
                 round=task.round,

@@ -1,6 +1,6 @@
 """What a site has spent of its patients' privacy in a run; no restart forgets it.
 
-    <site's folder of the run>/privacy/ledger.json
+    <journal>/privacy/ledger.json
 
 The file is replaced atomically and synced before noise is drawn, so that a kill or a power cut may
 make a site count an update that never left, but never the other way round.
@@ -91,7 +91,7 @@ class PrivacyLedger:
         if self._run != run:
             raise DifferentRun(
                 f"{self.path}: is the ledger of run {self._run}, the server leads {run}; move "
-                f"{self.path.parent.parent} away (it holds what the earlier run left, and what it "
+                f"{self.path.parents[2]} away (it holds what the earlier run left, and what it "
                 "spent) and start again. What the same patients spent in both runs adds up"
             )
         if self._site != site:
@@ -115,7 +115,7 @@ class PrivacyLedger:
             self._policy = dict(found["policy"])
             if not isinstance(self._policy["filter"], str):
                 raise TypeError
-            self.spent = tuple(_spent(entry) for entry in found["spent"])
+            self.spent = tuple(map(_spent, _list(found["spent"])))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{self.path}: not what this program writes there; restore it from a backup. "
@@ -146,6 +146,12 @@ def _spent(entry: Any) -> Spent:
     if not (math.isfinite(amount) and (amount > 0 or kind == "none")):
         raise ValueError
     return Spent(_count(entry["round"]), Release(kind, float(amount)))
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError
+    return value
 
 
 def _text(value: Any) -> str:

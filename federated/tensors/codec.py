@@ -186,10 +186,20 @@ def rounding(error: RoundingError) -> Callable[[np.ndarray], np.ndarray]:
     return lambda values: rounded_values(values, error) if values.dtype == np.float32 else values
 
 
-def rounded(arrays: Mapping[str, np.ndarray]) -> tuple[NamedArrays, RoundingError]:
+def rounded(
+    arrays: Mapping[str, np.ndarray], *, keep: Mapping[str, np.ndarray] | None = None
+) -> tuple[NamedArrays, RoundingError]:
     """Returns a model with its float32 values rounded to float16, and the rounding error.
 
     The values stay in float32; other dtypes are unchanged.
+
+    Args:
+      keep: values that equal those of this model stay as they are, and a sparse update sparse.
     """
-    error = RoundingError()
-    return {name: rounding(error)(np.asarray(array)) for name, array in arrays.items()}, error
+    error, result = RoundingError(), {}
+    for name, array in arrays.items():
+        values = rounding(error)(np.asarray(array))
+        if keep and name in keep:
+            values = np.where(array == keep[name], keep[name], values)
+        result[name] = values
+    return result, error

@@ -116,6 +116,15 @@ def test_rounding_keeps_shapes_other_dtypes_and_values_beyond_float16():
     assert error.largest < 2**-9
 
 
+def test_rounding_leaves_what_equals_another_model():
+    model = {"w": np.array([0.1, 0.2, 1e-9], np.float32), "wide": np.array([0.1])}
+    update = {"w": np.array([0.1, 0.3, 1e-9], np.float32), "wide": np.array([0.1])}
+    found, _ = codec.rounded(update, keep=model)
+    expected = [np.float32(0.1), np.float32(np.float16(0.3)), np.float32(1e-9)]
+    assert found["w"].tolist() == [float(value) for value in expected]
+    assert found["w"].dtype == np.float32 and found["wide"].dtype == np.float64
+
+
 @pytest.mark.parametrize(
     "chunk",
     [
