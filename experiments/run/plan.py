@@ -48,7 +48,7 @@ class SiteSpec:
     split: tuple[int, int, int] | None = None
     split_list: pathlib.Path | None = None
     fault: str = ""
-    privacy: PrivacyPolicy = PrivacyPolicy()
+    privacy: PrivacyPolicy = dataclasses.field(default_factory=PrivacyPolicy)
 
     def __post_init__(self):
         if bool(self.cohort) + (self.manifest is not None) + (self.deformed is not None) != 1:

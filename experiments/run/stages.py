@@ -312,7 +312,7 @@ class Stages:
                 baseline = self.site_folder(site) / "baseline" / "best.safetensors"
                 arguments.append(f"--lend={site.name}_baseline:{baseline}")
             if site.privacy.active:
-                arguments += [*site.privacy.flags(), "--nolend_local"]
+                arguments += [*site.privacy.flags(), "--lend_local=false"]
             module = "experiments.join"
             if site.fault:
                 module, arguments = _FAULTY_SITE, [*arguments, f"--fault={site.fault}"]

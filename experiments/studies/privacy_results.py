@@ -168,7 +168,8 @@ def picture(content: Mapping[str, Any]) -> str:
 
     parts = [
         f'<line x1="{left}" x2="{width}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" '
-        f'stroke="currentColor" stroke-opacity="0.2"/>{text(left - 8, y(tick) + 4, str(tick), "end")}'
+        'stroke="currentColor" stroke-opacity="0.2"/>'
+        f"{text(left - 8, y(tick) + 4, str(tick), 'end')}"
         for tick in (0, 25, 50, 75, 100)
     ]
     step = max(1, (high - low) // 6)

@@ -250,7 +250,7 @@ class PrivacyPolicy:
         found = []
         for name, value in self.to_json().items():
             if isinstance(value, bool):
-                found.append(f"--{'' if value else 'no'}{flag(name)}")
+                found.append(f"--{flag(name)}={str(value).lower()}")
             elif value is not None:
                 found.append(f"--{flag(name)}={value}")
         return tuple(found)

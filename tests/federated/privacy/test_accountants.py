@@ -1,6 +1,8 @@
 import builtins
 import importlib
 import math
+import pathlib
+import re
 
 import pytest
 from scipy import optimize, stats
@@ -92,3 +94,19 @@ def test_the_package_is_only_imported_when_an_epsilon_is_asked_for(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", guarded)
     importlib.reload(accountants)
+
+
+PAGE = pathlib.Path(__file__).parents[3] / "docs" / "privacy-policy.md"
+
+
+def test_the_table_of_noise_on_the_page_holds():
+    """At least as much noise as the closed form needs, and no more than rounding adds."""
+    table = PAGE.read_text(encoding="utf-8").partition("<!-- table: noise -->\n")[2]
+    head, _, *lines = table.partition("\n\n")[0].splitlines()
+    rounds = [int(text) for text in re.findall(r"(\d+) round", head)]
+    assert rounds == [1, 10, 40, 100] and len(lines) == 5
+    for line in lines:
+        epsilon, *noises = map(float, line.strip("| ").split("|"))
+        for number, noise in zip(rounds, noises, strict=True):
+            found = closed_form(noise / 2 / math.sqrt(number), DELTA)
+            assert found == pytest.approx(epsilon, rel=0.05), (epsilon, number)

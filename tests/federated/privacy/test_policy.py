@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import pathlib
 
 import pytest
 from absl import flags
@@ -155,3 +156,13 @@ def test_another_clipping_norm_changes_nothing_where_the_noise_is_a_multiple_of_
 def test_a_policy_is_a_value():
     with pytest.raises(dataclasses.FrozenInstanceError):
         PrivacyPolicy().filter = "clip"
+
+
+def test_the_flag_file_on_the_page_is_a_policy():
+    page = pathlib.Path(__file__).parents[3] / "docs" / "privacy-policy.md"
+    block = page.read_text(encoding="utf-8").partition("```text\n")[2].partition("```")[0]
+    own = flags.FlagValues()
+    setting_flags.define(PrivacyPolicy, into=own)
+    own(["join", *(line for line in block.split() if "lend" not in line)])
+    policy = PrivacyPolicy(**setting_flags.values(PrivacyPolicy, own))
+    assert (policy.filter, policy.noise, policy.budget) == ("gaussian", 8.0, 8.0)
