@@ -30,14 +30,17 @@ PERCENTILE = ("--privacy_filter=percentile", "--privacy_percentile=75")
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("given", "code", "words"),
     [
-        (PERCENTILE, r"--lend_local would let .* passed no filter.*; add --nolend_local"),
-        ((*PERCENTILE, "--nolend_local", "--num_rounds=0"), "--privacy_filter has no use in an"),
-        (("--privacy_noise=2",), r"--privacy_noise is 2\.0, but has no effect with"),
+        (PERCENTILE, 77, r"--lend_local would let .* passed no filter.*; add --nolend_local"),
+        ((*PERCENTILE, "--nolend_local", "--num_rounds=0"), 1, "--privacy_filter has no use in an"),
+        (("--privacy_noise=2",), 77, r"--privacy_noise is 2\.0, but has no effect with"),
     ],
     ids=["lends", "no training", "no filter"],
 )
-def test_a_policy_that_cannot_hold_with_the_other_flags_is_refused_first(tmp_path, given, words):
-    error = refused("join", *FLAGS, *given, "--kit=k", f"--site_folder={tmp_path}", folder=tmp_path)
+def test_a_policy_that_cannot_hold_with_the_other_flags_is_refused_first(
+    tmp_path, given, code, words
+):
+    flags = (*FLAGS, *given, "--kit=k", f"--site_folder={tmp_path}")
+    error = refused("join", *flags, folder=tmp_path, code=code)
     assert re.search(words, error), error

