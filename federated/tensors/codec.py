@@ -45,32 +45,12 @@ def chunks(
     transport: str = "raw",
     before: TensorFile | TensorSelection | None = None,
 ) -> Iterator[Chunk]:
-    """Returns the wanted chunks of a file, by default all; only one is in memory at a time.
+    """Yields the wanted chunks of a file, by default all; only one is in memory at a time.
 
     Args:
       before: the global model that the file was trained from, with the same tensors, if the
         receiver has it: chunks that differ from it in few values then travel as these.
     """
-    whole = _whole_chunks(file, wanted, transport)
-    return whole if before is None else _sparse(whole, file, before)
-
-
-def _sparse(
-    whole: Iterable[Chunk], file: TensorFile, before: TensorFile | TensorSelection
-) -> Iterator[Chunk]:
-    for chunk in whole:
-        start = chunk.index * CHUNK_BYTES
-        size = min(CHUNK_BYTES, file.nbytes - start)
-        packed = sparse_chunks.packed(file.read_range(start, size), before.read_range(start, size))
-        if packed is not None and len(packed) < len(chunk.data):
-            yield Chunk(chunk.index, packed, SPARSE)
-        else:
-            yield chunk
-
-
-def _whole_chunks(
-    file: TensorFile, wanted: Iterable[int] | None, transport: str
-) -> Iterator[Chunk]:
     count = -(-file.nbytes // CHUNK_BYTES)
     float32 = range(0)
     if transport == "half":
@@ -81,6 +61,11 @@ def _whole_chunks(
     for index in range(count) if wanted is None else wanted:
         start = index * CHUNK_BYTES
         data = file.read_range(start, min(CHUNK_BYTES, file.nbytes - start))
+        if before is not None:
+            packed = sparse_chunks.packed(data, before.read_range(start, len(data)))
+            if packed is not None and len(packed) < len(data):
+                yield Chunk(index, packed, SPARSE)
+                continue
         if transport == "half" and start in float32 and start + len(data) <= float32.stop:
             yield Chunk(index, *_halved(data))
         elif transport == "deflate":
@@ -92,7 +77,8 @@ def _whole_chunks(
 def decoded(
     chunk: Chunk, size: int, before: Callable[[], bytes] | None = None
 ) -> bytes | memoryview:
-    """Returns the `size` bytes of a chunk. Never allocates more than that; of a SPARSE one, twice.
+    """Returns the `size` bytes of a chunk. Never allocates more than that; for a SPARSE one, a few
+    times as much on the way.
 
     Args:
       before: returns the same bytes of the global model that a SPARSE chunk is based on.

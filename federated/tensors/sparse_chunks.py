@@ -38,7 +38,8 @@ def packed(data: bytes, before: bytes) -> bytes | None:
 
 
 def unpacked(packed_: bytes | memoryview, before: bytes, *, index: int) -> bytes:
-    """Returns the bytes of a chunk; never allocates more than twice its size.
+    """Returns the bytes of a chunk. What it allocates on the way is a few times its size at most,
+    whatever the packed bytes claim.
 
     Args:
       before: the same bytes of the global model, as many as the chunk has.
