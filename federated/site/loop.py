@@ -29,7 +29,7 @@ from federated.site.journal import Journal, PendingUpdate
 from federated.site.private_arrays import PrivateArrays
 from federated.site.retries import Persistent
 from federated.site.transport import Transport
-from federated.site.update_filter import UpdateFilter
+from federated.site.update_filter import UpdateFilter, begun, prepared
 from federated.tensors import codec, tensor_files
 from federated.tensors.weights import NamedArrays, TensorSpec, canonical
 from federated.wire.messages import Session
@@ -230,27 +230,13 @@ class _Loop:
 
     def prepare_privacy(self, policy: PrivacyPolicy | None) -> None:
         """Raises PolicyRefused, before the server hears of the site, if the policy cannot hold."""
-        journal = self._journal
-        if policy is None or not policy.active:
-            if journal.filtered:
-                raise errors.PolicyRefused(
-                    f"{journal.folder} belongs to a run in which this site's updates pass a "
-                    "privacy policy, and now there is none; give the same --privacy_filter and its "
-                    "settings"
-                )
-            return
-        self._filter = UpdateFilter(
+        self._filter = prepared(
             policy,
-            journal.folder / "privacy",
+            self._journal,
             self._private.shared_specs,
             num_examples=self._trainer.num_examples,
             steps=getattr(self._trainer, "steps_per_round", 1),
         )
-        if journal.filtered and not self._filter.has_ledger:
-            raise errors.PolicyRefused(
-                f"{journal.folder / 'privacy'}: the ledger of this run is missing, so "
-                "nobody knows what was spent; restore it from a backup, or leave this run"
-            )
 
     @property
     def privacy(self) -> str:
@@ -260,25 +246,6 @@ class _Loop:
     @property
     def _is_sparse(self) -> bool:
         return self._filter is not None and self._filter.policy.sparse
-
-    def _enter_privacy(self, run: str) -> None:
-        if self._filter is None:
-            return
-        journal, filter_ = self._journal, self._filter
-        before = 0 if journal.filtered else journal.trained
-        filter_.enter(run, self._transport.site, unfiltered_rounds=before)
-        if not journal.filtered:
-            journal.keep_filtered()
-        rest = max(0, self._num_rounds - journal.trained)
-        self.note(
-            "privacy_policy",
-            filter=filter_.policy.filter,
-            round=str(filter_.of_a_round),
-            so_far=str(filter_.spent),
-            run=str(filter_.after(rest)),
-            rounds_left=rest,
-            rounds_affordable=filter_.affordable(rest),
-        )
 
     def note(self, event: str, **fields: Any) -> None:
         self._events.append(event, site=self._transport.site, **fields)
@@ -298,7 +265,11 @@ class _Loop:
         journal.enter(session.run, self._authority)
         self._transport_form, self._ends_with_scores = session.transport, session.ends_with_scores
         self._num_rounds, self._poll_s = session.num_rounds, session.poll_s
-        self._enter_privacy(session.run)
+        if self._filter is not None:
+            about = begun(
+                self._filter, journal, session.run, self._transport.site, self._num_rounds
+            )
+            self.note("privacy_policy", **about)
         self.note(
             "login",
             run=session.run,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from federated.privacy import (
 from federated.privacy.noise import Bits, system_bits
 from federated.privacy.policy import EPSILON, PrivacyPolicy
 from federated.privacy.releases import Guarantee, Release
+from federated.site.journal import Journal
 from federated.site.privacy_ledger import PrivacyLedger
 from federated.tensors.weights import DTYPES, NamedArrays, TensorSpec
 
@@ -205,3 +207,55 @@ class UpdateFilter:
 
     def _together(self, of: Iterable[Release]) -> Guarantee:
         return releases.together(of, accountant=self._accountant, delta=self.policy.delta)
+
+
+def prepared(
+    policy: PrivacyPolicy | None,
+    journal: Journal,
+    specs: Sequence[TensorSpec],
+    *,
+    num_examples: int,
+    steps: int,
+) -> UpdateFilter | None:
+    """Returns the filter of a site with its ledger in the journal's folder; None without a policy.
+
+    Raises:
+      PolicyRefused: for a policy that cannot hold, or is missing, or whose ledger is, in a run that
+        had one.
+    """
+    folder = journal.folder / "privacy"
+    if policy is None or not policy.active:
+        if journal.filtered:
+            raise PolicyRefused(
+                f"{journal.folder} belongs to a run in which this site's updates pass a privacy "
+                "policy, and now there is none; give the same --privacy_filter and its settings"
+            )
+        return None
+    found = UpdateFilter(policy, folder, specs, num_examples=num_examples, steps=steps)
+    if journal.filtered and not found.has_ledger:
+        raise PolicyRefused(
+            f"{folder}: the ledger of this run is missing, so nobody knows what was spent; "
+            "restore it from a backup, or leave this run"
+        )
+    return found
+
+
+def begun(
+    filter_: UpdateFilter, journal: Journal, run: str, site: str, num_rounds: int
+) -> dict[str, Any]:
+    """Begins or goes on with the ledger in a run; returns what the operator should know of it.
+
+    Raises as `PrivacyLedger.enter`.
+    """
+    filter_.enter(run, site, unfiltered_rounds=0 if journal.filtered else journal.trained)
+    if not journal.filtered:
+        journal.keep_filtered()
+    rest = max(0, num_rounds - journal.trained)
+    return {
+        "filter": filter_.policy.filter,
+        "round": str(filter_.of_a_round),
+        "so_far": str(filter_.spent),
+        "run": str(filter_.after(rest)),
+        "rounds_left": rest,
+        "rounds_affordable": filter_.affordable(rest),
+    }
