@@ -69,6 +69,7 @@ setup(
         "dicom": [*_SITE, *_DICOM],
         "dicom_seg": [*_SITE, *_DICOM, *_DICOM_SEG],
         "metrics": ["prometheus-client>=0.19"],  # of a server
+        "privacy": ["dp-accounting>=0.6"],  # of a site with a privacy policy
         "torch": ["torch>=2.2"],  # of examples/ only
         # Engines of federated/engines, each in an environment of its own: their requirements clash.
         "nvflare": ["nvflare>=2.9,<2.10"],
@@ -88,6 +89,7 @@ setup(
             *_SITE,
             *_DICOM,
             *_DICOM_SEG,
+            "dp-accounting>=0.6",
             "grpc-stubs>=1.53",
             "ipykernel>=6.29",
             "mypy>=1.11",

@@ -22,6 +22,8 @@ from absl import app, flags, logging
 
 from experiments import flag_files, program_help, setting_flags
 from experiments.configuration import ExperimentConfig
+from federated.errors import PolicyRefused
+from federated.privacy.policy import PrivacyPolicy
 from runkit import disk, interrupts, printable, private, settings
 
 FLAGS = flags.FLAGS
@@ -110,6 +112,20 @@ def define_site() -> None:
         "Folder of the site's prepared cases, models and figures. Only this account can read it, "
         "and nothing sends it anywhere.",
     )
+
+
+@program_help.group("Privacy: what happens to this site's updates before they leave it")
+def define_privacy() -> None:
+    """Defines the flags of `PrivacyPolicy`, which only the site sets."""
+    setting_flags.define(PrivacyPolicy)
+
+
+def privacy_policy() -> PrivacyPolicy:
+    """Returns the site's policy; raises PolicyRefused naming the flag at fault."""
+    try:
+        return PrivacyPolicy(**setting_flags.values(PrivacyPolicy, FLAGS))
+    except PolicyRefused as error:
+        raise PolicyRefused(f"--{error}") from error
 
 
 @program_help.group("Scans")

@@ -6,8 +6,12 @@
 With --num_rounds=0, in an evaluation without training, it only scores the models that the server
 gives on the site's test cases, and only rows of numbers leave the site.
 
-Only weights, scores and rows of numbers leave the site. Stop it at any time; run the same command
-again to resume.
+Only weights, scores and rows of numbers leave the site. What leaves of the weights is up to the
+site's own privacy policy, best in a flag file of its own, e.g.
+
+    --privacy_filter=gaussian --privacy_clip=1 --privacy_noise=4 --privacy_budget=8 --nolend_local
+
+(docs/privacy-policy.md). Stop it at any time; run the same command again to resume.
 """
 
 from __future__ import annotations
@@ -17,7 +21,15 @@ from collections.abc import Callable
 from absl import app, flags, logging
 
 from experiments import flags as experiment_flags
-from federated.errors import CertificateRefused, FederationError, VersionDiffers, WrongCredential
+from federated.errors import (
+    CertificateRefused,
+    FederationError,
+    PolicyRefused,
+    VersionDiffers,
+    WrongCredential,
+)
+from federated.privacy import accountants
+from federated.privacy.policy import PrivacyPolicy
 from federated.security import expiry
 from federated.site import grpc_transport
 from federated.site import loop as site_loop
@@ -29,6 +41,7 @@ FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
 experiment_flags.define_runtime()
 experiment_flags.define_site()
+experiment_flags.define_privacy()
 flags.DEFINE_string(
     "kit", None, "The site's kit, made by experiments.provision or experiments.request."
 )
@@ -70,6 +83,7 @@ def take_part(
             "--lend has no use in an evaluation without training (--num_rounds=0), whose models "
             "are those of the server's --models; omit it"
         )
+    policy = _policy(config.num_rounds)
     import tensorflow as tf
 
     from experiments.models import (
@@ -146,11 +160,14 @@ def take_part(
             transport,
             folder / part / "journal",
             authority=transport.authority,
+            privacy=policy,
         )
     except (CertificateRefused, WrongCredential, VersionDiffers) as error:
         raise type(error)(
             f"{error}; python -m experiments.doctor --kit={kit} tells more"
         ) from error
+    if summary.privacy:
+        print(f"privacy of this site's patients, all updates of the run so far: {summary.privacy}")
     if not summary.finished:
         print("stopped; run the same command again to resume")
         return interrupts.EXIT_CODE if interrupts.received() else 1
@@ -174,6 +191,32 @@ def take_part(
         figure.savefig(path)
     print(f"{ending}; figure {folder / 'figures' / f'{picture}.png'}")
     return 0
+
+
+def _policy(num_rounds: int) -> PrivacyPolicy:
+    """Returns the site's policy.
+
+    Raises:
+      app.UsageError, PolicyRefused: for one that cannot hold together with the other flags.
+    """
+    policy = experiment_flags.privacy_policy()
+    if not policy.active:
+        return policy
+    if num_rounds == 0:
+        raise app.UsageError(
+            "--privacy_filter has no use in an evaluation without training (--num_rounds=0), in "
+            "which no update leaves this site; omit it"
+        )
+    lends = "--lend_local" if FLAGS.lend_local else "--lend" if FLAGS.lend else ""
+    if lends:
+        remedy = "add --nolend_local" if FLAGS.lend_local else "omit it"
+        raise PolicyRefused(
+            f"{lends} would let other sites have a model of this site's patients that passed no "
+            f"filter, although --privacy_filter is {policy.filter!r}; {remedy}"
+        )
+    if policy.filter == "gaussian":
+        accountants.require(policy.accountant)
+    return policy
 
 
 if __name__ == "__main__":

@@ -140,6 +140,15 @@ class ServerMisbehaves(FederationError):
         )
 
 
+class PolicyRefused(FederationError):
+    """A site's own privacy policy forbids what would come next, or cannot be kept.
+
+    For example, its budget is spent. Nothing leaves the site instead.
+    """
+
+    exit_code = 77  # EX_NOPERM of <sysexits.h>: only people can decide, so restarting is no use
+
+
 class OrderRefused(FederationError):
     """An operator's order that cannot be carried out now."""
 

@@ -31,7 +31,7 @@ from federated.server.config import ServerConfig, ServerSummary
 from federated.server.coordinator import Coordinator
 from federated.site import loop
 from federated.site.loop import SiteTrainer
-from federated.site.transport import Transport
+from federated.site.transport import ModelBefore, Transport
 from federated.storage.store import Store
 from federated.tensors import codec
 from federated.tensors.partial_file import PartialModel
@@ -195,15 +195,21 @@ class InProcessTransport(Transport):
     def close(self) -> None:
         self._token = ""
 
-    def _send(self, file: TensorFile, offer: Offer) -> Receipt:
+    def _send(self, file: TensorFile, offer: Offer, before: ModelBefore | None = None) -> Receipt:
         site = self._verified()
         answer = self._coordinator.offer(site, offer)
         if answer.receipt is not None:
             return answer.receipt
+        same = before is not None and before.sha256 == answer.trained_from
         return self._coordinator.send(
             site,
             offer,
-            codec.chunks(file, answer.missing, transport=self._coordinator.transport),
+            codec.chunks(
+                file,
+                answer.missing,
+                transport=self._coordinator.transport,
+                before=before.tensors if before is not None and same else None,
+            ),
         )
 
     def _verified(self) -> str:

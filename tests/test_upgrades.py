@@ -124,9 +124,9 @@ def test_a_newer_log_is_refused_by_server_and_audit(federation, tmp_path):
 
 
 def test_a_newer_journal_is_refused(federation):
-    change_json(federation / "C2" / "journal.json", format=2)
+    change_json(federation / "C2" / "journal.json", format=3)
     before = (federation / "C2" / "update.safetensors").read_bytes()
-    with pytest.raises(ValueError, match=rf"journal\.json: has format 2.* up to 1\. {REMEDY}"):
+    with pytest.raises(ValueError, match=rf"journal\.json: has format 3.* up to 2\. {REMEDY}"):
         Journal(federation / "C2")
     assert (federation / "C2" / "update.safetensors").read_bytes() == before
 

@@ -273,6 +273,7 @@ class SegmentationTrainer:
         )
         self.plan = plan(config, load_genotype(config).to_json())
         self.num_examples = len(self._cases["training"])
+        self.steps_per_round = self._steps_per_round
         self.labels = store.declared
         self.score_every = config.validation_every
         lacks_labels = bool(declared_labels.missing(store.declared))

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from c2fnas import genotype
 from experiments.configuration import CLASSES, ExperimentConfig
 from federated.aggregation import rules
+from federated.privacy.policy import PrivacyPolicy
 from runkit import progress
 
 POOLED, FINETUNED = "pooled", "finetuned"
@@ -35,6 +36,7 @@ class SiteSpec:
           experiments.prepare.
       split_list: file that assigns each case to a split, in place of a random split.
       fault: what the site does wrong on purpose, a key of `studies.faults.FAULTS`; "" for nothing.
+      privacy: the policy that the site sets for itself.
     """
 
     name: str
@@ -46,6 +48,7 @@ class SiteSpec:
     split: tuple[int, int, int] | None = None
     split_list: pathlib.Path | None = None
     fault: str = ""
+    privacy: PrivacyPolicy = dataclasses.field(default_factory=PrivacyPolicy)
 
     def __post_init__(self):
         if bool(self.cohort) + (self.manifest is not None) + (self.deformed is not None) != 1:
@@ -109,6 +112,12 @@ class RunSpec:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        filtered = [site.name for site in self.sites if site.privacy.active]
+        if self.baselines and filtered:
+            raise ValueError(
+                f"site {filtered[0]} has a privacy policy, under which it lends no baseline; set "
+                "`baselines` to false"
+            )
         rule = rules.parse(self.config.aggregation)
         rule.check_updates(
             len(self.sites),

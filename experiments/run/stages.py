@@ -292,8 +292,9 @@ class Stages:
             f"--min_num_clients={len(sites)}",
             f"--max_num_clients={len(sites)}",
         ]
-        if any(site.fault for site in sites):
-            # It would refuse what a bad site sends; the experiment asks what the rule makes of it.
+        if any(site.fault or site.privacy.guaranteed for site in sites):
+            # It would refuse what a bad site sends, and noise on every value; the experiment asks
+            # what the rule makes of it.
             arguments.append("--max_change_ratio=0")
         server = group.start("server", "experiments.serve", arguments)
         group.wait_for(address.exists, server, "starting", _SERVER_START_TIMEOUT_S)
@@ -310,6 +311,8 @@ class Stages:
             if self._spec.baselines:
                 baseline = self.site_folder(site) / "baseline" / "best.safetensors"
                 arguments.append(f"--lend={site.name}_baseline:{baseline}")
+            if site.privacy.active:
+                arguments += [*site.privacy.flags(), "--lend_local=false"]
             module = "experiments.join"
             if site.fault:
                 module, arguments = _FAULTY_SITE, [*arguments, f"--fault={site.fault}"]

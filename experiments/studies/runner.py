@@ -15,6 +15,7 @@ from experiments.run import processes
 from experiments.run import stages as run_stages
 from experiments.run.plan import RunSpec, minutes
 from experiments.studies.study_file import Study
+from federated.privacy.policy import PrivacyPolicy
 from runkit import atomic
 
 Specs = Mapping[tuple[str, int], RunSpec]  # (point's label, seed) -> run
@@ -94,7 +95,12 @@ def _costs(specs: Specs) -> dict[tuple[str, int], dict[str, float]]:
     costs, made = {}, set()
     for key, spec in specs.items():
         costs[key] = run_plan.estimated_seconds(spec)
-        cohort = repr((spec.cohorts, [dataclasses.replace(s, fault="") for s in spec.sites]))
+        cohort = repr(
+            (
+                spec.cohorts,
+                [dataclasses.replace(s, fault="", privacy=PrivacyPolicy()) for s in spec.sites],
+            )
+        )
         if cohort in made:
             costs[key]["cohort"] = 0.0
         made.add(cohort)
@@ -178,6 +184,11 @@ def _sites_text(spec: RunSpec) -> str:
         if site.phantom != "standard"
     ]
     lines += [f"--fault={site.name}:{site.fault}\n" for site in spec.sites if site.fault]
+    lines += [
+        f"--privacy={site.name}:{','.join(site.privacy.flags())}\n"
+        for site in spec.sites
+        if site.privacy.active
+    ]
     lines += [f"--deformed={site.name}\n" for site in spec.sites if site.deformed is not None]
     lines.append(f"--threads_per_site={spec.threads_per_site}\n")
     lines += [f"--environment={name}={value}\n" for name, value in sorted(spec.environment.items())]

@@ -31,7 +31,9 @@ and `split` is the number of copies.
 
 In a sweep with a `margin`, points can name an earlier point of the same sites as `against`; the
 report then says whether they keep its result (`comparison`). A point can make a site bad on
-purpose: `"fault": {"C3": "stuck"}`, with one of the faults in `faults`.
+purpose: `"fault": {"C3": "stuck"}`, with one of the faults in `faults`. It can give sites a privacy
+policy, by the names of its settings, "*" standing for every site that is not named:
+`"privacy": {"*": {"filter": "percentile", "percentile": 75}}`.
 
 If the study has `variants`, it counts in how many of them each finding holds. Their points can have
 `threads_per_site`, an `environment` for their programs, e.g. {"ONEDNN_MAX_CPU_ISA": "AVX2"}, and
@@ -49,7 +51,9 @@ from typing import Any
 from experiments.configuration import ExperimentConfig
 from experiments.run import plan as run_plan
 from experiments.studies import faults
-from runkit import atomic
+from federated.errors import PolicyRefused
+from federated.privacy.policy import PrivacyPolicy
+from runkit import atomic, settings
 
 _FLAGFILES = pathlib.Path(__file__).parents[1] / "flagfiles"
 _KEYS = {
@@ -80,8 +84,10 @@ _POINT_KEYS = {
     "phantom",
     "against",
     "fault",
+    "privacy",
 }
 _STACKS = ("own", "other")
+_EVERY_SITE = "*"
 _PHANTOMS = ("standard", "hard")
 _SITE_KEYS = {"cohort", "manifest", "deformed", "split", "split_list"}
 
@@ -102,6 +108,7 @@ class Point:
     phantom: str = "standard"
     against: str | None = None
     fault: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    privacy: Mapping[str, PrivacyPolicy] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -351,7 +358,29 @@ def _point(entry: Mapping[str, Any], common: Mapping[str, Any], sites: Mapping[s
         phantom=entry["phantom"],
         against=entry.get("against"),
         fault=dict(fault),
+        privacy=_privacy(label, entry.get("privacy", {}), own),
     )
+
+
+def _privacy(label: str, value: Any, sites: Mapping[str, Any]) -> dict[str, PrivacyPolicy]:
+    """Returns site -> the policy that a point gives it."""
+    if not isinstance(value, dict) or not set(value) <= {*sites, _EVERY_SITE}:
+        raise ValueError(
+            f"point {label}: `privacy` is {value!r}; expected some of its sites' names, or "
+            f"{_EVERY_SITE!r} for all others, with the settings of a policy"
+        )
+    known = settings.declared(PrivacyPolicy).keys()
+    policies = {}
+    for name, given in value.items():
+        if not isinstance(given, dict):
+            raise ValueError(f"point {label}: `privacy` of {name} is {given!r}; expected settings")
+        _known(given, set(known), f"`privacy` of {name}")
+        try:
+            policies[name] = PrivacyPolicy(**given)
+        except (TypeError, PolicyRefused) as error:
+            raise ValueError(f"point {label}: `privacy` of {name}: {error}") from error
+    other = policies.pop(_EVERY_SITE, None)
+    return policies if other is None else {site: policies.get(site, other) for site in sites}
 
 
 def _site(
@@ -370,6 +399,7 @@ def _site(
         cohort_seed=seed if position < 2 else seed + 1000 * (position + 1),
         phantom=point.phantom if "cohort" in value else "standard",
         fault=point.fault.get(name, ""),
+        privacy=point.privacy.get(name, PrivacyPolicy()),
         manifest=study.data / value["manifest"] if "manifest" in value else None,
         deformed=study.data / value["deformed"] if "deformed" in value else None,
         split=split,

@@ -12,7 +12,7 @@ from experiments.figures import style
 from experiments.reports import patients_table, table1_report
 from experiments.results import fingerprints, hypotheses, intervals, paper_table, patients
 from experiments.run import stages as run_stages
-from experiments.studies import comparison, study_file
+from experiments.studies import comparison, privacy_results, study_file
 from experiments.studies import variants as study_variants
 from experiments.studies.study_file import Study
 from runkit import atomic, events
@@ -57,7 +57,8 @@ def collect(
         content["sweep"] = sweep(study, runs)
         if study.margin is not None:
             content["comparison"] = comparison.collect(study, runs)
-        return content
+        privacy = privacy_results.collect(study, runs)
+        return content if privacy is None else {**content, "privacy": privacy}
     joint = joint_rows(study, runs)
     if not study.variants:
         return {**content, **_joint(joint)}
@@ -75,6 +76,7 @@ def _run(
     folder: pathlib.Path,
     root: pathlib.Path,
 ) -> dict[str, Any]:
+    log = events.EventLog(folder / "server" / "events.jsonl")
     state = (
         atomic.read_json(folder / "stages.json")
         if (folder / "stages.json").exists()
@@ -104,7 +106,8 @@ def _run(
         ),
         "wall_seconds": state["wall_seconds"],
         "peak_memory_bytes": state["peak_memory_bytes"],
-        "traffic": traffic(events.EventLog(folder / "server" / "events.jsonl").read()),
+        "traffic": traffic(log.read()),
+        "updates": privacy_results.told(log.read()),
         "notes": document.get("notes", []),
         "rows": rows,
     }
@@ -119,6 +122,7 @@ def of_one_run(folder: str | os.PathLike, pictures: str = "private") -> dict[str
     folder = pathlib.Path(folder)
     document = table1_report.read(folder).document
     rows, seed = document["cases"], document["seed"]
+    log = events.EventLog(folder / "server" / "events.jsonl")
     run = {
         "label": document["profile"],
         "seed": seed,
@@ -131,11 +135,13 @@ def of_one_run(folder: str | os.PathLike, pictures: str = "private") -> dict[str
         "fingerprints": document.get("fingerprints", {}),
         "wall_seconds": document["wall_seconds"],
         "peak_memory_bytes": document["peak_memory_bytes"] or 0,
-        "traffic": traffic(events.EventLog(folder / "server" / "events.jsonl").read()),
+        "traffic": traffic(log.read()),
+        "updates": privacy_results.told(log.read()),
         "notes": document["notes"],
         "rows": rows,
     }
     joint = [hypotheses.Run(seed, "", rows)]
+    privacy = privacy_results.of_one_run(run)
     return {
         "name": f"{document['profile']}, seed {seed}",
         "profile": document["profile"],
@@ -145,6 +151,7 @@ def of_one_run(folder: str | os.PathLike, pictures: str = "private") -> dict[str
         "notes": [],
         "runs": [run],
         **_joint(joint),
+        **({} if privacy is None else {"privacy": privacy}),
     }
 
 
@@ -300,6 +307,8 @@ def markdown(content: Mapping[str, Any]) -> str:
         lines += _sweep_lines(content)
         if content.get("comparison") is not None:
             lines += comparison.markdown(content["comparison"])
+        if content.get("privacy") is not None:
+            lines += privacy_results.markdown(content["privacy"])
     else:
         if content.get("variants") is not None:
             lines += ["", *study_variants.markdown(content["variants"])]

@@ -20,11 +20,18 @@ class Transfer:
     Args:
       partial: what has arrived.
       check: has seen every chunk of it.
+      trained_from: digest of the global model on which sparse chunks may be based; "" for none.
       close: closes the files.
     """
 
-    def __init__(self, partial: PartialModel, check: UpdateCheck, close: Callable[[], None]):
-        self.partial, self.check = partial, check
+    def __init__(
+        self,
+        partial: PartialModel,
+        check: UpdateCheck,
+        close: Callable[[], None],
+        trained_from: str = "",
+    ):
+        self.partial, self.check, self.trained_from = partial, check, trained_from
         self._close, self._users, self._retired = close, 0, False
 
     def begin_use(self) -> bool:

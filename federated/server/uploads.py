@@ -117,7 +117,9 @@ class Uploads:
         # The transfer may have to wait for its slot, and no deadline may pass meanwhile.
         self._note_progress(checked)
         with self._transfer(checked, discarded) as transfer:
-            return Answer(missing=tuple(transfer.partial.missing()))
+            return Answer(
+                missing=tuple(transfer.partial.missing()), trained_from=transfer.trained_from
+            )
 
     def send(
         self,
@@ -143,7 +145,8 @@ class Uploads:
         with self._transfer(checked, discarded) as transfer:
             noted = time.monotonic()
             for chunk in chunks:
-                if chunk.encoding not in codec.ENCODINGS[run.config.transport]:
+                sparse = chunk.encoding == codec.SPARSE and bool(transfer.trained_from)
+                if not sparse and chunk.encoding not in codec.ENCODINGS[run.config.transport]:
                     raise errors.SessionExpired(
                         f"site {site!r} sends chunks in encoding {chunk.encoding}, but models "
                         f"travel {run.config.transport!r} here; log in again to learn how"
@@ -402,23 +405,25 @@ class Uploads:
             ) from error
 
     def _begin(self, checked: CheckedOffer) -> Transfer:
-        store, offer, reference = self._run.store, checked.offer, None
+        store, offer, reference, trained_from = self._run.store, checked.offer, None, ""
         with contextlib.ExitStack() as files:
             if checked.update is not None:
                 # An old model may have been cleared away.
                 with contextlib.suppress(FileNotFoundError):
                     model = files.enter_context(TensorFile(store.global_path(offer.round - 1)))
                     reference = selected(model, self._run.sharing.shared)
+                    trained_from = store.globals().get(offer.round - 1, "")
             check = update_checks.UpdateCheck(offer.manifest.specs, reference)
             partial = PartialModel(
                 store.incoming_path(checked.site, checked.sha256),
                 offer.manifest,
                 {**self._run.metadata, "site": checked.site},
                 durable=True,
+                before=reference,
                 look=check.look,
             )
             files.callback(partial.close)
-            return Transfer(partial, check, files.pop_all().close)
+            return Transfer(partial, check, files.pop_all().close, trained_from)
 
 
 def _check_name(site: str, name: str, site_names: Collection[str]) -> None:

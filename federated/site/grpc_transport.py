@@ -25,15 +25,15 @@ from federated import errors
 from federated.rounds.tasks import Task, global_name
 from federated.security import revocation, tls
 from federated.security.kit import Kit
-from federated.site.transport import Transport
+from federated.site.transport import ModelBefore, Transport
 from federated.tensors import codec
 from federated.tensors.partial_file import PartialModel
-from federated.tensors.tensor_files import TensorFile
+from federated.tensors.tensor_files import TensorFile, TensorSelection
 from federated.tensors.weights import TensorManifest, TensorSpec
 from federated.wire import addresses, chunk_encoding, conversion, replies
 from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.endpoint import ServerEndpoint, channel_options
-from federated.wire.messages import PROTOCOL, Offer, Receipt, Session
+from federated.wire.messages import PROTOCOL, Answer, Offer, Receipt, Session
 from runkit import printable, private, release
 
 _SERVICE = "/weight_exchange.WeightExchange/"
@@ -91,6 +91,7 @@ class GrpcTransport(Transport):
         self.authority = kit.identity.authority_fingerprint
         self._learned = learned
         self._token, self._poll_s, self._encoding = "", 0.0, "raw"
+        self._sent_whole = ""  # digest of an update that could not be sent as differences
         # Whether chunks came in another encoding than agreed at login. The server may have been
         # restarted with another one, so that is worth one more login.
         self._other_encoding = False
@@ -282,32 +283,56 @@ class GrpcTransport(Transport):
     def close(self) -> None:
         self._channel.close()
 
-    def _send(self, file: TensorFile, offer: Offer) -> Receipt:
-        with self._calling():
-            due = {
-                "site": self.site,
-                "what": offer.model or global_name(offer.round),
-                "sha256": offer.sha256,
-            }
-            header = conversion.header_to_message(offer)
-            reply = self._ask(
-                "Offer",
-                header,
-                pb.OfferReply,
-                timeout_s=_SILENCE_S,
-                limit=replies.LARGE,
-            )
-            answer = replies.answer(reply, num_chunks=offer.manifest.num_chunks, **due)
-            if answer.receipt is not None:
-                return answer.receipt
-            watchdog = _Watchdog()
-            chunks = codec.chunks(file, answer.missing, transport=self._encoding)
-            call = self._sending.future(
-                watchdog.sending(itertools.chain((header,), chunks)), metadata=self._metadata()
-            )
-            with watchdog.of(call):
-                receipt = replies.read(call.result(), pb.Receipt)
-        return replies.check_receipt(conversion.receipt_from_message(receipt), **due)
+    def _send(self, file: TensorFile, offer: Offer, before: ModelBefore | None = None) -> Receipt:
+        sparse = False
+        try:
+            with self._calling():
+                answer = self._offered(offer)
+                if answer.receipt is not None:
+                    return answer.receipt
+                sparse = (
+                    before is not None
+                    and before.sha256 == answer.trained_from
+                    and offer.sha256 != self._sent_whole
+                )
+                tensors = before.tensors if sparse and before is not None else None
+                return self._send_chunks(file, offer, answer, tensors)
+        except errors.DamagedTransfer:
+            if sparse:  # this end's copy of the global model may have been changed
+                self._sent_whole = offer.sha256
+            raise
+
+    def _due(self, offer: Offer) -> dict[str, str]:
+        """Returns what a receipt for an offer must say."""
+        what = offer.model or global_name(offer.round)
+        return {"site": self.site, "what": what, "sha256": offer.sha256}
+
+    def _offered(self, offer: Offer) -> Answer:
+        reply = self._ask(
+            "Offer",
+            conversion.header_to_message(offer),
+            pb.OfferReply,
+            timeout_s=_SILENCE_S,
+            limit=replies.LARGE,
+        )
+        return replies.answer(reply, num_chunks=offer.manifest.num_chunks, **self._due(offer))
+
+    def _send_chunks(
+        self,
+        file: TensorFile,
+        offer: Offer,
+        answer: Answer,
+        before: TensorFile | TensorSelection | None,
+    ) -> Receipt:
+        watchdog = _Watchdog()
+        chunks = codec.chunks(file, answer.missing, transport=self._encoding, before=before)
+        header = conversion.header_to_message(offer)
+        call = self._sending.future(
+            watchdog.sending(itertools.chain((header,), chunks)), metadata=self._metadata()
+        )
+        with watchdog.of(call):
+            receipt = replies.read(call.result(), pb.Receipt)
+        return replies.check_receipt(conversion.receipt_from_message(receipt), **self._due(offer))
 
     def _ask(
         self,

@@ -24,7 +24,10 @@ from federated.tensors import tensor_files
 from federated.tensors.weights import TensorManifest
 from runkit import atomic, formats, private
 
-FORMAT = 1  # of journal.json; raise it when earlier releases can no longer read a new journal
+# Of journal.json; raise it when earlier releases can no longer read a new journal. Format 2 has
+# `filtered`: an earlier release, which knows no privacy policy, must not go on with it.
+FORMAT = 2
+_UNFILTERED_FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +64,7 @@ class _State(TypedDict):
     declared: bool
     reported: bool
     finished: bool
+    filtered: bool  # whether updates pass a privacy policy before they leave
 
 
 class Journal:
@@ -82,7 +86,7 @@ class Journal:
         # The update's manifest, and its file's stamp when that was read.
         self._manifest: tuple[TensorManifest, tuple[int, ...]] | None = None
         self._state: _State = {
-            "format": FORMAT,
+            "format": _UNFILTERED_FORMAT,
             "run": None,
             "authority": None,
             "trained": 0,
@@ -96,6 +100,7 @@ class Journal:
             "declared": False,
             "reported": False,
             "finished": False,
+            "filtered": False,
         }
         if self._path.exists():
             self._read()
@@ -114,7 +119,8 @@ class Journal:
                 f"{self._path}: not what this program writes there; "
                 "restore it, or give the run a new folder"
             )
-        self._state.update({**found, "format": FORMAT})
+        self._state.update(found)
+        self._state["format"] = FORMAT if self.filtered else _UNFILTERED_FORMAT
         if self.update is not None:
             # An earlier release noted the round with the update only.
             self._state["trained"] = max(self.trained, self.update.round)
@@ -414,6 +420,18 @@ class Journal:
         self._write()
 
     @property
+    def filtered(self) -> bool:
+        """Whether this run's updates pass a privacy policy; never without one again."""
+        return self._state["filtered"]
+
+    def keep_filtered(self) -> None:
+        """Notes that this run has a privacy policy. An update from before is not sent again."""
+        self._state.update({"filtered": True, "format": FORMAT, "update": None})
+        self._manifest = None
+        self._write()
+        self.update_path.unlink(missing_ok=True)
+
+    @property
     def evaluated(self) -> tuple[str, ...]:
         """The models whose rows are noted."""
         return tuple(self._state["rows"])
@@ -460,7 +478,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "trained": (int,),
     "discarded": (int,),
     **dict.fromkeys(("scores", "published", "rows", "private", "globals"), (dict,)),
-    **dict.fromkeys(("declared", "reported", "finished"), (bool,)),
+    **dict.fromkeys(("declared", "reported", "finished", "filtered"), (bool,)),
 }
 
 

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from absl import logging
 
 from federated import errors
+from federated.privacy.policy import PrivacyPolicy
 from federated.rounds import sharing
 from federated.rounds.tasks import LAST_GLOBAL, MODEL_NAME, Task, check_task, global_name, is_global
 from federated.security import report_filter
@@ -28,6 +29,7 @@ from federated.site.journal import Journal, PendingUpdate
 from federated.site.private_arrays import PrivateArrays
 from federated.site.retries import Persistent
 from federated.site.transport import Transport
+from federated.site.update_filter import UpdateFilter, begun, prepared
 from federated.tensors import codec, tensor_files
 from federated.tensors.weights import NamedArrays, TensorSpec, canonical
 from federated.wire.messages import Session
@@ -47,6 +49,8 @@ class SiteTrainer(Protocol):
         it, or with None, the site declares nothing.
       score_every: a global model is scored if its number is a multiple of this; the last one always
         is. 1 by default.
+      steps_per_round: training steps of a round, by which privacy filters divide a change that they
+        bound per step. 1 by default.
     """
 
     @property
@@ -105,6 +109,7 @@ class SiteSummary:
     rounds: int  # updates confirmed by this process
     models_evaluated: int
     remark: str = ""  # what people should know, e.g. that the run ended without this site
+    privacy: str = ""  # what the updates of the run spent, where the site has a policy
 
 
 class SiteTerminated(BaseException):
@@ -117,6 +122,7 @@ def run(
     journal_folder: str | os.PathLike,
     *,
     authority: str = "",
+    privacy: PrivacyPolicy | None = None,
     events: EventLog | None = None,
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], object] = time.sleep,
@@ -134,6 +140,8 @@ def run(
       journal_folder: where this site keeps its journal of this run.
       authority: fingerprint of the authority that the site trusts, "" for none. A journal belongs
         to one authority.
+      privacy: what happens to updates before they leave. Its ledger is in the journal's
+        folder `privacy`. With a policy the site lends no models, which would leave unfiltered.
       events: by default `<journal_folder>/events.jsonl`.
       clock: seconds, for durations.
       pause, pauses: how, and for how long, to wait before a call is tried again.
@@ -144,6 +152,8 @@ def run(
         not leave the site, or cannot be used.
       ValueError: for rules of sharing in the plan that do not fit the trainer's arrays, or private
         arrays that are no longer in the journal folder.
+      PolicyRefused: the privacy policy cannot hold or is weaker than before in this run, or its
+        budget is spent.
       FolderInUse: another process is using the journal.
       ServerMisbehaves: the server sent something that no server of this product sends. An update
         that was not confirmed is kept.
@@ -159,11 +169,14 @@ def run(
     loop = _Loop(trainer, transport, journal, log, clock, pause, pauses, authority)
     try:
         journal.check_authority(authority)
+        loop.prepare_privacy(privacy)
         with _terminating():
             loop.run()
     except (KeyboardInterrupt, SiteTerminated) as reason:
         loop.note("stopped", reason=type(reason).__name__)
-        return SiteSummary(transport.site, False, loop.rounds, loop.models_evaluated)
+        return SiteSummary(
+            transport.site, False, loop.rounds, loop.models_evaluated, privacy=loop.privacy
+        )
     except Exception as error:
         loop.note("failed", error=type(error).__name__)
         raise
@@ -171,7 +184,9 @@ def run(
         transport.close()
         journal.wait_until_durable()
         held.close()
-    return SiteSummary(transport.site, True, loop.rounds, loop.models_evaluated, loop.remark)
+    return SiteSummary(
+        transport.site, True, loop.rounds, loop.models_evaluated, loop.remark, loop.privacy
+    )
 
 
 class _Loop:
@@ -195,6 +210,7 @@ class _Loop:
         names = [spec.name for spec in self._specs]
         self._private = PrivateArrays(journal, rules.of(names), self._specs)
         self._received: NamedArrays | None = None  # arrays that sites only receive
+        self._filter: UpdateFilter | None = None
         self._server = Persistent(
             transport,
             trainer.plan,
@@ -211,6 +227,25 @@ class _Loop:
         self._pulled: tuple[str, NamedArrays] | None = None
         self._pulled_sha256 = ""
         self.rounds = self.models_evaluated = 0
+
+    def prepare_privacy(self, policy: PrivacyPolicy | None) -> None:
+        """Raises PolicyRefused, before the server hears of the site, if the policy cannot hold."""
+        self._filter = prepared(
+            policy,
+            self._journal,
+            self._private.shared_specs,
+            num_examples=self._trainer.num_examples,
+            steps=getattr(self._trainer, "steps_per_round", 1),
+        )
+
+    @property
+    def privacy(self) -> str:
+        """What the updates of the run spent, "" without a policy."""
+        return "" if self._filter is None else str(self._filter.spent)
+
+    @property
+    def _is_sparse(self) -> bool:
+        return self._filter is not None and self._filter.policy.sparse
 
     def note(self, event: str, **fields: Any) -> None:
         self._events.append(event, site=self._transport.site, **fields)
@@ -230,6 +265,11 @@ class _Loop:
         journal.enter(session.run, self._authority)
         self._transport_form, self._ends_with_scores = session.transport, session.ends_with_scores
         self._num_rounds, self._poll_s = session.num_rounds, session.poll_s
+        if self._filter is not None:
+            about = begun(
+                self._filter, journal, session.run, self._transport.site, self._num_rounds
+            )
+            self.note("privacy_policy", **about)
         self.note(
             "login",
             run=session.run,
@@ -345,11 +385,16 @@ class _Loop:
         self._push(pending)
 
     def _trained(self, task: Task) -> PendingUpdate:
+        if self._filter is not None:
+            self._filter.check_budget(task.round)
         pulled = self._pull(task.model, task.round - 1)
         if (task.round - 1) % getattr(self._trainer, "score_every", 1) == 0:
             self._score(task.round - 1, pulled)
         began = self._clock()
         self._pulled = None  # the trainer may work in place
+        received = {}
+        if self._filter is not None:
+            received = {s.name: pulled[s.name].copy() for s in self._private.shared_specs}
         arrays, metrics = self._trainer.train(pulled, task.round)
         checked = report_filter.check_metrics(metrics, what=f"metrics of round {task.round}")
         self.note(
@@ -361,8 +406,14 @@ class _Loop:
         )
         self._private.keep(global_name(task.round), arrays)
         arrays = self._private.shared(arrays, what=f"update of round {task.round}")
+        if self._filter is not None:
+            arrays = self._filter.filtered(received, arrays, task.round)
+            checked = report_filter.check_metrics(
+                self._filter.metrics(checked), what=f"metrics of round {task.round}"
+            )
+            self._note_spent(task.round)
         if self._transport_form == "half":
-            arrays, error = codec.rounded(arrays)
+            arrays, error = codec.rounded(arrays, keep=received if self._is_sparse else {})
             self.note(
                 "rounded",
                 round=task.round,
@@ -370,6 +421,15 @@ class _Loop:
                 rounding_largest=error.largest,
             )
         return self._journal.keep_update(task.round, arrays, self._trainer.num_examples, checked)
+
+    def _note_spent(self, round_number: int) -> None:
+        assert self._filter is not None
+        self.note(
+            "privacy",
+            round=round_number,
+            of_round=str(self._filter.of_a_round),
+            of_run=self.privacy,
+        )
 
     def _push(self, pending: PendingUpdate) -> None:
         began = self._clock()
@@ -384,6 +444,7 @@ class _Loop:
                 ),
                 discarded=self._journal.discarded,
                 manifest=self._journal.manifest,
+                **({"trained_from": self._journal.incoming_path} if self._is_sparse else {}),
             )
         except errors.StaleUpdate as error:
             self.note("dropped", round=pending.round, error=type(error).__name__)
@@ -452,7 +513,9 @@ class _Loop:
     def _publish(self) -> None:
         if not self._journal.declared:
             path = self._journal.lent_path
-            for name, arrays in self._trainer.local_models().items():
+            # With a policy none is lent: its weights would pass the filter by.
+            lent = {} if self._filter is not None else self._trainer.local_models()
+            for name, arrays in lent.items():
                 _check_own_name(name)
                 if name not in self._journal.published:
                     began = self._clock()

@@ -6,12 +6,24 @@ import abc
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from federated.rounds.tasks import Task
-from federated.tensors.tensor_files import TensorFile, file_manifest
+from federated.tensors.tensor_files import (
+    TensorFile,
+    TensorSelection,
+    file_manifest,
+    selected,
+)
 from federated.tensors.weights import TensorManifest, TensorSpec
 from federated.wire.messages import Offer, Receipt, Session
+
+
+class ModelBefore(NamedTuple):
+    """The global model that an update was trained from: its digest, and the update's tensors."""
+
+    sha256: str
+    tensors: TensorFile | TensorSelection
 
 
 def unknown() -> None:
@@ -75,6 +87,7 @@ class Transport(abc.ABC):
         num_examples: int,
         metrics: Mapping[str, float],
         discarded: int | None = None,
+        trained_from: str | os.PathLike | None = None,
         manifest: Callable[[], TensorManifest | None] = unknown,
     ) -> Receipt:
         """Uploads the update in the file `path`.
@@ -82,6 +95,9 @@ class Transport(abc.ABC):
         Args:
           discarded: how often the operator had discarded rounds when the update was trained. It
             does not count in a model made after a later discard.
+          trained_from: file of the global model that the update was trained from, as `pull` left
+            it. If the server has the same model, chunks that differ from it in few values travel as
+            these.
           manifest: returns the file's manifest if the file is unchanged since the caller read it,
             else None; the file is then read again.
         """
@@ -94,7 +110,11 @@ class Transport(abc.ABC):
             metrics=metrics,
             discarded=discarded,
         ) as (file, offer):
-            return self._send(file, offer)
+            if trained_from is None:
+                return self._send(file, offer)
+            with contextlib.ExitStack() as files:
+                before = model_before(trained_from, file, files)
+                return self._send(file, offer, before)
 
     def publish(self, path: str | os.PathLike, sha256: str, *, model: str) -> Receipt:
         """Uploads a model that the site lends to the evaluation at all sites."""
@@ -102,8 +122,12 @@ class Transport(abc.ABC):
             return self._send(file, offer)
 
     @abc.abstractmethod
-    def _send(self, file: TensorFile, offer: Offer) -> Receipt:
-        """Offers the model in `file` and uploads the chunks that the server lacks."""
+    def _send(self, file: TensorFile, offer: Offer, before: ModelBefore | None = None) -> Receipt:
+        """Offers the model in `file` and uploads the chunks that the server lacks.
+
+        Args:
+          before: what the model was trained from, for chunks that differ from it in few values.
+        """
 
     @abc.abstractmethod
     def declare_models(self, names: Sequence[str]) -> None:
@@ -116,6 +140,22 @@ class Transport(abc.ABC):
     @abc.abstractmethod
     def close(self) -> None:
         """Ends the connection."""
+
+
+def model_before(
+    path: str | os.PathLike, update: TensorFile, files: contextlib.ExitStack
+) -> ModelBefore | None:
+    """Returns the global model in the file `path`, open in `files`; None if it cannot serve: there
+    is none, or it lacks a tensor of the update. The update then travels whole.
+    """
+    try:
+        model = files.enter_context(TensorFile(path))
+        tensors = selected(model, [spec.name for spec in update.specs])
+    except (ValueError, FileNotFoundError):
+        return None
+    if tensors.specs != update.specs or "sha256" not in model.metadata:
+        return None
+    return ModelBefore(model.metadata["sha256"], tensors)
 
 
 @contextlib.contextmanager

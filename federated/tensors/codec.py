@@ -1,4 +1,5 @@
-"""How a chunk's bytes travel: raw, deflated, or as float16 where that is lossless; never pickled.
+"""How a chunk's bytes travel: raw, deflated, as float16 where that is lossless, or as what differs
+from the global model that the receiver has (`sparse_chunks`); never pickled.
 
 In every encoding the receiver restores the same bytes and checks their SHA-256. With `half`, both
 ends first round a model to float16 values (`rounded`), report the rounding error, and compute the
@@ -14,12 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import numpy as np
 
 from federated import errors
-from federated.tensors.tensor_files import TensorFile
+from federated.tensors import sparse_chunks
+from federated.tensors.tensor_files import TensorFile, TensorSelection
 from federated.tensors.weights import CHUNK_BYTES, NamedArrays
 
-RAW, DEFLATED, HALF = 0, 1, 2  # an encoding's number on the wire
+RAW, DEFLATED, HALF, SPARSE = 0, 1, 2, 3  # an encoding's number on the wire
 TRANSPORTS = ("raw", "deflate", "half")  # the operator's choices
-ENCODINGS = {  # that a transport may use
+ENCODINGS = {  # that a transport may use; an update also SPARSE, where the server offers it
     "raw": frozenset({RAW}),
     "deflate": frozenset({RAW, DEFLATED}),
     "half": frozenset({RAW, HALF}),
@@ -37,9 +39,18 @@ class Chunk:
 
 
 def chunks(
-    file: TensorFile, wanted: Iterable[int] | None = None, *, transport: str = "raw"
+    file: TensorFile,
+    wanted: Iterable[int] | None = None,
+    *,
+    transport: str = "raw",
+    before: TensorFile | TensorSelection | None = None,
 ) -> Iterator[Chunk]:
-    """Yields the wanted chunks of a file, by default all; only one is in memory at a time."""
+    """Yields the wanted chunks of a file, by default all; only one is in memory at a time.
+
+    Args:
+      before: the global model that the file was trained from, with the same tensors, if the
+        receiver has it: chunks that differ from it in few values then travel as these.
+    """
     count = -(-file.nbytes // CHUNK_BYTES)
     float32 = range(0)
     if transport == "half":
@@ -50,6 +61,11 @@ def chunks(
     for index in range(count) if wanted is None else wanted:
         start = index * CHUNK_BYTES
         data = file.read_range(start, min(CHUNK_BYTES, file.nbytes - start))
+        if before is not None:
+            packed = sparse_chunks.packed(data, before.read_range(start, len(data)))
+            if packed is not None and len(packed) < len(data):
+                yield Chunk(index, packed, SPARSE)
+                continue
         if transport == "half" and start in float32 and start + len(data) <= float32.stop:
             yield Chunk(index, *_halved(data))
         elif transport == "deflate":
@@ -58,12 +74,19 @@ def chunks(
             yield Chunk(index, data)
 
 
-def decoded(chunk: Chunk, size: int) -> bytes | memoryview:
-    """Returns the `size` bytes of a chunk. Never allocates more than that.
+def decoded(
+    chunk: Chunk, size: int, before: Callable[[], bytes] | None = None
+) -> bytes | memoryview:
+    """Returns the `size` bytes of a chunk. Never allocates more than that; for a SPARSE one, a few
+    times as much on the way.
 
+    Args:
+      before: returns the same bytes of the global model that a SPARSE chunk is based on.
     Raises:
       DamagedTransfer: for a chunk that does not decode to `size` bytes.
     """
+    if chunk.encoding == SPARSE and before is not None:
+        return sparse_chunks.unpacked(chunk.data, before(), index=chunk.index)
     if chunk.encoding == RAW and len(chunk.data) == size:
         return chunk.data
     if chunk.encoding == HALF and len(chunk.data) * 2 == size and size % 4 == 0:
@@ -149,10 +172,20 @@ def rounding(error: RoundingError) -> Callable[[np.ndarray], np.ndarray]:
     return lambda values: rounded_values(values, error) if values.dtype == np.float32 else values
 
 
-def rounded(arrays: Mapping[str, np.ndarray]) -> tuple[NamedArrays, RoundingError]:
+def rounded(
+    arrays: Mapping[str, np.ndarray], *, keep: Mapping[str, np.ndarray] | None = None
+) -> tuple[NamedArrays, RoundingError]:
     """Returns a model with its float32 values rounded to float16, and the rounding error.
 
     The values stay in float32; other dtypes are unchanged.
+
+    Args:
+      keep: values that equal those of this model stay as they are, and a sparse update sparse.
     """
-    error = RoundingError()
-    return {name: rounding(error)(np.asarray(array)) for name, array in arrays.items()}, error
+    error, result = RoundingError(), {}
+    for name, array in arrays.items():
+        values = rounding(error)(np.asarray(array))
+        if keep and name in keep:
+            values = np.where(array == keep[name], keep[name], values)
+        result[name] = values
+    return result, error

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from federated import errors
 from federated.tensors.codec import Chunk, decoded
-from federated.tensors.tensor_files import file_header
+from federated.tensors.tensor_files import TensorFile, TensorSelection, file_header
 from federated.tensors.weights import CHUNK_BYTES, TensorManifest
 from runkit import atomic, private, writeback
 
@@ -26,6 +26,8 @@ class PartialModel:
       metadata: of the file.
       durable: whether the model will be synced by `finish`; the disk then starts on each chunk
           while the next ones arrive.
+      before: the global model that sparse chunks are based on, with the same tensors; without it
+        they are refused.
       look: called with (index, bytes) of every present chunk before it counts; for one that
           arrives twice perhaps twice.
     """
@@ -37,10 +39,11 @@ class PartialModel:
         metadata: Mapping[str, str],
         *,
         durable: bool = False,
+        before: TensorFile | TensorSelection | None = None,
         look: Callable[[int, bytes | memoryview], None] = lambda index, data: None,
     ):
         self.path, self.manifest = pathlib.Path(path), manifest
-        self._durable, self._look = durable, look
+        self._durable, self._look, self._before = durable, look, before
         self._lock, self._there = threading.Lock(), set[int]()
         header = file_header(manifest.specs, metadata)
         self._start, self._size = len(header), len(header) + manifest.nbytes
@@ -93,7 +96,11 @@ class PartialModel:
                 f"chunk {index} came, the model has {self.manifest.num_chunks}; "
                 "send the model again"
             )
-        data = decoded(chunk, self.manifest.size_of(index))
+        data = decoded(
+            chunk,
+            self.manifest.size_of(index),
+            None if self._before is None else lambda: self._bytes_before(index),
+        )
         if not self.manifest.is_chunk(index, data):
             raise errors.DamagedTransfer(
                 f"checksum of chunk {index} does not match; send the model again"
@@ -106,6 +113,10 @@ class PartialModel:
         self._look(index, data)  # before the chunk counts: a whole model has been looked at
         with self._lock:
             self._there.add(index)
+
+    def _bytes_before(self, index: int) -> bytes:
+        assert self._before is not None
+        return self._before.read_range(index * CHUNK_BYTES, self.manifest.size_of(index))
 
     def finish(self) -> None:
         """Syncs the whole model to disk.

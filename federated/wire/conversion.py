@@ -182,13 +182,16 @@ def indices_from_messages(messages: Iterable[pb.Range], *, num_chunks: int) -> l
 def answer_to_message(answer: Answer) -> pb.OfferReply:
     if answer.receipt is not None:
         return pb.OfferReply(receipt=receipt_to_message(answer.receipt))
-    return pb.OfferReply(missing=ranges_to_messages(answer.missing))
+    return pb.OfferReply(
+        missing=ranges_to_messages(answer.missing), trained_from=answer.trained_from
+    )
 
 
 def answer_from_message(message: pb.OfferReply, *, num_chunks: int) -> Answer:
     if message.HasField("receipt"):
         return Answer(receipt_from_message(message.receipt))
-    return Answer(missing=tuple(indices_from_messages(message.missing, num_chunks=num_chunks)))
+    missing = tuple(indices_from_messages(message.missing, num_chunks=num_chunks))
+    return Answer(missing=missing, trained_from=message.trained_from)
 
 
 Part = pb.ModelHeader | Chunk  # a transfer is its header, then chunks

@@ -65,7 +65,12 @@ class Offer:
 class Answer:
     """A server's reply to an offer: a receipt if it has the model already, otherwise the chunks
     that it lacks.
+
+    Attributes:
+      trained_from: digest of the global model that the server has beside it: chunks may travel as
+        what differs from that. "" if it has none, as from an earlier release.
     """
 
     receipt: Receipt | None = None
     missing: tuple[int, ...] = ()
+    trained_from: str = ""

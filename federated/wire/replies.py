@@ -169,6 +169,8 @@ def answer(message: pb.OfferReply, *, num_chunks: int, site: str, what: str, sha
         raise _refused(
             f"asks for chunks that {what} does not have ({printable.text(error)})"
         ) from error
+    if message.trained_from:
+        _check_digest("reply to an offer", "trained_from", message.trained_from)
     return (
         Answer(check_receipt(found.receipt, site=site, what=what, sha256=sha256))
         if found.receipt is not None

@@ -140,12 +140,14 @@ class ModelHeader(_message.Message):
     def __init__(self, model: _Optional[str] = ..., round: _Optional[int] = ..., num_examples: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., sha256: _Optional[str] = ..., tensors: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., addresses: _Optional[bytes] = ..., discarded: _Optional[int] = ...) -> None: ...
 
 class OfferReply(_message.Message):
-    __slots__ = ("receipt", "missing")
+    __slots__ = ("receipt", "missing", "trained_from")
     RECEIPT_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
+    TRAINED_FROM_FIELD_NUMBER: _ClassVar[int]
     receipt: Receipt
     missing: _containers.RepeatedCompositeFieldContainer[Range]
-    def __init__(self, receipt: _Optional[_Union[Receipt, _Mapping]] = ..., missing: _Optional[_Iterable[_Union[Range, _Mapping]]] = ...) -> None: ...
+    trained_from: str
+    def __init__(self, receipt: _Optional[_Union[Receipt, _Mapping]] = ..., missing: _Optional[_Iterable[_Union[Range, _Mapping]]] = ..., trained_from: _Optional[str] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("index", "data", "encoding")

@@ -34,10 +34,10 @@ def run(program: str, *flags: object, folder=None, path=None) -> subprocess.Comp
     )
 
 
-def refused(program: str, *flags: object, folder=ROOT) -> str:
+def refused(program: str, *flags: object, folder=ROOT, code=1) -> str:
     """Runs a program that refuses what it is given; returns the line that says why, without a stack trace."""
     done = forked.run(f"experiments.{program}", *flags, folder=folder)
-    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
     *before, last = done.stderr.splitlines()
     # TensorFlow may have logged which devices it uses.
     assert last.startswith("error: ") and all("INFO" in line or line[0] == "I" for line in before)

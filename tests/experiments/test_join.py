@@ -1,5 +1,9 @@
 """The program by which a site takes part: what it refuses before it reaches a server."""
 
+import re
+
+import pytest
+
 from federated.security import provisioning
 from tests.experiments.models.test_prepared_cases import SAME, make_store
 from tests.experiments.programs import refused
@@ -20,3 +24,23 @@ def test_the_kit_of_another_site_is_refused(tmp_path):
     make_store(tmp_path / "cases", SAME, site="C2")
     error = refused("join", *FLAGS, f"--kit={kits / 'C1'}", f"--site_folder={tmp_path}")
     assert "belongs to site C1" in error and "to site C2; use this site's kit" in error
+
+
+PERCENTILE = ("--privacy_filter=percentile", "--privacy_percentile=75")
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "words"),
+    [
+        (PERCENTILE, 77, r"--lend_local would let .* passed no filter.*; add --nolend_local"),
+        ((*PERCENTILE, "--nolend_local", "--num_rounds=0"), 1, "--privacy_filter has no use in an"),
+        (("--privacy_noise=2",), 77, r"--privacy_noise is 2\.0, but has no effect with"),
+    ],
+    ids=["lends", "no training", "no filter"],
+)
+def test_a_policy_that_cannot_hold_with_the_other_flags_is_refused_first(
+    tmp_path, given, code, words
+):
+    flags = (*FLAGS, *given, "--kit=k", f"--site_folder={tmp_path}")
+    error = refused("join", *flags, folder=tmp_path, code=code)
+    assert re.search(words, error), error

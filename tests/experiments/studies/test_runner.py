@@ -96,3 +96,48 @@ def test_a_study_survives_a_failed_site_and_repeats_nothing(tmp_path):
     assert labels in content["runs"][0]["notes"]
     assert "table1, seed 2: done" in runner.cost_text(study, runs, specs)
     assert go() == [] and programs.started == [] and len(counted) == 18
+
+
+GAUSSIAN = {"filter": "gaussian", "clip_norm": 1, "noise": 7, "budget": 10, "tell_epsilon": True}
+
+
+def test_the_programs_of_the_sites_get_the_policy_of_their_point(tmp_path):
+    points = [
+        {"label": "none", "baselines": False},
+        {"label": "noise", "baselines": False, "privacy": {"C2": GAUSSIAN}},
+        {
+            "label": "part",
+            "baselines": False,
+            "privacy": {"*": {"filter": "percentile", "percentile": 75}},
+        },
+    ]
+    study, runs = read(tmp_path, points=points, seeds=[1]), tmp_path / "runs" / "s"
+    flags = {}
+    for point in study.points:
+        programs = FakePrograms()
+        spec = study_file.run_spec(study, point, 1, runs, parse)
+        assert runner.run(study, {(point.label, 1): spec}, after_each=bool, programs=programs) == []
+        flags[point.label] = programs.flags
+    assert "privacy_filter" not in flags["none"]["join C1"] | flags["noise"]["join C1"]
+    given = flags["noise"]["join C2"]
+    expected = {"filter": "gaussian", "clip": "1", "noise": "7", "budget": "10", "delta": "1e-05"}
+    assert {name: given[f"privacy_{name}"] for name in expected} == expected
+    assert given["privacy_tell_epsilon"] == "true" and given["lend_local"] == "false"
+    # Noise on every value is far above the usual change, which the server would refuse.
+    assert flags["noise"]["serve server"]["max_change_ratio"] == "0"
+    for label in ("none", "part"):
+        assert "max_change_ratio" not in flags[label]["serve server"]
+
+
+def test_a_cohort_is_shared_by_points_with_and_without_a_policy(tmp_path):
+    points = [
+        {"label": "none", "baselines": False},
+        {"label": "noise", "baselines": False, "privacy": {"*": GAUSSIAN}},
+    ]
+    study = read(tmp_path, points=points, seeds=[1])
+    specs = {
+        (point.label, 1): study_file.run_spec(study, point, 1, tmp_path / "runs", parse)
+        for point in study.points
+    }
+    costs = runner._costs(specs)
+    assert costs["none", 1]["cohort"] > 0 == costs["noise", 1]["cohort"]

@@ -58,6 +58,26 @@ def test_further_sites_have_other_patients_and_two_hospitals_can_share_a_site(tm
         ({"name": ""}, "`name` is missing"),
         ({"phantom": "soft"}, "point table1: `phantom` is 'soft'; expected one of standard, hard"),
         (
+            {"points": [{"label": "a", "privacy": {"C9": {}}}]},
+            r"point a: `privacy` is \{'C9': \{\}\}; expected some of its sites' names, or '\*'",
+        ),
+        (
+            {"points": [{"label": "a", "privacy": {"C1": "gaussian"}}]},
+            "point a: `privacy` of C1 is 'gaussian'; expected settings",
+        ),
+        (
+            {"points": [{"label": "a", "privacy": {"*": {"sigma": 1}}}]},
+            r"`privacy` of \* has unknown keys sigma; known are accountant, budget",
+        ),
+        (
+            {"points": [{"label": "a", "privacy": {"*": {"filter": "gaussian"}}}]},
+            r"point a: `privacy` of \*: .*'gaussian', which needs privacy_clip",
+        ),
+        (
+            {"points": [{"label": "a", "privacy": {"*": {"percentile": "75"}}}]},
+            r"point a: `privacy` of \*: ",
+        ),
+        (
             {
                 "sites": {
                     "C1": {"deformed": "m.json", "split": [1, 1, 1]},
@@ -112,3 +132,39 @@ def test_every_committed_study_file_is_valid(tmp_path):
         study = study_file.read(file)
         for point in study.points:
             assert study_file.run_spec(study, point, 1, tmp_path, parse).sites
+
+
+PERCENTILE = {"filter": "percentile", "percentile": 75}
+
+
+def test_a_point_gives_every_site_a_policy_or_some_of_them(tmp_path):
+    study = read(
+        tmp_path,
+        points=[
+            {"label": "some", "baselines": False, "privacy": {"C2": PERCENTILE}},
+            {
+                "label": "all",
+                "baselines": False,
+                "privacy": {"*": PERCENTILE, "C1": {"filter": "clip", "clip_norm": 1}},
+            },
+        ],
+    )
+    some, every = (
+        study_file.run_spec(study, point, 1, tmp_path / "s", parse) for point in study.points
+    )
+    assert [site.privacy.filter for site in (*some.sites, *every.sites)] == [
+        "none",
+        "percentile",
+        "clip",
+        "percentile",
+    ]
+    texts = [runner._sites_text(spec) for spec in (some, every)]
+    given = "--privacy_filter=percentile,--privacy_percentile=75"
+    assert f"--privacy=C2:{given}" in texts[0] and "--privacy=C1" not in texts[0]
+    assert "--privacy=C1:--privacy_filter=clip" in texts[1]
+
+
+def test_a_site_with_a_policy_lends_no_baseline(tmp_path):
+    study = read(tmp_path, points=[{"label": "a", "privacy": {"*": PERCENTILE}}])
+    with pytest.raises(ValueError, match=r"site C1 has a privacy policy.*`baselines` to false"):
+        study_file.run_spec(study, study.points[0], 1, tmp_path / "s", parse)

@@ -1,4 +1,5 @@
 import dataclasses
+import zlib
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import pytest
 from federated import errors
 from federated.rounds.rounds import Update
 from federated.server.uploads import CheckedOffer
-from federated.tensors import codec
+from federated.tensors import codec, tensor_files
 from federated.tensors.tensor_files import TensorFile
 from federated.wire.messages import Offer, Receipt
 from tests.federated import toy
@@ -106,3 +107,40 @@ def test_a_refused_update_leaves_no_file_behind(opened):
     with pytest.raises(errors.UpdateRefused, match="not finite"):
         site.push(1, np.nan)
     assert list((run.folder / "incoming").iterdir()) == []
+
+
+def sparse_offer(run, tmp_path):
+    """Returns an offer of C1 for round 1 that differs from the initial model in one value, and its
+    chunks as differences from it.
+    """
+    after = {name: array.copy() for name, array in toy.INITIAL.items()}
+    after["head/bias"][0] = 7.0
+    tensor_files.save(tmp_path / "update.safetensors", after)
+    site = run.transport("C1")
+    site.login(toy.PLAN, 30)
+    with (
+        TensorFile(tmp_path / "update.safetensors") as file,
+        TensorFile(run.store.global_path(0)) as before,
+    ):
+        sent = list(codec.chunks(file, before=before))
+    return Offer(manifest_of(after), 1, 30, discarded=0), sent
+
+
+def test_an_offer_of_an_update_is_told_which_model_it_may_be_differences_from(opened, tmp_path):
+    run = opened()
+    offer, sent = sparse_offer(run, tmp_path)
+    answer = run.lead.offer("C1", offer)
+    assert answer.trained_from == run.store.globals()[0] and answer.missing == (0,)
+    packed = zlib.compress(bytes(2))  # far smaller than the model of nine values
+    sent = [dataclasses.replace(chunk, encoding=codec.SPARSE, data=packed) for chunk in sent]
+    with pytest.raises(errors.DamagedTransfer, match="checksum of chunk 0"):
+        run.lead.send("C1", offer, sent)  # the model itself, not the update
+
+
+def test_differences_are_refused_where_the_model_is_no_longer_there(opened, tmp_path):
+    run = opened()
+    offer, _ = sparse_offer(run, tmp_path)
+    run.store.global_path(0).unlink()
+    assert run.lead.offer("C1", offer).trained_from == ""
+    with pytest.raises(errors.SessionExpired, match="encoding 3"):
+        run.lead.send("C1", offer, [codec.Chunk(0, zlib.compress(bytes(2)), codec.SPARSE)])

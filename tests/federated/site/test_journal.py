@@ -223,3 +223,17 @@ def test_the_end_of_a_run_and_a_new_start_leave_no_half_written_files(tmp_path):
     journal.finish()
     left = sorted(path.name for path in tmp_path.iterdir() if path.is_file())
     assert left == ["journal.json"] and Journal(tmp_path).finished
+
+
+def test_a_journal_with_a_privacy_policy_is_refused_by_earlier_releases(tmp_path):
+    journal = Journal(tmp_path)
+    journal.enter("run 1")
+    journal.keep_update(1, ARRAYS, 30, {})
+    assert json.loads((tmp_path / "journal.json").read_text())["format"] == 1
+    journal.keep_filtered()
+    again = Journal(tmp_path)
+    assert again.filtered and again.update is None and again.trained == 1
+    assert not again.update_path.exists()
+    again.enter("run 1")
+    again.keep_declared()
+    assert json.loads((tmp_path / "journal.json").read_text())["format"] == 2

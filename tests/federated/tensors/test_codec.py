@@ -6,7 +6,7 @@ import pytest
 
 from federated import errors
 from federated.tensors import codec, tensor_files
-from federated.tensors.codec import DEFLATED, HALF, RAW, Chunk
+from federated.tensors.codec import DEFLATED, HALF, RAW, SPARSE, Chunk
 from federated.tensors.tensor_files import TensorFile
 from tests.federated import manifests
 
@@ -44,6 +44,32 @@ def test_every_transport_restores_the_same_bytes(opened, transport):
     for chunk in received:
         assert manifest.is_chunk(chunk.index, codec.decoded(chunk, manifest.size_of(chunk.index)))
     assert [chunk.index for chunk in codec.chunks(file, [1], transport=transport)] == [1]
+
+
+@pytest.mark.parametrize("transport", codec.TRANSPORTS)
+def test_a_chunk_that_differs_in_few_values_travels_as_these(opened, transport):
+    after = {name: array.copy() for name, array in ARRAYS.items()}
+    after["kernel"][::4] += np.float32(0.5)  # the second chunk, which is small, has none of them
+    after["wide"][0] = -0.0
+    before, file, manifest = opened(ARRAYS), opened(after), manifests.manifest_of(after)
+    sent = list(codec.chunks(file, transport=transport, before=before))
+    assert [chunk.encoding for chunk in sent] == [SPARSE, SPARSE]
+    for chunk in sent:
+        size = manifest.size_of(chunk.index)
+        start = chunk.index * 2**20
+        data = codec.decoded(chunk, size, lambda at=start, n=size: before.read_range(at, n))
+        assert manifest.is_chunk(chunk.index, data)
+        with pytest.raises(errors.DamagedTransfer, match=f"chunk {chunk.index}.*encoding 3"):
+            codec.decoded(chunk, size)  # a receiver without the model
+    assert sum(len(chunk.data) for chunk in sent) < 0.35 * file.nbytes
+
+
+def test_a_chunk_that_differs_in_most_values_travels_as_its_transport_says(opened):
+    after = {name: array + array.dtype.type(1) for name, array in ARRAYS.items()}
+    before, file = opened(ARRAYS), opened(after)
+    assert [c.encoding for c in codec.chunks(file, before=before)] == [RAW, RAW]
+    deflated = list(codec.chunks(file, transport="deflate", before=before))
+    assert deflated == list(codec.chunks(file, transport="deflate"))
 
 
 def test_deflated_weights_are_smaller_and_noise_is_not_larger(opened):
@@ -90,6 +116,15 @@ def test_rounding_keeps_shapes_other_dtypes_and_values_beyond_float16():
     assert error.largest < 2**-9
 
 
+def test_rounding_leaves_what_equals_another_model():
+    model = {"w": np.array([0.1, 0.2, 1e-9], np.float32), "wide": np.array([0.1])}
+    update = {"w": np.array([0.1, 0.3, 1e-9], np.float32), "wide": np.array([0.1])}
+    found, _ = codec.rounded(update, keep=model)
+    expected = [np.float32(0.1), np.float32(np.float16(0.3)), np.float32(1e-9)]
+    assert found["w"].tolist() == [float(value) for value in expected]
+    assert found["w"].dtype == np.float32 and found["wide"].dtype == np.float64
+
+
 @pytest.mark.parametrize(
     "chunk",
     [
@@ -128,8 +163,8 @@ def test_random_bytes_are_decoded_to_their_size_or_refused():
     rng = random.Random(5)
     for _ in range(2000):
         size = rng.randrange(64)
-        chunk = Chunk(rng.randrange(2**32), rng.randbytes(rng.randrange(64)), rng.randrange(4))
+        chunk = Chunk(rng.randrange(2**32), rng.randbytes(rng.randrange(64)), rng.randrange(5))
         try:
-            assert len(codec.decoded(chunk, size)) == size
+            assert len(codec.decoded(chunk, size, lambda n=size: bytes(n))) == size
         except errors.DamagedTransfer:
             continue

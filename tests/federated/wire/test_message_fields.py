@@ -103,6 +103,7 @@ AT_SITE: dict[str, Change] = {
     "Chunk.data": lambda m: setattr(m, "data", b"too short"),
     "Chunk.encoding": lambda m: setattr(m, "encoding", 7),
     "OfferReply.receipt": lambda m: m.receipt.Clear(),
+    "OfferReply.trained_from": lambda m: setattr(m, "trained_from", "../round_000"),
     "OfferReply.missing": lambda m: (m.ClearField("receipt"), m.missing.add(first=7, count=1)),
     "Range.first": lambda m: (m.ClearField("receipt"), m.missing.add(first=2**32 - 1, count=1)),
     "Range.count": lambda m: (m.ClearField("receipt"), m.missing.add(first=0, count=0)),

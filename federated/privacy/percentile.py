@@ -1,0 +1,34 @@
+"""Shares only the largest changes of an update (Li et al. 2019; Shokri and Shmatikov 2015).
+
+It guarantees nothing: which values are shared, and what they are, depends on every patient without
+any noise. It makes an update smaller and hides what changed least.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def largest(change: np.ndarray, percentile: float) -> np.ndarray:
+    """Returns which values are shared, bool [values].
+
+    Args:
+      change: float64 [values].
+      percentile: this many per cent of the values are not shared. Of equal values at the border the
+        first ones are, so that never more is shared than was asked for.
+    """
+    shared = np.zeros(change.size, dtype=bool)
+    count = int(change.size * (1.0 - percentile / 100.0))
+    if count == 0:
+        return shared
+    magnitude = np.abs(change)
+    border = np.partition(magnitude, change.size - count)[change.size - count]
+    shared[magnitude > border] = True
+    equal = np.flatnonzero(magnitude == border)
+    shared[equal[: count - int(shared.sum())]] = True
+    return shared
+
+
+def bounded(change: np.ndarray, gamma: float | None) -> np.ndarray:
+    """Returns the values cut off at plus and minus gamma; None leaves them as they are."""
+    return change if gamma is None else np.clip(change, -gamma, gamma)

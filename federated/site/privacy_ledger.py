@@ -1,0 +1,166 @@
+"""What a site has spent of its patients' privacy in a run; no restart forgets it.
+
+    <journal>/privacy/ledger.json
+
+The file is replaced atomically and synced before noise is drawn, so that a kill or a power cut may
+make a site count an update that never left, but never the other way round.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from federated.errors import DifferentRun, PolicyRefused
+from federated.privacy.policy import weaker
+from federated.privacy.releases import Release
+from runkit import atomic, formats, private
+
+FORMAT = 1  # of ledger.json
+_KINDS = ("gaussian", "pure", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class Spent:
+    """One update for which noise was drawn, or which left without any."""
+
+    round: int
+    release: Release
+
+
+class PrivacyLedger:
+    """The ledger in a folder that is private to this account.
+
+    Attributes:
+      path: its file.
+      spent: one entry per update, in order.
+      unfiltered_rounds: how many rounds the site had trained without a policy before this one.
+    Raises:
+      ValueError: if the file is not JSON, not written by this class, or of a newer release.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.path = private.folder(folder) / "ledger.json"
+        private.refuse_link(self.path)
+        self.spent: tuple[Spent, ...] = ()
+        self.unfiltered_rounds = 0
+        self._run = self._site = ""
+        self._policy: dict[str, Any] = {}
+        self.exists = self.path.exists()
+        for leftover in self.path.parent.glob(".partial-*"):
+            leftover.unlink(missing_ok=True)
+        if self.exists:
+            self._read()
+
+    def enter(
+        self, run: str, site: str, policy: Mapping[str, Any], *, unfiltered_rounds: int = 0
+    ) -> None:
+        """Begins or goes on with the ledger of a site in a run.
+
+        Args:
+          policy: from `PrivacyPolicy.to_json`.
+          unfiltered_rounds: of a new ledger.
+        Raises:
+          DifferentRun: for the ledger of another run.
+          PolicyRefused: for that of another site, or if the policy is weaker than before.
+        """
+        if self.exists:
+            self._check(run, site, policy)
+        else:
+            self.unfiltered_rounds = unfiltered_rounds
+        if not self.exists or self._policy != dict(policy):
+            self._run, self._site, self._policy = run, site, dict(policy)
+            self._write(self.spent)
+
+    def spend(self, round_number: int, release: Release) -> None:
+        """Notes an update. On return it is durable, and noise may be drawn."""
+        self._write((*self.spent, Spent(round_number, release)))
+
+    @property
+    def releases(self) -> tuple[Release, ...]:
+        """What has left so far, with one release without a guarantee for the rounds before the
+        policy.
+        """
+        before = (Release("none"),) if self.unfiltered_rounds else ()
+        return (*before, *(entry.release for entry in self.spent))
+
+    def _check(self, run: str, site: str, policy: Mapping[str, Any]) -> None:
+        if self._run != run:
+            raise DifferentRun(
+                f"{self.path}: is the ledger of run {self._run}, the server leads {run}; move "
+                f"{self.path.parents[2]} away (it holds what the earlier run left, and what it "
+                "spent) and start again. What the same patients spent in both runs adds up"
+            )
+        if self._site != site:
+            raise PolicyRefused(
+                f"{self.path}: is the ledger of site {self._site}, not of {site}; use the folder "
+                "of this site"
+            )
+        if found := weaker(policy, self._policy):
+            raise PolicyRefused(
+                f"{self.path}: the privacy policy of a run is never weakened: {'; '.join(found)}. "
+                "Go on with the earlier one; a later run can have another"
+            )
+
+    def _read(self) -> None:
+        found = atomic.read_json(self.path)
+        if isinstance(found, dict):
+            formats.refuse_newer(self.path, found.get("format"), FORMAT)
+        try:
+            self._run, self._site = _text(found["run"]), _text(found["site"])
+            self.unfiltered_rounds = _count(found["unfiltered_rounds"])
+            self._policy = dict(found["policy"])
+            if not isinstance(self._policy["filter"], str):
+                raise TypeError
+            self.spent = tuple(map(_spent, _list(found["spent"])))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self.path}: not what this program writes there; restore it from a backup. "
+                "Without it nobody knows what was spent"
+            ) from error
+
+    def _write(self, spent: tuple[Spent, ...]) -> None:
+        atomic.write_json(
+            self.path,
+            {
+                "format": FORMAT,
+                "run": self._run,
+                "site": self._site,
+                "policy": self._policy,
+                "unfiltered_rounds": self.unfiltered_rounds,
+                "spent": [
+                    {"round": entry.round, **dataclasses.asdict(entry.release)} for entry in spent
+                ],
+            },
+        )
+        self.spent, self.exists = spent, True
+
+
+def _spent(entry: Any) -> Spent:
+    kind, amount = entry["kind"], entry["amount"]
+    if kind not in _KINDS or isinstance(amount, bool) or not isinstance(amount, int | float):
+        raise TypeError
+    if not (math.isfinite(amount) and (amount > 0 or kind == "none")):
+        raise ValueError
+    return Spent(_count(entry["round"]), Release(kind, float(amount)))
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError
+    return value
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise TypeError
+    return value

@@ -1,0 +1,261 @@
+"""Applies a site's privacy policy to its updates, after training and before the journal.
+
+What the journal keeps and the server gets is the filtered update; the trainer's own models are
+untouched. The order matters: the budget is checked before training, the spending is on disk before
+noise is drawn, and an update that is sent again has the same bytes. Where they are lost, new noise
+is drawn and counted again, because the mean of two noisy copies has less noise.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from federated import errors
+from federated.errors import PolicyRefused
+from federated.privacy import (
+    accountants,
+    clipping,
+    gaussian,
+    percentile,
+    releases,
+    sparse_vector,
+)
+from federated.privacy.noise import Bits, system_bits
+from federated.privacy.policy import EPSILON, PrivacyPolicy
+from federated.privacy.releases import Guarantee, Release
+from federated.site.journal import Journal
+from federated.site.privacy_ledger import PrivacyLedger
+from federated.tensors.weights import DTYPES, NamedArrays, TensorSpec
+
+_MOST_TOLD = 1e30  # what a report may hold
+
+
+class UpdateFilter:
+    """The policy of one site in one run.
+
+    Args:
+      policy: the site's; not "none".
+      folder: of the ledger.
+      specs: the tensors of an update in canonical order.
+      num_examples: the site's training cases.
+      steps: training steps of a round.
+      bits: source of the noise.
+    Raises:
+      PolicyRefused: for a policy that cannot hold here.
+      ValueError: for a ledger that cannot be read.
+    """
+
+    def __init__(
+        self,
+        policy: PrivacyPolicy,
+        folder: str | os.PathLike,
+        specs: Sequence[TensorSpec],
+        *,
+        num_examples: int,
+        steps: int = 1,
+        bits: Bits = system_bits,
+    ):
+        if not policy.active:
+            raise PolicyRefused("privacy_filter is 'none', which filters nothing")
+        if steps < 1:
+            raise ValueError(f"steps_per_round is {steps}; expected at least 1")
+        self.policy, self._specs, self._steps, self._bits = policy, tuple(specs), steps, bits
+        self._num_values = sum(spec.size for spec in specs)
+        policy.check_delta(num_examples)
+        # Only the Gaussian mechanism needs the package.
+        self._accountant = (
+            accountants.require(policy.accountant)
+            if policy.filter == "gaussian"
+            else accountants.ACCOUNTANTS[policy.accountant]
+        )
+        self._cost = policy.release(self._num_values)
+        self._ledger = PrivacyLedger(folder)
+        first = self._together([self._cost])
+        if policy.budget is not None and (first.epsilon or 0.0) > policy.budget:
+            raise PolicyRefused(
+                f"privacy_budget is {policy.budget:g}, but one round costs {first}; nothing would "
+                "ever leave. Give more noise (for 'svt' smaller epsilons) or a larger budget"
+            )
+
+    @property
+    def has_ledger(self) -> bool:
+        return self._ledger.exists
+
+    def enter(self, run: str, site: str, *, unfiltered_rounds: int = 0) -> None:
+        """Begins or goes on with the site's ledger. Raises as `PrivacyLedger.enter`."""
+        self._ledger.enter(run, site, self.policy.to_json(), unfiltered_rounds=unfiltered_rounds)
+
+    @property
+    def spent(self) -> Guarantee:
+        """What holds for all updates of the run so far."""
+        return self._together(self._ledger.releases)
+
+    @property
+    def of_a_round(self) -> Guarantee:
+        """What one update costs by itself."""
+        return self._together([self._cost])
+
+    def after(self, rounds: int) -> Guarantee:
+        """Returns what will hold after that many further updates."""
+        return self._together([*self._ledger.releases, *[self._cost] * rounds])
+
+    def affordable(self, most: int) -> int:
+        """Returns how many further updates the budget allows, at most `most`."""
+        low, high = 0, most
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self._within(middle) else (low, middle - 1)
+        return low
+
+    def check_budget(self, round_number: int) -> None:
+        """Raises PolicyRefused if the budget does not allow one more update; called before it is
+        trained.
+        """
+        if not self._within(1):
+            raise PolicyRefused(
+                f"privacy_budget {self.policy.budget:g} is spent: {self.spent} after "
+                f"{len(self._ledger.spent)} updates, {self.after(1)} after round {round_number}. "
+                "This site sends no more updates of this run, and starting it again is no use. "
+                "Tell the server's operator that the run goes on without it"
+            )
+
+    def filtered(
+        self, received: Mapping[str, np.ndarray], trained: Mapping[str, np.ndarray], number: int
+    ) -> NamedArrays:
+        """Returns what may leave in place of a trained update, after it is noted as spent.
+
+        Args:
+          received: the global model that was trained from; at least the shared arrays.
+          trained: the shared arrays after training.
+          number: of the round.
+        Raises:
+          UpdateRefused: for a value that is not finite.
+          PolicyRefused: if the budget does not allow it.
+        """
+        change = np.concatenate(
+            [
+                trained[spec.name].astype(np.float64).ravel()
+                - received[spec.name].astype(np.float64).ravel()
+                for spec in self._specs
+            ]
+        )
+        if not np.isfinite(change).all():
+            raise errors.UpdateRefused(
+                f"update of round {number} has a value that is not finite, which no privacy filter "
+                "can bound; nothing was sent. Look at the losses in the training log"
+            )
+        self.check_budget(number)
+        self._ledger.spend(number, self._cost)
+        shared, change = self._released(change)
+        return self._applied(received, change, shared)
+
+    def metrics(self, trained: Mapping[str, float]) -> dict[str, float]:
+        """Returns what is sent beside an update: the policy says whether the metrics of the
+        training are, and whether the epsilon is told.
+        """
+        told = dict(trained) if self.policy.send_metrics else {}
+        epsilon = self.spent.epsilon
+        if self.policy.tell_epsilon and epsilon is not None and epsilon <= _MOST_TOLD:
+            told[EPSILON] = epsilon
+        return told
+
+    def _released(self, change: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+        """Returns (which values are shared, None for all; what they change by)."""
+        policy = self.policy
+        if policy.filter == "clip" and policy.clip_norm is not None:
+            return None, clipping.clipped(change, policy.clip_norm)
+        if policy.filter == "gaussian" and policy.clip_norm and policy.noise:
+            return None, gaussian.noisy(
+                change, clip_norm=policy.clip_norm, noise=policy.noise, bits=self._bits
+            )
+        if policy.filter == "percentile" and policy.percentile is not None:
+            limit = None if policy.gamma is None else policy.gamma * self._steps
+            return percentile.largest(change, policy.percentile), percentile.bounded(change, limit)
+        with_ = policy.sparse_vector(self._num_values)
+        shared, answers = sparse_vector.shared(change / self._steps, with_, self._bits)
+        return shared, answers * self._steps
+
+    def _applied(
+        self, received: Mapping[str, np.ndarray], change: np.ndarray, shared: np.ndarray | None
+    ) -> NamedArrays:
+        """Returns the received model with the change; a value that is not shared keeps its bits."""
+        result, start = {}, 0
+        for spec in self._specs:
+            part = slice(start, start + spec.size)
+            before = received[spec.name].astype(DTYPES[spec.dtype])
+            after = (before.astype(np.float64) + change[part].reshape(spec.shape)).astype(
+                DTYPES[spec.dtype]
+            )
+            if shared is not None:
+                after = np.where(shared[part].reshape(spec.shape), after, before)
+            result[spec.name], start = after, part.stop
+        return result
+
+    def _within(self, rounds: int) -> bool:
+        if self.policy.budget is None or not self.policy.guaranteed:
+            return True
+        if self._ledger.unfiltered_rounds:  # what left before is lost; the rest is still bounded
+            own = [entry.release for entry in self._ledger.spent]
+            epsilon = self._together([*own, *[self._cost] * rounds]).epsilon
+        else:
+            epsilon = self.after(rounds).epsilon
+        return epsilon is not None and epsilon <= self.policy.budget
+
+    def _together(self, of: Iterable[Release]) -> Guarantee:
+        return releases.together(of, accountant=self._accountant, delta=self.policy.delta)
+
+
+def prepared(
+    policy: PrivacyPolicy | None,
+    journal: Journal,
+    specs: Sequence[TensorSpec],
+    *,
+    num_examples: int,
+    steps: int,
+) -> UpdateFilter | None:
+    """Returns the filter of a site with its ledger in the journal's folder; None without a policy.
+
+    Raises:
+      PolicyRefused: for a policy that cannot hold, or is missing, or whose ledger is, in a run that
+        had one.
+    """
+    folder = journal.folder / "privacy"
+    if policy is None or not policy.active:
+        if journal.filtered:
+            raise PolicyRefused(
+                f"{journal.folder} belongs to a run in which this site's updates pass a privacy "
+                "policy, and now there is none; give the same --privacy_filter and its settings"
+            )
+        return None
+    found = UpdateFilter(policy, folder, specs, num_examples=num_examples, steps=steps)
+    if journal.filtered and not found.has_ledger:
+        raise PolicyRefused(
+            f"{folder}: the ledger of this run is missing, so nobody knows what was spent; "
+            "restore it from a backup, or leave this run"
+        )
+    return found
+
+
+def begun(
+    filter_: UpdateFilter, journal: Journal, run: str, site: str, num_rounds: int
+) -> dict[str, Any]:
+    """Begins or goes on with the ledger in a run; returns what the operator should know of it.
+
+    Raises as `PrivacyLedger.enter`.
+    """
+    filter_.enter(run, site, unfiltered_rounds=0 if journal.filtered else journal.trained)
+    if not journal.filtered:
+        journal.keep_filtered()
+    rest = max(0, num_rounds - journal.trained)
+    return {
+        "filter": filter_.policy.filter,
+        "round": str(filter_.of_a_round),
+        "so_far": str(filter_.spent),
+        "run": str(filter_.after(rest)),
+        "rounds_left": rest,
+        "rounds_affordable": filter_.affordable(rest),
+    }
