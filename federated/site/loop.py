@@ -21,16 +21,25 @@ from absl import logging
 
 from federated import errors
 from federated.rounds import sharing
-from federated.rounds.tasks import LAST_GLOBAL, MODEL_NAME, Task, check_task, global_name, is_global
+from federated.rounds.tasks import (
+    LAST_GLOBAL,
+    MODEL_NAME,
+    SUM_KINDS,
+    Task,
+    check_task,
+    global_name,
+    is_global,
+)
 from federated.security import report_filter
 from federated.security.vocabulary import Vocabulary
 from federated.site.journal import Journal, PendingUpdate
+from federated.site.masking import Masking, Plain
 from federated.site.private_arrays import PrivateArrays
 from federated.site.retries import Persistent
 from federated.site.transport import Transport
 from federated.tensors import codec, tensor_files
 from federated.tensors.weights import NamedArrays, TensorSpec, canonical
-from federated.wire.messages import Session
+from federated.wire.messages import Session, SumPlace
 from runkit import backoff, folder_lock, periodic, printable, private
 from runkit.events import EventLog
 
@@ -117,6 +126,7 @@ def run(
     journal_folder: str | os.PathLike,
     *,
     authority: str = "",
+    require_sums: bool = False,
     events: EventLog | None = None,
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], object] = time.sleep,
@@ -134,12 +144,15 @@ def run(
       journal_folder: where this site keeps its journal of this run.
       authority: fingerprint of the authority that the site trusts, "" for none. A journal belongs
         to one authority.
+      require_sums: send nothing but masked updates; a server without secure aggregation, and models
+        that would be lent as they are, are refused.
       events: by default `<journal_folder>/events.jsonl`.
       clock: seconds, for durations.
       pause, pauses: how, and for how long, to wait before a call is tried again.
     Raises:
       WrongCredential, CertificateRefused, PlanDiffers, FederationFull, VersionDiffers,
       DifferentRun: the site cannot take part.
+      PrivacyRefused: with `require_sums`, from a server without secure aggregation.
       UpdateRefused, IncompatibleWeights, ModelRefused, PrivacyRefused: what the trainer made may
         not leave the site, or cannot be used.
       ValueError: for rules of sharing in the plan that do not fit the trainer's arrays, or private
@@ -156,7 +169,7 @@ def run(
         held.close()
         raise
     log = events or EventLog(pathlib.Path(journal_folder) / "events.jsonl")
-    loop = _Loop(trainer, transport, journal, log, clock, pause, pauses, authority)
+    loop = _Loop(trainer, transport, journal, log, clock, pause, pauses, authority, require_sums)
     try:
         journal.check_authority(authority)
         with _terminating():
@@ -185,8 +198,11 @@ class _Loop:
         pause: Callable[[float], object],
         pauses: Callable[[], Iterator[float]],
         authority: str,
+        require_sums: bool,
     ):
         self._authority, self.remark = authority, ""
+        self._require_sums = require_sums
+        self._masking: Masking | None = None
         self._trainer, self._transport = trainer, transport
         self._journal, self._events = journal, events
         self._clock, self._pause, self._pauses = clock, pause, pauses
@@ -206,7 +222,8 @@ class _Loop:
         )
         self._transport_form, self._ends_with_scores = "raw", False
         self._num_rounds, self._poll_s = 0, _SHORTEST_WAIT_S
-        self._done: set[tuple[str, int]] = set()  # kind and round of this process's tasks
+        # kind, round and exchange of this process's tasks
+        self._done: set[tuple[str, int, int]] = set()
         self._again = pauses()
         self._pulled: tuple[str, NamedArrays] | None = None
         self._pulled_sha256 = ""
@@ -230,11 +247,13 @@ class _Loop:
         journal.enter(session.run, self._authority)
         self._transport_form, self._ends_with_scores = session.transport, session.ends_with_scores
         self._num_rounds, self._poll_s = session.num_rounds, session.poll_s
+        self._masking = self._masking_of(session)
         self.note(
             "login",
             run=session.run,
             num_rounds=session.num_rounds,
             local_epochs=session.local_epochs,
+            **({} if session.sums is None else {"secure_aggregation": vars(session.sums)}),
         )
         with _beating(self._transport, session.heart_beat_s):
             while (task := self._next_task()).kind != "finished":
@@ -250,7 +269,30 @@ class _Loop:
                 f"and ends without its {missed}"
             )
         journal.finish()
+        if self._masking is not None:
+            self._masking.finish()
         self.note("finished", **({} if journal.reported else {"without": "evaluation"}))
+
+    def _masking_of(self, session: Session) -> Masking | None:
+        """Returns what masks this site's updates; None in a run without secure aggregation.
+
+        Raises:
+          PrivacyRefused: if this site requires it.
+          ServerMisbehaves: if the run had it before, or has it with settings that are not safe.
+        """
+        if session.sums is not None:
+            return Masking(self._journal.folder, session.run, session.sums, self._transport.signer)
+        if self._require_sums:
+            raise errors.PrivacyRefused(
+                "this site sends masked updates only (--require_secure_aggregation), and the "
+                "server runs without secure aggregation; ask its operator to start it with "
+                "--secure_aggregation, or omit the flag here"
+            )
+        if Masking.began(self._journal.folder, session.run):
+            raise errors.ServerMisbehaves.because(
+                "runs without secure aggregation, with which this run began"
+            )
+        return None
 
     def _login(self) -> Session | None:
         """Logs in; returns None if this site has done its part and the server does not answer.
@@ -307,10 +349,11 @@ class _Loop:
             self._private.remove_unnoted()
             self._pulled = None
             self._done.clear()
-        if (task.kind, task.round) in self._done:
+        done = (task.kind, task.round, task.exchange)
+        if done in self._done:
             self._pause(next(self._again))
-        elif task.kind in ("train", "score", "publish", "evaluate"):
-            self._done.add((task.kind, task.round))
+        elif task.kind in ("train", "score", "publish", "evaluate", *SUM_KINDS):
+            self._done.add(done)
             self._again = self._pauses()
         try:
             self._carry_out(task)
@@ -323,6 +366,8 @@ class _Loop:
     def _carry_out(self, task: Task) -> None:
         if task.kind == "train":
             self._train(task)
+        elif task.kind in SUM_KINDS and self._masking is not None:
+            self._take_part_in_sum(task, self._masking)
         elif task.kind == "score":
             self._score(task.round, self._pull(task.model, task.round))  # the last global model
             if self._ends_with_scores:
@@ -342,7 +387,62 @@ class _Loop:
         due = (task.round, self._trainer.num_examples)
         if pending is None or (pending.round, pending.num_examples) != due:
             pending = self._trained(task)
-        self._push(pending)
+        if self._masking is None:
+            self._push(pending)
+        else:
+            self._server.post_sum(self._masking.keys(task, self._plain(task.round, pending)))
+            self.note("sum", phase="keys", round=task.round, exchange=task.exchange)
+
+    def _plain(self, number: int, pending: PendingUpdate) -> Plain:
+        """Returns the update of round `number` with the model that it was trained from."""
+        path = self._journal.incoming_path  # still has it, unless a kill or a discard came between
+        manifest = self._server.pull(global_name(number - 1), path, specs=self._specs)
+        return Plain(
+            self._journal.update_path,
+            pending.sha256,
+            path,
+            manifest.sha256,
+            pending.num_examples,
+            self._private.sharing.shared,
+        )
+
+    def _take_part_in_sum(self, task: Task, masking: Masking) -> None:
+        """Does this site's part in a phase of secure aggregation."""
+        place = SumPlace(task.discarded, task.round, task.exchange)
+        pending = self._journal.update
+        if pending is None or pending.round != task.round:
+            raise errors.StaleUpdate(
+                f"this site has no update of round {task.round}; waiting for the next exchange"
+            )
+        state = self._server.ask_sum(task.kind, place)
+        if task.kind == "mask":
+            sha256 = masking.mask(task, state, self._plain(task.round, pending))
+            self._push_masked(pending, masking, sha256)
+        else:
+            self._server.post_sum(masking.part(task, state))
+        about = {"survivors": state.survivors} if state.survivors else {}
+        self.note("sum", phase=task.kind, round=task.round, exchange=task.exchange, **about)
+
+    def _push_masked(self, pending: PendingUpdate, masking: Masking, sha256: str) -> None:
+        began = self._clock()
+        self._server.push(
+            masking.masked_path,
+            sha256,
+            round_number=pending.round,
+            num_examples=pending.num_examples,
+            metrics=report_filter.check_metrics(
+                pending.metrics, what=f"metrics of round {pending.round}"
+            ),
+            discarded=self._journal.discarded,
+        )
+        self.rounds += 1
+        self.note(
+            "pushed",
+            round=pending.round,
+            masked=True,
+            bytes=masking.masked_path.stat().st_size,
+            seconds=self._since(began),
+        )
 
     def _trained(self, task: Task) -> PendingUpdate:
         pulled = self._pull(task.model, task.round - 1)
@@ -452,7 +552,13 @@ class _Loop:
     def _publish(self) -> None:
         if not self._journal.declared:
             path = self._journal.lent_path
-            for name, arrays in self._trainer.local_models().items():
+            lent = self._trainer.local_models()
+            if lent and self._require_sums:
+                raise errors.PrivacyRefused(
+                    f"this site sends masked updates only, and would lend {', '.join(lent)} to "
+                    "the evaluation as they are; give --nolend_local, and no --lend"
+                )
+            for name, arrays in lent.items():
                 _check_own_name(name)
                 if name not in self._journal.published:
                     began = self._clock()
