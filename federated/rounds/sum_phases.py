@@ -93,11 +93,6 @@ def acted(state: Exchange, site: str, *, now: float) -> Exchange:
     return dataclasses.replace(state, done={site: now, **state.done})
 
 
-def without(state: Exchange, site: str) -> Exchange:
-    """Returns `state` without what an evicted site did in this phase."""
-    return dataclasses.replace(state, done={s: t for s, t in state.done.items() if s != site})
-
-
 def task_of(state: Exchange, site: str) -> Phase | None:
     """Returns the phase in which `site` has to act now, None if it has to wait."""
     if site in state.done or (state.members is not None and site not in state.members):
