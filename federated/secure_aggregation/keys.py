@@ -65,6 +65,17 @@ def public_key(private: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
+def is_usable(public: bytes) -> bool:
+    """Returns whether sites can agree on secrets with a public key: points of small order give
+    none.
+    """
+    try:
+        X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError:
+        return False
+    return True
+
+
 def agreed(private: bytes, public: bytes, context: Context, purpose: str, *names: str) -> bytes:
     """Returns the key of 32 bytes that two sites share for one purpose.
 

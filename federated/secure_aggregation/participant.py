@@ -160,8 +160,6 @@ def _sealed_shares(me: Participant, roster: Roster) -> tuple[dict[str, bytes], t
             own = pair
             continue
         key = keys.agreed(me.sealing, theirs.sealing_key, me.context, "share", me.site, site)
-        # Refuses a masking key that gives no secret while the exchange can still be given up.
-        keys.pair_seed(me.masking, theirs.masking_key, me.context, me.site, site)
         sealed[site] = keys.seal(key, *pair)
     return sealed, own
 

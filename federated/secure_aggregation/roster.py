@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from federated.secure_aggregation.keys import KEY_BYTES, Context
+from federated.secure_aggregation.keys import KEY_BYTES, Context, is_usable
 from federated.security import certificates
 from federated.wire.messages import SumKeys
 
@@ -66,8 +66,8 @@ def verify_keys(
       NotSigned: naming what is wrong: the certificate, its owner, its dates, or the signature.
     """
     who = f"the keys of site {keys.site!r}"
-    if not (len(keys.sealing_key) == len(keys.masking_key) == KEY_BYTES):
-        raise NotSigned(f"{who} are not of {KEY_BYTES} bytes each")
+    if not (is_usable(keys.sealing_key) and is_usable(keys.masking_key)):
+        raise NotSigned(f"{who} are not public keys of X25519, {KEY_BYTES} bytes each")
     certificate = _certificate(keys)
     if certificates.common_name(certificate) != keys.site:
         name = certificates.common_name(certificate)

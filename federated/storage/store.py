@@ -80,7 +80,7 @@ class Store(StoreFolder, Records):
         )
 
     def _open_sums(self) -> None:
-        if (self._value("settings") or {}).get(_SUMS):
+        if self.secure_aggregation:
             self.sums = SumRecords(self._transaction)
 
     def _remove_leftovers(self) -> None:
@@ -221,6 +221,11 @@ class Store(StoreFolder, Records):
             )
         if authority and not known:
             self._set_value("authority", authority)
+
+    @property
+    def secure_aggregation(self) -> Mapping[str, Any] | None:
+        """What is fixed for a run with secure aggregation; None without."""
+        return (self._value("settings") or {}).get(_SUMS)
 
     # Rounds.
 
