@@ -112,9 +112,10 @@ class Uploads:
     ):
         self._run, self._transfers, self._site_names = run, Transfers(), site_names
         self._sums = sums
-        self._sent: Counter[tuple[str, int]] = Counter()  # (site, round) -> different updates
-        # site -> (round and attempt, the most chunks of its update that were there)
-        self._most: dict[str, tuple[tuple[int, int] | None, int]] = {}
+        # (site, round, exchange) -> different updates
+        self._sent: Counter[tuple[str, int, int]] = Counter()
+        # site -> (round, attempt and exchange, the most chunks of its update that were there)
+        self._most: dict[str, tuple[tuple[int, int, int] | None, int]] = {}
         self._checking = threading.Semaphore(_CHECKED_AT_ONCE)
 
     def offer(self, site: str, offer: Offer) -> Answer:
@@ -304,7 +305,8 @@ class Uploads:
         update_checks.check_change(
             change, usual, max_ratio=run.config.max_change_ratio, what=checked.what
         )
-        if self._sent[site, state.number] >= _REPLACED:
+        sent = (site, state.number, self._standing().exchange)
+        if self._sent[sent] >= _REPLACED:
             raise errors.UpdateRefused(
                 f"{checked.what}: {_REPLACED} different updates came before it; the last one counts"
             )
@@ -317,7 +319,7 @@ class Uploads:
             change=change,
         )
         # Only now: on a full disk the site sends the same update again and again.
-        self._sent[site, state.number] += 1
+        self._sent[sent] += 1
         run.round = accepted
         if self._sums is not None:
             self._sums.note_uploaded(site)
@@ -409,7 +411,8 @@ class Uploads:
                 or run.closing
             ):
                 return
-            key, most = (state.number, state.attempt), self._most.get(site, (None, -1))
+            key = (state.number, state.attempt, self._standing().exchange)
+            most = self._most.get(site, (None, -1))
             if most[0] == key and chunks <= most[1]:
                 return
             self._most[site] = key, chunks
