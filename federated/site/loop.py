@@ -198,7 +198,7 @@ class _Loop:
         pause: Callable[[float], object],
         pauses: Callable[[], Iterator[float]],
         authority: str,
-        require_sums: bool,
+        require_sums: bool = False,
     ):
         self._authority, self.remark = authority, ""
         self._require_sums = require_sums
