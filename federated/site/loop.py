@@ -33,13 +33,13 @@ from federated.rounds.tasks import (
 from federated.security import report_filter
 from federated.security.vocabulary import Vocabulary
 from federated.site.journal import Journal, PendingUpdate
-from federated.site.masking import Masking, Plain
 from federated.site.private_arrays import PrivateArrays
 from federated.site.retries import Persistent
+from federated.site.sum_part import SumPart, masking_of
 from federated.site.transport import Transport
 from federated.tensors import codec, tensor_files
 from federated.tensors.weights import NamedArrays, TensorSpec, canonical
-from federated.wire.messages import Session, SumPlace
+from federated.wire.messages import Session
 from runkit import backoff, folder_lock, periodic, printable, private
 from runkit.events import EventLog
 
@@ -202,7 +202,7 @@ class _Loop:
     ):
         self._authority, self.remark = authority, ""
         self._require_sums = require_sums
-        self._masking: Masking | None = None
+        self._sums: SumPart | None = None  # in a run with secure aggregation
         self._trainer, self._transport = trainer, transport
         self._journal, self._events = journal, events
         self._clock, self._pause, self._pauses = clock, pause, pauses
@@ -247,7 +247,7 @@ class _Loop:
         journal.enter(session.run, self._authority)
         self._transport_form, self._ends_with_scores = session.transport, session.ends_with_scores
         self._num_rounds, self._poll_s = session.num_rounds, session.poll_s
-        self._masking = self._masking_of(session)
+        self._enter_sums(session)
         self.note(
             "login",
             run=session.run,
@@ -269,30 +269,17 @@ class _Loop:
                 f"and ends without its {missed}"
             )
         journal.finish()
-        if self._masking is not None:
-            self._masking.finish()
+        if self._sums is not None:
+            self._sums.finish()
         self.note("finished", **({} if journal.reported else {"without": "evaluation"}))
 
-    def _masking_of(self, session: Session) -> Masking | None:
-        """Returns what masks this site's updates; None in a run without secure aggregation.
-
-        Raises:
-          PrivacyRefused: if this site requires it.
-          ServerMisbehaves: if the run had it before, or has it with settings that are not safe.
-        """
-        if session.sums is not None:
-            return Masking(self._journal.folder, session.run, session.sums, self._transport.signer)
-        if self._require_sums:
-            raise errors.PrivacyRefused(
-                "this site sends masked updates only (--require_secure_aggregation), and the "
-                "server runs without secure aggregation; ask its operator to start it with "
-                "--secure_aggregation, or omit the flag here"
+    def _enter_sums(self, session: Session) -> None:
+        masking = masking_of(session, self._transport, self._journal, required=self._require_sums)
+        if masking is not None:
+            shared = self._private.sharing.shared
+            self._sums = SumPart(
+                masking, self._server, self._journal, self._specs, shared, self.note, self._clock
             )
-        if Masking.began(self._journal.folder, session.run):
-            raise errors.ServerMisbehaves.because(
-                "runs without secure aggregation, with which this run began"
-            )
-        return None
 
     def _login(self) -> Session | None:
         """Logs in; returns None if this site has done its part and the server does not answer.
@@ -366,8 +353,8 @@ class _Loop:
     def _carry_out(self, task: Task) -> None:
         if task.kind == "train":
             self._train(task)
-        elif task.kind in SUM_KINDS and self._masking is not None:
-            self._take_part_in_sum(task, self._masking)
+        elif task.kind in SUM_KINDS and self._sums is not None:
+            self.rounds += self._sums.take_part(task)
         elif task.kind == "score":
             self._score(task.round, self._pull(task.model, task.round))  # the last global model
             if self._ends_with_scores:
@@ -387,62 +374,10 @@ class _Loop:
         due = (task.round, self._trainer.num_examples)
         if pending is None or (pending.round, pending.num_examples) != due:
             pending = self._trained(task)
-        if self._masking is None:
+        if self._sums is None:
             self._push(pending)
         else:
-            self._server.post_sum(self._masking.keys(task, self._plain(task.round, pending)))
-            self.note("sum", phase="keys", round=task.round, exchange=task.exchange)
-
-    def _plain(self, number: int, pending: PendingUpdate) -> Plain:
-        """Returns the update of round `number` with the model that it was trained from."""
-        path = self._journal.incoming_path  # still has it, unless a kill or a discard came between
-        manifest = self._server.pull(global_name(number - 1), path, specs=self._specs)
-        return Plain(
-            self._journal.update_path,
-            pending.sha256,
-            path,
-            manifest.sha256,
-            pending.num_examples,
-            self._private.sharing.shared,
-        )
-
-    def _take_part_in_sum(self, task: Task, masking: Masking) -> None:
-        """Does this site's part in a phase of secure aggregation."""
-        place = SumPlace(task.discarded, task.round, task.exchange)
-        pending = self._journal.update
-        if pending is None or pending.round != task.round:
-            raise errors.StaleUpdate(
-                f"this site has no update of round {task.round}; waiting for the next exchange"
-            )
-        state = self._server.ask_sum(task.kind, place)
-        if task.kind == "mask":
-            sha256 = masking.mask(task, state, self._plain(task.round, pending))
-            self._push_masked(pending, masking, sha256)
-        else:
-            self._server.post_sum(masking.part(task, state))
-        about = {"survivors": state.survivors} if state.survivors else {}
-        self.note("sum", phase=task.kind, round=task.round, exchange=task.exchange, **about)
-
-    def _push_masked(self, pending: PendingUpdate, masking: Masking, sha256: str) -> None:
-        began = self._clock()
-        self._server.push(
-            masking.masked_path,
-            sha256,
-            round_number=pending.round,
-            num_examples=pending.num_examples,
-            metrics=report_filter.check_metrics(
-                pending.metrics, what=f"metrics of round {pending.round}"
-            ),
-            discarded=self._journal.discarded,
-        )
-        self.rounds += 1
-        self.note(
-            "pushed",
-            round=pending.round,
-            masked=True,
-            bytes=masking.masked_path.stat().st_size,
-            seconds=self._since(began),
-        )
+            self._sums.send_keys(task, pending)
 
     def _trained(self, task: Task) -> PendingUpdate:
         pulled = self._pull(task.model, task.round - 1)
