@@ -15,6 +15,7 @@ from federated.site.retries import Persistent
 from federated.site.transport import Transport
 from federated.tensors.weights import TensorSpec
 from federated.wire.messages import Session, SumPlace
+from runkit import release
 
 
 class _Note(Protocol):
@@ -35,7 +36,8 @@ def masking_of(
     if required:
         raise errors.PrivacyRefused(
             "this site sends masked updates only (--require_secure_aggregation), and the server "
-            "runs without secure aggregation; ask its operator to start it with "
+            "runs without secure aggregation, or is of a release before it (release "
+            f"{release.version()} is installed here); ask its operator to start it with "
             "--secure_aggregation, or omit the flag here"
         )
     if Masking.began(journal.folder, session.run):

@@ -120,7 +120,10 @@ class Bytes:
             else b"".join(bytes(little_endian_bytes(arrays[spec.name])) for spec in self.specs)
         )
 
+        self.largest = 0
+
     def read_range(self, start, size):
+        self.largest = max(self.largest, size)
         return self._data[start : start + size]
 
 
@@ -163,5 +166,9 @@ def test_the_mean_is_read_in_any_pieces_in_the_models_own_dtypes():
         np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
         at += array.nbytes
     assert mean.specs == base.specs and at == len(whole)
+    masked = [Bytes(words=w) for w in words.values()]
+    mean = opening.OpenedMean(masked, left, base, rule, 40)
     pieces = [mean.read_range(start, 8) for start in range(0, 64, 8)]
     assert b"".join(pieces) == whole[:64]
+    # Of each update no more is read, and held, at a time than the piece needs: two float32 values.
+    assert [each.largest for each in masked] == [2 * 8, 2 * 8]
