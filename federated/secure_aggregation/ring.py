@@ -54,8 +54,9 @@ class Ring:
     @property
     def max_examples(self) -> int:
         """The most training cases that a site may have, so that no sum can wrap."""
-        # Half of the ring is for negative sums, and each site may round up by half a unit.
-        room = 2 ** (_WORD_BITS - 1) - 1 - self.max_sites
+        # Half of the ring is for negative sums. A product in float64 may be too large by a
+        # 2**-53th, and is then rounded: less than 2**10 units for each site.
+        room = 2 ** (_WORD_BITS - 1) - 1 - self.max_sites * 2**10
         numerator, denominator = (self.value_range * 2.0**FRACTION_BITS).as_integer_ratio()
         return room * denominator // (numerator * self.max_sites)
 

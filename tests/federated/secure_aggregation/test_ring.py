@@ -43,22 +43,25 @@ def test_no_sum_of_the_largest_updates_wraps():
         most, unit = rule.max_examples, 2**ring.FRACTION_BITS
         largest = sites * (Fraction(value_range) * most * unit + Fraction(1, 2))
         assert largest <= 2**63 - 1
-        one_more = sites * (Fraction(value_range) * (most + 1) * unit + 1)
+        one_more = sites * (Fraction(value_range) * (most + 1) * unit + 2**10)
         assert one_more > 2**63 - 1, "more cases would fit"
         rule.check_examples("C1", most)
         with pytest.raises(errors.UpdateRefused, match=rf"'C1' has {most + 1} .* at most {most}"):
             rule.check_examples("C1", most + 1)
 
 
-def test_the_ends_of_the_range_come_back_as_they_were():
-    rule = Ring(64.0, 3)
+@pytest.mark.parametrize(("largest", "sites"), [(64.0, 3), (0.37, 5), (1.1, 71), (np.pi, 128)])
+def test_the_ends_of_the_range_come_back_as_they_were(largest, sites):
+    rule = Ring(largest, sites)
     most = rule.max_examples
-    for change in (64.0, -64.0):
-        words = [
-            rule.words(np.array([change]), np.zeros(1), most, what="u").copy() for _ in range(3)
-        ]
-        mean = rule.mean(words[0] + words[1] + words[2], np.zeros(1), 3 * most)
-        np.testing.assert_allclose(mean, [change], rtol=1e-15)
+    for change in (largest, -largest):
+        words = rule.words(np.array([change]), np.zeros(1), most, what="u")
+        total = sum((words.copy() for _ in range(sites - 1)), words)
+        exact = sites * int(words.view(np.int64)[0])
+        assert abs(exact) < 2**63 and int(total.view(np.int64)[0]) == exact
+        np.testing.assert_allclose(
+            rule.mean(total, np.zeros(1), sites * most), [change], rtol=1e-15
+        )
 
 
 @pytest.mark.parametrize(
