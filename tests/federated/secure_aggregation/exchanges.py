@@ -33,6 +33,17 @@ class Exchange:
     total: np.ndarray | None = None
 
 
+_shared = {}
+
+
+def shared_once(signers, about):
+    """Returns what `shared` does, the same each time: signatures take long."""
+    key = tuple(signers), about.digest
+    if key not in _shared:
+        _shared[key] = shared(signers, about)
+    return _shared[key]
+
+
 def shared(signers, about):
     """Returns the participants after the keys, of every signer."""
     begun = {site: participant.begin(signer, about, "update") for site, signer in signers.items()}
@@ -63,7 +74,7 @@ def run(signers, words, *, lost=("", ""), about=None):
     about = about or context(len(signers))
     if phase == "keys":
         signers = {site: signer for site, signer in signers.items() if site != gone}
-    sharing = shared(signers, about)
+    sharing = shared_once(signers, about)
     sharers = sorted(set(sharing) - ({gone} if phase == "share" else set()))
     ready = received(sharing, sharers)
     sent = {
