@@ -76,9 +76,16 @@ def main(argv: list[str]) -> None:
         again = (
             f"rounds {', '.join(map(str, found.recomputed))}"
             if found.recomputed
+            else "none, because updates were masked"
+            if found.summed
             else "none, because no updates are stored"
         )
         print(f"recomputed from the sites' updates, to the same bits: {again}")
+    if found.summed:
+        print(
+            f"rounds {', '.join(map(str, found.summed))} added masked updates: that their models "
+            "are the average of what the sites sent cannot be checked, by this program or anyone"
+        )
     if found.rule_states:
         print(f"states of the aggregation rule that match the log: {len(found.rule_states)}")
     if found.discarded:

@@ -59,6 +59,12 @@ flags.DEFINE_bool(
     "--nolend_local the model never leaves this site; Table 1 then lacks its row and the row "
     "Average.",
 )
+flags.DEFINE_bool(
+    "require_secure_aggregation",
+    False,
+    "Send masked updates only: a server without --secure_aggregation gets nothing from this site. "
+    "Needs --nolend_local and no --lend, since such models would leave as they are.",
+)
 
 
 def main(argv: list[str]) -> int:
@@ -84,6 +90,7 @@ def take_part(
             "are those of the server's --models; omit it"
         )
     policy = _policy(config.num_rounds)
+    _check_secure_aggregation(config.num_rounds)
     import tensorflow as tf
 
     from experiments.models import (
@@ -161,6 +168,7 @@ def take_part(
             folder / part / "journal",
             authority=transport.authority,
             privacy=policy,
+            require_sums=FLAGS.require_secure_aggregation,
         )
     except (CertificateRefused, WrongCredential, VersionDiffers) as error:
         raise type(error)(
@@ -217,6 +225,24 @@ def _policy(num_rounds: int) -> PrivacyPolicy:
     if policy.filter == "gaussian":
         accountants.require(policy.accountant)
     return policy
+
+
+def _check_secure_aggregation(num_rounds: int) -> None:
+    """Raises app.UsageError for flags that --require_secure_aggregation excludes."""
+    if not FLAGS.require_secure_aggregation:
+        return
+    if num_rounds == 0:
+        raise app.UsageError(
+            "--require_secure_aggregation is for a run with training; an evaluation without "
+            "training (--num_rounds=0) sends no updates, so omit it"
+        )
+    lends = [f"--lend={','.join(FLAGS.lend)}"] if FLAGS.lend else []
+    lends += ["--lend_local"] if FLAGS.lend_local else []
+    if lends:
+        raise app.UsageError(
+            f"--require_secure_aggregation does not go with {' and '.join(lends)}: a lent model "
+            "leaves this site as it is; give --nolend_local, and no --lend"
+        )
 
 
 if __name__ == "__main__":

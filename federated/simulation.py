@@ -14,11 +14,15 @@ whose models and log the audit can check, and a journal per site.
 
 from __future__ import annotations
 
+import datetime
 import os
 import pathlib
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from federated.aggregation import rules
 from federated.aggregation.fedavg import FedAvg
@@ -26,6 +30,8 @@ from federated.aggregation.rule import AggregationRule
 from federated.audit import backfill
 from federated.audit.log import AuditLog
 from federated.rounds.tasks import Task
+from federated.secure_aggregation.roster import Signer
+from federated.security import certificates
 from federated.security.credentials import CredentialBook, hashed, new_secret
 from federated.server.config import ServerConfig, ServerSummary
 from federated.server.coordinator import Coordinator
@@ -38,7 +44,16 @@ from federated.tensors.partial_file import PartialModel
 from federated.tensors.tensor_files import TensorFile
 from federated.tensors.weights import TensorManifest, TensorSpec
 from federated.wire import replies
-from federated.wire.messages import Offer, Receipt, Session
+from federated.wire.messages import (
+    MASKING,
+    Offer,
+    Receipt,
+    Session,
+    SumPlace,
+    SumPost,
+    SumState,
+)
+from runkit import atomic, private
 
 
 def run(
@@ -81,6 +96,7 @@ def run(
             local_epochs=config.local_epochs,
             aggregation=config.aggregation,
             models=models,
+            sums=None if config.sums is None else vars(config.sums),
         )
         book = CredentialBook({site: hashed(secret) for site, secret in secrets.items()})
         log = AuditLog(
@@ -90,7 +106,9 @@ def run(
         )
         backfill.complete(log, store)
         vocabulary = next(iter(trainers.values())).vocabulary
-        lead = Coordinator(store, config, book, log, vocabulary=vocabulary)
+        signers = signers_in(folder / "certificates", trainers) if config.secure_aggregation else {}
+        authority = next((signer.authority for signer in signers.values()), None)
+        lead = Coordinator(store, config, book, log, vocabulary=vocabulary, authority=authority)
     except BaseException:
         store.close()
         raise
@@ -100,7 +118,12 @@ def run(
     def take_part(site: str) -> None:
         try:
             transport = InProcessTransport(
-                lead, site, secrets[site], wait_s=config.poll_s, stopped=stopped
+                lead,
+                site,
+                secrets[site],
+                wait_s=config.poll_s,
+                stopped=stopped,
+                signer=signers.get(site),
             )
             loop.run(trainers[site], transport, folder / site)
         except _Stopped:
@@ -128,6 +151,43 @@ def run(
     return summary
 
 
+def signers_in(folder: str | os.PathLike, sites: Iterable[str]) -> dict[str, Signer]:
+    """Returns certificates by which the sites know each other's keys, and their authority.
+
+    They are made once and kept in `folder`: a run that is resumed goes on with them.
+    """
+    folder, now = private.folder(folder), datetime.datetime.now(datetime.timezone.utc)
+
+    def kept(name: str, issue: _Issue) -> _Pair:
+        path = folder / f"{name}.pem"
+        if not path.exists():
+            key = certificates.new_key()
+            pem = certificates.key_to_pem(key) + certificates.to_pem(issue(key))
+            atomic.write_bytes(path, pem)
+        pem = path.read_bytes()
+        return _Pair(certificates.load_key(pem), x509.load_pem_x509_certificate(pem))
+
+    authority = kept("authority", lambda key: certificates.new_authority(key, 3650, now))
+    signers = {}
+    for site in sites:
+
+        def issued(key: ec.EllipticCurvePrivateKey, site: str = site) -> x509.Certificate:
+            signed_by = (authority.certificate, authority.key)
+            return certificates.issue(site, key.public_key(), *signed_by, 3650, now)
+
+        key, certificate = kept(f"site_{site}", issued)
+        signers[site] = Signer(site, key, certificate, authority.certificate)
+    return signers
+
+
+_Issue = Callable[[ec.EllipticCurvePrivateKey], x509.Certificate]
+
+
+class _Pair(NamedTuple):
+    key: ec.EllipticCurvePrivateKey
+    certificate: x509.Certificate
+
+
 class _Stopped(BaseException):
     """Ends a site's loop, which would otherwise wait for a server that has left."""
 
@@ -145,17 +205,18 @@ class InProcessTransport(Transport):
         *,
         wait_s: float = 20.0,
         stopped: threading.Event | None = None,
+        signer: Signer | None = None,
     ):
         self.site = site
         self._coordinator, self._credential, self._wait_s = coordinator, credential, wait_s
         self._stopped = stopped or threading.Event()
-        self._token = ""
+        self._token, self._signer = "", signer
 
     def login(
         self, plan: dict, num_examples: int, labels: Mapping[str, str] | None = None
     ) -> Session:
         session = self._coordinator.login(
-            self.site, self._credential, plan, num_examples, labels=labels
+            self.site, self._credential, plan, num_examples, labels=labels, masking=MASKING
         )
         self._token = session.token
         return session
@@ -188,6 +249,17 @@ class InProcessTransport(Transport):
 
     def declare_models(self, names: Sequence[str]) -> None:
         self._coordinator.declare_models(self._verified(), names)
+
+    def ask_sum(self, phase: str, place: SumPlace) -> SumState:
+        return self._coordinator.ask_sum(self._verified(), phase, place)
+
+    def post_sum(self, post: SumPost) -> None:
+        self._coordinator.post_sum(self._verified(), post)
+
+    def signer(self) -> Signer:
+        if self._signer is None:
+            raise ValueError(f"site {self.site} has no certificate; give its transport a signer")
+        return self._signer
 
     def submit_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self._coordinator.submit_rows(self._verified(), rows)

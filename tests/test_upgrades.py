@@ -105,11 +105,11 @@ def test_kits_of_the_release_go_on_for_every_party(federation):
 
 def test_a_newer_store_is_refused_and_nothing_in_it_is_removed(federation):
     store = Store(federation / "store")
-    store._set_value("settings", {**store._value("settings"), "format": "4"})
+    store._set_value("settings", {**store._value("settings"), "format": "5"})
     store.close()
     leftover = federation / "store" / "spool" / "of_a_newer_release.safetensors"
     leftover.write_bytes(b"1")
-    with pytest.raises(ValueError, match=rf"state\.sqlite: has format 4.* up to 3\. {REMEDY}"):
+    with pytest.raises(ValueError, match=rf"state\.sqlite: has format 5.* up to 4\. {REMEDY}"):
         Store(federation / "store")
     assert leftover.exists()
 

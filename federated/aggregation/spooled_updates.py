@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 
 from federated.aggregation.rule import AggregationRule
-from federated.aggregation.slabs import aggregate, state_specs
+from federated.aggregation.slabs import Source, aggregate, state_specs
 from federated.aggregation.unshared import CompletingSink
 from federated.rounds.rounds import Update
 from federated.tensors.tensor_files import TensorFile, TensorFileWriter, file_digest, selected
@@ -22,6 +22,9 @@ from federated.tensors.weights import CHUNK_BYTES, TensorManifest, TensorSpec
 from runkit import atomic
 
 STATE_FORMAT = "1"  # of the file that holds a rule's state
+
+
+Combine = Callable[[Mapping[str, tuple[Source, int]], Source], tuple[Source, int]]
 
 
 class CorruptUpdate(Exception):
@@ -64,6 +67,7 @@ def aggregate_spooled(
     shared: Collection[str] | None = None,
     rounding: Callable[[np.ndarray], np.ndarray] | None = None,
     verified: Collection[pathlib.Path] = (),
+    combine: Combine | None = None,
 ) -> tuple[TensorManifest, TensorManifest | None]:
     """Writes the next global model, and the rule's state where it keeps one.
 
@@ -79,6 +83,8 @@ def aggregate_spooled(
         `model`, which is then opened whatever the rule.
       rounding: applied to each piece of the new model.
       verified: those of the updates that are known to be what was received.
+      combine: takes the updates and the shared part of `model`, and returns one update that stands
+        for all of them, with its number of training cases. The updates must all be `verified`.
     Returns:
       The manifests of the model and of the state; None for a rule that keeps none.
     Raises:
@@ -100,7 +106,7 @@ def aggregate_spooled(
             for path, update in updates.items()
         }
         before = None
-        if rule.reads_model or partial:
+        if rule.reads_model or partial or combine is not None:
             before = opened.enter_context(_open_stored(model))
         kept = None
         if kept_specs and state is not None:
@@ -113,11 +119,15 @@ def aggregate_spooled(
             # Entered last, so renamed first: a global model is never without its state.
             state_writer = opened.enter_context(_writer(targets.state, kept_specs, about))
         sink = writer if before is None or not partial else CompletingSink(writer, before, names)
+        shared_model = None if before is None else selected(before, names)
+        combined: Mapping[str, tuple[Source, int]] = sources
+        if combine is not None and shared_model is not None:
+            combined = {"sum": combine(sources, shared_model)}
         aggregate(
             rule,
-            sources,
+            combined,
             sink,
-            model=None if before is None else selected(before, names),
+            model=shared_model,
             state=kept,
             state_sink=state_writer,
             **({} if rounding is None else {"finish": rounding}),

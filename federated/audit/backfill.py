@@ -58,6 +58,7 @@ def complete(log: EventLog, store: Store) -> None:
                 sha256=globals_[number],
                 aggregation=store.aggregation,
                 **({"rule_state_sha256": rule_states[number]} if number in rule_states else {}),
+                **_about_sums(store),
                 backfilled=True,
             )
     for site, record in store.sites().items():
@@ -104,6 +105,12 @@ def complete(log: EventLog, store: Store) -> None:
             ),
             backfilled=True,
         )
+
+
+def _about_sums(store: Store) -> dict[str, dict[str, int]]:
+    """Returns what the store knows of a round's sum; nothing without secure aggregation."""
+    settings = store.secure_aggregation
+    return {} if not settings else {"secure_aggregation": {"threshold": settings["threshold"]}}
 
 
 @dataclasses.dataclass

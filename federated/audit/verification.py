@@ -52,6 +52,8 @@ class Verified:
     segments: int = 1  # of the log, those that are no longer kept included
     removed_lines: int = 0  # first lines of the log, in segments that are no longer kept
     removed_rounds: int = 0  # first rounds, which cannot be checked without these lines
+    # Rounds of masked updates, whose average cannot be computed again by anyone.
+    summed: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass
@@ -253,6 +255,7 @@ def verify(
         run.segments,
         run.removed_lines,
         run.removed_rounds,
+        tuple(number for number in rounds if "secure_aggregation" in run.aggregated[number]),
     )
 
 
@@ -410,6 +413,8 @@ def _recompute(store: StoreFolder, record: AggregatedLine, sharing: Sharing) -> 
       BrokenChain: if the result is not what was logged.
     """
     number, line = record["round"], record["line"]
+    if "secure_aggregation" in record:
+        return False  # the updates of its line are masked
     folder = store.kept_folder(number)
     # The file is named after the round that it was trained for; a late one counts in the next.
     found = {

@@ -129,6 +129,7 @@ class _NewAggregated(_Chained, total=False):
     rounding_error: float  # of a model that travels rounded
     bytes: int  # of the global model
     seconds: float  # of the aggregation
+    secure_aggregation: dict[str, Any]  # threshold, number of the exchange, sites that dropped out
 
 
 class AggregatedLine(_NewAggregated):
@@ -137,7 +138,7 @@ class AggregatedLine(_NewAggregated):
     event: Literal["aggregated"]
     round: int
     sites: dict[str, int]  # site -> number of training cases
-    updates: dict[str, str]  # site -> digest
+    updates: dict[str, str]  # site -> digest, with secure aggregation of its masked update
     sha256: str  # of the global model
 
 

@@ -8,10 +8,24 @@ from collections.abc import Collection
 from typing import Literal
 
 from federated import errors
+from federated.rounds import sum_phases
 from federated.rounds.rounds import Round
+from federated.rounds.sum_phases import MAX_EXCHANGES, Exchange
 from runkit import printable
 
-Kind = Literal["wait", "train", "score", "publish", "evaluate", "finished"]
+Kind = Literal[
+    "wait",
+    "train",
+    "score",
+    "publish",
+    "evaluate",
+    "finished",
+    "share",
+    "mask",
+    "consent",
+    "reveal",
+]
+SUM_KINDS: tuple[Kind, ...] = ("share", "mask", "consent", "reveal")  # with secure aggregation
 # A model's name appears in file names, rows and logs at both ends; it can never be a path.
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 MAX_ROUND = 100_000  # rounds of a run; each leaves a few hundred bytes in a site's journal
@@ -47,6 +61,8 @@ class Task:
     - train: download `model`, score it if that is due, train it, and upload the update of `round`.
     - score: download `model` and score it.
     - publish: upload the local models that the site lends to the evaluation.
+    - share, mask, consent, reveal: with secure aggregation, do this part of an exchange (see
+      `sum_phases`); "train" then ends with the site's keys in place of its update.
     - evaluate: download each of `models`, score it on the test cases, and submit the rows.
     - wait: do nothing now, and ask again.
     - finished: leave; the run needs nothing more from this site.
@@ -57,6 +73,7 @@ class Task:
     model: str = ""
     models: tuple[str, ...] = ()
     discarded: int = 0  # of train: how often the operator took the run back to an earlier round
+    exchange: int = 0  # number of the exchange within the round, 0 without secure aggregation
 
 
 def check_task(
@@ -93,6 +110,13 @@ def check_task(
                 f"and this site trained round {trained} last"
             )
         _check_model_of(task, task.round - 1)
+        _check_exchange(task)
+    elif task.kind in SUM_KINDS:
+        if not 1 <= task.round <= num_rounds:
+            raise refused(
+                f"asks to {task.kind} in round {task.round}, but the run has {num_rounds} rounds"
+            )
+        _check_exchange(task)
     elif task.kind == "score":
         if not 0 <= task.round <= num_rounds:
             raise refused(
@@ -126,6 +150,14 @@ def check_model_name(name: str) -> None:
         )
 
 
+def _check_exchange(task: Task) -> None:
+    if not 0 <= task.exchange <= MAX_EXCHANGES:
+        raise errors.ServerMisbehaves.because(
+            f"asks to {task.kind} in exchange {task.exchange} of round {task.round}; "
+            f"a round has {MAX_EXCHANGES} at most"
+        )
+
+
 def _check_model_of(task: Task, number: int) -> None:
     check_model_name(task.model)
     if task.model != global_name(number):
@@ -150,6 +182,7 @@ class Progress:
       models: the models that every site evaluates; empty until they are fixed.
       reported: sites whose rows were received.
       discarded: how often the operator has taken the run back.
+      exchange: of the open round, in a run with secure aggregation.
     """
 
     open_round: Round | None
@@ -163,6 +196,7 @@ class Progress:
     reported: frozenset[str] = frozenset()
     finished: bool = False
     discarded: int = 0
+    exchange: Exchange | None = None
 
 
 def next_task(progress: Progress, site: str) -> Task:
@@ -174,6 +208,8 @@ def next_task(progress: Progress, site: str) -> Task:
         return Task("wait")
     if progress.open_round is not None:
         number = progress.open_round.number
+        if progress.exchange is not None and not progress.closing:
+            return _task_of_exchange(progress, progress.exchange, number, site)
         if progress.closing or site in progress.open_round.received:
             return Task("wait")
         return Task(
@@ -188,3 +224,13 @@ def next_task(progress: Progress, site: str) -> Task:
     if site not in progress.declared:
         return Task("publish")
     return Task("wait")
+
+
+def _task_of_exchange(progress: Progress, exchange: Exchange, number: int, site: str) -> Task:
+    phase = sum_phases.task_of(exchange, site)
+    if phase is None:
+        return Task("wait")
+    task = Task("train", round=number, discarded=progress.discarded, exchange=exchange.number)
+    if phase == "keys":
+        return dataclasses.replace(task, model=global_name(number - 1))
+    return dataclasses.replace(task, kind=phase)

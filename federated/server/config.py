@@ -9,10 +9,12 @@ from typing import Literal
 from federated.aggregation import rules
 from federated.aggregation.rule import AggregationRule
 from federated.rounds import rounds
+from federated.rounds.sum_phases import SumPolicy
 from federated.rounds.tasks import MAX_ROUND
+from federated.secure_aggregation import ring, roster
 from federated.tensors import codec
 from federated.wire import addresses
-from federated.wire.messages import MAX_WAIT_S, MIN_WAIT_S
+from federated.wire.messages import MAX_WAIT_S, MIN_WAIT_S, SumSettings
 from runkit import settings
 from runkit.settings import SECONDS, Condition, at_least, setting
 
@@ -120,6 +122,32 @@ class ServerConfig:
         "was removed, signed, and experiments.audit cannot check the rounds in it.",
         condition=_NOT_NEGATIVE,
     )
+    secure_aggregation: bool = setting(
+        False,
+        "Let sites mask their updates, so that this server learns their sum and no single one. For "
+        "three or more sites; needs --max_change_ratio=0 --keep_updates=0, and a rule that works "
+        "on the mean.",
+    )
+    secure_aggregation_threshold: int = setting(
+        0,
+        "With secure aggregation: sites that must agree to open a sum, and sites in a sum at "
+        "least; more than half of --max_num_clients. 0 takes the smallest such number. The others "
+        "may drop out of a round.",
+        condition=_NOT_NEGATIVE,
+    )
+    secure_aggregation_range: float = setting(
+        64.0,
+        "With secure aggregation: largest absolute change of any value in a round. A site whose "
+        "update changes one by more stops with an error.",
+        condition=at_least(2.0**-20),
+    )
+    secure_aggregation_deadline_s: float = setting(
+        600.0,
+        "With secure aggregation: seconds that each phase after the training waits for sites; "
+        "extended while updates are arriving.",
+        condition=SECONDS,
+        flag="secure_aggregation_deadline",
+    )
     # How long a server stays up after the end for sites that have not heard of it.
     linger_s: float = 60.0
     host: str = setting("0.0.0.0", "Address to listen on.")
@@ -146,6 +174,8 @@ class ServerConfig:
                 "num_rounds is 0 and cross_site_evaluation is off, so the run would do nothing; "
                 "give at least one round, or leave the evaluation on"
             )
+        if self.secure_aggregation:
+            self._check_secure_aggregation()
         if not (self.num_rounds <= MAX_ROUND and self.local_epochs <= MAX_ROUND):
             raise ValueError(
                 f"num_rounds is {self.num_rounds}, local_epochs {self.local_epochs}; "
@@ -157,6 +187,82 @@ class ServerConfig:
                     f"{name} is {getattr(self, name)}; sites would ask every {seconds:g} s, "
                     f"and accept {MIN_WAIT_S:g} to {MAX_WAIT_S:g} s"
                 )
+
+    def _check_secure_aggregation(self) -> None:
+        """Raises ValueError listing everything that secure aggregation excludes, with the reasons
+        and the remedies.
+        """
+        refused = [f"{what}: {why}" for excluded, what, why in self._exclusions() if excluded]
+        if refused:
+            raise ValueError(f"secure_aggregation is on, which excludes {'; '.join(refused)}")
+        try:
+            ring.check_settings(self._sum_settings())
+        except ValueError as error:
+            raise ValueError(f"secure_aggregation is on, but {error}") from error
+
+    def _exclusions(self) -> list[tuple[bool, str, str]]:
+        """Returns (whether the setting is excluded, the setting, the reason and the remedy)."""
+        threshold = self._sum_settings().threshold
+        return [
+            (
+                not self.num_rounds,
+                "num_rounds 0",
+                "an evaluation without training has no updates; omit --secure_aggregation",
+            ),
+            (
+                self.min_num_clients < roster.LEAST_SITES,
+                f"min_num_clients {self.min_num_clients}",
+                "of two sites, each can subtract its own update from the sum; give "
+                f"--min_num_clients={roster.LEAST_SITES} or more",
+            ),
+            (
+                self.min_num_clients < threshold,
+                f"min_num_clients {self.min_num_clients} below the threshold {threshold}",
+                f"a sum is opened by {threshold} sites; give --min_num_clients={threshold} or more",
+            ),
+            (
+                bool(self.max_change_ratio),
+                f"max_change_ratio {self.max_change_ratio:g}",
+                "the server cannot see how much a single update changes; give --max_change_ratio=0",
+            ),
+            (
+                self.rule.gathers_updates,
+                f"aggregation {self.rule}",
+                "the rule compares single updates; give one that works on the mean, e.g. "
+                "--aggregation=fedavg",
+            ),
+            (
+                bool(self.keep_updates),
+                f"keep_updates {self.keep_updates}",
+                "masked updates cannot be averaged again once their round is over, so the audit "
+                "cannot recompute it; give --keep_updates=0",
+            ),
+            (
+                self.late_updates == "keep",
+                "late_updates keep",
+                "the masks of an update belong to one round; give --late_updates=discard",
+            ),
+        ]
+
+    def _sum_settings(self) -> SumSettings:
+        return SumSettings(
+            self.secure_aggregation_threshold or self.max_num_clients // 2 + 1,
+            self.max_num_clients,
+            float(self.secure_aggregation_range),
+            ring.FRACTION_BITS,
+        )
+
+    @property
+    def sums(self) -> SumSettings | None:
+        """What is fixed for a run with secure aggregation; None without."""
+        return self._sum_settings() if self.secure_aggregation else None
+
+    @property
+    def sum_policy(self) -> SumPolicy:
+        return SumPolicy(
+            threshold=self._sum_settings().threshold,
+            phase_deadline_s=self.secure_aggregation_deadline_s,
+        )
 
     @property
     def heart_beat_s(self) -> float:
@@ -170,6 +276,7 @@ class ServerConfig:
         return {
             name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in values.items()
+            if self.secure_aggregation or not name.startswith("secure_aggregation")
         }
 
     @property

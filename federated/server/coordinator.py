@@ -13,14 +13,18 @@ import pathlib
 import sqlite3
 import time
 from collections.abc import Callable
+from typing import Any
 
 from absl import logging
+from cryptography import x509
 
 from federated import errors
 from federated.aggregation import spooled_updates
 from federated.aggregation.spooled_updates import StoredFile, Targets
 from federated.audit import backfill
 from federated.rounds import rounds, tasks
+from federated.rounds.sum_phases import Exchange
+from federated.secure_aggregation.opening import CannotOpen
 from federated.security.credentials import CredentialBook
 from federated.security.vocabulary import Vocabulary
 from federated.server.config import ServerConfig, ServerSummary
@@ -28,11 +32,13 @@ from federated.server.evaluation import Evaluation
 from federated.server.login import Login
 from federated.server.orders import Orders
 from federated.server.run_state import RunState
+from federated.server.sums import Sums
 from federated.server.uploads import Uploads
 from federated.storage.store import Store
 from federated.tensors import codec
 from federated.tensors.tensor_files import TensorFile, file_manifest
 from federated.tensors.weights import CHUNK_BYTES, TensorManifest
+from federated.wire.messages import SumPlace, SumPost, SumSettings, SumState
 from runkit import backoff
 from runkit.events import EventLog
 
@@ -46,6 +52,7 @@ class Coordinator:
       credentials: the sites of the federation and their credentials.
       events: the run's log.
       vocabulary: what sites may report.
+      authority: the federation's authority; needed for secure aggregation only.
       clock: seconds since the epoch; decides when tokens and certificates expire.
       monotonic: seconds; decides deadlines and silence.
     Attributes:
@@ -61,12 +68,14 @@ class Coordinator:
         events: EventLog,
         *,
         vocabulary: Vocabulary,
+        authority: x509.Certificate | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ):
         self._run, self._events = RunState(store, config, events, clock, monotonic), events
         self._login = Login(self._run, credentials)
-        self._uploads = Uploads(self._run, lambda: credentials.current().sites)
+        self._sums = None if config.sums is None else Sums(self._run, authority)
+        self._uploads = Uploads(self._run, lambda: credentials.current().sites, self._sums)
         self._evaluation = Evaluation(self._run, vocabulary)
         self.orders = Orders(self._run, self._uploads, self._evaluation)
         # Requests of sites that one part answers by itself; its docstrings say what they raise.
@@ -116,6 +125,21 @@ class Coordinator:
         """Makes every waiting request check again whether its caller is still there."""
         with self._run.changed:
             self._run.changed.notify_all()
+
+    def ask_sum(self, site: str, phase: str, place: SumPlace) -> SumState:
+        """Returns what a site needs for a phase of secure aggregation; raises as `Sums.ask`."""
+        return self._secure().ask(site, phase, place)
+
+    def post_sum(self, site: str, post: SumPost) -> None:
+        """Records a site's part in a phase of secure aggregation; raises as `Sums.post`."""
+        self._secure().post(site, post)
+
+    def _secure(self) -> Sums:
+        if self._sums is None:
+            raise errors.StaleUpdate(
+                "this server runs without secure aggregation; ask for the next task"
+            )
+        return self._sums
 
     @property
     def transport(self) -> str:
@@ -230,10 +254,19 @@ class Coordinator:
                         run.store.empty_discarded()
                     return wait_s
                 run.round = rounds.without(run.round, run.absent(now))
-                if rounds.is_expired(run.round, run.policy, now=now):
+                if self._sums is not None:
+                    if self._sums.keys_expired(now):
+                        self._try_again(run.round, now)
+                        continue
+                    opens, wait_s = self._sums.advance(now)
+                    if not opens and wait_s == 0.0:
+                        continue
+                    if not opens:
+                        return wait_s
+                elif rounds.is_expired(run.round, run.policy, now=now):
                     self._try_again(run.round, now)
                     continue
-                if not rounds.is_over(run.round, run.policy, now=now):
+                elif not rounds.is_over(run.round, run.policy, now=now):
                     return self._seconds_until_due(run.round, now)
                 run.closing, closed = True, run.round
             try:
@@ -291,7 +324,13 @@ class Coordinator:
             verified = frozenset(filter(run.verified_files.holds, updates))
             model = StoredFile(store.global_path(number - 1), store.globals()[number - 1])
             kept = store.rule_states().get(number - 1, "")
+        sums, exchange = self._sums, run.exchange
         try:
+            combine = None
+            if sums is not None and exchange is not None:
+                sums.verify(closed)
+                combine = functools.partial(sums.mean, sums.masks(closed, exchange))
+                verified = frozenset(updates)
             manifest, rule_state = spooled_updates.aggregate_spooled(
                 rule,
                 updates,
@@ -303,9 +342,14 @@ class Coordinator:
                 shared=run.sharing.shared,
                 rounding=None if error is None else codec.rounding(error),
                 verified=verified,
+                combine=combine,
             )
         except spooled_updates.CorruptUpdate as corrupt:
             self._give_back(corrupt.update)
+            return
+        except CannotOpen as reason:
+            with run.changed:
+                self._secure().give_up(str(reason))
             return
         with run.changed:
             run.store.close_round(
@@ -333,6 +377,7 @@ class Coordinator:
                 seconds=round(time.monotonic() - began, 3),
                 sha256=manifest.sha256,
                 aggregation=str(rule),
+                **_about_sum(exchange, run.config.sums),
                 **({} if rule_state is None else {"rule_state_sha256": rule_state.sha256}),
                 **(
                     {}
@@ -381,6 +426,8 @@ class Coordinator:
         run = self._run
         with run.changed:
             run.store.forget_update(update)
+            if self._sums is not None:
+                self._sums.give_up(f"the disk has changed the update of site {update.site}")
             run.reopen()
             run.closing = False
             run.note_change()
@@ -411,3 +458,16 @@ class Coordinator:
         return all(
             record.confirmed or record.evicted for record in self._run.store.sites().values()
         )
+
+
+def _about_sum(exchange: Exchange | None, settings: SumSettings | None) -> dict[str, Any]:
+    """Returns what the log line of a round says about secure aggregation; nothing without it."""
+    if exchange is None or settings is None:
+        return {}
+    return {
+        "secure_aggregation": {
+            "threshold": settings.threshold,
+            "exchange": exchange.number,
+            "dropped": sorted(exchange.closed["keys"] - exchange.survivors),
+        }
+    }

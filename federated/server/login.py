@@ -12,9 +12,10 @@ from typing import Any
 from federated import errors
 from federated.rounds import plan as plans
 from federated.rounds.declarations import check_labels
+from federated.secure_aggregation import ring
 from federated.security.credentials import CredentialBook, Sessions, TokenRecord
 from federated.server.run_state import RunState
-from federated.wire.messages import PROTOCOL, Session
+from federated.wire.messages import MASKING, PROTOCOL, Session
 from runkit import release
 
 MAX_EXAMPLES = 2**28  # times a float32, still exact in float64
@@ -50,6 +51,7 @@ class Login:
         certificate_ends: float = math.inf,
         protocol: int = PROTOCOL,
         labels: Mapping[str, str] | None = None,
+        masking: int = 0,
     ) -> Session:
         """Admits a site whose plan is the server's.
 
@@ -58,6 +60,7 @@ class Login:
           certificate_ends: seconds since the epoch; the token expires with the certificate at the
               latest.
           labels: what the site's labels show of each class, see `declarations`.
+          masking: version of secure aggregation that the site knows, 0 for none.
         Raises:
           WrongCredential, CertificateRefused, CertificateOutOfDate, UnknownSite, VersionDiffers,
           PlanDiffers, FederationFull, UpdateRefused.
@@ -78,6 +81,7 @@ class Login:
                     f"(release {release.version()}) {PROTOCOL}; "
                     "install the same release at both ends"
                 )
+            self._check_masking(site, masking, num_examples)
             self._check_plan(site, plan)
             if not 1 <= num_examples <= MAX_EXAMPLES:
                 raise errors.UpdateRefused(
@@ -111,7 +115,27 @@ class Login:
                 transport=config.transport,
                 ends_with_scores=not config.cross_site_evaluation,
                 revocation=credentials.revocation,
+                sums=config.sums,
             )
+
+    def _check_masking(self, site: str, masking: int, num_examples: int) -> None:
+        """Raises VersionDiffers, UpdateRefused for a site that cannot take part in sums."""
+        sums = self._run.config.sums
+        if masking < 0:
+            raise errors.VersionDiffers(
+                f"site {site!r} speaks version {masking} of secure aggregation; "
+                "install the same release at both ends"
+            )
+        if sums is None:
+            return
+        if masking != MASKING:
+            knows = f"version {masking} of it" if masking else "an earlier release, without it"
+            raise errors.VersionDiffers(
+                f"this server (release {release.version()}) adds masked updates only (secure "
+                f"aggregation, version {MASKING}); site {site!r} has {knows}; "
+                "install the server's release there"
+            )
+        ring.Ring.of(sums).check_examples(site, num_examples)
 
     def _check_plan(self, site: str, plan: dict[str, Any]) -> None:
         try:

@@ -204,7 +204,9 @@ class Orders:
                 return "the run is paused and continues after --order=resume"
             sites = store.sites()
             silent = [site for site in sorted(run.absent(now)) if not sites[site].evicted]
-            if state is not None and not run.closing:
+            # In a later phase of an exchange, fewer sites than the minimum are enough.
+            gathering = run.exchange is None or run.exchange.phase == "keys"
+            if state is not None and not run.closing and gathering:
                 coming = (
                     {site for site, record in sites.items() if not record.evicted}
                     - set(silent)

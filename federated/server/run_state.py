@@ -13,6 +13,7 @@ from absl import logging
 from federated.aggregation.update_checks import norm_of
 from federated.rounds import rounds, sharing, tasks
 from federated.rounds.rounds import Round
+from federated.rounds.sum_phases import Exchange
 from federated.server.config import ServerConfig
 from federated.storage.store import Store
 from federated.storage.verified_files import VerifiedFiles
@@ -37,6 +38,7 @@ class RunState:
       changed: the lock, and the condition that is notified when the next task of a site or of the
           driving thread may have changed.
       round: the open round, None after the last one.
+      exchange: of the open round, in a run with secure aggregation.
       closing: the open round is over and is being aggregated, without the lock.
       stale: the open round may differ from that of the store, after an error while one was closed
           or while a request changed the store.
@@ -74,6 +76,7 @@ class RunState:
         self.traffic: dict[str, tuple[int, int]] = {}
         self.verified_files = VerifiedFiles()
         self.round: Round | None = None
+        self.exchange: Exchange | None = None
         # The time during which the server was away does not count as a site's silence.
         self.last_seen = dict.fromkeys(store.sites(), self.clock())
         self.reopen()
@@ -108,6 +111,10 @@ class RunState:
         """Reads the open round from the store, and adds which sites are absent."""
         state = self.store.open_round(self.policy, now=self.clock())
         self.round = None if state is None else rounds.without(state, self.absent(self.clock()))
+        sums = self.store.sums
+        self.exchange = (
+            sums.open(self.round, now=self.clock()) if self.round is not None and sums else None
+        )
 
     def absent(self, now: float) -> frozenset[str]:
         """Returns the sites that were evicted or have been silent for too long."""
@@ -166,6 +173,7 @@ class RunState:
             reported=store.reported(),
             finished=store.finished,
             discarded=store.discarded,
+            exchange=self.exchange,
         )
 
     def expected(

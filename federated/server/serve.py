@@ -17,6 +17,7 @@ from concurrent import futures
 
 import grpc
 from absl import logging
+from cryptography import x509
 
 from federated.audit import backfill
 from federated.audit import log as audit_log
@@ -125,6 +126,7 @@ def serve(
                 authority=identity.authority_fingerprint,
                 aggregation=str(config.rule),
                 models=models,
+                sums=None if config.sums is None else vars(config.sums),
             )
             statistics = RunStatistics()
             events = AuditLog(
@@ -152,6 +154,7 @@ def serve(
                 credentials,
                 events,
                 vocabulary=vocabulary,
+                authority=x509.load_pem_x509_certificate(identity.authority.read_bytes()),
                 clock=clock,
                 monotonic=monotonic,
             )

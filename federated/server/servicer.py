@@ -36,6 +36,7 @@ from federated.wire.messages import OPERATION_PREFIX, Offer, Session
 _SERVICE = "/weight_exchange.WeightExchange"
 # Size limits for messages, in bytes, applied before a message is decoded.
 _SMALL, _MIDDLE, _PLAN = 2**10, 16 * 2**10, 512 * 2**10
+_SUM = 64 * 2**10  # a share for, or of, every site: some 200 bytes each
 _ENVELOPE = 64  # bytes around a chunk's data
 # Bytes that a header may have beyond twice those of the run's own model: the header of a different
 # model is read, and refused by the names of its tensors.
@@ -182,6 +183,7 @@ class WeightExchangeServicer(grpc.GenericRpcHandler):
             certificate_ends=tls.certificate_ends(context),
             protocol=request.protocol,
             labels=request.labels,
+            masking=request.masking,
         )
 
     def NextTask(
@@ -254,6 +256,18 @@ class WeightExchangeServicer(grpc.GenericRpcHandler):
             )
             return conversion.receipt_to_message(receipt)
 
+    def AskSum(
+        self, caller: Caller, request: pb.SumQuestion, context: grpc.ServicerContext
+    ) -> pb.SumReply:
+        phase, place = conversion.sum_question_from_message(request)
+        return conversion.sum_state_to_message(self._coordinator.ask_sum(caller.site, phase, place))
+
+    def PostSum(
+        self, caller: Caller, request: pb.SumPart, context: grpc.ServicerContext
+    ) -> pb.Acknowledgement:
+        self._coordinator.post_sum(caller.site, conversion.sum_post_from_message(request))
+        return pb.Acknowledgement()
+
     def DeclareModels(
         self, caller: Caller, request: pb.Models, context: grpc.ServicerContext
     ) -> pb.Acknowledgement:
@@ -282,6 +296,8 @@ _METHODS: dict[str, tuple[Callable[[bytes], Any], Callable[[Any], bytes], str, i
     "ReportScores": (pb.Scores.FromString, pb.Acknowledgement.SerializeToString, "", _MIDDLE),
     "Offer": (pb.ModelHeader.FromString, pb.OfferReply.SerializeToString, "", _SMALL),
     "Send": (chunk_encoding.part_from_bytes, pb.Receipt.SerializeToString, "in", _SMALL),
+    "AskSum": (pb.SumQuestion.FromString, pb.SumReply.SerializeToString, "", _SMALL),
+    "PostSum": (pb.SumPart.FromString, pb.Acknowledgement.SerializeToString, "", _SUM),
     "DeclareModels": (pb.Models.FromString, pb.Acknowledgement.SerializeToString, "", _MIDDLE),
     "SubmitRows": (pb.Row.FromString, pb.Acknowledgement.SerializeToString, "in", _MIDDLE),
 }

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from federated import errors
 from federated.aggregation import update_checks
@@ -22,6 +22,7 @@ from federated.rounds import rounds, tasks
 from federated.security import report_filter
 from federated.server.incoming_models import Transfer, Transfers
 from federated.server.run_state import RunState
+from federated.server.sums import Sums
 from federated.tensors import codec
 from federated.tensors.codec import Chunk
 from federated.tensors.partial_file import PartialModel
@@ -86,6 +87,13 @@ class CheckedOffer:
         return Receipt(self.site, name, self.sha256)
 
 
+class _Standing(NamedTuple):
+    """How often the operator has taken the run back, and the exchange of the open round."""
+
+    discarded: int
+    exchange: int  # 0 without secure aggregation
+
+
 class Uploads:
     """Receives models from sites. Any number of threads call it.
 
@@ -93,13 +101,21 @@ class Uploads:
 
     Args:
       site_names: as in `CheckedOffer`.
+      sums: of a run with secure aggregation, in which every update is masked.
     """
 
-    def __init__(self, run: RunState, site_names: Callable[[], Collection[str]] = tuple):
+    def __init__(
+        self,
+        run: RunState,
+        site_names: Callable[[], Collection[str]] = tuple,
+        sums: Sums | None = None,
+    ):
         self._run, self._transfers, self._site_names = run, Transfers(), site_names
-        self._sent: Counter[tuple[str, int]] = Counter()  # (site, round) -> different updates
-        # site -> (round and attempt, the most chunks of its update that were there)
-        self._most: dict[str, tuple[tuple[int, int] | None, int]] = {}
+        self._sums = sums
+        # (site, round, exchange) -> different updates
+        self._sent: Counter[tuple[str, int, int]] = Counter()
+        # site -> (round, attempt and exchange, the most chunks of its update that were there)
+        self._most: dict[str, tuple[tuple[int, int, int] | None, int]] = {}
         self._checking = threading.Semaphore(_CHECKED_AT_ONCE)
 
     def offer(self, site: str, offer: Offer) -> Answer:
@@ -111,12 +127,12 @@ class Uploads:
           PrivacyRefused, StorageTrouble.
         """
         checked = CheckedOffer(site, offer, self._site_names)
-        discarded = self._accepted(checked)
-        if discarded is None:
+        standing = self._accepted(checked)
+        if standing is None:
             return Answer(checked.receipt())
         # The transfer may have to wait for its slot, and no deadline may pass meanwhile.
         self._note_progress(checked)
-        with self._transfer(checked, discarded) as transfer:
+        with self._transfer(checked, standing) as transfer:
             return Answer(
                 missing=tuple(transfer.partial.missing()), trained_from=transfer.trained_from
             )
@@ -139,10 +155,10 @@ class Uploads:
         """
         run, began, received = self._run, time.monotonic(), 0
         checked = CheckedOffer(site, offer, self._site_names)
-        discarded = self._accepted(checked)
-        if discarded is None:
+        standing = self._accepted(checked)
+        if standing is None:
             return checked.receipt()
-        with self._transfer(checked, discarded) as transfer:
+        with self._transfer(checked, standing) as transfer:
             noted = time.monotonic()
             for chunk in chunks:
                 sparse = chunk.encoding == codec.SPARSE and bool(transfer.trained_from)
@@ -168,7 +184,7 @@ class Uploads:
                 with run.changing():
                     self._wait_while_closing(checked)
                     verify()
-                    self._check_not_taken_back(checked, discarded)
+                    self._check_not_taken_back(checked, standing)
                     (self._publish if offer.model else self._count)(checked, transfer, about)
                     run.note_traffic(site, received=received)
             except errors.UpdateRefused as refusal:
@@ -188,27 +204,28 @@ class Uploads:
         self._transfers.end(site)
         self._run.store.drop_incoming(site)
 
-    def _accepted(self, checked: CheckedOffer) -> int | None:
+    def _accepted(self, checked: CheckedOffer) -> _Standing | None:
         """Checks an offer against the state of the run: raises what `offer` raises.
 
         Returns:
-          How often the operator has taken the run back, or None if the server has all of the model
-          already.
+          How the run stands, or None if the server has all of the model already.
         """
         run, offer = self._run, checked.offer
         with run.changed:
             if self._is_there(checked):  # its receipt was lost on the way
                 return None
             self._wait_while_closing(checked)
-            discarded = run.store.discarded
+            standing = self._standing()
             if checked.update is not None:
                 # If the run was taken back, the round may be open again, from another global model.
-                if offer.discarded not in (None, discarded):
+                if offer.discarded not in (None, standing.discarded):
                     raise errors.StaleUpdate(
                         f"site {checked.site!r} trained round {offer.round} before the operator "
                         "took the run back; ask for the next task"
                     )
                 rounds.check(self._open_round(checked), checked.update, policy=run.policy)
+                if self._sums is not None:
+                    self._sums.check_upload(checked.site, standing.exchange)
                 known = run.store.num_examples(checked.site)
                 if offer.num_examples != known:
                     text = (
@@ -220,9 +237,20 @@ class Uploads:
                         reasons=[errors.Reason("", "examples", text)],
                     )
         sent = offer.manifest.specs
+        if self._sums is not None and checked.update is not None:
+            if sent != self._sums.masked_specs():
+                raise errors.UpdateRefused(
+                    f"{checked.what} is not masked, and this server takes masked updates only; "
+                    "install the server's release at the site"
+                )
+            return standing
         run.sharing.check_sent([spec.name for spec in sent], what=checked.what)
         check_same(run.shared_specs, sent, what=checked.what)
-        return discarded
+        return standing
+
+    def _standing(self) -> _Standing:
+        exchange = self._run.exchange
+        return _Standing(self._run.store.discarded, 0 if exchange is None else exchange.number)
 
     def _is_there(self, checked: CheckedOffer) -> bool:
         """Returns whether the server has this very model. Raises as `_is_published`."""
@@ -252,11 +280,14 @@ class Uploads:
             raise errors.StaleUpdate(f"{sent}, which has just closed; ask for the next task")
         return run.round
 
-    def _check_not_taken_back(self, checked: CheckedOffer, discarded: int) -> None:
+    def _check_not_taken_back(self, checked: CheckedOffer, standing: _Standing) -> None:
         """Raises StaleUpdate if the operator took the run back during the transfer: the change was
-        measured against a global model that may be gone.
+        measured against a global model that may be gone. Also if the round had to begin another
+        exchange: the masks of an update belong to one.
         """
-        if self._run.store.discarded != discarded:
+        if self._sums is not None and checked.update is not None:
+            self._sums.check_upload(checked.site, standing.exchange)
+        if self._run.store.discarded != standing.discarded:
             raise errors.StaleUpdate(
                 f"{checked.what} came while the operator took the run back; ask for the next task"
             )
@@ -277,7 +308,8 @@ class Uploads:
         update_checks.check_change(
             change, usual, max_ratio=run.config.max_change_ratio, what=checked.what
         )
-        if self._sent[site, state.number] >= _REPLACED:
+        sent = (site, state.number, self._standing().exchange)
+        if self._sent[sent] >= _REPLACED:
             raise errors.UpdateRefused(
                 f"{checked.what}: {_REPLACED} different updates came before it; the last one counts"
             )
@@ -290,8 +322,10 @@ class Uploads:
             change=change,
         )
         # Only now: on a full disk the site sends the same update again and again.
-        self._sent[site, state.number] += 1
+        self._sent[sent] += 1
         run.round = accepted
+        if self._sums is not None:
+            self._sums.note_uploaded(site)
         run.verified_files.note(path)
         run.note_change()
         # Still with the lock held: the log must have the update before the round that counts it.
@@ -304,7 +338,7 @@ class Uploads:
             sha256=update.sha256,
             bytes=checked.offer.manifest.nbytes,
             **about,
-            change=change if math.isfinite(change) else None,
+            change=change if math.isfinite(change) and self._sums is None else None,
             metrics=checked.metrics,
         )
 
@@ -380,7 +414,8 @@ class Uploads:
                 or run.closing
             ):
                 return
-            key, most = (state.number, state.attempt), self._most.get(site, (None, -1))
+            key = (state.number, state.attempt, self._standing().exchange)
+            most = self._most.get(site, (None, -1))
             if most[0] == key and chunks <= most[1]:
                 return
             self._most[site] = key, chunks
@@ -388,10 +423,10 @@ class Uploads:
             run.note_change()
 
     @contextlib.contextmanager
-    def _transfer(self, checked: CheckedOffer, discarded: int) -> Iterator[Transfer]:
+    def _transfer(self, checked: CheckedOffer, standing: _Standing) -> Iterator[Transfer]:
         """Yields the transfer of an offer that was accepted: the one in progress or a new one."""
         site, offer = checked.site, checked.offer
-        key = f"{offer.model} {offer.round} {checked.sha256} {discarded}"
+        key = f"{offer.model} {offer.round} {checked.sha256} {standing.discarded}"
         begin = functools.partial(self._begin, checked)
         try:
             with self._transfers.of(site, key, begin) as transfer:
@@ -407,7 +442,7 @@ class Uploads:
     def _begin(self, checked: CheckedOffer) -> Transfer:
         store, offer, reference, trained_from = self._run.store, checked.offer, None, ""
         with contextlib.ExitStack() as files:
-            if checked.update is not None:
+            if checked.update is not None and self._sums is None:
                 # An old model may have been cleared away.
                 with contextlib.suppress(FileNotFoundError):
                     model = files.enter_context(TensorFile(store.global_path(offer.round - 1)))

@@ -19,11 +19,13 @@ from typing import Any, TypeVar
 
 import grpc
 from absl import logging
+from cryptography import x509
 from google.protobuf.message import Message
 
 from federated import errors
 from federated.rounds.tasks import Task, global_name
-from federated.security import revocation, tls
+from federated.secure_aggregation.roster import Signer
+from federated.security import certificates, revocation, tls
 from federated.security.kit import Kit
 from federated.site.transport import ModelBefore, Transport
 from federated.tensors import codec
@@ -33,7 +35,17 @@ from federated.tensors.weights import TensorManifest, TensorSpec
 from federated.wire import addresses, chunk_encoding, conversion, replies
 from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.endpoint import ServerEndpoint, channel_options
-from federated.wire.messages import PROTOCOL, Answer, Offer, Receipt, Session
+from federated.wire.messages import (
+    MASKING,
+    PROTOCOL,
+    Answer,
+    Offer,
+    Receipt,
+    Session,
+    SumPlace,
+    SumPost,
+    SumState,
+)
 from runkit import printable, private, release
 
 _SERVICE = "/weight_exchange.WeightExchange/"
@@ -172,6 +184,7 @@ class GrpcTransport(Transport):
             num_examples=num_examples,
             protocol=PROTOCOL,
             labels=labels or {},
+            masking=MASKING,
         )
         try:
             with self._calling():
@@ -263,6 +276,24 @@ class GrpcTransport(Transport):
     def declare_models(self, names: Sequence[str]) -> None:
         with self._calling():
             self._ask("DeclareModels", pb.Models(names=names), pb.Acknowledgement)
+
+    def ask_sum(self, phase: str, place: SumPlace) -> SumState:
+        with self._calling():
+            request = conversion.sum_question_to_message(phase, place)
+            return replies.sum_state(self._ask("AskSum", request, pb.SumReply, limit=replies.LARGE))
+
+    def post_sum(self, post: SumPost) -> None:
+        with self._calling():
+            self._ask("PostSum", conversion.sum_post_to_message(post), pb.Acknowledgement)
+
+    def signer(self) -> Signer:
+        identity = self._identity
+        return Signer(
+            self.site,
+            certificates.load_key(identity.key.read_bytes()),
+            x509.load_pem_x509_certificate(identity.certificate.read_bytes()),
+            x509.load_pem_x509_certificate(identity.authority.read_bytes()),
+        )
 
     def submit_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         with self._calling():

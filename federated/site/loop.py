@@ -22,12 +22,21 @@ from absl import logging
 from federated import errors
 from federated.privacy.policy import PrivacyPolicy
 from federated.rounds import sharing
-from federated.rounds.tasks import LAST_GLOBAL, MODEL_NAME, Task, check_task, global_name, is_global
+from federated.rounds.tasks import (
+    LAST_GLOBAL,
+    MODEL_NAME,
+    SUM_KINDS,
+    Task,
+    check_task,
+    global_name,
+    is_global,
+)
 from federated.security import report_filter
 from federated.security.vocabulary import Vocabulary
 from federated.site.journal import Journal, PendingUpdate
 from federated.site.private_arrays import PrivateArrays
 from federated.site.retries import Persistent
+from federated.site.sum_part import SumPart, masking_of
 from federated.site.transport import Transport
 from federated.site.update_filter import UpdateFilter, begun, prepared
 from federated.tensors import codec, tensor_files
@@ -123,6 +132,7 @@ def run(
     *,
     authority: str = "",
     privacy: PrivacyPolicy | None = None,
+    require_sums: bool = False,
     events: EventLog | None = None,
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], object] = time.sleep,
@@ -142,12 +152,15 @@ def run(
         to one authority.
       privacy: what happens to updates before they leave. Its ledger is in the journal's
         folder `privacy`. With a policy the site lends no models, which would leave unfiltered.
+      require_sums: send nothing but masked updates; a server without secure aggregation, and models
+        that would be lent as they are, are refused.
       events: by default `<journal_folder>/events.jsonl`.
       clock: seconds, for durations.
       pause, pauses: how, and for how long, to wait before a call is tried again.
     Raises:
       WrongCredential, CertificateRefused, PlanDiffers, FederationFull, VersionDiffers,
       DifferentRun: the site cannot take part.
+      PrivacyRefused: with `require_sums`, from a server without secure aggregation.
       UpdateRefused, IncompatibleWeights, ModelRefused, PrivacyRefused: what the trainer made may
         not leave the site, or cannot be used.
       ValueError: for rules of sharing in the plan that do not fit the trainer's arrays, or private
@@ -166,7 +179,7 @@ def run(
         held.close()
         raise
     log = events or EventLog(pathlib.Path(journal_folder) / "events.jsonl")
-    loop = _Loop(trainer, transport, journal, log, clock, pause, pauses, authority)
+    loop = _Loop(trainer, transport, journal, log, clock, pause, pauses, authority, require_sums)
     try:
         journal.check_authority(authority)
         loop.prepare_privacy(privacy)
@@ -200,8 +213,11 @@ class _Loop:
         pause: Callable[[float], object],
         pauses: Callable[[], Iterator[float]],
         authority: str,
+        require_sums: bool = False,
     ):
         self._authority, self.remark = authority, ""
+        self._require_sums = require_sums
+        self._sums: SumPart | None = None  # in a run with secure aggregation
         self._trainer, self._transport = trainer, transport
         self._journal, self._events = journal, events
         self._clock, self._pause, self._pauses = clock, pause, pauses
@@ -222,7 +238,8 @@ class _Loop:
         )
         self._transport_form, self._ends_with_scores = "raw", False
         self._num_rounds, self._poll_s = 0, _SHORTEST_WAIT_S
-        self._done: set[tuple[str, int]] = set()  # kind and round of this process's tasks
+        # kind, round and exchange of this process's tasks
+        self._done: set[tuple[str, int, int]] = set()
         self._again = pauses()
         self._pulled: tuple[str, NamedArrays] | None = None
         self._pulled_sha256 = ""
@@ -265,6 +282,7 @@ class _Loop:
         journal.enter(session.run, self._authority)
         self._transport_form, self._ends_with_scores = session.transport, session.ends_with_scores
         self._num_rounds, self._poll_s = session.num_rounds, session.poll_s
+        self._enter_sums(session)
         if self._filter is not None:
             about = begun(
                 self._filter, journal, session.run, self._transport.site, self._num_rounds
@@ -275,6 +293,7 @@ class _Loop:
             run=session.run,
             num_rounds=session.num_rounds,
             local_epochs=session.local_epochs,
+            **({} if session.sums is None else {"secure_aggregation": vars(session.sums)}),
         )
         with _beating(self._transport, session.heart_beat_s):
             while (task := self._next_task()).kind != "finished":
@@ -290,7 +309,17 @@ class _Loop:
                 f"and ends without its {missed}"
             )
         journal.finish()
+        if self._sums is not None:
+            self._sums.finish()
         self.note("finished", **({} if journal.reported else {"without": "evaluation"}))
+
+    def _enter_sums(self, session: Session) -> None:
+        masking = masking_of(session, self._transport, self._journal, required=self._require_sums)
+        if masking is not None:
+            shared = self._private.sharing.shared
+            self._sums = SumPart(
+                masking, self._server, self._journal, self._specs, shared, self.note, self._clock
+            )
 
     def _login(self) -> Session | None:
         """Logs in; returns None if this site has done its part and the server does not answer.
@@ -347,10 +376,11 @@ class _Loop:
             self._private.remove_unnoted()
             self._pulled = None
             self._done.clear()
-        if (task.kind, task.round) in self._done:
+        done = (task.kind, task.round, task.exchange)
+        if done in self._done:
             self._pause(next(self._again))
-        elif task.kind in ("train", "score", "publish", "evaluate"):
-            self._done.add((task.kind, task.round))
+        elif task.kind in ("train", "score", "publish", "evaluate", *SUM_KINDS):
+            self._done.add(done)
             self._again = self._pauses()
         try:
             self._carry_out(task)
@@ -363,6 +393,8 @@ class _Loop:
     def _carry_out(self, task: Task) -> None:
         if task.kind == "train":
             self._train(task)
+        elif task.kind in SUM_KINDS and self._sums is not None:
+            self.rounds += self._sums.take_part(task)
         elif task.kind == "score":
             self._score(task.round, self._pull(task.model, task.round))  # the last global model
             if self._ends_with_scores:
@@ -382,7 +414,10 @@ class _Loop:
         due = (task.round, self._trainer.num_examples)
         if pending is None or (pending.round, pending.num_examples) != due:
             pending = self._trained(task)
-        self._push(pending)
+        if self._sums is None:
+            self._push(pending)
+        else:
+            self._sums.send_keys(task, pending)
 
     def _trained(self, task: Task) -> PendingUpdate:
         if self._filter is not None:
@@ -515,6 +550,11 @@ class _Loop:
             path = self._journal.lent_path
             # With a policy none is lent: its weights would pass the filter by.
             lent = {} if self._filter is not None else self._trainer.local_models()
+            if lent and self._require_sums:
+                raise errors.PrivacyRefused(
+                    f"this site sends masked updates only, and would lend {', '.join(lent)} to "
+                    "the evaluation as they are; give --nolend_local, and no --lend"
+                )
             for name, arrays in lent.items():
                 _check_own_name(name)
                 if name not in self._journal.published:

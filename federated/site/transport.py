@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from federated.rounds.tasks import Task
+from federated.secure_aggregation.roster import Signer
 from federated.tensors.tensor_files import (
     TensorFile,
     TensorSelection,
@@ -16,7 +17,7 @@ from federated.tensors.tensor_files import (
     selected,
 )
 from federated.tensors.weights import TensorManifest, TensorSpec
-from federated.wire.messages import Offer, Receipt, Session
+from federated.wire.messages import Offer, Receipt, Session, SumPlace, SumPost, SumState
 
 
 class ModelBefore(NamedTuple):
@@ -132,6 +133,18 @@ class Transport(abc.ABC):
     @abc.abstractmethod
     def declare_models(self, names: Sequence[str]) -> None:
         """Says that the site has published all its models, which are these."""
+
+    def ask_sum(self, phase: str, place: SumPlace) -> SumState:
+        """Returns what the site needs for a phase of secure aggregation."""
+        raise NotImplementedError("this connection carries no secure aggregation")
+
+    def post_sum(self, post: SumPost) -> None:
+        """Sends the site's part in a phase of secure aggregation."""
+        raise NotImplementedError("this connection carries no secure aggregation")
+
+    def signer(self) -> Signer:
+        """Returns what signs for this site towards the other sites, as it is on disk now."""
+        raise NotImplementedError("this connection has no certificate to sign with")
 
     @abc.abstractmethod
     def submit_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -22,18 +22,23 @@ from federated.errors import DifferentRun
 from federated.rounds import plan as plans
 from federated.rounds import sharing, tasks
 from federated.rounds.rounds import Policy, Round, Update, accept
+from federated.rounds.sum_phases import Exchange
 from federated.security import certificates
 from federated.storage import given_models, store_folder
 from federated.storage.best_models import BestModels
 from federated.storage.database import FIRST_AGGREGATION, GIVEN, Records, insert_addresses
 from federated.storage.store_folder import StoreFolder
+from federated.storage.sum_records import SumRecords
 from federated.tensors.tensor_files import TensorFile, file_manifest
-from federated.tensors.weights import TensorManifest
+from federated.tensors.weights import MASKED, TensorManifest
 from runkit import atomic, formats, private
 
 FORMAT = "2"
+_SUMS = "secure_aggregation"  # in the settings of a run
 # With another aggregation rule, or with rules of sharing, which earlier releases would ignore.
 _FORMAT_WITH_RULE = "3"
+# With secure aggregation, without which earlier releases would continue the run.
+_FORMAT_WITH_SUMS = "4"
 
 
 class Store(StoreFolder, Records):
@@ -52,8 +57,10 @@ class Store(StoreFolder, Records):
         self._lock = store_folder.lock(self.folder)  # until close()
         self._best = BestModels(self.folder)
         Records.__init__(self, self.folder / "state.sqlite")
+        self.sums: SumRecords | None = None  # of a run with secure aggregation
         try:
             self._refuse_newer()
+            self._open_sums()
         except ValueError:
             self.close()
             raise
@@ -68,9 +75,13 @@ class Store(StoreFolder, Records):
         formats.refuse_newer(
             self.folder / "state.sqlite",
             settings.get("format"),
-            int(_FORMAT_WITH_RULE),
+            int(_FORMAT_WITH_SUMS),
             unstated=int(FORMAT),
         )
+
+    def _open_sums(self) -> None:
+        if self.secure_aggregation:
+            self.sums = SumRecords(self._transaction)
 
     def _remove_leftovers(self) -> None:
         known = {self.update_path(update).name for update in self._spooled()} | {
@@ -112,6 +123,7 @@ class Store(StoreFolder, Records):
         authority: str = "",
         aggregation: str = FIRST_AGGREGATION,
         models: Mapping[str, str | os.PathLike] | None = None,
+        sums: Mapping[str, Any] | None = None,
     ) -> None:
         """Starts a run from the initial model, or checks that the store holds this very run.
 
@@ -121,6 +133,7 @@ class Store(StoreFolder, Records):
             authority; a store of an earlier release, which has none, takes this one.
           aggregation: the aggregation rule with every parameter spelled out.
           models: of a run without rounds, what every site evaluates: name to safetensors file.
+          sums: what is fixed for a run with secure aggregation, as JSON can hold it.
         Raises:
           ValueError: if the file is not a model or has no plan, for rules of sharing that do not
             fit its arrays, or as `given_models.read`.
@@ -129,6 +142,8 @@ class Store(StoreFolder, Records):
         with TensorFile(initial) as file:
             manifest, metadata = file_manifest(file), file.metadata
             sha256 = manifest.sha256
+        if any(spec.dtype == MASKED for spec in manifest.specs):
+            raise ValueError(f"{initial}: holds integers of dtype {MASKED}, which no model has")
         try:
             plan = plans.normal(json.loads(metadata["plan"]))
         except (KeyError, ValueError) as error:
@@ -140,7 +155,7 @@ class Store(StoreFolder, Records):
         rules.of(spec.name for spec in manifest.specs)
         first = aggregation == FIRST_AGGREGATION and not rules
         wanted = {
-            "format": FORMAT if first else _FORMAT_WITH_RULE,
+            "format": _FORMAT_WITH_SUMS if sums else FORMAT if first else _FORMAT_WITH_RULE,
             "initial model": sha256,
             "num_rounds": policy.num_rounds,
             "local_epochs": local_epochs,
@@ -150,6 +165,8 @@ class Store(StoreFolder, Records):
         digests = {name: each.sha256 for name, each in given.items()}
         if digests:
             wanted["models"] = digests
+        if sums:
+            wanted[_SUMS] = dict(sums)
         if self._one("SELECT value FROM run WHERE key = 'id'") is None:
             with atomic.replacing(self.global_path(0)) as temporary:
                 shutil.copyfile(initial, temporary)
@@ -172,6 +189,7 @@ class Store(StoreFolder, Records):
                     *([("evaluation", {"models": list(given), "best": 0})] if given else []),
                 ):
                     database.execute("INSERT INTO run VALUES (?, ?)", (key, json.dumps(value)))
+            self._open_sums()
             return
         known = self._value("authority")
         if known and authority and known != authority:
@@ -182,7 +200,7 @@ class Store(StoreFolder, Records):
                 "Start with the kit of that federation, or give a new folder"
             )
         stored = {"aggregation": FIRST_AGGREGATION, **self._value("settings")}
-        if stored["format"] in (FORMAT, _FORMAT_WITH_RULE):
+        if stored["format"] in (FORMAT, _FORMAT_WITH_RULE, _FORMAT_WITH_SUMS):
             del wanted["format"]  # it follows from rule and plan, which are compared themselves
         # Given models are compared by name; the initial model is only one of them, which holds the
         # plan, and another order of the list makes it another one.
@@ -192,6 +210,8 @@ class Store(StoreFolder, Records):
             for key, value in wanted.items()
             if stored.get(key) != value and key not in by_name
         ]
+        if stored.get(_SUMS) and not sums:
+            lines.append(f"{_SUMS}: the store has {stored[_SUMS]}, asked for is none")
         lines += given_models.differences(stored.get("models", {}), digests)
         lines += plans.differences(self.plan, plan, words=("the store has", "asked for is"))
         if lines:
@@ -201,6 +221,11 @@ class Store(StoreFolder, Records):
             )
         if authority and not known:
             self._set_value("authority", authority)
+
+    @property
+    def secure_aggregation(self) -> Mapping[str, Any] | None:
+        """What is fixed for a run with secure aggregation; None without."""
+        return (self._value("settings") or {}).get(_SUMS)
 
     # Rounds.
 
@@ -266,6 +291,14 @@ class Store(StoreFolder, Records):
             "WHERE counts_in > (SELECT COALESCE(MAX(number), 0) FROM globals)"
         )
         return [Update(*row) for row in rows]
+
+    def restart_exchange(self, opened: Round, state: Exchange) -> None:
+        """Begins the next exchange of the open round, without the updates of the one before."""
+        if self.sums is None:
+            raise ValueError("the run has no secure aggregation; begin another run with it")
+        self.sums.restart(opened.number, state)
+        for path in map(self.update_path, opened.received.values()):
+            path.unlink(missing_ok=True)
 
     def num_rounds(self, policy: Policy) -> int:
         """Returns the number of rounds: the policy's, unless the run was told to end early."""
@@ -340,6 +373,8 @@ class Store(StoreFolder, Records):
                 os.replace(path, kept)
             else:
                 self._discard(path)
+        if self.sums is not None:
+            self.sums.forget(closed=closed.number)
         self._prune(closed.number, keep_updates, keep_globals)
 
     def _prune(self, last: int, keep_updates: int, keep_globals: int) -> None:
@@ -360,6 +395,8 @@ class Store(StoreFolder, Records):
         for path in (self.folder / "spool").iterdir():
             if path.name not in known:
                 self._discard(path)
+        if self.sums is not None:
+            self.sums.forget(closed=max(self.globals()))
         self._prune(max(self.globals()), keep_updates, keep_globals)
 
     # Selection and cross-site evaluation.
@@ -460,6 +497,8 @@ class Store(StoreFolder, Records):
             database.execute("DELETE FROM rule_states WHERE number >= ?", (first,))
             database.execute("DELETE FROM updates WHERE counts_in >= ?", (first,))
             database.execute("DELETE FROM attempts WHERE round >= ?", (first,))
+            if self.sums is not None:
+                self.sums.discard(database)
             database.execute("DELETE FROM scores WHERE model >= ?", (first,))
             database.execute("DELETE FROM declared")
             # Only evicted sites can have rows: others would have kept the run from going back.

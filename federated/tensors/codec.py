@@ -17,7 +17,7 @@ import numpy as np
 from federated import errors
 from federated.tensors import sparse_chunks
 from federated.tensors.tensor_files import TensorFile, TensorSelection
-from federated.tensors.weights import CHUNK_BYTES, NamedArrays
+from federated.tensors.weights import CHUNK_BYTES, MASKED, NamedArrays
 
 RAW, DEFLATED, HALF, SPARSE = 0, 1, 2, 3  # an encoding's number on the wire
 TRANSPORTS = ("raw", "deflate", "half")  # the operator's choices
@@ -55,7 +55,7 @@ def chunks(
     float32 = range(0)
     if transport == "half":
         float32 = range(
-            sum(s.nbytes for s in file.specs if s.dtype == "F64"),
+            sum(s.nbytes for s in file.specs if s.dtype in (MASKED, "F64")),
             sum(s.nbytes for s in file.specs if s.dtype != "F16"),
         )
     for index in range(count) if wanted is None else wanted:

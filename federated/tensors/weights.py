@@ -17,13 +17,16 @@ from federated import errors
 
 NamedArrays = dict[str, np.ndarray]
 
-# Little-endian, as safetensors stores them. Floating point only: integers have no integer mean.
+MASKED = "U64"  # of a masked update only (`federated.secure_aggregation`), never of a model
+# Little-endian, as safetensors stores them. Models have floating point only: integers have no
+# integer mean.
 DTYPES: dict[str, np.dtype] = {
+    MASKED: np.dtype("<u8"),
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
 }
-_CODES = {dtype: code for code, dtype in DTYPES.items()}
+_CODES = {dtype: code for code, dtype in DTYPES.items() if code != MASKED}
 CHUNK_BYTES = 2**20  # a multiple of every dtype: no value lies in two chunks
 ADDRESS_BYTES = 32
 MAX_TENSORS = 100_000
@@ -105,7 +108,7 @@ def check_declaration(specs: Sequence[TensorSpec], *, max_bytes: int = MAX_BYTES
             )
         if spec.dtype not in DTYPES:
             raise errors.IncompatibleWeights(
-                f"{spec.name}: dtype {spec.dtype[:20]!r} is not one of {', '.join(DTYPES)}"
+                f"{spec.name}: dtype {spec.dtype[:20]!r} is not one of {', '.join(_CODES.values())}"
             )
         if len(spec.shape) > 32 or min(spec.shape, default=0) < 0:
             raise errors.IncompatibleWeights(f"{spec.name}: {list(spec.shape)[:40]} is not a shape")

@@ -13,7 +13,17 @@ from federated.rounds.tasks import Kind, Task
 from federated.tensors.codec import Chunk
 from federated.tensors.weights import Declaration, TensorManifest, TensorSpec
 from federated.wire import weight_exchange_pb2 as pb
-from federated.wire.messages import Answer, Offer, Receipt, Session
+from federated.wire.messages import (
+    Answer,
+    Offer,
+    Receipt,
+    Session,
+    SumKeys,
+    SumPlace,
+    SumPost,
+    SumSettings,
+    SumState,
+)
 
 ERROR_KEY = "federation-error"  # trailing metadata: class name of the error
 REASONS_KEY = "federation-reasons"  # trailing metadata: the reasons, tensor by tensor
@@ -75,6 +85,7 @@ def task_to_message(task: Task) -> pb.Task:
         model=task.model,
         models=task.models,
         discarded=task.discarded,
+        exchange=task.exchange,
     )
 
 
@@ -85,17 +96,122 @@ def task_from_message(message: pb.Task) -> Task:
         message.model,
         tuple(message.models),
         message.discarded,
+        message.exchange,
     )
 
 
 def session_to_message(session: Session) -> pb.LoginReply:
+    sums = session.sums
     return pb.LoginReply(
-        **{field: getattr(session, field) for field in Session.__dataclass_fields__}
+        **{field: getattr(session, field) for field in _PLAIN_OF_SESSION},
+        sums=None if sums is None else pb.SumRules(**vars(sums)),
     )
 
 
 def session_from_message(message: pb.LoginReply) -> Session:
-    return Session(**{field: getattr(message, field) for field in Session.__dataclass_fields__})
+    rules = message.sums
+    return Session(
+        **{field: getattr(message, field) for field in _PLAIN_OF_SESSION},
+        sums=SumSettings(rules.threshold, rules.max_sites, rules.value_range, rules.fraction_bits)
+        if message.HasField("sums")
+        else None,
+    )
+
+
+_PLAIN_OF_SESSION = Session.__dataclass_fields__.keys() - {"sums"}
+
+
+def sum_question_to_message(phase: str, place: SumPlace) -> pb.SumQuestion:
+    return pb.SumQuestion(name=_name_of(place), phase=phase)
+
+
+def sum_question_from_message(message: pb.SumQuestion) -> tuple[str, SumPlace]:
+    return message.phase, _place_of(message.name)
+
+
+def sum_state_to_message(state: SumState) -> pb.SumReply:
+    return pb.SumReply(
+        keys=map(_key_of, state.keys),
+        shares=_shares_of(state.shares),
+        survivors=state.survivors,
+        dropped=state.dropped,
+        consents=_shares_of(state.consents),
+    )
+
+
+def sum_state_from_message(message: pb.SumReply) -> SumState:
+    """Raises DamagedTransfer if a site comes twice."""
+    return SumState(
+        tuple(map(_keys_of, message.keys)),
+        _by_site(message.shares),
+        tuple(message.survivors),
+        tuple(message.dropped),
+        _by_site(message.consents),
+    )
+
+
+def sum_post_to_message(post: SumPost) -> pb.SumPart:
+    return pb.SumPart(
+        name=_name_of(post.place),
+        phase=post.phase,
+        keys=None if post.keys is None else _key_of(post.keys),
+        commitment=post.commitment,
+        shares=_shares_of(post.shares),
+        consent=post.consent,
+        self_masks=_shares_of(post.self_masks),
+        mask_keys=_shares_of(post.mask_keys),
+    )
+
+
+def sum_post_from_message(message: pb.SumPart) -> SumPost:
+    """Raises DamagedTransfer if a site comes twice."""
+    return SumPost(
+        message.phase,
+        _place_of(message.name),
+        _keys_of(message.keys) if message.HasField("keys") else None,
+        message.commitment,
+        _by_site(message.shares),
+        message.consent,
+        _by_site(message.self_masks),
+        _by_site(message.mask_keys),
+    )
+
+
+def _name_of(place: SumPlace) -> pb.SumName:
+    return pb.SumName(discarded=place.discarded, round=place.round, exchange=place.exchange)
+
+
+def _place_of(message: pb.SumName) -> SumPlace:
+    return SumPlace(message.discarded, message.round, message.exchange)
+
+
+def _key_of(keys: SumKeys) -> pb.SumKey:
+    return pb.SumKey(**vars(keys))
+
+
+def _keys_of(message: pb.SumKey) -> SumKeys:
+    return SumKeys(
+        message.site,
+        message.sealing_key,
+        message.masking_key,
+        message.certificate,
+        message.signature,
+    )
+
+
+def _shares_of(shares: Mapping[str, bytes]) -> list[pb.SumShare]:
+    return [pb.SumShare(site=site, data=data) for site, data in sorted(shares.items())]
+
+
+def _by_site(messages: Iterable[pb.SumShare]) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for message in messages:
+        if message.site in found:
+            raise errors.DamagedTransfer(
+                f"site {message.site[:80]!r} comes twice in a message of secure aggregation"
+            )
+        found[message.site] = message.data
+    return found
 
 
 def receipt_to_message(receipt: Receipt) -> pb.Receipt:

@@ -15,6 +15,85 @@ PROTOCOL = 2
 MIN_WAIT_S, MAX_WAIT_S = 0.05, 3600.0
 
 
+MASKING = 1  # version of secure aggregation; 0 stands for a release without
+# Sites in one sum: each has a key bundle of a kilobyte, and a share from every other.
+MAX_SUMMANDS = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class SumSettings:
+    """What is fixed for a whole run with secure aggregation; see `secure_aggregation.ring`."""
+
+    threshold: int  # sites that must agree to open a sum, and sites in a sum at least
+    max_sites: int
+    value_range: float  # largest absolute change of a value in a round
+    fraction_bits: int
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class SumPlace:
+    """Names one exchange. Later ones are greater: in a round that could not be opened the next
+    exchange has a number one higher.
+    """
+
+    discarded: int  # how often the operator had taken the run back
+    round: int
+    exchange: int  # from 1
+
+
+@dataclasses.dataclass(frozen=True)
+class SumKeys:
+    """A site's public keys for one exchange (X25519), its certificate (DER) and its signature."""
+
+    site: str
+    sealing_key: bytes  # under which others seal shares for it
+    masking_key: bytes  # of which pair masks are made
+    certificate: bytes
+    signature: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class SumPost:
+    """What a site sends in one phase of an exchange; the fields of other phases are empty.
+
+    Attributes:
+      keys: phase "keys".
+      commitment, shares: phase "share": what fixes the self mask, and the sealed shares for each
+        other site.
+      consent: phase "consent": a signature.
+      self_masks, mask_keys: phase "reveal": site to the share of its self mask's secret, or of its
+        masking key. No site is in both.
+    """
+
+    phase: str
+    place: SumPlace
+    keys: SumKeys | None = None
+    commitment: bytes = b""
+    shares: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    consent: bytes = b""
+    self_masks: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    mask_keys: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class SumState:
+    """What a site needs from the server for one phase; the fields of other phases are empty.
+
+    Attributes:
+      keys: phase "share": of every site.
+      shares: phase "mask": site to what it sealed for the one that asks.
+      survivors, dropped: phases "consent" and "reveal": sites whose updates are in the sum, and
+        sites that shared and sent none.
+      consents: phase "reveal": site to its signature.
+    """
+
+    keys: tuple[SumKeys, ...] = ()
+    shares: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    survivors: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    consents: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+
+
 @dataclasses.dataclass(frozen=True)
 class Session:
     """What a site gets at login."""
@@ -30,6 +109,7 @@ class Session:
     transport: str = "raw"  # how models travel; see `codec`
     ends_with_scores: bool = False  # nothing is asked after the scores of the last global model
     revocation: bytes = b""  # the authority's list of revoked server certificates, if there is one
+    sums: SumSettings | None = None  # of a run with secure aggregation; None without
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,13 +19,23 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from federated import errors
+from federated.rounds.sum_phases import MAX_EXCHANGES
 from federated.rounds.tasks import MAX_ROUND, Task, check_model_name
 from federated.tensors import codec
 from federated.tensors.weights import TensorManifest, TensorSpec, check_same
 from federated.wire import conversion
 from federated.wire import operation_pb2 as operation_pb
 from federated.wire import weight_exchange_pb2 as pb
-from federated.wire.messages import MAX_WAIT_S, MIN_WAIT_S, Answer, Receipt, Session
+from federated.wire.messages import (
+    MAX_SUMMANDS,
+    MAX_WAIT_S,
+    MIN_WAIT_S,
+    Answer,
+    Receipt,
+    Session,
+    SumSettings,
+    SumState,
+)
 from federated.wire.status import AuditHead, RoundStatus, RunStatus, SiteStatus
 from runkit import printable
 
@@ -37,6 +47,8 @@ _TOKEN = re.compile(r"[!-~]{16,512}")
 _RUN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _KIND = re.compile(r"[a-z_]{1,32}")
+_SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_MAX_PART = 4 * 2**10  # bytes of a key, certificate, signature or sealed share
 _RELEASE = re.compile(r"[A-Za-z0-9.+!_-]{1,64}")
 
 Reply = TypeVar("Reply", bound=Message)
@@ -102,6 +114,44 @@ def session(message: pb.LoginReply) -> Session:
         found.transport in codec.TRANSPORTS,
         " or ".join(codec.TRANSPORTS),
     )
+    if found.sums is not None:
+        _check_sums(found.sums)
+    return found
+
+
+def _check_sums(sums: SumSettings) -> None:
+    """What belongs together is checked by `secure_aggregation.ring.check_settings`."""
+    _check_range("login reply", "threshold", sums.threshold, 1, MAX_SUMMANDS)
+    _check_range("login reply", "max_sites", sums.max_sites, 1, MAX_SUMMANDS)
+    _check_range("login reply", "value_range", sums.value_range, 1e-300, 1e300)
+    _check_range("login reply", "fraction_bits", sums.fraction_bits, 0, 64)
+
+
+def sum_state(message: pb.SumReply) -> SumState:
+    """Returns what the server says for a phase of secure aggregation: names, sizes and numbers that
+    can be. What they mean is checked by `secure_aggregation.participant`. Raises ServerMisbehaves.
+    """
+    try:
+        found = conversion.sum_state_from_message(message)
+    except errors.DamagedTransfer as error:
+        raise _refused(f"sends a sum state in which a {printable.text(error)}") from error
+    names = [
+        *(keys.site for keys in found.keys),
+        *found.shares,
+        *found.survivors,
+        *found.dropped,
+        *found.consents,
+    ]
+    _check_range("sum state", "number of names", len(names), 0, 2 * MAX_SUMMANDS)
+    for name in names:
+        _check("sum state", "site", name, bool(_SITE.fullmatch(name)), "the name of a site")
+    parts = [
+        *found.shares.values(),
+        *found.consents.values(),
+        *(part for keys in found.keys for part in vars(keys).values() if isinstance(part, bytes)),
+    ]
+    for part in parts:
+        _check_range("sum state", "size", len(part), 1, _MAX_PART)
     return found
 
 
@@ -112,6 +162,7 @@ def task(message: pb.Task) -> Task:
     found = conversion.task_from_message(message)
     _check("task", "kind", found.kind, bool(_KIND.fullmatch(found.kind)), "a word")
     _check_range("task", "round", found.round, 0, MAX_ROUND)
+    _check_range("task", "exchange", found.exchange, 0, MAX_EXCHANGES)
     for name in (*([found.model] if found.model else []), *found.models):
         check_model_name(name)
     return found

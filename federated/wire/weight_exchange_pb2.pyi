@@ -6,7 +6,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class LoginRequest(_message.Message):
-    __slots__ = ("site", "plan_json", "num_examples", "protocol", "labels")
+    __slots__ = ("site", "plan_json", "num_examples", "protocol", "labels", "masking")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -19,15 +19,17 @@ class LoginRequest(_message.Message):
     NUM_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    MASKING_FIELD_NUMBER: _ClassVar[int]
     site: str
     plan_json: str
     num_examples: int
     protocol: int
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, site: _Optional[str] = ..., plan_json: _Optional[str] = ..., num_examples: _Optional[int] = ..., protocol: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    masking: int
+    def __init__(self, site: _Optional[str] = ..., plan_json: _Optional[str] = ..., num_examples: _Optional[int] = ..., protocol: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., masking: _Optional[int] = ...) -> None: ...
 
 class LoginReply(_message.Message):
-    __slots__ = ("token", "expires_at", "run", "plan_fingerprint", "num_rounds", "local_epochs", "poll_s", "heart_beat_s", "transport", "ends_with_scores", "revocation")
+    __slots__ = ("token", "expires_at", "run", "plan_fingerprint", "num_rounds", "local_epochs", "poll_s", "heart_beat_s", "transport", "ends_with_scores", "revocation", "sums")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +41,7 @@ class LoginReply(_message.Message):
     TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     ENDS_WITH_SCORES_FIELD_NUMBER: _ClassVar[int]
     REVOCATION_FIELD_NUMBER: _ClassVar[int]
+    SUMS_FIELD_NUMBER: _ClassVar[int]
     token: str
     expires_at: float
     run: str
@@ -50,25 +53,40 @@ class LoginReply(_message.Message):
     transport: str
     ends_with_scores: bool
     revocation: bytes
-    def __init__(self, token: _Optional[str] = ..., expires_at: _Optional[float] = ..., run: _Optional[str] = ..., plan_fingerprint: _Optional[str] = ..., num_rounds: _Optional[int] = ..., local_epochs: _Optional[int] = ..., poll_s: _Optional[float] = ..., heart_beat_s: _Optional[float] = ..., transport: _Optional[str] = ..., ends_with_scores: bool = ..., revocation: _Optional[bytes] = ...) -> None: ...
+    sums: SumRules
+    def __init__(self, token: _Optional[str] = ..., expires_at: _Optional[float] = ..., run: _Optional[str] = ..., plan_fingerprint: _Optional[str] = ..., num_rounds: _Optional[int] = ..., local_epochs: _Optional[int] = ..., poll_s: _Optional[float] = ..., heart_beat_s: _Optional[float] = ..., transport: _Optional[str] = ..., ends_with_scores: bool = ..., revocation: _Optional[bytes] = ..., sums: _Optional[_Union[SumRules, _Mapping]] = ...) -> None: ...
+
+class SumRules(_message.Message):
+    __slots__ = ("threshold", "max_sites", "value_range", "fraction_bits")
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    MAX_SITES_FIELD_NUMBER: _ClassVar[int]
+    VALUE_RANGE_FIELD_NUMBER: _ClassVar[int]
+    FRACTION_BITS_FIELD_NUMBER: _ClassVar[int]
+    threshold: int
+    max_sites: int
+    value_range: float
+    fraction_bits: int
+    def __init__(self, threshold: _Optional[int] = ..., max_sites: _Optional[int] = ..., value_range: _Optional[float] = ..., fraction_bits: _Optional[int] = ...) -> None: ...
 
 class TaskRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("kind", "round", "model", "models", "discarded")
+    __slots__ = ("kind", "round", "model", "models", "discarded", "exchange")
     KIND_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
     DISCARDED_FIELD_NUMBER: _ClassVar[int]
+    EXCHANGE_FIELD_NUMBER: _ClassVar[int]
     kind: str
     round: int
     model: str
     models: _containers.RepeatedScalarFieldContainer[str]
     discarded: int
-    def __init__(self, kind: _Optional[str] = ..., round: _Optional[int] = ..., model: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., discarded: _Optional[int] = ...) -> None: ...
+    exchange: int
+    def __init__(self, kind: _Optional[str] = ..., round: _Optional[int] = ..., model: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., discarded: _Optional[int] = ..., exchange: _Optional[int] = ...) -> None: ...
 
 class HeartBeatRequest(_message.Message):
     __slots__ = ()
@@ -224,3 +242,77 @@ class Row(_message.Message):
     numbers: _containers.ScalarMap[str, float]
     absent: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, model: _Optional[str] = ..., site: _Optional[str] = ..., case: _Optional[int] = ..., grid: _Optional[str] = ..., class_name: _Optional[str] = ..., numbers: _Optional[_Mapping[str, float]] = ..., absent: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class SumName(_message.Message):
+    __slots__ = ("discarded", "round", "exchange")
+    DISCARDED_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    EXCHANGE_FIELD_NUMBER: _ClassVar[int]
+    discarded: int
+    round: int
+    exchange: int
+    def __init__(self, discarded: _Optional[int] = ..., round: _Optional[int] = ..., exchange: _Optional[int] = ...) -> None: ...
+
+class SumKey(_message.Message):
+    __slots__ = ("site", "sealing_key", "masking_key", "certificate", "signature")
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    SEALING_KEY_FIELD_NUMBER: _ClassVar[int]
+    MASKING_KEY_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    site: str
+    sealing_key: bytes
+    masking_key: bytes
+    certificate: bytes
+    signature: bytes
+    def __init__(self, site: _Optional[str] = ..., sealing_key: _Optional[bytes] = ..., masking_key: _Optional[bytes] = ..., certificate: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class SumShare(_message.Message):
+    __slots__ = ("site", "data")
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    site: str
+    data: bytes
+    def __init__(self, site: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class SumQuestion(_message.Message):
+    __slots__ = ("name", "phase")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    name: SumName
+    phase: str
+    def __init__(self, name: _Optional[_Union[SumName, _Mapping]] = ..., phase: _Optional[str] = ...) -> None: ...
+
+class SumReply(_message.Message):
+    __slots__ = ("keys", "shares", "survivors", "dropped", "consents")
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    SURVIVORS_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    CONSENTS_FIELD_NUMBER: _ClassVar[int]
+    keys: _containers.RepeatedCompositeFieldContainer[SumKey]
+    shares: _containers.RepeatedCompositeFieldContainer[SumShare]
+    survivors: _containers.RepeatedScalarFieldContainer[str]
+    dropped: _containers.RepeatedScalarFieldContainer[str]
+    consents: _containers.RepeatedCompositeFieldContainer[SumShare]
+    def __init__(self, keys: _Optional[_Iterable[_Union[SumKey, _Mapping]]] = ..., shares: _Optional[_Iterable[_Union[SumShare, _Mapping]]] = ..., survivors: _Optional[_Iterable[str]] = ..., dropped: _Optional[_Iterable[str]] = ..., consents: _Optional[_Iterable[_Union[SumShare, _Mapping]]] = ...) -> None: ...
+
+class SumPart(_message.Message):
+    __slots__ = ("name", "phase", "keys", "commitment", "shares", "consent", "self_masks", "mask_keys")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    COMMITMENT_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    CONSENT_FIELD_NUMBER: _ClassVar[int]
+    SELF_MASKS_FIELD_NUMBER: _ClassVar[int]
+    MASK_KEYS_FIELD_NUMBER: _ClassVar[int]
+    name: SumName
+    phase: str
+    keys: SumKey
+    commitment: bytes
+    shares: _containers.RepeatedCompositeFieldContainer[SumShare]
+    consent: bytes
+    self_masks: _containers.RepeatedCompositeFieldContainer[SumShare]
+    mask_keys: _containers.RepeatedCompositeFieldContainer[SumShare]
+    def __init__(self, name: _Optional[_Union[SumName, _Mapping]] = ..., phase: _Optional[str] = ..., keys: _Optional[_Union[SumKey, _Mapping]] = ..., commitment: _Optional[bytes] = ..., shares: _Optional[_Iterable[_Union[SumShare, _Mapping]]] = ..., consent: _Optional[bytes] = ..., self_masks: _Optional[_Iterable[_Union[SumShare, _Mapping]]] = ..., mask_keys: _Optional[_Iterable[_Union[SumShare, _Mapping]]] = ...) -> None: ...

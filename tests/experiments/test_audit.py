@@ -2,9 +2,11 @@
 
 import pytest
 
+from federated import simulation
 from federated.audit import log as audit_log
 from tests import forked
 from tests.experiments.programs import refused
+from tests.federated import masked_site, toy
 from tests.federated.conftest import clock as clock
 from tests.federated.conftest import initial, opened  # noqa: F401 - fixtures
 
@@ -29,6 +31,18 @@ def test_an_unbroken_log_is_summed_up_and_shown(store):
     head = lines[2].split()[-1]
     again = forked.run("experiments.audit", f"--store={store}", f"--head={head[:16]}")
     assert again.returncode == 0 and lines[2] in again.stdout
+
+
+def test_rounds_of_masked_updates_are_told_apart(initial, tmp_path):  # noqa: F811
+    sites = {site: toy.ToyTrainer(site) for site in ("C1", "C2", "C3")}
+    settings = {**masked_site.SETTINGS, "num_rounds": 1}
+    simulation.run(sites, initial, tmp_path / "run", **settings)
+    done = forked.run("experiments.audit", f"--store={tmp_path / 'run' / 'server'}")
+    assert done.returncode == 0, done.stderr
+    assert "1 global models match the log" in done.stdout
+    assert "to the same bits: none, because updates were masked" in done.stdout
+    assert "rounds 1 added masked updates: " in done.stdout
+    assert "cannot be checked, by this program or anyone" in done.stdout
 
 
 def test_a_line_that_was_changed_is_named(store):

@@ -49,8 +49,14 @@ def initial(tmp_path):
     return toy.write_initial(tmp_path / "initial.safetensors")
 
 
+@pytest.fixture(scope="session")
+def site_signers(tmp_path_factory):
+    """Certificates by which the sites of `opened` know each other's keys."""
+    return simulation.signers_in(tmp_path_factory.mktemp("certificates"), toy.EXAMPLES)
+
+
 @pytest.fixture
-def opened(tmp_path, initial, clock):
+def opened(request, tmp_path, initial, clock):
     """Opens (or opens again) a coordinator over one store folder; closes what it opened."""
     leads = []
 
@@ -69,7 +75,11 @@ def opened(tmp_path, initial, clock):
             local_epochs=config.local_epochs,
             aggregation=str(config.rule),
             models=models,
+            sums=None if config.sums is None else vars(config.sums),
         )
+        signers = {}
+        if config.secure_aggregation:
+            signers = request.getfixturevalue("site_signers")
         secrets = {site: f"secret of {site}" for site in toy.EXAMPLES}
         book = credentials.CredentialBook(
             {site: credentials.hashed(secret) for site, secret in secrets.items()}
@@ -81,6 +91,7 @@ def opened(tmp_path, initial, clock):
             book,
             log,
             vocabulary=vocabulary,
+            authority=signers["C1"].authority if signers else None,
             clock=clock,
             monotonic=monotonic,
         )
@@ -89,7 +100,11 @@ def opened(tmp_path, initial, clock):
 
         def transport_of(site, secret=None):
             return simulation.InProcessTransport(
-                lead, site, secret or secrets[site], wait_s=config.poll_s
+                lead,
+                site,
+                secret or secrets[site],
+                wait_s=config.poll_s,
+                signer=signers.get(site),
             )
 
         return types.SimpleNamespace(

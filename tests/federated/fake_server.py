@@ -125,6 +125,22 @@ class FakeServer:
             )
         )
 
+    def _asksum(self, request, context):
+        key = pb.SumKey(
+            site="C1",
+            sealing_key=b"s" * 32,
+            masking_key=b"m" * 32,
+            certificate=b"c" * 600,
+            signature=b"g" * 70,
+        )
+        share = pb.SumShare(site="C2", data=b"d" * 160)
+        return pb.SumReply(
+            keys=[key], shares=[share], survivors=["C1"], dropped=["C2"], consents=[share]
+        )
+
+    def _postsum(self, request, context):
+        return pb.Acknowledgement()
+
     # Of the operator's service.
 
     def _probe(self, request, context):

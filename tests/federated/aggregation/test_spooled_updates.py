@@ -144,3 +144,17 @@ def test_a_damaged_file_of_the_store_is_named_and_nothing_is_written(spooled, st
         aggregate(spooled, store, rule=FedAvgM(), state=state)
     assert isinstance(caught.value, OSError)  # the server waits and tries again
     assert not store.targets.model.exists() and not store.targets.state.exists()
+
+
+def test_one_update_may_stand_for_all_of_them(spooled, store):
+    seen = {}
+
+    def combine(sources, model):
+        seen.update({site: examples for site, (_, examples) in sources.items()})
+        return model, sum(seen.values())  # as if nobody had changed anything
+
+    aggregate(spooled, store, verified=frozenset(spooled), combine=combine)
+    found, _ = tensor_files.load(store.targets.model)
+    assert seen == {"C1": 30, "C2": 10, "C3": 24}
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(found[name], np.full_like(array, 2))

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -7,7 +8,17 @@ from federated.rounds.tasks import Task
 from federated.tensors.weights import Declaration, TensorManifest, TensorSpec
 from federated.wire import conversion
 from federated.wire import weight_exchange_pb2 as pb
-from federated.wire.messages import Answer, Offer, Receipt, Session
+from federated.wire.messages import (
+    Answer,
+    Offer,
+    Receipt,
+    Session,
+    SumKeys,
+    SumPlace,
+    SumPost,
+    SumSettings,
+    SumState,
+)
 
 MANIFEST = TensorManifest(
     Declaration([TensorSpec("a/b", "F32", (2, 3)), TensorSpec("c", "F16", ())]), b"\xab" * 32
@@ -27,6 +38,10 @@ def test_values_arrive_as_they_were_sent():
     assert (
         conversion.session_from_message(travel(conversion.session_to_message(session))) == session
     )
+    secure = dataclasses.replace(session, sums=SumSettings(3, 5, 0.1 + 0.2, 32))
+    assert conversion.session_from_message(travel(conversion.session_to_message(secure))) == secure
+    masked = Task("mask", 3, discarded=2, exchange=7)
+    assert conversion.task_from_message(travel(conversion.task_to_message(masked))) == masked
     receipt = Receipt("C1", "round_003", "ab" * 32)
     assert (
         conversion.receipt_from_message(travel(conversion.receipt_to_message(receipt))) == receipt
@@ -38,6 +53,31 @@ def test_values_arrive_as_they_were_sent():
             )
             == answer
         )
+
+
+def test_parts_of_secure_aggregation_arrive_as_they_were_sent():
+    place, keys = SumPlace(2, 3, 4), SumKeys("C1", b"s", b"m", b"c", b"g")
+    shares = {"C1": b"1", "C2": b"2"}
+    for post in (
+        SumPost("keys", place, keys=keys),
+        SumPost("share", place, commitment=b"c", shares=shares),
+        SumPost("consent", place, consent=b"s"),
+        SumPost("reveal", place, self_masks=shares, mask_keys={"C3": b"3"}),
+    ):
+        message = travel(conversion.sum_post_to_message(post))
+        assert conversion.sum_post_from_message(message) == post
+    for state in (
+        SumState(keys=(keys, keys)),
+        SumState(shares=shares),
+        SumState(survivors=("C1", "C2"), dropped=("C3",), consents=shares),
+    ):
+        message = travel(conversion.sum_state_to_message(state))
+        assert conversion.sum_state_from_message(message) == state
+    question = travel(conversion.sum_question_to_message("share", place))
+    assert conversion.sum_question_from_message(question) == ("share", place)
+    twice = pb.SumPart(shares=[pb.SumShare(site="C1"), pb.SumShare(site="C1")])
+    with pytest.raises(errors.DamagedTransfer, match="'C1' comes twice"):
+        conversion.sum_post_from_message(twice)
 
 
 def test_ranges_by_hand():

@@ -26,8 +26,9 @@ from federated.site import grpc_transport
 from federated.tensors import codec, tensor_files, weights
 from federated.wire import conversion, operation_pb2, replies
 from federated.wire import weight_exchange_pb2 as pb
-from federated.wire.messages import PROTOCOL, Offer
-from tests.federated import fake_server, manifests, toy
+from federated.wire.messages import PROTOCOL, Offer, SumPlace
+from tests.federated import fake_server, manifests, masked_site, toy
+from tests.federated.masked_site import MaskedSite
 
 Change = Callable[[Any], object]
 
@@ -38,6 +39,7 @@ AT_SERVER: dict[str, Change] = {
     "LoginRequest.num_examples": lambda m: setattr(m, "num_examples", 0),
     "LoginRequest.protocol": lambda m: setattr(m, "protocol", PROTOCOL + 1),
     "LoginRequest.labels": lambda m: m.labels.update(pancreas="perhaps"),
+    "LoginRequest.masking": lambda m: setattr(m, "masking", -1),
     "ModelName.model": lambda m: setattr(m, "model", "../round_000"),
     "PullRequest.model": lambda m: setattr(m, "model", "../round_000"),
     "PullRequest.sha256": lambda m: setattr(m, "sha256", "0" * 64),
@@ -76,6 +78,30 @@ AT_SERVER: dict[str, Change] = {
     "OrderRequest.round": lambda m: (setattr(m, "kind", "discard_round"), setattr(m, "round", 99)),
 }
 
+# The same in a run with secure aggregation: the phase in which it is sent, and the change.
+AT_SERVER_OF_SUMS: dict[str, tuple[str, Change]] = {
+    "SumName.discarded": ("keys", lambda m: setattr(m.name, "discarded", 7)),
+    "SumName.round": ("keys", lambda m: setattr(m.name, "round", 2)),
+    "SumName.exchange": ("keys", lambda m: setattr(m.name, "exchange", 2)),
+    "SumPart.name": ("keys", lambda m: m.ClearField("name")),
+    "SumPart.phase": ("keys", lambda m: setattr(m, "phase", "../keys")),
+    "SumPart.keys": ("keys", lambda m: m.ClearField("keys")),
+    "SumKey.site": ("keys", lambda m: setattr(m.keys, "site", "C2")),
+    "SumKey.sealing_key": ("keys", lambda m: setattr(m.keys, "sealing_key", b"short")),
+    "SumKey.masking_key": ("keys", lambda m: setattr(m.keys, "masking_key", bytes(32))),
+    "SumKey.certificate": ("keys", lambda m: setattr(m.keys, "certificate", bytes(5000))),
+    "SumKey.signature": ("keys", lambda m: setattr(m.keys, "signature", b"")),
+    "SumPart.commitment": ("share", lambda m: setattr(m, "commitment", b"short")),
+    "SumPart.shares": ("share", lambda m: m.shares.pop()),
+    "SumShare.site": ("share", lambda m: setattr(m.shares[0], "site", "../C2")),
+    "SumShare.data": ("share", lambda m: setattr(m.shares[0], "data", bytes(10_000))),
+    "SumPart.consent": ("consent", lambda m: setattr(m, "consent", bytes(70))),
+    "SumPart.self_masks": ("reveal", lambda m: m.self_masks.pop()),
+    "SumPart.mask_keys": ("reveal", lambda m: m.mask_keys.add(site="C2", data=bytes(66))),
+    "SumQuestion.name": ("ask", lambda m: m.ClearField("name")),
+    "SumQuestion.phase": ("ask", lambda m: setattr(m, "phase", "reveal")),
+}
+
 # Sent by a server, refused by the site or by the operator's programs.
 AT_SITE: dict[str, Change] = {
     "LoginReply.token": lambda m: setattr(m, "token", "short"),
@@ -87,6 +113,24 @@ AT_SITE: dict[str, Change] = {
     "LoginReply.poll_s": lambda m: setattr(m, "poll_s", 1e-300),
     "LoginReply.heart_beat_s": lambda m: setattr(m, "heart_beat_s", 1e308),
     "LoginReply.transport": lambda m: setattr(m, "transport", "pickle"),
+    "LoginReply.sums": lambda m: m.sums.SetInParent(),
+    "SumRules.threshold": lambda m: m.sums.MergeFrom(_rules(threshold=2**32 - 1)),
+    "SumRules.max_sites": lambda m: m.sums.MergeFrom(_rules(max_sites=2**32 - 1)),
+    "SumRules.value_range": lambda m: m.sums.MergeFrom(_rules(value_range=math.nan)),
+    "SumRules.fraction_bits": lambda m: m.sums.MergeFrom(_rules(fraction_bits=65)),
+    "Task.exchange": lambda m: setattr(m, "exchange", 10**6),
+    "SumReply.keys": lambda m: m.keys.extend([m.keys[0]] * 300),
+    "SumReply.shares": lambda m: m.shares.append(m.shares[0]),
+    "SumReply.survivors": lambda m: m.survivors.append("../C1"),
+    "SumReply.dropped": lambda m: m.dropped.append("C" * 65),
+    "SumReply.consents": lambda m: m.consents.append(m.consents[0]),
+    "SumKey.site": lambda m: setattr(m.keys[0], "site", "\x1b[2J"),
+    "SumKey.sealing_key": lambda m: setattr(m.keys[0], "sealing_key", bytes(5000)),
+    "SumKey.masking_key": lambda m: setattr(m.keys[0], "masking_key", b""),
+    "SumKey.certificate": lambda m: setattr(m.keys[0], "certificate", bytes(5000)),
+    "SumKey.signature": lambda m: setattr(m.keys[0], "signature", b""),
+    "SumShare.site": lambda m: setattr(m.shares[0], "site", "C1\n"),
+    "SumShare.data": lambda m: setattr(m.shares[0], "data", b""),
     "Task.kind": lambda m: setattr(m, "kind", "\x1b[2J"),
     "Task.round": lambda m: setattr(m, "round", 4),
     "Task.model": lambda m: setattr(m, "model", "../label"),
@@ -120,6 +164,12 @@ AT_SITE: dict[str, Change] = {
     "ProbeReply.log_head": lambda m: setattr(m, "log_head", "head"),
     "StatusReply.status_json": lambda m: setattr(m, "status_json", '{"run": 1}'),
 }
+
+
+def _rules(**changed: Any) -> pb.SumRules:
+    honest = {"threshold": 2, "max_sites": 3, "value_range": 64.0, "fraction_bits": 32}
+    return pb.SumRules(**{**honest, **changed})
+
 
 # Fields of which any value is harmless, and why.
 HARMLESS = {
@@ -173,7 +223,7 @@ def test_the_generated_code_has_the_fields_of_the_proto_file(module):
 
 
 def test_every_field_has_a_value_that_its_receiver_refuses():
-    assert fields("input") == AT_SERVER.keys()
+    assert fields("input") == AT_SERVER.keys() | AT_SERVER_OF_SUMS.keys()
     assert fields("output") == AT_SITE.keys() | HARMLESS.keys()
 
 
@@ -193,7 +243,8 @@ class Site:
         """
         for name in names:
             changed = copy.deepcopy(honest)
-            AT_SERVER[name](changed)
+            change = AT_SERVER.get(name) or AT_SERVER_OF_SUMS[name][1]
+            change(changed)
             with pytest.raises(grpc.RpcError) as caught:
                 self._send(method, reply, changed)
             kind = dict(caught.value.trailing_metadata() or ()).get(conversion.ERROR_KEY, "")
@@ -285,6 +336,46 @@ def test_a_server_refuses_them_and_the_run_goes_on(caller, tmp_path):
     assert site.refused | caller.operator.refused == AT_SERVER.keys()
 
 
+def test_a_server_with_secure_aggregation_refuses_them_and_the_run_goes_on(serving, kits, tmp_path):
+    exchange = "/weight_exchange.WeightExchange/"
+    running = serving(**{**masked_site.SETTINGS, "num_rounds": 1})
+    transports = [running.connect(name) for name in ("C1", "C2", "C3")]
+    sites = [MaskedSite(each.site, each, tmp_path / "sites") for each in transports]
+    first = sites[0]
+    identity = Identity.of(kits / "C1", "site")
+    with grpc.secure_channel(f"localhost:{running.port}", identity.for_client()) as channel:
+        raw = Site(channel, kits)
+        raw.metadata = conversion.token_metadata(first.session.token)
+        for kind in ("train", "share", "mask", "consent", "reveal"):
+            for site in sites[1:]:
+                while kind != "reveal" and site.do(only=kind) != kind:
+                    pass
+            while (task := first.task()).kind != kind:
+                pass
+            phase = "keys" if kind == "train" else kind
+            place = SumPlace(0, 1, 1)
+            names = [name for name, (when, _) in AT_SERVER_OF_SUMS.items() if when == phase]
+            if kind == "mask":
+                ask = conversion.sum_question_to_message("mask", place)
+                asked = ("SumQuestion.name", "SumQuestion.phase")
+                raw.call(exchange + "AskSum", pb.SumReply, ask, *asked)
+                first.do(only="mask")
+                continue
+            if kind == "train":
+                post = first.masking.keys(task, first.plain(1))
+            else:
+                post = first.masking.part(task, first.transport.ask_sum(kind, place))
+            message = conversion.sum_post_to_message(post)
+            raw.call(exchange + "PostSum", pb.Acknowledgement, message, *names)
+        while sites[1].do(only="reveal") != "reveal":
+            pass
+        while first.task().kind != "score":
+            pass
+    assert raw.refused == AT_SERVER_OF_SUMS.keys()
+    for transport in transports:
+        transport.close()
+
+
 # At a site and at the operator's programs: a server that changes one field of an honest reply.
 
 _METHODS = {
@@ -296,6 +387,10 @@ _METHODS = {
     "OfferReply": "Offer",
     "Range": "Offer",
     "Receipt": "Offer",
+    "SumRules": "Login",
+    "SumReply": "AskSum",
+    "SumKey": "AskSum",
+    "SumShare": "AskSum",
 }
 
 
@@ -310,6 +405,7 @@ def site(tmp_path, kits) -> Iterator[types.SimpleNamespace]:
     def ask() -> None:
         session = transport.login(toy.PLAN, 30)
         tasks.check_task(transport.next_task(), trained=0, num_rounds=session.num_rounds)
+        transport.ask_sum("share", SumPlace(0, 1, 1))
         target = tmp_path / "incoming.safetensors"
         target.unlink(missing_ok=True)
         transport.pull("round_000", target, specs=weights.specs_of(toy.INITIAL))

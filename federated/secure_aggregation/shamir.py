@@ -1,0 +1,78 @@
+"""Shamir's secret sharing: any `threshold` shares give a secret of 32 bytes, fewer give nothing.
+
+The secret is the constant term of a polynomial of degree threshold - 1 whose other coefficients are
+random; a share is its value at one place.
+
+Source: Shamir 1979, How to Share a Secret. The field is that of the integers modulo the Mersenne
+prime 2**521 - 1, which holds any 32 bytes.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+
+PRIME = 2**521 - 1
+SECRET_BYTES = 32
+SHARE_BYTES = 66
+
+
+def split(
+    secret: bytes,
+    *,
+    count: int,
+    threshold: int,
+    below: Callable[[int], int] = secrets.randbelow,
+) -> dict[int, bytes]:
+    """Returns place to share, for the places 1 to `count`.
+
+    Args:
+      secret: 32 bytes.
+      below: returns a random number of at least 0 and less than its argument.
+    Raises:
+      ValueError: for a secret of another size, or a threshold that is not 1 to `count`.
+    """
+    if len(secret) != SECRET_BYTES:
+        raise ValueError(f"the secret has {len(secret)} bytes; expected {SECRET_BYTES}")
+    if not 1 <= threshold <= count:
+        raise ValueError(f"threshold is {threshold}; expected 1 to {count}, the number of shares")
+    coefficients = [int.from_bytes(secret, "big"), *(below(PRIME) for _ in range(threshold - 1))]
+    return {
+        place: _value(coefficients, place).to_bytes(SHARE_BYTES, "big")
+        for place in range(1, count + 1)
+    }
+
+
+def combine(shares: Mapping[int, bytes]) -> bytes:
+    """Returns the secret of exactly as many shares as its threshold was.
+
+    Raises:
+      ValueError: for shares that are none, or are not of one secret of 32 bytes.
+    """
+    if not shares or min(shares) < 1:
+        raise ValueError(f"shares at the places {sorted(shares)}; expected places from 1 on")
+    values = {place: _number(share) for place, share in shares.items()}
+    secret = 0
+    for place, value in values.items():
+        above, below = 1, 1
+        for other in values:
+            if other != place:
+                above, below = above * -other % PRIME, below * (place - other) % PRIME
+        secret = (secret + value * above * pow(below, -1, PRIME)) % PRIME
+    if secret >= 2 ** (8 * SECRET_BYTES):
+        raise ValueError("these are not shares of one secret of 32 bytes")
+    return secret.to_bytes(SECRET_BYTES, "big")
+
+
+def _value(coefficients: list[int], place: int) -> int:
+    value = 0
+    for coefficient in reversed(coefficients):
+        value = (value * place + coefficient) % PRIME
+    return value
+
+
+def _number(share: bytes) -> int:
+    number = int.from_bytes(share, "big")
+    if len(share) != SHARE_BYTES or number >= PRIME:
+        raise ValueError(f"a share has {len(share)} bytes or is too large; expected {SHARE_BYTES}")
+    return number

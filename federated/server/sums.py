@@ -1,0 +1,395 @@
+"""Secure aggregation at the server: carries keys and shares between sites, and opens their sum.
+
+The phases are those of `rounds.sum_phases`; what sites check is in
+`secure_aggregation.participant`. The server checks what it receives too, so that one site with
+unusable keys or shares is refused, and not every other site that would receive them.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Collection, Mapping
+
+from absl import logging
+from cryptography import x509
+
+from federated import errors
+from federated.aggregation.slabs import Source
+from federated.aggregation.spooled_updates import CorruptUpdate
+from federated.rounds import rounds, sum_phases
+from federated.rounds.rounds import Round
+from federated.rounds.sum_phases import Exchange, Phase
+from federated.secure_aggregation import opening, ring
+from federated.secure_aggregation.keys import KEY_BYTES, SEALED_BYTES, Context
+from federated.secure_aggregation.masks import Mask
+from federated.secure_aggregation.ring import Ring
+from federated.secure_aggregation.roster import (
+    MAX_SIGNATURE,
+    NotSigned,
+    Roster,
+    verify_keys,
+)
+from federated.secure_aggregation.shamir import SHARE_BYTES
+from federated.server.run_state import RunState
+from federated.storage.sum_records import SumRecords
+from federated.tensors.tensor_files import TensorFile, file_digest
+from federated.tensors.weights import TensorSpec
+from federated.wire import conversion
+from federated.wire import weight_exchange_pb2 as pb
+from federated.wire.messages import SumPlace, SumPost, SumSettings, SumState
+
+
+class Sums:
+    """The exchanges of one run.
+
+    Args:
+      authority: the federation's authority, which certified the sites.
+    Raises:
+      ValueError: without an authority.
+    """
+
+    def __init__(self, run: RunState, authority: x509.Certificate | None):
+        if authority is None:
+            raise ValueError(
+                "secure aggregation needs the certificate of the federation's authority, by which "
+                "sites check each other's keys; use a server's kit as `provision` made it"
+            )
+        self._run, self._authority = run, authority
+
+    @property
+    def _settings(self) -> SumSettings:
+        settings = self._run.config.sums
+        if settings is None:
+            raise ValueError("the run has no secure aggregation; start it with the setting")
+        return settings
+
+    @property
+    def _records(self) -> SumRecords:
+        if self._run.store.sums is None:
+            raise ValueError("the store has no secure aggregation; open it with the setting")
+        return self._run.store.sums
+
+    def masked_specs(self) -> tuple[TensorSpec, ...]:
+        """Returns the tensor of a masked update."""
+        return ring.masked_specs(self._run.num_values)
+
+    # What sites ask and send.
+
+    def ask(self, site: str, phase: str, place: SumPlace) -> SumState:
+        """Returns what `site` needs for a phase.
+
+        Raises:
+          StaleUpdate: if that is not the phase, or the site takes no part in it.
+        """
+        with self._run.changed:
+            state, _ = self._open(site, phase, place)
+            if phase == "share":
+                return SumState(keys=tuple(self._roster().keys.values()))
+            if phase == "mask":
+                sharers = state.closed["share"] - {site}
+                posts = self._posts("share")
+                return SumState(shares={by: posts[by].shares[site] for by in sharers})
+            consents = {}
+            if phase == "reveal":
+                signed = state.closed["consent"]
+                posts = self._posts("consent")
+                consents = {by: posts[by].consent for by in signed}
+            return SumState(
+                survivors=tuple(sorted(state.survivors)),
+                dropped=tuple(sorted(state.dropped)),
+                consents=consents,
+            )
+
+    def post(self, site: str, post: SumPost) -> None:
+        """Records what `site` did in a phase; the same again changes nothing.
+
+        Raises:
+          StaleUpdate: as `ask`, and for something else than the site sent before in the phase.
+          UpdateRefused: for keys, shares or a signature that no other site would accept.
+        """
+        run = self._run
+        with run.changing():
+            if post.phase == "mask":
+                raise errors.UpdateRefused(
+                    f"site {site!r} sends parts in the phase 'mask', in which it uploads its "
+                    "masked update; install the same release at both ends"
+                )
+            state, opened = self._open(site, post.phase, post.place)
+            self._check(site, post, state)
+            data = conversion.sum_post_to_message(post).SerializeToString(deterministic=True)
+            if site in state.done:
+                if self._records.parts(opened.number, state.phase).get(site) != data:
+                    raise errors.StaleUpdate(
+                        f"site {site!r} sent something else before in {post.phase!r} of exchange "
+                        f"{state.number}; ask for the next task"
+                    )
+                return
+            now = run.clock()
+            self._records.keep_part(opened.number, state.phase, site, data, at=now)
+            run.exchange = sum_phases.acted(state, site, now=now)
+            run.note_change()
+        logging.info(
+            "event=sum_part round=%d exchange=%d phase=%s site=%s",
+            opened.number,
+            state.number,
+            state.phase,
+            site,
+        )
+
+    def check_upload(self, site: str, exchange: int) -> None:
+        """Raises StaleUpdate unless `site` may upload its masked update for that exchange now;
+        called with the lock held.
+        """
+        state = self._run.exchange
+        if state is None:
+            raise errors.StaleUpdate(f"site {site!r}: no round is open; ask for the next task")
+        sum_phases.check(state, site, "mask", exchange)
+
+    def note_uploaded(self, site: str) -> None:
+        """Notes that the masked update of `site` counts; called with the lock held."""
+        if self._run.exchange is not None:
+            self._run.exchange = sum_phases.acted(self._run.exchange, site, now=self._run.clock())
+
+    def _open(self, site: str, phase: str, place: SumPlace) -> tuple[Exchange, Round]:
+        run = self._run
+        if run.stale:
+            raise errors.StorageTrouble(
+                "the server could not read or write its store just now; "
+                "the site tries again by itself"
+            )
+        state, opened = run.exchange, run.round
+        if (
+            state is None
+            or opened is None
+            or run.closing
+            or (place.round, place.discarded) != (opened.number, run.store.discarded)
+        ):
+            raise errors.StaleUpdate(
+                f"site {site!r} is at {phase!r} of round {place.round}, which is not open now; "
+                "ask for the next task"
+            )
+        sum_phases.check(state, site, phase, place.exchange)
+        return state, opened
+
+    def _check(self, site: str, post: SumPost, state: Exchange) -> None:
+        """Raises UpdateRefused unless a part has what its phase needs, in the right sizes."""
+        fits = False
+        if post.phase == "keys" and post.keys is not None and post.keys.site == site:
+            try:
+                now = datetime.datetime.fromtimestamp(self._run.wall_clock(), datetime.timezone.utc)
+                verify_keys(post.keys, self._context(state), self._authority, now)
+            except NotSigned as error:
+                raise errors.UpdateRefused(f"{error}; use the kit of one site, whole") from error
+            fits = True
+        elif post.phase == "share":
+            others = state.closed["keys"] - {site}
+            fits = len(post.commitment) == KEY_BYTES and _are(post.shares, others, SEALED_BYTES)
+        elif post.phase == "consent":
+            fits = self._is_consent(site, post.consent, state)
+        elif post.phase == "reveal":
+            fits = _are(post.self_masks, state.survivors, SHARE_BYTES) and _are(
+                post.mask_keys, state.dropped, SHARE_BYTES
+            )
+        expected = {
+            "keys": SumPost("keys", post.place, keys=post.keys),
+            "share": SumPost("share", post.place, commitment=post.commitment, shares=post.shares),
+            "consent": SumPost("consent", post.place, consent=post.consent),
+            "reveal": SumPost(
+                "reveal", post.place, self_masks=post.self_masks, mask_keys=post.mask_keys
+            ),
+        }
+        if not fits or post != expected[post.phase]:
+            raise errors.UpdateRefused(
+                f"what site {site!r} sends in the phase {post.phase!r} of secure aggregation is "
+                "not what that phase needs; install the same release at both ends"
+            )
+
+    def _is_consent(self, site: str, signature: bytes, state: Exchange) -> bool:
+        if len(signature) > MAX_SIGNATURE:
+            return False
+        try:
+            self._roster().verify_consent(site, signature, self._context(state), state.survivors)
+        except NotSigned:
+            return False
+        return True
+
+    def _context(self, state: Exchange) -> Context:
+        store, number = self._run.store, self._number()
+        place = SumPlace(store.discarded, number, state.number)
+        return Context(store.run_id, place, store.globals()[number - 1], self._settings)
+
+    def _number(self) -> int:
+        if self._run.round is None:
+            raise errors.StaleUpdate("no round is open; ask for the next task")
+        return self._run.round.number
+
+    def _posts(self, phase: Phase) -> dict[str, SumPost]:
+        return {
+            site: conversion.sum_post_from_message(pb.SumPart.FromString(data))
+            for site, data in self._records.parts(self._number(), phase).items()
+        }
+
+    def _roster(self) -> Roster:
+        """Returns the keys of the sites of the exchange, each checked when it came."""
+        state, posts = self._run.exchange, self._posts("keys")
+        sites = state.closed["keys"] if state is not None else ()
+        found = {site: posts[site].keys for site in sorted(sites)}
+        return Roster({site: keys for site, keys in found.items() if keys is not None})
+
+    # The driving thread; called with the lock held.
+
+    def advance(self, now: float) -> tuple[bool, float | None]:
+        """Does what is due in the open exchange.
+
+        Returns:
+          (Whether the sum can be opened, seconds until something may be due by the clock alone).
+          If it cannot be opened and the seconds are 0.0, something was done.
+        """
+        run, state = self._run, self._run.exchange
+        if run.round is None or state is None:
+            return False, None
+        if state.phase == "keys":
+            gathered = sum_phases.gathering(state, run.round, run.policy)
+            if not rounds.is_over(gathered, run.policy, now=now):
+                due = rounds.next_moment(gathered, run.policy)
+                return False, self._until(due, now)
+            try:
+                next_state = sum_phases.advanced(state, now=now)
+                self._check_roster(next_state)
+            except ValueError as error:
+                self.give_up(f"the keys of the sites do not go together: {error}")
+                return False, 0.0
+            self._enter(next_state)
+            return False, 0.0
+        gone = {site for site, record in run.store.sites().items() if record.evicted}
+        if state.survivors & gone:
+            self.give_up(f"{', '.join(sorted(state.survivors & gone))} was evicted")
+            return False, 0.0
+        since = self._last_progress(state)
+        verdict = sum_phases.outcome(
+            state, run.absent(now), run.config.sum_policy, since=since, now=now
+        )
+        if verdict == "wait":
+            due = sum_phases.deadline(state, run.config.sum_policy, since=since)
+            return False, self._until(due, now)
+        if verdict == "failed":
+            self.give_up(
+                f"{len(state.done)} sites did their part in {state.phase!r}, "
+                f"{run.config.sum_policy.threshold} are needed"
+            )
+            return False, 0.0
+        if state.phase == "reveal":
+            return True, 0.0
+        self._enter(sum_phases.advanced(state, now=now))
+        return False, 0.0
+
+    def keys_expired(self, now: float) -> bool:
+        """Returns whether the round's deadline passed before the minimum of keys had come."""
+        run, state = self._run, self._run.exchange
+        if run.round is None or state is None or state.phase != "keys":
+            return False
+        gathered = sum_phases.gathering(state, run.round, run.policy)
+        return rounds.is_expired(gathered, run.policy, now=now)
+
+    def _until(self, due: float | None, now: float) -> float | None:
+        """Returns seconds until `due`, or until a site may have fallen silent if that is sooner."""
+        run = self._run
+        timeout_s = run.config.heart_beat_timeout_s
+        moments = [seen + timeout_s for seen in run.last_seen.values() if seen + timeout_s > now]
+        moments += [] if due is None else [due]
+        return max(0.0, min(moments) - now) if moments else None
+
+    def _check_roster(self, state: Exchange) -> None:
+        posts = self._posts("keys")
+        keys = [posts[site].keys for site in state.closed["keys"]]
+        Roster.of([each for each in keys if each is not None], self._context(state))
+
+    def _enter(self, state: Exchange) -> None:
+        run = self._run
+        self._records.advance(self._number(), state)
+        run.exchange = state
+        run.note_change()
+        logging.info(
+            "event=sum_phase round=%d exchange=%d phase=%s sites=%s",
+            self._number(),
+            state.number,
+            state.phase,
+            ",".join(sorted(state.members or ())),
+        )
+
+    def _last_progress(self, state: Exchange) -> float:
+        """Returns from when a phase's deadline counts: the end of a pause, or the last bytes of an
+        update, within the limit on all extensions.
+        """
+        run, opened = self._run, self._run.round
+        if opened is None:
+            return state.opened_at
+        if state.phase != "mask":
+            return opened.opened_at
+        last = max((arrival.last for arrival in opened.arriving.values()), default=0.0)
+        return max(opened.opened_at, min(last, state.opened_at + run.policy.max_extension_s))
+
+    def give_up(self, reason: str) -> None:
+        """Gives the exchange up; the round begins another one with fresh keys."""
+        run, state, opened = self._run, self._run.exchange, self._run.round
+        if state is None or opened is None:
+            return
+        run.store.restart_exchange(opened, sum_phases.restarted(state, now=run.clock()))
+        run.reopen()
+        run.closing = False
+        run.note_change()
+        run.log(
+            "sum_given_up",
+            round=opened.number,
+            exchange=state.number,
+            phase=state.phase,
+            sites=sorted(state.done),
+            reason=reason,
+        )
+
+    # Opening the sum, without the lock: nothing of a closing round changes.
+
+    def masks(self, closed: Round, state: Exchange) -> list[Mask]:
+        """Returns the masks that are in the sum of a round's masked updates.
+
+        Raises:
+          CannotOpen: if the revealed shares do not open it.
+        """
+        commitments = {site: post.commitment for site, post in self._posts("share").items()}
+        if closed.received.keys() != state.survivors:
+            raise opening.CannotOpen("an update of a site in the sum is no longer there")
+        return opening.masks_of_sum(
+            self._context(state),
+            self._roster(),
+            survivors=state.survivors,
+            dropped=state.dropped,
+            commitments=commitments,
+            revealed=self._posts("reveal"),
+        )
+
+    def mean(
+        self, masks: Collection[Mask], updates: Mapping[str, tuple[Source, int]], model: Source
+    ) -> tuple[Source, int]:
+        """Returns (the weighted mean as a model, the number of training cases in it)."""
+        total = sum(examples for _, examples in updates.values())
+        sources = [source for source, _ in updates.values()]
+        return opening.OpenedMean(sources, masks, model, Ring.of(self._settings), total), total
+
+    def verify(self, closed: Round) -> None:
+        """Raises CorruptUpdate unless the masked updates are still as they were received."""
+        store, verified_files = self._run.store, self._run.verified_files
+        for update in closed.received.values():
+            path = store.update_path(update)
+            if not verified_files.holds(path):
+                try:
+                    with TensorFile(path) as file:
+                        sha256 = file_digest(file)
+                except (ValueError, FileNotFoundError) as error:
+                    raise CorruptUpdate(update) from error
+                if sha256 != update.sha256:
+                    raise CorruptUpdate(update)
+
+
+def _are(shares: Mapping[str, bytes], sites: Collection[str], size: int) -> bool:
+    """Returns whether there is a share of that size for each of the sites, and for no other."""
+    return shares.keys() == set(sites) and all(len(share) == size for share in shares.values())

@@ -1,0 +1,297 @@
+"""A site's part in secure aggregation: its state on disk, its masked update, and the calls.
+
+The state is durable before anything that follows from it is sent, and names the one update that its
+masks are for. So a site that was killed in the middle repeats the same bytes, and the same masks
+are never used for two different updates.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import pathlib
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from federated import errors
+from federated.rounds.tasks import Task
+from federated.secure_aggregation import masks, participant, ring
+from federated.secure_aggregation.keys import Context
+from federated.secure_aggregation.participant import Participant
+from federated.secure_aggregation.ring import Ring
+from federated.secure_aggregation.roster import Signer
+from federated.tensors.tensor_files import (
+    TensorFile,
+    TensorFileWriter,
+    TensorSelection,
+    file_digest,
+    selected,
+)
+from federated.tensors.weights import CHUNK_BYTES, dtype_runs, stretches
+from federated.wire.messages import SumPlace, SumPost, SumSettings, SumState
+from runkit import atomic, formats
+
+FORMAT = 1  # of masking.json
+_NAME = "masking.json"
+
+
+def utc_now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.timezone.utc)
+
+
+class Plain(NamedTuple):
+    """An update as it was trained, and the model that it was trained from."""
+
+    update: pathlib.Path
+    sha256: str
+    model: pathlib.Path
+    model_sha256: str
+    num_examples: int
+    shared: Collection[str]  # names of the model's tensors that the update holds
+
+    @property
+    def identity(self) -> str:
+        """Names what is masked: the update, and the number that weights it."""
+        return f"{self.num_examples} x {self.sha256}"
+
+
+class Masking:
+    """One site's exchanges of one run.
+
+    Args:
+      folder: the site's journal, which only this account may enter.
+      run: the run's id.
+      settings: what the server said at login.
+      signer: returns what signs for this site.
+      now: the time of day, by which certificates are valid.
+    Raises:
+      ServerMisbehaves: for settings with which no sum is safe, or others than this run had before.
+      ValueError: for a file that this class did not write.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        run: str,
+        settings: SumSettings,
+        signer: Callable[[], Signer],
+        *,
+        now: Callable[[], datetime.datetime] = utc_now,
+    ):
+        self._path, self.masked_path = folder / _NAME, folder / "masked.safetensors"
+        self._run, self._settings, self._signer, self._now = run, settings, signer, now
+        try:
+            ring.check_settings(settings)
+        except ValueError as error:
+            raise errors.ServerMisbehaves.because(
+                f"asks for sums that are not safe: {error}"
+            ) from (error)
+        self._last: SumPlace | None = None
+        self._me: Participant | None = None
+        found = _read(self._path)
+        if found is not None and found["run"] == run:
+            if found["settings"] != vars(settings):
+                raise errors.ServerMisbehaves.because(
+                    "changes the threshold, the range or the number of sites of secure aggregation "
+                    "in the middle of a run"
+                )
+            self._last = None if found["last"] is None else SumPlace(**found["last"])
+            if found["participant"] is not None:
+                self._me = Participant.from_json(found["participant"])
+        else:
+            self._save(None)
+
+    @staticmethod
+    def began(folder: pathlib.Path, run: str) -> bool:
+        """Returns whether a run has been under secure aggregation at this site."""
+        found = _read(folder / _NAME)
+        return found is not None and found["run"] == run
+
+    def _save(self, me: Participant | None) -> None:
+        """Makes `me` durable; only then does it count."""
+        last = self._last if me is None else me.place
+        state = {
+            "format": FORMAT,
+            "run": self._run,
+            "settings": vars(self._settings),
+            "last": None if last is None else vars(last),
+            "participant": None if me is None else me.to_json(),
+        }
+        with atomic.replacing(self._path) as temporary:
+            temporary.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+        self._me, self._last = me, last
+
+    def finish(self) -> None:
+        """Forgets the secrets of the last exchange."""
+        self._save(None)
+        self.masked_path.unlink(missing_ok=True)
+
+    def keys(self, task: Task, plain: Plain) -> SumPost:
+        """Returns the keys with which this site enters an exchange, the same each time.
+
+        Raises:
+          UpdateRefused: for an update with a change that the sum cannot hold.
+          StaleUpdate: if this exchange began with another update: the site sits it out.
+          ServerMisbehaves: for an exchange before the last one, or from another global model.
+        """
+        place, me = SumPlace(task.discarded, task.round, task.exchange), self._me
+        context = Context(self._run, place, plain.model_sha256, self._settings)
+        if task.exchange < 1:
+            raise errors.ServerMisbehaves.because(
+                f"asks for training in round {task.round} without an exchange of secure aggregation"
+            )
+        if me is not None and me.place == place:
+            if me.context != context:
+                raise errors.ServerMisbehaves.because(
+                    "gives another global model than before in one exchange"
+                )
+            if me.update != plain.identity:
+                raise errors.StaleUpdate(
+                    f"exchange {place.exchange} of round {place.round} began with another update "
+                    "of this site, whose masks are used for no other; waiting for the next one"
+                )
+            return me.post("keys", keys=me.keys)
+        if self._last is not None and place <= self._last:
+            raise errors.ServerMisbehaves.because(
+                f"goes back to exchange {place.exchange} of round {place.round}, after exchange "
+                f"{self._last.exchange} of round {self._last.round}"
+            )
+        rule, what = Ring.of(self._settings), f"update of round {task.round}"
+        rule.check_examples(self._signer().site, plain.num_examples)
+        for _, values, model in _pieces(plain):
+            rule.check(values, model, what=what)
+        self.masked_path.unlink(missing_ok=True)
+        me = participant.begin(self._signer(), context, plain.identity)
+        self._save(me)
+        return me.post("keys", keys=me.keys)
+
+    def part(self, task: Task, state: SumState) -> SumPost:
+        """Returns what the site sends in the phase "share", "consent" or "reveal".
+
+        Raises:
+          StaleUpdate: for an exchange that this site has not entered.
+          ServerMisbehaves: as the functions of `participant`.
+        """
+        me = self._entered(task)
+        if task.kind == "share":
+            signer = self._signer()
+            me = participant.share(me, state.keys, signer.authority, self._now())
+            self._save(me)
+            return participant.shares_post(me)
+        if task.kind == "reveal" and not me.survivors:
+            raise errors.ServerMisbehaves.because(
+                "asks to open a sum before this site has agreed to one"
+            )
+        me = participant.consent(me, state.survivors, state.dropped)
+        if task.kind == "reveal":
+            return participant.reveal_post(me, state.consents)
+        self._save(me)
+        return participant.consent_post(me, self._signer())
+
+    def mask(self, task: Task, state: SumState, plain: Plain) -> str:
+        """Writes the masked update to `masked_path`, once; returns its digest.
+
+        Raises:
+          StaleUpdate: for another update or global model than the exchange began with, or if a
+            masked update was sent and its file is no longer there as it was.
+          ServerMisbehaves: as `participant.receive`.
+        """
+        me = participant.receive(self._entered(task), state.shares)
+        if (me.update, me.context.model) != (plain.identity, plain.model_sha256):
+            raise errors.StaleUpdate(
+                "this exchange began with another update of this site, whose masks are used for no "
+                "other; waiting for the next one"
+            )
+        self._save(me)  # the sites that are masked against each other, before any mask is used
+        if me.masked and self._masked_digest() == me.masked:
+            return me.masked
+        sha256 = self._write(me, plain)
+        if me.masked not in ("", sha256):
+            raise errors.StaleUpdate(
+                "the masked update cannot be made again as it was sent; waiting for the next "
+                "exchange"
+            )
+        self._save(_with_masked(me, sha256))
+        return sha256
+
+    def _entered(self, task: Task) -> Participant:
+        place, me = SumPlace(task.discarded, task.round, task.exchange), self._me
+        if me is None or me.place != place:
+            raise errors.StaleUpdate(
+                f"this site has not entered exchange {place.exchange} of round {place.round}; "
+                "waiting for the next one"
+            )
+        return me
+
+    def _masked_digest(self) -> str:
+        try:
+            with TensorFile(self.masked_path) as file:
+                return file_digest(file)
+        except (ValueError, FileNotFoundError):
+            return ""
+
+    def _write(self, me: Participant, plain: Plain) -> str:
+        with TensorFile(plain.update) as file:
+            if file_digest(file) != plain.sha256:
+                raise errors.StaleUpdate(
+                    "the file of this site's update was changed; waiting for the next exchange"
+                )
+            specs = ring.masked_specs(sum(spec.size for spec in file.specs))
+        rule, own = Ring.of(self._settings), participant.own_masks(me)
+        what = f"update of round {me.place.round}"
+        with (
+            atomic.replacing(self.masked_path) as temporary,
+            TensorFileWriter(temporary, specs, {"round": str(me.place.round)}) as writer,
+        ):
+            for first, values, model in _pieces(plain):
+                words = rule.words(values, model, plain.num_examples, what=what)
+                writer.write(masks.add(words, own, first).data.cast("B"))
+            return writer.finish().sha256
+
+
+def _pieces(plain: Plain) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yields (number of the first value, values of the update, values of the model), a chunk at a
+    time.
+    """
+    with TensorFile(plain.update) as update, TensorFile(plain.model) as whole:
+        model: TensorFile | TensorSelection = selected(whole, plain.shared)
+        runs, first = dtype_runs(update.specs), 0
+        for start in range(0, update.nbytes, CHUNK_BYTES):
+            stop = min(start + CHUNK_BYTES, update.nbytes)
+            for dtype, begin, end in stretches(runs, start, stop):
+                values, reference = (
+                    np.frombuffer(source.read_range(begin, end - begin), dtype)
+                    for source in (update, model)
+                )
+                yield first, values, reference
+                first += values.size
+
+
+def _with_masked(me: Participant, sha256: str) -> Participant:
+    return Participant(**{**vars(me), "masked": sha256})
+
+
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
+    """Returns what `masking.json` holds, None if there is no such file.
+
+    Raises ValueError if this class did not write it.
+    """
+    if not path.exists():
+        return None
+    found = atomic.read_json(path)
+    if isinstance(found, dict):
+        formats.refuse_newer(path, found.get("format"), FORMAT)
+    keys = {"format", "run", "settings", "last", "participant"}
+    try:
+        if not isinstance(found, dict) or found.keys() != keys:
+            raise ValueError("other keys")
+        SumSettings(**found["settings"])
+        if found["participant"] is not None:
+            Participant.from_json(found["participant"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: not what this program writes there; restore it, or give the run a new folder"
+        ) from error
+    return found

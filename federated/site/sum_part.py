@@ -1,0 +1,137 @@
+"""A site's tasks in a run with secure aggregation: from a trained update to its place in a sum."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
+
+from federated import errors
+from federated.rounds.tasks import Task, global_name
+from federated.security import report_filter
+from federated.site.journal import Journal, PendingUpdate
+from federated.site.masking import Masking, Plain
+from federated.site.retries import Persistent
+from federated.site.transport import Transport
+from federated.tensors.weights import TensorSpec
+from federated.wire.messages import Session, SumPlace
+from runkit import release
+
+
+class _Note(Protocol):
+    def __call__(self, event: str, **fields: object) -> None: ...
+
+
+def masking_of(
+    session: Session, transport: Transport, journal: Journal, *, required: bool
+) -> Masking | None:
+    """Returns what masks this site's updates; None in a run without secure aggregation.
+
+    Raises:
+      PrivacyRefused: if this site requires it.
+      ServerMisbehaves: if the run had it before, or has it with settings that are not safe.
+    """
+    if session.sums is not None:
+        return Masking(journal.folder, session.run, session.sums, transport.signer)
+    if required:
+        raise errors.PrivacyRefused(
+            "this site sends masked updates only (--require_secure_aggregation), and the server "
+            "runs without secure aggregation, or is of a release before it (release "
+            f"{release.version()} is installed here); ask its operator to start it with "
+            "--secure_aggregation, or omit the flag here"
+        )
+    if Masking.began(journal.folder, session.run):
+        raise errors.ServerMisbehaves.because(
+            "runs without secure aggregation, with which this run began"
+        )
+    return None
+
+
+class SumPart:
+    """What the loop does in place of sending its update.
+
+    Args:
+      masking: the site's masks.
+      server: the calls, which are tried again.
+      journal: has the update.
+      specs: of the global model; shared: names of the tensors that updates hold.
+      note: writes an event.
+    """
+
+    def __init__(
+        self,
+        masking: Masking,
+        server: Persistent,
+        journal: Journal,
+        specs: Sequence[TensorSpec],
+        shared: Collection[str],
+        note: _Note,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._masking, self._server, self._journal = masking, server, journal
+        self._specs, self._shared, self._note, self._clock = specs, shared, note, clock
+
+    def send_keys(self, task: Task, pending: PendingUpdate) -> None:
+        """Enters an exchange with a trained update. Raises as `Masking.keys`."""
+        self._server.post_sum(self._masking.keys(task, self._plain(task.round, pending)))
+        self._note("sum", phase="keys", round=task.round, exchange=task.exchange)
+
+    def take_part(self, task: Task) -> bool:
+        """Does this site's part in a later phase; returns whether its masked update was sent.
+
+        Raises:
+          StaleUpdate: if the site sits this exchange out.
+          ServerMisbehaves: as the functions of `secure_aggregation.participant`.
+        """
+        place = SumPlace(task.discarded, task.round, task.exchange)
+        pending = self._journal.update
+        if pending is None or pending.round != task.round:
+            raise errors.StaleUpdate(
+                f"this site has no update of round {task.round}; waiting for the next exchange"
+            )
+        state = self._server.ask_sum(task.kind, place)
+        if task.kind == "mask":
+            sha256 = self._masking.mask(task, state, self._plain(task.round, pending))
+            self._push(pending, sha256)
+        else:
+            self._server.post_sum(self._masking.part(task, state))
+        about = {"survivors": state.survivors} if state.survivors else {}
+        self._note("sum", phase=task.kind, round=task.round, exchange=task.exchange, **about)
+        return task.kind == "mask"
+
+    def finish(self) -> None:
+        """Forgets the secrets of the last exchange."""
+        self._masking.finish()
+
+    def _plain(self, number: int, pending: PendingUpdate) -> Plain:
+        """Returns the update of round `number` with the model that it was trained from."""
+        path = self._journal.incoming_path  # still has it, unless a kill or a discard came between
+        manifest = self._server.pull(global_name(number - 1), path, specs=self._specs)
+        return Plain(
+            self._journal.update_path,
+            pending.sha256,
+            path,
+            manifest.sha256,
+            pending.num_examples,
+            self._shared,
+        )
+
+    def _push(self, pending: PendingUpdate, sha256: str) -> None:
+        began, path = self._clock(), self._masking.masked_path
+        self._server.push(
+            path,
+            sha256,
+            round_number=pending.round,
+            num_examples=pending.num_examples,
+            metrics=report_filter.check_metrics(
+                pending.metrics, what=f"metrics of round {pending.round}"
+            ),
+            discarded=self._journal.discarded,
+        )
+        self._note(
+            "pushed",
+            round=pending.round,
+            masked=True,
+            bytes=path.stat().st_size,
+            seconds=round(self._clock() - began, 3),
+        )

@@ -1,0 +1,114 @@
+"""The facts of secure aggregation in the store: exchanges, and what sites sent in them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Callable
+
+from federated.rounds.rounds import Round
+from federated.rounds.sum_phases import Exchange, Phase
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS exchanges (
+    round INTEGER PRIMARY KEY, number INTEGER NOT NULL, phase TEXT NOT NULL,
+    opened_at REAL NOT NULL, closed TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS sum_parts (
+    round INTEGER NOT NULL, phase TEXT NOT NULL, site TEXT NOT NULL, data BLOB NOT NULL,
+    at REAL NOT NULL, PRIMARY KEY (round, phase, site));
+"""
+_Transaction = Callable[[], contextlib.AbstractContextManager[sqlite3.Connection]]
+
+
+class SumRecords:
+    """Durable like the other facts. Only the open round has any: they go with the round.
+
+    Args:
+      transaction: begins a transaction of the store's database, as a context.
+    """
+
+    def __init__(self, transaction: _Transaction):
+        self._transaction = transaction
+        with transaction() as database:
+            for statement in _SCHEMA.split(";"):
+                database.execute(statement)
+
+    def open(self, opened: Round, *, now: float) -> Exchange:
+        """Returns the exchange of the open round, its first one if there is none yet.
+
+        No time in it is later than `now`. In the phase "mask", those whose updates were received
+        have done their part. What evicted sites did in the phase does not count.
+        """
+        number = opened.number
+        with self._transaction() as database:
+            row = database.execute(
+                "SELECT number, phase, opened_at, closed FROM exchanges WHERE round = ?", (number,)
+            ).fetchone()
+            if row is None:
+                first = Exchange(1, now)
+                _keep(database, number, first)
+                return first
+            done = dict(
+                database.execute(
+                    "SELECT site, at FROM sum_parts WHERE round = ? AND phase = ? AND site NOT IN "
+                    "(SELECT name FROM sites WHERE evicted)",
+                    (number, row[1]),
+                ).fetchall()
+            )
+        if row[1] == "mask":
+            done = dict.fromkeys(opened.received, now)
+        closed = {phase: frozenset(sites) for phase, sites in json.loads(row[3]).items()}
+        times = {site: min(at, now) for site, at in done.items()}
+        return Exchange(row[0], min(row[2], now), row[1], times, closed)
+
+    def keep_part(self, number: int, phase: Phase, site: str, data: bytes, *, at: float) -> None:
+        """Records what a site sent in a phase of the open exchange of round `number`."""
+        with self._transaction() as database:
+            database.execute(
+                "INSERT OR REPLACE INTO sum_parts VALUES (?, ?, ?, ?, ?)",
+                (number, phase, site, data, at),
+            )
+
+    def parts(self, number: int, phase: Phase) -> dict[str, bytes]:
+        """Returns site to what it sent in a phase of the open exchange of round `number`."""
+        with self._transaction() as database:
+            return dict(
+                database.execute(
+                    "SELECT site, data FROM sum_parts WHERE round = ? AND phase = ? ORDER BY site",
+                    (number, phase),
+                ).fetchall()
+            )
+
+    def advance(self, number: int, state: Exchange) -> None:
+        """Records the next phase of an exchange."""
+        with self._transaction() as database:
+            _keep(database, number, state)
+
+    def restart(self, number: int, state: Exchange) -> None:
+        """Records the next exchange of a round, in place of one that was given up, and forgets the
+        masked updates of that one.
+        """
+        with self._transaction() as database:
+            database.execute("DELETE FROM updates WHERE counts_in = ?", (number,))
+            database.execute("DELETE FROM sum_parts WHERE round = ?", (number,))
+            _keep(database, number, state)
+
+    def forget(self, *, closed: int) -> None:
+        """Forgets the exchanges of all rounds but the one after `closed`."""
+        with self._transaction() as database:
+            for table in ("exchanges", "sum_parts"):
+                database.execute(f"DELETE FROM {table} WHERE round != ?", (closed + 1,))
+
+    def discard(self, database: sqlite3.Connection) -> None:
+        """Forgets all exchanges, within a transaction that takes the run back."""
+        for table in ("exchanges", "sum_parts"):
+            database.execute(f"DELETE FROM {table}")
+
+
+def _keep(database: sqlite3.Connection, number: int, state: Exchange) -> None:
+    closed = json.dumps({phase: sorted(sites) for phase, sites in state.closed.items()})
+    database.execute(
+        "INSERT OR REPLACE INTO exchanges VALUES (?, ?, ?, ?, ?)",
+        (number, state.number, state.phase, state.opened_at, closed),
+    )
