@@ -17,10 +17,12 @@ from collections.abc import Callable
 from absl import app, flags, logging
 
 from experiments import flags as experiment_flags
+from experiments import program_help, setting_flags
 from federated.errors import CertificateRefused, FederationError, VersionDiffers, WrongCredential
 from federated.security import expiry
 from federated.site import grpc_transport
 from federated.site import loop as site_loop
+from federated.site.answers import AnswerLimits
 from federated.site.loop import SiteTrainer
 from preprocessing import declared_labels
 from preprocessing.case_source import CaseSource
@@ -46,6 +48,8 @@ flags.DEFINE_bool(
     "--nolend_local the model never leaves this site; Table 1 then lacks its row and the row "
     "Average.",
 )
+with program_help.group("What this site answers"):
+    setting_flags.define(AnswerLimits)
 
 
 def main(argv: list[str]) -> int:
@@ -70,6 +74,7 @@ def take_part(
             "--lend has no use in an evaluation without training (--num_rounds=0), whose models "
             "are those of the server's --models; omit it"
         )
+    limits = experiment_flags.settings_of(AnswerLimits)
     import tensorflow as tf
 
     from experiments.models import (
@@ -146,11 +151,14 @@ def take_part(
             transport,
             folder / part / "journal",
             authority=transport.authority,
+            limits=limits.for_rounds(config.num_rounds, config.validation_every),
         )
     except (CertificateRefused, WrongCredential, VersionDiffers) as error:
         raise type(error)(
             f"{error}; python -m experiments.doctor --kit={kit} tells more"
         ) from error
+    if summary.answers:
+        print(f"answered: {summary.answers}")
     if not summary.finished:
         print("stopped; run the same command again to resume")
         return interrupts.EXIT_CODE if interrupts.received() else 1

@@ -140,6 +140,15 @@ class ServerMisbehaves(FederationError):
         )
 
 
+class AnswersUsedUp(FederationError):
+    """The server asks a site to score more models in one run than the site answers.
+
+    Only people can decide whether the run needs them, so the site does not try again by itself.
+    """
+
+    exit_code = 76  # as ServerMisbehaves
+
+
 class OrderRefused(FederationError):
     """An operator's order that cannot be carried out now."""
 
