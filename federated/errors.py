@@ -146,7 +146,7 @@ class AnswersUsedUp(FederationError):
     Only people can decide whether the run needs them, so the site does not try again by itself.
     """
 
-    exit_code = 76  # as ServerMisbehaves
+    exit_code = 77  # EX_NOPERM of <sysexits.h>: starting again without a decision is no use
 
 
 class OrderRefused(FederationError):

@@ -37,4 +37,6 @@ def test_a_server_that_misbehaves_is_named_with_the_remedy_and_not_restarted():
     assert str(error).startswith("the server sends a chunk twice; tell its operator")
     assert error.reasons == (reason,)
     assert error.exit_code == 76  # os.EX_PROTOCOL, where there is one
-    assert {kind.exit_code for kind in KINDS if kind is not errors.ServerMisbehaves} == {1}
+    others = set(KINDS) - {errors.ServerMisbehaves, errors.AnswersUsedUp}
+    assert {kind.exit_code for kind in others} == {1}
+    assert errors.AnswersUsedUp.exit_code == 77  # os.EX_NOPERM
