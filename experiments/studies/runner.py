@@ -17,7 +17,9 @@ from experiments.run.plan import RunSpec, minutes
 from experiments.studies.study_file import Study
 from runkit import atomic
 
+_PREPARED = 0.1  # what preparing costs of making a synthetic scan and preparing it
 Specs = Mapping[tuple[str, int], RunSpec]  # (point's label, seed) -> run
+_METHODS = {"table1": "", "beyond": " (beyond the paper)", "membership": " (membership inference)"}
 Programs = Callable[[pathlib.Path], processes.ProgramGroup]
 
 
@@ -36,10 +38,7 @@ def run(
     """
     failures = []
     for (label, seed), spec, method in _order(study, specs):
-        print(
-            f"== {label}, seed {seed}{' (beyond the paper)' if method == 'beyond' else ''}",
-            flush=True,
-        )
+        print(f"== {label}, seed {seed}{_METHODS[method]}", flush=True)
         message = _attempt(spec, method, programs)
         if message:
             failures.append(f"{label}, seed {seed}: {message}")
@@ -98,6 +97,12 @@ def _costs(specs: Specs) -> dict[tuple[str, int], dict[str, float]]:
         if cohort in made:
             costs[key]["cohort"] = 0.0
         made.add(cohort)
+        if spec.nonmembers:
+            others = repr(
+                (spec.nonmembers, spec.config.seed, [s.cohort.keys() for s in spec.sites])
+            )
+            costs[key][run_plan.NONMEMBERS] *= _PREPARED if others in made else 1.0
+            made.add(others)
     return costs
 
 
@@ -113,12 +118,17 @@ def _order(study: Study, specs: Specs) -> Iterator[tuple[tuple[str, int], RunSpe
     for key, spec in specs.items():
         if key[0] == first and spec.beyond:
             yield key, spec, "beyond"
+    for key, spec in specs.items():
+        if key[0] == first and spec.nonmembers:
+            yield key, spec, "membership"
     for seed in study.seeds:
         for (label, own), spec in specs.items():
             if own == seed and label != first:
                 yield (label, own), spec, "table1"
                 if spec.beyond:
                     yield (label, own), spec, "beyond"
+                if spec.nonmembers:
+                    yield (label, own), spec, "membership"
 
 
 def _attempt(spec: RunSpec, method: str, programs: Programs) -> str | None:
@@ -179,6 +189,7 @@ def _sites_text(spec: RunSpec) -> str:
     ]
     lines += [f"--fault={site.name}:{site.fault}\n" for site in spec.sites if site.fault]
     lines += [f"--deformed={site.name}\n" for site in spec.sites if site.deformed is not None]
+    lines += [f"--nonmembers={spec.nonmembers}\n"] if spec.nonmembers else []
     lines.append(f"--threads_per_site={spec.threads_per_site}\n")
     lines += [f"--environment={name}={value}\n" for name, value in sorted(spec.environment.items())]
     return "".join(lines) + (f"--stack={spec.stack}\n" if spec.stack != "own" else "")

@@ -12,7 +12,7 @@ from experiments.figures import style
 from experiments.reports import patients_table, table1_report
 from experiments.results import fingerprints, hypotheses, intervals, paper_table, patients
 from experiments.run import stages as run_stages
-from experiments.studies import comparison, study_file
+from experiments.studies import comparison, leakage_results, study_file
 from experiments.studies import variants as study_variants
 from experiments.studies.study_file import Study
 from runkit import atomic, events
@@ -57,6 +57,8 @@ def collect(
         content["sweep"] = sweep(study, runs)
         if study.margin is not None:
             content["comparison"] = comparison.collect(study, runs)
+        if study.nonmembers:
+            content["leakage"] = leakage_results.collect(study, runs, folder)
         return content
     joint = joint_rows(study, runs)
     if not study.variants:
@@ -300,6 +302,8 @@ def markdown(content: Mapping[str, Any]) -> str:
         lines += _sweep_lines(content)
         if content.get("comparison") is not None:
             lines += comparison.markdown(content["comparison"])
+        if content.get("leakage") is not None:
+            lines += leakage_results.markdown(content["leakage"])
     else:
         if content.get("variants") is not None:
             lines += ["", *study_variants.markdown(content["variants"])]
