@@ -27,7 +27,7 @@ from absl import app, flags
 from experiments import flags as experiment_flags
 from experiments import program_help
 from experiments.configuration import ExperimentConfig
-from experiments.models.membership_targets import Candidates, Target
+from experiments.models.membership_targets import Candidates, AttackedModel
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -157,7 +157,7 @@ def _candidates(
     return Candidates.of(own, outside, limit=FLAGS.max_nonmembers)
 
 
-def _targets(sites: list[str]) -> tuple[list[Target], dict[str, list[pathlib.Path]]]:
+def _targets(sites: list[str]) -> tuple[list[AttackedModel], dict[str, list[pathlib.Path]]]:
     """Returns the models to attack, and the run's own models that serve as references."""
     from experiments.models import membership_targets
 
@@ -176,7 +176,7 @@ def _targets(sites: list[str]) -> tuple[list[Target], dict[str, list[pathlib.Pat
     if FLAGS.rounds:
         raise app.UsageError("--rounds is for --run; omit it")
     return [
-        Target(name=name, kind="local", file=file, sites=tuple(sites))
+        AttackedModel(name=name, kind="local", file=file, sites=tuple(sites))
         for name, file in experiment_flags.named_files("models").items()
     ], {}
 

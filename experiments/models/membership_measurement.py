@@ -16,7 +16,7 @@ import numpy as np
 from c2fnas import genotype, named_weights
 from experiments.configuration import CLASSES, ExperimentConfig
 from experiments.models.membership_losses import MembershipLosses
-from experiments.models.membership_targets import Candidates, Target
+from experiments.models.membership_targets import Candidates, AttackedModel
 from experiments.results import membership
 from experiments.results.membership import Stratum
 from federated.tensors.tensor_files import TensorFile, file_digest
@@ -53,7 +53,7 @@ class Measurement:
         self,
         config: ExperimentConfig,
         candidates: Mapping[str, Candidates],
-        targets: Sequence[Target],
+        targets: Sequence[AttackedModel],
         references: Mapping[str, Sequence[pathlib.Path]],
         folder: pathlib.Path,
         *,
@@ -116,7 +116,7 @@ class Measurement:
             "attacks": [entry for target in self._targets for entry in self._attacks(target)],
         }
 
-    def _attacks(self, target: Target) -> list[dict[str, Any]]:
+    def _attacks(self, target: AttackedModel) -> list[dict[str, Any]]:
         names = ["loss"]
         if all(self._references[site] for site in target.sites):
             names.append("calibrated")
@@ -124,7 +124,7 @@ class Measurement:
             names += ["update", "alignment"]
         return [self._attack(target, name) for name in names]
 
-    def _attack(self, target: Target, attack: str) -> dict[str, Any]:
+    def _attack(self, target: AttackedModel, attack: str) -> dict[str, Any]:
         strata = {site: self._stratum(target, attack, site) for site in target.sites}
         return {
             "model": target.name,
@@ -142,7 +142,7 @@ class Measurement:
             },
         }
 
-    def _stratum(self, target: Target, attack: str, site: str) -> Stratum:
+    def _stratum(self, target: AttackedModel, attack: str, site: str) -> Stratum:
         if attack == "alignment":
             scores = self._values(Pass(target.file, site, target.received))
         else:

@@ -23,7 +23,7 @@ Kind = Literal["global", "local", "update"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Target:
+class AttackedModel:
     """A model whose training cases an attacker looks for.
 
     Attributes:
@@ -88,7 +88,9 @@ def _digest(case: PreparedCase) -> str:
     return hashlib.sha256(np.ascontiguousarray(case.image).tobytes()).hexdigest()
 
 
-def of_run(folder: pathlib.Path, sites: Sequence[str], rounds: Sequence[int] = ()) -> list[Target]:
+def of_run(
+    folder: pathlib.Path, sites: Sequence[str], rounds: Sequence[int] = ()
+) -> list[AttackedModel]:
     """Returns the targets in the folder of a run on one machine.
 
     They are the global models of `rounds`, the updates of these rounds that the server has kept
@@ -115,7 +117,7 @@ def of_run(folder: pathlib.Path, sites: Sequence[str], rounds: Sequence[int] = (
                 f"{last} whose models are kept"
             )
         found.append(
-            Target(
+            AttackedModel(
                 name=LAST_GLOBAL,
                 kind="global",
                 file=store.global_path(number),
@@ -128,17 +130,19 @@ def of_run(folder: pathlib.Path, sites: Sequence[str], rounds: Sequence[int] = (
         for site in sites:
             file = folder / "sites" / site / part / "best.safetensors"
             if file.is_file():
-                found.append(Target(name=f"{site}_{name}", kind="local", file=file, sites=(site,)))
+                found.append(
+                    AttackedModel(name=f"{site}_{name}", kind="local", file=file, sites=(site,))
+                )
     return found
 
 
-def _updates(store: StoreFolder, number: int, sites: Sequence[str]) -> list[Target]:
+def _updates(store: StoreFolder, number: int, sites: Sequence[str]) -> list[AttackedModel]:
     received, found = store.global_path(number - 1), []
     for site in sites:
         kept = sorted(store.kept_folder(number).glob(f"{global_name(number)}.{site}.*.safetensors"))
         if kept and received.is_file():
             found.append(
-                Target(
+                AttackedModel(
                     name=f"{site}_update",
                     kind="update",
                     file=kept[-1],

@@ -237,11 +237,15 @@ def disk_bytes(spec: RunSpec, *, scans: bool = True) -> float:
     gene = genotype.load(spec.config.genotype).with_size(
         filters=spec.config.filters, classes=len(CLASSES)
     )
-    cases = sum(site.made for site in spec.sites)
+    cases = sum(site.made + spec.nonmembers for site in spec.sites)
+    updates = spec.config.num_rounds * len(spec.sites) if spec.nonmembers else 0  # all are kept
     return (
         cases
         * (_CASE_BYTES if scans else _PREPARED_BYTES * 27.0 / math.prod(spec.config.spacing_mm))
-        + (spec.config.num_rounds + 6 * len(spec.sites)) * _WEIGHT_BYTES * 1.4 * gene.conv_weights()
+        + (spec.config.num_rounds + updates + 6 * len(spec.sites))
+        * _WEIGHT_BYTES
+        * 1.4
+        * gene.conv_weights()
     )
 
 

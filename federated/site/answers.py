@@ -52,7 +52,7 @@ class AnswerLimits:
     report_digits: int = setting(
         0,
         "Round every number of a report: decimals of numbers up to 1, significant digits of "
-        "larger ones. 2 gives a Dice as 0.85 and a volume as 73 ml. 0 does not round.",
+        "larger ones. 2 gives 0.8471 as 0.85 and 73.26 as 73. 0 does not round.",
         condition=Condition(lambda digits: 0 <= digits <= _DIGITS, f"0 to {_DIGITS}"),
     )
 

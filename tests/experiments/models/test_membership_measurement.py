@@ -130,7 +130,7 @@ def test_a_diverged_model_is_named(run, config, tmp_path):
     bad = {n: np.full_like(a, np.nan) for n, a in membership_run.weights(config, 1).items()}
     file = tmp_path / "bad.safetensors"
     named_weights.save(file, bad, {})
-    target = membership_targets.Target(name="bad", kind="local", file=file, sites=("C1",))
+    target = membership_targets.AttackedModel(name="bad", kind="local", file=file, sites=("C1",))
     measurement = Measurement(config, candidates, [target], {}, tmp_path, patches=1)
     with pytest.raises(ValueError, match=r"bad\.safetensors: the losses of 7 scans of C1"):
         measurement.run()
