@@ -27,7 +27,7 @@ from absl import app, flags
 from experiments import flags as experiment_flags
 from experiments import program_help
 from experiments.configuration import ExperimentConfig
-from experiments.models.membership_targets import Candidates, AttackedModel
+from experiments.models.membership_targets import AttackedModel, Candidates
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()

@@ -16,7 +16,7 @@ import numpy as np
 from c2fnas import genotype, named_weights
 from experiments.configuration import CLASSES, ExperimentConfig
 from experiments.models.membership_losses import MembershipLosses
-from experiments.models.membership_targets import Candidates, AttackedModel
+from experiments.models.membership_targets import AttackedModel, Candidates
 from experiments.results import membership
 from experiments.results.membership import Stratum
 from federated.tensors.tensor_files import TensorFile, file_digest

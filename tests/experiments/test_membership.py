@@ -53,12 +53,9 @@ def test_it_prints_the_cost_measures_and_writes_what_it_found(run):
 @pytest.mark.parametrize(
     ("given", "match"),
     [
-        (["--run={run}", "--members=C1:{run}"], "omit --models and --members"),
         ([], "give --run, or --models and --members together"),
-        (["--run={run}", "--nonmembers=C1"], "--nonmembers has 'C1'; expected site:folder"),
         (["--run={run}", "--nonmembers=C9:{run}/others"], "--nonmembers has site 'C9'"),
         (["--run={run}", "--rounds=x"], "--rounds is 'x'; expected numbers"),
-        (["--run={run}", "--references=nowhere"], "--references has 'nowhere'"),
         (["--run={run}", "--keep_at_site=norms"], "--keep_at_site is norms"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import numpy as np
@@ -35,9 +36,14 @@ def store(folder, site, numbers, counts):
 
 def weights(config, seed):
     """Returns weights near those that training begins with."""
-    initial, rng = named_weights.read(site_trainer.build_network(config)), np.random.default_rng(0)
+    initial, rng = _initial(config), np.random.default_rng(0)
     step = {name: rng.normal(0, 0.02, array.shape) for name, array in initial.items()}
     return {name: (a + seed * step[name]).astype(np.float32) for name, a in initial.items()}
+
+
+@functools.cache
+def _initial(config):
+    return named_weights.read(site_trainer.build_network(config))
 
 
 def leave(folder, config, sites=("C1", "C2")):
