@@ -37,20 +37,30 @@ def overlap_of(dice: float, marked: int, volume: float) -> float:
     return dice * (marked + volume) / 2.0
 
 
-def asker(truth: np.ndarray, digits: int = 0) -> Ask:
-    """Returns a site that answers with the Dice of a region against a bool [x, y, z] organ."""
+def counts_of(truth: np.ndarray) -> np.ndarray:
+    """Returns, for each corner, the organ's voxels before it along all axes: int32, a voxel more
+    along each axis than the bool [x, y, z] organ.
+    """
+    sums = np.zeros(tuple(n + 1 for n in truth.shape), np.int32)
+    sums[1:, 1:, 1:] = truth
+    for axis in range(3):
+        np.cumsum(sums, axis=axis, out=sums)
+    return sums
+
+
+def asker(sums: np.ndarray, digits: int = 0) -> Ask:
+    """Returns a site that answers with the Dice of a region, from what `counts_of` returns."""
     from federated.site.answers import rounded
 
-    sums = np.pad(truth.astype(np.int64), [(1, 0)] * 3).cumsum(0).cumsum(1).cumsum(2)
-    volume = int(truth.sum())
+    volume = int(sums[-1, -1, -1])
 
     def ask(region: Region) -> float:
         (a, b), (c, d), (e, f) = ((s.start, s.stop) for s in region)
-        inside = (
+        inside = int(
             sums[b, d, f] - sums[a, d, f] - sums[b, c, f] - sums[b, d, e]
             + sums[a, c, f] + sums[a, d, e] + sums[b, c, e] - sums[a, c, e]
         )  # fmt: skip
-        dice = 2.0 * int(inside) / (size_of(region) + volume)
+        dice = 2.0 * inside / (size_of(region) + volume)
         return float(rounded({"dice": dice}, digits)["dice"])
 
     return ask
@@ -113,12 +123,12 @@ def dice(one: np.ndarray, other: np.ndarray) -> float:
 
 def measure(truths: list[np.ndarray]) -> dict[str, object]:
     """Returns means over cases: error of the volume and Dice of the drawn organ."""
-    found = []
+    found, sums = [], [counts_of(truth) for truth in truths]
     for digits in DIGITS:
         errors, drawn = [], {models: list[float]() for models in MODELS}
-        for truth in truths:
+        for truth, own in zip(truths, sums, strict=True):
             for models in MODELS:
-                picture, volume = draw(asker(truth, digits), truth.shape, models)
+                picture, volume = draw(asker(own, digits), truth.shape, models)
                 drawn[models].append(dice(picture, truth))
             errors.append(abs(volume - truth.sum()) / truth.sum())
         found.append(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -26,26 +27,56 @@ def test_a_region_is_answered_with_its_dice():
     truth, region = organ(), (slice(2, 7), slice(1, 6), slice(0, 5))
     mask = np.zeros(truth.shape, bool)
     mask[region] = True
-    assert oracle.asker(truth)(region) == pytest.approx(oracle.dice(mask, truth), rel=1e-12)
-    assert oracle.asker(truth, digits=2)(region) == round(oracle.dice(mask, truth), 2)
+    assert oracle.asker(oracle.counts_of(truth))(region) == pytest.approx(
+        oracle.dice(mask, truth), rel=1e-12
+    )
+    assert oracle.asker(oracle.counts_of(truth), digits=2)(region) == round(
+        oracle.dice(mask, truth), 2
+    )
 
 
 def test_one_model_tells_the_volume_and_enough_models_every_voxel():
     truth = organ()
-    drawn, volume = oracle.draw(oracle.asker(truth), truth.shape, 1)
+    drawn, volume = oracle.draw(oracle.asker(oracle.counts_of(truth)), truth.shape, 1)
     assert volume == pytest.approx(truth.sum(), rel=1e-9) and not drawn.any()
-    drawn, _ = oracle.draw(oracle.asker(truth), truth.shape, 5000)
+    drawn, _ = oracle.draw(oracle.asker(oracle.counts_of(truth)), truth.shape, 5000)
     np.testing.assert_array_equal(drawn, truth)
 
 
 def test_more_models_draw_better_and_rounding_draws_worse():
     truth = organ(shape=(24, 18, 20))
     exact = [
-        oracle.dice(oracle.draw(oracle.asker(truth), truth.shape, k)[0], truth) for k in (8, 60)
+        oracle.dice(oracle.draw(oracle.asker(oracle.counts_of(truth)), truth.shape, k)[0], truth)
+        for k in (8, 60)
     ]
     assert exact[0] < exact[1]
-    coarse, _ = oracle.draw(oracle.asker(truth, digits=2), truth.shape, 60)
+    coarse, _ = oracle.draw(oracle.asker(oracle.counts_of(truth), digits=2), truth.shape, 60)
     assert oracle.dice(coarse, truth) < exact[1]
+
+
+def test_the_table_of_the_threat_model_is_that_of_the_measured_results():
+    docs = pathlib.Path(__file__).parents[2] / "docs"
+    found = json.loads((docs / "results" / "evaluation_oracle.json").read_text())["found"]
+    text = (docs / "threat-model.md").read_text(encoding="utf-8")
+    table = text.partition("<!-- table: results/evaluation_oracle.json -->\n")[2].partition("\n\n")[
+        0
+    ]
+    cells = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.split("\n")]
+    assert cells[2:] == [
+        [
+            str(own["report_digits"]),
+            f"{own['volume_error_percent']:.1f} %",
+            *(
+                f"{own['dice_of_drawn_organ'][models]:.2f}"
+                for models in ("16", "64", "256", "1024")
+            ),
+        ]
+        for own in found
+    ]
+    drawn = {own["report_digits"]: own["dice_of_drawn_organ"] for own in found}
+    page = (docs / "privacy.md").read_text(encoding="utf-8")
+    for digits, models in ((0, "64"), (2, "64"), (0, "1024"), (2, "1024")):
+        assert f"{drawn[digits][models]:.2f}" in page
 
 
 def test_a_crafted_model_reveals_the_volume_through_the_rows_of_a_site(tmp_path):
