@@ -180,7 +180,12 @@ def run(
         journal.wait_until_durable()
         held.close()
     return SiteSummary(
-        transport.site, True, loop.rounds, loop.models_evaluated, loop.remark, loop.answered
+        transport.site,
+        True,
+        loop.rounds,
+        loop.models_evaluated,
+        loop.remark,
+        answers=loop.answered,
     )
 
 
