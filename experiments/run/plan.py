@@ -228,24 +228,22 @@ def _membership_seconds(spec: RunSpec, size: float, patch_s: float) -> dict[str,
     }
 
 
-def disk_bytes(spec: RunSpec, *, scans: bool = True) -> float:
+def disk_bytes(spec: RunSpec, *, scans: bool = True, others: bool = True) -> float:
     """Returns a coarse estimate of what a run writes: scans, prepared cases, the global models.
 
     Args:
       scans: whether it makes its scans; otherwise another run has made them already.
+      others: the same for its non-members.
     """
     gene = genotype.load(spec.config.genotype).with_size(
         filters=spec.config.filters, classes=len(CLASSES)
     )
-    cases = sum(site.made + spec.nonmembers for site in spec.sites)
-    updates = spec.config.num_rounds * len(spec.sites) if spec.nonmembers else 0  # all are kept
+    cases, further = sum(site.made for site in spec.sites), spec.nonmembers * len(spec.sites)
+    prepared = _PREPARED_BYTES * 27.0 / math.prod(spec.config.spacing_mm)
     return (
-        cases
-        * (_CASE_BYTES if scans else _PREPARED_BYTES * 27.0 / math.prod(spec.config.spacing_mm))
-        + (spec.config.num_rounds + updates + 6 * len(spec.sites))
-        * _WEIGHT_BYTES
-        * 1.4
-        * gene.conv_weights()
+        cases * (_CASE_BYTES if scans else prepared)
+        + further * (_CASE_BYTES if others else prepared)
+        + (spec.config.num_rounds + 6 * len(spec.sites)) * _WEIGHT_BYTES * 1.4 * gene.conv_weights()
     )
 
 

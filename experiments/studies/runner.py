@@ -77,7 +77,12 @@ def cost_text(study: Study, folder: pathlib.Path, specs: Specs) -> str:
         else "measured with the demo profile"
     )
     disk = sum(
-        run_plan.disk_bytes(spec, scans=costs[key]["cohort"] > 0)
+        run_plan.disk_bytes(
+            spec,
+            scans=costs[key]["cohort"] > 0,
+            others=costs[key].get(run_plan.NONMEMBERS)
+            == run_plan.estimated_seconds(spec).get(run_plan.NONMEMBERS),
+        )
         for key, spec in specs.items()
         if not done[key]
     )

@@ -189,3 +189,14 @@ def test_sites_of_mixed_hospitals_have_no_non_members(tmp_path):
     study = read(tmp_path, **{**CHANGES, "sites": sites})
     with pytest.raises(ValueError, match=r"site C2: membership inference needs .* one hospital"):
         study_file.run_spec(study, study.points[0], 1, tmp_path, parse)
+
+
+def test_the_disk_holds_the_scans_of_non_members_once_per_seed(tmp_path):
+    study, runs = read(tmp_path, **CHANGES), tmp_path / "runs" / "s"
+    spec = study_file.run_spec(study, study.points[0], 1, runs, parse)
+    none = dataclasses.replace(spec, nonmembers=0)
+    made, shared = (
+        run_plan.disk_bytes(spec, others=others) - run_plan.disk_bytes(none)
+        for others in (True, False)
+    )
+    assert made == pytest.approx(200 * 17e6) and shared == pytest.approx(200 * 2e6)
