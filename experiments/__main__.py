@@ -17,6 +17,7 @@ GROUPS = {
         "study",
         "run_report",
         "verify",
+        "membership",
         "dryrun",
         "overfit",
     ),

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from absl import app, flags, logging
 
 from experiments import flags as experiment_flags
+from experiments import program_help, setting_flags
 from federated.errors import (
     CertificateRefused,
     FederationError,
@@ -33,6 +34,7 @@ from federated.privacy.policy import PrivacyPolicy
 from federated.security import expiry
 from federated.site import grpc_transport
 from federated.site import loop as site_loop
+from federated.site.answers import AnswerLimits
 from federated.site.loop import SiteTrainer
 from preprocessing import declared_labels
 from preprocessing.case_source import CaseSource
@@ -65,6 +67,8 @@ flags.DEFINE_bool(
     "Send masked updates only: a server without --secure_aggregation gets nothing from this site. "
     "Needs --nolend_local and no --lend, since such models would leave as they are.",
 )
+with program_help.group("What this site answers"):
+    setting_flags.define(AnswerLimits)
 
 
 def main(argv: list[str]) -> int:
@@ -91,6 +95,7 @@ def take_part(
         )
     policy = _policy(config.num_rounds)
     _check_secure_aggregation(config.num_rounds)
+    limits = experiment_flags.settings_of(AnswerLimits)
     import tensorflow as tf
 
     from experiments.models import (
@@ -169,6 +174,7 @@ def take_part(
             authority=transport.authority,
             privacy=policy,
             require_sums=FLAGS.require_secure_aggregation,
+            limits=limits.for_rounds(config.num_rounds, config.validation_every),
         )
     except (CertificateRefused, WrongCredential, VersionDiffers) as error:
         raise type(error)(
@@ -176,6 +182,8 @@ def take_part(
         ) from error
     if summary.privacy:
         print(f"privacy of this site's patients, all updates of the run so far: {summary.privacy}")
+    if summary.answers:
+        print(f"answered: {summary.answers}")
     if not summary.finished:
         print("stopped; run the same command again to resume")
         return interrupts.EXIT_CODE if interrupts.received() else 1

@@ -149,6 +149,15 @@ class PolicyRefused(FederationError):
     exit_code = 77  # EX_NOPERM of <sysexits.h>: only people can decide, so restarting is no use
 
 
+class AnswersUsedUp(FederationError):
+    """The server asks a site to score more models in one run than the site answers.
+
+    Only people can decide whether the run needs them, so the site does not try again by itself.
+    """
+
+    exit_code = 77  # EX_NOPERM of <sysexits.h>: starting again without a decision is no use
+
+
 class OrderRefused(FederationError):
     """An operator's order that cannot be carried out now."""
 

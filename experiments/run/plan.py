@@ -97,6 +97,8 @@ class RunSpec:
       flags_text: text of the flag file that all its programs receive.
       environment: variables added to this process's environment for its programs.
       stack: "own", or "other" for the Python of the other stack's environment.
+      nonmembers: patients per site, of no site of the run, against whom membership inference is
+          measured; 0 measures nothing.
     """
 
     config: ExperimentConfig
@@ -110,6 +112,7 @@ class RunSpec:
     baselines: bool = True
     beyond: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    nonmembers: int = 0
 
     def __post_init__(self) -> None:
         filtered = [site.name for site in self.sites if site.privacy.active]
@@ -117,6 +120,13 @@ class RunSpec:
             raise ValueError(
                 f"site {filtered[0]} has a privacy policy, under which it lends no baseline; set "
                 "`baselines` to false"
+            )
+        mixed = [site.name for site in self.sites if len(site.cohort) != 1]
+        if self.nonmembers and mixed:
+            raise ValueError(
+                f"site {mixed[0]}: membership inference needs further patients of the same "
+                "hospital; give the site a synthetic `cohort` of one hospital, or leave out "
+                "`nonmembers`"
             )
         rule = rules.parse(self.config.aggregation)
         rule.check_updates(
@@ -196,25 +206,52 @@ def estimated_seconds(spec: RunSpec) -> dict[str, float]:
         )
     if FINETUNED in spec.beyond:
         stages["fine-tuning"] = alone * together + 2 * _START_S
+    if spec.nonmembers:
+        stages |= _membership_seconds(spec, validated / _VALIDATION_S, step / config.batch_size)
     if spec.beyond:
         stages["scores of the models beyond the paper"] = 3 * test * tested + 2 * _START_S
         stages["table with them"] = _START_S / 2
     return stages
 
 
-def disk_bytes(spec: RunSpec, *, scans: bool = True) -> float:
+NONMEMBERS, MEMBERSHIP = "non-members", "membership inference"
+PATCHES = 2  # for each scan, whose foreground two patches of a toy setting nearly cover
+# Passes over a site's scans: losses under three global models, and of the last three updates under
+# the received and the trained model; gradients, each as long as three losses; two local models.
+_LOSSES, _GRADIENTS = 3 + 2 * 3 + 3, 3
+_FORWARD = 0.3  # of a training step for the same patches
+
+
+def nonmember_seed(seed: int) -> int:
+    """Returns the cohort seed of a run's non-members, far from those of its sites."""
+    return 900_000 + seed
+
+
+def _membership_seconds(spec: RunSpec, size: float, patch_s: float) -> dict[str, float]:
+    """Args: size: of a scan, relative to the demo profile's; patch_s: of a step for one patch."""
+    scans = sum(spec.nonmembers + (site.counts or (200, 0, 0))[0] for site in spec.sites)
+    made = spec.nonmembers * len(spec.sites)
+    return {
+        NONMEMBERS: made * (_COHORT_S + _PREPARE_S * size) + 2 * _START_S,
+        MEMBERSHIP: scans * PATCHES * patch_s * (_LOSSES * _FORWARD + _GRADIENTS) + _START_S,
+    }
+
+
+def disk_bytes(spec: RunSpec, *, scans: bool = True, others: bool = True) -> float:
     """Returns a coarse estimate of what a run writes: scans, prepared cases, the global models.
 
     Args:
       scans: whether it makes its scans; otherwise another run has made them already.
+      others: the same for its non-members.
     """
     gene = genotype.load(spec.config.genotype).with_size(
         filters=spec.config.filters, classes=len(CLASSES)
     )
-    cases = sum(site.made for site in spec.sites)
+    cases, further = sum(site.made for site in spec.sites), spec.nonmembers * len(spec.sites)
+    prepared = _PREPARED_BYTES * 27.0 / math.prod(spec.config.spacing_mm)
     return (
-        cases
-        * (_CASE_BYTES if scans else _PREPARED_BYTES * 27.0 / math.prod(spec.config.spacing_mm))
+        cases * (_CASE_BYTES if scans else prepared)
+        + further * (_CASE_BYTES if others else prepared)
         + (spec.config.num_rounds + 6 * len(spec.sites)) * _WEIGHT_BYTES * 1.4 * gene.conv_weights()
     )
 

@@ -6,6 +6,7 @@ Each stage starts the programs of a real federation, as separate processes conne
 from __future__ import annotations
 
 import pathlib
+import shutil
 import time
 from collections.abc import Callable
 from typing import TypedDict
@@ -16,7 +17,17 @@ from experiments.results import paper_table
 from experiments.results.case_rows import CaseRow
 from experiments.run import plan as run_plan
 from experiments.run import processes
-from experiments.run.plan import FINETUNED, POOLED, RunSpec, SiteSpec, minutes
+from experiments.run.plan import (
+    FINETUNED,
+    MEMBERSHIP,
+    NONMEMBERS,
+    PATCHES,
+    POOLED,
+    RunSpec,
+    SiteSpec,
+    minutes,
+    nonmember_seed,
+)
 from preprocessing import case_store, declared_labels
 from preprocessing import manifest as manifests
 from runkit import atomic
@@ -140,6 +151,13 @@ class Stages:
         if self._spec.beyond:
             self._stage("scores of the models beyond the paper", self._score_beyond)
             self._stage("table with them", self._table)
+
+    def membership(self) -> None:
+        """Measures membership inference on the run's models; runs `table1` first if necessary."""
+        if not self._run.done("table and figures"):
+            self.table1()
+        self._stage(NONMEMBERS, self._make_nonmembers)
+        self._stage(MEMBERSHIP, self._measure_membership)
 
     def _stage(self, name: str, work: Callable[[processes.ProgramGroup], None]) -> None:
         self._run.stage(name, self._cost[name], work)
@@ -296,6 +314,8 @@ class Stages:
             # It would refuse what a bad site sends, and noise on every value; the experiment asks
             # what the rule makes of it.
             arguments.append("--max_change_ratio=0")
+        if self._spec.nonmembers:
+            arguments.append(f"--keep_updates={self._spec.config.num_rounds}")
         server = group.start("server", "experiments.serve", arguments)
         group.wait_for(address.exists, server, "starting", _SERVER_START_TIMEOUT_S)
         port = atomic.read_json(address)["port"]
@@ -368,6 +388,52 @@ class Stages:
             self._folder / _BEYOND_ROWS,
             "".join(file.read_text(encoding="utf-8") for file in outputs),
         )
+
+    def _make_nonmembers(self, group: processes.ProgramGroup) -> None:
+        """Makes and prepares other patients of the sites' hospitals."""
+        count, seed = self._spec.nonmembers, nonmember_seed(self._spec.config.seed)
+        scans: dict[str, pathlib.Path] = {}
+        made = []
+        for site in self._spec.sites:
+            (hospital,) = site.cohort
+            kind = "" if site.phantom == "standard" else f"-{site.phantom}"
+            folder = self._spec.cohorts / f"{hospital}{kind}-{count}-seed{seed}"
+            if not (folder / "manifest.json").exists() and folder not in scans.values():
+                arguments = [f"--site={hospital}", f"--cases={count}", f"--seed={seed}"]
+                arguments += [f"--output={folder}", f"--phantom={site.phantom}"]
+                made.append(group.start(folder.name, "experiments.synthesize", arguments))
+            scans[site.name] = folder
+        group.wait(made, NONMEMBERS)
+        programs = []
+        for name, folder in scans.items():
+            arguments = [
+                *self._experiment,
+                f"--manifest={folder / 'manifest.json'}",
+                f"--site={name}",
+                f"--site_folder={self._folder / 'nonmembers' / name}",
+                f"--split=0,0,{count}",
+                "--workers=1",
+            ]
+            log = f"{name}.nonmembers"
+            programs.append(group.start(name, "experiments.prepare", arguments, log=log))
+        group.wait(programs, NONMEMBERS)
+
+    def _measure_membership(self, group: processes.ProgramGroup) -> None:
+        others = (
+            f"{site.name}:{self._folder / 'nonmembers' / site.name}" for site in self._spec.sites
+        )
+        arguments = [
+            *self._experiment,
+            "--threads=0",  # it works alone and can use all cores
+            f"--run={self._folder}",
+            f"--nonmembers={','.join(others)}",
+            f"--patches={PATCHES}",
+            f"--output={self._folder / 'membership'}",
+        ]
+        group.wait([group.start("membership", "experiments.membership", arguments)], MEMBERSHIP)
+        # The updates of all rounds were kept for this; the last round's stay, as usual.
+        for folder in sorted((self._folder / "server" / "kept").glob("round_*"))[:-1]:
+            shutil.rmtree(folder)
 
     def _declared(self) -> str:
         """Returns a note on the classes that the sites' labels contain."""

@@ -24,7 +24,7 @@ from experiments.reports import case_browser, html_parts, patients_table, table1
 from experiments.results import gated_rows, paper_table, patients
 from experiments.results.case_rows import CaseRow
 from experiments.results.measures import Run
-from experiments.studies import comparison, privacy_results, study_results
+from experiments.studies import comparison, leakage_results, privacy_results, study_results
 from preprocessing.case_store import CaseStore
 from runkit import atomic, progress
 
@@ -363,6 +363,10 @@ def _study_sections(
         sections.append(("kept", "What is kept", comparison.section(content["comparison"])))
     if content.get("privacy") is not None:
         sections.append(("privacy", "Privacy", privacy_results.section(content["privacy"])))
+    if content.get("leakage") is not None:
+        sections.append(
+            ("leakage", "What the models give away", leakage_results.section(content["leakage"]))
+        )
     if data["browser"]:
         note = f"Pictures are shown because the cohort is {content['pictures']}."
         browser = f'<h2>Pictures</h2><p class="note">{note}</p><div id="browser"></div>'

@@ -18,7 +18,9 @@ from experiments.studies.study_file import Study
 from federated.privacy.policy import PrivacyPolicy
 from runkit import atomic
 
+_PREPARED = 0.1  # what preparing costs of making a synthetic scan and preparing it
 Specs = Mapping[tuple[str, int], RunSpec]  # (point's label, seed) -> run
+_METHODS = {"table1": "", "beyond": " (beyond the paper)", "membership": " (membership inference)"}
 Programs = Callable[[pathlib.Path], processes.ProgramGroup]
 
 
@@ -37,10 +39,7 @@ def run(
     """
     failures = []
     for (label, seed), spec, method in _order(study, specs):
-        print(
-            f"== {label}, seed {seed}{' (beyond the paper)' if method == 'beyond' else ''}",
-            flush=True,
-        )
+        print(f"== {label}, seed {seed}{_METHODS[method]}", flush=True)
         message = _attempt(spec, method, programs)
         if message:
             failures.append(f"{label}, seed {seed}: {message}")
@@ -79,7 +78,12 @@ def cost_text(study: Study, folder: pathlib.Path, specs: Specs) -> str:
         else "measured with the demo profile"
     )
     disk = sum(
-        run_plan.disk_bytes(spec, scans=costs[key]["cohort"] > 0)
+        run_plan.disk_bytes(
+            spec,
+            scans=costs[key]["cohort"] > 0,
+            others=costs[key].get(run_plan.NONMEMBERS)
+            == run_plan.estimated_seconds(spec).get(run_plan.NONMEMBERS),
+        )
         for key, spec in specs.items()
         if not done[key]
     )
@@ -104,6 +108,12 @@ def _costs(specs: Specs) -> dict[tuple[str, int], dict[str, float]]:
         if cohort in made:
             costs[key]["cohort"] = 0.0
         made.add(cohort)
+        if spec.nonmembers:
+            others = repr(
+                (spec.nonmembers, spec.config.seed, [s.cohort.keys() for s in spec.sites])
+            )
+            costs[key][run_plan.NONMEMBERS] *= _PREPARED if others in made else 1.0
+            made.add(others)
     return costs
 
 
@@ -119,12 +129,17 @@ def _order(study: Study, specs: Specs) -> Iterator[tuple[tuple[str, int], RunSpe
     for key, spec in specs.items():
         if key[0] == first and spec.beyond:
             yield key, spec, "beyond"
+    for key, spec in specs.items():
+        if key[0] == first and spec.nonmembers:
+            yield key, spec, "membership"
     for seed in study.seeds:
         for (label, own), spec in specs.items():
             if own == seed and label != first:
                 yield (label, own), spec, "table1"
                 if spec.beyond:
                     yield (label, own), spec, "beyond"
+                if spec.nonmembers:
+                    yield (label, own), spec, "membership"
 
 
 def _attempt(spec: RunSpec, method: str, programs: Programs) -> str | None:
@@ -190,6 +205,7 @@ def _sites_text(spec: RunSpec) -> str:
         if site.privacy.active
     ]
     lines += [f"--deformed={site.name}\n" for site in spec.sites if site.deformed is not None]
+    lines += [f"--nonmembers={spec.nonmembers}\n"] if spec.nonmembers else []
     lines.append(f"--threads_per_site={spec.threads_per_site}\n")
     lines += [f"--environment={name}={value}\n" for name, value in sorted(spec.environment.items())]
     return "".join(lines) + (f"--stack={spec.stack}\n" if spec.stack != "own" else "")

@@ -18,6 +18,8 @@
       ],
       "axis": "local epochs per round",   for a sweep: the quantity that the labels are values of
       "margin": 10,                       of a sweep: judges points `against` others, in points
+      "nonmembers": 100,                  measures membership inference against as many patients
+                                          per site that no site has (`leakage_results`)
       "variants": true                    the points compute one setting in different ways
     }
 
@@ -70,6 +72,7 @@ _KEYS = {
     "notes",
     "phantom",
     "margin",
+    "nonmembers",
 }
 _POINT_KEYS = {
     "label",
@@ -125,6 +128,7 @@ class Study:
     variants: bool
     threads_per_site: int
     notes: tuple[str, ...]
+    nonmembers: int
     home: pathlib.Path  # paths of split lists and profiles are relative to it
     data: pathlib.Path  # paths of manifests are relative to it
 
@@ -190,6 +194,7 @@ def run_spec(
         baselines=point.baselines,
         beyond=point.beyond,
         notes=(*study.notes, *_fault_notes(point), _data_note(point)),
+        nonmembers=study.nonmembers,
     )
 
 
@@ -244,9 +249,22 @@ def _study(value: Any, home: pathlib.Path, data: pathlib.Path) -> Study:
         variants=bool(value.get("variants")),
         threads_per_site=value.get("threads_per_site", 1),
         notes=tuple(value.get("notes", ())),
+        nonmembers=_nonmembers(value),
         home=home,
         data=data,
     )
+
+
+def _nonmembers(value: Mapping[str, Any]) -> int:
+    count = value.get("nonmembers", 0)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        raise ValueError(
+            f"`nonmembers` is {count!r}; expected a number of patients per site, at least 100 for "
+            "true positives at 1 %"
+        )
+    if count and not value.get("axis"):
+        raise ValueError("`nonmembers` is given without `axis`; name what the points differ in")
+    return count
 
 
 def _margin(value: Mapping[str, Any], points: Sequence[Point]) -> float | None:

@@ -12,7 +12,7 @@ from experiments.figures import style
 from experiments.reports import patients_table, table1_report
 from experiments.results import fingerprints, hypotheses, intervals, paper_table, patients
 from experiments.run import stages as run_stages
-from experiments.studies import comparison, privacy_results, study_file
+from experiments.studies import comparison, leakage_results, privacy_results, study_file
 from experiments.studies import variants as study_variants
 from experiments.studies.study_file import Study
 from runkit import atomic, events
@@ -58,7 +58,11 @@ def collect(
         if study.margin is not None:
             content["comparison"] = comparison.collect(study, runs)
         privacy = privacy_results.collect(study, runs)
-        return content if privacy is None else {**content, "privacy": privacy}
+        if privacy is not None:
+            content["privacy"] = privacy
+        if study.nonmembers:
+            content["leakage"] = leakage_results.collect(study, runs, folder)
+        return content
     joint = joint_rows(study, runs)
     if not study.variants:
         return {**content, **_joint(joint)}
@@ -309,6 +313,8 @@ def markdown(content: Mapping[str, Any]) -> str:
             lines += comparison.markdown(content["comparison"])
         if content.get("privacy") is not None:
             lines += privacy_results.markdown(content["privacy"])
+        if content.get("leakage") is not None:
+            lines += leakage_results.markdown(content["leakage"])
     else:
         if content.get("variants") is not None:
             lines += ["", *study_variants.markdown(content["variants"])]

@@ -203,6 +203,7 @@ class SelectedLine(_Chained):
 
 
 class _NewFixed(_Chained, total=False):
+    asked: int  # number of models that each site is asked to evaluate
     best_round: int
     scored_by: list[str]  # sites
 

@@ -191,7 +191,13 @@ class Evaluation:
             if run.config.cross_site_evaluation:
                 run.store.fix_models(names, best)
                 run.note_change()
-                run.log("models_fixed", models=names, best_round=best, scored_by=self._scored_by())
+                run.log(
+                    "models_fixed",
+                    models=names,
+                    asked=len(names),
+                    best_round=best,
+                    scored_by=self._scored_by(),
+                )
                 progress = run.progress()
         over, next_due = self._rows_are_in(expected, progress.reported, now)
         if not run.config.cross_site_evaluation or over:

@@ -33,6 +33,8 @@ from federated.rounds.tasks import (
 )
 from federated.security import report_filter
 from federated.security.vocabulary import Vocabulary
+from federated.site import answers
+from federated.site.answers import AnswerLimits, Answers
 from federated.site.journal import Journal, PendingUpdate
 from federated.site.private_arrays import PrivateArrays
 from federated.site.retries import Persistent
@@ -119,6 +121,7 @@ class SiteSummary:
     models_evaluated: int
     remark: str = ""  # what people should know, e.g. that the run ended without this site
     privacy: str = ""  # what the updates of the run spent, where the site has a policy
+    answers: str = ""  # how many models this site has scored in the run, and its bounds
 
 
 class SiteTerminated(BaseException):
@@ -133,6 +136,7 @@ def run(
     authority: str = "",
     privacy: PrivacyPolicy | None = None,
     require_sums: bool = False,
+    limits: AnswerLimits = AnswerLimits(),  # noqa: B008 - a frozen value
     events: EventLog | None = None,
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], object] = time.sleep,
@@ -154,6 +158,7 @@ def run(
         folder `privacy`. With a policy the site lends no models, which would leave unfiltered.
       require_sums: send nothing but masked updates; a server without secure aggregation, and models
         that would be lent as they are, are refused.
+      limits: how many models the site scores in this run, and with how many digits.
       events: by default `<journal_folder>/events.jsonl`.
       clock: seconds, for durations.
       pause, pauses: how, and for how long, to wait before a call is tried again.
@@ -161,6 +166,7 @@ def run(
       WrongCredential, CertificateRefused, PlanDiffers, FederationFull, VersionDiffers,
       DifferentRun: the site cannot take part.
       PrivacyRefused: with `require_sums`, from a server without secure aggregation.
+      AnswersUsedUp: the server asks for the scores of more models than `limits` allows.
       UpdateRefused, IncompatibleWeights, ModelRefused, PrivacyRefused: what the trainer made may
         not leave the site, or cannot be used.
       ValueError: for rules of sharing in the plan that do not fit the trainer's arrays, or private
@@ -179,7 +185,18 @@ def run(
         held.close()
         raise
     log = events or EventLog(pathlib.Path(journal_folder) / "events.jsonl")
-    loop = _Loop(trainer, transport, journal, log, clock, pause, pauses, authority, require_sums)
+    loop = _Loop(
+        trainer,
+        transport,
+        journal,
+        log,
+        clock,
+        pause,
+        pauses,
+        authority,
+        require_sums,
+        limits,
+    )
     try:
         journal.check_authority(authority)
         loop.prepare_privacy(privacy)
@@ -188,7 +205,12 @@ def run(
     except (KeyboardInterrupt, SiteTerminated) as reason:
         loop.note("stopped", reason=type(reason).__name__)
         return SiteSummary(
-            transport.site, False, loop.rounds, loop.models_evaluated, privacy=loop.privacy
+            transport.site,
+            False,
+            loop.rounds,
+            loop.models_evaluated,
+            privacy=loop.privacy,
+            answers=loop.answered,
         )
     except Exception as error:
         loop.note("failed", error=type(error).__name__)
@@ -198,7 +220,13 @@ def run(
         journal.wait_until_durable()
         held.close()
     return SiteSummary(
-        transport.site, True, loop.rounds, loop.models_evaluated, loop.remark, loop.privacy
+        transport.site,
+        True,
+        loop.rounds,
+        loop.models_evaluated,
+        loop.remark,
+        loop.privacy,
+        loop.answered,
     )
 
 
@@ -214,10 +242,13 @@ class _Loop:
         pauses: Callable[[], Iterator[float]],
         authority: str,
         require_sums: bool = False,
+        limits: AnswerLimits = AnswerLimits(),  # noqa: B008 - a frozen value
     ):
         self._authority, self.remark = authority, ""
         self._require_sums = require_sums
         self._sums: SumPart | None = None  # in a run with secure aggregation
+        self._limits = limits
+        self._answers: Answers | None = None  # from the first login on
         self._trainer, self._transport = trainer, transport
         self._journal, self._events = journal, events
         self._clock, self._pause, self._pauses = clock, pause, pauses
@@ -269,6 +300,10 @@ class _Loop:
         told = " ".join(f"{key}={printable.text(value)}" for key, value in fields.items())
         logging.info("event=%s site=%s %s", event, self._transport.site, told)
 
+    @property
+    def answered(self) -> str:
+        return "" if self._answers is None else str(self._answers)
+
     def run(self) -> None:
         journal = self._journal
         session = self._login()
@@ -295,6 +330,7 @@ class _Loop:
             local_epochs=session.local_epochs,
             **({} if session.sums is None else {"secure_aggregation": vars(session.sums)}),
         )
+        self._open_answers(session.num_rounds)
         with _beating(self._transport, session.heart_beat_s):
             while (task := self._next_task()).kind != "finished":
                 self._do(task)
@@ -320,6 +356,25 @@ class _Loop:
             self._sums = SumPart(
                 masking, self._server, self._journal, self._specs, shared, self.note, self._clock
             )
+
+    def _open_answers(self, num_rounds: int) -> None:
+        """Reads the count of answers; refuses a run that would need more of them than allowed."""
+        every = getattr(self._trainer, "score_every", 1)
+        limits = self._limits.for_rounds(num_rounds, every)
+        journal = self._journal
+        self._answers = Answers(journal.folder, limits, earlier=journal.evaluated)
+        if num_rounds:
+            self._answers.require_rounds(answers.usual_scores(num_rounds, every))
+        if self._answers.count("scores") or self._answers.count("rows"):
+            self.note("answered", so_far=str(self._answers))
+
+    def _ask(self, kind: answers.Kind, model: str) -> None:
+        """Counts the model that was downloaded last as one that this site scores."""
+        assert self._answers is not None  # opened after the login
+        # A site's private arrays change from round to round, and the answer with them.
+        own = f"{self._journal.trained}." if self._private.sharing.kept else ""
+        count = self._answers.note(kind, model, own + self._pulled_sha256)
+        self.note("asked", kind=kind, model=model, count=count, limit=self._answers.bound(kind))
 
     def _login(self) -> Session | None:
         """Logs in; returns None if this site has done its part and the server does not answer.
@@ -431,7 +486,7 @@ class _Loop:
         if self._filter is not None:
             received = {s.name: pulled[s.name].copy() for s in self._private.shared_specs}
         arrays, metrics = self._trainer.train(pulled, task.round)
-        checked = report_filter.check_metrics(metrics, what=f"metrics of round {task.round}")
+        checked = self._checked_metrics(metrics, task.round)
         self.note(
             "trained",
             round=task.round,
@@ -474,9 +529,7 @@ class _Loop:
                 pending.sha256,
                 round_number=pending.round,
                 num_examples=pending.num_examples,
-                metrics=report_filter.check_metrics(
-                    pending.metrics, what=f"metrics of round {pending.round}"
-                ),
+                metrics=self._checked_metrics(pending.metrics, pending.round),
                 discarded=self._journal.discarded,
                 manifest=self._journal.manifest,
                 **({"trained_from": self._journal.incoming_path} if self._is_sparse else {}),
@@ -538,6 +591,7 @@ class _Loop:
     def _score(self, number: int, pulled: NamedArrays) -> None:
         scores, what = self._journal.scores(number), f"scores of global model {number}"
         if scores is None:
+            self._ask("scores", global_name(number))
             began = self._clock()
             scores = self._checked_scores(self._trainer.score(pulled), what)
             self._journal.keep_scores(number, scores)
@@ -583,11 +637,14 @@ class _Loop:
 
     def _evaluate(self, models: tuple[str, ...]) -> None:
         self.note("to_evaluate", count=len(models), models=list(models))
+        assert self._answers is not None  # opened after the login
+        self._answers.require("rows", [m for m in models if self._journal.rows(m) is None])
         collected: list[dict[str, Any]] = []
         for name in models:
             rows = self._journal.rows(name)
             if rows is None:
                 pulled = self._pull(name)
+                self._ask("rows", name)
                 began = self._clock()
                 rows = self._checked_rows(self._trainer.evaluate(name, pulled), name)
                 self._journal.keep_rows(name, rows)
@@ -600,14 +657,18 @@ class _Loop:
         self.note("rows_submitted", rows=len(collected))
 
     def _checked_rows(self, rows: Iterable[Mapping[str, Any]], model: str) -> list[dict[str, Any]]:
-        return list(
-            report_filter.checked_rows(
-                rows, vocabulary=self._vocabulary, site=self._transport.site, models=[model]
-            )
+        checked = report_filter.checked_rows(
+            rows, vocabulary=self._vocabulary, site=self._transport.site, models=[model]
         )
+        return [answers.rounded(row, self._limits.report_digits) for row in checked]
 
     def _checked_scores(self, scores: Mapping[str, Any], what: str) -> dict[str, float]:
-        return report_filter.check_scores(scores, vocabulary=self._vocabulary, what=what)
+        checked = report_filter.check_scores(scores, vocabulary=self._vocabulary, what=what)
+        return answers.rounded(checked, self._limits.report_digits)
+
+    def _checked_metrics(self, metrics: Mapping[str, Any], number: int) -> dict[str, float]:
+        checked = report_filter.check_metrics(metrics, what=f"metrics of round {number}")
+        return answers.rounded(checked, self._limits.report_digits)
 
     def _since(self, began: float) -> float:
         return round(self._clock() - began, 3)

@@ -283,6 +283,14 @@ def test_what_joins_a_federation(watch, study):
         )
     for program in ("serve", "join"):
         watch.unchanged(program, before)
+    watch.run(
+        "membership",
+        *study.flags(threads=1, patches=1, output=study.folder / "membership"),
+        f"--models=initial:{study.initial}",
+        f"--members=C1:{study.site_folder('C1')}",
+        f"--nonmembers=C1:{study.site_folder('C2')}",
+        inputs=[study.initial, *stores, study.flag_file],
+    )
 
 
 @pytest.mark.slow

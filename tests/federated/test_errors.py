@@ -39,11 +39,12 @@ def test_a_server_that_misbehaves_is_named_with_the_remedy_and_not_restarted():
     assert str(error).startswith("the server sends a chunk twice; tell its operator")
     assert error.reasons == (reason,)
     assert error.exit_code == 76  # os.EX_PROTOCOL, where there is one
-    own = {errors.ServerMisbehaves, errors.PolicyRefused}
+    own = {errors.ServerMisbehaves, errors.PolicyRefused, errors.AnswersUsedUp}
     assert {kind.exit_code for kind in KINDS if kind not in own} == {1}
 
 
-def test_a_policy_that_forbids_to_go_on_ends_the_program_for_good():
-    assert errors.PolicyRefused("spent").exit_code == 77  # os.EX_NOPERM, where there is one
+@pytest.mark.parametrize("kind", [errors.PolicyRefused, errors.AnswersUsedUp])
+def test_what_only_people_can_decide_ends_the_program_for_good(kind):
+    assert kind("spent").exit_code == 77  # os.EX_NOPERM, where there is one
     unit = pathlib.Path(__file__).parents[2] / "docs" / "deployment" / "federation-site.service"
     assert "\nRestartPreventExitStatus=76 77\n" in unit.read_text()

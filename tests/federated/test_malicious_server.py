@@ -12,6 +12,7 @@ from federated import errors
 from federated.rounds import tasks
 from federated.site import grpc_transport
 from federated.site import loop as site_loop
+from federated.site.answers import AnswerLimits
 from federated.tensors import codec, tensor_files, weights
 from federated.wire import conversion
 from federated.wire import weight_exchange_pb2 as pb
@@ -52,7 +53,7 @@ def join(fake, kits, tmp_path):
     bait.write_text("the site's own")
     pauses = []
 
-    def run(trainer=None, *, longest=50):
+    def run(trainer=None, *, longest=50, **limits):
         trainer = trainer or toy.ToyTrainer("C1")
 
         def pause(seconds):
@@ -63,7 +64,11 @@ def join(fake, kits, tmp_path):
         with fake_server.serving(fake, kits / "server") as port:
             transport = grpc_transport.connect(kits / "C1", host="localhost", port=port)
             trainer.summary = site_loop.run(
-                trainer, transport, tmp_path / "site" / "journal", pause=pause
+                trainer,
+                transport,
+                tmp_path / "site" / "journal",
+                limits=AnswerLimits(**limits),
+                pause=pause,
             )
         return trainer
 
@@ -74,6 +79,7 @@ def join(fake, kits, tmp_path):
     if run.journal.exists():
         own = {
             "journal.json",
+            "answers.json",
             "events.jsonl",
             "incoming.safetensors",
             "update.safetensors",
@@ -130,7 +136,59 @@ def test_more_models_than_a_federation_can_have_are_refused(fake, join):
 def test_the_bound_on_models_holds_over_several_tasks(fake, join):
     half = [[f"{letter}{i}" for i in range(150)] for letter in "ab"]
     fake.tasks = [pb.Task(kind="evaluate", models=models) for models in half]
-    refused(join, "evaluation of 150 models after 150")
+    refused(join, "evaluation of 150 models after 150", max_evaluated_models=256)
+
+
+def test_a_site_evaluates_none_of_more_models_than_it_allows(fake, join):
+    trainer = toy.ToyTrainer("C1")
+    fake.tasks = [pb.Task(kind="evaluate", models=[f"m{i}" for i in range(65)])]
+    with pytest.raises(errors.AnswersUsedUp, match=r"65 models .* answers 64 .*models=65 or more"):
+        join(trainer)
+    assert trainer.calls == [] and fake.calls("Describe", "SubmitRows") == []
+
+
+def test_rounds_that_are_discarded_give_no_new_answers(fake, join):
+    """Otherwise a server that goes back a hundred times gets a hundred times the answers."""
+    evaluate = pb.Task(kind="evaluate", models=["a", "b"])
+    back = pb.Task(kind="train", round=1, model="round_000", discarded=1)
+    fake.tasks = [evaluate, back, pb.Task(kind="evaluate", models=["c"])]
+    trainer = toy.ToyTrainer("C1")
+    with pytest.raises(errors.AnswersUsedUp, match=r"asks for 3 models .* answers 2"):
+        join(trainer, max_evaluated_models=2)
+    assert [call for call in trainer.calls if call.startswith("evaluate")] == [
+        "evaluate a",
+        "evaluate b",
+    ]
+    # A restart does not forget them.
+    fake.tasks = [pb.Task(kind="evaluate", models=["d"])]
+    with pytest.raises(errors.AnswersUsedUp, match=r"asks for 3 models"):
+        join(trainer, max_evaluated_models=2)
+
+
+def test_scores_of_more_global_models_than_the_site_allows_are_not_given(fake, join):
+    fake.tasks = [pb.Task(kind="score", round=n, model=f"round_{n:03d}") for n in range(4)]
+    trainer = toy.ToyTrainer("C1")
+    fake.login["num_rounds"] = 2
+    with pytest.raises(errors.ServerMisbehaves, match="the run has 2 rounds"):
+        join(trainer, max_scored_models=3)
+    assert trainer.calls == ["score"] * 3
+    # After the discard of its round, another model comes under the name of the second one.
+    fake.arrays = {**toy.INITIAL, "scale": np.array(9.0, np.float32)}
+    tensor_files.save(fake._path, fake.arrays)
+    fake.tasks = [
+        pb.Task(kind="train", round=1, model="round_000", discarded=1),
+        pb.Task(kind="score", round=1, model="round_001"),
+    ]
+    with pytest.raises(errors.AnswersUsedUp, match=r"asks for 4 global models .* answers 3"):
+        join(trainer, max_scored_models=3)
+    assert trainer.calls == ["score"] * 3 + ["train 1"]
+
+
+def test_a_run_of_more_rounds_than_the_site_expects_is_refused_at_the_login(fake, join):
+    fake.login["num_rounds"] = 100_000
+    with pytest.raises(errors.AnswersUsedUp, match=r"100001 global models .* answers 8 "):
+        join(max_scored_models=8)
+    assert fake.calls("GetTask") == []
 
 
 def test_a_model_named_twice_is_refused(fake, join):

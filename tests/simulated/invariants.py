@@ -207,7 +207,13 @@ def _check_sites(world: World, leading: Leading) -> None:
         size = sum(len(node.content) for node in files.values())
         _require(size <= _SITE_BYTES, f"the disk of {site} grows to {size} bytes")
         if world.endings.get(site) == "finished":
-            allowed = ("journal.json", "events.jsonl", "incoming.safetensors", "lock")
+            allowed = (
+                "journal.json",
+                "answers.json",
+                "events.jsonl",
+                "incoming.safetensors",
+                "lock",
+            )
             left = [
                 path
                 for path in files

@@ -10,6 +10,7 @@ import numpy as np
 
 from federated import errors
 from federated.site import loop
+from federated.site.answers import AnswerLimits
 from runkit.events import EventLog
 from tests.federated import toy
 from tests.simulated import disk
@@ -18,6 +19,8 @@ from tests.simulated.scheduler import Blocking, Killed
 from tests.simulated.server import Server
 from tests.simulated.world import EXAMPLES, Trained, World, bytes_of, digest_of
 
+# A story may discard rounds as often as it likes.
+_LIMITS = AnswerLimits(max_scored_models=1000, max_evaluated_models=256)
 _STEP = {"C1": 0.25, "C2": -0.5, "C3": 1.0}
 
 
@@ -89,6 +92,7 @@ class Site:
             Trainer(self),
             SiteTransport(world, self._server, self.name, program),
             folder,
+            limits=_LIMITS,
             events=EventLog(
                 f"{folder}/events.jsonl", clock=functools.partial(world.clock, self.name)
             ),

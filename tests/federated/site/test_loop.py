@@ -8,6 +8,7 @@ import pytest
 from federated import errors
 from federated.site import loop as site_loop
 from federated.site import retries
+from federated.site.answers import AnswerLimits
 from federated.tensors import tensor_files
 from tests.federated import toy
 
@@ -416,3 +417,33 @@ def test_a_server_accepts_only_the_encodings_of_its_transport(serving, tmp_path)
     )
     assert receipt.sha256 == sha256
     transport.close()
+
+
+def test_a_site_counts_what_it_answers_and_rounds_what_it_reports(opened, take_part, tmp_path):
+    run = opened()
+    driver = start_driving(run.lead)
+    trainers = {site: toy.ToyTrainer(site) for site in ("C1", "C2")}
+    limits = AnswerLimits(report_digits=2)
+    transports = {site: run.transport(site) for site in trainers}
+    summaries = take_part(transports, trainers, limits=limits)
+    driver.join(30)
+    # Three rounds: models 0 to 3, of at most twice as many; two lent models and two global ones.
+    assert summaries["C1"].answers == (
+        "4 of at most 8 global models scored on validation cases; "
+        "4 of at most 64 models evaluated on test cases"
+    )
+    (fixed,) = [
+        record
+        for record in map(json.loads, (run.folder / "events.jsonl").read_text().splitlines())
+        if record["event"] == "models_fixed"
+    ]
+    assert fixed["asked"] == len(fixed["models"]) == 4
+    # By hand: 1 / (1 + |2 - 0.75|) = 0.444..., and 1 / 3 of the third round's loss.
+    assert run.store.scores()[0]["C1"] == {"dice": 0.44, "dice_pancreas": 0.5}
+    events = map(json.loads, (tmp_path / "journal_C1" / "events.jsonl").read_text().splitlines())
+    trained = [e["metrics"]["loss"] for e in events if e["event"] == "trained"]
+    assert trained == [1.0, 0.5, 0.33]
+    rows = [json.loads(line) for line in (run.folder / "rows.jsonl").read_text().splitlines()]
+    exact = float(np.float32(toy.expected_globals(("C1", "C2"), 3)[3]["scale"]))
+    sent = {row["volume_error_ml_pancreas"] for row in rows if row["model"] == "FL_global"}
+    assert sent == {round(exact, 2), round(exact / 2, 2)} and abs(exact) < 1

@@ -1,0 +1,201 @@
+"""Measures membership inference: which training cases can be recognised from a run's models?
+
+    python -m experiments.membership --flagfile=runs/demo/experiment.flags --run=runs/demo \\
+        --nonmembers=C1:nonmembers/C1,C2:nonmembers/C2 --output=runs/demo/membership
+
+The models are the run's: global models of some rounds, the sites' best local models and baselines,
+and the updates that the server has kept (--keep_updates of experiments.serve). Non-members are the
+prepared cases of other patients of the same hospital, at least 100 for each site:
+
+    python -m experiments.synthesize --site=C1 --cases=100 --seed=900001 --output=nonmembers/scans
+    python -m experiments.prepare --flagfile=runs/demo/experiment.flags \\
+        --manifest=nonmembers/scans/manifest.json --site_folder=nonmembers/C1 --split=0,0,100
+
+A site can do the same alone, with its own cases and the models it was sent: give --models and
+--members in place of --run.
+
+The cost is printed first (`--dry_run` stops there). Writes membership.json, membership.md and
+membership.html. Stop it at any time; run the same command again to resume.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from absl import app, flags
+
+from experiments import flags as experiment_flags
+from experiments import program_help
+from experiments.configuration import ExperimentConfig
+from experiments.models.membership_targets import AttackedModel, Candidates
+
+FLAGS = flags.FLAGS
+experiment_flags.define_experiment()
+experiment_flags.define_runtime()
+with program_help.group("Models and scans"):
+    flags.DEFINE_string("run", None, "Folder of a finished run on one machine.")
+    flags.DEFINE_list(
+        "rounds", [], "Rounds to look at; by default a quarter, half and all of those of the run."
+    )
+    flags.DEFINE_list(
+        "models", [], "Without --run: models to attack, as name:file of safetensors weights."
+    )
+    flags.DEFINE_list(
+        "members", [], "Without --run: folders of the sites that trained them, as site:folder."
+    )
+    flags.DEFINE_list(
+        "nonmembers",
+        [],
+        "Folders that experiments.prepare made of patients that no site has, as site:folder.",
+    )
+    flags.DEFINE_list(
+        "references",
+        [],
+        "Further weights that were trained on other patients, for the calibrated attack. A run's "
+        "baselines serve each other's sites anyway.",
+    )
+flags.DEFINE_integer("patches", 4, "Patches for each scan.", lower_bound=1)
+flags.DEFINE_integer(
+    "max_nonmembers", 0, "Largest number of non-members for each site; 0 for all.", lower_bound=0
+)
+flags.DEFINE_string("output", None, "Folder to write the results to.")
+flags.DEFINE_bool("dry_run", False, "Print the cost and exit.")
+
+_FILES = tuple(f"membership.{ending}" for ending in ("json", "md", "html"))
+
+
+def main(argv: list[str]) -> int:
+    del argv
+    config = experiment_flags.experiment_config()
+    if config.share_rules.keep:
+        raise app.UsageError(
+            f"--keep_at_site is {','.join(config.keep_at_site)}: the server's models lack these "
+            "arrays, so nobody can compute a loss with them alone; measure a run without it"
+        )
+    output = pathlib.Path(experiment_flags.required("output", "the folder of the results"))
+    from experiments.models import membership_measurement
+    from experiments.reports import membership_page
+    from experiments.results import membership
+    from experiments.run.plan import minutes
+    from runkit import atomic, folder_lock, overwriting, private
+
+    others = _folders("nonmembers")
+    if not others:
+        raise app.UsageError("--nonmembers is missing: folders of prepared cases, as site:folder")
+    members = _members(list(others))
+    inputs = {"--nonmembers": list(others.values()), "--members": list(members.values())}
+    overwriting.require_apart(inputs, {"--output": [output / name for name in _FILES]})
+    candidates = {site: _candidates(members[site], others[site], config) for site in others}
+    for site, own in candidates.items():
+        count = len(own.scans) - own.members
+        print(f"{site}: {own.members} members, {count} non-members")
+        if count < membership.FEWEST:
+            print(
+                f"  {count} non-members are too few for 1 % of them; give {membership.FEWEST} or "
+                "more. Only the area under the curve is computed"
+            )
+    targets, references = _targets(list(candidates))
+    given = [pathlib.Path(file) for file in FLAGS.references]
+    for file in given:
+        if not file.is_file():
+            raise app.UsageError(f"--references has {str(file)!r}, which is not a file")
+    measurement = membership_measurement.Measurement(
+        config,
+        candidates,
+        targets,
+        {site: [*references.get(site, ()), *given] for site in candidates},
+        output,
+        patches=FLAGS.patches,
+    )
+    print(
+        f"{len(targets)} models, {len(measurement.passes())} passes over the scans; left to do: "
+        f"about {minutes(measurement.seconds())} on two cores",
+        flush=True,
+    )
+    if FLAGS.dry_run:
+        return 0
+    private.make(output)
+    folder_lock.hold(output)
+    content = measurement.run(lambda text: print(text, flush=True))
+    title = f"Membership inference, {config.profile}, seed {config.seed}"
+    atomic.write_json(output / _FILES[0], content)
+    text = membership_page.markdown(content, title)
+    atomic.write_text(output / _FILES[1], text)
+    atomic.write_text(output / _FILES[2], membership_page.html(content, title))
+    print(text)
+    print(f"As a page: {output / _FILES[2]}")
+    return 0
+
+
+def _members(sites: list[str]) -> dict[str, pathlib.Path]:
+    """Returns site -> the folder with its cases."""
+    if not FLAGS.run:
+        found = _folders("members")
+        if not FLAGS.models or not found:
+            raise app.UsageError("give --run, or --models and --members together")
+    elif FLAGS.models or FLAGS.members:
+        raise app.UsageError("--run names models and members; omit --models and --members")
+    else:
+        found = {site: pathlib.Path(FLAGS.run) / "sites" / site for site in sites}
+    for site in sites:
+        if site not in found or not (found[site] / "cases").is_dir():
+            raise app.UsageError(
+                f"--nonmembers has site {site!r}, of which there are no prepared cases in "
+                f"{found.get(site, '--members')}; name the sites as the run does"
+            )
+    return found
+
+
+def _candidates(
+    members: pathlib.Path, others: pathlib.Path, config: ExperimentConfig
+) -> Candidates:
+    from experiments.models import prepared_cases
+
+    own, outside = (
+        prepared_cases.open_store(folder / "cases", config) for folder in (members, others)
+    )
+    return Candidates.of(own, outside, limit=FLAGS.max_nonmembers)
+
+
+def _targets(sites: list[str]) -> tuple[list[AttackedModel], dict[str, list[pathlib.Path]]]:
+    """Returns the models to attack, and the run's own models that serve as references."""
+    from experiments.models import membership_targets
+
+    if FLAGS.run:
+        try:
+            rounds = [int(number) for number in FLAGS.rounds]
+        except ValueError as error:
+            raise app.UsageError(
+                f"--rounds is {','.join(FLAGS.rounds)!r}; expected numbers separated by commas"
+            ) from error
+        folder = pathlib.Path(FLAGS.run)
+        return (
+            membership_targets.of_run(folder, sites, rounds),
+            membership_targets.references_of_run(folder, sites),
+        )
+    if FLAGS.rounds:
+        raise app.UsageError("--rounds is for --run; omit it")
+    return [
+        AttackedModel(name=name, kind="local", file=file, sites=tuple(sites))
+        for name, file in experiment_flags.named_files("models").items()
+    ], {}
+
+
+def _folders(name: str) -> dict[str, pathlib.Path]:
+    """Returns a list flag of site:folder entries; raises app.UsageError if a folder is missing."""
+    found = {}
+    for entry in getattr(FLAGS, name):
+        site, separator, folder = entry.partition(":")
+        if not separator or not pathlib.Path(folder).is_dir():
+            raise app.UsageError(
+                f"--{name} has {entry!r}; expected site:folder of a folder that "
+                "experiments.prepare made"
+            )
+        found[site] = pathlib.Path(folder)
+    return found
+
+
+if __name__ == "__main__":
+    experiment_flags.run(
+        main, required=["nonmembers", "output"], resumes=True, needs_tensorflow=True
+    )

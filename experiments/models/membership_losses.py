@@ -1,0 +1,136 @@
+"""Training losses of single scans under a model's weights, for membership inference.
+
+A scan's loss is the mean over a few fixed patches of the training size, centred on foreground
+voxels that are evenly spaced in their order. Training saw such patches, at random places, so what a
+model remembers of a scan shows there; a patch without foreground costs next to nothing under any
+model, and a whole volume takes an order of magnitude longer. The patches depend on the scan alone,
+so the losses under different models can be subtracted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from c2fnas import inference, losses, named_weights
+from experiments.configuration import ExperimentConfig
+from experiments.models.site_trainer import build_network
+from preprocessing.axes import three
+from preprocessing.patches import PatchSource, cut
+from runkit import progress
+
+Weights = Mapping[str, np.ndarray]
+_AIR = -1.0  # the value outside the volume, as in training
+
+
+class MembershipLosses:
+    """Losses and gradients of scans under any weights of one network.
+
+    Args:
+      config: the settings of the model's training; its VAE branch is left out.
+      patches: for each scan.
+    """
+
+    def __init__(self, config: ExperimentConfig, *, patches: int = 4):
+        self._size, self._patches = config.patch_size, patches
+        self._network = build_network(dataclasses.replace(config, vae="none"))
+        self._logits = inference.logits_fn(self._network)
+        self._gradient = tf.function(self._gradient_of, autograph=False)
+
+    def of_scans(self, weights: Weights, scans: Sequence[PatchSource], *, what: str) -> np.ndarray:
+        """Returns each scan's loss, float64 [scans]: soft Dice loss plus cross-entropy.
+
+        Args:
+          what: name in the progress bar.
+        """
+        named_weights.assign(self._network, segmenter(weights))
+        return np.array([self._loss(scan) for scan in progress.bar(scans, what=what, unit="scan")])
+
+    def _loss(self, scan: PatchSource) -> float:
+        images, labels = self._cut(scan)
+        parts = losses.dice_and_cross_entropy(
+            tf.convert_to_tensor(self._logits(images)), tf.convert_to_tensor(labels)
+        )
+        return float(sum(part.numpy().astype(np.float64).mean() for part in parts))
+
+    def alignment(
+        self, received: Weights, update: Weights, scans: Sequence[PatchSource], *, what: str
+    ) -> np.ndarray:
+        """Returns the cosine between a step down each scan's loss and an update's change.
+
+        Args:
+          received: the global model that the site trained from, where the gradient is taken.
+          update: what the site sent.
+        Returns:
+          float64 [scans] in [-1, 1]; 0 for an update that changes nothing.
+        """
+        before, after = segmenter(received), segmenter(update)
+        named_weights.assign(self._network, before)
+        change = [
+            np.asarray(after[name], np.float64) - np.asarray(before[name], np.float64)
+            for name in self._network.variables
+        ]
+        length = _norm(change)
+        found = []
+        for scan in progress.bar(scans, what=what, unit="scan"):
+            images, labels = self._cut(scan)
+            gradient = [part.numpy().astype(np.float64) for part in self._gradient(images, labels)]
+            both = length * _norm(gradient)
+            down = -sum(float(np.vdot(a, b)) for a, b in zip(gradient, change, strict=True))
+            found.append(down / both if both else 0.0)
+        return np.array(found)
+
+    def _gradient_of(self, images: tf.Tensor, labels: tf.Tensor) -> list[tf.Tensor]:
+        variables = list(self._network.variables.values())
+        with tf.GradientTape() as tape:
+            logits = self._network.segmenter(images, training=False)
+            parts = losses.dice_and_cross_entropy(logits, labels)
+            loss = tf.add_n([tf.reduce_mean(part) for part in parts])
+        return [
+            tf.zeros_like(variable) if part is None else part
+            for part, variable in zip(tape.gradient(loss, variables), variables, strict=True)
+        ]
+
+    def _cut(self, scan: PatchSource) -> tuple[np.ndarray, np.ndarray]:
+        images = np.empty((self._patches, *self._size, 1), np.float32)
+        labels = np.empty((self._patches, *self._size), np.uint8)
+        for centre, image, label in zip(centres(scan, self._patches), images, labels, strict=True):
+            cut(np.asarray(scan.image), centre, image[..., 0], fill=_AIR)
+            cut(np.asarray(scan.label), centre, label, fill=0)
+        return images, labels
+
+
+def centres(scan: PatchSource, count: int) -> list[tuple[int, int, int]]:
+    """Returns the centre voxels of a scan's patches.
+
+    Raises:
+      ValueError: if the scan has no foreground.
+    """
+    voxels = scan.runs.count()
+    if not voxels:
+        raise ValueError(
+            f"case {scan.case_id}: its label is empty, so it has no patch to be recognised by; "
+            "exclude it"
+        )
+    flat = [scan.runs.voxel((2 * number + 1) * voxels // (2 * count)) for number in range(count)]
+    shape = tuple(scan.image.shape)
+    return [three(int(i) for i in np.unravel_index(place, shape)) for place in flat]
+
+
+def segmenter(weights: Weights) -> dict[str, np.ndarray]:
+    """Returns the weights without those of the VAE branch."""
+    return {
+        name: array
+        for name, array in weights.items()
+        if not name.startswith(named_weights.VAE_PREFIX)
+    }
+
+
+def _norm(arrays: Sequence[np.ndarray]) -> float:
+    return float(
+        np.sqrt(functools.reduce(lambda total, a: total + float(np.vdot(a, a)), arrays, 0.0))
+    )

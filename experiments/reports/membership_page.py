@@ -1,0 +1,123 @@
+"""What models give away about their training cases, as one HTML page and as Markdown."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from experiments.figures import membership as figures
+from experiments.reports import html_parts
+from experiments.results import membership
+
+DEFINITIONS = (
+    "Each attack orders candidate scans by how likely they were among the training cases "
+    "(members). AUC is the chance that it puts a member before a non-member of the same hospital: "
+    "0.5 is guessing, 1 is certainty. 'Found at 1 %' is the share of members found while at most "
+    f"1 % of the non-members are accused; it needs {membership.FEWEST} non-members. Brackets are "
+    "95 % intervals: for an AUC DeLong's variance with Student's quantiles, for a share the exact "
+    "interval at the threshold used. A result counts as found if the interval of its AUC lies "
+    "above 0.5."
+)
+
+
+def html(content: Mapping[str, Any], title: str) -> str:
+    """Returns the page of a `membership.json`, without scripts, fonts or links."""
+    entries = content["attacks"]
+    parts = [f"<p>{html_parts.text(DEFINITIONS)}</p>", html_parts.table(*table(entries))]
+    parts += ["<h2>Attacks</h2>", html_parts.table(["Attack", "It says member if"], _attacks())]
+    by_round = series_by_round(entries)
+    if by_round:
+        parts += ["<h2>Area under the curve by round</h2>", image(figures.areas(by_round, "round"))]
+    for name in dict.fromkeys(entry["model"] for entry in entries):
+        own = last_round(entries, name)
+        strongest = max(own, key=lambda entry: entry["auc"]["estimate"])
+        where = name if own[0]["round"] is None else f"{name}, round {own[0]['round']}"
+        parts += [
+            f"<h2>{html_parts.text(where)}</h2>",
+            '<div class="plots">',
+            image(figures.curves(own, "ROC, logarithmic axes")),
+            image(figures.histogram(strongest, "The strongest attack")),
+            "</div>",
+        ]
+    return html_parts.page(title, subtitle(content), *parts)
+
+
+def markdown(content: Mapping[str, Any], title: str) -> str:
+    """Returns the table of a `membership.json` as Markdown."""
+    head, rows = table(content["attacks"])
+    lines = ["| " + " | ".join(name.removesuffix("#") for name in head) + " |"]
+    lines.append("|" + "".join("---:|" if name.endswith("#") else "---|" for name in head))
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([f"# {title}", "", subtitle(content), "", DEFINITIONS, "", *lines]) + "\n"
+
+
+def subtitle(content: Mapping[str, Any]) -> str:
+    words = [
+        f"{site}: {own['members']} members, {own['nonmembers']} non-members, "
+        f"{own['references']} reference models"
+        for site, own in content["sites"].items()
+    ]
+    return f"{'; '.join(words)}; {content['patches']} patches per scan."
+
+
+def table(entries: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Returns headings and rows, one per model, round and attack."""
+    head = ["Model", "Round#", "Attack", "AUC#", "Found at 1 %#", "Members#", "Verdict"]
+    return head, [
+        [
+            entry["model"],
+            "–" if entry["round"] is None else str(entry["round"]),
+            entry["attack"],
+            cell(entry["auc"], 1, 2),
+            cell(entry["tpr"], 100, 0),
+            str(entry["members"]),
+            membership.verdict(entry["auc"]),
+        ]
+        for entry in entries
+    ]
+
+
+def cell(found: Mapping[str, Any] | None, factor: float, digits: int) -> str:
+    """Returns e.g. "0.61 [0.52, 0.70]"; a dash for what was not computed."""
+    if found is None:
+        return "–"
+    middle, low, high = (
+        "–" if found[key] is None else f"{factor * found[key]:.{digits}f}"
+        for key in ("estimate", "low", "high")
+    )
+    return f"{middle} [{low}, {high}]"
+
+
+def last_round(entries: Sequence[Mapping[str, Any]], model: str) -> list[Mapping[str, Any]]:
+    """Returns the attacks on a model, of its last round."""
+    own = [entry for entry in entries if entry["model"] == model]
+    last = max((entry["round"] for entry in own if entry["round"] is not None), default=None)
+    return [entry for entry in own if entry["round"] == last]
+
+
+def series_by_round(
+    entries: Iterable[Mapping[str, Any]],
+) -> dict[str, list[tuple[str, Mapping[str, Any]]]]:
+    """Returns "model, attack" -> (round, area), where there is more than one round."""
+    found: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+    for entry in entries:
+        if entry["round"] is not None:
+            key = f"{entry['model']}, {entry['attack']}"
+            found.setdefault(key, []).append((str(entry["round"]), entry["auc"]))
+    return {key: own for key, own in found.items() if len(own) > 1}
+
+
+def image(figure: Figure) -> str:
+    """Returns a figure as a PNG inside the page."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="" style="max-width:100%" src="data:image/png;base64,{data}">'
+
+
+def _attacks() -> list[list[str]]:
+    return [[name, meaning] for name, meaning in membership.ATTACKS.items()]

@@ -1,0 +1,212 @@
+"""What the models of a study give away: membership inference pooled over sites and seeds.
+
+Each run has measured it (`experiments.membership`). A site of a seed is a stratum: its members are
+compared with non-members of its own hospital, under its own models.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from experiments.figures import membership as figures
+from experiments.reports import html_parts, membership_page
+from experiments.results import membership
+from experiments.results.membership import Stratum
+from experiments.studies.study_file import Study
+from runkit import atomic, formats
+
+FORMAT = 1  # of membership.json, as experiments.models.membership_measurement writes it
+HEAD = ["Point", "Model", "Round#", "Attack", "AUC#", "Found at 1 %#", "Members#", "Verdict"]
+HEAD_AGAINST = ["Point", "Against", "Model", "Attack", "AUC#", "AUC against#", "Verdict"]
+_Key = tuple[str, str, int | None, str]  # point, model, round, attack
+
+
+def collect(
+    study: Study, runs: Iterable[Mapping[str, Any]], folder: pathlib.Path
+) -> dict[str, Any]:
+    """Returns the pooled results of the runs that have been measured so far, ready for JSON.
+
+    Args:
+      runs: from `study_results.collect`, with `label` and `folder`.
+      folder: the folder of the study's runs.
+    """
+    strata: dict[_Key, list[Stratum]] = {}
+    measured: dict[str, int] = {}
+    for run in runs:
+        path = folder / run["folder"] / "membership" / "membership.json"
+        if not path.is_file():
+            continue
+        content = atomic.read_json(path)
+        formats.refuse_newer(path, content.get("format"), FORMAT)
+        measured[run["label"]] = measured.get(run["label"], 0) + 1
+        for entry in content["attacks"]:
+            key = (run["label"], _model(entry), entry["round"], entry["attack"])
+            strata.setdefault(key, []).extend(figures.strata(entry))
+    lines = [
+        {
+            "point": point,
+            "model": model,
+            "round": number,
+            "attack": attack,
+            **membership.summary(own),
+        }
+        for (point, model, number, attack), own in strata.items()
+    ]
+    return {
+        "seeds": measured,
+        "lines": lines,
+        "against": _against(study, lines),
+    }
+
+
+def _model(entry: Mapping[str, Any]) -> str:
+    """Returns the name that a model shares with those of the other sites."""
+    if entry["kind"] == "global":
+        return str(entry["model"])
+    return f"site's {str(entry['model']).partition('_')[2]}"
+
+
+def latest(lines: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Returns the lines of each point's and model's last round."""
+    last: dict[tuple[str, str], int] = {}
+    for line in (all_lines := list(lines)):
+        key = (line["point"], line["model"])
+        last[key] = max(last.get(key, 0), line["round"] or 0)
+    return [
+        line for line in all_lines if (line["round"] or 0) == last[line["point"], line["model"]]
+    ]
+
+
+def compare(auc: Mapping[str, Any], without: Mapping[str, Any]) -> str:
+    """Returns what a setting does to an attack, by the intervals with and without it.
+
+    "nothing to hide" if the attack does not work without it, "hidden" if it does not work with it,
+    "reduced" if the area with it is below every value that is plausible without it.
+    """
+    if membership.verdict(without) != "found":
+        return "nothing to hide"
+    if membership.verdict(auc) != "found":
+        return "hidden"
+    return "reduced" if auc["high"] < without["low"] else "not reduced"
+
+
+def _against(study: Study, lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    found = {(line["point"], line["model"], line["attack"]): line for line in latest(lines)}
+    compared = []
+    for point in study.points:
+        for (label, model, attack), line in found.items():
+            base = found.get((point.against or "", model, attack))
+            if label == point.label and base is not None:
+                compared.append(
+                    {
+                        "point": label,
+                        "against": point.against,
+                        "model": model,
+                        "attack": attack,
+                        "auc": line["auc"],
+                        "without": base["auc"],
+                        "verdict": compare(line["auc"], base["auc"]),
+                    }
+                )
+    return compared
+
+
+def lines_of(content: Mapping[str, Any]) -> list[list[str]]:
+    """Returns the table's rows: every point's models at their last round."""
+    return [
+        [
+            line["point"],
+            line["model"],
+            "–" if line["round"] is None else str(line["round"]),
+            line["attack"],
+            membership_page.cell(line["auc"], 1, 2),
+            membership_page.cell(line["tpr"], 100, 0),
+            str(line["members"]),
+            membership.verdict(line["auc"]),
+        ]
+        for line in latest(content["lines"])
+    ]
+
+
+def lines_against(content: Mapping[str, Any]) -> list[list[str]]:
+    """Returns the rows of the comparisons of points."""
+    return [
+        [
+            line["point"],
+            line["against"],
+            line["model"],
+            line["attack"],
+            membership_page.cell(line["auc"], 1, 2),
+            membership_page.cell(line["without"], 1, 2),
+            line["verdict"],
+        ]
+        for line in content["against"]
+    ]
+
+
+def markdown(content: Mapping[str, Any]) -> list[str]:
+    """Returns the results as lines of Markdown."""
+    lines = ["", "## What the models give away", ""]
+    if not content["lines"]:
+        return [*lines, "No run has been measured yet."]
+    lines += [_measured(content), "", membership_page.DEFINITIONS, ""]
+    lines += _table(HEAD, lines_of(content))
+    if content["against"]:
+        lines += ["", *_table(HEAD_AGAINST, lines_against(content))]
+    return lines
+
+
+def section(content: Mapping[str, Any]) -> str:
+    """Returns the results as a section of the study's page, with pictures."""
+    heading = "<h2>What the models give away</h2>"
+    if not content["lines"]:
+        return f'{heading}<p class="note">No run has been measured yet.</p>'
+    parts = [
+        heading,
+        f'<p class="note">{html_parts.text(_measured(content))}</p>',
+        f'<p class="note">{html_parts.text(membership_page.DEFINITIONS)}</p>',
+    ]
+    for model, series in by_point(content["lines"]).items():
+        parts.append(
+            f"<figure>{membership_page.image(figures.areas(series, 'point of the study'))}"
+            f"<figcaption>{html_parts.text(model)}, last round</figcaption></figure>"
+        )
+    first = content["lines"][0]["point"]
+    rounds = membership_page.series_by_round(
+        line for line in content["lines"] if line["point"] == first
+    )
+    if rounds:
+        parts.append(
+            f"<figure>{membership_page.image(figures.areas(rounds, 'round'))}<figcaption>"
+            f"{html_parts.text(f'Point {first}, by round')}</figcaption></figure>"
+        )
+    parts.append(html_parts.table(HEAD, lines_of(content)))
+    if content["against"]:
+        parts.append(html_parts.table(HEAD_AGAINST, lines_against(content)))
+    return "".join(parts)
+
+
+def by_point(
+    lines: Iterable[Mapping[str, Any]],
+) -> dict[str, dict[str, list[tuple[str, Mapping[str, Any]]]]]:
+    """Returns model -> attack -> (point, area) of the last round."""
+    found: dict[str, dict[str, list[tuple[str, Mapping[str, Any]]]]] = {}
+    for line in latest(lines):
+        own = found.setdefault(line["model"], {}).setdefault(line["attack"], [])
+        own.append((line["point"], line["auc"]))
+    return found
+
+
+def _measured(content: Mapping[str, Any]) -> str:
+    seeds = ", ".join(f"{label} {count}" for label, count in content["seeds"].items())
+    return f"Pooled over sites and seeds. Seeds measured: {seeds}."
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [
+        "| " + " | ".join(name.removesuffix("#") for name in head) + " |",
+        "|" + "".join("---:|" if name.endswith("#") else "---|" for name in head),
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]

@@ -1,0 +1,190 @@
+"""How much a site tells about its patients by scoring models: counted, bounded, rounded.
+
+Each model that a site scores is a question about its patients, and the server chooses the models.
+The site therefore counts the models that it scores in a run, in a file that outlasts restarts and
+rounds that are discarded, and stops at its own bound.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import pathlib
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
+
+from federated.errors import AnswersUsedUp
+from federated.rounds.tasks import MAX_MODELS
+from runkit import atomic, formats, settings
+from runkit.settings import Condition, at_least, setting
+
+FORMAT = 1  # of answers.json; raise it when earlier releases can no longer read a new file
+Kind = Literal["scores", "rows"]
+_FLAGS: Mapping[Kind, str] = {"scores": "max_scored_models", "rows": "max_evaluated_models"}
+_ABOUT: Mapping[Kind, str] = {
+    "scores": "global models scored on validation cases",
+    "rows": "models evaluated on test cases",
+}
+_DIGITS = 8  # more of them would round nothing that a reader can see
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnswerLimits:
+    """What a site answers in one run, as the site itself decides."""
+
+    max_scored_models: int = setting(
+        0,
+        "Number of different global models that this site scores on its validation cases in one "
+        "run. 0 means twice as many as the run's rounds need, which leaves room for rounds that "
+        "the operator discards.",
+        condition=at_least(0),
+    )
+    max_evaluated_models: int = setting(
+        64,
+        "Number of different models that this site evaluates on its test cases in one run, one "
+        "row per case each. An ordinary run needs 2, and for each site as many as it lends, "
+        "usually 2.",
+        condition=Condition(
+            lambda number: 1 <= number <= MAX_MODELS, f"1 to {MAX_MODELS}, the most of any run"
+        ),
+    )
+    report_digits: int = setting(
+        0,
+        "Round every number of a report: decimals of numbers up to 1, significant digits of "
+        "larger ones. 2 gives 0.8471 as 0.85 and 73.26 as 73. 0 does not round.",
+        condition=Condition(lambda digits: 0 <= digits <= _DIGITS, f"0 to {_DIGITS}"),
+    )
+
+    def __post_init__(self) -> None:
+        settings.check(self)
+
+    def for_rounds(self, num_rounds: int, every: int = 1) -> AnswerLimits:
+        """Returns these limits with a number in place of a `max_scored_models` of 0.
+
+        Args:
+          num_rounds: number of rounds that the site expects.
+          every: a global model is scored if its number is a multiple of this, or the last one.
+        """
+        if self.max_scored_models:
+            return self
+        return dataclasses.replace(self, max_scored_models=2 * usual_scores(num_rounds, every))
+
+
+def usual_scores(num_rounds: int, every: int = 1) -> int:
+    """Returns how many global models a site scores in a run without discarded rounds.
+
+    They are the initial model, every `every`-th one and the last one.
+    """
+    return num_rounds // every + 1 + (num_rounds % every > 0)
+
+
+class Answers:
+    """The count of the models that a site has scored in a run, in `answers.json`.
+
+    A model is noted before it is scored, on the disk. The same model under the same name counts
+    once, so a restart in the middle costs nothing.
+
+    Args:
+      folder: of the site's journal.
+      limits: with the bounds that hold in this run.
+      earlier: models whose rows an earlier release has sent; they count where there is no file.
+    Raises:
+      ValueError: if the file is not what this class writes, or of a newer release.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike, limits: AnswerLimits, earlier: Collection[str] = ()
+    ):
+        self.limits = limits
+        self._path = pathlib.Path(folder) / "answers.json"
+        self._noted: dict[str, list[str]] = {"scores": [], "rows": sorted(earlier)}
+        if self._path.exists():
+            self._read()
+
+    def _read(self) -> None:
+        found = atomic.read_json(self._path)
+        if isinstance(found, dict):
+            formats.refuse_newer(self._path, found.get("format"), FORMAT)
+        for kind in self._noted:
+            keys = found.get(kind) if isinstance(found, dict) else None
+            if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+                raise ValueError(
+                    f"{self._path}: not what this program writes there; restore it from a backup. "
+                    "Without it the count of what this site has answered would begin again"
+                )
+            self._noted[kind] = keys
+
+    def count(self, kind: Kind) -> int:
+        """Returns how many models have been scored so far."""
+        return len(self._noted[kind])
+
+    def bound(self, kind: Kind) -> int:
+        return int(getattr(self.limits, _FLAGS[kind]))
+
+    def require(self, kind: Kind, names: Collection[str]) -> None:
+        """Raises AnswersUsedUp if scoring all these models would exceed the bound.
+
+        For the start of an evaluation: none of them is scored if not all of them may be.
+        """
+        known = {key.partition(" ")[0] for key in self._noted[kind]}
+        new = len(set(names) - known)
+        if self.count(kind) + new > self.bound(kind):
+            raise self._used_up(kind, self.count(kind) + new)
+
+    def require_rounds(self, models: int) -> None:
+        """Raises AnswersUsedUp if a run that scores this many global models exceeds the bound."""
+        if models > self.bound("scores"):
+            raise self._used_up("scores", models)
+
+    def note(self, kind: Kind, name: str, sha256: str) -> int:
+        """Notes that a model is about to be scored, and returns the count with it.
+
+        Args:
+          sha256: of everything that decides the answer.
+        Raises:
+          AnswersUsedUp: if the bound is reached; the model must not be scored.
+        """
+        key = f"{name} {sha256[:32]}"
+        if key not in self._noted[kind]:
+            if self.count(kind) >= self.bound(kind):
+                raise self._used_up(kind, self.count(kind) + 1)
+            noted = {**self._noted, kind: [*self._noted[kind], key]}
+            atomic.write_json(self._path, {"format": FORMAT, **noted})
+            self._noted = noted
+        return self.count(kind)
+
+    def __str__(self) -> str:
+        return "; ".join(
+            f"{self.count(kind)} of at most {self.bound(kind)} {about}"
+            for kind, about in _ABOUT.items()
+        )
+
+    def _used_up(self, kind: Kind, asked: int) -> AnswersUsedUp:
+        return AnswersUsedUp(
+            f"the server asks for {asked} {_ABOUT[kind]} in this run, and this site answers "
+            f"{self.bound(kind)} (--{_FLAGS[kind]}); so many questions can reveal single patients. "
+            "Ask the operator why the run needs them; if the reason is good, start again with "
+            f"--{_FLAGS[kind]}={asked} or more"
+        )
+
+
+def rounded(values: Mapping[str, Any], digits: int) -> dict[str, Any]:
+    """Returns the numbers of a report, rounded; texts, None and the number of a case stay.
+
+    Args:
+      digits: decimals of a number up to 1, significant digits of a larger one; 0 for no rounding.
+        The step only grows with the number, so counts stay whole and none exceeds the total that
+        it is part of.
+    """
+    return {
+        key: _rounded(value, digits) if digits and key != "case" else value
+        for key, value in values.items()
+    }
+
+
+def _rounded(value: Any, digits: int) -> Any:
+    if not isinstance(value, float) or not value:
+        return value
+    larger = max(0, math.ceil(math.log10(abs(value))))
+    return float(round(value, digits - larger))

@@ -1,0 +1,202 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from experiments.models import membership_measurement
+from experiments.results import membership
+from experiments.results.membership import Stratum
+from experiments.run import plan as run_plan
+from experiments.studies import html_report, leakage_results, runner, study_file, study_results
+from runkit import atomic
+from tests.experiments import run_folder
+from tests.experiments.studies.small_study import (
+    CONFIG,
+    FakePrograms,
+    configs,
+    leave_run,
+    parse,
+    read,
+)
+
+POINTS = [{"label": "plain"}, {"label": "other", "baselines": False, "against": "plain"}]
+CHANGES = {"axis": "setting", "margin": 10, "nonmembers": 100, "points": POINTS}
+
+
+def entry(model, kind, number, attack, strata):
+    return {
+        "model": model,
+        "kind": kind,
+        "round": number,
+        "attack": attack,
+        **membership.summary(list(strata.values())),
+        "scores": {
+            site: {"members": list(one.members), "nonmembers": list(one.others)}
+            for site, one in strata.items()
+        },
+    }
+
+
+def stratum(seed, shift, members=8):
+    rng = np.random.default_rng(seed)
+    return Stratum(rng.normal(shift, 1, members), rng.normal(0, 1, 100))
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """Two seeds of two points; members are recognised at `plain` and not at `other`."""
+    folder = tmp_path_factory.mktemp("study")
+    study = read(folder, **CHANGES)
+    for place, (label, shift) in enumerate((("plain", 2.0), ("other", 0.0))):
+        for seed in study.seeds:
+            run, number = folder / label / f"seed{seed}", 100 * place + 10 * seed
+            leave_run(run, seed, run_folder.rows())
+            attacks = [
+                entry("FL_global", "global", 4, "loss", {"C1": stratum(number, 0.0)}),
+                entry("FL_global", "global", 13, "loss", {"C1": stratum(number + 1, shift)}),
+                entry("C1_update", "update", 13, "update", {"C1": stratum(number + 2, shift)}),
+                entry("C2_update", "update", 13, "update", {"C2": stratum(number + 3, shift, 6)}),
+            ]
+            content = {"format": membership_measurement.FORMAT, "attacks": attacks}
+            atomic.write_json(run / "membership" / "membership.json", content)
+    return folder, study, study_results.collect(study, folder, configs(study))
+
+
+def line(content, point, model, number):
+    (found,) = [
+        one
+        for one in content["leakage"]["lines"]
+        if (one["point"], one["model"], one["round"]) == (point, model, number)
+    ]
+    return found
+
+
+def test_sites_and_seeds_are_pooled_as_strata(measured):
+    _, _, content = measured
+    assert content["leakage"]["seeds"] == {"plain": 2, "other": 2}
+    found = line(content, "plain", "site's update", 13)
+    parts = [stratum(10 * seed + 2, 2.0) for seed in (1, 2)]
+    parts += [stratum(10 * seed + 3, 2.0, 6) for seed in (1, 2)]
+    expected = membership.area(parts)
+    assert found["members"] == 2 * 8 + 2 * 6 and found["nonmembers"] == 400
+    assert found["auc"]["estimate"] == pytest.approx(expected.estimate)
+    assert found["auc"]["low"] == pytest.approx(expected.low)
+
+
+def test_points_are_compared_at_their_last_round(measured):
+    _, _, content = measured
+    against = content["leakage"]["against"]
+    assert [(one["point"], one["model"], one["verdict"]) for one in against] == [
+        ("other", "FL_global", "hidden"),
+        ("other", "site's update", "hidden"),
+    ]
+    assert against[0]["without"] == line(content, "plain", "FL_global", 13)["auc"]
+
+
+@pytest.mark.parametrize(
+    ("with_it", "without", "expected"),
+    [
+        ((0.45, 0.6), (0.7, 0.9), "hidden"),
+        ((0.51, 0.69), (0.7, 0.9), "reduced"),
+        ((0.51, 0.71), (0.7, 0.9), "not reduced"),
+        ((0.6, 0.9), (0.5, 0.9), "nothing to hide"),
+    ],
+)
+def test_verdicts_by_hand(with_it, without, expected):
+    ends = [{"low": low, "high": high} for low, high in (with_it, without)]
+    assert leakage_results.compare(*ends) == expected
+
+
+def test_the_report_has_the_tables_and_pictures(measured):
+    folder, study, content = measured
+    text = study_results.markdown(content)
+    assert "## What the models give away" in text
+    assert text.count("| plain | FL_global | 13 | loss |") == 1
+    assert "| plain | FL_global | 4 |" not in text  # the table shows last rounds
+    assert "| other | plain | site's update | update |" in text and "| hidden |" in text
+    page = html_report.study_page(content, folder)
+    assert "What the models give away" in page
+    # one picture per model over the points, one over the rounds
+    assert leakage_results.section(content["leakage"]).count("data:image/png") == 2 + 1
+    bare = leakage_results.collect(study, [], folder)
+    assert "No run has been measured yet." in leakage_results.markdown(bare)
+    assert "No run has been measured yet" in leakage_results.section(bare)
+
+
+def test_a_result_of_a_newer_release_is_refused(measured, tmp_path):
+    _, study, _ = measured
+    atomic.write_json(tmp_path / "r" / "membership" / "membership.json", {"format": 99})
+    with pytest.raises(ValueError, match="has format 99"):
+        leakage_results.collect(study, [{"label": "plain", "folder": "r"}], tmp_path)
+
+
+def test_a_study_measures_every_run_once_and_keeps_the_updates_for_it(tmp_path):
+    study, runs = read(tmp_path, **CHANGES), tmp_path / "runs" / "s"
+    specs = {
+        (p.label, seed): study_file.run_spec(study, p, seed, runs, parse)
+        for p in study.points
+        for seed in study.seeds
+    }
+    kept = runs / "plain" / "seed1" / "server" / "kept"
+    for number in (12, 13):
+        (kept / f"round_{number:03d}").mkdir(parents=True)
+    programs = FakePrograms()
+    assert runner.run(study, specs, after_each=lambda: None, programs=programs) == []
+    assert programs.started.count("membership membership") == 4
+    assert programs.flags["serve server"]["keep_updates"] == str(CONFIG.num_rounds)
+    assert [folder.name for folder in kept.iterdir()] == ["round_013"]
+    made = programs.flags["synthesize C1"]
+    assert (made["cases"], made["seed"]) == ("100", "900002")
+    assert made["output"] == str(tmp_path / "runs" / "cohorts" / "C1-100-seed900002")
+    assert programs.flags["prepare C2"]["split"] == "0,0,100"
+    flags = programs.flags["membership membership"]
+    assert flags["run"] == str(runs / "other" / "seed2")
+    assert flags["nonmembers"].startswith(f"C1:{runs / 'other' / 'seed2' / 'nonmembers' / 'C1'},")
+    programs.started.clear()
+    assert runner.run(study, specs, after_each=lambda: None, programs=programs) == []
+    assert programs.started == []
+
+
+def test_the_cost_counts_non_members_once_per_seed(tmp_path):
+    study, runs = read(tmp_path, **CHANGES), tmp_path / "runs" / "s"
+    specs = {(p.label, 1): study_file.run_spec(study, p, 1, runs, parse) for p in study.points}
+    costs = runner._costs(specs)
+    first, second = (costs[label, 1][run_plan.NONMEMBERS] for label in ("plain", "other"))
+    assert 0 < second < first / 5
+    assert costs["plain", 1][run_plan.MEMBERSHIP] > 0
+    plain = dataclasses.replace(specs["plain", 1], nonmembers=0)
+    assert run_plan.MEMBERSHIP not in run_plan.estimated_seconds(plain)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"nonmembers": "many"}, "`nonmembers` is 'many'; expected a number of patients"),
+        ({"nonmembers": -1}, "`nonmembers` is -1"),
+        ({"axis": None, "margin": None, "points": POINTS[:1]}, "`nonmembers` is given without"),
+    ],
+)
+def test_a_study_file_that_cannot_be_measured_is_refused(tmp_path, changes, match):
+    with pytest.raises(ValueError, match=match):
+        read(tmp_path, **{**CHANGES, **changes})
+
+
+def test_sites_of_mixed_hospitals_have_no_non_members(tmp_path):
+    sites = {
+        "C1": {"cohort": {"C1": 30}, "split": [18, 6, 6]},
+        "C2": {"cohort": {"C1": 20, "C2": 20}, "split": [20, 7, 7]},
+    }
+    study = read(tmp_path, **{**CHANGES, "sites": sites})
+    with pytest.raises(ValueError, match=r"site C2: membership inference needs .* one hospital"):
+        study_file.run_spec(study, study.points[0], 1, tmp_path, parse)
+
+
+def test_the_disk_holds_the_scans_of_non_members_once_per_seed(tmp_path):
+    study, runs = read(tmp_path, **CHANGES), tmp_path / "runs" / "s"
+    spec = study_file.run_spec(study, study.points[0], 1, runs, parse)
+    none = dataclasses.replace(spec, nonmembers=0)
+    made, shared = (
+        run_plan.disk_bytes(spec, others=others) - run_plan.disk_bytes(none)
+        for others in (True, False)
+    )
+    assert made == pytest.approx(200 * 17e6) and shared == pytest.approx(200 * 2e6)
