@@ -198,6 +198,12 @@ def _correlated(claim: SearchClaim, tau: RankCorrelation | None) -> SearchVerdic
     return SearchVerdict(claim, UNDECIDED, interval, tau.p(claim.limit))
 
 
+# measure -> (sign, site) of each group of cases; "" stands for all sites
+_SITES = {
+    SCORE: ((1.0, ""),),
+    C2_PANCREAS: ((1.0, "C2"),),
+    C2_MINUS_C1: ((1.0, "C2"), (-1.0, "C1")),
+}
 # (sign, differences by patient): a claim estimates the sum of sign times mean
 _Groups = list[tuple[float, dict[Patient, float]]]
 
@@ -213,13 +219,9 @@ def _differences(
             "cases; score both on the same"
         )
     differences = {patient: POINTS * (one[patient] - two[patient]) for patient in one}
-    sites = {SCORE: ((1.0, None),), C2_PANCREAS: ((1.0, "C2"),)}.get(claim.measure)
-    if claim.measure == C2_MINUS_C1:
-        sites = ((1.0, "C2"), (-1.0, "C1"))
-    assert sites is not None, claim.measure
     return [
-        (sign, {p: d for p, d in differences.items() if site in (None, p[0])})
-        for sign, site in sites
+        (sign, {p: d for p, d in differences.items() if site in ("", p[0])})
+        for sign, site in _SITES[claim.measure]
     ]
 
 
