@@ -15,7 +15,7 @@ from c2fnas.cells import Cell
 from c2fnas.genotype import Genotype, as_size
 from c2fnas.keras_stack import Variable
 from c2fnas.named_weights import NamedLayers
-from c2fnas.operations import ConvNorm, relu
+from c2fnas.operations import ConvNorm, UpBlock, relu
 from c2fnas.vae_branch import VaeBranch
 
 
@@ -123,6 +123,7 @@ class _Body:
         self.cells = [
             Cell(layers, genotype, number) for number in range(1, len(genotype.cells) + 1)
         ]
+        self.end_up = UpBlock(layers, "end/up", half) if genotype.end_doubles else None
         self.concatenate = tf.keras.layers.Concatenate(axis=-1, name="end_concatenate")
         self.end = [
             ConvNorm(layers, "end/first", half, (3, 3, 3), relu_first=True),
@@ -147,7 +148,8 @@ class _Body:
         outputs = [voxels]
         for cell, gene in zip(self.cells, self.genotype.cells, strict=True):
             outputs.append(cell([outputs[source] for source in gene.inputs]))
-        voxels = self.concatenate([outputs[-1], outputs[-2]])
+        before_last = self.end_up(outputs[-2]) if self.end_up else outputs[-2]
+        voxels = self.concatenate([outputs[-1], before_last])
         for step in self.end:
             voxels = step(voxels)
         return voxels, outputs[self.genotype.encoder_end]

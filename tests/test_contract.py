@@ -32,6 +32,7 @@ FOLDERS_OF = {
     "c2fnas": {
         "scores": set(),
         "": {"scores"},
+        "search": {"", "scores"},
     },
 }
 # Programs and the settings, which stand beside the folders, may import all of them; the settings
