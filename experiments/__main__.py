@@ -19,6 +19,7 @@ GROUPS = {
         "verify",
         "dryrun",
         "overfit",
+        "search_topology",
     ),
     "Sites: prepare scans": (
         "list_cases",

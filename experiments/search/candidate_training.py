@@ -22,6 +22,7 @@ from c2fnas.genotype import Genotype
 from c2fnas.inference import LogitsFn
 from c2fnas.scores import metrics
 from c2fnas.sliding_window import WindowConfig
+from c2fnas.training import NonFiniteLoss
 from experiments.configuration import ExperimentConfig
 from experiments.models import site_trainer
 from experiments.results.search_verdicts import SearchedCase
@@ -111,9 +112,15 @@ def train_and_score(
         earlier = float(kept["seconds"])
     while trainer.step < steps:
         until = min(steps, (trainer.step // checkpoint_every + 1) * checkpoint_every)
-        trainer.train(
-            lambda start, stop: dataset.training_dataset(sampler, start, stop), until, label=label
-        )
+        try:
+            trainer.train(
+                lambda start, stop: dataset.training_dataset(sampler, start, stop),
+                until,
+                label=label,
+            )
+        except NonFiniteLoss:
+            shutil.rmtree(folder)
+            raise
         if until < steps:
             seconds = earlier + time.monotonic() - begin
             checkpoints.save(folder, trainer, {"seconds": seconds})
