@@ -41,10 +41,10 @@ flags.DEFINE_list(
     "topology_random, operations_evolution and operations_random.",
 )
 flags.DEFINE_string(
-    "operations",
+    "paths",
     None,
-    "Folder of experiments.search_operations. The first paths of its random arm, which are a "
-    "uniform sample, are trained alone for the rank correlation.",
+    "Paths of a supernet with their scores in it, as experiments.search_operations writes them "
+    "(paths.json). The first --rank_paths are trained alone for the rank correlation.",
 )
 flags.DEFINE_bool("dry_run", False, "Print the cost and exit.")
 
@@ -64,7 +64,11 @@ def main(argv: list[str]) -> None:
     cases = [pathlib.Path(name) / "cases" for name in FLAGS.site_folders]
     given = experiment_flags.named_files("found")
     overwriting.require_apart(
-        {"--site_folders": cases, "--found": list(given.values())},
+        {
+            "--site_folders": cases,
+            "--found": list(given.values()),
+            "--paths": [FLAGS.paths] if FLAGS.paths else [],
+        },
         {},
         folders={"--output": [folder]},
     )
@@ -73,7 +77,7 @@ def main(argv: list[str]) -> None:
         for name, file in given.items()
     }
     compared = evidence.networks(site_trainer.load_genotype(config), found)
-    paths = _paths(config) if FLAGS.operations else []
+    paths = evidence.read_paths(FLAGS.paths, config.filters) if FLAGS.paths else []
     stores = [prepared_cases.open_store(path, config) for path in cases]
     trainings = evidence.planned(compared, paths, chosen, seed=config.seed)
     cores = FLAGS.threads or os.cpu_count() or 1
@@ -95,17 +99,6 @@ def main(argv: list[str]) -> None:
     write()
     _tell(atomic.read_json(folder / evidence.DOCUMENT))
     print(f"All numbers: {folder / evidence.DOCUMENT}")
-
-
-def _paths(config: Any) -> list[evidence.ScoredPath]:
-    """Returns the paths of the random arm of a search of operations, in their order.
-
-    Raises:
-      ValueError: if the folder holds no such search.
-    """
-    from experiments.search import operation_paths
-
-    return operation_paths.of_random_arm(pathlib.Path(FLAGS.operations), config)
 
 
 def _trainer(config: Any, chosen: EvidenceSettings, stores: Any, folder: pathlib.Path) -> Any:

@@ -31,6 +31,7 @@ class StageResult:
       winners: arm -> its best genotype.
       patch_size: of the training, in voxels.
       shared_seconds: training of what all candidates share, e.g. the supernet.
+      place: "federated" or "pooled" where two searches stand side by side.
     """
 
     stage: str
@@ -39,6 +40,7 @@ class StageResult:
     winners: Mapping[str, Genotype]
     patch_size: Sequence[int]
     shared_seconds: float = 0.0
+    place: str = ""
 
     @property
     def seconds(self) -> float:
@@ -83,7 +85,7 @@ def page(
 
 
 def _stage(stage: StageResult) -> list[str]:
-    heading = _STAGES[stage.stage]
+    heading = _STAGES[stage.stage] + (f" ({stage.place})" if stage.place else "")
     found = list(stage.candidates)
     parts = [f"<h2>{html_parts.text(heading)}</h2>"]
     if not found:
@@ -213,8 +215,8 @@ def _evidence(evidence: Mapping[str, Any]) -> list[str]:
                 f"{floor['seeds']} trainings of the published genotype that differ by their seed "
                 f"alone: mean {floor['mean']:.1f}, standard deviation {floor['deviation']:.1f} "
                 f"[{floor['low']:.1f}, {floor['high']:.1f}] points. Two single trainings of "
-                f"equally good networks differ by more than {floor['apart']:.1f} points in one case of "
-                "twenty."
+                f"equally good networks differ by more than {floor['apart']:.1f} points in one "
+                "case of twenty."
             )
             + "</p>"
         )

@@ -8,8 +8,9 @@ that has two names (both arms found it) is trained once.
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from c2fnas.genotype import Genotype
@@ -37,9 +38,7 @@ SPLITS = ("validation", "test")
 class EvidenceSettings:
     """How many trainings the evidence has."""
 
-    alone_steps: int = setting(
-        40_000, "Steps of each training alone.", condition=at_least(1)
-    )
+    alone_steps: int = setting(40_000, "Steps of each training alone.", condition=at_least(1))
     compared_seeds: int = setting(
         5,
         "Trainings, each with its own seed, of every network that is compared; a claim needs "
@@ -82,6 +81,33 @@ class ScoredPath:
 
     genotype: Genotype
     score: float
+
+
+def write_paths(path: str | os.PathLike, paths: Iterable[ScoredPath]) -> None:
+    """Writes paths of a supernet with their scores in it, best a uniform sample of all paths."""
+    listed = [{"genotype": one.genotype.to_json(), "score": one.score} for one in paths]
+    atomic.write_json(path, {"format": FORMAT, "paths": listed})
+
+
+def read_paths(path: str | os.PathLike, filters: int) -> list[ScoredPath]:
+    """Returns what `write_paths` wrote, at a number of filters.
+
+    Raises:
+      ValueError: naming the file, if it is something else.
+    """
+    content = atomic.read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("paths"), list):
+        raise ValueError(
+            f"{path}: holds no paths of a supernet; give the file that "
+            "experiments.search_operations wrote"
+        )
+    formats.refuse_newer(path, content.get("format"), FORMAT)
+    return [
+        ScoredPath(
+            Genotype.from_json(one["genotype"]).with_size(filters=filters), float(one["score"])
+        )
+        for one in content["paths"]
+    ]
 
 
 def fingerprint(genotype: Genotype) -> str:
@@ -262,8 +288,7 @@ def _ranks(
     if len(whole) < 2:
         return None, None
     scores = {
-        path.genotype.name: [mean_score(own) for own in alone[path.genotype.name]]
-        for path in whole
+        path.genotype.name: [mean_score(own) for own in alone[path.genotype.name]] for path in whole
     }
     supernet = {path.genotype.name: path.score for path in whole}
     tau = rank_correlation.correlation(list(supernet.values()), list(scores.values()), seed=seed)

@@ -17,12 +17,12 @@ from preprocessing.case_source import CaseSource
 
 GPU_DAYS = 333  # of C2FNAS (Yu et al. 2020): the search that this one makes small
 
-# Core-seconds on an EPYC with AVX-512, from trainings of the published genotype with two threads.
-_START_S = 14.0  # building the network and tracing its functions
-_SECONDS_PER_MAC = 4.2e-11  # of a training step, forward and backward
-_STEP_S = 0.02  # of a step, whatever its size
-_CASE_S = 0.35  # of scoring one whole case, with the work of a demo network at 4 mm
-_CASE_MACS = 0.12e9  # of that network for a patch of 32^3
+# CPU seconds of trainings on an EPYC with AVX-512, two threads, at 4 mm with 32^3 patches:
+# published genotype with 4 filters (0.113 GMAC per patch) and with 8.
+_START_S = 24.5  # building the network, tracing its functions, the first case; on one core
+_STEP_S, _SECONDS_PER_MAC = 0.060, 1.1e-10  # of a step: whatever its size, and per MAC
+_CASE_S, _CASE_PER_SIZE_S = 0.16, 0.09  # of scoring a whole case of 272,000 voxels
+_CASE_MACS, _CASE_VOXELS = 0.113e9 / 32**3, 272_000
 
 
 def training_seconds(
@@ -34,26 +34,28 @@ def training_seconds(
     cases: int,
     voxels_per_case: float,
 ) -> float:
-    """Returns the estimated core-seconds of one training with its scores.
+    """Returns the estimated CPU seconds of one training with its scores, without its start.
 
     Args:
       cases: number of cases that are scored.
       voxels_per_case: voxels of a case on the training grid; the network sees each once or twice.
     """
     macs = genotype.macs(patch_size)
-    share = macs / _CASE_MACS * 32**3 / math.prod(patch_size)
-    scored = cases * _CASE_S * share * max(1.0, voxels_per_case / 40_000)
-    return _START_S + steps * (_STEP_S + batch_size * macs * _SECONDS_PER_MAC) + scored
+    size = macs / math.prod(patch_size) / _CASE_MACS * voxels_per_case / _CASE_VOXELS
+    return steps * (_STEP_S + batch_size * macs * _SECONDS_PER_MAC) + cases * (
+        _CASE_S + _CASE_PER_SIZE_S * size
+    )
 
 
 def text(core_seconds: Iterable[float], what: str, *, cores: int) -> str:
-    """Returns a line such as "80 trainings: about 41:20 min on 2 cores, 1.4 CPU-hours"."""
+    """Returns a line such as "80 trainings: about 41:20 min on 2 cores, 1.4 CPU-hours".
+
+    The start of a training runs on one core, its steps and scores share all.
+    """
     each = list(core_seconds)
-    total = sum(each)
-    return (
-        f"{len(each)} {what}: about {duration(total / max(1, cores))} on {cores} cores, "
-        f"{total / 3600:.1f} CPU-hours"
-    )
+    wall = len(each) * _START_S + sum(each) / max(1, cores)
+    hours = (len(each) * _START_S + sum(each)) / 3600
+    return f"{len(each)} {what}: about {duration(wall)} on {cores} cores, {hours:.1f} CPU-hours"
 
 
 def scored_voxels(stores: Iterable[CaseSource], split: str) -> tuple[int, float]:
@@ -99,3 +101,28 @@ def of_topologies(
         cores=cores,
     )
     return f"{line}. C2FNAS took {GPU_DAYS} GPU-days"
+
+
+def of_trainings(
+    genotypes: Sequence[Genotype],
+    config: ExperimentConfig,
+    steps: int,
+    stores: Sequence[CaseSource],
+    cores: int,
+) -> str:
+    """Returns what trainings alone cost that are scored on validation and test cases, in words."""
+    validation, test = (scored_voxels(stores, split) for split in ("validation", "test"))
+    cases = validation[0] + test[0]
+    voxels = (validation[0] * validation[1] + test[0] * test[1]) / max(1, cases)
+    each = [
+        training_seconds(
+            genotype,
+            patch_size=config.patch_size,
+            batch_size=config.batch_size,
+            steps=steps,
+            cases=cases,
+            voxels_per_case=voxels,
+        )
+        for genotype in genotypes
+    ]
+    return text(each, f"trainings of {steps} steps", cores=cores)
