@@ -19,6 +19,9 @@ GROUPS = {
         "verify",
         "dryrun",
         "overfit",
+        "search",
+        "search_topology",
+        "search_evidence",
     ),
     "Sites: prepare scans": (
         "list_cases",
@@ -35,6 +38,7 @@ GROUPS = {
         "serve",
         "status",
         "operate",
+        "search_federated",
         "audit",
         "evaluation_report",
         "doctor",

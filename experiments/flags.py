@@ -28,6 +28,7 @@ FLAGS = flags.FLAGS
 Config = TypeVar("Config")
 
 _SINCE_FIRST_RELEASE = (
+    "supernet",
     "vae_rate",
     "missing_labels",
     "absence_evidence",

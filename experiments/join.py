@@ -76,9 +76,11 @@ def take_part(
         devices,
         model_evaluator,
         model_folders,
+        path_evaluator,
         prepared_cases,
         sharing_words,
         site_trainer,
+        supernet_site,
     )
     from experiments.reports import case_browser
     from runkit import allocator, atomic, folder_lock, interrupts, overwriting, private
@@ -120,9 +122,13 @@ def take_part(
             store.site,
             declared_labels.text(store.declared),
         )
-    trainer: site_trainer.SegmentationTrainer | model_evaluator.ModelEvaluator
+    trainer: (
+        site_trainer.SegmentationTrainer
+        | model_evaluator.ModelEvaluator
+        | path_evaluator.PathEvaluator
+    )
     if config.num_rounds:
-        trainer = site_trainer.SegmentationTrainer(
+        trainer = supernet_site.trainer_class(config)(
             config,
             store,
             folder / part,
@@ -137,7 +143,8 @@ def take_part(
         for line in sharing_words.lines(config.share_rules, trainer.specs, journal):
             logging.info("%s", line)
     else:
-        trainer = model_evaluator.ModelEvaluator(
+        evaluator = path_evaluator.PathEvaluator if config.supernet else None
+        trainer = (evaluator or model_evaluator.ModelEvaluator)(
             config, store, folder / part, strategy=tf.distribute.MirroredStrategy()
         )
     try:
@@ -154,7 +161,11 @@ def take_part(
     if not summary.finished:
         print("stopped; run the same command again to resume")
         return interrupts.EXIT_CODE if interrupts.received() else 1
-    if isinstance(trainer, site_trainer.SegmentationTrainer) and trainer.best_score is not None:
+    if (
+        isinstance(trainer, site_trainer.SegmentationTrainer)
+        and trainer.best_score is not None
+        and not config.supernet  # whose weights are no model
+    ):
         model_folders.write_best(
             folder / part / "model",
             f"{store.site}_FL_local",

@@ -45,6 +45,7 @@ FOLDERS = {
     "reports": {"results", "figures", "models"},
     "run": {"results", "figures", "models", "reports"},
     "studies": {"results", "figures", "models", "reports", "run"},
+    "search": {"results", "figures", "models", "reports", "run"},
 }
 
 
