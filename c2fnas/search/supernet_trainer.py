@@ -42,6 +42,18 @@ class SupernetTrainer(Trainer):
     ):
         super().__init__(supernet, config, strategy, **arguments)
         self.supernet, self.round_number = supernet, round_number
+        self._round_begins = 0
+
+    def begin_round(self, round_number: int, first_step: int) -> None:
+        """Counts the steps of the paths from a round's first step.
+
+        Sites whose rounds have different numbers of steps so take the same paths in a round.
+
+        Args:
+          round_number: from 1.
+          first_step: number of the round's first step in this trainer's count.
+        """
+        self.round_number, self._round_begins = round_number, first_step
 
     def set_weights(
         self, arrays: Mapping[str, np.ndarray], *, reset_optimizer: bool = False
@@ -71,7 +83,12 @@ class SupernetTrainer(Trainer):
             # A batch is taken right before its step.
             for step, batch in enumerate(datasets(first, last), start=first):
                 self.supernet.choose(
-                    path_at(self.supernet.space, self.config.seed, self.round_number, step)
+                    path_at(
+                        self.supernet.space,
+                        self.config.seed,
+                        self.round_number,
+                        step - self._round_begins,
+                    )
                 )
                 yield batch
 
