@@ -19,8 +19,8 @@ GROUPS = {
         "verify",
         "dryrun",
         "overfit",
-        "search",
         "search_topology",
+        "search_operations",
         "search_evidence",
     ),
     "Sites: prepare scans": (

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from c2fnas.search.supernet import Supernet
 
 from c2fnas import inference, named_weights
 from c2fnas.scores import case_scores
+from c2fnas.search.supernet import Supernet
 from experiments.configuration import ExperimentConfig, plan
 from experiments.models.site_trainer import build_network, load_genotype, window_config
 from experiments.results import case_rows, path_names, shared_choice

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from c2fnas.search.supernet_trainer import SupernetTrainer
 
 from c2fnas import (
     checkpoints,
@@ -34,6 +33,7 @@ from c2fnas.losses import LossConfig
 from c2fnas.missing_labels import MissingLabels
 from c2fnas.search import supernet
 from c2fnas.search.operation_space import OperationSpace
+from c2fnas.search.supernet_trainer import SupernetTrainer
 from c2fnas.tensorboard_log import StepProfiler, TensorBoardLog
 from c2fnas.train_step import Augment
 from experiments.configuration import ExperimentConfig, plan
@@ -60,20 +60,17 @@ def load_genotype(config: ExperimentConfig) -> genotype.Genotype:
 
 def build_network(config: ExperimentConfig) -> network.Network:
     """Builds the network of a configuration. Call it inside the strategy's scope."""
-    build, what = (
-        (supernet.build, operation_space(config))
-        if config.supernet
-        else (network.build, load_genotype(config))
-    )
-    return build(
-        what,
-        patch_size=config.patch_size,
-        vae=None if config.vae == "none" else config.vae,
-        latent_size=config.latent_size,
-        class_prior=config.class_prior if config.classifier_bias == "log_prior" else None,
-        precision=config.precision,
-        instance_norm=config.instance_norm,
-    )
+    settings: dict[str, Any] = {
+        "patch_size": config.patch_size,
+        "vae": None if config.vae == "none" else config.vae,
+        "latent_size": config.latent_size,
+        "class_prior": config.class_prior if config.classifier_bias == "log_prior" else None,
+        "precision": config.precision,
+        "instance_norm": config.instance_norm,
+    }
+    if config.supernet:
+        return supernet.build(operation_space(config), **settings)
+    return network.build(load_genotype(config), **settings)
 
 
 def operation_space(config: ExperimentConfig) -> OperationSpace:

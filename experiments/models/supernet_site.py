@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from c2fnas.search.supernet_trainer import SupernetTrainer
-
 from c2fnas.search.operation_space import OperationSpace
+from c2fnas.search.supernet_trainer import SupernetTrainer
 from experiments.configuration import ExperimentConfig
 from experiments.models.site_trainer import SegmentationTrainer, Weights
 

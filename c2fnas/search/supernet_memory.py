@@ -1,0 +1,34 @@
+"""Estimates how much memory a supernet's training step needs."""
+
+from __future__ import annotations
+
+import math
+
+from c2fnas import memory, network
+from c2fnas.memory import MemoryEstimate
+from c2fnas.search.supernet import Supernet
+
+_FLOAT_BYTES = 4
+
+
+def training_step(supernet: Supernet, batch: int) -> MemoryEstimate:
+    """Returns an estimate for `batch` patches on one device in float32.
+
+    Weights, gradients and moments are those of all paths; gradients of other paths are zeros that
+    take memory all the same. Activations are those of one path. They are estimated as in
+    `memory.training_step`, for the path that keeps the most: of p3d, whose operation has two
+    convolutions, where it is searched.
+    """
+    estimates = []
+    for choice in range(len(supernet.space.operations)):
+        gene = (choice,) * len(supernet.genotype.cells)
+        if supernet.space.is_valid(gene):
+            path = network.build(
+                supernet.space.genotype(gene),
+                patch_size=supernet.patch_size,
+                vae=supernet.vae,
+                latent_size=supernet.latent_size,
+            )
+            estimates.append(memory.training_step(path, batch).activations)
+    weights = sum(math.prod(variable.shape) for variable in supernet.variables.values())
+    return MemoryEstimate(weights=4 * int(weights) * _FLOAT_BYTES, activations=max(estimates))
