@@ -62,20 +62,14 @@ def main(argv: list[str]) -> None:
     )
     genes = genotype.load(config.genotype).with_size(filters=config.filters, classes=len(CLASSES))
     space = OperationSpace(genes)
+    about = {
+        "genotype": genes.to_json(),
+        "supernet": federated_search.digest(trained),
+        "patch_size": list(config.patch_size),
+    }
+    first = federated_search.first_state(space, settings, seed=config.seed, about=about)
     folder_lock.hold(private.make(folder))
-    state = search_state.resumed(
-        folder,
-        federated_search.first_state(
-            space,
-            settings,
-            seed=config.seed,
-            about={
-                "genotype": genes.to_json(),
-                "supernet": federated_search.digest(trained),
-                "plan": {"spacing_mm": list(config.spacing_mm)},
-            },
-        ),
-    )
+    state = search_state.resumed(folder, first)
     state = federated_search.take_rows(space, state, folder, config.patch_size)
     search_state.write(folder, state)
     _page(state, space, config, folder)
