@@ -38,7 +38,7 @@ def _image(count=2):
     return np.random.default_rng(1).normal(size=(count, *PATCH, 1)).astype(np.float32)
 
 
-@pytest.mark.parametrize("gene", [(0, 1), (2, 0), (1, 2)])
+@pytest.mark.parametrize("gene", [(0, 1), (1, 2)])
 def test_a_path_computes_the_bits_of_its_network_alone(built, gene):
     """Logits of the compiled segmentation network, and all outputs of training."""
     built.choose(gene)
