@@ -19,6 +19,7 @@ GROUPS = {
         "verify",
         "dryrun",
         "overfit",
+        "search_all",
         "search_topology",
         "search_operations",
         "search_evidence",

@@ -102,7 +102,7 @@ def take_rows(
     _, store = place(state, folder)
     if not asked or not (store / ROWS).is_file():
         return state
-    rows = paper_table.read_rows(store / ROWS, any_site=True)
+    rows = paper_table.rows_as_sent(store / ROWS, any_site=True)
     found = scores(rows)
     missing = [path_names.name_of(gene) for gene in asked if path_names.name_of(gene) not in found]
     counts = {sum(len(own) for own in sites.values()) for sites in found.values()}

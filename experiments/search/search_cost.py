@@ -19,7 +19,7 @@ GPU_DAYS = 333  # of C2FNAS (Yu et al. 2020): the search that this one makes sma
 
 # CPU seconds of trainings on an EPYC with AVX-512, two threads, at 4 mm with 32^3 patches:
 # published genotype with 4 filters (0.113 GMAC per patch) and with 8.
-_START_S = 24.5  # building the network, tracing its functions, the first case; on one core
+START_S = 24.5  # building the network, tracing its functions, the first case; on one core
 _STEP_S, _SECONDS_PER_MAC = 0.060, 1.1e-10  # of a step: whatever its size, and per MAC
 _CASE_S, _CASE_PER_SIZE_S = 0.16, 0.09  # of scoring a whole case of 272,000 voxels
 _CASE_MACS, _CASE_VOXELS = 0.113e9 / 32**3, 272_000
@@ -53,8 +53,8 @@ def text(core_seconds: Iterable[float], what: str, *, cores: int) -> str:
     The start of a training runs on one core, its steps and scores share all.
     """
     each = list(core_seconds)
-    wall = len(each) * _START_S + sum(each) / max(1, cores)
-    hours = (len(each) * _START_S + sum(each)) / 3600
+    wall = len(each) * START_S + sum(each) / max(1, cores)
+    hours = (len(each) * START_S + sum(each)) / 3600
     return f"{len(each)} {what}: about {duration(wall)} on {cores} cores, {hours:.1f} CPU-hours"
 
 
