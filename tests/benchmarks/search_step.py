@@ -6,7 +6,8 @@ Both networks are in one process and take turns, so a machine that slows down sl
 the supernet draws its path, as a search does. The published genotype's own path shows what the
 supernet costs on top of the same arithmetic: choosing, and weights of other paths. Paths drawn
 uniformly show what a search pays: it applies conv3d less often than the published genotype does.
-The functions are traced once each, however many paths are taken; the benchmark checks that.
+The functions are traced once each, however many paths are taken; the benchmark checks that. On a
+machine that others use too, compare the CPU times.
 """
 
 from __future__ import annotations
@@ -17,9 +18,15 @@ import time
 
 FILTERS, PATCH, BATCH = 8, 48, 2
 
+Times = list[tuple[float, float]]  # of each step: seconds on the wall clock, and of all cores
 
-def measure(*, filters: int, patch: int, batch: int, turns: int, threads: int) -> dict[str, float]:
-    """Returns the median seconds of a step of each kind, and the traces of the supernet's step."""
+
+def measure(
+    *, filters: int, patch: int, batch: int, turns: int, threads: int
+) -> tuple[dict[str, Times], float, int]:
+    """Returns the times of a step of each kind, the seconds that drawing and setting a path takes,
+    and how often the supernet's step was traced.
+    """
     import numpy as np
     import tensorflow as tf
 
@@ -49,8 +56,8 @@ def measure(*, filters: int, patch: int, batch: int, turns: int, threads: int) -
     }
     data = tf.data.Dataset.from_tensors(one).repeat()
 
-    def take(trainer, gene=None) -> float:
-        begin = time.perf_counter()
+    def take(trainer, gene=None) -> tuple[float, float]:
+        begin, used = time.perf_counter(), time.process_time()
         if gene is None:
             trainer.train(lambda first, last: data.take(last - first), trainer.step + 1)
         else:  # as SupernetTrainer.train, with this path instead of the step's own
@@ -58,30 +65,25 @@ def measure(*, filters: int, patch: int, batch: int, turns: int, threads: int) -
             training.Trainer.train(
                 trainer, lambda first, last: data.take(last - first), trainer.step + 1
             )
-        return time.perf_counter() - begin
+        return time.perf_counter() - begin, time.process_time() - used
 
     kinds = {
         "published network": lambda: take(alone),
         "its path of the supernet": lambda: take(shared, space.gene_of(published)),
         "paths drawn uniformly": lambda: take(shared),
     }
-    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    times: dict[str, Times] = {kind: [] for kind in kinds}
     for turn in range(-2, turns):
         for kind, step in kinds.items():
             found = step()
             if turn >= 0:
-                seconds[kind].append(found)
+                times[kind].append(found)
     begin = time.perf_counter()
-    for step in range(1000):
-        shared.supernet.choose(path_at(space, 1, 0, step))
+    for number in range(1000):
+        shared.supernet.choose(path_at(space, 1, 0, number))
     drawing = (time.perf_counter() - begin) / 1000
-    step = shared._train_step
-    traces = step._compiled_gradients.experimental_get_tracing_count()
-    return {
-        **{kind: statistics.median(found) for kind, found in seconds.items()},
-        "drawing and setting a path": drawing,
-        "traces": float(traces),
-    }
+    traces = shared._train_step._compiled_gradients.experimental_get_tracing_count()
+    return times, drawing, traces
 
 
 def main() -> None:
@@ -93,13 +95,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--turns", type=int, default=15, help="counted steps of each kind")
     parser.add_argument("--threads", type=int, default=2)
-    found = measure(**vars(parser.parse_args()))
-    traces = int(found.pop("traces"))
-    base = found["published network"]
-    print("| step | median s | / published network |\n|---|---|---|")
-    for kind, seconds in found.items():
-        print(f"| {kind} | {seconds:.4g} | {seconds / base:.3g} |")
-    print(f"traces of the supernet's step: {traces}")
+    times, drawing, traces = measure(**vars(parser.parse_args()))
+    print("| step | median s | ratio | CPU s | ratio |\n|---|---|---|---|---|")
+    base = [statistics.median(column) for column in zip(*times["published network"], strict=True)]
+    for kind, found in times.items():
+        wall, used = (statistics.median(column) for column in zip(*found, strict=True))
+        print(f"| {kind} | {wall:.4g} | {wall / base[0]:.3g} | {used:.4g} | {used / base[1]:.3g} |")
+    print(f"drawing and setting a path: {drawing:.2g} s; traces of the supernet's step: {traces}")
     if traces != 1:
         raise ValueError(f"the supernet's step was traced {traces} times; expected once")
 
