@@ -9,7 +9,7 @@ a list, and prints the command by which the server has all sites score it on the
 (an evaluation without training, in which only rows leave a site). The last call writes the winner,
 operations.json, which --genotype of every program takes, and search.html.
 
-Needs neither patient data nor TensorFlow.
+Needs neither patient data nor TensorFlow; for its page it needs matplotlib (pip install '.[site]').
 """
 
 from __future__ import annotations
