@@ -146,10 +146,12 @@ def _memory(network: Any, batches: Sequence[int]) -> Mapping[int, Any]:
     from c2fnas.search import supernet_memory
     from c2fnas.search.supernet import Supernet
 
-    estimate = (
-        supernet_memory.training_step if isinstance(network, Supernet) else memory.training_step
-    )
-    return {batch: estimate(network, batch) for batch in batches}
+    if not isinstance(network, Supernet):
+        return {batch: memory.training_step(network, batch) for batch in batches}
+    one = supernet_memory.training_step(network, 1)  # builds a network; activations scale
+    return {
+        batch: dataclasses.replace(one, activations=batch * one.activations) for batch in batches
+    }
 
 
 def _gib(size: float) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 from c2fnas import memory, network
+from c2fnas.genotype import OPERATIONS
 from c2fnas.memory import MemoryEstimate
 from c2fnas.search.supernet import Supernet
 
@@ -15,20 +17,21 @@ def training_step(supernet: Supernet, batch: int) -> MemoryEstimate:
     """Returns an estimate for `batch` patches on one device in float32.
 
     Weights, gradients and moments are those of all paths; gradients of other paths are zeros that
-    take memory all the same. Activations are those of one path. They are estimated as in
-    `memory.training_step`, for the path that keeps the most: of p3d, whose operation has two
-    convolutions, where it is searched.
+    take memory all the same. Activations are those of one path, estimated as in
+    `memory.training_step` for the path that keeps the most: the one whose operations have the most
+    convolutions in a row.
     """
-    estimates = []
-    for choice in range(len(supernet.space.operations)):
-        gene = (choice,) * len(supernet.genotype.cells)
-        if supernet.space.is_valid(gene):
-            path = network.build(
-                supernet.space.genotype(gene),
-                patch_size=supernet.patch_size,
-                vae=supernet.vae,
-                latent_size=supernet.latent_size,
-            )
-            estimates.append(memory.training_step(path, batch).activations)
+    space = dataclasses.replace(supernet.space, most_macs=None)
+    lengths = [len(OPERATIONS[op]) for op in space.operations]
+    gene = (lengths.index(max(lengths)),) * len(space.base.cells)
+    path = network.build(
+        space.genotype(gene),
+        patch_size=supernet.patch_size,
+        vae=supernet.vae,
+        latent_size=supernet.latent_size,
+    )
     weights = sum(math.prod(variable.shape) for variable in supernet.variables.values())
-    return MemoryEstimate(weights=4 * int(weights) * _FLOAT_BYTES, activations=max(estimates))
+    return MemoryEstimate(
+        weights=4 * int(weights) * _FLOAT_BYTES,
+        activations=memory.training_step(path, batch).activations,
+    )

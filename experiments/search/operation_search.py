@@ -201,7 +201,9 @@ def cost(
         ]
         return sum(each) / len(each) / max(1, cores)
 
-    training, scoring = seconds(settings.supernet_steps, 0), state.budget * seconds(0, cases)
+    # A supernet's functions take twice as long to trace as a network's.
+    training = 2 * search_cost.START_S + seconds(settings.supernet_steps, 0)
+    scoring = state.budget * seconds(0, cases)
     return (
         f"supernet: {space.size:,} paths, {size.weights:,} convolution weights (a path has "
         f"{size.path_weights[0]:,} to {size.path_weights[1]:,}), {least:.3g} to {most:.3g} GMAC "
