@@ -92,6 +92,8 @@ def take_part(
     lent = experiment_flags.named_files("lend")
     inputs = {"--lend": list(lent.values()), "--site_folder": [folder / "cases"]}
     part, picture = ("federated", "comparison") if config.num_rounds else ("evaluation",) * 2
+    if config.supernet:  # beside what ordinary runs leave
+        part = "supernet" if config.num_rounds else "paths"
     written = [folder / part, folder / "figures" / f"{picture}.png"]
     overwriting.require_apart(
         {**inputs, **experiment_flags.genotype_file()}, {}, folders={"--site_folder": written}
@@ -109,6 +111,8 @@ def take_part(
     folder_lock.hold(kit)
     folder_lock.hold(folder / "cases", shared=True)
     folder_lock.hold(private.folder(folder / part))
+    if part == "paths":
+        path_evaluator.forget_finished(folder / part / "journal")
     if store.declared is None:
         logging.warning(
             "event=labels_not_declared site=%s: classes that its labels do not show count as "

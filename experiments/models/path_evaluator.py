@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,12 +24,23 @@ from experiments.models.site_trainer import build_network, load_genotype, window
 from experiments.results import case_rows, path_names, shared_choice
 from experiments.results.vocabulary import REPORTS
 from federated.errors import ServerMisbehaves
+from federated.site.journal import Journal
 from federated.tensors.weights import TensorSpec
 from preprocessing.case_source import CaseSource
 from runkit import private, progress
 from runkit.classes import FOREGROUND
 
 Weights = dict[str, np.ndarray]
+
+
+def forget_finished(folder: pathlib.Path) -> None:
+    """Removes the journal of a finished evaluation, so that the next generation can be scored.
+
+    Every generation of a search is a run of its own, and a journal belongs to one run. An
+    unfinished one stays.
+    """
+    if folder.is_dir() and Journal(folder).finished:
+        shutil.rmtree(folder)
 
 
 class PathEvaluator:

@@ -7,10 +7,11 @@ import tensorflow as tf
 from c2fnas import inference, named_weights, network
 from c2fnas.search import path_weights
 from experiments.configuration import ExperimentConfig
-from experiments.models import site_trainer
+from experiments.models import path_evaluator, site_trainer
 from experiments.models.path_evaluator import PathEvaluator
 from experiments.search import candidate_training
-from federated.errors import ServerMisbehaves
+from federated.errors import DifferentRun, ServerMisbehaves
+from federated.site.journal import Journal
 from runkit import atomic
 from tests.experiments.search.test_candidate_training import Store
 from tests.experiments.study import SHALLOW
@@ -73,3 +74,18 @@ def test_what_is_no_path_of_this_supernet_is_refused(site):
         evaluator.score({})
     assert evaluator.local_models() == {} and evaluator.num_examples == 1
     assert "supernet" in evaluator.plan
+
+
+def test_the_journal_of_a_finished_evaluation_makes_room_for_the_next_generation(tmp_path):
+    folder = tmp_path / "journal"
+    path_evaluator.forget_finished(folder)  # there is none yet
+    folder.mkdir()
+    journal = Journal(folder)
+    journal.enter("one")
+    path_evaluator.forget_finished(folder)
+    with pytest.raises(DifferentRun):  # an unfinished one stays
+        Journal(folder).enter("two")
+    journal.finish()
+    path_evaluator.forget_finished(folder)
+    folder.mkdir()
+    Journal(folder).enter("two")
