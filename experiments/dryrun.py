@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
     from experiments.models import site_trainer
     from experiments.run import trial_patch, trial_round
 
-    config = experiment_flags.experiment_config()
+    config = experiment_flags.experiment_config(supernet=True)
     if FLAGS.devices < 1:
         raise app.UsageError(f"--devices is {FLAGS.devices}; expected at least 1")
     one = dataclasses.replace(config, batch_size=1, num_rounds=1, local_epochs=1)

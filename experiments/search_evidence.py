@@ -10,7 +10,7 @@ search has used; the claims and the rules of their verdicts were written before 
 (docs/search.md). What is not given is reported as not measured. The cost is printed first
 (`--dry_run` stops there). Stop it at any time; run the same command again to resume.
 
-Writes evidence.json, and one file per finished training.
+Writes evidence.json, evidence.html, a page of it, and one file per finished training.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def main(argv: list[str]) -> None:
     del argv
     from c2fnas import genotype
     from experiments.models import prepared_cases, site_trainer
+    from experiments.reports import search_page
     from experiments.search import search_cost
     from runkit import atomic, folder_lock, overwriting, private
     from runkit.classes import CLASSES
@@ -94,11 +95,13 @@ def main(argv: list[str]) -> None:
     def write() -> None:
         content = evidence.document(compared, paths, chosen, folder, seed=config.seed)
         atomic.write_json(folder / evidence.DOCUMENT, content)
+        page = search_page.page([], content, title="Evidence on a search", cores=cores)
+        atomic.write_text(folder / "evidence.html", page)
 
     evidence.run(trainings, folder, _trainer(config, chosen, stores, folder), after_each=write)
     write()
     _tell(atomic.read_json(folder / evidence.DOCUMENT))
-    print(f"All numbers: {folder / evidence.DOCUMENT}")
+    print(f"All numbers: {folder / evidence.DOCUMENT}; as a page: {folder / 'evidence.html'}")
 
 
 def _trainer(config: Any, chosen: EvidenceSettings, stores: Any, folder: pathlib.Path) -> Any:

@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
     from experiments.search import federated_search, operation_search, search_state
     from runkit import atomic, folder_lock, overwriting, private
 
-    config = dataclasses.replace(experiment_flags.experiment_config(), supernet=True)
+    config = dataclasses.replace(experiment_flags.experiment_config(supernet=True), supernet=True)
     chosen = experiment_flags.settings_of(SupernetSettings)
     settings = experiment_flags.settings_of(EvolutionSettings)
     folder = pathlib.Path(experiment_flags.required("output", "the folder of the search"))

@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     from experiments.models.pooled_store import PooledStore
     from runkit import folder_lock, overwriting, private
 
-    config = experiment_flags.experiment_config()
+    config = experiment_flags.experiment_config(supernet=True)
     output = pathlib.Path(experiment_flags.required("output", "the folder to write the model to"))
     initial = experiment_flags.required("initial_model", "the initial model")
     inputs: overwriting.Named = {

@@ -66,18 +66,20 @@ def page(
     seconds += evidence["seconds"] if evidence else 0.0
     scored = sum(len(stage.candidates) for stage in stages)
     budget = sum(stage.budget for stage in stages)
-    subtitle = "Scores are mean Dice over validation cases; no score uses a test case." + (
-        "" if scored >= budget else f" The search is still going on: {scored} of {budget}."
+    subtitle = "Scores are mean Dice over validation cases; no score uses a test case."
+    if scored < budget:
+        subtitle += f" The search is still going on: {scored} of {budget}."
+    if evidence and not evidence["finished"]:
+        done, planned = evidence["trainings"]["done"], evidence["trainings"]["planned"]
+        subtitle += f" The evidence is still going on: {done} of {planned} trainings."
+    cost = (
+        (f"{seconds * cores / 3600:.2g}", f"CPU-hours, on {cores} cores", "")
+        if seconds
+        else ("–", "CPU-hours, not measured", "")
     )
-    parts = [
-        html_parts.tiles(
-            [
-                (f"{scored} of {budget}", "candidates scored", "good" if scored >= budget else ""),
-                (f"{seconds * cores / 3600:.2g}", f"CPU-hours, on {cores} cores", ""),
-                (PAPER_GPU_DAYS, "GPU-days of C2FNAS", ""),
-            ]
-        )
-    ]
+    counted = (f"{scored} of {budget}", "candidates scored", "good" if scored >= budget else "")
+    shown = [*([counted] if stages else []), cost, (PAPER_GPU_DAYS, "GPU-days of C2FNAS", "")]
+    parts = [html_parts.tiles(shown)]
     for stage in stages:
         parts += _stage(stage)
     parts += _evidence(evidence) if evidence else _claims()

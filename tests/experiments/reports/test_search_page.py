@@ -22,6 +22,8 @@ STAGE = StageResult(
 )
 EVIDENCE = {
     "seconds": 3600.0,
+    "finished": False,
+    "trainings": {"done": 3, "planned": 9},
     "noise": {"seeds": 6, "mean": 50.0, "deviation": 2.0, "low": 1.2, "high": 4.9, "apart": 7.3},
     "ranks": {
         "tau": 0.4,
@@ -119,3 +121,9 @@ def test_two_searches_side_by_side_are_told_apart(place):
 def test_a_search_without_a_score_has_a_page():
     empty = dataclasses.replace(STAGE, candidates=[], winners={})
     assert "Nothing is scored yet." in read([empty])[0]
+
+
+def test_evidence_alone_has_a_page_that_says_how_far_it_is():
+    words, _ = read([], EVIDENCE)
+    assert "The evidence is still going on: 3 of 9 trainings." in words
+    assert "candidates scored" not in words and "2 CPU-hours, on 2 cores" in words
