@@ -26,6 +26,7 @@ from experiments import flags as experiment_flags
 from experiments import program_help, setting_flags
 from experiments.search import evidence
 from experiments.search.evidence import EvidenceSettings
+from experiments.search.proxy import MOST_TRAININGS
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -46,6 +47,7 @@ flags.DEFINE_string(
     "Paths of a supernet with their scores in it, as experiments.search_operations writes them "
     "(paths.json). The first --rank_paths are trained alone for the rank correlation.",
 )
+flags.DEFINE_integer("most_trainings", 0, MOST_TRAININGS, lower_bound=0)
 flags.DEFINE_bool("dry_run", False, "Print the cost and exit.")
 
 
@@ -98,9 +100,22 @@ def main(argv: list[str]) -> None:
         page = search_page.page([], content, title="Evidence on a search", cores=cores)
         atomic.write_text(folder / "evidence.html", page)
 
-    evidence.run(trainings, folder, _trainer(config, chosen, stores, folder), after_each=write)
+    evidence.run(
+        trainings,
+        folder,
+        _trainer(config, chosen, stores, folder),
+        after_each=write,
+        most_trainings=FLAGS.most_trainings,
+    )
     write()
-    _tell(atomic.read_json(folder / evidence.DOCUMENT))
+    content = atomic.read_json(folder / evidence.DOCUMENT)
+    if not content["finished"]:
+        done = content["trainings"]
+        print(
+            f"{done['done']} of {done['planned']} trainings; run the same command again to resume"
+        )
+        return
+    _tell(content)
     print(f"All numbers: {folder / evidence.DOCUMENT}; as a page: {folder / 'evidence.html'}")
 
 

@@ -27,7 +27,7 @@ from c2fnas.search.evolution import EvolutionSettings
 from experiments import flags as experiment_flags
 from experiments import program_help, setting_flags
 from experiments.search import search_cost, topology_search
-from experiments.search.proxy import ProxySettings
+from experiments.search.proxy import MOST_TRAININGS, ProxySettings
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -45,6 +45,7 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer("cells_down", 6, "Cells on the way down.", lower_bound=1)
 flags.DEFINE_integer("cells_up", 6, "Cells on the way up.", lower_bound=1)
+flags.DEFINE_integer("most_trainings", 0, MOST_TRAININGS, lower_bound=0)
 flags.DEFINE_bool("random_arm", True, "Draw as many topologies at random, to compare with.")
 flags.DEFINE_bool("dry_run", False, "Print the cost and exit.")
 
@@ -100,9 +101,17 @@ def main(argv: list[str]) -> None:
         )
 
     state = topology_search.run(
-        space, state, folder, _scorer(config, proxy, space, stores, folder), after_each=write_page
+        space,
+        state,
+        folder,
+        _scorer(config, proxy, space, stores, folder),
+        after_each=write_page,
+        most_trainings=FLAGS.most_trainings,
     )
     write_page(state)
+    if state.next_candidate() is not None:
+        print(f"{state.scored} of {state.budget} are scored; run the same command again to resume")
+        return
     for line in _results(state, space, folder):
         print(line)
 

@@ -176,6 +176,7 @@ def run(
     train: Callable[[AloneTraining, str], tuple[Mapping[str, list[SearchedCase]], float]],
     *,
     after_each: Callable[[], None] = lambda: None,
+    most_trainings: int = 0,
 ) -> None:
     """Does the trainings that have no file yet.
 
@@ -183,11 +184,16 @@ def run(
       folder: for the files.
       train: returns the rows of each split and the seconds of a training, given its label.
       after_each: called after each training.
+      most_trainings: number of trainings after which to return all the same; 0 for no limit.
     """
+    done = 0
     for number, one in enumerate(trainings, start=1):
         path = training_file(folder, one)
         if path.exists():
             continue
+        if most_trainings and done == most_trainings:
+            return
+        done += 1
         label = f"{number}/{len(trainings)} {one.network} seed {one.seed}"
         rows, seconds = train(one, label)
         content = {

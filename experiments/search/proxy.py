@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from experiments.search.candidate_training import TrainedScores
 
 
+MOST_TRAININGS = (
+    "Number of trainings after which the program ends, to give back its memory: each leaves up to "
+    "200 MB behind. The same command resumes. 0 does all."
+)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProxySettings:
     """How a candidate is trained."""

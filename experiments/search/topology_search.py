@@ -79,6 +79,7 @@ def run(
     score: ScoreTopology,
     *,
     after_each: Callable[[SearchState], None] = lambda state: None,
+    most_trainings: int = 0,
 ) -> SearchState:
     """Scores what is left of a search and returns it; the state file is written after each score.
 
@@ -90,14 +91,19 @@ def run(
       folder: for the state file.
       score: trains and scores a topology.
       after_each: called after each score, e.g. to write a page.
+      most_trainings: number of trainings after which to return all the same; 0 for no limit.
     """
     search_state.write(folder, state)
+    trained = 0
     while (turn := state.next_candidate()) is not None:
         arm, candidate = turn
         known = state.known(candidate.gene)
         if known is not None and known.score is not None:
             found, details = known.score, {**known.details, "seconds": 0.0}
+        elif most_trainings and trained == most_trainings:
+            break
         else:
+            trained += 1
             levels = "".join(map(str, space.levels(candidate.gene)))
             label = f"{arm} {state.scored + 1}/{state.budget}, levels {levels}"
             found, measured = score(candidate.gene, label)

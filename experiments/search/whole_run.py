@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from absl import flags
@@ -35,6 +35,7 @@ SETTINGS_OF = {
 # Core-seconds per case of the synthetic cohort: made, prepared; seconds of a program's start.
 _COHORT_S, _PREPARE_S, _START_S = 2.0, 0.4, 10.0
 _CASE_VOXELS_4MM = 272_000
+_PER_PROCESS = 12  # trainings: TensorFlow keeps up to 200 MB of each until its process ends
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -216,6 +217,24 @@ class SearchStages:
         atomic.write_text(file, "\n".join(lines) + "\n")
         return [f"--flagfile={file}"]
 
+    def _in_parts(
+        self,
+        group: processes.ProgramGroup,
+        stage: str,
+        done: Callable[[], int],
+        *arguments: str,
+    ) -> None:
+        """Starts a program again and again until it has done all its trainings.
+
+        Args:
+          done: returns the number of trainings, or of their scores, that there are.
+        """
+        while True:
+            before = done()
+            self._start(group, stage, f"--most_trainings={_PER_PROCESS}", *arguments)
+            if done() - before < _PER_PROCESS:
+                return
+
     def _start(self, group: processes.ProgramGroup, stage: str, *arguments: str) -> None:
         sites = ",".join(str(self._folder / "sites" / site) for site in SITES)
         program = group.start(
@@ -233,7 +252,11 @@ class SearchStages:
         group.wait([program], stage)
 
     def _topology(self, group: processes.ProgramGroup) -> None:
-        self._start(group, "topology")
+        def scored() -> int:
+            state = search_state.read(self._folder / "topology")
+            return 0 if state is None else state.scored
+
+        self._in_parts(group, "topology", scored)
 
     def _operations(self, group: processes.ProgramGroup) -> None:
         self._start(
@@ -247,9 +270,11 @@ class SearchStages:
             "operations_evolution": self._folder / "operations" / "operations.json",
             "operations_random": self._folder / "operations" / "operations_random.json",
         }
-        self._start(
+        trainings = self._folder / "evidence" / evidence.TRAININGS
+        self._in_parts(
             group,
             "evidence",
+            lambda: len(list(trainings.glob("*.json"))),
             f"--found={','.join(f'{name}:{file}' for name, file in found.items())}",
             f"--paths={self._folder / 'operations' / 'paths.json'}",
         )

@@ -89,6 +89,8 @@ def test_a_stopped_evidence_goes_on_and_says_the_same(tmp_path):
     part = evidence.document(COMPARED, PATHS, SETTINGS, tmp_path, seed=10)
     assert part["trainings"] == {"done": 7, "planned": 39} and not part["finished"]
     assert {one["verdict"] for one in part["verdicts"]} == {"not measured"}
+    evidence.run(trainings, tmp_path, counted, most_trainings=10)
+    assert len(done) == 18
     evidence.run(trainings, tmp_path, counted)
     assert len(done) == 40 and len(set(done)) == 40
     whole = evidence.document(COMPARED, PATHS, SETTINGS, tmp_path, seed=10)

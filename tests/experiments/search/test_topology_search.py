@@ -58,6 +58,20 @@ def test_a_search_that_is_stopped_at_any_point_ends_the_same(tmp_path):
         assert again == whole and search_state.read(folder) == whole
 
 
+def test_a_search_in_parts_ends_the_same(tmp_path):
+    whole = topology_search.run(SPACE, first(), tmp_path / "whole", score([]))
+    state, folder = first(), tmp_path / "parts"
+    for _ in range(20):
+        calls = []
+        state = topology_search.run(
+            SPACE, search_state.resumed(folder, first()), folder, score(calls), most_trainings=5
+        )
+        assert len(calls) <= 5
+        if state.next_candidate() is None:
+            break
+    assert state == whole
+
+
 def test_the_first_generation_has_one_topology_of_each_cluster():
     genes = list(SPACE.genes())
     groups = clustering.clusters(distance.pairwise([SPACE.levels(g) for g in genes]), 6)

@@ -111,6 +111,24 @@ def test_the_demo_stays_within_four_hours_on_two_cores(tmp_path):
     assert sum(whole_run.estimated_seconds(run).values()) < 4 * 3600
 
 
+def test_a_stage_starts_its_program_again_until_all_trainings_are_there(tmp_path):
+    """12 trainings a process; the third one finds 3 left."""
+    left, starts = [27], []
+
+    class Group(Programs):
+        def start(self, name, module, arguments, *, log=None):
+            starts.append([a for a in arguments if a.startswith("--most_trainings")])
+            folder = self.folder / "evidence" / "trainings"
+            folder.mkdir(parents=True, exist_ok=True)
+            for _ in range(min(12, left[0])):
+                (folder / f"{left[0]}.json").touch()
+                left[0] -= 1
+
+    with Group(tmp_path / "logs") as group:
+        SearchStages(search(tmp_path), RunFolder(tmp_path, "x"))._evidence(group)
+    assert starts == [["--most_trainings=12"]] * 3 and left == [0]
+
+
 def test_flag_files_of_two_experiments_are_refused(tmp_path):
     other = tmp_path / "other.flags"
     text = (FLAGS / "search_evidence_demo.flags").read_text()
