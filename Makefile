@@ -16,7 +16,7 @@ TABLE = $(BIN)/python -m tests.coverage_table .coverage/coverage.json .coverage/
 # TensorFlow code half as slow again, so there only `make coverage` measures.
 MONITORS := $(shell $(PYTHON) -c 'import sys; print("yes" if sys.version_info >= (3, 12) else "")')
 
-.PHONY: help table1 study dryrun test coverage install lint clean
+.PHONY: help table1 study search dryrun test coverage install lint clean
 
 help:
 	@echo "make table1   creates the environment and makes Table 1 on the synthetic cohort (PROFILE=demo SEED=1 RUNS=runs)"
@@ -24,6 +24,7 @@ help:
 	@echo "              missing_labels, local_epochs, imbalance, sites, tumour_share, phantom, methods, bad_site, privacy)"
 	@echo "make study STUDY=real_anatomy DATA=folder"
 	@echo "              the same on deformed copies of your own CTs; <folder>/manifest.json lists them with pancreas masks"
+	@echo "make search   searches topology and operations of the network beside random arms, with evidence (PROFILE=demo SEED=1)"
 	@echo "make dryrun   builds the paper's full-size profile, takes one training step and one federated round, estimates memory"
 	@echo "make test     lint and all tests; on Python 3.12 and later with the lines covered of each package"
 	@echo "make coverage all tests with lines and branches covered, on any Python; slower"
@@ -45,6 +46,9 @@ table1: $(READY)
 
 study: $(READY)
 	$(BIN)/python -m experiments.study --study=experiments/studies/$(STUDY).json --runs=$(RUNS) $(if $(DATA),--data="$(DATA)")
+
+search: $(READY)
+	$(BIN)/python -m experiments.search_all --profile=$(PROFILE) --seed=$(SEED) --runs=$(RUNS)
 
 dryrun: $(READY)
 	$(BIN)/python -m experiments.dryrun --flagfile=experiments/flagfiles/paper.flags

@@ -6,13 +6,33 @@ so a step of a network with 150 weights would start three thousand more than it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from c2fnas import keras_stack
 from c2fnas.keras_stack import Variable
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Alternatives:
+    """Groups of weights of which each step uses one, such as the operations of a supernet's cell.
+
+    A step changes the weights and moments of that group alone, and the moments' bias is corrected
+    by the number of steps that the group has taken.
+
+    Attributes:
+      groups: the canonical names of each group's weights.
+      choice: returns the number of this step's group, integer [].
+      counts: int64 [groups], the steps that each group has taken.
+    """
+
+    groups: tuple[frozenset[str], ...]
+    choice: Callable[[], tf.Tensor]
+    counts: tf.Variable
 
 
 def optimizer(
@@ -36,6 +56,7 @@ def apply_summed_gradients(
     replicas: int,
     *,
     shares: Sequence[float] | None = None,
+    alternatives: Sequence[tuple[Alternatives, Sequence[Sequence[int]]]] = (),
 ) -> None:
     """Takes one optimizer step with gradients that are already summed over the replicas.
 
@@ -46,12 +67,16 @@ def apply_summed_gradients(
       gradients: one per variable, in the same order.
       replicas: number of replicas.
       shares: factors of the learning rate, one per variable; None applies the full rate to all.
+      alternatives: each with the places of its groups' variables among `variables`.
     Raises:
-      ValueError: if `shares` are given for another optimizer than Adam.
+      ValueError: if `shares` or `alternatives` are given for another optimizer than Adam.
     """
     if isinstance(optimizer, tf.keras.optimizers.Adam):
-        _apply(
-            optimizer, gradients, variables, [1.0] * len(variables) if shares is None else shares
+        rates = [1.0] * len(variables) if shares is None else shares
+        _apply(optimizer, gradients, variables, rates, alternatives)
+    elif alternatives:
+        raise ValueError(
+            f"{type(optimizer).__name__} cannot leave out the weights of other paths; use Adam"
         )
     elif shares is not None:
         raise ValueError(
@@ -66,24 +91,37 @@ def _apply(
     gradients: Sequence[tf.Tensor],
     variables: Sequence[Variable],
     shares: Sequence[float],
+    alternatives: Sequence[tuple[Alternatives, Sequence[Sequence[int]]]],
 ) -> None:
-    step = tf.cast(tf.convert_to_tensor(adam.iterations), tf.float32) + 1.0
     rate = tf.cast(tf.convert_to_tensor(adam.learning_rate), tf.float32)
-    first_power, second_power = tf.pow(adam.beta_1, step), tf.pow(adam.beta_2, step)
-    for variable, gradient, share in zip(variables, gradients, shares, strict=True):
-        slot = keras_stack.slot(adam, variable)
-        tf.raw_ops.ResourceApplyAdam(
-            var=keras_stack.tf_variable(variable).handle,
-            m=keras_stack.tf_variable(adam._momentums[slot]).handle,
-            v=keras_stack.tf_variable(adam._velocities[slot]).handle,
-            beta1_power=first_power,
-            beta2_power=second_power,
-            lr=rate if share == 1.0 else rate * share,
-            beta1=adam.beta_1,
-            beta2=adam.beta_2,
-            epsilon=adam.epsilon,
-            grad=gradient,
-        )
+
+    def update(places: Sequence[int], count: tf.Tensor) -> tf.Tensor:
+        first_power, second_power = tf.pow(adam.beta_1, count), tf.pow(adam.beta_2, count)
+        for place in places:
+            slot = keras_stack.slot(adam, variables[place])
+            tf.raw_ops.ResourceApplyAdam(
+                var=keras_stack.tf_variable(variables[place]).handle,
+                m=keras_stack.tf_variable(adam._momentums[slot]).handle,
+                v=keras_stack.tf_variable(adam._velocities[slot]).handle,
+                beta1_power=first_power,
+                beta2_power=second_power,
+                lr=rate if shares[place] == 1.0 else rate * shares[place],
+                beta1=adam.beta_1,
+                beta2=adam.beta_2,
+                epsilon=adam.epsilon,
+                grad=gradients[place],
+            )
+        return count
+
+    others = {place for _, groups in alternatives for group in groups for place in group}
+    step = tf.cast(tf.convert_to_tensor(adam.iterations), tf.float32) + 1.0
+    update([place for place in range(len(variables)) if place not in others], step)
+    for alternative, groups in alternatives:
+        choice = tf.cast(alternative.choice(), tf.int32)
+        count = tf.cast(tf.gather(alternative.counts, choice), tf.float32) + 1.0
+        tf.switch_case(choice, [functools.partial(update, group, count) for group in groups])
+        # outside of the branches, where replicas cannot meet
+        alternative.counts.assign_add(tf.one_hot(choice, len(groups), dtype=tf.int64))
     adam.iterations.assign_add(1)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
 from c2fnas import genotype
 from c2fnas.named_weights import NamedLayers
 from c2fnas.operations import ConvNorm, OperationBlock, Step, UpBlock
+
+# layers, canonical name of the operation, its kind, number of filters -> its step of the cell
+MakeOperation = Callable[[NamedLayers, str, str, int], Step]
 
 
 class Cell:
@@ -21,9 +24,17 @@ class Cell:
       layers: where the cell's layers get their canonical names.
       architecture: the whole genotype, for the levels and filters of the cells that it reads.
       number: number of the cell, from 1.
+      make_operation: makes the cell's operation, one for each input or one for their sum.
     """
 
-    def __init__(self, layers: NamedLayers, architecture: genotype.Genotype, number: int):
+    def __init__(
+        self,
+        layers: NamedLayers,
+        architecture: genotype.Genotype,
+        number: int,
+        *,
+        make_operation: MakeOperation = OperationBlock,
+    ):
         gene = architecture.cells[number - 1]
         prefix, width = f"cell{number:02d}", architecture.filters_at(gene.level)
         self.branches: list[list[Step]] = []
@@ -39,12 +50,12 @@ class Cell:
             elif source_level == gene.level or gene.down == "before_first":
                 branch.append(_outer(layers, gene, f"{name}/first", width))
             if gene.merge == "after_op":
-                branch.append(OperationBlock(layers, f"{name}/op", gene.op, width))
+                branch.append(make_operation(layers, f"{name}/op", gene.op, width))
             self.branches.append(branch)
         self.add = tf.keras.layers.Add(name=f"{prefix}_sum") if len(gene.inputs) > 1 else None
         self.after: list[Step] = []
         if gene.merge == "before_op":
-            self.after.append(OperationBlock(layers, f"{prefix}/op", gene.op, width))
+            self.after.append(make_operation(layers, f"{prefix}/op", gene.op, width))
         self.after.append(_outer(layers, gene, f"{prefix}/last", width))
 
     def __call__(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:

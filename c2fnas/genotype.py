@@ -98,13 +98,17 @@ class Convolution:
 class Genotype:
     """A whole network: stem, cells, end. The end joins the last two cells at full resolution.
 
+    If the last cell but one is on level 2, a block of doubling and 1x1x1, like the one by which a
+    cell reads a deeper cell, brings it to level 1 first.
+
     Attributes:
       filters: at full resolution; level l has filters * 2**l.
       classes: including the background.
       end_relu: whether a ReLU stands between the end's first norm and the upsampling.
     Raises:
       ValueError: if a cell reads a later cell or one more than a level away, if no later cell reads
-        a cell, or if the last two cells do not lie on level 1; the message names the cell.
+        a cell, if the last cell is not on level 1, or if the one before it is on a level deeper
+        than 2; the message names the cell.
     """
 
     name: str
@@ -152,11 +156,11 @@ class Genotype:
             raise ValueError(
                 f"cell {unread[0]} is read by no later cell; remove it or let a later cell read it"
             )
-        for number in (len(self.cells) - 1, len(self.cells)):
-            if self.level_of(number) != 1:
+        for number, deepest in ((len(self.cells) - 1, 2), (len(self.cells), 1)):
+            if self.level_of(number) > deepest:
                 raise ValueError(
-                    f"cell {number} ends on level {self.level_of(number)}; "
-                    "the last two cells must be on level 1"
+                    f"cell {number} ends on level {self.level_of(number)}; the last cell must be "
+                    "on level 1, and the one before it on level 1 or 2"
                 )
 
     @property
@@ -180,6 +184,11 @@ class Genotype:
         """Returns the level of a cell by its number; 0 is the stem, on level 1."""
         return 1 if number == 0 else self.cells[number - 1].level
 
+    @property
+    def end_doubles(self) -> bool:
+        """Whether the end first brings the last cell but one from level 2 to level 1."""
+        return self.level_of(len(self.cells) - 1) == 2
+
     def filters_at(self, level: int) -> int:
         return self.filters * 2**level
 
@@ -198,6 +207,8 @@ class Genotype:
         yield Convolution("stem/second/kernel", (3, 3, 3), full, half, 1)
         for number, cell in enumerate(self.cells, start=1):
             yield from self._cell_convolutions(f"cell{number:02d}", cell)
+        if self.end_doubles:
+            yield Convolution("end/up/kernel", (1, 1, 1), self.filters_at(2), half, 1)
         yield Convolution("end/first/kernel", (3, 3, 3), 2 * half, half, 1)
         yield Convolution("end/second/kernel", (3, 3, 3), half, full, 0)
         yield Convolution("end/classifier/kernel", (1, 1, 1), full, self.classes, 0)

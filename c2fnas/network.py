@@ -5,17 +5,18 @@ One set of layers is applied twice: to volumes of any size, and to training patc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from c2fnas import keras_stack, named_weights
-from c2fnas.cells import Cell
+from c2fnas.adam import Alternatives
+from c2fnas.cells import Cell, MakeOperation
 from c2fnas.genotype import Genotype, as_size
 from c2fnas.keras_stack import Variable
 from c2fnas.named_weights import NamedLayers
-from c2fnas.operations import ConvNorm, relu
+from c2fnas.operations import ConvNorm, OperationBlock, UpBlock, relu
 from c2fnas.vae_branch import VaeBranch
 
 
@@ -32,7 +33,11 @@ class Network:
         [b, *patch_size, 1], mean and std [b, latent_size]; without one it takes the image and
         returns a dict with logits.
       variables: canonical name -> trainable variable, in the order of the forward pass.
+      alternatives: groups of weights of which a step uses and changes one; none in a network that
+        is not a supernet.
     """
+
+    alternatives: tuple[Alternatives, ...] = ()
 
     def __init__(
         self,
@@ -66,7 +71,7 @@ class Network:
             self.vae,
             self.latent_size,
         )
-        body = _Body(layers, genotype)
+        body = Body(layers, genotype)
         branch = (
             VaeBranch(layers, genotype, patch_size, kind=vae, latent_size=latent_size)
             if vae is not None
@@ -107,13 +112,23 @@ class Network:
         return self.trainer([image, tf.convert_to_tensor(noise, tf.float32)], training=True)
 
 
-class _Body:
+class Body:
     """Stem, cells and end.
 
     Called on an image, it returns (logits, output of the encoder's last cell).
+
+    Args:
+      layers: where the layers get their canonical names.
+      genotype: the whole network.
+      operation_of: number of a cell -> what makes its operation.
     """
 
-    def __init__(self, layers: NamedLayers, genotype: Genotype):
+    def __init__(
+        self,
+        layers: NamedLayers,
+        genotype: Genotype,
+        operation_of: Callable[[int], MakeOperation] = lambda _: OperationBlock,
+    ):
         self.genotype = genotype
         full, half = genotype.filters_at(0), genotype.filters_at(1)
         self.stem = [
@@ -121,8 +136,10 @@ class _Body:
             ConvNorm(layers, "stem/second", half, (3, 3, 3), stride=2, relu_first=True),
         ]
         self.cells = [
-            Cell(layers, genotype, number) for number in range(1, len(genotype.cells) + 1)
+            Cell(layers, genotype, number, make_operation=operation_of(number))
+            for number in range(1, len(genotype.cells) + 1)
         ]
+        self.end_up = UpBlock(layers, "end/up", half) if genotype.end_doubles else None
         self.concatenate = tf.keras.layers.Concatenate(axis=-1, name="end_concatenate")
         self.end = [
             ConvNorm(layers, "end/first", half, (3, 3, 3), relu_first=True),
@@ -147,7 +164,8 @@ class _Body:
         outputs = [voxels]
         for cell, gene in zip(self.cells, self.genotype.cells, strict=True):
             outputs.append(cell([outputs[source] for source in gene.inputs]))
-        voxels = self.concatenate([outputs[-1], outputs[-2]])
+        before_last = self.end_up(outputs[-2]) if self.end_up else outputs[-2]
+        voxels = self.concatenate([outputs[-1], before_last])
         for step in self.end:
             voxels = step(voxels)
         return voxels, outputs[self.genotype.encoder_end]

@@ -56,6 +56,11 @@ class TrainStep:
         self._replicas = strategy.num_replicas_in_sync
         trained = {name: v for name, v in network.variables.items() if not name.startswith(frozen)}
         self._names, self._variables = list(trained), list(trained.values())
+        places = {name: place for place, name in enumerate(self._names)}
+        self._alternatives = [
+            (one, [[places[n] for n in sorted(group) if n in places] for group in one.groups])
+            for one in network.alternatives
+        ]
         anchored = {name: v for name, v in trained.items() if name not in private}
         self._proximal = (
             ProximalTerm(proximal_weight, anchored, self._replicas)
@@ -148,7 +153,12 @@ class TrainStep:
     def _apply_all(self, gradients):
         def replica_apply(gradients):
             adam.apply_summed_gradients(
-                self._optimizer, gradients, self._variables, self._replicas, shares=self._shares
+                self._optimizer,
+                gradients,
+                self._variables,
+                self._replicas,
+                shares=self._shares,
+                alternatives=self._alternatives,
             )
 
         self._strategy.run(replica_apply, args=(gradients,))

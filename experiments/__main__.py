@@ -20,6 +20,10 @@ GROUPS = {
         "membership",
         "dryrun",
         "overfit",
+        "search_all",
+        "search_topology",
+        "search_operations",
+        "search_evidence",
     ),
     "Sites: prepare scans": (
         "list_cases",
@@ -36,6 +40,7 @@ GROUPS = {
         "serve",
         "status",
         "operate",
+        "search_federated",
         "audit",
         "evaluation_report",
         "doctor",

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from c2fnas import array_groups
+from c2fnas.search.operation_space import SEARCHED
 from federated.aggregation import rules
 from federated.rounds.sharing import ShareRules
 from federated.server.config import ServerConfig
@@ -47,6 +48,12 @@ class ExperimentConfig:
     )
     filters: int = setting(
         32, "Filters at full resolution; each level doubles them.", condition=at_least(1)
+    )
+    supernet: bool = setting(
+        False,
+        "Train the supernet of --genotype's topology instead: every cell holds all operations, and "
+        "each step trains one path. init_model, serve, join and train_pooled take it; see "
+        "docs/search.md.",
     )
     vae: Literal["reduced", "direct", "none"] = setting(
         "reduced",
@@ -252,6 +259,12 @@ class ExperimentConfig:
         )
         rules.parse(self.aggregation)
         _ = self.share_rules
+        if self.supernet and (self.missing_labels == "distil" or self.absence_evidence):
+            raise ValueError(
+                "supernet is set, and missing_labels is 'distil' or absence_evidence is on: the "
+                "logits of a received supernet belong to no single network; use another "
+                "missing_labels without absence_evidence"
+            )
 
     @property
     def share_rules(self) -> ShareRules:
@@ -290,6 +303,7 @@ def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, A
         return evaluation_plan(plan(dataclasses.replace(config, num_rounds=1), genotype_json))
     return {
         "genotype": genotype_json,
+        **({"supernet": {"operations": list(SEARCHED)}} if config.supernet else {}),
         "vae": {"kind": config.vae, "latent_size": config.latent_size, "kl": config.kl},
         "classes": {str(value): name for value, name in CLASSES.items()},
         "spacing_mm": list(config.spacing_mm),
@@ -331,8 +345,8 @@ def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, A
 def evaluation_plan(trained: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the part of a model's plan that sites must share to evaluate it.
 
-    These are the network without its VAE branch, the preparation and the sliding window. How the
-    model was trained does not matter.
+    These are the network (or the supernet) without its VAE branch, the preparation and the sliding
+    window. How the model was trained does not matter.
 
     Args:
       trained: the plan that the model was trained by.
@@ -342,7 +356,10 @@ def evaluation_plan(trained: Mapping[str, Any]) -> dict[str, Any]:
     missing = [name for name in _EVALUATED if name not in trained]
     if missing:
         raise ValueError(f"its plan lacks {', '.join(missing)}")
-    return {**{name: trained[name] for name in _EVALUATED}, "schedule": {"num_rounds": 0}}
+    return {
+        **{name: trained[name] for name in (*_EVALUATED, "supernet") if name in trained},
+        "schedule": {"num_rounds": 0},
+    }
 
 
 def _missing_labels(config: ExperimentConfig) -> dict[str, Any]:

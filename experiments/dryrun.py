@@ -1,9 +1,12 @@
 """Builds the full-size network, trains one step and federates one round.
 
     python -m experiments.dryrun --flagfile=experiments/flagfiles/paper.flags
+    python -m experiments.dryrun --flagfile=experiments/flagfiles/paper.flags --supernet
 
 Shows that the profile works at its real size, even on a machine that could not train it, and
-estimates what training it needs.
+estimates what training it needs. With --supernet it does the same for the supernet of a search
+(experiments.search_operations): its shapes, weights and paths, one step along one path, and its
+federated round.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ import dataclasses
 import pathlib
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from absl import app, flags, logging
@@ -35,11 +40,10 @@ def main(argv: list[str]) -> None:
     del argv
     import tensorflow as tf
 
-    from c2fnas import memory, vae_branch
     from experiments.models import site_trainer
     from experiments.run import trial_patch, trial_round
 
-    config = experiment_flags.experiment_config()
+    config = experiment_flags.experiment_config(supernet=True)
     if FLAGS.devices < 1:
         raise app.UsageError(f"--devices is {FLAGS.devices}; expected at least 1")
     one = dataclasses.replace(config, batch_size=1, num_rounds=1, local_epochs=1)
@@ -47,19 +51,8 @@ def main(argv: list[str]) -> None:
     trainer = site_trainer.build_trainer(one, tf.distribute.MirroredStrategy(), total_steps=1)
     network = trainer.network
     genotype = site_trainer.load_genotype(one)
-    segmentation = genotype.macs(one.patch_size)
-    total = sum(int(np.prod(v.shape)) for v in network.variables.values())
-    print(
-        f"built: {genotype.conv_weights():,} convolution weights and {segmentation / 1e9:.1f} GMAC "
-        f"per patch in the segmentation network; {total:,} weights with the VAE branch "
-        f"({time.monotonic() - start:.0f} s)"
-    )
-    weights, macs = vae_branch.cost(network)
-    print(
-        f"VAE branch: {weights:,} weights and {macs / 1e9:.2f} GMAC per patch, "
-        f"{macs / (macs + segmentation):.1%} of a training step's arithmetic and none of a "
-        "prediction's"
-    )
+    about = _about_supernet if one.supernet else _about_network
+    print(about(network, genotype, one.patch_size, time.monotonic() - start), flush=True)
     before = trainer.weights()
     start = time.monotonic()
     parts = trainer.train(
@@ -75,7 +68,7 @@ def main(argv: list[str]) -> None:
     print(f"one step, batch 1: {shown} ({seconds:.0f} s, building the graph included)")
     peak = process_memory.peak_bytes()
     per_device = -(-config.batch_size // FLAGS.devices)
-    estimates = {batch: memory.training_step(network, batch) for batch in (1, per_device)}
+    estimates = _memory(network, (1, per_device))
     print(
         f"memory of a step, float32: estimated {_gib(estimates[1].total)} at batch 1 (the whole "
         f"process used {_gib(peak)} here); batch {config.batch_size} over {FLAGS.devices} devices "
@@ -96,6 +89,69 @@ def main(argv: list[str]) -> None:
         raise ValueError(
             f"the aggregate differs from the weighted mean by {error:.3g}; expected at most 1e-6"
         )
+
+
+def _about_network(network: Any, genotype: Any, patch: Sequence[int], seconds: float) -> str:
+    """Returns how large a network is, in words."""
+    from c2fnas import vae_branch
+
+    segmentation = genotype.macs(patch)
+    total = sum(int(np.prod(v.shape)) for v in network.variables.values())
+    weights, macs = vae_branch.cost(network)
+    return (
+        f"built: {genotype.conv_weights():,} convolution weights and {segmentation / 1e9:.1f} GMAC "
+        f"per patch in the segmentation network; {total:,} weights with the VAE branch "
+        f"({seconds:.0f} s)\n"
+        f"VAE branch: {weights:,} weights and {macs / 1e9:.2f} GMAC per patch, "
+        f"{macs / (macs + segmentation):.1%} of a training step's arithmetic and none of a "
+        "prediction's"
+    )
+
+
+def _about_supernet(network: Any, genotype: Any, patch: Sequence[int], seconds: float) -> str:
+    """Returns how large a supernet is, in words, after checking the shape of each kernel.
+
+    Raises:
+      ValueError: if a path's kernels are not those of its genotype.
+    """
+    from c2fnas.search import path_weights
+    from c2fnas.search.cost import supernet_cost
+
+    space = network.space
+    for choice, op in enumerate(space.operations):
+        gene = (choice,) * len(genotype.cells)
+        found = path_weights.extract(space, gene, network.variables)
+        for convolution in space.genotype(gene).convolutions():
+            expected = (*convolution.kernel, convolution.channels_in, convolution.channels_out)
+            shape = tuple(found[convolution.name].shape)
+            if shape != expected:
+                raise ValueError(
+                    f"{convolution.name} of the path of {op} is {shape}; expected {expected}"
+                )
+    size = supernet_cost(space, patch)
+    total = sum(int(np.prod(v.shape)) for v in network.variables.values())
+    least, mean, most = (macs / 1e9 for macs in size.macs)
+    return (
+        f"built: a supernet of {space.size:,} paths with {size.weights:,} convolution weights; a "
+        f"path has {size.path_weights[0]:,} to {size.path_weights[1]:,}, of the shapes of its "
+        f"genotype; {total:,} weights with norms and VAE branch ({seconds:.0f} s)\n"
+        f"a path: {least:.1f} to {most:.1f} GMAC per patch, {mean:.1f} on average; the genotype "
+        f"that it was made from: {genotype.macs(patch) / 1e9:.1f}"
+    )
+
+
+def _memory(network: Any, batches: Sequence[int]) -> Mapping[int, Any]:
+    """Returns batch -> the estimate for a step."""
+    from c2fnas import memory
+    from c2fnas.search import supernet_memory
+    from c2fnas.search.supernet import Supernet
+
+    if not isinstance(network, Supernet):
+        return {batch: memory.training_step(network, batch) for batch in batches}
+    one = supernet_memory.training_step(network, 1)  # builds a network; activations scale
+    return {
+        batch: dataclasses.replace(one, activations=batch * one.activations) for batch in batches
+    }
 
 
 def _gib(size: float) -> str:

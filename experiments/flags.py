@@ -30,6 +30,7 @@ FLAGS = flags.FLAGS
 Config = TypeVar("Config")
 
 _SINCE_FIRST_RELEASE = (
+    "supernet",
     "vae_rate",
     "missing_labels",
     "absence_evidence",
@@ -153,17 +154,26 @@ def orientation() -> str | None:
     return FLAGS.orientation
 
 
-def experiment_config(*, without_training: bool = False) -> ExperimentConfig:
+def experiment_config(
+    *, without_training: bool = False, supernet: bool = False
+) -> ExperimentConfig:
     """Returns the checked configuration; raises app.UsageError as `settings_of` does.
 
     Args:
       without_training: whether the program also takes 0 rounds, which evaluate given models.
+      supernet: whether the program can work on a supernet. One that takes 0 rounds can.
     """
     config = settings_of(ExperimentConfig)
     if config.num_rounds == 0 and not without_training:
         raise app.UsageError(
             "--num_rounds is 0; expected at least 1: 0 rounds are an evaluation of given models, "
             "which only experiments.serve and experiments.join run"
+        )
+    if config.supernet and not (supernet or without_training):
+        raise app.UsageError(
+            "--supernet is given, and this program works on one network; leave it out, and give "
+            "what a search found by --genotype. init_model, serve, join, train_pooled and dryrun "
+            "take a supernet"
         )
     return config
 

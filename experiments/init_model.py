@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
     from runkit import overwriting
 
     output = experiment_flags.required("output", "the file to write the initial weights to")
-    config = experiment_flags.experiment_config()
+    config = experiment_flags.experiment_config(supernet=True)
     overwriting.require_apart(experiment_flags.genotype_file(), {"--output": [output]})
     network = site_trainer.build_network(config)
     weights = named_weights.initial(network, config.seed)

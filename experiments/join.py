@@ -102,9 +102,11 @@ def take_part(
         devices,
         model_evaluator,
         model_folders,
+        path_evaluator,
         prepared_cases,
         sharing_words,
         site_trainer,
+        supernet_site,
     )
     from experiments.reports import case_browser
     from runkit import allocator, atomic, folder_lock, interrupts, overwriting, private
@@ -116,6 +118,8 @@ def take_part(
     lent = experiment_flags.named_files("lend")
     inputs = {"--lend": list(lent.values()), "--site_folder": [folder / "cases"]}
     part, picture = ("federated", "comparison") if config.num_rounds else ("evaluation",) * 2
+    if config.supernet:  # beside what ordinary runs leave
+        part = "supernet" if config.num_rounds else "paths"
     written = [folder / part, folder / "figures" / f"{picture}.png"]
     overwriting.require_apart(
         {**inputs, **experiment_flags.genotype_file()}, {}, folders={"--site_folder": written}
@@ -133,6 +137,8 @@ def take_part(
     folder_lock.hold(kit)
     folder_lock.hold(folder / "cases", shared=True)
     folder_lock.hold(private.folder(folder / part))
+    if part == "paths":
+        path_evaluator.forget_finished(folder / part / "journal")
     if store.declared is None:
         logging.warning(
             "event=labels_not_declared site=%s: classes that its labels do not show count as "
@@ -146,9 +152,13 @@ def take_part(
             store.site,
             declared_labels.text(store.declared),
         )
-    trainer: site_trainer.SegmentationTrainer | model_evaluator.ModelEvaluator
+    trainer: (
+        site_trainer.SegmentationTrainer
+        | model_evaluator.ModelEvaluator
+        | path_evaluator.PathEvaluator
+    )
     if config.num_rounds:
-        trainer = site_trainer.SegmentationTrainer(
+        trainer = supernet_site.trainer_class(config)(
             config,
             store,
             folder / part,
@@ -163,7 +173,8 @@ def take_part(
         for line in sharing_words.lines(config.share_rules, trainer.specs, journal):
             logging.info("%s", line)
     else:
-        trainer = model_evaluator.ModelEvaluator(
+        evaluator = path_evaluator.PathEvaluator if config.supernet else None
+        trainer = (evaluator or model_evaluator.ModelEvaluator)(
             config, store, folder / part, strategy=tf.distribute.MirroredStrategy()
         )
     try:
@@ -187,7 +198,11 @@ def take_part(
     if not summary.finished:
         print("stopped; run the same command again to resume")
         return interrupts.EXIT_CODE if interrupts.received() else 1
-    if isinstance(trainer, site_trainer.SegmentationTrainer) and trainer.best_score is not None:
+    if (
+        isinstance(trainer, site_trainer.SegmentationTrainer)
+        and trainer.best_score is not None
+        and not config.supernet  # whose weights are no model
+    ):
         model_folders.write_best(
             folder / part / "model",
             f"{store.site}_FL_local",

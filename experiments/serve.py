@@ -27,7 +27,7 @@ from c2fnas import genotype
 from experiments import configuration, program_help, setting_flags
 from experiments import flags as experiment_flags
 from experiments.configuration import ExperimentConfig
-from experiments.models import given_models
+from experiments.models import given_models, given_paths
 from experiments.results.vocabulary import REPORTS
 from federated.admin.tensorboard import RunScalars
 from federated.errors import FederationError
@@ -60,7 +60,8 @@ flags.DEFINE_list(
     "models",
     [],
     "With --num_rounds=0: model folders to evaluate at every site, as folder or name:folder. All "
-    "share the network, preparation and sliding window of the flags.",
+    "share the network, preparation and sliding window of the flags. With --supernet: the list of "
+    "paths that experiments.search_federated wrote.",
 )
 flags.DEFINE_string(
     "tensorboard", None, "Folder for TensorBoard logs of scores, metrics and rounds."
@@ -121,7 +122,7 @@ def main(argv: list[str]) -> int:
     else:
         what = f"{len(files.models)} given models, {sites}"
     print(f"{ending}: {what}, {summary.rows} rows")
-    if summary.finished and not experiment.num_rounds:
+    if summary.finished and not experiment.num_rounds and not experiment.supernet:
         print(
             f"for the tables: python -m experiments.evaluation_report --store={store} "
             "--output=<folder>"
@@ -172,8 +173,10 @@ def _files(config: ExperimentConfig, until_ready: contextlib.ExitStack) -> given
             "evaluate as --models"
         )
     experiment_flags.required("models", "the model folders to evaluate, as --num_rounds is 0")
-    folders = given_models.find(FLAGS.models)
     into = until_ready.enter_context(tempfile.TemporaryDirectory(prefix="models-"))
+    if config.supernet:
+        return given_paths.files(FLAGS.models, _plan(config), into)
+    folders = given_models.find(FLAGS.models)
     files = given_models.write(folders, _plan(config), into)
     if files.gated:
         logging.warning(

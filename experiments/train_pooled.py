@@ -28,11 +28,11 @@ def main(argv: list[str]) -> None:
     import tensorflow as tf
 
     from c2fnas import named_weights
-    from experiments.models import prepared_cases, site_trainer
+    from experiments.models import prepared_cases, supernet_site
     from experiments.models.pooled_store import PooledStore
     from runkit import folder_lock, overwriting, private
 
-    config = experiment_flags.experiment_config()
+    config = experiment_flags.experiment_config(supernet=True)
     output = pathlib.Path(experiment_flags.required("output", "the folder to write the model to"))
     initial = experiment_flags.required("initial_model", "the initial model")
     inputs: overwriting.Named = {
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
     )
     weights, _ = named_weights.load(initial)
     folder_lock.hold(private.folder(output))
-    site = site_trainer.SegmentationTrainer(
+    site = supernet_site.trainer_class(config)(
         config, store, output, label="pooled", strategy=tf.distribute.MirroredStrategy()
     )
     for round_number, metrics in site.train_alone(weights):

@@ -32,6 +32,7 @@ FOLDERS_OF = {
     "c2fnas": {
         "scores": set(),
         "": {"scores"},
+        "search": {"", "scores"},
     },
 }
 # Programs and the settings, which stand beside the folders, may import all of them; the settings
@@ -44,6 +45,7 @@ FOLDERS = {
     "reports": {"results", "figures", "models"},
     "run": {"results", "figures", "models", "reports"},
     "studies": {"results", "figures", "models", "reports", "run"},
+    "search": {"results", "figures", "models", "reports", "run"},
 }
 
 

@@ -8,6 +8,7 @@ from experiments.figures.overview import overview
 from experiments.figures.patients import froc_figure
 from experiments.figures.reconstructed import reconstruction_figure
 from experiments.figures.round import round_figure
+from experiments.figures.search import pareto_figure, progress_figure, ranks_figure
 from experiments.figures.slices import (
     CaseSlice,
     choose_slice,
@@ -35,7 +36,10 @@ __all__ = [
     "genotype_figure",
     "overlay",
     "overview",
+    "pareto_figure",
+    "progress_figure",
     "radiological",
+    "ranks_figure",
     "reconstruction_figure",
     "round_figure",
     "slice_case",

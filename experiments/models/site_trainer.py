@@ -31,6 +31,9 @@ from c2fnas import (
 from c2fnas import missing_labels as missing_classes
 from c2fnas.losses import LossConfig
 from c2fnas.missing_labels import MissingLabels
+from c2fnas.search import supernet
+from c2fnas.search.operation_space import OperationSpace
+from c2fnas.search.supernet_trainer import SupernetTrainer
 from c2fnas.tensorboard_log import StepProfiler, TensorBoardLog
 from c2fnas.train_step import Augment
 from experiments.configuration import ExperimentConfig, plan
@@ -57,15 +60,22 @@ def load_genotype(config: ExperimentConfig) -> genotype.Genotype:
 
 def build_network(config: ExperimentConfig) -> network.Network:
     """Builds the network of a configuration. Call it inside the strategy's scope."""
-    return network.build(
-        load_genotype(config),
-        patch_size=config.patch_size,
-        vae=None if config.vae == "none" else config.vae,
-        latent_size=config.latent_size,
-        class_prior=config.class_prior if config.classifier_bias == "log_prior" else None,
-        precision=config.precision,
-        instance_norm=config.instance_norm,
-    )
+    settings: dict[str, Any] = {
+        "patch_size": config.patch_size,
+        "vae": None if config.vae == "none" else config.vae,
+        "latent_size": config.latent_size,
+        "class_prior": config.class_prior if config.classifier_bias == "log_prior" else None,
+        "precision": config.precision,
+        "instance_norm": config.instance_norm,
+    }
+    if config.supernet:
+        return supernet.build(operation_space(config), **settings)
+    return network.build(load_genotype(config), **settings)
+
+
+def operation_space(config: ExperimentConfig) -> OperationSpace:
+    """Returns the paths of the supernet over a configuration's topology."""
+    return OperationSpace(load_genotype(config))
 
 
 def window_config(
@@ -131,7 +141,8 @@ def build_trainer(
             else None
         )
     sharing = (config.share_rules if federated else ShareRules()).of(network.variables)
-    return training.Trainer(
+    trainer: type[training.Trainer] = SupernetTrainer if config.supernet else training.Trainer
+    return trainer(
         network,
         training.TrainingConfig(
             batch_size=config.batch_size,

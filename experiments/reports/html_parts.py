@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import matplotlib.image
 import numpy as np
+from matplotlib.figure import Figure
 
 from runkit import printable
 
@@ -108,6 +109,17 @@ def picture(pixels: np.ndarray) -> str:
     matplotlib.image.imsave(buffer, pixels, format="jpeg", pil_kwargs={"quality": 82})
     return (
         f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    )
+
+
+def drawing(figure: Figure, alt: str) -> str:
+    """Returns a figure as a PNG inside the page, as wide as the text; `alt` says what it shows."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return (
+        f'<img alt="{text(alt)}" style="width:100%;border-radius:8px" '
+        f'src="data:image/png;base64,{encoded}">'
     )
 
 

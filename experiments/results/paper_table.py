@@ -94,6 +94,14 @@ def read_rows(path: str | os.PathLike, *, any_site: bool = False) -> list[CaseRo
     Raises:
       ValueError: naming the file, the line and the key, if a line is not a valid row.
     """
+    return gated_rows.resolve(shared_choice.resolve(rows_as_sent(path, any_site=any_site)))
+
+
+def rows_as_sent(path: str | os.PathLike, *, any_site: bool = False) -> list[CaseRow]:
+    """Reads the per-case rows of a JSON-lines file as the sites sent them.
+
+    Args and errors are those of `read_rows`.
+    """
     path = pathlib.Path(path)
     rows: list[CaseRow] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
@@ -108,7 +116,7 @@ def read_rows(path: str | os.PathLike, *, any_site: bool = False) -> list[CaseRo
             ) from error
         _check_row(row, f"{path}, line {number}", any_site, (*GRIDS, shared_choice.GRID))
         rows.append(row)
-    return gated_rows.resolve(shared_choice.resolve(rows))
+    return rows
 
 
 def table(rows: Iterable[CaseRow], grid: str = "training") -> dict[str, TableRow]:

@@ -100,6 +100,8 @@ def logits(architecture, weights: dict[str, np.ndarray], image: np.ndarray) -> n
                 voxels = block(voxels, weights, f"{name}/first")
             merged = merged + block(voxels, weights, f"{name}/op")
         outputs.append(block(merged, weights, f"cell{number:02d}/last"))
+    if architecture.level_of(len(architecture.cells) - 1) == 2:
+        outputs[-2] = block(double_by_axis(outputs[-2]), weights, "end/up")
     voxels = block(np.concatenate([outputs[-1], outputs[-2]], axis=-1), weights, "end/first")
     voxels = normalise(
         convolve(double_by_axis(voxels), weights["end/second/kernel"]),

@@ -104,3 +104,48 @@ def test_shares_scale_the_learning_rate_of_single_variables():
 def test_shares_need_adam():
     with pytest.raises(ValueError, match="SGD cannot give some weights another learning rate"):
         adam.apply_summed_gradients(tf.keras.optimizers.SGD(0.1), [], [], 1, shares=[])
+
+
+def test_alternatives_move_by_their_own_steps_alone():
+    """Each group's weights are those of an Adam that took only the group's steps."""
+    make = tf.keras.Variable if keras_stack.IS_KERAS_3 else tf.Variable
+    variables = {name: make(np.array([1.0, -2.0], np.float32), name=name[0]) for name in "abc"}
+    optimizer = adam.optimizer(0.01, variables)
+    choice, counts = tf.Variable(0, dtype=tf.int64), tf.Variable([0, 0], dtype=tf.int64)
+    groups = adam.Alternatives(
+        (frozenset("b"), frozenset("c")), lambda: tf.convert_to_tensor(choice), counts
+    )
+
+    @tf.function(autograph=False)
+    def step(gradient):
+        adam.apply_summed_gradients(
+            optimizer,
+            [gradient] * 3,
+            list(variables.values()),
+            1,
+            alternatives=[(groups, [[1], [2]])],
+        )
+
+    taken = {"a": [], "b": [], "c": []}
+    rng = np.random.default_rng(0)
+    for number in (0, 1, 1, 0, 1):
+        gradient = rng.normal(size=2)
+        choice.assign(number)
+        step(tf.constant(gradient, tf.float32))
+        taken["a"].append(gradient)
+        taken["bc"[number]].append(gradient)
+    for name, gradients in taken.items():
+        expected, m, v = np.array([1.0, -2.0]), 0.0, 0.0
+        for count, gradient in enumerate(gradients, start=1):
+            m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+            rate = 0.01 * np.sqrt(1 - 0.999**count) / (1 - 0.9**count)
+            expected = expected - rate * m / (np.sqrt(v) + 1e-7)
+        np.testing.assert_allclose(variables[name].numpy(), expected, rtol=1e-5, err_msg=name)
+    assert counts.numpy().tolist() == [2, 3]
+    assert step.experimental_get_tracing_count() == 1
+
+
+def test_alternatives_need_adam():
+    sgd = tf.keras.optimizers.SGD()
+    with pytest.raises(ValueError, match="SGD cannot leave out the weights of other paths"):
+        adam.apply_summed_gradients(sgd, [], [], 1, alternatives=[(None, [])])

@@ -51,6 +51,22 @@ def test_counts_by_hand():
     assert tiny.macs((4, 2, 2)) == half * 2 + full * 16
 
 
+def test_the_end_brings_a_cell_of_level_2_up():
+    """The topologies of the search whose last step goes up."""
+    tiny = Genotype("tiny", (CellGene((0,), 2, "conv2d"), CellGene((1,), 1, "conv2d")), filters=1)
+    names = [convolution.name for convolution in tiny.convolutions()]
+    assert names[-4:] == [
+        "end/up/kernel",
+        "end/first/kernel",
+        "end/second/kernel",
+        "end/classifier/kernel",
+    ]
+    (up,) = (c for c in tiny.convolutions() if c.name == "end/up/kernel")
+    assert (up.kernel, up.channels_in, up.channels_out, up.level) == ((1, 1, 1), 4, 2, 1)
+    assert not genotype.load("c2fnas").end_doubles
+    assert Genotype.from_json(tiny.to_json()) == tiny
+
+
 def test_second_port_differs_as_documented():
     default, summed = genotype.load("c2fnas"), genotype.load("c2fnas_sum")
     changed = {
@@ -122,7 +138,15 @@ def test_encoder_end_is_the_last_cell_of_the_deepest_level():
             "cell 1 on level 3 reads cell 0 on level 1",
         ),
         ([CellGene((0,), 1, "conv3d")] * 3, "cell 1 is read by no later cell"),
-        ([CellGene((0,), 2, "conv3d"), CellGene((1,), 1, "conv3d")], "cell 1 ends on level 2"),
+        ([CellGene((0,), 1, "conv3d"), CellGene((1,), 2, "conv3d")], "cell 2 ends on level 2"),
+        (
+            [
+                CellGene((0,), 2, "conv3d"),
+                CellGene((1,), 3, "conv3d"),
+                CellGene((1,), 1, "conv3d"),
+            ],
+            "cell 2 ends on level 3",
+        ),
         ([CellGene((0,), 0, "conv3d"), CellGene((1,), 1, "conv3d")], "cell 1 is on level 0"),
         ([CellGene((0,), 1, "conv3d")], "1 cells"),
     ],

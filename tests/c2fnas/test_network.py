@@ -192,6 +192,24 @@ def test_logits_are_those_of_float64_arithmetic():
     np.testing.assert_allclose(unknown_size(image)[0], expected, atol=1e-4)
 
 
+def test_an_end_that_brings_its_second_input_up():
+    """As in the topologies of the search whose last step goes up."""
+    cells = (CellGene((0,), 2, "conv3d"), CellGene((1,), 2, "p3d"), CellGene((2, 0), 1, "conv2d"))
+    built = network.build(Genotype("up", cells, filters=2), patch_size=(8, 8, 4), vae=None, seed=4)
+    image = _image(1, 8, 8, 4)
+    expected = reference.logits(built.genotype, named_weights.read(built), image[0])
+    np.testing.assert_allclose(built.segmenter(image).numpy()[0], expected, atol=1e-4)
+    kernels = {
+        name: tuple(variable.shape)
+        for name, variable in built.variables.items()
+        if name.endswith("kernel")
+    }
+    assert kernels == {
+        conv.name: (*conv.kernel, conv.channels_in, conv.channels_out)
+        for conv in built.genotype.convolutions()
+    }
+
+
 def test_invalid_arguments_are_refused():
     with pytest.raises(ValueError, match=r"\(8, 10, 8\).*multiples of 4"):
         network.build(SMALL, patch_size=(8, 10, 8))

@@ -4,7 +4,9 @@ import base64
 import io
 import re
 
+import matplotlib.image
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
 from experiments.reports import html_parts
@@ -41,3 +43,10 @@ def test_bars_are_as_high_as_their_counts_and_the_axis_has_the_edges():
     assert heights[1] == 4 * heights[0] > 0 and heights[2] == 0
     assert drawn.count("<polyline") == 1
     assert re.findall(r">([\d.]+ ml)<", drawn) == ["0 ml", "15 ml", "30 ml"]
+
+
+def test_a_figure_is_a_picture_inside_the_page_with_words_for_it():
+    figure = Figure(figsize=(1, 1), dpi=20)
+    found = html_parts.drawing(figure, "a < b")
+    data = re.search(r'alt="a &lt; b".*src="data:image/png;base64,([^"]+)"', found)[1]
+    assert matplotlib.image.imread(io.BytesIO(base64.b64decode(data))).shape == (20, 20, 4)

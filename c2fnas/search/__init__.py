@@ -1,0 +1,1 @@
+"""The search for a network: topologies and operations, evolution, and the supernet of the paths."""

@@ -1,0 +1,237 @@
+"""A network that holds every operation of every cell and applies one of each: a path.
+
+It is built, trained and used like the network of a genotype (`c2fnas.network.Network`). Which path
+it takes is the value of a variable, so one traced function serves all paths, and weights of other
+paths take no part in it. There are no batch statistics to compute again for each path: its norms
+are instance norms.
+Source: single-path one-shot supernet of Guo et al. 2019 (arXiv 1904.00420).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from c2fnas import named_weights
+from c2fnas.adam import Alternatives
+from c2fnas.cells import MakeOperation
+from c2fnas.genotype import as_size
+from c2fnas.named_weights import NamedLayers
+from c2fnas.network import Body, Network
+from c2fnas.operations import OperationBlock
+from c2fnas.search import path_weights
+from c2fnas.search.gene_space import Gene
+from c2fnas.search.operation_space import OperationSpace
+from c2fnas.vae_branch import VaeBranch
+
+
+class ChosenOperation:
+    """The blocks of all operations of one place in the network, of which one is applied.
+
+    Called on float [b, x, y, z, c], it returns the same shape. While `choice` is None, it applies
+    all of them and returns the first's result, to build their layers.
+
+    Attributes:
+      choice: returns the number of the operation, int32 [].
+    """
+
+    def __init__(self, layers: NamedLayers, name: str, operations: Sequence[str], filters: int):
+        self.blocks = [
+            OperationBlock(layers, path_weights.operation_name(name, op), op, filters)
+            for op in operations
+        ]
+        self.choice: Callable[[], tf.Tensor] | None = None
+
+    def __call__(self, voxels: tf.Tensor) -> tf.Tensor:
+        if self.choice is None:
+            built, *_ = [block(voxels) for block in self.blocks]
+            return built
+        return tf.switch_case(
+            self.choice(), [functools.partial(block, voxels) for block in self.blocks]
+        )
+
+
+class Supernet(Network):
+    """All paths of a space of operations. Make one with `build`.
+
+    Attributes:
+      space: the paths.
+      genotype: `space.base`; its operations mean nothing here.
+      segmenter: a function like a Network's model of that name, along the current path.
+      variables: canonical name -> trainable variable of all paths, see `path_weights`.
+      trainer: None, unlike a Network's; `train_outputs` takes its place.
+    """
+
+    def __init__(
+        self,
+        space: OperationSpace,
+        *,
+        patch_size: tuple[int, int, int],
+        vae: str | None,
+        latent_size: int,
+        class_prior: tuple[float, ...] | None,
+        precision: str = "float32",
+        instance_norm: str = "rows",
+    ):
+        self.space = space
+        super().__init__(
+            space.base,
+            patch_size=patch_size,
+            vae=vae,
+            latent_size=latent_size,
+            class_prior=class_prior,
+            precision=precision,
+            instance_norm=instance_norm,
+        )
+
+    def _build(self, layers: NamedLayers) -> None:
+        cells = len(self.genotype.cells)
+        # int64, since TensorFlow keeps no variables of int32 on a GPU
+        self._path = tf.Variable([0] * cells, trainable=False, dtype=tf.int64, name="path")
+        places: list[tuple[int, ChosenOperation]] = []
+
+        def operation_of(number: int) -> MakeOperation:
+            def make(layers: NamedLayers, name: str, op: str, filters: int) -> ChosenOperation:
+                del op  # the base's own
+                places.append(
+                    (number, ChosenOperation(layers, name, self.space.operations, filters))
+                )
+                return places[-1][1]
+
+            return make
+
+        self._body = Body(layers, self.genotype, operation_of)
+        self._branch = (
+            VaeBranch(
+                layers,
+                self.genotype,
+                self.patch_size,
+                kind=self.vae,
+                latent_size=self.latent_size,
+            )
+            if self.vae is not None
+            else None
+        )
+        patch = tf.keras.Input((*self.patch_size, 1), dtype="float32", name="patch")
+        _, encoder_end = self._body(patch)
+        if self._branch is not None:
+            noise = tf.keras.Input((self.latent_size,), dtype="float32", name="noise")
+            self._branch(encoder_end, noise)
+        for number, operation in places:
+            operation.choice = functools.partial(self._choice, number - 1)
+        self.segmenter, self.trainer = self._segment, None
+        self.variables = layers.variables()
+        self.alternatives = self._make_alternatives()
+
+    def _make_alternatives(self) -> tuple[Alternatives, ...]:
+        groups: dict[tuple[int, str], set[str]] = {}
+        for name in self.variables:
+            place = path_weights.operation_of(name)
+            if place is not None:
+                groups.setdefault(place, set()).add(name)
+        return tuple(
+            Alternatives(
+                tuple(frozenset(groups[number, op]) for op in self.space.operations),
+                functools.partial(self._choice, number - 1),
+                tf.Variable(
+                    [0] * len(self.space.operations),
+                    trainable=False,
+                    dtype=tf.int64,
+                    aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+                    name=f"cell{number:02d}_counts",
+                ),
+            )
+            for number in range(1, len(self.genotype.cells) + 1)
+        )
+
+    def _choice(self, cell: int) -> tf.Tensor:
+        return tf.cast(tf.convert_to_tensor(self._path)[cell], tf.int32)
+
+    def _segment(self, image: tf.Tensor, training: bool = False) -> tf.Tensor:
+        del training  # no layer behaves differently
+        return self._body(image)[0]
+
+    @property
+    def path(self) -> Gene:
+        """The current path."""
+        return tuple(int(choice) for choice in self._path.numpy())
+
+    def choose(self, gene: Gene) -> None:
+        """Makes a path the current one; no function is traced again.
+
+        Raises:
+          ValueError: for a gene outside the space.
+        """
+        self._path.assign(np.asarray(self.space.checked(gene), dtype=np.int64))
+
+    def counts(self) -> np.ndarray:
+        """Returns how many steps each operation has been trained, int64 [cells, operations]."""
+        return np.stack([alternative.counts.numpy() for alternative in self.alternatives])
+
+    def set_counts(self, counts: np.ndarray) -> None:
+        """Sets what `counts` returned.
+
+        Raises:
+          ValueError: for another shape.
+        """
+        expected = (len(self.alternatives), len(self.space.operations))
+        if np.shape(counts) != expected:
+            raise ValueError(
+                f"the counts of steps have shape {np.shape(counts)}, expected {expected}: they are "
+                "of a supernet with other cells or operations"
+            )
+        for alternative, row in zip(self.alternatives, counts, strict=True):
+            alternative.counts.assign(np.asarray(row, dtype=np.int64))
+
+    def train_outputs(
+        self, image: tf.Tensor | np.ndarray, noise: tf.Tensor | np.ndarray | None = None
+    ) -> dict[str, tf.Tensor]:
+        """Does what `Network.train_outputs` does, along the current path."""
+        image = tf.convert_to_tensor(image, tf.float32)
+        logits, encoder_end = self._body(image)
+        outputs = {"logits": logits}
+        if self._branch is not None:
+            if noise is None:
+                noise = tf.zeros((tf.shape(image)[0], self.latent_size), tf.float32)
+            noise = tf.convert_to_tensor(noise, tf.float32)
+            outputs["reconstruction"], outputs["mean"], outputs["std"] = self._branch(
+                encoder_end, noise
+            )
+        return outputs
+
+
+def build(
+    space: OperationSpace,
+    *,
+    patch_size: Sequence[int],
+    vae: str | None = "reduced",
+    latent_size: int = 128,
+    class_prior: Sequence[float] | None = None,
+    precision: str = "float32",
+    instance_norm: str = "rows",
+    seed: int = 0,
+) -> Supernet:
+    """Returns the supernet of a space with its start values. Call it in `strategy.scope()`.
+
+    Args and errors are those of `c2fnas.network.build`.
+    """
+    supernet = Supernet(
+        space,
+        patch_size=as_size(patch_size),
+        vae=vae,
+        latent_size=latent_size,
+        class_prior=None if class_prior is None else tuple(float(share) for share in class_prior),
+        precision=precision,
+        instance_norm=instance_norm,
+    )
+    named_weights.assign(supernet, named_weights.initial(supernet, seed))
+    return supernet
+
+
+def path_arrays(supernet: Supernet, gene: Gene) -> Mapping[str, np.ndarray]:
+    """Returns copies of one path's weights under the names of an ordinary network."""
+    chosen = path_weights.extract(supernet.space, gene, supernet.variables)
+    return {name: np.array(variable.numpy(), np.float32) for name, variable in chosen.items()}

@@ -1,0 +1,119 @@
+"""Paths of a supernet as the models of an evaluation: the operator's list, and the server's files.
+
+The list of paths is a JSON file. Every path travels with the weights of the whole supernet, because
+all models of an evaluation have the same arrays. Needs neither TensorFlow nor a site's packages.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from c2fnas import named_weights
+from c2fnas.genotype import Genotype
+from c2fnas.search import path_weights
+from c2fnas.search.operation_space import OperationSpace
+from experiments.configuration import evaluation_plan
+from experiments.models.given_models import Files
+from experiments.results import path_names
+from federated.rounds import plan as plans
+from federated.tensors import tensor_files
+from runkit import atomic, formats
+
+FORMAT = 1  # of the list of paths
+
+
+def write_list(
+    path: str | os.PathLike, supernet: str | os.PathLike, genes: Iterable[Sequence[int]]
+) -> None:
+    """Writes the list of paths that a server has its sites score.
+
+    Args:
+      path: of the list (.json).
+      supernet: safetensors file of the trained supernet, e.g. a global model of a server's store.
+      genes: the paths.
+    """
+    atomic.write_json(
+        path,
+        {
+            "format": FORMAT,
+            "supernet": str(pathlib.Path(supernet).resolve()),
+            "paths": [path_names.name_of(gene) for gene in genes],
+        },
+    )
+
+
+def files(entries: Sequence[str], plan: Mapping[str, Any], into: str | os.PathLike) -> Files:
+    """Writes what travels to the sites: the supernet's weights without its VAE branch, per path.
+
+    Args:
+      entries: of --models: the list of paths alone.
+      plan: of the evaluation, see `configuration.plan`.
+      into: folder to write to.
+    Raises:
+      ValueError: naming the file that is not such a list, or a supernet that does not fit the plan.
+    """
+    if len(entries) != 1 or not entries[0].endswith(".json"):
+        raise ValueError(
+            f"--models is {','.join(entries)!r}; with --supernet it is one list of paths, the "
+            ".json file that experiments.search_federated wrote"
+        )
+    content = atomic.read_json(entries[0])
+    if not isinstance(content, dict) or not {"supernet", "paths"} <= content.keys():
+        raise ValueError(
+            f"{entries[0]}: is not a list of paths; give the file that "
+            "experiments.search_federated wrote"
+        )
+    formats.refuse_newer(entries[0], content.get("format"), FORMAT)
+    weights, metadata = tensor_files.load(content["supernet"])
+    _check_plan(content["supernet"], metadata, plan)
+    space = space_of(plan)
+    kept = {
+        name: array
+        for name, array in weights.items()
+        if not name.startswith(named_weights.VAE_PREFIX)
+    }
+    odd = [name for name, array in kept.items() if not np.isfinite(array).all()]
+    if odd:
+        raise ValueError(
+            f"{content['supernet']}: the weights of {odd[0]} are not all finite; train again from "
+            "an earlier round"
+        )
+    into, models = pathlib.Path(into), {}
+    for name in content["paths"]:
+        path_weights.extract(space, path_names.gene_of(name), kept)  # the supernet has all of it
+        models[name] = into / f"{name}.safetensors"
+        tensor_files.save(models[name], kept, {"model": name})
+    initial = into / ".initial"
+    tensor_files.save(initial, kept, {"plan": json.dumps(plan)})
+    return Files(initial, models)
+
+
+def space_of(plan: Mapping[str, Any]) -> OperationSpace:
+    """Returns the paths of the supernet of a plan.
+
+    Raises:
+      ValueError: if the plan is not that of a supernet.
+    """
+    about = plan.get("supernet")
+    if not isinstance(about, dict):
+        raise ValueError("the plan is not that of a supernet; give --supernet")
+    return OperationSpace(Genotype.from_json(plan["genotype"]), tuple(about["operations"]))
+
+
+def _check_plan(file: str, metadata: Mapping[str, str], plan: Mapping[str, Any]) -> None:
+    """Raises ValueError if the supernet was trained by a plan that says so, and by another one."""
+    if "plan" not in metadata:
+        return
+    own = evaluation_plan(json.loads(metadata["plan"]))
+    lines = plans.differences(own, dict(plan), words=("the supernet has", "the flags"))
+    if lines:
+        raise ValueError(
+            f"{file}: this supernet does not fit the flags: {'; '.join(lines[:6])}. Give the flag "
+            "file that it was trained with, with --num_rounds=0"
+        )

@@ -1,0 +1,129 @@
+"""A site's part in scoring paths of a supernet: no training, and validation cases only.
+
+The server sends the supernet's weights once for each path; the name of the model says which path,
+e.g. path_201122110022: one digit per cell, the place of its operation in the plan. Rows leave the
+site as in any other evaluation. No test case is touched, so a search cannot adapt to them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from c2fnas import inference, named_weights
+from c2fnas.scores import case_scores
+from c2fnas.search.supernet import Supernet
+from experiments.configuration import ExperimentConfig, plan
+from experiments.models.site_trainer import build_network, load_genotype, window_config
+from experiments.results import case_rows, path_names, shared_choice
+from experiments.results.vocabulary import REPORTS
+from federated.errors import ServerMisbehaves
+from federated.site.journal import Journal
+from federated.tensors.weights import TensorSpec
+from preprocessing.case_source import CaseSource
+from runkit import private, progress
+from runkit.classes import FOREGROUND
+
+Weights = dict[str, np.ndarray]
+
+
+def forget_finished(folder: pathlib.Path) -> None:
+    """Removes the journal of a finished evaluation, so that the next generation can be scored.
+
+    Every generation of a search is a run of its own, and a journal belongs to one run. An
+    unfinished one stays.
+    """
+    if folder.is_dir() and Journal(folder).finished:
+        shutil.rmtree(folder)
+
+
+class PathEvaluator:
+    """A `SiteTrainer` of a run without rounds, which scores paths of one supernet.
+
+    Args:
+      config: the experiment's settings, with `num_rounds` 0 and `supernet`.
+      store: the site's prepared cases.
+      folder: the site's own, for its journal.
+      strategy: the devices to use.
+    Attributes:
+      num_examples: the number of validation cases.
+    """
+
+    vocabulary = REPORTS
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        store: CaseSource,
+        folder: pathlib.Path,
+        *,
+        strategy: tf.distribute.Strategy,
+    ):
+        self._store = store
+        self._cases = [store.open(case_id) for case_id in store.case_ids("validation")]
+        if not self._cases:
+            raise ValueError(
+                f"site {store.site}: no validation case in the case store, and paths of a supernet "
+                "are scored on these; prepare it with some, e.g. --split=12,4,4"
+            )
+        private.tree(folder)
+        with strategy.scope():
+            network = build_network(dataclasses.replace(config, vae="none"))
+        assert isinstance(network, Supernet)
+        self._network = network
+        self._logits = inference.logits_fn(network, strategy)
+        self._window = window_config(config, strategy)
+        self.specs: Sequence[TensorSpec] = tuple(
+            TensorSpec(name, "F32", shape)
+            for name, (shape, _) in named_weights.specs(network).items()
+        )
+        self.plan = plan(config, load_genotype(config).to_json())
+        self.num_examples, self.labels = len(self._cases), store.declared
+
+    def evaluate(self, model_name: str, weights: Weights) -> list[dict[str, Any]]:
+        """Returns one row per validation case for the path that the name says.
+
+        Raises:
+          ServerMisbehaves: for a name that is not that of a path of this supernet.
+        """
+        try:
+            gene = self._network.space.checked(path_names.gene_of(model_name))
+        except ValueError as error:
+            raise ServerMisbehaves.because(f"asks for scores of {model_name!r}: {error}") from error
+        named_weights.assign(self._network, weights)
+        self._network.choose(gene)
+        what = f"{self._store.site} scores {model_name}"
+        return [
+            {
+                "model": model_name,
+                "site": self._store.site,
+                "case": case.number,
+                "grid": shared_choice.GRID,
+                **self._scores(case),
+            }
+            for case in progress.bar(self._cases, what=what, unit="case")
+        ]
+
+    def _scores(self, case: Any) -> dict[str, Any]:
+        image, truth = np.asarray(case.image, np.float32), np.asarray(case.label)
+        mask = inference.segment(image, self._logits, self._window)
+        return {
+            column: value
+            for class_, one in case_scores.compare(mask, truth, case.target_mm).items()
+            for column, value in case_rows.columns(one, FOREGROUND[class_]).items()
+        }
+
+    def local_models(self) -> Mapping[str, Weights]:
+        return {}
+
+    def score(self, weights: Weights) -> dict[str, float]:
+        raise ServerMisbehaves.because("asks for validation scores in a run without training")
+
+    def train(self, weights: Weights, round_number: int) -> tuple[Weights, dict[str, float]]:
+        raise ServerMisbehaves.because("asks for training in a run without training")

@@ -1,0 +1,1 @@
+"""An architecture search: what is trained and scored, in what order, how a stopped one resumes."""

@@ -1,0 +1,175 @@
+"""Trains one genotype alone for a small budget and scores it on whole cases.
+
+A training is a function of genotype, seed, number of steps and settings. It writes a checkpoint now
+and then, so a stopped one resumes and gives the same scores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import pathlib
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from c2fnas import checkpoints, inference, named_weights
+from c2fnas.genotype import Genotype
+from c2fnas.inference import LogitsFn
+from c2fnas.scores import metrics
+from c2fnas.sliding_window import WindowConfig
+from c2fnas.training import NonFiniteLoss
+from experiments.configuration import ExperimentConfig
+from experiments.models import site_trainer
+from experiments.results.search_verdicts import SearchedCase
+from preprocessing import dataset
+from preprocessing.case_source import CaseSource, PreparedCase
+from runkit import atomic, progress
+from runkit.classes import FOREGROUND
+
+
+@dataclasses.dataclass(frozen=True)
+class SiteCase:
+    """A case and the site that it belongs to."""
+
+    site: str
+    case: PreparedCase
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedScores:
+    """What a training gave.
+
+    Attributes:
+      rows: of every split that was scored.
+      seconds: wall time of training and scoring, interrupted attempts included.
+    """
+
+    rows: Mapping[str, list[SearchedCase]]
+    seconds: float
+
+
+def cases_of(stores: Iterable[CaseSource], split: str) -> list[SiteCase]:
+    """Returns the cases of a split at all sites.
+
+    Raises:
+      ValueError: naming a site without one.
+    """
+    found = []
+    for store in stores:
+        ids = store.case_ids(split)
+        if not ids:
+            raise ValueError(
+                f"site {store.site}: no {split} case in its prepared cases; prepare it with some, "
+                "e.g. --split=12,4,4"
+            )
+        found += [SiteCase(store.site, store.open(case_id)) for case_id in ids]
+    return found
+
+
+def train_and_score(
+    config: ExperimentConfig,
+    genotype: Genotype,
+    stores: Sequence[CaseSource],
+    folder: pathlib.Path,
+    *,
+    seed: int,
+    steps: int,
+    splits: Sequence[str],
+    strategy: tf.distribute.Strategy,
+    label: str,
+    checkpoint_every: int = 500,
+) -> TrainedScores:
+    """Trains a genotype on the training cases of all sites and scores it.
+
+    Args:
+      config: settings of the training; its genotype and seed are replaced.
+      genotype: its filters and classes are replaced by those of the settings.
+      stores: prepared cases of each site.
+      folder: for the genotype and the checkpoint; removed at the end.
+      seed: of start values and patches.
+      steps: number of steps, over which the learning rate falls.
+      splits: which cases to score. A search may only use "validation".
+      label: name in progress bars.
+      checkpoint_every: steps between two checkpoints.
+    Raises:
+      NonFiniteLoss: for a training that diverged.
+    """
+    begin, earlier = time.monotonic(), 0.0
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "genotype.json"
+    atomic.write_json(file, genotype.to_json())
+    own = dataclasses.replace(config, genotype=str(file), seed=seed)
+    training_cases = [one.case for one in cases_of(stores, "training")]
+    sampler = site_trainer.patch_sampler(own, training_cases)
+    trainer = site_trainer.build_trainer(own, strategy, total_steps=steps)
+    trainer.set_weights(named_weights.initial(trainer.network, seed))
+    if (kept := checkpoints.load(folder, trainer)) is not None:
+        earlier = float(kept["seconds"])
+    while trainer.step < steps:
+        until = min(steps, (trainer.step // checkpoint_every + 1) * checkpoint_every)
+        try:
+            trainer.train(
+                lambda start, stop: dataset.training_dataset(sampler, start, stop),
+                until,
+                label=label,
+            )
+        except NonFiniteLoss:
+            shutil.rmtree(folder)
+            raise
+        if until < steps:
+            seconds = earlier + time.monotonic() - begin
+            checkpoints.save(folder, trainer, {"seconds": seconds})
+    window = site_trainer.window_config(own, strategy)
+    rows = {
+        split: scored(
+            progress.bar(cases_of(stores, split), what=f"{label} {split}", unit="case"),
+            trainer.logits_fn(),
+            window,
+        )
+        for split in splits
+    }
+    shutil.rmtree(folder)
+    return TrainedScores(rows, earlier + time.monotonic() - begin)
+
+
+def scored(cases: Iterable[SiteCase], logits: LogitsFn, window: WindowConfig) -> list[SearchedCase]:
+    """Returns the Dice of each case on the training grid, with the weights as they are."""
+    rows: list[SearchedCase] = []
+    for one in cases:
+        mask = inference.segment(np.asarray(one.case.image, np.float32), logits, window)
+        rows.append(row(one.site, one.case.number, mask, np.asarray(one.case.label)))
+    return rows
+
+
+def row(site: str, case: int, mask: np.ndarray, truth: np.ndarray) -> SearchedCase:
+    """Returns the scores of a mask.
+
+    Args:
+      mask, truth: uint8 [x, y, z].
+    """
+    dices = {FOREGROUND[value]: dice for value, dice in metrics.dice(mask, truth).items()}
+    shown = [dices[name] or 0.0 for value, name in FOREGROUND.items() if np.any(truth == value)]
+    return SearchedCase(
+        site=site,
+        case=case,
+        score=float(np.mean(shown)) if shown else 0.0,
+        dice_pancreas=dices["pancreas"],
+        dice_tumour=dices["tumour"],
+    )
+
+
+def released(work: Callable[[], Any]) -> Any:
+    """Returns what `work` returns after giving back the memory of its networks.
+
+    Keras keeps every network of a process in global tables; a search builds hundreds.
+    """
+    try:
+        return work()
+    finally:
+        tf.keras.backend.clear_session()
+        gc.collect()

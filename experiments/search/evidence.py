@@ -1,0 +1,308 @@
+"""The evidence on a search: which trainings it needs, and what they say.
+
+Every training is that of an ordinary genotype alone, with a seed of its own. A finished one is a
+file, named by its network and seed, so evidence that was stopped goes on where it was; a network
+that has two names (both arms found it) is trained once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from c2fnas.genotype import Genotype
+from experiments.results import rank_correlation, search_verdicts
+from experiments.results.search_claims import (
+    IN_PLANE,
+    LEAST_PATHS,
+    LEAST_SEEDS,
+    NETWORKS,
+    NOISE_SEEDS,
+    PUBLISHED,
+    VOLUMETRIC,
+)
+from experiments.results.search_verdicts import SearchedCase, mean_score
+from experiments.search import search_state
+from runkit import atomic, formats, settings
+from runkit.settings import at_least, setting
+
+FORMAT = 1  # of evidence.json and of a training's file
+TRAININGS, SETTINGS, DOCUMENT = "trainings", "settings.json", "evidence.json"
+SPLITS = ("validation", "test")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvidenceSettings:
+    """How many trainings the evidence has."""
+
+    alone_steps: int = setting(40_000, "Steps of each training alone.", condition=at_least(1))
+    compared_seeds: int = setting(
+        5,
+        "Trainings, each with its own seed, of every network that is compared; a claim needs "
+        f"{LEAST_SEEDS}.",
+        condition=at_least(1),
+    )
+    noise_seeds: int = setting(
+        NOISE_SEEDS,
+        "Trainings of the published genotype that differ by their seed alone.",
+        condition=at_least(1),
+    )
+    rank_paths: int = setting(
+        LEAST_PATHS,
+        "Paths of the supernet that are also trained alone, for Kendall's tau; 0 for none.",
+        condition=at_least(0),
+    )
+    rank_seeds: int = setting(LEAST_SEEDS, "Trainings of each path.", condition=at_least(1))
+
+    def __post_init__(self) -> None:
+        settings.check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class AloneTraining:
+    """One training: a network by its name in the evidence, its genotype and the seed."""
+
+    network: str
+    genotype: Genotype
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Its file's name: the same for two names of one network."""
+        return f"{fingerprint(self.genotype)[:16]}_{self.seed}"
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredPath:
+    """A path of the supernet as a genotype, and its score there."""
+
+    genotype: Genotype
+    score: float
+
+
+def write_paths(path: str | os.PathLike, paths: Iterable[ScoredPath]) -> None:
+    """Writes paths of a supernet with their scores in it, best a uniform sample of all paths."""
+    listed = [{"genotype": one.genotype.to_json(), "score": one.score} for one in paths]
+    atomic.write_json(path, {"format": FORMAT, "paths": listed})
+
+
+def read_paths(path: str | os.PathLike, filters: int) -> list[ScoredPath]:
+    """Returns what `write_paths` wrote, at a number of filters.
+
+    Raises:
+      ValueError: naming the file, if it is something else.
+    """
+    content = atomic.read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("paths"), list):
+        raise ValueError(
+            f"{path}: holds no paths of a supernet; give the file that "
+            "experiments.search_operations wrote"
+        )
+    formats.refuse_newer(path, content.get("format"), FORMAT)
+    return [
+        ScoredPath(
+            Genotype.from_json(one["genotype"]).with_size(filters=filters), float(one["score"])
+        )
+        for one in content["paths"]
+    ]
+
+
+def fingerprint(genotype: Genotype) -> str:
+    """Returns a genotype's fingerprint without its name."""
+    return dataclasses.replace(genotype, name="searched").fingerprint()
+
+
+def with_one_operation(genotype: Genotype, op: str) -> Genotype:
+    """Returns the same topology with one operation in all cells."""
+    cells = tuple(dataclasses.replace(cell, op=op) for cell in genotype.cells)
+    return dataclasses.replace(genotype, name=f"{genotype.name}_all_{op}", cells=cells)
+
+
+def networks(published: Genotype, found: Mapping[str, Genotype]) -> dict[str, Genotype]:
+    """Returns the networks to compare, in the order of `NETWORKS`.
+
+    Args:
+      published: the genotype that a search is measured by.
+      found: name of `NETWORKS` -> what an arm of a search found.
+    Raises:
+      ValueError: for another name.
+    """
+    known = {
+        PUBLISHED: published,
+        IN_PLANE: with_one_operation(published, "conv2d"),
+        VOLUMETRIC: with_one_operation(published, "conv3d"),
+        **found,
+    }
+    if unknown := sorted(known.keys() - NETWORKS.keys()):
+        raise ValueError(f"{unknown[0]} is no network of a claim; known are {', '.join(NETWORKS)}")
+    return {name: known[name] for name in NETWORKS if name in known}
+
+
+def planned(
+    compared: Mapping[str, Genotype],
+    paths: Sequence[ScoredPath],
+    chosen: EvidenceSettings,
+    *,
+    seed: int,
+) -> list[AloneTraining]:
+    """Returns all trainings, one seed after the other, so that a part of them is balanced.
+
+    Args:
+      compared: see `networks`.
+      paths: scored in the supernet; the first `rank_paths` are taken.
+      seed: of the experiment; the trainings have this one and those that follow it.
+    """
+    found: dict[str, AloneTraining] = {}
+    ranked = paths[: chosen.rank_paths]
+    for number in range(max(chosen.compared_seeds, chosen.noise_seeds, chosen.rank_seeds)):
+        for name, genotype in compared.items():
+            most = max(chosen.compared_seeds, chosen.noise_seeds * (name == PUBLISHED))
+            if number < most:
+                one = AloneTraining(name, genotype, seed + number)
+                found.setdefault(one.key, one)
+        if number < chosen.rank_seeds:
+            for path in ranked:
+                one = AloneTraining(path.genotype.name, path.genotype, seed + number)
+                found.setdefault(one.key, one)
+    return list(found.values())
+
+
+def run(
+    trainings: Sequence[AloneTraining],
+    folder: pathlib.Path,
+    train: Callable[[AloneTraining, str], tuple[Mapping[str, list[SearchedCase]], float]],
+    *,
+    after_each: Callable[[], None] = lambda: None,
+    most_trainings: int = 0,
+) -> None:
+    """Does the trainings that have no file yet.
+
+    Args:
+      folder: for the files.
+      train: returns the rows of each split and the seconds of a training, given its label.
+      after_each: called after each training.
+      most_trainings: number of trainings after which to return all the same; 0 for no limit.
+    """
+    done = 0
+    for number, one in enumerate(trainings, start=1):
+        path = training_file(folder, one)
+        if path.exists():
+            continue
+        if most_trainings and done == most_trainings:
+            return
+        done += 1
+        label = f"{number}/{len(trainings)} {one.network} seed {one.seed}"
+        rows, seconds = train(one, label)
+        content = {
+            "format": FORMAT,
+            "network": one.network,
+            "genotype": one.genotype.to_json(),
+            "seed": one.seed,
+            "rows": dict(rows),
+            "seconds": round(seconds, 1),
+        }
+        atomic.write_json(path, content)
+        after_each()
+
+
+def training_file(folder: pathlib.Path, one: AloneTraining) -> pathlib.Path:
+    return folder / TRAININGS / f"{one.key}.json"
+
+
+def check_settings(folder: pathlib.Path, chosen: Mapping[str, Any]) -> None:
+    """Writes what decides the numbers of the trainings, or compares it with what is there.
+
+    Raises:
+      ValueError: naming every difference.
+    """
+    path = folder / SETTINGS
+    if not path.exists():
+        atomic.write_json(path, dict(chosen))
+        return
+    if found := search_state.differences(atomic.read_json(path), chosen):
+        raise ValueError(
+            f"{path}: these trainings have other settings: {'; '.join(found)}; give another "
+            "--output, or delete this folder"
+        )
+
+
+def document(
+    compared: Mapping[str, Genotype],
+    paths: Sequence[ScoredPath],
+    chosen: EvidenceSettings,
+    folder: pathlib.Path,
+    *,
+    seed: int,
+) -> dict[str, Any]:
+    """Returns what the finished trainings say, as JSON values for `evidence.json`."""
+    trainings = planned(compared, paths, chosen, seed=seed)
+    rows: dict[str, dict[str, list[SearchedCase]]] = {}
+    seconds = 0.0
+    for one in trainings:
+        path = training_file(folder, one)
+        if path.exists():
+            content = atomic.read_json(path)
+            formats.refuse_newer(path, content.get("format"), FORMAT)
+            rows[one.key] = content["rows"]
+            seconds += content["seconds"]
+
+    def of(genotype: Genotype, count: int, split: str) -> dict[int, list[SearchedCase]]:
+        keys = {s: AloneTraining("", genotype, s).key for s in range(seed, seed + count)}
+        return {s: rows[key][split] for s, key in keys.items() if key in rows}
+
+    test = {name: of(genes, chosen.compared_seeds, "test") for name, genes in compared.items()}
+    ranks, tau = _ranks(paths[: chosen.rank_paths], chosen, of, seed)
+    noise = search_verdicts.noise_floor(of(compared[PUBLISHED], chosen.noise_seeds, "test"))
+    prints = {name: fingerprint(genes) for name, genes in compared.items()}
+    verdicts = search_verdicts.judge_search(test, tau, same=prints)
+    return {
+        "format": FORMAT,
+        "settings": dataclasses.asdict(chosen),
+        "seed": seed,
+        "finished": len(rows) == len(trainings),
+        "trainings": {"done": len(rows), "planned": len(trainings)},
+        "seconds": round(seconds, 1),
+        "networks": {
+            name: {
+                "genotype": compared[name].name,
+                "fingerprint": prints[name],
+                "scores": {str(s): mean_score(own) for s, own in test[name].items()},
+            }
+            for name in compared
+        },
+        "noise": None if noise is None else dataclasses.asdict(noise),
+        "ranks": ranks,
+        "verdicts": [verdict.to_json() for verdict in verdicts],
+    }
+
+
+def _ranks(
+    paths: Sequence[ScoredPath],
+    chosen: EvidenceSettings,
+    of: Callable[[Genotype, int, str], Mapping[int, list[SearchedCase]]],
+    seed: int,
+) -> tuple[dict[str, Any] | None, rank_correlation.RankCorrelation | None]:
+    """Returns the scores of both kinds on validation cases, and tau over the finished paths."""
+    alone = {
+        path.genotype.name: list(of(path.genotype, chosen.rank_seeds, "validation").values())
+        for path in paths
+    }
+    whole = [path for path in paths if len(alone[path.genotype.name]) == chosen.rank_seeds]
+    if len(whole) < 2:
+        return None, None
+    scores = {
+        path.genotype.name: [mean_score(own) for own in alone[path.genotype.name]] for path in whole
+    }
+    supernet = {path.genotype.name: path.score for path in whole}
+    tau = rank_correlation.correlation(list(supernet.values()), list(scores.values()), seed=seed)
+    return {
+        "tau": tau.tau,
+        "low": tau.low,
+        "high": tau.high,
+        "seeds": tau.seeds,
+        "supernet": supernet,
+        "alone": scores,
+    }, tau

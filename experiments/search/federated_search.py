@@ -1,0 +1,158 @@
+"""The fine stage across sites: evolution over paths whose scores are rows that the sites return."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from c2fnas.search import evolution
+from c2fnas.search.evolution import EvolutionSettings
+from c2fnas.search.operation_space import OperationSpace
+from experiments.models import given_paths
+from experiments.results import paper_table, path_names, shared_choice
+from experiments.results.case_rows import CaseRow, value
+from experiments.search import search_state
+from experiments.search.search_state import EVOLUTION, RANDOM, SearchState
+from runkit import atomic, randomness
+from runkit.classes import FOREGROUND
+
+STAGE, ROWS = "operations", "rows.jsonl"
+
+
+def digest(path: pathlib.Path) -> str:
+    """Returns the SHA-256 of a file; raises ValueError naming a missing one."""
+    if not path.is_file():
+        raise ValueError(f"--trained is {path}, which does not exist; give a global model's file")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def first_state(
+    space: OperationSpace,
+    settings: EvolutionSettings,
+    *,
+    seed: int,
+    about: Mapping[str, Any],
+) -> SearchState:
+    """Returns a search whose first candidates are proposed: evolution, and as many paths at random.
+
+    Args:
+      space: of the paths.
+      settings: of the evolution.
+      seed: of every choice.
+      about: further settings that decide the numbers, as JSON values.
+    """
+    other = int.from_bytes(randomness.digest(seed, "random arm")[:4], "big")
+    arms = {
+        EVOLUTION: evolution.start(space, settings, seed=seed),
+        RANDOM: evolution.random_search(space, settings, seed=other),
+    }
+    chosen = {"search": {**dataclasses.asdict(settings), "seed": seed}, **about}
+    return SearchState(STAGE, chosen, arms)
+
+
+def batch(state: SearchState) -> list[tuple[int, ...]]:
+    """Returns the paths of the next evaluation, each once: a generation, and its part of chance.
+
+    Both arms go forward together, so that a search that is stopped compares like with like.
+    """
+    random, found = state.arms[RANDOM], dict[tuple[int, ...], None]()
+    waiting = [one for one in state.arms[EVOLUTION].candidates if one.score is None]
+    found.update((one.gene, None) for one in waiting)
+    left = [one for one in random.candidates if one.score is None]
+    share = state.arms[EVOLUTION].settings.population if waiting else len(left)
+    found.update((one.gene, None) for one in left[:share])
+    return list(found)
+
+
+def place(state: SearchState, folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+    """Returns the list of the next evaluation and the folder of its server's store."""
+    number = state.arms[EVOLUTION].generation + 1
+    name = f"generation_{number:02d}"
+    if evolution.waiting(state.arms[EVOLUTION]) is None:
+        name = "rest"  # of the random arm
+    return folder / f"{name}.json", folder / name
+
+
+def next_list(
+    state: SearchState, folder: pathlib.Path, trained: pathlib.Path
+) -> tuple[pathlib.Path, pathlib.Path] | None:
+    """Writes the list of the next evaluation; returns it and its store, None at the end."""
+    paths = batch(state)
+    if not paths:
+        return None
+    file, store = place(state, folder)
+    given_paths.write_list(file, trained, paths)
+    return file, store
+
+
+def take_rows(
+    space: OperationSpace, state: SearchState, folder: pathlib.Path, patch_size: Sequence[int]
+) -> SearchState:
+    """Returns the state with the scores of the evaluation that was next, if its rows are there.
+
+    Raises:
+      ValueError: if the sites scored only some of its paths, or a path not on all cases.
+    """
+    asked = batch(state)
+    _, store = place(state, folder)
+    if not asked or not (store / ROWS).is_file():
+        return state
+    rows = paper_table.rows_as_sent(store / ROWS, any_site=True)
+    found = scores(rows)
+    missing = [path_names.name_of(gene) for gene in asked if path_names.name_of(gene) not in found]
+    counts = {sum(len(own) for own in sites.values()) for sites in found.values()}
+    if missing or len(counts) != 1:
+        raise ValueError(
+            f"{store / ROWS}: the evaluation is not finished"
+            + (f"; without rows: {', '.join(missing[:3])}" if missing else "")
+            + ". Let the server and all sites run to their end, then call this again"
+        )
+    for gene in asked:
+        sites = found[path_names.name_of(gene)]
+        score = float(np.mean([one for own in sites.values() for one in own]))
+        details = {
+            "macs": float(space.genotype(gene).macs(patch_size)),
+            **{f"dice_{site}": float(np.mean(own)) for site, own in sorted(sites.items())},
+        }
+        for name, arm in state.arms.items():
+            if any(c.gene == gene and c.score is None for c in arm.candidates):
+                state = state.with_arm(name, evolution.record(arm, space, gene, score, details))
+    return state
+
+
+def scores(rows: Sequence[CaseRow]) -> dict[str, dict[str, list[float]]]:
+    """Returns path -> site -> score of each validation case, as everywhere in a search.
+
+    The score of a case is the mean Dice of the classes that its label shows.
+    """
+    latest = {
+        (row["model"], row["site"], row["case"]): row
+        for row in rows
+        if row["grid"] == shared_choice.GRID
+    }
+    found: dict[str, dict[str, list[float]]] = {}
+    for (model, site, _), row in sorted(latest.items()):
+        shown = [
+            value(row, f"dice_{name}") or 0.0
+            for name in FOREGROUND.values()
+            if (value(row, f"truth_ml_{name}") or 0.0) > 0
+        ]
+        own = found.setdefault(model, {}).setdefault(site, [])
+        own.append(float(np.mean(shown)) if shown else 0.0)
+    return found
+
+
+def write_winner(space: OperationSpace, state: SearchState, folder: pathlib.Path) -> Iterator[str]:
+    """Writes the best genotype of each arm; yields a line about each."""
+    for name, arm in state.arms.items():
+        (best,) = evolution.best(arm)
+        genotype = space.genotype(best.gene)
+        file = folder / ("operations.json" if name == EVOLUTION else f"operations_{name}.json")
+        atomic.write_json(file, genotype.to_json())
+        yield f"{name}: {genotype.name}, score {best.score:.4f}, {len(arm.scored)} scored; {file}"
+    yield f"As a page: {folder / 'search.html'}; state: {folder / search_state.FILE_NAME}"

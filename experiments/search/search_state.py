@@ -1,0 +1,180 @@
+"""The state file of a search: what was proposed and scored in each arm.
+
+It is replaced as a whole after every score, so a search that was stopped at any point goes on with
+the candidate that it was at, and ends with the same result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from c2fnas.genotype import Genotype
+from c2fnas.search import evolution
+from c2fnas.search.evolution import Candidate, EvolutionState
+from c2fnas.search.gene_space import Gene
+from experiments.reports.search_page import StageResult
+from experiments.results.search_table import ScoredCandidate
+from runkit import atomic, formats
+
+FORMAT = 1  # raise it when earlier releases can no longer read a state
+FILE_NAME = "search.json"
+EVOLUTION, RANDOM = "evolution", "random"
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchState:
+    """A search so far.
+
+    Attributes:
+      stage: "topology" or "operations".
+      settings: everything that decides its numbers, as JSON values.
+      arms: name of an arm -> its candidates.
+    """
+
+    stage: str
+    settings: Mapping[str, Any]
+    arms: Mapping[str, EvolutionState]
+
+    def with_arm(self, name: str, arm: EvolutionState) -> SearchState:
+        return dataclasses.replace(self, arms={**self.arms, name: arm})
+
+    def next_candidate(self) -> tuple[str, Candidate] | None:
+        """Returns arm and candidate to score next; None at the end.
+
+        The arms take turns, so that a search that is looked at half-way compares like with like.
+        """
+        turns = sorted(self.arms, key=lambda name: (len(self.arms[name].scored), name))
+        for name in turns:
+            if (candidate := evolution.waiting(self.arms[name])) is not None:
+                return name, candidate
+        return None
+
+    def known(self, gene: Gene) -> Candidate | None:
+        """Returns a scored candidate of any arm with this gene, None if there is none."""
+        for arm in self.arms.values():
+            for candidate in arm.scored:
+                if candidate.gene == gene:
+                    return candidate
+        return None
+
+    @property
+    def scored(self) -> int:
+        return sum(len(arm.scored) for arm in self.arms.values())
+
+    @property
+    def budget(self) -> int:
+        """The number of candidates to score in all arms."""
+        return sum(arm.settings.budget for arm in self.arms.values())
+
+
+def write(folder: pathlib.Path, state: SearchState) -> None:
+    """Writes the state file of a search."""
+    atomic.write_json(
+        folder / FILE_NAME,
+        {
+            "format": FORMAT,
+            "stage": state.stage,
+            "settings": dict(state.settings),
+            "arms": {name: evolution.to_json(arm) for name, arm in state.arms.items()},
+        },
+    )
+
+
+def read(folder: pathlib.Path) -> SearchState | None:
+    """Returns the state of a search, None if the folder has none.
+
+    Raises:
+      ValueError: naming the file, if it is not a search's state or is of a newer release.
+    """
+    path = folder / FILE_NAME
+    if not path.exists():
+        return None
+    content = atomic.read_json(path)
+    try:
+        formats.refuse_newer(path, content.get("format"), FORMAT)
+        arms = {name: evolution.from_json(arm) for name, arm in content["arms"].items()}
+        return SearchState(content["stage"], content["settings"], arms)
+    except (AttributeError, KeyError) as error:
+        raise ValueError(
+            f"{path}: is not the state of a search ({error!r}); give another folder"
+        ) from error
+
+
+def resumed(folder: pathlib.Path, first: SearchState) -> SearchState:
+    """Returns the state in a folder, or `first` if there is none yet.
+
+    Raises:
+      ValueError: naming every difference, if the folder holds a search with other settings.
+    """
+    found = read(folder)
+    if found is None:
+        return first
+    differing = differences(found.settings, first.settings)
+    if found.stage != first.stage:
+        differing.insert(0, f"stage {found.stage}, now {first.stage}")
+    if differing:
+        raise ValueError(
+            f"{folder / FILE_NAME}: holds a search with other settings: {'; '.join(differing)}; "
+            "give another --output, or delete this folder"
+        )
+    return found
+
+
+def differences(held: Mapping[str, Any], given: Mapping[str, Any], within: str = "") -> list[str]:
+    """Returns one phrase per setting in which two nested mappings differ."""
+    lines = []
+    for name in sorted(held.keys() | given.keys()):
+        one, two = held.get(name), given.get(name)
+        if isinstance(one, Mapping) and isinstance(two, Mapping):
+            lines += differences(one, two, f"{within}{name}.")
+        elif one != two:
+            lines.append(f"{within}{name} {one}, now {two}")
+    return lines
+
+
+def result(
+    state: SearchState,
+    genotype_of: Callable[[Gene], Genotype],
+    patch_size: Sequence[int],
+    *,
+    shared_seconds: float = 0.0,
+) -> StageResult:
+    """Returns what a page shows of a search.
+
+    Args:
+      state: with a detail `macs` for each score, and `seconds` and `dice_<site>` where measured.
+      genotype_of: the genotype of a gene.
+      patch_size: of the training, in voxels.
+      shared_seconds: of the training of what all candidates share.
+    """
+    candidates = [
+        ScoredCandidate(
+            arm=name,
+            number=number,
+            generation=one.generation,
+            origin=one.origin,
+            name=genotype_of(one.gene).name,
+            score=one.score,
+            macs=one.details["macs"],
+            seconds=one.details.get("seconds", 0.0),
+            by_site={
+                key.removeprefix("dice_"): value
+                for key, value in one.details.items()
+                if key.startswith("dice_")
+            },
+        )
+        for name, arm in state.arms.items()
+        for number, one in enumerate(arm.candidates, start=1)
+        if one.score is not None
+    ]
+    winners = {
+        name: genotype_of(evolution.best(arm)[0].gene)
+        for name, arm in state.arms.items()
+        if arm.scored
+    }
+    return StageResult(
+        state.stage, candidates, state.budget, winners, tuple(patch_size), shared_seconds
+    )

@@ -1,0 +1,309 @@
+"""A whole search as stages: cohort, preparation, topology, operations, evidence, page.
+
+Each stage starts the programs that a user would start, with the flag files of the profile; a stage
+that has succeeded is not repeated, and each program resumes by itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from absl import flags
+
+from c2fnas import genotype
+from c2fnas.search.evolution import EvolutionSettings
+from experiments import flag_files, setting_flags
+from experiments.configuration import ExperimentConfig
+from experiments.reports import search_page
+from experiments.run import processes
+from experiments.run.stages import RunFolder
+from experiments.search import evidence, search_cost, search_state
+from experiments.search.evidence import EvidenceSettings
+from experiments.search.proxy import ProxySettings
+from experiments.search.supernet_settings import SupernetSettings
+from runkit import atomic
+
+SITES = ("C1", "C2")
+SETTINGS_OF = {
+    "topology": (ProxySettings, EvolutionSettings),
+    "operations": (SupernetSettings, EvolutionSettings),
+    "evidence": (EvidenceSettings,),
+}
+# Core-seconds per case of the synthetic cohort: made, prepared; seconds of a program's start.
+_COHORT_S, _PREPARE_S, _START_S = 2.0, 0.4, 10.0
+_CASE_VOXELS_4MM = 272_000
+_PER_PROCESS = 12  # trainings: TensorFlow keeps up to 200 MB of each until its process ends
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WholeSearch:
+    """What a whole search does.
+
+    Attributes:
+      folder: of the run.
+      flag_files: stage -> its flag file; all of one profile.
+      seed: of cohort, trainings and choices.
+      cases: of each site's synthetic cohort.
+      split: number of training, validation and test cases of each site.
+      threads: of each program.
+    """
+
+    folder: pathlib.Path
+    flag_files: Mapping[str, pathlib.Path]
+    seed: int
+    cases: int
+    split: tuple[int, int, int]
+    threads: int
+
+    def __post_init__(self) -> None:
+        if sum(self.split) > self.cases or min(self.split) < 1:
+            raise ValueError(
+                f"split is {','.join(map(str, self.split))} and cases {self.cases}; expected at "
+                "least one training, validation and test case, and no more than there are"
+            )
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; expected at least 0")
+
+    def own_flags(self, stage: str) -> dict[str, Any]:
+        """Returns the checked settings in a stage's flag file, by the name of their class.
+
+        Raises:
+          ValueError: naming the flag, its value and what is expected.
+        """
+        values = flags.FlagValues()
+        for kind in (ExperimentConfig, *SETTINGS_OF[stage]):
+            setting_flags.define(kind, into=values)
+        text = [f"--flagfile={self.flag_files[stage]}", f"--seed={self.seed}"]
+        known = [
+            argument.text
+            for argument in flag_files.expand(text)
+            if _name(argument.text) in values or _name(argument.text).removeprefix("no") in values
+        ]  # without the flags of the program itself, such as --deepest
+        values([stage, *known])
+        return {
+            kind.__name__: kind(**setting_flags.values(kind, values))
+            for kind in (ExperimentConfig, *SETTINGS_OF[stage])
+        }
+
+    def check(self) -> ExperimentConfig:
+        """Returns the experiment that all stages share.
+
+        Raises:
+          ValueError: naming what differs between the flag files of two stages.
+        """
+        found = {stage: self.own_flags(stage)["ExperimentConfig"] for stage in SETTINGS_OF}
+        first = found["topology"]
+        for stage, config in found.items():
+            if lines := search_state.differences(first.to_json(), config.to_json()):
+                raise ValueError(
+                    f"{self.flag_files[stage]}: differs from {self.flag_files['topology']}: "
+                    f"{'; '.join(lines)}; one search is one experiment"
+                )
+        return first
+
+
+def _name(argument: str) -> str:
+    return argument.lstrip("-").partition("=")[0]
+
+
+def estimated_seconds(run: WholeSearch) -> dict[str, float]:
+    """Returns stage -> estimated seconds; within about a half, on otherwise idle cores."""
+    config = run.check()
+    own = {stage: run.own_flags(stage) for stage in SETTINGS_OF}
+    network = genotype.load(config.genotype).with_size(filters=config.filters)
+    voxels = _CASE_VOXELS_4MM * 64.0
+    for length in config.spacing_mm:
+        voxels /= length
+    _, validation, test = (len(SITES) * count for count in run.split)
+
+    def training(steps: int, cases: int) -> float:
+        seconds = search_cost.training_seconds(
+            network,
+            patch_size=config.patch_size,
+            batch_size=config.batch_size,
+            steps=steps,
+            cases=cases,
+            voxels_per_case=voxels,
+        )
+        return seconds / run.threads
+
+    proxy, coarse = own["topology"]["ProxySettings"], own["topology"]["EvolutionSettings"]
+    supernet, fine = own["operations"]["SupernetSettings"], own["operations"]["EvolutionSettings"]
+    alone: EvidenceSettings = own["evidence"]["EvidenceSettings"]
+    start = search_cost.START_S
+    trainings = (
+        6 * alone.compared_seeds
+        + max(alone.compared_seeds, alone.noise_seeds)
+        + alone.rank_paths * alone.rank_seeds
+    )
+    return {
+        "cohort": run.cases * _COHORT_S * len(SITES) / min(run.threads, len(SITES)) + _START_S,
+        "preparation": run.cases * _PREPARE_S * len(SITES) + _START_S,
+        "topology": 2 * coarse.budget * (start + training(proxy.proxy_steps, validation)),
+        "operations": 2 * start
+        + 1.3 * training(supernet.supernet_steps, 0)
+        + 2 * fine.budget * training(0, validation),
+        "evidence": trainings * (start + training(alone.alone_steps, validation + test)),
+        "page": _START_S,
+    }
+
+
+class SearchStages:
+    """The stages of a whole search, in order."""
+
+    def __init__(self, run: WholeSearch, folder: RunFolder):
+        self._run, self._folder, self._runs = run, run.folder, folder
+        self._cost = estimated_seconds(run)
+
+    def all(self) -> None:
+        """Does what is left of every stage."""
+        for name, work in (
+            ("cohort", self._cohort),
+            ("preparation", self._prepare),
+            ("topology", self._topology),
+            ("operations", self._operations),
+            ("evidence", self._evidence),
+            ("page", self._page),
+        ):
+            self._runs.stage(name, self._cost[name], work)
+
+    def _cohort(self, group: processes.ProgramGroup) -> None:
+        programs = [
+            group.start(
+                site,
+                "experiments.synthesize",
+                [
+                    f"--site={site}",
+                    f"--cases={self._run.cases}",
+                    f"--seed={self._run.seed}",
+                    f"--output={self._folder / 'cohort' / site}",
+                ],
+                log=f"{site}.cohort",
+            )
+            for site in SITES
+            if not (self._folder / "cohort" / site / "manifest.json").exists()
+        ]
+        group.wait(programs, "cohort")
+
+    def _prepare(self, group: processes.ProgramGroup) -> None:
+        programs = [
+            group.start(
+                site,
+                "experiments.prepare",
+                [
+                    *self._experiment(),
+                    f"--manifest={self._folder / 'cohort' / site / 'manifest.json'}",
+                    f"--site_folder={self._folder / 'sites' / site}",
+                    f"--split={','.join(map(str, self._run.split))}",
+                    "--workers=1",
+                ],
+                log=f"{site}.prepare",
+            )
+            for site in SITES
+        ]
+        group.wait(programs, "preparation")
+
+    def _experiment(self) -> list[str]:
+        """Returns the experiment alone, for programs that do not search."""
+        config = self._run.check().to_json()
+        lines = [
+            f"--{name}={','.join(map(str, value)) if isinstance(value, list) else value}"
+            for name, value in config.items()
+        ]
+        file = self._folder / "experiment.flags"
+        atomic.write_text(file, "\n".join(lines) + "\n")
+        return [f"--flagfile={file}"]
+
+    def _in_parts(
+        self,
+        group: processes.ProgramGroup,
+        stage: str,
+        done: Callable[[], int],
+        *arguments: str,
+    ) -> None:
+        """Starts a program again and again until it has done all its trainings.
+
+        Args:
+          done: returns the number of trainings, or of their scores, that there are.
+        """
+        while True:
+            before = done()
+            self._start(group, stage, f"--most_trainings={_PER_PROCESS}", *arguments)
+            if done() - before < _PER_PROCESS:
+                return
+
+    def _start(self, group: processes.ProgramGroup, stage: str, *arguments: str) -> None:
+        sites = ",".join(str(self._folder / "sites" / site) for site in SITES)
+        program = group.start(
+            stage,
+            f"experiments.search_{stage}",
+            [
+                f"--flagfile={self._run.flag_files[stage]}",
+                f"--seed={self._run.seed}",
+                f"--threads={self._run.threads}",
+                f"--site_folders={sites}",
+                f"--output={self._folder / stage}",
+                *arguments,
+            ],
+        )
+        group.wait([program], stage)
+
+    def _topology(self, group: processes.ProgramGroup) -> None:
+        def scored() -> int:
+            state = search_state.read(self._folder / "topology")
+            return 0 if state is None else state.scored
+
+        self._in_parts(group, "topology", scored)
+
+    def _operations(self, group: processes.ProgramGroup) -> None:
+        self._start(
+            group, "operations", f"--genotype={self._folder / 'topology' / 'topology.json'}"
+        )
+
+    def _evidence(self, group: processes.ProgramGroup) -> None:
+        found = {
+            "topology_evolution": self._folder / "topology" / "topology.json",
+            "topology_random": self._folder / "topology" / "topology_random.json",
+            "operations_evolution": self._folder / "operations" / "operations.json",
+            "operations_random": self._folder / "operations" / "operations_random.json",
+        }
+        trainings = self._folder / "evidence" / evidence.TRAININGS
+        self._in_parts(
+            group,
+            "evidence",
+            lambda: len(list(trainings.glob("*.json"))),
+            f"--found={','.join(f'{name}:{file}' for name, file in found.items())}",
+            f"--paths={self._folder / 'operations' / 'paths.json'}",
+        )
+
+    def _page(self, group: processes.ProgramGroup) -> None:
+        del group
+        write_page(self._run)
+
+
+def write_page(run: WholeSearch) -> None:
+    """Writes search.html of what there is."""
+    from c2fnas.search.operation_space import OperationSpace
+
+    config, folder = run.check(), run.folder
+    stages = []
+    if (state := search_state.read(folder / "topology")) is not None:
+        stages.append(search_state.result(state, _topologies(state).genotype, config.patch_size))
+    if (state := search_state.read(folder / "operations")) is not None:
+        base = genotype.load(folder / "topology" / "topology.json").with_size(
+            filters=config.filters
+        )
+        stages.append(search_state.result(state, OperationSpace(base).genotype, config.patch_size))
+    file = folder / "evidence" / evidence.DOCUMENT
+    content = atomic.read_json(file) if file.exists() else None
+    text = search_page.page(stages, content, title="Search of a network", cores=run.threads)
+    atomic.write_text(folder / "search.html", text)
+
+
+def _topologies(state: search_state.SearchState) -> Any:
+    from c2fnas.search.topology_space import TopologySpace
+
+    return TopologySpace(**state.settings["space"])

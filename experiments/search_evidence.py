@@ -1,0 +1,164 @@
+"""Measures what a search is worth: noise, random arms, rank correlation, 2D against 3D operations.
+
+    python -m experiments.search_evidence --output=search/evidence \\
+        --flagfile=experiments/flagfiles/search_evidence_demo.flags \\
+        --site_folders=sites/C1,sites/C2 \\
+        --found=topology_evolution:search/topology/topology.json
+
+Each network is trained alone with several seeds. Networks are compared on test cases, which no
+search has used; the claims and the rules of their verdicts were written before any number was known
+(docs/search.md). What is not given is reported as not measured. The cost is printed first
+(`--dry_run` stops there). Stop it at any time; run the same command again to resume.
+
+Writes evidence.json, evidence.html, a page of it, and one file per finished training.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from absl import flags
+
+from experiments import flags as experiment_flags
+from experiments import program_help, setting_flags
+from experiments.search import evidence
+from experiments.search.evidence import EvidenceSettings
+from experiments.search.proxy import MOST_TRAININGS
+
+FLAGS = flags.FLAGS
+experiment_flags.define_experiment()
+experiment_flags.define_runtime()
+with program_help.group("Evidence"):
+    setting_flags.define(EvidenceSettings)
+flags.DEFINE_list("site_folders", [], "Folders that experiments.prepare made, one per site.")
+flags.DEFINE_string("output", None, "Folder of the evidence.")
+flags.DEFINE_list(
+    "found",
+    [],
+    "What the arms of a search found, as name:genotype.json. Names are topology_evolution, "
+    "topology_random, operations_evolution and operations_random.",
+)
+flags.DEFINE_string(
+    "paths",
+    None,
+    "Paths of a supernet with their scores in it, as experiments.search_operations writes them "
+    "(paths.json). The first --rank_paths are trained alone for the rank correlation.",
+)
+flags.DEFINE_integer("most_trainings", 0, MOST_TRAININGS, lower_bound=0)
+flags.DEFINE_bool("dry_run", False, "Print the cost and exit.")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    from c2fnas import genotype
+    from experiments.models import prepared_cases, site_trainer
+    from experiments.reports import search_page
+    from experiments.search import search_cost
+    from runkit import atomic, folder_lock, overwriting, private
+    from runkit.classes import CLASSES
+
+    config = experiment_flags.experiment_config()
+    chosen = experiment_flags.settings_of(EvidenceSettings)
+    folder = pathlib.Path(experiment_flags.required("output", "the folder of the evidence"))
+    experiment_flags.required("site_folders", "the folders that experiments.prepare made")
+    cases = [pathlib.Path(name) / "cases" for name in FLAGS.site_folders]
+    given = experiment_flags.named_files("found")
+    overwriting.require_apart(
+        {
+            "--site_folders": cases,
+            "--found": list(given.values()),
+            "--paths": [FLAGS.paths] if FLAGS.paths else [],
+        },
+        {},
+        folders={"--output": [folder]},
+    )
+    found = {
+        name: genotype.load(file).with_size(filters=config.filters, classes=len(CLASSES))
+        for name, file in given.items()
+    }
+    compared = evidence.networks(site_trainer.load_genotype(config), found)
+    paths = evidence.read_paths(FLAGS.paths, config.filters) if FLAGS.paths else []
+    stores = [prepared_cases.open_store(path, config) for path in cases]
+    trainings = evidence.planned(compared, paths, chosen, seed=config.seed)
+    cores = FLAGS.threads or os.cpu_count() or 1
+    genes = [one.genotype for one in trainings]
+    print(search_cost.of_trainings(genes, config, chosen.alone_steps, stores, cores), flush=True)
+    if FLAGS.dry_run:
+        return
+    folder_lock.hold(private.make(folder))
+    unset = {"genotype": "", "num_rounds": 0}  # replaced for each training, or without meaning here
+    evidence.check_settings(
+        folder, {"experiment": {**config.to_json(), **unset}, "alone_steps": chosen.alone_steps}
+    )
+
+    def write() -> None:
+        content = evidence.document(compared, paths, chosen, folder, seed=config.seed)
+        atomic.write_json(folder / evidence.DOCUMENT, content)
+        page = search_page.page([], content, title="Evidence on a search", cores=cores)
+        atomic.write_text(folder / "evidence.html", page)
+
+    evidence.run(
+        trainings,
+        folder,
+        _trainer(config, chosen, stores, folder),
+        after_each=write,
+        most_trainings=FLAGS.most_trainings,
+    )
+    write()
+    content = atomic.read_json(folder / evidence.DOCUMENT)
+    if not content["finished"]:
+        done = content["trainings"]
+        print(
+            f"{done['done']} of {done['planned']} trainings; run the same command again to resume"
+        )
+        return
+    _tell(content)
+    print(f"All numbers: {folder / evidence.DOCUMENT}; as a page: {folder / 'evidence.html'}")
+
+
+def _trainer(config: Any, chosen: EvidenceSettings, stores: Any, folder: pathlib.Path) -> Any:
+    """Returns what does one training."""
+    import tensorflow as tf
+
+    from experiments.search import candidate_training
+
+    strategy = tf.distribute.MirroredStrategy()
+
+    def train(one: evidence.AloneTraining, label: str) -> tuple[Mapping[str, Any], float]:
+        print(label, flush=True)
+        scores = candidate_training.released(
+            lambda: candidate_training.train_and_score(
+                config,
+                one.genotype,
+                stores,
+                folder / "candidates" / one.key,
+                seed=one.seed,
+                steps=chosen.alone_steps,
+                splits=evidence.SPLITS,
+                strategy=strategy,
+                label=label,
+            )
+        )
+        return scores.rows, scores.seconds
+
+    return train
+
+
+def _tell(content: Mapping[str, Any]) -> None:
+    for one in content["verdicts"]:
+        interval = one["interval"]
+        numbers = (
+            one["remark"]
+            if interval is None or interval["low"] is None
+            else f"{interval['estimate']:.2f} [{interval['low']:.2f}, {interval['high']:.2f}]"
+        )
+        print(f"{one['verdict']:13s} {one['key']}: {numbers}")
+
+
+if __name__ == "__main__":
+    experiment_flags.run(
+        main, required=["site_folders", "output"], resumes=True, needs_tensorflow=True
+    )

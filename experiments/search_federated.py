@@ -1,0 +1,113 @@
+"""Searches operations with a supernet that several sites trained together: proposes and picks.
+
+    python -m experiments.search_federated --flagfile=search.flags --genotype=topology.json \\
+        --supernet --trained=store/global/round_20.safetensors --output=search
+
+First train the supernet: init_model, serve and join with --supernet. Then call this program again
+and again. Each call takes the rows of the generation before, writes the next generation of paths as
+a list, and prints the command by which the server has all sites score it on their validation cases
+(an evaluation without training, in which only rows leave a site). The last call writes the winner,
+operations.json, which --genotype of every program takes, and search.html.
+
+Needs neither patient data nor TensorFlow; for its page it needs matplotlib (pip install '.[site]').
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from absl import app, flags
+
+from c2fnas.search.evolution import EvolutionSettings
+from experiments import flags as experiment_flags
+from experiments import program_help, setting_flags
+
+FLAGS = flags.FLAGS
+experiment_flags.define_experiment()
+with program_help.group("Search"):
+    setting_flags.define(EvolutionSettings)
+flags.DEFINE_string(
+    "trained", None, "The supernet that was trained: a global model of the server's store."
+)
+flags.DEFINE_string("output", None, "Folder of the search.")
+flags.DEFINE_string(
+    "pooled",
+    None,
+    "Folder of a search on the same data in one place, to show beside this one on the page.",
+)
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    from c2fnas import genotype
+    from c2fnas.search.operation_space import OperationSpace
+    from experiments.search import federated_search, search_state
+    from runkit import folder_lock, overwriting, private
+    from runkit.classes import CLASSES
+
+    config = experiment_flags.experiment_config(without_training=True)
+    if not config.supernet:
+        raise app.UsageError("--supernet is missing: this program searches the paths of a supernet")
+    settings = experiment_flags.settings_of(EvolutionSettings)
+    folder = pathlib.Path(experiment_flags.required("output", "the folder of the search"))
+    trained = pathlib.Path(
+        experiment_flags.required("trained", "the supernet that the sites trained")
+    )
+    overwriting.require_apart(
+        {"--trained": [trained], **experiment_flags.genotype_file()},
+        {},
+        folders={"--output": [folder]},
+    )
+    genes = genotype.load(config.genotype).with_size(filters=config.filters, classes=len(CLASSES))
+    space = OperationSpace(genes)
+    about = {
+        "genotype": genes.to_json(),
+        "supernet": federated_search.digest(trained),
+        "patch_size": list(config.patch_size),
+    }
+    first = federated_search.first_state(space, settings, seed=config.seed, about=about)
+    folder_lock.hold(private.make(folder))
+    state = search_state.resumed(folder, first)
+    state = federated_search.take_rows(space, state, folder, config.patch_size)
+    search_state.write(folder, state)
+    _page(state, space, config, folder)
+    if (waiting := federated_search.next_list(state, folder, trained)) is not None:
+        file, store = waiting
+        print(f"{state.scored} of {state.budget} paths are scored. Next, on the server:")
+        print(
+            f"  python -m experiments.serve <flags> --supernet --num_rounds=0 --kit=<kit> "
+            f"--models={file} --store={store}"
+        )
+        print("and at each site experiments.join with --supernet --num_rounds=0; then this again")
+        return
+    for line in federated_search.write_winner(space, state, folder):
+        print(line)
+
+
+def _page(state: Any, space: Any, config: Any, folder: pathlib.Path) -> None:
+    from experiments.reports import search_page
+    from experiments.search import search_state
+    from runkit import atomic
+
+    stages = [search_state.result(state, space.genotype, config.patch_size)]
+    if FLAGS.pooled:
+        pooled = search_state.read(pathlib.Path(FLAGS.pooled))
+        if pooled is None:
+            raise ValueError(
+                f"--pooled is {FLAGS.pooled}, which holds no {search_state.FILE_NAME}; give the "
+                "folder of a search"
+            )
+        stages.append(
+            dataclasses.replace(
+                search_state.result(pooled, space.genotype, config.patch_size), place="pooled"
+            )
+        )
+    stages[0] = dataclasses.replace(stages[0], place="federated")
+    text = search_page.page(stages, title="Federated search of operations", cores=1)
+    atomic.write_text(folder / "search.html", text)
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main, required=["trained", "output"], resumes=True)

@@ -1,0 +1,177 @@
+"""Searches the topology of the network: evolution over clusters of similar topologies.
+
+    python -m experiments.search_topology --output=search/topology \\
+        --flagfile=experiments/flagfiles/search_topology_demo.flags \\
+        --site_folders=sites/C1,sites/C2
+
+Every candidate is trained alone from nothing on the training cases of all sites, for --proxy_steps
+steps, and scored on their validation cases; no score uses a test case. A second arm draws as many
+topologies at random. The cost is printed first (`--dry_run` stops there). Stop it at any time; run
+the same command again to resume.
+
+Writes topology.json and topology_random.json, the best genotype of each arm, which --genotype of
+every program takes; search.html, a page that shows the search; and search.json, its state.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from absl import flags
+
+from c2fnas.search.evolution import EvolutionSettings
+from experiments import flags as experiment_flags
+from experiments import program_help, setting_flags
+from experiments.search import search_cost, topology_search
+from experiments.search.proxy import MOST_TRAININGS, ProxySettings
+
+FLAGS = flags.FLAGS
+experiment_flags.define_experiment()
+experiment_flags.define_runtime()
+with program_help.group("Search"):
+    setting_flags.define(ProxySettings)
+    setting_flags.define(EvolutionSettings)
+flags.DEFINE_list("site_folders", [], "Folders that experiments.prepare made, one per site.")
+flags.DEFINE_string("output", None, "Folder of the search.")
+flags.DEFINE_integer(
+    "deepest",
+    0,
+    "Deepest level of a topology; 0 allows every level that patch and window are large enough for.",
+    lower_bound=0,
+)
+flags.DEFINE_integer("cells_down", 6, "Cells on the way down.", lower_bound=1)
+flags.DEFINE_integer("cells_up", 6, "Cells on the way up.", lower_bound=1)
+flags.DEFINE_integer("most_trainings", 0, MOST_TRAININGS, lower_bound=0)
+flags.DEFINE_bool("random_arm", True, "Draw as many topologies at random, to compare with.")
+flags.DEFINE_bool("dry_run", False, "Print the cost and exit.")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    from c2fnas.search.topology_space import TopologySpace
+    from experiments.models import prepared_cases
+    from experiments.reports import search_page
+    from experiments.search import search_state
+    from runkit import atomic, folder_lock, overwriting, private
+
+    config = experiment_flags.experiment_config()
+    proxy = experiment_flags.settings_of(ProxySettings)
+    settings = experiment_flags.settings_of(EvolutionSettings)
+    folder = pathlib.Path(experiment_flags.required("output", "the folder of the search"))
+    experiment_flags.required("site_folders", "the folders that experiments.prepare made")
+    cases = [pathlib.Path(name) / "cases" for name in FLAGS.site_folders]
+    overwriting.require_apart({"--site_folders": cases}, {}, folders={"--output": [folder]})
+    possible = topology_search.deepest_level([*config.patch_size, *config.inference_window])
+    if FLAGS.deepest > possible:
+        raise ValueError(
+            f"--deepest is {FLAGS.deepest}; patch and window have sizes that level {possible} at "
+            "most divides: enlarge them or lower it"
+        )
+    space = TopologySpace(
+        down=FLAGS.cells_down,
+        up=FLAGS.cells_up,
+        deepest=FLAGS.deepest or possible,
+        filters=config.filters,
+    )
+    stores = [prepared_cases.open_store(path, config) for path in cases]
+    first = topology_search.first_state(
+        space,
+        settings,
+        seed=config.seed,
+        about={"experiment": config.to_json(), "proxy": dataclasses.asdict(proxy)},
+        random_arm=FLAGS.random_arm,
+    )
+    print(search_cost.of_topologies(first, space, config, proxy, stores, _cores()), flush=True)
+    if FLAGS.dry_run:
+        return
+    folder_lock.hold(private.make(folder))
+    state = search_state.resumed(folder, first)
+    if state.scored:
+        print(f"{state.scored} of {state.budget} are scored already", flush=True)
+
+    def write_page(state: search_state.SearchState) -> None:
+        result = search_state.result(state, space.genotype, config.patch_size)
+        atomic.write_text(
+            folder / "search.html",
+            search_page.page([result], title="Search of a topology", cores=_cores()),
+        )
+
+    state = topology_search.run(
+        space,
+        state,
+        folder,
+        _scorer(config, proxy, space, stores, folder),
+        after_each=write_page,
+        most_trainings=FLAGS.most_trainings,
+    )
+    write_page(state)
+    if state.next_candidate() is not None:
+        print(f"{state.scored} of {state.budget} are scored; run the same command again to resume")
+        return
+    for line in _results(state, space, folder):
+        print(line)
+
+
+def _cores() -> int:
+    return FLAGS.threads or os.cpu_count() or 1
+
+
+def _scorer(
+    config: Any, proxy: ProxySettings, space: Any, stores: Any, folder: pathlib.Path
+) -> topology_search.ScoreTopology:
+    """Returns what trains and scores one topology."""
+    import tensorflow as tf
+
+    from experiments.search import candidate_training
+    from experiments.search import proxy as proxies
+
+    strategy = tf.distribute.MirroredStrategy()
+
+    def score(gene: tuple[int, ...], label: str) -> tuple[float, Mapping[str, float]]:
+        genotype = space.genotype(gene)
+        print(f"{label}: {genotype.macs(config.patch_size) / 1e9:.3g} GMAC per patch", flush=True)
+        return proxies.scored(
+            lambda: candidate_training.train_and_score(
+                config,
+                genotype,
+                stores,
+                folder / "candidates" / genotype.name,
+                seed=config.seed,
+                steps=proxy.proxy_steps,
+                splits=("validation",),
+                strategy=strategy,
+                label=label,
+                checkpoint_every=proxy.checkpoint_every,
+            ),
+            genotype.macs(config.patch_size),
+        )
+
+    return score
+
+
+def _results(state: Any, space: Any, folder: pathlib.Path) -> Iterator[str]:
+    """Writes the best genotype of each arm; yields a line about each."""
+    from c2fnas.search import evolution
+    from experiments.search.search_state import EVOLUTION
+    from runkit import atomic
+
+    for name, arm in state.arms.items():
+        (winner,) = evolution.best(arm)
+        genotype = space.genotype(winner.gene)
+        file = folder / ("topology.json" if name == EVOLUTION else f"topology_{name}.json")
+        atomic.write_json(file, genotype.to_json())
+        yield (
+            f"{name}: {genotype.name}, score {winner.score:.4f} on the validation cases, "
+            f"{len(arm.scored)} scored; {file}"
+        )
+    yield f"As a page: {folder / 'search.html'}"
+
+
+if __name__ == "__main__":
+    experiment_flags.run(
+        main, required=["site_folders", "output"], resumes=True, needs_tensorflow=True
+    )

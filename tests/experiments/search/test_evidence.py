@@ -1,0 +1,123 @@
+"""Which trainings the evidence has, and what they say, without training anything."""
+
+import json
+
+import pytest
+
+from c2fnas import genotype
+from experiments.search import evidence
+from experiments.search.evidence import AloneTraining, EvidenceSettings, ScoredPath
+
+PUBLISHED = genotype.load("c2fnas").with_size(filters=4)
+SETTINGS = EvidenceSettings(alone_steps=5, compared_seeds=3, noise_seeds=6, rank_paths=8)
+COMPARED = evidence.networks(
+    PUBLISHED,
+    {
+        "topology_evolution": evidence.with_one_operation(PUBLISHED, "p3d"),
+        "topology_random": evidence.with_one_operation(PUBLISHED, "conv3d"),  # that of all_3d
+    },
+)
+
+
+def path(number):
+    cells = list(PUBLISHED.cells)
+    digits = [number // 3**k % 3 for k in range(len(cells))]
+    ops = ("conv2d", "conv3d", "p3d")
+    import dataclasses
+
+    cells = [dataclasses.replace(c, op=ops[d]) for c, d in zip(cells, digits, strict=True)]
+    return dataclasses.replace(PUBLISHED, name=f"path{number}", cells=tuple(cells))
+
+
+PATHS = [ScoredPath(path(1 + n), 0.4 + 0.02 * n) for n in range(10)]
+
+
+def rows(score):
+    return [
+        {"site": site, "case": 1, "score": score, "dice_pancreas": score, "dice_tumour": None}
+        for site in ("C1", "C2")
+    ]
+
+
+def train(one, label):
+    """A training whose score is its network's, plus a little that depends on its seed."""
+    level = {"published": 0.5, "all_2d": 0.6, "all_3d": 0.4, "topology_evolution": 0.7}
+    value = level.get(one.network)
+    if value is None:  # a path: as in the supernet
+        value = 0.3 + 0.02 * int(one.network.removeprefix("path"))
+    value += 0.001 * one.seed
+    return {"validation": rows(value), "test": rows(value)}, 2.0
+
+
+def test_networks_with_one_operation_keep_the_topology():
+    assert list(COMPARED) == [
+        "published",
+        "all_2d",
+        "all_3d",
+        "topology_evolution",
+        "topology_random",
+    ]
+    assert {cell.op for cell in COMPARED["all_2d"].cells} == {"conv2d"}
+    assert [c.inputs for c in COMPARED["all_2d"].cells] == [c.inputs for c in PUBLISHED.cells]
+    with pytest.raises(ValueError, match="nothing is no network of a claim"):
+        evidence.networks(PUBLISHED, {"nothing": PUBLISHED})
+
+
+def test_trainings_are_counted_once_and_balanced_over_seeds():
+    found = evidence.planned(COMPARED, PATHS, SETTINGS, seed=10)
+    # four different networks with three seeds, three more of the published, eight paths with three
+    assert len(found) == 4 * 3 + 3 + 8 * 3
+    assert [one.seed for one in found[:12]] == [10] * 12
+    assert {one.seed for one in found if one.network == "published"} == set(range(10, 16))
+    renamed = AloneTraining("x", evidence.with_one_operation(PUBLISHED, "conv3d"), 10)
+    assert renamed.key in {one.key for one in found}
+
+
+def test_a_stopped_evidence_goes_on_and_says_the_same(tmp_path):
+    trainings = evidence.planned(COMPARED, PATHS, SETTINGS, seed=10)
+    done = []
+
+    def counted(one, label):
+        if len(done) == 7:
+            done.append(None)
+            raise KeyboardInterrupt
+        done.append(one.key)
+        return train(one, label)
+
+    with pytest.raises(KeyboardInterrupt):
+        evidence.run(trainings, tmp_path, counted)
+    part = evidence.document(COMPARED, PATHS, SETTINGS, tmp_path, seed=10)
+    assert part["trainings"] == {"done": 7, "planned": 39} and not part["finished"]
+    assert {one["verdict"] for one in part["verdicts"]} == {"not measured"}
+    evidence.run(trainings, tmp_path, counted, most_trainings=10)
+    assert len(done) == 18
+    evidence.run(trainings, tmp_path, counted)
+    assert len(done) == 40 and len(set(done)) == 40
+    whole = evidence.document(COMPARED, PATHS, SETTINGS, tmp_path, seed=10)
+    assert whole["finished"] and whole["seconds"] == 2.0 * 39
+    json.dumps(whole)  # nothing that JSON does not hold
+
+
+def test_the_document_holds_noise_ranks_and_verdicts(tmp_path):
+    evidence.run(evidence.planned(COMPARED, PATHS, SETTINGS, seed=10), tmp_path, train)
+    found = evidence.document(COMPARED, PATHS, SETTINGS, tmp_path, seed=10)
+    # seeds 10 to 15 add 1 to 1.5 points: a standard deviation of 0.187
+    assert found["noise"]["deviation"] == pytest.approx(0.187, abs=1e-3)
+    assert found["ranks"]["tau"] == 1.0 and len(found["ranks"]["supernet"]) == 8
+    verdicts = {one["key"]: one for one in found["verdicts"]}
+    assert verdicts["in_plane_on_thick_slices"]["interval"]["estimate"] == pytest.approx(20.0)
+    assert verdicts["operations_beat_random"]["verdict"] == "not measured"
+    assert found["networks"]["topology_random"]["scores"] == found["networks"]["all_3d"]["scores"]
+
+
+def test_paths_and_settings_are_written_and_compared(tmp_path):
+    evidence.write_paths(tmp_path / "paths.json", PATHS[:2])
+    assert evidence.read_paths(tmp_path / "paths.json", 4) == PATHS[:2]
+    assert evidence.read_paths(tmp_path / "paths.json", 8)[0].genotype.filters == 8
+    (tmp_path / "other.json").write_text("[]")
+    with pytest.raises(ValueError, match="holds no paths of a supernet"):
+        evidence.read_paths(tmp_path / "other.json", 4)
+    evidence.check_settings(tmp_path, {"a": {"b": 1}})
+    evidence.check_settings(tmp_path, {"a": {"b": 1}})
+    with pytest.raises(ValueError, match=r"a\.b 1, now 2"):
+        evidence.check_settings(tmp_path, {"a": {"b": 2}})

@@ -1,0 +1,104 @@
+"""The operator's side of a federated search, with rows written by hand."""
+
+import json
+
+import pytest
+
+from c2fnas.genotype import Genotype
+from c2fnas.search.evolution import EvolutionSettings
+from c2fnas.search.operation_space import OperationSpace
+from experiments.results import path_names
+from experiments.search import federated_search, search_state
+from tests.experiments.study import GENOTYPE
+
+SPACE = OperationSpace(Genotype.from_json(GENOTYPE))  # 27 paths
+SETTINGS = EvolutionSettings(population=3, generations=3, parents=2, mutations=2, crossovers=1)
+PATCH = (16, 16, 8)
+
+
+def first():
+    return federated_search.first_state(SPACE, SETTINGS, seed=4, about={"spacing": 3})
+
+
+def row(name, site, case, pancreas, tumour=None, grid="validation"):
+    return {
+        "model": name, "site": site, "case": case, "grid": grid,
+        "dice_pancreas": pancreas, "dice_tumour": tumour,
+        "volume_ml_pancreas": 1.0, "volume_ml_tumour": 1.0,
+        "truth_ml_pancreas": 5.0, "truth_ml_tumour": 0.0 if site == "C1" else 2.0,
+    }  # fmt: skip
+
+
+def answer(store, genes, score):
+    """Writes the rows of two sites for paths, as a server's store has them."""
+    store.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for gene in genes:
+        name = path_names.name_of(gene)
+        lines += [
+            row(name, "C1", 1, score(gene), 0.0),
+            row(name, "C2", 1, score(gene), score(gene)),
+        ]
+    (store / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def score(gene):
+    return (sum(gene) + 1) / 10
+
+
+def test_scores_take_the_classes_that_a_label_shows_and_the_validation_alone():
+    rows = [
+        row("path_0", "C1", 1, 0.6, 0.0),
+        row("path_0", "C2", 1, 0.5, 0.3),
+        row("path_0", "C2", 2, 0.4, None),  # a tumour that is there and has no score counts as 0
+        row("path_0", "C2", 1, 0.9, 0.9, grid="training"),
+        row("path_0", "C1", 1, 0.8, 0.0),  # the latest row of a case counts
+    ]
+    assert federated_search.scores(rows) == {"path_0": {"C1": [0.8], "C2": [0.4, 0.2]}}
+
+
+def test_generation_after_generation_until_both_arms_have_their_budget(tmp_path):
+    trained = tmp_path / "supernet.safetensors"
+    trained.write_bytes(b"weights")
+    state, stores = first(), []
+    while (waiting := federated_search.next_list(state, tmp_path, trained)) is not None:
+        file, store = waiting
+        stores.append(store.name)
+        unchanged = federated_search.take_rows(SPACE, state, tmp_path, PATCH)
+        assert unchanged == state  # there are no rows yet
+        paths = json.loads(file.read_text())["paths"]
+        assert len(set(paths)) == len(paths) <= 6
+        answer(store, [path_names.gene_of(name) for name in paths], score)
+        state = federated_search.take_rows(SPACE, state, tmp_path, PATCH)
+    assert stores == ["generation_01", "generation_02", "generation_03"]
+    assert [len(arm.scored) for arm in state.arms.values()] == [9, 9]
+    for arm in state.arms.values():
+        for one in arm.scored:
+            assert one.score == pytest.approx(score(one.gene))
+            assert one.details["macs"] == SPACE.genotype(one.gene).macs(PATCH)
+    lines = list(federated_search.write_winner(SPACE, state, tmp_path))
+    best = max(state.arms["evolution"].scored, key=lambda one: one.score)
+    written = Genotype.from_json(json.loads((tmp_path / "operations.json").read_text()))
+    assert written == SPACE.genotype(best.gene) and written.name in lines[0]
+
+
+def test_an_unfinished_evaluation_is_refused(tmp_path):
+    asked = federated_search.batch(first())
+    answer(tmp_path / "generation_01", asked[:-1], score)
+    with pytest.raises(ValueError, match=f"without rows: {path_names.name_of(asked[-1])}"):
+        federated_search.take_rows(SPACE, first(), tmp_path, PATCH)
+    answer(tmp_path / "generation_01", asked, score)
+    rows = (tmp_path / "generation_01" / "rows.jsonl").read_text().splitlines()
+    (tmp_path / "generation_01" / "rows.jsonl").write_text("\n".join(rows[:-1]) + "\n")
+    with pytest.raises(ValueError, match="is not finished"):
+        federated_search.take_rows(SPACE, first(), tmp_path, PATCH)
+
+
+def test_the_state_is_that_of_every_search(tmp_path):
+    search_state.write(tmp_path, first())
+    assert search_state.resumed(tmp_path, first()) == first()
+    trained = tmp_path / "a"
+    trained.write_bytes(b"1")
+    assert len(federated_search.digest(trained)) == 64
+    with pytest.raises(ValueError, match=r"--trained is .*none, which does not exist"):
+        federated_search.digest(tmp_path / "none")

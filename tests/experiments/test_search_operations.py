@@ -1,0 +1,139 @@
+"""The program that searches operations, on tiny scans: whole, killed and started again."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from c2fnas import genotype, named_weights, network
+from experiments.search import search_state
+from preprocessing import manifest, nifti
+from preprocessing.preparation import pipeline
+from tests import forked, waiting
+from tests.experiments import study
+from tests.experiments.programs import refused
+
+SMALL = {
+    "supernet_steps": 6, "checkpoint_every": 2, "population": 2, "generations": 2, "parents": 1, "mutations": 1, "crossovers": 0,
+    "vae": "none", "filters": 2, "threads": 1,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder, cases = tmp_path_factory.mktemp("site"), []
+    for number in range(4):
+        image, label = (folder / f"{kind}{number}.nii" for kind in ("image", "label"))
+        for path, volume in zip((image, label), study.scan("C2", number), strict=True):
+            nifti.write_volume(path, volume)
+        cases.append(manifest.Case(f"case{number}", image, label))
+    pipeline.prepare(
+        manifest.CaseManifest("C2", tuple(cases)),
+        folder / "cases",
+        target_mm=(3.0, 3.0, 3.0),
+        split_seed=1,
+        split_counts=(2, 1, 1),
+    )
+    (folder / "genotype.json").write_text(json.dumps(study.SHALLOW))
+    return folder
+
+
+def flags(site, output, **changes):
+    given = {
+        **study.FLAGS,
+        **SMALL,
+        "genotype": site / "genotype.json",
+        "site_folders": site,
+        "output": output,
+        **changes,
+    }
+    return [f"--{name}={value}" for name, value in given.items()]
+
+
+@pytest.fixture(scope="module")
+def whole(site, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "search"
+    done = forked.run("experiments.search_operations", *flags(site, folder))
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    return folder, done.stdout, done.stderr
+
+
+def without_times(folder: pathlib.Path) -> dict:
+    found = json.loads((folder / search_state.FILE_NAME).read_text())
+    for arm in found["arms"].values():
+        for candidate in arm["candidates"]:
+            assert candidate["details"].pop("seconds") >= 0
+    return found
+
+
+def test_cost_first_then_what_is_scored_then_the_files(whole):
+    folder, said, progress = whole
+    assert said.startswith("supernet: 9 paths, ")
+    assert "supernet, to step 2 of 6" in progress and "evolution 1/8, " in progress
+    assert str(folder / "operations.json") in said
+    state = search_state.read(folder)
+    assert (state.stage, state.scored, set(state.arms)) == (
+        "operations",
+        8,
+        {"evolution", "random"},
+    )
+    page = (folder / "search.html").read_text()
+    assert "Search of operations" in page and "8 of 8" in page
+
+
+def test_the_winner_is_a_genotype_with_its_weights_in_the_supernet(whole):
+    folder, _, _ = whole
+    winner = genotype.load(folder / "operations.json")
+    assert [cell.level for cell in winner.cells] == [1, 1]
+    weights, _ = named_weights.load(folder / "operations.safetensors")
+    built = network.build(winner, patch_size=(16, 16, 8), vae=None)
+    named_weights.assign(built, weights)
+    assert genotype.load(folder / "operations_random.json").filters == 2
+    assert len(json.loads((folder / "paths.json").read_text())["paths"]) == 4
+
+
+def test_killed_and_started_again_it_ends_with_the_same_result(site, whole, tmp_path):
+    folder, arguments = tmp_path / "search", flags(site, tmp_path / "search")
+    files = [tmp_path / "out", tmp_path / "errors"]
+    process = forked.start(
+        "experiments.search_operations", arguments, out=files[0], errors=files[1]
+    )
+    checkpoint = folder / "supernet" / "checkpoint.safetensors"
+    waiting.until(checkpoint.exists, process, told=files[1].read_text, seconds=900)
+    process.kill()  # within the training, or soon after it
+    process.wait()
+    done = forked.run("experiments.search_operations", *arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert without_times(folder) == without_times(whole[0])
+    for name in ("operations.json", "operations_random.json", "paths.json"):
+        assert (folder / name).read_bytes() == (whole[0] / name).read_bytes()
+    found, expected = (
+        named_weights.load(where / "operations.safetensors")[0] for where in (folder, whole[0])
+    )
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def test_other_settings_are_refused_before_anything_is_trained(site, whole):
+    error = refused("search_operations", *flags(site, whole[0], supernet_steps=7))
+    assert "other settings: supernet.supernet_steps 6, now 7" in error
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"mutations": 9}, "--mutations is 9 and crossovers 0; expected at most 2"),
+        ({"most_gmac": 1e-9}, "most_macs is 1; the cheapest path of 'tiny' needs"),
+    ],
+)
+def test_a_wrong_setting_is_named(site, tmp_path, change, words):
+    assert words in refused("search_operations", *flags(site, tmp_path / "new", **change))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_dry_run_tells_the_cost_and_writes_nothing(site, tmp_path):
+    done = forked.run("experiments.search_operations", *flags(site, tmp_path / "new"), "--dry_run")
+    assert done.returncode == 0 and done.stdout.count("\n") == 3, done.stderr
+    assert not (tmp_path / "new").exists()
