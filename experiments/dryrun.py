@@ -33,10 +33,8 @@ flags.DEFINE_integer(
 
 def main(argv: list[str]) -> None:
     del argv
-    import tensorflow as tf
-
     from c2fnas import memory, vae_branch
-    from experiments.models import site_trainer
+    from experiments.models import devices, site_trainer
     from experiments.run import trial_patch, trial_round
 
     config = experiment_flags.experiment_config()
@@ -44,7 +42,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"--devices is {FLAGS.devices}; expected at least 1")
     one = dataclasses.replace(config, batch_size=1, num_rounds=1, local_epochs=1)
     start = time.monotonic()
-    trainer = site_trainer.build_trainer(one, tf.distribute.MirroredStrategy(), total_steps=1)
+    trainer = site_trainer.build_trainer(one, devices.mirrored(), total_steps=1)
     network = trainer.network
     genotype = site_trainer.load_genotype(one)
     segmentation = genotype.macs(one.patch_size)

@@ -70,8 +70,6 @@ def take_part(
             "--lend has no use in an evaluation without training (--num_rounds=0), whose models "
             "are those of the server's --models; omit it"
         )
-    import tensorflow as tf
-
     from experiments.models import (
         devices,
         model_evaluator,
@@ -127,7 +125,7 @@ def take_part(
             store,
             folder / part,
             label=f"{store.site}_FL_local",
-            strategy=tf.distribute.MirroredStrategy(),
+            strategy=devices.mirrored(),
             extra_models=lent,
             lend_local=FLAGS.lend_local,
             missing=site_trainer.missing_labels(config, store),
@@ -138,8 +136,9 @@ def take_part(
             logging.info("%s", line)
     else:
         trainer = model_evaluator.ModelEvaluator(
-            config, store, folder / part, strategy=tf.distribute.MirroredStrategy()
+            config, store, folder / part, strategy=devices.mirrored()
         )
+    devices.announce(devices.record(tf32=config.tf32, deterministic=config.deterministic))
     try:
         summary = site_loop.run(
             updates(trainer),

@@ -47,7 +47,8 @@ class RunFolder:
     """The folder of one run: its settings, and which stages are done and how long they took.
 
     Args:
-      settings: text of the flags; a folder with other settings is refused.
+      settings: text of the flags; a folder with other settings is refused, except that a limit of
+        the GPU memory may change from start to start.
       remedy: what the refusal advises.
       programs: creates the group that starts programs, from a log folder.
     """
@@ -63,8 +64,9 @@ class RunFolder:
         self._programs = programs
         self._state_file = folder / "stages.json"
         flag_file = folder / "run.flags"
-        if flag_file.exists() and flag_file.read_text(encoding="utf-8") != settings:
-            old, new = set(flag_file.read_text(encoding="utf-8").split()), set(settings.split())
+        earlier = flag_file.read_text(encoding="utf-8") if flag_file.exists() else settings
+        if _deciding(earlier) != _deciding(settings):
+            old, new = set(_deciding(earlier)), set(_deciding(settings))
             raise ValueError(
                 f"{folder} holds a run with other settings ({' '.join(sorted(old - new))}; "
                 f"now {' '.join(sorted(new - old))}); {remedy}, or delete this one"
@@ -414,6 +416,11 @@ class Stages:
             wall_seconds=self._run.state["wall_seconds"],
             peak_memory_bytes=self._run.state["peak_memory_bytes"],
         )
+
+
+def _deciding(settings: str) -> list[str]:
+    """Returns the settings that a run keeps from start to start."""
+    return [one for one in settings.split() if not one.startswith("--gpu_memory_mib=")]
 
 
 def rows_so_far(folder: pathlib.Path) -> list[CaseRow]:
