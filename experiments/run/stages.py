@@ -17,11 +17,12 @@ from experiments.results.case_rows import CaseRow
 from experiments.run import plan as run_plan
 from experiments.run import processes
 from experiments.run.plan import FINETUNED, POOLED, RunSpec, SiteSpec, minutes
-from preprocessing import case_store, declared_labels
+from preprocessing import budget, case_store, declared_labels
 from preprocessing import manifest as manifests
-from runkit import atomic
+from runkit import atomic, processors
 
 _SERVER_START_TIMEOUT_S = 120
+_ROOM_BYTES = 8e9  # with less for each site, its cases are prepared one at a time
 _BEYOND_ROWS = "rows_beyond.jsonl"
 _FAULTY_SITE = "experiments.faulty_site"  # in place of experiments.join, in an experiment
 
@@ -158,13 +159,16 @@ class Stages:
             for hospital, cases in site.cohort.items():
                 wanted[_cohort_folder(self._spec, site, hospital)] = (hospital, cases, site)
         programs = []
+        missing = [folder for folder in wanted if not (folder / "manifest.json").exists()]
+        workers = _workers_of_each(len(missing))
         for folder, (hospital, cases, site) in wanted.items():
-            if not (folder / "manifest.json").exists():
+            if folder in missing:
                 arguments = [
                     f"--site={hospital}",
                     f"--cases={cases}",
                     f"--seed={site.cohort_seed}",
                     f"--output={folder}",
+                    f"--workers={workers}",
                 ]
                 arguments += [f"--phantom={site.phantom}"] if site.phantom != "standard" else []
                 programs.append(
@@ -203,13 +207,16 @@ class Stages:
 
     def _prepare(self, group: processes.ProgramGroup) -> None:
         programs = []
+        memory = budget.default_limit_bytes() / len(self._spec.sites)
+        workers = _workers_of_each(len(self._spec.sites)) if memory >= _ROOM_BYTES else 1
         for site in self._spec.sites:
             arguments = [
                 *self._experiment,
                 f"--manifest={self._manifest(site)}",
                 f"--site={site.name}",
                 f"--site_folder={self.site_folder(site)}",
-                "--workers=1",  # the sites run at the same time
+                f"--workers={workers}",  # the sites run at the same time
+                *([f"--memory_gb={memory / 1e9:.1f}"] if workers > 1 else []),
             ]
             if site.deformed is not None:
                 arguments.append(
@@ -416,6 +423,11 @@ class Stages:
             wall_seconds=self._run.state["wall_seconds"],
             peak_memory_bytes=self._run.state["peak_memory_bytes"],
         )
+
+
+def _workers_of_each(programs: int) -> int:
+    """Returns how many processes each of some programs that run at the same time may start."""
+    return max(1, processors.available() // max(1, programs))
 
 
 def _deciding(settings: str) -> list[str]:

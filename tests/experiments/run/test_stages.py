@@ -29,3 +29,8 @@ def test_a_run_that_exhausted_a_gpu_goes_on_with_another_limit_of_its_memory(tmp
         run_stages.RunFolder(tmp_path, settings)
     with pytest.raises(ValueError, match=r"other settings \(--seed=1; now --seed=2\)"):
         run_stages.RunFolder(tmp_path, "--seed=2\n--gpu_memory_mib=8000\n")
+
+
+def test_programs_that_run_at_the_same_time_share_the_processors(monkeypatch):
+    monkeypatch.setattr(run_stages.processors, "available", lambda: 15)
+    assert [run_stages._workers_of_each(n) for n in (0, 1, 2, 4, 20)] == [15, 15, 7, 3, 1]
