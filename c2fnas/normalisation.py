@@ -151,30 +151,63 @@ def _fused(voxels: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float)
 
     It is a batch norm of a single sample, whose channels are those of all samples. They are moved
     first for it, which TensorFlow would otherwise do inside the operation, at least in float32:
-    cuDNN's training norm takes float32 with channels first only.
+    cuDNN's training norm takes float32 with channels first only. The gradient is written out,
+    because TensorFlow's own for these operations has more than twice as many.
     """
     samples, x, y, z, channels = voxels.shape
-    if samples == 1:
-        flat, data_format = tf.reshape(voxels, [1, x * y, z, channels]), "NHWC"
-    else:
-        channels_first = tf.transpose(tf.reshape(voxels, [samples, x * y * z, channels]), [0, 2, 1])
-        flat = tf.reshape(channels_first, [1, samples * channels, x * y, z])
-        gamma, beta = tf.tile(gamma, [samples]), tf.tile(beta, [samples])
-        data_format = "NCHW"
-    normalised = tf.raw_ops.FusedBatchNormV3(
-        x=flat,
-        scale=gamma,
-        offset=beta,
-        mean=(),
-        variance=(),
-        epsilon=epsilon,
-        exponential_avg_factor=1.0,
-        is_training=True,
-        data_format=data_format,
-    ).y
-    if samples > 1:
-        normalised = tf.transpose(tf.reshape(normalised, [samples, channels, x * y * z]), [0, 2, 1])
-    return tf.reshape(normalised, voxels.shape)
+    single = samples == 1
+    form = {"epsilon": epsilon, "is_training": True, "data_format": "NHWC" if single else "NCHW"}
+
+    def arranged(values: tf.Tensor) -> tf.Tensor:
+        if single:
+            return tf.reshape(values, [1, x * y, z, channels])
+        first = tf.transpose(tf.reshape(values, [samples, x * y * z, channels]), [0, 2, 1])
+        return tf.reshape(first, [1, samples * channels, x * y, z])
+
+    def restored(values: tf.Tensor) -> tf.Tensor:
+        if not single:
+            values = tf.reshape(values, [samples, channels, x * y * z])
+            values = tf.transpose(values, [0, 2, 1])
+        return tf.reshape(values, [samples, x, y, z, channels])
+
+    def repeated(values: tf.Tensor) -> tf.Tensor:
+        return values if single else tf.tile(values, [samples])
+
+    def summed(values: tf.Tensor) -> tf.Tensor:
+        return values if single else tf.reduce_sum(tf.reshape(values, [samples, channels]), axis=0)
+
+    @tf.custom_gradient
+    def normalise(voxels, gamma, beta):
+        flat, scale = arranged(voxels), repeated(gamma)
+        found = tf.raw_ops.FusedBatchNormV3(
+            x=flat,
+            scale=scale,
+            offset=repeated(beta),
+            mean=(),
+            variance=(),
+            exponential_avg_factor=1.0,
+            **form,
+        )
+
+        def gradient(upstream):
+            parts = tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=arranged(upstream),
+                x=flat,
+                scale=scale,
+                reserve_space_1=found.reserve_space_1,
+                reserve_space_2=found.reserve_space_2,
+                reserve_space_3=found.reserve_space_3,
+                **form,
+            )
+            return (
+                restored(parts.x_backprop),
+                summed(parts.scale_backprop),
+                summed(parts.offset_backprop),
+            )
+
+        return restored(found.y), gradient
+
+    return normalise(voxels, gamma, beta)
 
 
 def _joined(parts: list[tf.Tensor]) -> tf.Tensor:
