@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import tensorflow as tf
 
-from c2fnas import sample_loop, sliding_window, threads, window_kernels
+from c2fnas import exhausted_memory, sample_loop, sliding_window, threads, window_kernels
 from c2fnas.scores import metrics
 from c2fnas.sliding_window import LogitsFn, WindowConfig
 from runkit.aligned import is_aligned
@@ -26,7 +26,7 @@ def logits_fn(network: Network, strategy: tf.distribute.Strategy | None = None) 
     The function takes image float32 [n, x, y, z, 1] and returns logits float32
     [n, x, y, z, classes]. It is traced once per shape and always uses the network's current
     weights. It raises ValueError for a patch that does not fit the genotype, or if n is not a
-    multiple of the replicas.
+    multiple of the replicas, and OutOfDeviceMemory if the windows do not fit the device.
 
     Args:
       network: built inside `strategy.scope()` if there is a strategy.
@@ -46,7 +46,10 @@ def logits_fn(network: Network, strategy: tf.distribute.Strategy | None = None) 
 
     def logits(image: np.ndarray) -> np.ndarray:
         network.genotype.check_size(image.shape[1:4])
-        return compute(image)
+        with exhausted_memory.explained(
+            lambda: exhausted_memory.window_message(network, image.shape, replicas)
+        ):
+            return compute(image)
 
     return logits
 

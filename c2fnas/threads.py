@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from c2fnas import gpus
+
 
 def set_up(seed: int, threads: int, deterministic: bool = True, *, samples: int = 1) -> None:
     """Sets threads, seeds and deterministic kernels. Call it before TensorFlow computes anything.
@@ -45,7 +47,7 @@ def samples_at_once() -> int:
     `set_up` decides it on a CPU. With a GPU, or without `set_up`, it is 1.
     """
     within, between = _threads()
-    if not within or not between or tf.config.list_logical_devices("GPU"):
+    if not within or not between or gpus.is_used():
         return 1
     return between // within
 

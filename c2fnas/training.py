@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from c2fnas import adam, inference, named_weights, threads
+from c2fnas import adam, exhausted_memory, inference, named_weights, threads
 from c2fnas.losses import LossConfig
 from c2fnas.proximal import check_weight
 from c2fnas.sliding_window import LogitsFn
@@ -285,6 +285,7 @@ class Trainer:
           the last step; patches_per_second; data_wait_share, the share of the time spent waiting
           for batches; and skipped_steps if there were any. Empty if there was no step to take.
         Raises:
+          OutOfDeviceMemory: naming batch, patch and what would fit.
           NonFiniteLoss: naming step, part and cases; the weights are those before that step. With
             `non_finite` "skip", only after ten such steps in a row.
           ValueError: if `until_step` lies beyond the run, or the datasets end early.
@@ -311,7 +312,8 @@ class Trainer:
                 asked = time.perf_counter()
                 batch = self._next(batches, until_step)
                 wait = time.perf_counter() - asked
-                parts = self._take_step(batch, describe)
+                with exhausted_memory.explained(self._out_of_memory):
+                    parts = self._take_step(batch, describe)
                 self.step += 1
                 means.add(parts)
                 now = time.perf_counter()
@@ -369,6 +371,11 @@ class Trainer:
         if not overflow:
             logging.warning("event=step_left_out %s", message)
         return {"skipped": 1.0}
+
+    def _out_of_memory(self) -> str:
+        return exhausted_memory.training_message(
+            self.network, self.config.batch_size, self.strategy.num_replicas_in_sync, self.step
+        )
 
     def _after_step(self, *, taken: bool) -> None:
         self._skipped_in_a_row = 0 if taken else self._skipped_in_a_row + 1

@@ -12,14 +12,13 @@ refused, the others are still read, and the exit code is 1.
 
 from __future__ import annotations
 
-import os
 import pathlib
 from typing import Any
 
 from absl import flags
 
 from experiments import flags as experiment_flags
-from runkit import atomic, overwriting
+from runkit import atomic, overwriting, processors
 
 FLAGS = flags.FLAGS
 experiment_flags.define_site()
@@ -60,7 +59,7 @@ def main(argv: list[str]) -> int:
             check_page.document(manifest.site, found, finished=finished),
         )
 
-    findings = survey.survey(manifest, workers=FLAGS.workers or os.cpu_count() or 1, each=keep)
+    findings = survey.survey(manifest, workers=FLAGS.workers or processors.available(), each=keep)
     keep(findings, finished=True)
     report = cohort.summarise(manifest.site, findings, _splits(folder / "cases"), manifest.declared)
     print(cohort_page.text_table([report]))

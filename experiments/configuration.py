@@ -192,6 +192,22 @@ class ExperimentConfig:
         "matrix units; weights, norms and losses stay float32. 'mixed_bfloat16' needs an Ampere "
         "GPU or later; 'mixed_float16' scales the loss. On a CPU keep 'float32'.",
     )
+    tf32: bool = setting(
+        True,
+        "GPUs from Ampere on: round the inputs of float32 convolutions to TF32, as TensorFlow and "
+        "PyTorch do by default. A rerun gives the same bits either way; with --notf32 they are "
+        "closer to those of a processor or an older GPU. Without effect elsewhere.",
+    )
+    deterministic: bool = setting(
+        True,
+        "Use only deterministic kernels, so that a rerun gives the same bits.",
+    )
+    gpu_memory_mib: int = setting(
+        0,
+        "Largest memory in MiB that a program takes of each GPU. 0 sets no limit: the memory grows "
+        "with the need, and programs on one GPU share it. Without effect where there is no GPU.",
+        condition=at_least(0),
+    )
     clip_norm: float = setting(
         0.0,
         "Largest norm of all gradients together; longer ones are scaled down to it. 0 never clips. "

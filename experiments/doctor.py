@@ -11,6 +11,7 @@ working, else 1.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import pathlib
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,8 @@ def main(argv: list[str]) -> int:
         if folder is not None:
             findings.append(_prepared_cases(folder))
         findings += _sharing(folder)
+        if doctor_kit.kind_of(kit) == "site":
+            findings.append(_devices())
     if FLAGS.json:
         print(json.dumps([finding.to_json() for finding in findings], indent=2))
     else:
@@ -153,6 +156,18 @@ def _sharing(folder: pathlib.Path | None) -> list[Diagnosis]:
             )
         )
     return told
+
+
+def _devices() -> Diagnosis:
+    """Names the devices that this site would compute on."""
+    from federated.doctor import diagnosis as doctor
+
+    check = "devices"
+    if importlib.util.find_spec("tensorflow") is None:
+        return doctor.skipped(check, "TensorFlow is not installed here")
+    from c2fnas import gpus
+
+    return doctor.good(check, "; ".join(gpus.described()))
 
 
 def _plan() -> dict[str, Any] | None:

@@ -25,6 +25,7 @@ from experiments.configuration import ExperimentConfig
 from federated.errors import PolicyRefused
 from federated.privacy.policy import PrivacyPolicy
 from runkit import disk, interrupts, printable, private, settings
+from runkit.settings import at_least
 
 FLAGS = flags.FLAGS
 Config = TypeVar("Config")
@@ -39,7 +40,12 @@ _SINCE_FIRST_RELEASE = (
     "keep_at_site",
     "only_receive",
     "aggregation",
+    "tf32",
+    "deterministic",
+    "gpu_memory_mib",
 )
+# settings of the experiment that also concern programs which only use a model
+_COMPUTING = ("tf32", "deterministic", "gpu_memory_mib")
 _WINDOWS = 2  # windows computed at a time by a program that does not train; each needs its memory
 
 
@@ -53,18 +59,18 @@ def define_experiment() -> None:
 
 @program_help.group("This machine")
 def define_runtime() -> None:
-    """Defines flags that change the speed. Results are bit-equal for equal numbers of threads."""
+    """Defines flags that change the speed. Results are bit-equal for equal numbers of threads.
+
+    A program that also calls `define_experiment` calls that first.
+    """
     flags.DEFINE_integer(
         "threads",
         0,
         "Number of TensorFlow threads; 0 uses one per core. The patches or windows that are "
         "computed at the same time share them.",
     )
-    flags.DEFINE_bool(
-        "deterministic",
-        True,
-        "Use only deterministic kernels, so that a rerun gives the same bits.",
-    )
+    if "profile" not in FLAGS:  # otherwise they are among the experiment's settings
+        setting_flags.define(ExperimentConfig, _COMPUTING)
 
 
 @program_help.group("Training")
@@ -290,7 +296,7 @@ def run(
       required: names of the flags that the program needs; --help shows them first, and `main` gets
         them by the function `required`.
       resumes: whether running the same command again continues an interrupted run.
-      needs_tensorflow: whether to set threads, seed and determinism of TensorFlow first.
+      needs_tensorflow: whether to set GPUs, threads, seed and determinism of TensorFlow first.
       expected: further errors with a message for the user, besides ValueError and OSError.
     """
 
@@ -308,8 +314,10 @@ def run(
                 f"unexpected argument {argv[1]!r}; every setting is a flag (--help lists them)"
             )
         if needs_tensorflow:
-            from c2fnas import threads
+            from c2fnas import gpus, threads
 
+            settings.require(at_least(0), "--gpu_memory_mib", FLAGS.gpu_memory_mib)
+            gpus.set_up(FLAGS.gpu_memory_mib, FLAGS.tf32)
             samples = FLAGS.batch_size if "batch_size" in FLAGS else _WINDOWS
             number = FLAGS.threads or os.cpu_count() or 1
             threads.set_up(FLAGS.seed, number, FLAGS.deterministic, samples=samples)

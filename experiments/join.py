@@ -96,7 +96,6 @@ def take_part(
     policy = _policy(config.num_rounds)
     _check_secure_aggregation(config.num_rounds)
     limits = experiment_flags.settings_of(AnswerLimits)
-    import tensorflow as tf
 
     from experiments.models import (
         devices,
@@ -163,7 +162,7 @@ def take_part(
             store,
             folder / part,
             label=f"{store.site}_FL_local",
-            strategy=tf.distribute.MirroredStrategy(),
+            strategy=devices.mirrored(),
             extra_models=lent,
             lend_local=FLAGS.lend_local,
             missing=site_trainer.missing_labels(config, store),
@@ -175,8 +174,9 @@ def take_part(
     else:
         evaluator = path_evaluator.PathEvaluator if config.supernet else None
         trainer = (evaluator or model_evaluator.ModelEvaluator)(
-            config, store, folder / part, strategy=tf.distribute.MirroredStrategy()
+            config, store, folder / part, strategy=devices.mirrored()
         )
+    devices.announce(devices.record(tf32=config.tf32, deterministic=config.deterministic))
     try:
         summary = site_loop.run(
             updates(trainer),

@@ -112,10 +112,8 @@ flags.DEFINE_bool(
 
 def main(argv: list[str]) -> int:
     del argv
-    import tensorflow as tf
-
     from c2fnas import inference, model_folder
-    from experiments.models import scan_prediction
+    from experiments.models import devices, scan_prediction
     from experiments.reports import prediction_table
     from preprocessing import dicom, rules
     from runkit import progress
@@ -146,7 +144,8 @@ def main(argv: list[str]) -> int:
             f"{listed - len(jobs)} of {listed} scans already have all their outputs",
             file=sys.stderr,
         )
-    strategy = tf.distribute.MirroredStrategy()
+    strategy = devices.mirrored()
+    devices.announce(devices.record(tf32=FLAGS.tf32, deterministic=FLAGS.deterministic))
     with strategy.scope():
         network = model_folder.build_segmenter(model)
     logits_fn = inference.logits_fn(network, strategy)

@@ -9,14 +9,13 @@ picture of each case.
 
 from __future__ import annotations
 
-import os
 import pathlib
 from typing import TYPE_CHECKING
 
 from absl import flags
 
 from experiments import flags as experiment_flags
-from runkit import atomic, disk, folder_lock, overwriting, private
+from runkit import atomic, disk, folder_lock, overwriting, private, processors
 
 if TYPE_CHECKING:
     from preprocessing import manifest as manifests
@@ -141,7 +140,7 @@ def _check(manifest: manifests.CaseManifest, folder: pathlib.Path) -> int:
             folder / "check.json", check_page.document(manifest.site, found, finished=False)
         )
 
-    findings = survey.survey(manifest, workers=FLAGS.workers or os.cpu_count() or 1, each=keep)
+    findings = survey.survey(manifest, workers=FLAGS.workers or processors.available(), each=keep)
     print(check_page.summary(findings))
     document, page = check_page.write(folder, manifest.site, findings)
     print(f"report: {document}; with pictures: {page}")

@@ -121,11 +121,10 @@ def main(argv: list[str]) -> None:
 
 def _trainer(config: Any, chosen: EvidenceSettings, stores: Any, folder: pathlib.Path) -> Any:
     """Returns what does one training."""
-    import tensorflow as tf
-
+    from experiments.models import devices
     from experiments.search import candidate_training
 
-    strategy = tf.distribute.MirroredStrategy()
+    strategy = devices.mirrored()
 
     def train(one: evidence.AloneTraining, label: str) -> tuple[Mapping[str, Any], float]:
         print(label, flush=True)

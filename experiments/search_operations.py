@@ -46,9 +46,7 @@ flags.DEFINE_bool("dry_run", False, "Print the cost and exit.")
 
 def main(argv: list[str]) -> None:
     del argv
-    import tensorflow as tf
-
-    from experiments.models import prepared_cases, site_trainer
+    from experiments.models import devices, prepared_cases, site_trainer
     from experiments.reports import search_page
     from experiments.search import federated_search, operation_search, search_state
     from runkit import atomic, folder_lock, overwriting, private
@@ -85,7 +83,7 @@ def main(argv: list[str]) -> None:
     if state.scored:
         print(f"{state.scored} of {state.budget} are scored already", flush=True)
     search_state.write(folder, state)  # before the training, so that other settings are refused
-    strategy = tf.distribute.MirroredStrategy()
+    strategy = devices.mirrored()
     trained = operation_search.train_supernet(config, space, chosen, stores, folder, strategy)
 
     def write_page(state: search_state.SearchState) -> None:

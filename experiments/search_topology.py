@@ -124,12 +124,11 @@ def _scorer(
     config: Any, proxy: ProxySettings, space: Any, stores: Any, folder: pathlib.Path
 ) -> topology_search.ScoreTopology:
     """Returns what trains and scores one topology."""
-    import tensorflow as tf
-
+    from experiments.models import devices
     from experiments.search import candidate_training
     from experiments.search import proxy as proxies
 
-    strategy = tf.distribute.MirroredStrategy()
+    strategy = devices.mirrored()
 
     def score(gene: tuple[int, ...], label: str) -> tuple[float, Mapping[str, float]]:
         genotype = space.genotype(gene)

@@ -97,6 +97,7 @@ def main(argv: list[str]) -> None:
         site.num_examples,
         config.num_rounds,
     )
+    devices.announce(site.devices)
     for round_number, metrics in site.train_alone(weights):
         logging.info(
             "site=%s round=%d validation_dice=%s data_wait_share=%.3f",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import math
-import os
 import pathlib
 import time
 from collections.abc import Iterable, Sequence
@@ -17,6 +16,7 @@ from isal import igzip
 from preprocessing import dicom, geometry, intensity, nifti, resampling, rules
 from preprocessing.case_list import Case
 from preprocessing.volume import Grid
+from runkit import processors
 
 _MARGIN = 1.1
 _USUAL_DENSITY = 32  # largest usual ratio of compression of a CT
@@ -151,7 +151,7 @@ def _is_whole(image: pathlib.Path, grid: Grid, dtype: np.dtype, label_grid: Grid
 
 def choose_workers(cases: int, wanted: int) -> int:
     """Returns how many cases to prepare at a time; `wanted` 0 means one per processor."""
-    return max(1, min(cases, wanted or os.cpu_count() or 1))
+    return max(1, min(cases, wanted or processors.available()))
 
 
 def cohort_budget(
@@ -176,8 +176,8 @@ def cohort_budget(
             "raise the limit, prepare fewer cases at a time, or choose a coarser spacing"
         )
     together = idle + sum(heapq.nlargest(workers, (need.memory_bytes for need in known)))
-    processors = min(workers, os.cpu_count() or 1)
-    seconds = sum(speed.seconds(need) for need in known) / processors + (
+    at_once = min(workers, processors.available())
+    seconds = sum(speed.seconds(need) for need in known) / at_once + (
         _START_S if workers > 1 else 0.0
     )
     return Budget(

@@ -17,3 +17,14 @@ def _logs_as_programs_do():
     logging.set_verbosity(logging.INFO)
     yield
     logging.set_verbosity(before)
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and not _finds_a_gpu():
+        pytest.skip("TensorFlow finds no GPU here")
+
+
+def _finds_a_gpu():
+    import tensorflow as tf  # here, because most tests do without it
+
+    return bool(tf.config.list_physical_devices("GPU"))

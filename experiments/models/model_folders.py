@@ -10,6 +10,7 @@ from typing import Any
 from c2fnas import genotype, model_folder, named_weights
 from c2fnas.model_folder import Model
 from experiments.configuration import ExperimentConfig, plan
+from experiments.models import devices
 from experiments.results import gated_rows, score_summary
 from experiments.results.case_rows import CaseRow
 from federated.rounds.tasks import is_global
@@ -35,6 +36,7 @@ def write(
     rows: Sequence[CaseRow] = (),
     scores: Mapping[str, Any] | None = None,
     private_arrays_of: str = "",
+    trained_with: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Writes a model folder.
 
@@ -50,6 +52,7 @@ def write(
       scores: further scores, see c2fnas.model_card.
       private_arrays_of: the site whose own arrays the weights hold, where the settings keep some at
         the sites; the model card says so.
+      trained_with: site -> the devices it trained with, as `devices.of_training` describes them.
     Raises:
       ValueError: see `model_folder.save`.
     """
@@ -65,6 +68,7 @@ def write(
             training_data={
                 **training_data(list(stores), config),
                 **_private_arrays(config, private_arrays_of),
+                **_devices(trained_with or {}),
             },
             scores={
                 **(scores or {}),
@@ -112,6 +116,12 @@ def _private_arrays(config: ExperimentConfig, site: str) -> dict[str, Any]:
     return {"private_arrays": {f"of {site}": ", ".join(patterns)}} if site and patterns else {}
 
 
+def _devices(trained_with: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Returns what a model folder says about the devices of its training, if they are known."""
+    known = {site: "; ".join(texts) for site, texts in trained_with.items() if texts}
+    return {"devices": known} if known else {}
+
+
 def write_best(
     folder: str | os.PathLike,
     name: str,
@@ -147,6 +157,7 @@ def write_best(
         stores=[store],
         scores=scores,
         private_arrays_of=private_arrays_of,
+        trained_with={store.site: trainer.devices["devices"]},
     )
 
 
@@ -202,6 +213,11 @@ def write_run(
     for name, (file, trained_on) in found.items():
         if not file.is_file():
             continue
+        part = "baseline" if name.endswith("_baseline") else "federated"
+        trained_with = {
+            store.site: devices.of_training(folder / "sites" / store.site / part)
+            for store in trained_on
+        }
         weights, _ = named_weights.load(file)
         if is_global(name) and config.share_rules.keep:
             for site in sites:
@@ -215,6 +231,7 @@ def write_run(
                     stores=trained_on,
                     rows=[{**row, "model": target.name} for row in own],
                     private_arrays_of=site,
+                    trained_with=trained_with,
                 )
                 written.append(target)
             continue
@@ -227,6 +244,7 @@ def write_run(
             stores=trained_on,
             rows=rows,
             private_arrays_of=site,
+            trained_with=trained_with,
         )
         written.append(folder / "models" / name)
     return written

@@ -37,6 +37,7 @@ from c2fnas.search.supernet_trainer import SupernetTrainer
 from c2fnas.tensorboard_log import StepProfiler, TensorBoardLog
 from c2fnas.train_step import Augment
 from experiments.configuration import ExperimentConfig, plan
+from experiments.models import devices
 from experiments.models.case_evaluation import CaseEvaluation
 from experiments.results import shared_choice
 from experiments.results.vocabulary import REPORTS
@@ -198,6 +199,8 @@ class SegmentationTrainer:
         proximal term and the share rules of the configuration hold; a baseline has no server.
       writes: whether this process writes files; of several machines that train together, only one
         does.
+    Attributes:
+      devices: what is recorded about the devices, see `devices.record`.
     """
 
     vocabulary = REPORTS  # what its rows and scores may hold
@@ -252,6 +255,8 @@ class SegmentationTrainer:
             missing=missing,
             federated=federated,
         )
+        self.devices = devices.record(tf32=config.tf32, deterministic=config.deterministic, xla=xla)
+        self._devices_recorded = False
         self._writes = writes
         if writes:
             private.tree(self._folder)
@@ -357,6 +362,9 @@ class SegmentationTrainer:
         end = round_number * self._steps_per_round
         epoch = self._sampler.steps_per_epoch
         parts: dict[str, float] = {}
+        if not self._devices_recorded:  # another process may have trained on other devices
+            self._record("devices", model=self._label, round=round_number, **self.devices)
+            self._devices_recorded = True
         while self._trainer.step < end:
             until = min(end, (self._trainer.step // epoch + 1) * epoch)
             parts = self._train_until(until, f"{self._label} round {round_number}")

@@ -14,6 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from experiments import figures
+from experiments.models import devices
 from experiments.reports import patients_table
 from experiments.results import fingerprints, paper_table, patients
 from experiments.results.case_rows import CaseRow
@@ -88,6 +89,7 @@ def write(
         "peak_memory_bytes": peak_memory_bytes,
         "notes": list(notes),
         "fingerprints": fingerprints.of_run(folder),
+        "devices": devices_of_sites(folder),
     }
     run = dataclasses.replace(read_events(folder), document=document(rows, metadata))
     _save(
@@ -117,8 +119,8 @@ def write_table(
       folder: where to write them.
       rows: per-case rows.
       metadata: `profile`, `seed`, `stack`, `configuration` and `wall_seconds` (stage -> seconds);
-        optionally `peak_memory_bytes`, `notes` (sentences about the data) and `fingerprints` (of
-        models and data).
+        optionally `peak_memory_bytes`, `notes` (sentences about the data), `fingerprints` (of
+        models and data) and `devices` (site -> what it trained on).
     """
     folder = pathlib.Path(folder)
     content = document(rows, metadata)
@@ -147,6 +149,7 @@ def document(rows: Iterable[CaseRow], metadata: Mapping[str, Any]) -> dict[str, 
         "wall_seconds": dict(metadata["wall_seconds"]),
         "peak_memory_bytes": metadata.get("peak_memory_bytes"),
         "notes": list(metadata.get("notes", ())),
+        **({"devices": dict(metadata["devices"])} if metadata.get("devices") else {}),
         "fingerprints": {"rows": fingerprints.of_rows(cases), **metadata.get("fingerprints", {})},
         "cases": cases,
     }
@@ -195,6 +198,14 @@ def read_events(folder: str | os.PathLike) -> RunReport:
         list(events.EventLog(folder / "server" / "events.jsonl").read()),
         sorted(folder.glob("sites/*/figures/*.png")),
     )
+
+
+def devices_of_sites(folder: str | os.PathLike) -> dict[str, str]:
+    """Returns site -> the devices it trained on, of the sites whose folders are in `folder`."""
+    found: dict[str, list[str]] = {}
+    for file in sorted(pathlib.Path(folder).glob("sites/*/*/history.jsonl")):
+        found.setdefault(file.parents[1].name, []).extend(devices.of_training(file.parent))
+    return {site: "; ".join(dict.fromkeys(texts)) for site, texts in found.items() if texts}
 
 
 def stack() -> str:
@@ -405,6 +416,9 @@ def _native_markdown(content: Mapping[str, Any]) -> str:
 
 def _run_markdown(content: Mapping[str, Any]) -> str:
     lines = [f"- Seed {content['seed']}, {content['stack']}."]
+    if content.get("devices"):
+        sites = "; ".join(f"{site} on {text}" for site, text in content["devices"].items())
+        lines.append(f"- Trained by {sites}.")
     if content["wall_seconds"]:
         stages = ", ".join(
             f"{stage} {seconds:.0f} s" for stage, seconds in content["wall_seconds"].items()

@@ -28,11 +28,12 @@ from experiments.run.plan import (
     minutes,
     nonmember_seed,
 )
-from preprocessing import case_store, declared_labels
+from preprocessing import budget, case_store, declared_labels
 from preprocessing import manifest as manifests
-from runkit import atomic
+from runkit import atomic, processors
 
 _SERVER_START_TIMEOUT_S = 120
+_ROOM_BYTES = 8e9  # with less for each site, its cases are prepared one at a time
 _BEYOND_ROWS = "rows_beyond.jsonl"
 _FAULTY_SITE = "experiments.faulty_site"  # in place of experiments.join, in an experiment
 
@@ -58,7 +59,8 @@ class RunFolder:
     """The folder of one run: its settings, and which stages are done and how long they took.
 
     Args:
-      settings: text of the flags; a folder with other settings is refused.
+      settings: text of the flags; a folder with other settings is refused, except that a limit of
+        the GPU memory may change from start to start.
       remedy: what the refusal advises.
       programs: creates the group that starts programs, from a log folder.
     """
@@ -74,8 +76,9 @@ class RunFolder:
         self._programs = programs
         self._state_file = folder / "stages.json"
         flag_file = folder / "run.flags"
-        if flag_file.exists() and flag_file.read_text(encoding="utf-8") != settings:
-            old, new = set(flag_file.read_text(encoding="utf-8").split()), set(settings.split())
+        earlier = flag_file.read_text(encoding="utf-8") if flag_file.exists() else settings
+        if _deciding(earlier) != _deciding(settings):
+            old, new = set(_deciding(earlier)), set(_deciding(settings))
             raise ValueError(
                 f"{folder} holds a run with other settings ({' '.join(sorted(old - new))}; "
                 f"now {' '.join(sorted(new - old))}); {remedy}, or delete this one"
@@ -174,13 +177,16 @@ class Stages:
             for hospital, cases in site.cohort.items():
                 wanted[_cohort_folder(self._spec, site, hospital)] = (hospital, cases, site)
         programs = []
+        missing = [folder for folder in wanted if not (folder / "manifest.json").exists()]
+        workers = _workers_of_each(len(missing))
         for folder, (hospital, cases, site) in wanted.items():
-            if not (folder / "manifest.json").exists():
+            if folder in missing:
                 arguments = [
                     f"--site={hospital}",
                     f"--cases={cases}",
                     f"--seed={site.cohort_seed}",
                     f"--output={folder}",
+                    f"--workers={workers}",
                 ]
                 arguments += [f"--phantom={site.phantom}"] if site.phantom != "standard" else []
                 programs.append(
@@ -219,13 +225,16 @@ class Stages:
 
     def _prepare(self, group: processes.ProgramGroup) -> None:
         programs = []
+        memory = budget.default_limit_bytes() / len(self._spec.sites)
+        workers = _workers_of_each(len(self._spec.sites)) if memory >= _ROOM_BYTES else 1
         for site in self._spec.sites:
             arguments = [
                 *self._experiment,
                 f"--manifest={self._manifest(site)}",
                 f"--site={site.name}",
                 f"--site_folder={self.site_folder(site)}",
-                "--workers=1",  # the sites run at the same time
+                f"--workers={workers}",  # the sites run at the same time
+                *([f"--memory_gb={memory / 1e9:.1f}"] if workers > 1 else []),
             ]
             if site.deformed is not None:
                 arguments.append(
@@ -483,6 +492,16 @@ class Stages:
             wall_seconds=self._run.state["wall_seconds"],
             peak_memory_bytes=self._run.state["peak_memory_bytes"],
         )
+
+
+def _workers_of_each(programs: int) -> int:
+    """Returns how many processes each of some programs that run at the same time may start."""
+    return max(1, processors.available() // max(1, programs))
+
+
+def _deciding(settings: str) -> list[str]:
+    """Returns the settings that a run keeps from start to start."""
+    return [one for one in settings.split() if not one.startswith("--gpu_memory_mib=")]
 
 
 def rows_so_far(folder: pathlib.Path) -> list[CaseRow]:

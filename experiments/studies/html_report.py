@@ -87,6 +87,8 @@ def study_page(content: Mapping[str, Any], folder: str | os.PathLike) -> str:
     stacks = "; ".join(sorted({run["stack"] for run in content["runs"] if run.get("stack")}))
     lead = f"Profile {content['profile']}, seed{'s' * (len(content['seeds']) > 1)} {seeds}. "
     lead += f"Finished runs: {finished} of {len(content['runs'])}. {stacks}"
+    trained = sorted({text for run in content["runs"] for text in run.get("devices", {}).values()})
+    lead += f". Trained on {'; '.join(trained)}" if trained else ""
     return _page(
         f"Study {content['name']}",
         lead,

@@ -104,6 +104,7 @@ def _run(
         "failure": failure.read_text(encoding="utf-8") if failure.exists() else None,
         "cohort": cohort,
         "stack": document.get("stack"),
+        "devices": document.get("devices", {}),
         "configuration": config.to_json(),
         "fingerprints": document.get(
             "fingerprints", {"rows": fingerprints.of_rows(rows)} if rows else {}
@@ -135,6 +136,7 @@ def of_one_run(folder: str | os.PathLike, pictures: str = "private") -> dict[str
         "failure": None,
         "cohort": "",
         "stack": document["stack"],
+        "devices": document.get("devices", {}),
         "configuration": document["configuration"],
         "fingerprints": document.get("fingerprints", {}),
         "wall_seconds": document["wall_seconds"],

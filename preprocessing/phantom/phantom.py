@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import math
 import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
-from preprocessing import declared_labels, manifest, nifti
+from preprocessing import budget, declared_labels, manifest, nifti
 from preprocessing.phantom.config import SLICE_MM, CohortConfig
 from preprocessing.phantom.hospital import PHANTOMS, Site, draw_patient
 from preprocessing.phantom.pancreas import paint_pancreas
@@ -26,13 +28,15 @@ from preprocessing.phantom.viscera import (
     paint_stomach,
 )
 from preprocessing.volume import Volume
-from runkit import atomic, progress
+from runkit import atomic, processors, progress
 from runkit import workers as processes
 from runkit.randomness import generator
 
 # Version of the anatomy. It is part of every random key, so each version has patients that nobody
 # saw while an earlier version was developed.
 _VERSION = 3
+_PROCESS_BYTES = 128 * 2**20  # see `case_bytes`
+_BYTES_PER_VOXEL = 12.0
 _GRID_MM = 2.0  # spacing of the grid on which the anatomy is painted
 _C2_THIN, _C2_ALL = 40, 486  # C2's volumes with 1 mm slices, and all its volumes
 
@@ -133,6 +137,32 @@ def _acquisition(config: CohortConfig, index: int, rng: np.random.Generator) -> 
     return Acquisition(shape, spacing, (x, y, z), noise, site.noise_passes, site.kernel_mm)
 
 
+def case_bytes(config: CohortConfig, index: int) -> int:
+    """Returns about how much memory a process takes that makes case `index` (from 0).
+
+    Measured: 465 MiB for a case of 34 million voxels, 102 MiB of them before it begins.
+    """
+    voxels = math.prod(
+        length / spacing
+        for length, spacing in zip(config.field_of_view_mm, spacing_mm(config, index), strict=True)
+    )
+    return _PROCESS_BYTES + int(_BYTES_PER_VOXEL * voxels)
+
+
+def fitting_workers(
+    config: CohortConfig, cases: Sequence[int], wanted: int, limit_bytes: int
+) -> int:
+    """Returns how many cases to make at the same time.
+
+    Args:
+      cases: indices of the cases to make.
+      wanted: the most; 0 stands for the number of processors that this process may use.
+      limit_bytes: memory for all workers together. One worker is always allowed.
+    """
+    largest = max((case_bytes(config, index) for index in cases), default=1)
+    return max(1, min(wanted or processors.available(), limit_bytes // largest, len(cases)))
+
+
 def generate_cohort(
     config: CohortConfig, folder: str | os.PathLike, *, workers: int = 1
 ) -> pathlib.Path:
@@ -142,9 +172,14 @@ def generate_cohort(
     bytes on the same machine with the same NumPy; another NumPy version may round single voxels of
     the CT differently, by 1 HU.
 
+    Args:
+      workers: the most cases to make at the same time, each in its own process; 0 stands for the
+        number of processors. There are fewer if four fifths of the free memory do not hold them.
     Raises:
-      ValueError: if `folder` holds a cohort with another configuration.
+      ValueError: if `workers` is below 0, or if `folder` holds a cohort with another configuration.
     """
+    if workers < 0:
+        raise ValueError(f"workers is {workers}; expected at least 1, or 0 for one per processor")
     folder = pathlib.Path(folder)
     _claim(config, folder)
     missing = [
@@ -154,8 +189,9 @@ def generate_cohort(
     with progress.bar(
         total=config.cases, initial=done, what=f"synthetic {config.site}", unit="case"
     ) as bar:
-        if workers > 1 and len(missing) > 1:
-            with processes.pool(min(workers, len(missing))) as pool:
+        at_once = fitting_workers(config, missing, workers, budget.default_limit_bytes())
+        if at_once > 1:
+            with processes.pool(at_once) as pool:
                 for future in concurrent.futures.as_completed(
                     [pool.submit(_make_case, config, folder, i) for i in missing]
                 ):

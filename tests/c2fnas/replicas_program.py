@@ -6,29 +6,27 @@ It is a program of its own because logical devices must be made before TensorFlo
 from __future__ import annotations
 
 import json
+import tempfile
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from c2fnas import adam, keras_stack, training
+from c2fnas import adam, checkpoints, keras_stack, training
 from c2fnas.losses import LossConfig
 from c2fnas.proximal import ProximalTerm
+from experiments.models import devices
 from tests.c2fnas import tiny
 
 STEPS = 3
 
 
-def devices(replicas: int) -> tf.distribute.Strategy:
-    # In one process, TensorFlow's default reduction works for one number of devices only; here it
-    # is used for four.
-    reduction = tf.distribute.ReductionToOneDevice() if replicas == 2 else None
-    return tf.distribute.MirroredStrategy(
-        [f"CPU:{index}" for index in range(replicas)], cross_device_ops=reduction
-    )
+def over(replicas: int) -> tf.distribute.Strategy:
+    return devices.mirrored([f"CPU:{index}" for index in range(replicas)])
 
 
 def run(replicas: int) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
-    strategy = devices(replicas)
+    strategy = over(replicas)
     with strategy.scope():
         network = tiny.build(tiny.SHALLOW)
         optimizer = tf.keras.optimizers.SGD(0.0)
@@ -47,7 +45,7 @@ def run(replicas: int) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
 
 def adam_steps(replicas: int) -> dict[str, list[float]]:
     """Returns weights, moments and count after three steps of Adam with given gradients."""
-    strategy = devices(replicas)
+    strategy = over(replicas)
     with strategy.scope():
         make = tf.keras.Variable if keras_stack.IS_KERAS_3 else tf.Variable
         variables = {
@@ -78,9 +76,44 @@ def adam_steps(replicas: int) -> dict[str, list[float]]:
     return {name: np.asarray(array, np.float64).ravel().tolist() for name, array in state.items()}
 
 
+def resumed() -> dict[str, dict[str, float]]:
+    """Returns, for 1 and 4 devices, how far they are from 2 that took all steps.
+
+    Two devices take two steps of Adam and write a checkpoint; 1 and 4 devices go on from it. `state` is the difference of what they read, `weights` that after the third step.
+    """
+
+    def trainer(replicas: int) -> training.Trainer:
+        strategy = over(replicas)
+        with strategy.scope():
+            network = tiny.build(tiny.SHALLOW, vae=None)
+        return training.Trainer(network, tiny.config(), strategy)
+
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        first = trainer(2)
+        first.train(tiny.datasets, 2)
+        checkpoints.save(folder, first, {"round": 7})
+        state = first.state()
+        first.train(tiny.datasets, 3)
+        for replicas in (1, 4):
+            other = trainer(replicas)
+            assert checkpoints.load(folder, other) == {"round": 7} and other.step == 2
+            read = other.state()
+            assert read.keys() == state.keys()
+            other.train(tiny.datasets, 3)
+            found[str(replicas)] = {
+                "state": max(float(np.abs(read[name] - state[name]).max()) for name in state),
+                "weights": max(
+                    float(np.abs(array - first.weights()[name]).max())
+                    for name, array in other.weights().items()
+                ),
+            }
+    return found
+
+
 def proximal_term(replicas: int) -> list[float]:
     """Returns the value of a proximal term and the gradient with it, on every device."""
-    strategy = devices(replicas)
+    strategy = over(replicas)
     with strategy.scope():
         make = tf.keras.Variable if keras_stack.IS_KERAS_3 else tf.Variable
         weights = make(np.array([1.0, -2.0], np.float32), name="w")
@@ -102,7 +135,7 @@ def main() -> None:
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration() for _ in range(4)],
     )
-    result = {}
+    result: dict[str, Any] = {"resumed": resumed()}
     reference: dict[str, np.ndarray] = {}
     for replicas in (1, 2, 4):
         parts, weights = run(replicas)
@@ -123,7 +156,7 @@ def main() -> None:
         training.Trainer(
             tiny.build(tiny.SHALLOW),
             tiny.config(),
-            devices(3),
+            over(3),
             optimizer=tf.keras.optimizers.SGD(0.0),
         )
     except ValueError as error:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from c2fnas import gpus
 from c2fnas.normalisation import instance_normalise
 from tests.c2fnas import reference
 
@@ -22,8 +23,15 @@ def _case(shape, seed=0):
     )
 
 
+@pytest.fixture(params=["processor", "gpu"])
+def branch(request, monkeypatch):
+    """The arithmetic for a processor, and that for a GPU, whose operations a processor has too."""
+    monkeypatch.setattr(gpus, "is_used", lambda: request.param == "gpu")
+    return request.param
+
+
 @pytest.mark.parametrize("shape", SHAPES)
-def test_agrees_with_the_definition(shape):
+def test_agrees_with_the_definition(shape, branch):
     voxels, gamma, beta = _case(shape)
     found = instance_normalise(tf.constant(voxels), gamma, beta, epsilon=1e-5)
     for sample in range(shape[0]):
@@ -33,7 +41,7 @@ def test_agrees_with_the_definition(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_gradient_agrees_with_the_closed_form(shape):
+def test_gradient_agrees_with_the_closed_form(shape, branch):
     voxels, gamma, beta = _case(shape, seed=1)
     upstream = np.random.default_rng(2).normal(size=shape)
     arguments = [tf.constant(voxels), tf.constant(gamma), tf.constant(beta)]

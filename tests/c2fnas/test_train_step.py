@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from c2fnas import losses, named_weights, training
+from c2fnas import gpus, losses, named_weights, train_step, training
 from c2fnas.losses import LossConfig
 from c2fnas.missing_labels import MissingLabels
 from c2fnas.train_step import distribute, latent_noise, make_train_step
@@ -117,7 +117,7 @@ def test_without_a_vae_branch_two_parts_remain():
     assert set(parts) == {"total", "dice", "cross_entropy"}
 
 
-def test_one_two_and_four_replicas_take_the_same_steps():
+def test_one_two_and_four_replicas_take_the_same_steps_and_resume_each_other():
     done = forked.run("tests.c2fnas.replicas_program")
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout.splitlines()[-1])
@@ -133,6 +133,13 @@ def test_one_two_and_four_replicas_take_the_same_steps():
         0.0,
     ]
     assert "batch_size is 4 over 3 replicas; give a multiple of 3" in result["refused"]
+    # A checkpoint of two devices is resumed by any number of them. Adam divides by the gradient's
+    # size, so where a gradient is nearly 0 rounding shows, but no more than a part of a step.
+    assert {number: found["state"] for number, found in result["resumed"].items()} == {
+        "1": 0.0,
+        "4": 0.0,
+    }
+    assert max(found["weights"] for found in result["resumed"].values()) < 2e-4
 
 
 @pytest.mark.parametrize("vae", ["reduced", None])
@@ -289,3 +296,15 @@ def test_the_branch_moves_at_a_share_of_the_rate_and_the_rest_at_the_whole():
 def test_an_invalid_share_of_the_rate_is_refused(rate):
     with pytest.raises(ValueError, match=r"vae_rate is .*; expected a share of the learning rate"):
         tiny.config(vae_rate=rate)
+
+
+def test_the_norm_of_all_gradients_is_the_same_by_one_sum(monkeypatch):
+    rng = np.random.default_rng(5)
+    arrays = [rng.normal(size=shape) for shape in ((3, 3, 3, 2, 5), (7,), (), (40, 50))]
+    expected = np.sqrt(sum(np.square(array).sum() for array in arrays))
+    gradients = [tf.constant(array, tf.float32) for array in arrays]
+    assert float(train_step.global_norm(gradients)) == float(tf.linalg.global_norm(gradients))
+    monkeypatch.setattr(gpus, "is_used", lambda: True)
+    assert float(train_step.global_norm(gradients)) == pytest.approx(expected, rel=1e-6)
+    for bad in (np.inf, np.nan):
+        assert not np.isfinite(train_step.global_norm([*gradients, tf.constant([bad])]))

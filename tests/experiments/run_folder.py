@@ -89,6 +89,7 @@ def leave_traces(folder):
         log = events.EventLog(
             folder / "sites" / model[:2] / part / "history.jsonl", clock=lambda: 5.0
         )
+        log.append("devices", model=model, round=1, devices=["Card A (15.8 GiB)"])
         for number in (1, 2):
             log.append("epoch", model=model, round=number, step=number * steps, loss=1.0 / number)
             log.append(

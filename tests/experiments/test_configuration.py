@@ -31,6 +31,7 @@ VALUES = {
         ("num_rounds", -1, "num_rounds is -1; expected at least 0"),
         ("window_hu", (250.0, -200.0), "low below high"),
         ("class_prior", (1.0, 0.0, 0.0), "3 shares above 0"),
+        ("gpu_memory_mib", -1, r"gpu_memory_mib is -1; expected at least 0"),
         ("precision", "half", r"precision is 'half'; expected 'float32', 'mixed_bfloat16'"),
         ("clip_norm", -1.0, r"clip_norm is -1.0; expected a finite number above 0, or 0"),
         ("non_finite", "hope", r"non_finite is 'hope'; expected 'stop' or 'skip'"),

@@ -2,6 +2,8 @@
 
 import json
 
+import tensorflow as tf
+
 from tests import forked
 from tests.experiments.models.test_prepared_cases import OTHER, make_store
 from tests.federated.conftest import kits  # noqa: F401 - fixture
@@ -30,6 +32,15 @@ def test_prepared_cases_are_compared_with_the_plan_of_the_flags(kits, tmp_path):
     assert told["state"] == "fault" and "2.5" in told["found"] and "3" in told["found"]
     _, found = examined(*flags)
     assert found["prepared cases"]["state"] == "skipped"
+
+
+def test_a_site_is_told_its_devices_and_a_server_is_not(kits):  # noqa: F811
+    _, found = examined(f"--kit={kits / 'C1'}", "--server=localhost:1")
+    assert found["devices"]["state"] == "good"
+    gpus = tf.config.list_physical_devices("GPU")
+    assert gpus or found["devices"]["found"].startswith("processor, ")
+    _, found = examined(f"--kit={kits / 'server'}")
+    assert "devices" not in found
 
 
 def test_a_site_is_told_in_words_what_stays_with_it(kits, tmp_path):  # noqa: F811

@@ -9,6 +9,7 @@ from tests.experiments.programs import refused
     ("flag", "words"),
     [
         ("--devices=0", "--devices is 0; expected at least 1"),
+        ("--gpu_memory_mib=-5", "--gpu_memory_mib is -5; expected at least 0"),
         ("--num_rounds=-1", "--num_rounds is -1; expected at least 0"),
     ],
 )

@@ -88,7 +88,7 @@ def test_a_case_larger_than_the_limit_is_refused_before_the_work():
 
 
 def test_time_is_shared_among_the_workers(monkeypatch):
-    monkeypatch.setattr(budget.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(budget.processors, "available", lambda: 2)
     speed = Speed(per_native_voxel=2e-6, per_prepared_voxel=1e-6)
     one, two = (
         cohort_budget([need(0.1, disk_gb=0.0)] * 6, 100, workers, speed).seconds

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from c2fnas import checkpoints, named_weights, training
+from c2fnas import checkpoints, gpus, named_weights, training
 from experiments.models import devices
+from runkit import events
 from tests import forked
 from tests.c2fnas import tiny
 from tests.c2fnas.replicas_program import STEPS
@@ -99,3 +100,61 @@ def test_only_the_first_machine_writes(monkeypatch):
         assert devices.is_chief() is chief
     with pytest.raises(ValueError, match="join runs on a single machine"):
         devices.single_machine("join")
+
+
+def test_the_record_says_whether_another_run_gives_the_same_bits(monkeypatch):
+    lines = []
+    monkeypatch.setattr(devices.logging, "info", lambda line, *values: lines.append(line % values))
+    for deterministic, xla, same, words in (
+        (True, False, True, "gives the same bits"),
+        (False, False, False, "may give other bits (--nodeterministic)"),
+        (True, True, False, "may give other bits (--xla)"),
+    ):
+        found = devices.record(tf32=True, deterministic=deterministic, xla=xla)
+        assert found["same_bits"] is same
+        devices.announce(found)
+        assert lines[-1].startswith('event=devices devices="') and lines[-1].endswith(words)
+    monkeypatch.setattr(gpus, "is_used", lambda: True)
+    monkeypatch.setattr(gpus, "described", lambda: ["Card A", "Card B"])
+    devices.announce(devices.record(tf32=False, deterministic=True))
+    assert 'devices="Card A; Card B" tf32=off deterministic=on xla=off' in lines[-1]
+
+
+def test_the_devices_of_a_training_come_from_its_history_each_once(tmp_path):
+    assert devices.of_training(tmp_path) == []
+    history = events.EventLog(tmp_path / "history.jsonl")
+    for texts in (["Card A", "Card A"], ["processor, 2 threads"], ["Card A"]):
+        history.append("devices", devices=texts)
+        history.append("epoch", step=1)
+    assert devices.of_training(tmp_path) == ["Card A", "processor, 2 threads"]
+
+
+@pytest.mark.parametrize(
+    ("physical", "logical", "names", "by_one"),
+    [
+        (0, 0, None, False),  # the processor alone
+        (1, 1, None, False),
+        (4, 4, None, False),  # NCCL
+        (1, 2, None, True),  # two parts of one GPU
+        (0, 0, ["CPU:0"], False),
+        (0, 0, ["CPU:0", "CPU:1"], True),
+        (2, 2, ["GPU:0", "GPU:1"], False),
+        (2, 4, ["GPU:0", "GPU:1"], True),
+    ],
+)
+def test_gradients_are_summed_by_nccl_or_on_one_device(
+    monkeypatch, physical, logical, names, by_one
+):
+    made = []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [None] * physical)
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [None] * logical)
+    monkeypatch.setattr(
+        tf.distribute,
+        "MirroredStrategy",
+        lambda names, cross_device_ops: made.append((names, cross_device_ops)),
+    )
+    devices.mirrored(names)
+    ((given, reduction),) = made
+    assert given == names
+    assert isinstance(reduction, tf.distribute.ReductionToOneDevice) is by_one
+    assert by_one or reduction is None

@@ -14,7 +14,7 @@ from federated.site.private_arrays import PrivateArrays
 from federated.tensors import tensor_files
 from federated.tensors.weights import specs_of
 from preprocessing.volume import Grid
-from runkit import atomic
+from runkit import atomic, events
 from tests.experiments import programs, run_folder
 from tests.experiments.study import GENOTYPE
 
@@ -97,6 +97,24 @@ def test_every_final_model_of_a_run_becomes_a_folder_that_says_what_is_behind_it
     )
     assert scores["test cases of C1"]["dice_tumour"]["cases"] == 0
     assert models["FL_global"].plan["inference"]["window"] == [16, 16, 8]
+
+
+def test_a_model_folder_names_the_devices_of_its_training_where_they_are_known(run):
+    folder, config = run
+    for part, card in (("C1/baseline", "Card A"), ("C1/federated", "Card B")):
+        history = events.EventLog(folder / "sites" / part / "history.jsonl")
+        history.append("devices", devices=[card, card])
+    written = model_folders.write_run(folder, config, run_folder.rows())
+    data = {path.name: model_folder.load(path).training_data.get("devices") for path in written}
+    # C2's trainings are of a release that did not record them.
+    assert data == {
+        "C1_baseline": {"C1": "Card A"},
+        "C2_baseline": None,
+        "C1_FL_local": {"C1": "Card B"},
+        "FL_global": {"C1": "Card B"},
+    }
+    card = (folder / "models" / "C1_baseline" / "model_card.md").read_text()
+    assert "* devices:\n  * C1: Card A\n" in card
 
 
 def test_a_global_model_is_one_model_per_site_where_sites_keep_arrays(run):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from c2fnas import named_weights
+from c2fnas import gpus, named_weights
 from experiments.configuration import ExperimentConfig
 from experiments.models import site_trainer
 from federated import errors
@@ -79,6 +79,22 @@ def test_the_own_model_is_validated_as_often_as_asked_and_in_the_last_round(
     best = max(score for _, score in validated(tmp_path))
     first = next(number for number, score in validated(tmp_path) if score == best)
     assert site.best_score == {"dice": best, "round": first}
+
+
+def test_each_process_that_trains_records_its_devices_once(
+    config, store, initial, tmp_path, monkeypatch
+):
+    for rounds, card in ((1, "Card A"), (3, "Card B")):
+        monkeypatch.setattr(gpus, "described", lambda card=card: [card])
+        site = trainer(config, store, tmp_path)
+        assert site.devices["devices"] == [card]
+        for number, _ in site.train_alone(initial):
+            if number == rounds:
+                break
+    lines = map(json.loads, (tmp_path / "history.jsonl").read_text().splitlines())
+    told = [line for line in lines if line["event"] == "devices"]
+    assert [(line["devices"], line["round"]) for line in told] == [(["Card A"], 1), (["Card B"], 2)]
+    assert told[0]["same_bits"] is True and told[0]["tf32"] is None
 
 
 def test_what_a_training_leaves_is_private_whatever_the_umask(config, store, initial, tmp_path):

@@ -52,8 +52,10 @@ def test_the_json_holds_what_decided_the_numbers_and_the_numbers(finished):
         "peak_memory_bytes",
         "notes",
         "fingerprints",
+        "devices",
     }
     assert set(content) == keys
+    assert content["devices"] == {"C1": "Card A (15.8 GiB)", "C2": "Card A (15.8 GiB)"}
     assert set(content["rows"]) == {*paper_table.MODELS, "Average"}
     # C1_baseline: 85; 50; 0; (0.8+0.9+0.4+0.5+0.6)/5 = 64; 32
     assert content["rows"]["C1_baseline"] == {
@@ -92,6 +94,7 @@ def test_the_markdown_puts_ours_beside_the_papers(finished):
         "C2_baseline 2 of 2" in text and "C1_baseline 0 of 2" in text
     )  # false tumours in C1's healthy cases
     assert "42.5 | 25.0 | 0.0 |" in text  # the native grid's table
+    assert "- Trained by C1 on Card A (15.8 GiB); C2 on Card A (15.8 GiB)." in text
     assert "Seed 2" in text and "3.0 GiB" in text and "Data: a synthetic cohort." in text
     for picture in (
         "figures/table1.png",
@@ -140,6 +143,9 @@ def test_every_setting_is_held_against_the_paper_unless_it_changes_no_model():
         "keep_checkpoints",
         "non_finite",
         "shared_candidates",
+        "tf32",
+        "deterministic",
+        "gpu_memory_mib",
     }
     assert fields - table1_report._paper_settings().keys() == no_departure
 
@@ -205,7 +211,8 @@ def test_a_run_is_read_back(finished, tmp_path):
     run = table1_report.read(finished)
     assert run.document == json.loads((finished / "table1.json").read_text())
     assert list(run.histories) == ["C1_baseline", "C2_baseline", "C1_FL_local"]
-    assert [event["event"] for event in run.histories["C1_FL_local"]] == ["epoch", "validation"] * 2
+    kinds = [event["event"] for event in run.histories["C1_FL_local"]]
+    assert kinds == ["devices", *["epoch", "validation"] * 2]
     assert run.events[-1]["event"] == "aggregated" and [path.name for path in run.pictures] == [
         "comparison.png"
     ]

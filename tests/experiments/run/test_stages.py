@@ -21,3 +21,16 @@ def test_a_finished_stage_is_not_repeated_and_an_interrupted_one_is(tmp_path):
     assert set(kept["wall_seconds"]) == {"one", "two"}
     with pytest.raises(ValueError, match="holds a run with other settings"):
         run_stages.RunFolder(tmp_path, "--seed=2\n")
+
+
+def test_a_run_that_exhausted_a_gpu_goes_on_with_another_limit_of_its_memory(tmp_path):
+    run_stages.RunFolder(tmp_path, "--seed=1\n--gpu_memory_mib=16000\n")
+    for settings in ("--seed=1\n--gpu_memory_mib=8000\n", "--seed=1\n"):
+        run_stages.RunFolder(tmp_path, settings)
+    with pytest.raises(ValueError, match=r"other settings \(--seed=1; now --seed=2\)"):
+        run_stages.RunFolder(tmp_path, "--seed=2\n--gpu_memory_mib=8000\n")
+
+
+def test_programs_that_run_at_the_same_time_share_the_processors(monkeypatch):
+    monkeypatch.setattr(run_stages.processors, "available", lambda: 15)
+    assert [run_stages._workers_of_each(n) for n in (0, 1, 2, 4, 20)] == [15, 15, 7, 3, 1]

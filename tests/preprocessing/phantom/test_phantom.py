@@ -288,3 +288,25 @@ def test_the_two_phantoms_have_different_patients():
         for kind in PHANTOMS
     ]
     assert (bodies[0] != bodies[1]).any()
+
+
+def test_as_many_workers_as_processors_unless_memory_is_short(monkeypatch):
+    monkeypatch.setattr(phantom.processors, "available", lambda: 16)
+    cohort = config("C2", cases=40, **SMALL)
+    need = max(phantom.case_bytes(cohort, index) for index in range(40))
+    room = 1000 * need
+    assert phantom.fitting_workers(cohort, range(40), 0, room) == 16
+    assert phantom.fitting_workers(cohort, range(40), 3, room) == 3
+    assert phantom.fitting_workers(cohort, range(5), 0, room) == 5
+    assert phantom.fitting_workers(cohort, range(40), 0, 4 * need) == 4
+    assert phantom.fitting_workers(cohort, range(40), 8, need // 2) == 1
+    assert phantom.fitting_workers(cohort, [], 0, room) == 1
+    with pytest.raises(ValueError, match="workers is -1; expected at least 1, or 0"):
+        phantom.generate_cohort(cohort, "nowhere", workers=-1)
+
+
+def test_the_memory_of_a_case_follows_its_voxels_by_hand():
+    cohort = config("C2", cases=1, **SMALL)
+    x, y, z = phantom.spacing_mm(cohort, 0)
+    voxels = (180 / x) * (140 / y) * (110 / z)
+    assert phantom.case_bytes(cohort, 0) == pytest.approx(128 * 2**20 + 12 * voxels, abs=1)
