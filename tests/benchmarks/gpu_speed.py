@@ -127,7 +127,7 @@ def product(
     image, label = batch_of_waves(size, batch)
     with strategy.scope():
         built = network.build(
-            genotype.named("c2fnas").with_size(filters=filters),
+            genotype.load("c2fnas").with_size(filters=filters),
             patch_size=(size,) * 3,
             vae=vae,
             precision=precision,
@@ -227,7 +227,7 @@ def mask(*, filters: int, volume: Sequence[int], window: int, **_: Any) -> dict[
     gpus.set_up()
     threads.set_up(1, 16, samples=1)
     built = network.build(
-        genotype.named("c2fnas").with_size(filters=filters),
+        genotype.load("c2fnas").with_size(filters=filters),
         patch_size=(window,) * 3,
         vae=None,
         seed=1,
@@ -284,7 +284,7 @@ def agreement(*, filters: int, size: int, **_: Any) -> dict[str, float]:
     gpu = "GPU:0" if gpus.is_used() else "CPU:0"
     voxels = batch_of_waves(size, 2)[0].astype(np.float32)
     built = network.build(
-        genotype.named("c2fnas").with_size(filters=filters),
+        genotype.load("c2fnas").with_size(filters=filters),
         patch_size=(size,) * 3,
         vae=None,
         seed=1,

@@ -52,7 +52,7 @@ def test_a_step_beyond_the_limit_of_memory_is_one_clear_error():
     from tests.c2fnas import tiny
 
     gpus.set_up(1024)
-    genes = genotype.named("c2fnas").with_size(filters=8)
+    genes = genotype.load("c2fnas").with_size(filters=8)
     built = network.build(genes, patch_size=(96, 96, 96), vae=None)
     trainer = training.Trainer(built, tiny.config(batch_size=8), tf.distribute.get_strategy())
     batch = {
