@@ -95,6 +95,7 @@ setup(
             "mypy>=1.11",
             "nbclient>=0.10",
             "nbformat>=5.9",
+            "prometheus-client>=0.19",
             # writes JPEG-LS for tests that read it with pylibjpeg, which cannot write it
             "pyjpegls>=1.4",
             "pytest>=8.0",
