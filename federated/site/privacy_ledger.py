@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,11 @@ from runkit import atomic, formats, private
 
 FORMAT = 1  # of ledger.json
 _KINDS = ("gaussian", "pure", "none")
+
+
+def path_in(folder: str | os.PathLike) -> pathlib.Path:
+    """Returns the ledger's file in a folder."""
+    return pathlib.Path(folder) / "ledger.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +43,14 @@ class PrivacyLedger:
     Attributes:
       path: its file.
       spent: one entry per update, in order.
-      unfiltered_rounds: how many rounds the site had trained without a policy before this one.
+      unfiltered_rounds: how many rounds the site had trained without a policy before this one, as
+        far as it knows; 0 only if none was.
     Raises:
       ValueError: if the file is not JSON, not written by this class, or of a newer release.
     """
 
     def __init__(self, folder: str | os.PathLike):
-        self.path = private.folder(folder) / "ledger.json"
+        self.path = path_in(private.folder(folder))
         private.refuse_link(self.path)
         self.spent: tuple[Spent, ...] = ()
         self.unfiltered_rounds = 0

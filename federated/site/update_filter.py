@@ -8,6 +8,7 @@ is drawn and counted again, because the mean of two noisy copies has less noise.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -27,6 +28,7 @@ from federated.privacy import (
 from federated.privacy.noise import Bits, system_bits
 from federated.privacy.policy import EPSILON, PrivacyPolicy
 from federated.privacy.releases import Guarantee, Release
+from federated.site import privacy_ledger
 from federated.site.journal import Journal
 from federated.site.privacy_ledger import PrivacyLedger
 from federated.tensors.weights import DTYPES, NamedArrays, TensorSpec
@@ -88,6 +90,41 @@ class UpdateFilter:
     def enter(self, run: str, site: str, *, unfiltered_rounds: int = 0) -> None:
         """Begins or goes on with the site's ledger. Raises as `PrivacyLedger.enter`."""
         self._ledger.enter(run, site, self.policy.to_json(), unfiltered_rounds=unfiltered_rounds)
+
+    def check_ledger(self, trained: int) -> None:
+        """Raises PolicyRefused if the ledger lacks rounds that the journal has.
+
+        Args:
+          trained: the last round that the journal knows of.
+        """
+        noted = max((entry.round for entry in self._ledger.spent), default=0)
+        if self.has_ledger and trained > max(noted, self._ledger.unfiltered_rounds):
+            raise PolicyRefused(
+                f"{self._ledger.path}: ends with round {noted}, but this site has trained round "
+                f"{trained}, so it is an older copy and lacks what was spent since; restore the "
+                "newest one, or leave this run"
+            )
+
+    def check_range(self, value_range: float) -> None:
+        """Raises PolicyRefused if the noise hardly fits into a secure sum.
+
+        Args:
+          value_range: the largest change of one value that can be added.
+        """
+        policy = self.policy
+        if policy.filter != "gaussian" or policy.clip_norm is None or policy.noise is None:
+            return
+        # The largest of n normal values is about sqrt(2 ln n), and hardly ever 3 more.
+        most = math.sqrt(2.0 * math.log(max(1, self._num_values))) + 3.0
+        largest = policy.clip_norm * (1.0 + policy.noise * most)
+        if largest > value_range:
+            raise PolicyRefused(
+                f"privacy_noise {policy.noise:g} with privacy_clip {policy.clip_norm:g} changes "
+                f"single values by up to about {largest:.3g}, and the server's secure aggregation "
+                f"takes {value_range:g} at most, so that updates would be paid for and never "
+                "arrive; give a smaller privacy_clip, or have the server started with a larger "
+                "--secure_aggregation_range"
+            )
 
     @property
     def spent(self) -> Guarantee:
@@ -220,12 +257,12 @@ def prepared(
     """Returns the filter of a site with its ledger in the journal's folder; None without a policy.
 
     Raises:
-      PolicyRefused: for a policy that cannot hold, or is missing, or whose ledger is, in a run that
-        had one.
+      PolicyRefused: for a policy that cannot hold, or is missing, or whose ledger is missing or
+        older than the journal, in a run that had one.
     """
     folder = journal.folder / "privacy"
     if policy is None or not policy.active:
-        if journal.filtered:
+        if journal.filtered or privacy_ledger.path_in(folder).exists():
             raise PolicyRefused(
                 f"{journal.folder} belongs to a run in which this site's updates pass a privacy "
                 "policy, and now there is none; give the same --privacy_filter and its settings"
@@ -237,6 +274,7 @@ def prepared(
             f"{folder}: the ledger of this run is missing, so nobody knows what was spent; "
             "restore it from a backup, or leave this run"
         )
+    found.check_ledger(journal.trained)
     return found
 
 
@@ -247,7 +285,9 @@ def begun(
 
     Raises as `PrivacyLedger.enter`.
     """
-    filter_.enter(run, site, unfiltered_rounds=0 if journal.filtered else journal.trained)
+    # A site that went back forgets which rounds it had trained; what it sent is not undone by that.
+    unfiltered = max(journal.trained, int(journal.discarded > 0))
+    filter_.enter(run, site, unfiltered_rounds=0 if journal.filtered else unfiltered)
     if not journal.filtered:
         journal.keep_filtered()
     rest = max(0, num_rounds - journal.trained)
