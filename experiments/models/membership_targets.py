@@ -47,7 +47,7 @@ class Candidates:
 
     Attributes:
       members: number of members.
-      key: changes with the scans.
+      key: changes with the scans and their labels, on which the losses depend.
     """
 
     scans: tuple[PreparedCase, ...]
@@ -80,12 +80,17 @@ class Candidates:
                     f"{known[digest]}; give patients that no site has, e.g. of another --seed of "
                     "experiments.synthesize"
                 )
-        key = hashlib.sha256("".join(digests).encode()).hexdigest()
+        labels = [_digest_of(case.label) for case in (*inside, *outside)]
+        key = hashlib.sha256("".join([*digests, *labels]).encode()).hexdigest()
         return cls((*inside, *outside), len(inside), key)
 
 
 def _digest(case: PreparedCase) -> str:
-    return hashlib.sha256(np.ascontiguousarray(case.image).tobytes()).hexdigest()
+    return _digest_of(case.image)
+
+
+def _digest_of(volume: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(volume).tobytes()).hexdigest()
 
 
 def of_run(

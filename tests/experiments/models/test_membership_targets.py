@@ -85,3 +85,27 @@ def test_both_kinds_of_candidates_are_needed(tmp_path):
     others = membership_run.store(tmp_path / "others", "C1", [10], (0, 0, 1))
     with pytest.raises(ValueError, match="site C1: 0 training cases and 1 non-members"):
         Candidates.of(own, others)
+
+
+def test_losses_of_scans_whose_labels_were_corrected_are_computed_again(tmp_path):
+    own = membership_run.store(tmp_path / "C1", "C1", range(3), (1, 1, 1))
+    others = membership_run.store(tmp_path / "others", "C1", [10], (0, 0, 1))
+    before = Candidates.of(own, others)
+
+    class Corrected:
+        """The same scan with one voxel of the label changed."""
+
+        def __init__(self, case):
+            self.case_id, self.image, self.label = case.case_id, case.image, case.label.copy()
+            self.label[0, 0, 0] ^= 1
+
+    class Others:
+        site = "C1"
+
+        def case_ids(self):
+            return others.case_ids()
+
+        def open(self, case):
+            return Corrected(others.open(case))
+
+    assert Candidates.of(own, Others()).key != before.key == Candidates.of(own, others).key

@@ -131,3 +131,15 @@ def test_a_run_has_the_section_only_where_a_site_told_its_epsilon(study_folder):
 )
 def test_a_policy_in_words(policy, expected):
     assert privacy_results.words(PrivacyPolicy(**policy)) == expected
+
+
+def test_a_site_that_tells_no_epsilon_is_not_passed_over(tmp_path):
+    study = read(tmp_path, axis="a", points=[POINTS[2]])
+    told = privacy_results.told([*EVENTS["noise"], push("C3", 1, 1000)])
+    silent = privacy_results.told(EVENTS["part"])
+    run = {"label": "noise", "seed": 1, "state": "finished", "rows": [], "updates": told}
+    runs = [run, {**run, "seed": 2, "updates": silent}]
+    assert [
+        privacy_results.lines_of(privacy_results.collect(study, own))[0][2]
+        for own in (runs[:1], runs, runs[1:])
+    ] == ["3.00 (told by 2 of 3 sites)", "3.00 (told by 0 of 3 sites)", "none"]
