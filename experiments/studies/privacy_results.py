@@ -127,7 +127,7 @@ def lines_of(content: Mapping[str, Any]) -> list[list[str]]:
 def _epsilon(point: Mapping[str, Any]) -> str:
     if point["epsilon"] is None:
         return _NO_GUARANTEE
-    told, sites = point["sites_told"], point["sites"]
+    told, sites = point.get("sites_told"), point.get("sites")  # not in results from before
     of = "" if told == sites else f" (told by {told} of {sites} sites)"
     return f"{number(point['epsilon'])}{of}"
 
