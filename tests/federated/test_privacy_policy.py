@@ -328,3 +328,56 @@ def test_noise_beyond_the_range_of_a_secure_sum_stops_the_site_before_it_trains(
     with pytest.raises(errors.PolicyRefused, match="secure aggregation takes 10 at most"):
         site_loop.run(trainer, transport, tmp_path / "journal_C1", privacy=policy)
     assert trainer.calls == [] and not ledger_of(tmp_path).exists
+
+
+def test_a_round_that_the_operator_discards_is_paid_for_again(opened, take_part, tmp_path):
+    run = opened(**ALONE, num_rounds=3)
+    driver = drive(run.lead)
+    transport, discarded = run.transport("C1"), []
+    ask = transport.next_task
+
+    def next_task():
+        task = ask()
+        if (task.kind, task.round) == ("train", 3) and not discarded:
+            discarded.append(run.lead.orders.discard_round(2))
+            return ask()
+        return task
+
+    transport.next_task = next_task
+    take_part({"C1": transport}, {"C1": Trainer("C1")}, privacy=PrivacyPolicy(**GAUSSIAN))
+    driver.join(30)
+    assert [entry.round for entry in ledger_of(tmp_path).spent] == [1, 2, 2, 3]
+    digests = {event["round"]: event["sha256"] for event in pushed(run)}
+    twice = [event["sha256"] for event in pushed(run) if event["round"] == 2]
+    assert len(twice) == 2 and twice[0] != twice[1] == digests[2]  # new noise, and counted
+
+
+@pytest.mark.parametrize("name", ["journal.json", "ledger.json"])
+def test_a_part_of_an_older_backup_is_refused_or_counts_all_the_same(
+    opened, take_part, tmp_path, name
+):
+    run, policy = opened(**ALONE, num_rounds=2), PrivacyPolicy(**GAUSSIAN)
+    transport, journal = run.transport("C1"), tmp_path / "journal_C1"
+    path = journal / name if name == "journal.json" else journal / "privacy" / name
+    older, push = [], transport.push
+
+    def killed_later(*given, **about):
+        if older:
+            raise KeyboardInterrupt
+        older.append(path.read_bytes())
+        return push(*given, **about)
+
+    transport.push = killed_later
+    driver = drive(run.lead)
+    site_loop.run(Trainer("C1"), transport, journal, privacy=policy)
+    assert [entry.round for entry in ledger_of(tmp_path).spent] == [1, 2]
+    path.write_bytes(older[0])  # from round 1
+    again = {"C1": Trainer("C1")}
+    if name == "ledger.json":
+        with pytest.raises(errors.PolicyRefused, match=r"ends with round 1, but.* round 2"):
+            take_part({"C1": run.transport("C1")}, again, privacy=policy)
+        run.lead.stop()
+    else:
+        take_part({"C1": run.transport("C1")}, again, privacy=policy)
+        assert [entry.round for entry in ledger_of(tmp_path).spent] == [1, 2, 2]
+    driver.join(30)
