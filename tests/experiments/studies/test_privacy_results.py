@@ -108,6 +108,16 @@ def test_the_page_shows_it_with_a_dot_for_every_run(content, study_folder):
     ]
 
 
+@pytest.mark.parametrize("told", [-1e30, 0.0, 5e-324, 1e-300, 1e30])
+def test_no_number_that_a_site_may_tell_breaks_the_page(tmp_path, told):
+    study = read(tmp_path, axis="a", points=[POINTS[2]])
+    updates = privacy_results.told([push("C1", 1, 1000, **{EPSILON: told})])
+    run = {"label": "noise", "seed": 1, "state": "finished", "rows": [], "updates": updates}
+    run["rows"] = run_folder.rows()
+    content = privacy_results.collect(study, [run])
+    assert "Dice against epsilon" in privacy_results.section(content)
+
+
 def test_a_study_without_policies_has_no_such_section(tmp_path):
     study = read(tmp_path, axis="a", points=[{"label": "a"}])
     assert privacy_results.collect(study, []) is None
