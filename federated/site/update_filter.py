@@ -114,8 +114,9 @@ class UpdateFilter:
         policy = self.policy
         if policy.filter != "gaussian" or policy.clip_norm is None or policy.noise is None:
             return
-        # The largest of n normal values is about sqrt(2 ln n), and hardly ever 3 more.
-        most = math.sqrt(2.0 * math.log(max(1, self._num_values))) + 3.0
+        # The largest of n normal values is about sqrt(2 ln n), and 1 more than that in less than
+        # one of a thousand updates of a network.
+        most = math.sqrt(2.0 * math.log(max(1, self._num_values))) + 1.0
         largest = policy.clip_norm * (1.0 + policy.noise * most)
         if largest > value_range:
             raise PolicyRefused(

@@ -314,18 +314,18 @@ def test_a_rounded_report_never_tells_an_epsilon_that_is_too_small(opened, take_
 
 
 def test_noise_beyond_the_range_of_a_secure_sum_stops_the_site_before_it_trains(opened, tmp_path):
-    """0.5 + 4 (sqrt(2 ln n) + 3) is above 10 for a model of any size."""
+    """0.5 + 4 (sqrt(2 ln n) + 1) is above 4 for a model of any size."""
     run = opened(**ALONE)
     transport, trainer = run.transport("C1"), Trainer("C1")
     login = transport.login
 
     def with_sums(*given):
-        sums = SumSettings(threshold=2, max_sites=3, value_range=10.0, fraction_bits=32)
+        sums = SumSettings(threshold=2, max_sites=3, value_range=4.0, fraction_bits=32)
         return dataclasses.replace(login(*given), sums=sums)
 
     transport.login, transport.signer = with_sums, None
     policy = PrivacyPolicy(**GAUSSIAN)
-    with pytest.raises(errors.PolicyRefused, match="secure aggregation takes 10 at most"):
+    with pytest.raises(errors.PolicyRefused, match="secure aggregation takes 4 at most"):
         site_loop.run(trainer, transport, tmp_path / "journal_C1", privacy=policy)
     assert trainer.calls == [] and not ledger_of(tmp_path).exists
 

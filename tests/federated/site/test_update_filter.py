@@ -3,12 +3,13 @@ import os
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from federated import errors
 from federated.privacy.policy import EPSILON, PrivacyPolicy
 from federated.site.journal import Journal
 from federated.site.update_filter import UpdateFilter, begun, prepared
-from federated.tensors.weights import specs_of
+from federated.tensors.weights import TensorSpec, specs_of
 
 RNG = np.random.default_rng(12)
 RECEIVED = {
@@ -281,12 +282,20 @@ def test_a_ledger_without_its_journal_still_needs_the_policy(journal, tmp_path):
 def test_noise_that_does_not_fit_into_a_secure_sum_is_refused_by_arithmetic(made):
     """The largest of 2014 normal values is about sqrt(2 ln 2014) = 3.90; noise is 8 times 0.1."""
     found = made(POLICIES["gaussian"])
-    largest = 0.1 + 0.8 * (3.9004 + 3)
+    largest = 0.1 + 0.8 * (3.9004 + 1)
     found.check_range(largest * 1.001)
-    with pytest.raises(errors.PolicyRefused, match=r"up to about 5\.62.*takes 5\.6147 at most"):
+    with pytest.raises(errors.PolicyRefused, match=r"up to about 4\.02.*takes 4\.0163 at most"):
         found.check_range(largest * 0.999)
 
 
 @pytest.mark.parametrize("name", ["clip", "percentile", "svt"])
 def test_a_filter_without_noise_on_every_value_fits_into_any_sum(made, name):
     made(POLICIES[name]).check_range(1e-9)
+
+
+def test_the_noise_of_the_page_fits_into_the_default_range_of_a_sum(tmp_path):
+    """Seven million values, noise 8 with norm 1, range 64: a value is beyond it once in 1e8 updates."""
+    specs = [TensorSpec("w", "F32", (7_000_000,))]
+    policy = PrivacyPolicy(filter="gaussian", clip_norm=1.0, noise=8.0, budget=8.0)
+    UpdateFilter(policy, tmp_path / "own", specs, num_examples=30).check_range(64.0)
+    assert 7e6 * stats.norm.sf(63 / 8) * 2 < 1e-7
