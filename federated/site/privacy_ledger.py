@@ -21,6 +21,7 @@ from federated.privacy.releases import Release
 from runkit import atomic, formats, private
 
 FORMAT = 1  # of ledger.json
+_ABOUT_THE_RUN = ("budget", "delta", "accountant", "tell_epsilon")
 _KINDS = ("gaussian", "pure", "none")
 
 
@@ -71,12 +72,10 @@ class PrivacyLedger:
           policy: from `PrivacyPolicy.to_json`.
           unfiltered_rounds: of a new ledger.
         Raises:
-          DifferentRun: for the ledger of another run.
-          PolicyRefused: for that of another site, or if the policy is weaker than before.
+          As `check`.
         """
-        if self.exists:
-            self._check(run, site, policy)
-        else:
+        self.check(run, site, policy)
+        if not self.exists:
             self.unfiltered_rounds = unfiltered_rounds
         if not self.exists or self._policy != dict(policy):
             self._run, self._site, self._policy = run, site, dict(policy)
@@ -94,7 +93,15 @@ class PrivacyLedger:
         before = (Release("none"),) if self.unfiltered_rounds else ()
         return (*before, *(entry.release for entry in self.spent))
 
-    def _check(self, run: str, site: str, policy: Mapping[str, Any]) -> None:
+    def check(self, run: str, site: str, policy: Mapping[str, Any]) -> bool:
+        """Returns whether an update that was made before is not what the policy asks for now.
+
+        Raises:
+          DifferentRun: for the ledger of another run.
+          PolicyRefused: for that of another site, or if the policy is weaker than before.
+        """
+        if not self.exists:
+            return False
         if self._run != run:
             raise DifferentRun(
                 f"{self.path}: is the ledger of run {self._run}, the server leads {run}; move "
@@ -111,6 +118,7 @@ class PrivacyLedger:
                 f"{self.path}: the privacy policy of a run is never weakened: {'; '.join(found)}. "
                 "Go on with the earlier one; a later run can have another"
             )
+        return _content(policy) != _content(self._policy)
 
     def _read(self) -> None:
         found = atomic.read_json(self.path)
@@ -144,6 +152,11 @@ class PrivacyLedger:
             },
         )
         self.spent, self.exists = spent, True
+
+
+def _content(policy: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what of a policy decides what an update holds."""
+    return {name: value for name, value in policy.items() if name not in _ABOUT_THE_RUN}
 
 
 def _spent(entry: Any) -> Spent:

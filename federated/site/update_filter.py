@@ -87,6 +87,10 @@ class UpdateFilter:
     def has_ledger(self) -> bool:
         return self._ledger.exists
 
+    def is_stricter(self, run: str, site: str) -> bool:
+        """Returns whether updates from before pass no more. Raises as `PrivacyLedger.check`."""
+        return self._ledger.check(run, site, self.policy.to_json())
+
     def enter(self, run: str, site: str, *, unfiltered_rounds: int = 0) -> None:
         """Begins or goes on with the site's ledger. Raises as `PrivacyLedger.enter`."""
         self._ledger.enter(run, site, self.policy.to_json(), unfiltered_rounds=unfiltered_rounds)
@@ -288,6 +292,8 @@ def begun(
     """
     # A site that went back forgets which rounds it had trained; what it sent is not undone by that.
     unfiltered = max(journal.trained, int(journal.discarded > 0))
+    if filter_.is_stricter(run, site) and journal.update is not None:
+        journal.drop_update()  # it may not have left yet, and holds more than is allowed now
     filter_.enter(run, site, unfiltered_rounds=0 if journal.filtered else unfiltered)
     if not journal.filtered:
         journal.keep_filtered()

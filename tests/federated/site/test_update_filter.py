@@ -299,3 +299,39 @@ def test_the_noise_of_the_page_fits_into_the_default_range_of_a_sum(tmp_path):
     policy = PrivacyPolicy(filter="gaussian", clip_norm=1.0, noise=8.0, budget=8.0)
     UpdateFilter(policy, tmp_path / "own", specs, num_examples=30).check_range(64.0)
     assert 7e6 * stats.norm.sf(63 / 8) * 2 < 1e-7
+
+
+@pytest.mark.parametrize(
+    ("changed", "kept"),
+    [
+        ({}, True),
+        ({"budget": 50.0, "delta": 1e-6, "tell_epsilon": True}, True),
+        ({"noise": 16.0}, False),
+        ({"clip_norm": 0.05}, False),
+        ({"send_metrics": False}, False),
+    ],
+)
+def test_a_stricter_policy_also_holds_for_an_update_that_was_not_confirmed(journal, changed, kept):
+    settings = {"filter": "gaussian", "clip_norm": 0.1, "noise": 8.0, "budget": 100.0}
+    found = in_run(journal, PrivacyPolicy(**settings, send_metrics=True))
+    journal.keep_update(1, found.filtered(RECEIVED, TRAINED, 1), 30, found.metrics({"loss": 1.0}))
+    journal.wait_until_durable()
+    in_run(journal, PrivacyPolicy(**{**settings, "send_metrics": True, **changed}))
+    assert (journal.update is not None) == kept == journal.update_path.exists()
+    assert Journal(journal.folder).update == journal.update
+
+
+def test_a_kill_while_the_policy_changes_does_not_bring_the_earlier_update_back(
+    journal, monkeypatch
+):
+    found = in_run(journal)
+    journal.keep_update(1, found.filtered(RECEIVED, TRAINED, 1), 30, {})
+    journal.wait_until_durable()
+    stricter = PrivacyPolicy(filter="gaussian", clip_norm=0.1, noise=16.0, budget=100.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(UpdateFilter, "enter", lambda *given, **named: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            in_run(journal, stricter)
+    again = Journal(journal.folder)
+    in_run(again, stricter)
+    assert again.update is None and again.filtered
