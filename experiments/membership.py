@@ -21,6 +21,7 @@ membership.html. Stop it at any time; run the same command again to resume.
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
 
 from absl import app, flags
 
@@ -85,7 +86,7 @@ def main(argv: list[str]) -> int:
     members = _members(list(others))
     inputs = {"--nonmembers": list(others.values()), "--members": list(members.values())}
     overwriting.require_apart(inputs, {"--output": [output / name for name in _FILES]})
-    candidates = {site: _candidates(members[site], others[site], config) for site in others}
+    candidates = _candidates(members, others, config)
     for site, own in candidates.items():
         count = len(own.scans) - own.members
         print(f"{site}: {own.members} members, {count} non-members")
@@ -147,14 +148,25 @@ def _members(sites: list[str]) -> dict[str, pathlib.Path]:
 
 
 def _candidates(
-    members: pathlib.Path, others: pathlib.Path, config: ExperimentConfig
-) -> Candidates:
+    members: Mapping[str, pathlib.Path],
+    others: Mapping[str, pathlib.Path],
+    config: ExperimentConfig,
+) -> dict[str, Candidates]:
     from experiments.models import prepared_cases
 
-    own, outside = (
-        prepared_cases.open_store(folder / "cases", config) for folder in (members, others)
-    )
-    return Candidates.of(own, outside, limit=FLAGS.max_nonmembers)
+    own = {
+        site: prepared_cases.open_store(folder / "cases", config)
+        for site, folder in members.items()
+    }
+    return {
+        site: Candidates.of(
+            own[site],
+            prepared_cases.open_store(folder / "cases", config),
+            limit=FLAGS.max_nonmembers,
+            elsewhere=[store for name, store in own.items() if name != site],
+        )
+        for site, folder in others.items()
+    }
 
 
 def _targets(sites: list[str]) -> tuple[list[AttackedModel], dict[str, list[pathlib.Path]]]:

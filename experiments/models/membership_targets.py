@@ -47,7 +47,7 @@ class Candidates:
 
     Attributes:
       members: number of members.
-      key: changes with the scans.
+      key: changes with the scans and their labels, on which the losses depend.
     """
 
     scans: tuple[PreparedCase, ...]
@@ -55,11 +55,19 @@ class Candidates:
     key: str
 
     @classmethod
-    def of(cls, members: CaseSource, others: CaseSource, limit: int = 0) -> Candidates:
+    def of(
+        cls,
+        members: CaseSource,
+        others: CaseSource,
+        limit: int = 0,
+        *,
+        elsewhere: Sequence[CaseSource] = (),
+    ) -> Candidates:
         """Returns the training cases of `members` and all cases of `others`.
 
         Args:
           limit: largest number of non-members, 0 for all.
+          elsewhere: the cases of the run's other sites, which are members of the global model.
         Raises:
           ValueError: if there are none of one kind, or if a scan is of both.
         """
@@ -70,22 +78,30 @@ class Candidates:
                 f"site {members.site}: {len(inside)} training cases and {len(outside)} "
                 "non-members; both are needed"
             )
-        every = [members.open(case) for case in members.case_ids()]
-        known = {_digest(case): case.case_id for case in every}
+        known = {
+            _digest(store.open(case)): f"case {case} of site {store.site}"
+            for store in (*elsewhere, members)
+            for case in store.case_ids()
+        }
         digests = [_digest(case) for case in (*inside, *outside)]
         for case, digest in zip(outside, digests[len(inside) :], strict=True):
             if digest in known:
                 raise ValueError(
-                    f"site {members.site}: the non-member {case.case_id} is the site's own case "
+                    f"site {members.site}: the non-member {case.case_id} is "
                     f"{known[digest]}; give patients that no site has, e.g. of another --seed of "
                     "experiments.synthesize"
                 )
-        key = hashlib.sha256("".join(digests).encode()).hexdigest()
+        labels = [_digest_of(case.label) for case in (*inside, *outside)]
+        key = hashlib.sha256("".join([*digests, *labels]).encode()).hexdigest()
         return cls((*inside, *outside), len(inside), key)
 
 
 def _digest(case: PreparedCase) -> str:
-    return hashlib.sha256(np.ascontiguousarray(case.image).tobytes()).hexdigest()
+    return _digest_of(case.image)
+
+
+def _digest_of(volume: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(volume).tobytes()).hexdigest()
 
 
 def of_run(
@@ -111,10 +127,10 @@ def of_run(
         )
     found = []
     for number in rounds or sorted({max(1, last // 4), max(1, last // 2), last}):
-        if not store.global_path(number).is_file():
+        if number < 1 or not store.global_path(number).is_file():
             raise ValueError(
-                f"{store.global_path(number)}: no such file; --rounds takes rounds from 1 to "
-                f"{last} whose models are kept"
+                f"{store.global_path(number)}: {'not trained' if number < 1 else 'no such file'}; "
+                f"--rounds takes rounds from 1 to {last} whose models are kept"
             )
         found.append(
             AttackedModel(

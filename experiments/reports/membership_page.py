@@ -19,8 +19,10 @@ DEFINITIONS = (
     "0.5 is guessing, 1 is certainty. 'Found at 1 %' is the share of members found while at most "
     f"1 % of the non-members are accused; it needs {membership.FEWEST} non-members. Brackets are "
     "95 % intervals: for an AUC DeLong's variance with Student's quantiles, for a share the exact "
-    "interval at the threshold used. A result counts as found if the interval of its AUC lies "
-    "above 0.5."
+    "interval at the threshold used, which leaves out that other non-members would have given "
+    f"another threshold: of {membership.FEWEST} non-members, guessing finds 2 % on average. A "
+    "result counts as found if the interval of its AUC lies above 0.5; where there is nothing to "
+    "find, that happens in 1 of 40 lines by chance."
 )
 
 

@@ -144,7 +144,9 @@ def found(
 ) -> Interval | None:
     """Returns the share of members found while at most `share` of the non-members are accused.
 
-    Each stratum has its own threshold. The interval is Clopper and Pearson's, at these thresholds.
+    Each stratum has its own threshold. The interval is Clopper and Pearson's, at these thresholds;
+    that another sample of n non-members would have set another one is not in it. A scan that is no
+    different from them lies above the threshold with a chance of (k + 1) / (n + 1) if k of them do.
 
     Returns:
       None if a stratum has too few non-members.

@@ -55,6 +55,7 @@ def collect(
         for (point, model, number, attack), own in strata.items()
     ]
     return {
+        "filtered": [point.label for point in study.points if point.privacy],
         "seeds": measured,
         "lines": lines,
         "against": _against(study, lines),
@@ -201,7 +202,14 @@ def by_point(
 
 def _measured(content: Mapping[str, Any]) -> str:
     seeds = ", ".join(f"{label} {count}" for label, count in content["seeds"].items())
-    return f"Pooled over sites and seeds. Seeds measured: {seeds}."
+    filtered = content.get("filtered")  # not in results from before
+    local = (
+        " A filter changes what is sent. A site's FL_local passes none and stays at the site in: "
+        f"{', '.join(filtered)}; its lines show what nobody else has."
+        if filtered
+        else ""
+    )
+    return f"Pooled over sites and seeds. Seeds measured: {seeds}.{local}"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

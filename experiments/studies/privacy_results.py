@@ -100,8 +100,9 @@ def average(rows: Sequence[Any]) -> float | None:
 HEAD = ["point", "policy", "epsilon of the run", "sent of an update", "Average of FL_global"]
 TEXT = (
     "Epsilon bounds what all updates of a site in a run tell about one of its patients; the "
-    "largest over the sites and seeds. It does not cover scores and rows of the evaluation. Above "
-    "about 10 it promises nothing that anyone would notice."
+    "largest that a site told, over the seeds. Patients of a site that told none may have no "
+    "guarantee. It does not cover scores and rows of the evaluation. Above about 10 it promises "
+    "nothing that anyone would notice."
 )
 
 
@@ -115,12 +116,20 @@ def lines_of(content: Mapping[str, Any]) -> list[list[str]]:
             [
                 point["label"],
                 point["policy"],
-                _NO_GUARANTEE if point["epsilon"] is None else number(point["epsilon"]),
+                _epsilon(point),
                 "–" if share is None else f"{100 * share:.0f} %",
                 f"{statistics.fmean(known):.1f}" if known else "–",
             ]
         )
     return lines
+
+
+def _epsilon(point: Mapping[str, Any]) -> str:
+    if point["epsilon"] is None:
+        return _NO_GUARANTEE
+    told, sites = point.get("sites_told"), point.get("sites")  # not in results from before
+    of = "" if told == sites else f" (told by {told} of {sites} sites)"
+    return f"{number(point['epsilon'])}{of}"
 
 
 def markdown(content: Mapping[str, Any]) -> list[str]:
@@ -194,10 +203,15 @@ def picture(content: Mapping[str, Any]) -> str:
 
 
 def _of_runs(runs: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
+    runs = list(runs)
     sites = [site for run in runs for site in run["updates"].values()]
     epsilons = [site["epsilon"] for site in sites if "epsilon" in site]
     whole = sum(site["bytes"] for site in sites)
+    names = {name for run in runs for name in run["updates"]}
+    silent = {n for run in runs for n, site in run["updates"].items() if "epsilon" not in site}
     return {
+        "sites": len(names),
+        "sites_told": len(names - silent),
         "epsilon": max(epsilons) if epsilons else None,
         "sent_share": sum(site["received_bytes"] for site in sites) / whole if whole else None,
     }

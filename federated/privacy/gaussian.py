@@ -2,7 +2,8 @@
 
 Neighbouring data sets differ in one patient, who is replaced by another; their number stays. Both
 clipped changes lie in a ball of radius C, so they differ by at most 2 C, whatever the training did
-with the patient, and the noise of standard deviation z C is z / 2 times that. Dwork and Roth 2014;
+with the patient, and the noise of standard deviation z C is z / 2 times that. The bound is on the
+whole change, so the same holds if any number of the patients are replaced. Dwork and Roth 2014;
 Balle and Wang 2018.
 """
 

@@ -11,6 +11,8 @@ from typing import Literal
 from federated.privacy.accountants import Accountant
 from federated.privacy.gaussian import REACH
 
+_SMALLEST = 1e-6  # no reader can tell smaller ones apart
+
 
 @dataclasses.dataclass(frozen=True)
 class Release:
@@ -47,6 +49,8 @@ class Guarantee:
 
 def number(epsilon: float) -> str:
     """Returns an epsilon with three digits at least, rounded up, e.g. "0.724" or "70,333"."""
+    if 0.0 < epsilon < _SMALLEST:
+        return f"below {_SMALLEST:f}"
     if not math.isfinite(epsilon) or epsilon == 0.0:
         return "0" if epsilon == 0.0 else "infinite"
     digits = max(0, 2 - math.floor(math.log10(epsilon)))

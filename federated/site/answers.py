@@ -101,6 +101,8 @@ class Answers:
         self._noted: dict[str, list[str]] = {"scores": [], "rows": sorted(earlier)}
         if self._path.exists():
             self._read()
+        elif earlier:  # the journal forgets them if the run goes back
+            self._write(self._noted)
 
     def _read(self) -> None:
         found = atomic.read_json(self._path)
@@ -149,10 +151,12 @@ class Answers:
         if key not in self._noted[kind]:
             if self.count(kind) >= self.bound(kind):
                 raise self._used_up(kind, self.count(kind) + 1)
-            noted = {**self._noted, kind: [*self._noted[kind], key]}
-            atomic.write_json(self._path, {"format": FORMAT, **noted})
-            self._noted = noted
+            self._write({**self._noted, kind: [*self._noted[kind], key]})
         return self.count(kind)
+
+    def _write(self, noted: dict[str, list[str]]) -> None:
+        atomic.write_json(self._path, {"format": FORMAT, **noted})
+        self._noted = noted
 
     def __str__(self) -> str:
         return "; ".join(

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from absl import logging
 
 from federated import errors
-from federated.privacy.policy import PrivacyPolicy
+from federated.privacy.policy import EPSILON, PrivacyPolicy
 from federated.rounds import sharing
 from federated.rounds.tasks import (
     LAST_GLOBAL,
@@ -319,6 +319,8 @@ class _Loop:
         self._num_rounds, self._poll_s = session.num_rounds, session.poll_s
         self._enter_sums(session)
         if self._filter is not None:
+            if session.sums is not None:
+                self._filter.check_range(session.sums.value_range)
             about = begun(
                 self._filter, journal, session.run, self._transport.site, self._num_rounds
             )
@@ -602,7 +604,7 @@ class _Loop:
     def _publish(self) -> None:
         if not self._journal.declared:
             path = self._journal.lent_path
-            # With a policy none is lent: its weights would pass the filter by.
+            # With a policy none is lent: its weights would bypass the filter.
             lent = {} if self._filter is not None else self._trainer.local_models()
             if lent and self._require_sums:
                 raise errors.PrivacyRefused(
@@ -668,7 +670,9 @@ class _Loop:
 
     def _checked_metrics(self, metrics: Mapping[str, Any], number: int) -> dict[str, float]:
         checked = report_filter.check_metrics(metrics, what=f"metrics of round {number}")
-        return answers.rounded(checked, self._limits.report_digits)
+        # An epsilon is never stated too small.
+        exact = {name: value for name, value in checked.items() if name == EPSILON}
+        return answers.rounded(checked, self._limits.report_digits) | exact
 
     def _since(self, began: float) -> float:
         return round(self._clock() - began, 3)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +21,13 @@ from federated.privacy.releases import Release
 from runkit import atomic, formats, private
 
 FORMAT = 1  # of ledger.json
+_ABOUT_THE_RUN = ("budget", "delta", "accountant", "tell_epsilon")
 _KINDS = ("gaussian", "pure", "none")
+
+
+def path_in(folder: str | os.PathLike) -> pathlib.Path:
+    """Returns the ledger's file in a folder."""
+    return pathlib.Path(folder) / "ledger.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +44,14 @@ class PrivacyLedger:
     Attributes:
       path: its file.
       spent: one entry per update, in order.
-      unfiltered_rounds: how many rounds the site had trained without a policy before this one.
+      unfiltered_rounds: how many rounds the site had trained without a policy before this one, as
+        far as it knows; 0 only if none was.
     Raises:
       ValueError: if the file is not JSON, not written by this class, or of a newer release.
     """
 
     def __init__(self, folder: str | os.PathLike):
-        self.path = private.folder(folder) / "ledger.json"
+        self.path = path_in(private.folder(folder))
         private.refuse_link(self.path)
         self.spent: tuple[Spent, ...] = ()
         self.unfiltered_rounds = 0
@@ -64,12 +72,10 @@ class PrivacyLedger:
           policy: from `PrivacyPolicy.to_json`.
           unfiltered_rounds: of a new ledger.
         Raises:
-          DifferentRun: for the ledger of another run.
-          PolicyRefused: for that of another site, or if the policy is weaker than before.
+          As `check`.
         """
-        if self.exists:
-            self._check(run, site, policy)
-        else:
+        self.check(run, site, policy)
+        if not self.exists:
             self.unfiltered_rounds = unfiltered_rounds
         if not self.exists or self._policy != dict(policy):
             self._run, self._site, self._policy = run, site, dict(policy)
@@ -87,7 +93,15 @@ class PrivacyLedger:
         before = (Release("none"),) if self.unfiltered_rounds else ()
         return (*before, *(entry.release for entry in self.spent))
 
-    def _check(self, run: str, site: str, policy: Mapping[str, Any]) -> None:
+    def check(self, run: str, site: str, policy: Mapping[str, Any]) -> bool:
+        """Returns whether an update that was made before is not what the policy asks for now.
+
+        Raises:
+          DifferentRun: for the ledger of another run.
+          PolicyRefused: for that of another site, or if the policy is weaker than before.
+        """
+        if not self.exists:
+            return False
         if self._run != run:
             raise DifferentRun(
                 f"{self.path}: is the ledger of run {self._run}, the server leads {run}; move "
@@ -104,6 +118,7 @@ class PrivacyLedger:
                 f"{self.path}: the privacy policy of a run is never weakened: {'; '.join(found)}. "
                 "Go on with the earlier one; a later run can have another"
             )
+        return _content(policy) != _content(self._policy)
 
     def _read(self) -> None:
         found = atomic.read_json(self.path)
@@ -137,6 +152,11 @@ class PrivacyLedger:
             },
         )
         self.spent, self.exists = spent, True
+
+
+def _content(policy: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what of a policy decides what an update holds."""
+    return {name: value for name, value in policy.items() if name not in _ABOUT_THE_RUN}
 
 
 def _spent(entry: Any) -> Spent:

@@ -8,6 +8,7 @@ is drawn and counted again, because the mean of two noisy copies has less noise.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -27,6 +28,7 @@ from federated.privacy import (
 from federated.privacy.noise import Bits, system_bits
 from federated.privacy.policy import EPSILON, PrivacyPolicy
 from federated.privacy.releases import Guarantee, Release
+from federated.site import privacy_ledger
 from federated.site.journal import Journal
 from federated.site.privacy_ledger import PrivacyLedger
 from federated.tensors.weights import DTYPES, NamedArrays, TensorSpec
@@ -85,9 +87,49 @@ class UpdateFilter:
     def has_ledger(self) -> bool:
         return self._ledger.exists
 
+    def is_stricter(self, run: str, site: str) -> bool:
+        """Returns whether updates from before pass no more. Raises as `PrivacyLedger.check`."""
+        return self._ledger.check(run, site, self.policy.to_json())
+
     def enter(self, run: str, site: str, *, unfiltered_rounds: int = 0) -> None:
         """Begins or goes on with the site's ledger. Raises as `PrivacyLedger.enter`."""
         self._ledger.enter(run, site, self.policy.to_json(), unfiltered_rounds=unfiltered_rounds)
+
+    def check_ledger(self, trained: int) -> None:
+        """Raises PolicyRefused if the ledger lacks rounds that the journal has.
+
+        Args:
+          trained: the last round that the journal knows of.
+        """
+        noted = max((entry.round for entry in self._ledger.spent), default=0)
+        if self.has_ledger and trained > max(noted, self._ledger.unfiltered_rounds):
+            raise PolicyRefused(
+                f"{self._ledger.path}: ends with round {noted}, but this site has trained round "
+                f"{trained}, so it is an older copy and lacks what was spent since; restore the "
+                "newest one, or leave this run"
+            )
+
+    def check_range(self, value_range: float) -> None:
+        """Raises PolicyRefused if the noise hardly fits into a secure sum.
+
+        Args:
+          value_range: the largest change of one value that can be added.
+        """
+        policy = self.policy
+        if policy.filter != "gaussian" or policy.clip_norm is None or policy.noise is None:
+            return
+        # The largest of n normal values is about sqrt(2 ln n), and 1 more than that in less than
+        # one of a thousand updates of a network.
+        most = math.sqrt(2.0 * math.log(max(1, self._num_values))) + 1.0
+        largest = policy.clip_norm * (1.0 + policy.noise * most)
+        if largest > value_range:
+            raise PolicyRefused(
+                f"privacy_noise {policy.noise:g} with privacy_clip {policy.clip_norm:g} changes "
+                f"single values by up to about {largest:.3g}, and the server's secure aggregation "
+                f"takes {value_range:g} at most, so that updates would be paid for and never "
+                "arrive; give a smaller privacy_clip, or have the server started with a larger "
+                "--secure_aggregation_range"
+            )
 
     @property
     def spent(self) -> Guarantee:
@@ -119,7 +161,7 @@ class UpdateFilter:
             raise PolicyRefused(
                 f"privacy_budget {self.policy.budget:g} is spent: {self.spent} after "
                 f"{len(self._ledger.spent)} updates, {self.after(1)} after round {round_number}. "
-                "This site sends no more updates of this run, and starting it again is no use. "
+                "This site sends no more updates of this run, and starting it again does not help. "
                 "Tell the server's operator that the run goes on without it"
             )
 
@@ -220,12 +262,12 @@ def prepared(
     """Returns the filter of a site with its ledger in the journal's folder; None without a policy.
 
     Raises:
-      PolicyRefused: for a policy that cannot hold, or is missing, or whose ledger is, in a run that
-        had one.
+      PolicyRefused: for a policy that cannot hold, or is missing, or whose ledger is missing or
+        older than the journal, in a run that had one.
     """
     folder = journal.folder / "privacy"
     if policy is None or not policy.active:
-        if journal.filtered:
+        if journal.filtered or privacy_ledger.path_in(folder).exists():
             raise PolicyRefused(
                 f"{journal.folder} belongs to a run in which this site's updates pass a privacy "
                 "policy, and now there is none; give the same --privacy_filter and its settings"
@@ -237,6 +279,7 @@ def prepared(
             f"{folder}: the ledger of this run is missing, so nobody knows what was spent; "
             "restore it from a backup, or leave this run"
         )
+    found.check_ledger(journal.trained)
     return found
 
 
@@ -247,7 +290,11 @@ def begun(
 
     Raises as `PrivacyLedger.enter`.
     """
-    filter_.enter(run, site, unfiltered_rounds=0 if journal.filtered else journal.trained)
+    # A site that went back forgets which rounds it had trained; what it sent is not undone by that.
+    unfiltered = max(journal.trained, int(journal.discarded > 0))
+    if filter_.is_stricter(run, site) and journal.update is not None:
+        journal.drop_update()  # it may not have left yet, and holds more than is allowed now
+    filter_.enter(run, site, unfiltered_rounds=0 if journal.filtered else unfiltered)
     if not journal.filtered:
         journal.keep_filtered()
     rest = max(0, num_rounds - journal.trained)

@@ -1,5 +1,6 @@
 """A site with a privacy policy in a run: what leaves, what a restart does, and when it stops."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -13,9 +14,11 @@ from federated import errors
 from federated.privacy.policy import EPSILON, PrivacyPolicy
 from federated.privacy.releases import Release
 from federated.site import loop as site_loop
+from federated.site.answers import AnswerLimits
 from federated.site.journal import Journal
 from federated.site.privacy_ledger import PrivacyLedger
 from federated.tensors import tensor_files
+from federated.wire.messages import SumSettings
 from tests.federated import toy
 
 GAUSSIAN = {"filter": "gaussian", "clip_norm": 0.5, "noise": 8.0, "budget": 50.0}
@@ -295,3 +298,86 @@ def test_a_trainer_that_works_in_place_is_compared_with_what_was_received(opened
     arrays, _ = tensor_files.load(run.folder / "global" / "round_001.safetensors")
     for name, array in toy.INITIAL.items():  # nine values of change 1 have norm 3
         np.testing.assert_allclose(arrays[name] - array, 0.1, rtol=1e-5)
+
+
+def test_a_rounded_report_never_tells_an_epsilon_that_is_too_small(opened, take_part):
+    run = opened(**ALONE, num_rounds=2)
+    driver = drive(run.lead)
+    policy = PrivacyPolicy(**GAUSSIAN, tell_epsilon=True)
+    limits = AnswerLimits(report_digits=1)
+    trainer = {"C1": Trainer("C1")}
+    take_part({"C1": run.transport("C1")}, trainer, privacy=policy, limits=limits)
+    driver.join(30)
+    for number, event in enumerate(pushed(run), start=1):
+        told = event["metrics"][EPSILON]
+        assert delta_of(told, 4 / number**0.5) == pytest.approx(1e-5, rel=1e-6)
+
+
+def test_noise_beyond_the_range_of_a_secure_sum_stops_the_site_before_it_trains(opened, tmp_path):
+    """0.5 + 4 (sqrt(2 ln n) + 1) is above 4 for a model of any size."""
+    run = opened(**ALONE)
+    transport, trainer = run.transport("C1"), Trainer("C1")
+    login = transport.login
+
+    def with_sums(*given):
+        sums = SumSettings(threshold=2, max_sites=3, value_range=4.0, fraction_bits=32)
+        return dataclasses.replace(login(*given), sums=sums)
+
+    transport.login, transport.signer = with_sums, None
+    policy = PrivacyPolicy(**GAUSSIAN)
+    with pytest.raises(errors.PolicyRefused, match="secure aggregation takes 4 at most"):
+        site_loop.run(trainer, transport, tmp_path / "journal_C1", privacy=policy)
+    assert trainer.calls == [] and not ledger_of(tmp_path).exists
+
+
+def test_a_round_that_the_operator_discards_is_paid_for_again(opened, take_part, tmp_path):
+    run = opened(**ALONE, num_rounds=3)
+    driver = drive(run.lead)
+    transport, discarded = run.transport("C1"), []
+    ask = transport.next_task
+
+    def next_task():
+        task = ask()
+        if (task.kind, task.round) == ("train", 3) and not discarded:
+            discarded.append(run.lead.orders.discard_round(2))
+            return ask()
+        return task
+
+    transport.next_task = next_task
+    take_part({"C1": transport}, {"C1": Trainer("C1")}, privacy=PrivacyPolicy(**GAUSSIAN))
+    driver.join(30)
+    assert [entry.round for entry in ledger_of(tmp_path).spent] == [1, 2, 2, 3]
+    digests = {event["round"]: event["sha256"] for event in pushed(run)}
+    twice = [event["sha256"] for event in pushed(run) if event["round"] == 2]
+    assert len(twice) == 2 and twice[0] != twice[1] == digests[2]  # new noise, and counted
+
+
+@pytest.mark.parametrize("name", ["journal.json", "ledger.json"])
+def test_a_part_of_an_older_backup_is_refused_or_counts_all_the_same(
+    opened, take_part, tmp_path, name
+):
+    run, policy = opened(**ALONE, num_rounds=2), PrivacyPolicy(**GAUSSIAN)
+    transport, journal = run.transport("C1"), tmp_path / "journal_C1"
+    path = journal / name if name == "journal.json" else journal / "privacy" / name
+    older, push = [], transport.push
+
+    def killed_later(*given, **about):
+        if older:
+            raise KeyboardInterrupt
+        older.append(path.read_bytes())
+        return push(*given, **about)
+
+    transport.push = killed_later
+    driver = drive(run.lead)
+    site_loop.run(Trainer("C1"), transport, journal, privacy=policy)
+    assert [entry.round for entry in ledger_of(tmp_path).spent] == [1, 2]
+    path.write_bytes(older[0])  # from round 1
+    again = {"C1": Trainer("C1")}
+    if name == "ledger.json":
+        with pytest.raises(errors.PolicyRefused, match=r"ends with round 1, but.* round 2"):
+            take_part({"C1": run.transport("C1")}, again, privacy=policy)
+        run.lead.stop()
+    else:
+        take_part({"C1": run.transport("C1")}, again, privacy=policy)
+        assert [entry.round for entry in ledger_of(tmp_path).spent] == [1, 2, 2]
+    driver.join(30)

@@ -58,6 +58,7 @@ def test_references_of_a_site_are_the_baselines_of_the_others(tmp_path):
         (["server/global/round_000.safetensors"], [], "holds no global model that was trained"),
         ([], [], "holds no global model that was trained"),
         (RUN, [9], r"round_009.safetensors: no such file; --rounds takes rounds from 1 to 8"),
+        (RUN, [0], r"round_000.safetensors: .*--rounds takes rounds from 1 to 8"),
     ],
 )
 def test_a_folder_without_the_models_is_refused(tmp_path, files, rounds, match):
@@ -76,8 +77,17 @@ def test_members_are_training_cases_and_no_case_is_of_both_kinds(tmp_path):
     (test_case,) = own.case_ids("test")
     number = int(test_case.partition("_")[2])
     same = membership_run.store(tmp_path / "same", "C1", [20, number], (0, 0, 2))
-    with pytest.raises(ValueError, match=f"non-member C1_{number} is the site's own case"):
+    with pytest.raises(ValueError, match=f"non-member C1_{number} is case {test_case} of site C1"):
         Candidates.of(own, same)
+
+
+def test_no_case_of_another_site_is_a_non_member_of_the_global_model(tmp_path):
+    own = membership_run.store(tmp_path / "C1", "C1", range(2), (2, 0, 0))
+    second = membership_run.store(tmp_path / "C2", "C2", [7], (1, 0, 0))
+    same = membership_run.store(tmp_path / "same", "C2", [7, 8], (0, 0, 2))
+    assert len(Candidates.of(own, same).scans) == 4
+    with pytest.raises(ValueError, match="non-member C2_7 is case C2_7 of site C2; give patients"):
+        Candidates.of(own, same, elsewhere=[second])
 
 
 def test_both_kinds_of_candidates_are_needed(tmp_path):
@@ -85,3 +95,27 @@ def test_both_kinds_of_candidates_are_needed(tmp_path):
     others = membership_run.store(tmp_path / "others", "C1", [10], (0, 0, 1))
     with pytest.raises(ValueError, match="site C1: 0 training cases and 1 non-members"):
         Candidates.of(own, others)
+
+
+def test_losses_of_scans_whose_labels_were_corrected_are_computed_again(tmp_path):
+    own = membership_run.store(tmp_path / "C1", "C1", range(3), (1, 1, 1))
+    others = membership_run.store(tmp_path / "others", "C1", [10], (0, 0, 1))
+    before = Candidates.of(own, others)
+
+    class Corrected:
+        """The same scan with one voxel of the label changed."""
+
+        def __init__(self, case):
+            self.case_id, self.image, self.label = case.case_id, case.image, case.label.copy()
+            self.label[0, 0, 0] ^= 1
+
+    class Others:
+        site = "C1"
+
+        def case_ids(self):
+            return others.case_ids()
+
+        def open(self, case):
+            return Corrected(others.open(case))
+
+    assert Candidates.of(own, Others()).key != before.key == Candidates.of(own, others).key

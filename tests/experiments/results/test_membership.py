@@ -131,3 +131,15 @@ def test_scores_that_are_not_a_list_of_numbers_are_refused(bad):
 def test_an_attack_counts_as_found_if_its_interval_is_above_guessing():
     assert membership.verdict({"low": 0.51}) == "found"
     assert membership.verdict({"low": 0.5}) == membership.verdict({"low": None}) == "not found"
+
+
+@pytest.mark.parametrize(("others", "chance"), [(100, 2 / 101), (199, 2 / 200), (200, 3 / 201)])
+def test_what_guessing_finds_at_one_per_cent_by_enumeration(others, chance):
+    """A scan like the others takes each of the n + 1 ranks with the same chance."""
+    hits = [
+        membership.found([Stratum(np.array([rank - 0.5]), np.arange(float(others)))]).estimate
+        for rank in range(others + 1)
+    ]
+    assert np.mean(hits) == pytest.approx(chance)
+    share = membership.FALSE_POSITIVES
+    assert chance == pytest.approx((math.floor(share * others) + 1) / (others + 1))

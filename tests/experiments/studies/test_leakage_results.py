@@ -8,6 +8,7 @@ from experiments.results import membership
 from experiments.results.membership import Stratum
 from experiments.run import plan as run_plan
 from experiments.studies import html_report, leakage_results, runner, study_file, study_results
+from federated.privacy.policy import PrivacyPolicy
 from runkit import atomic
 from tests.experiments import run_folder
 from tests.experiments.studies.small_study import (
@@ -200,3 +201,15 @@ def test_the_disk_holds_the_scans_of_non_members_once_per_seed(tmp_path):
         for others in (True, False)
     )
     assert made == pytest.approx(200 * 17e6) and shared == pytest.approx(200 * 2e6)
+
+
+def test_a_model_that_passes_no_filter_is_not_taken_for_a_filtered_one(measured):
+    folder, study, content = measured
+    words = "stays at the site in: other; its lines"
+    assert words not in study_results.markdown(content)
+    policy = PrivacyPolicy(filter="percentile", percentile=75.0)
+    points = [study.points[0], dataclasses.replace(study.points[1], privacy={"C1": policy})]
+    filtered = dataclasses.replace(study, points=tuple(points))
+    found = leakage_results.collect(filtered, content["runs"], folder)
+    assert words in "".join(leakage_results.markdown(found))
+    assert words in leakage_results.section(found)

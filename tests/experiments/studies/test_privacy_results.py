@@ -108,6 +108,16 @@ def test_the_page_shows_it_with_a_dot_for_every_run(content, study_folder):
     ]
 
 
+@pytest.mark.parametrize("told", [-1e30, 0.0, 5e-324, 1e-300, 1e30])
+def test_no_number_that_a_site_may_tell_breaks_the_page(tmp_path, told):
+    study = read(tmp_path, axis="a", points=[POINTS[2]])
+    updates = privacy_results.told([push("C1", 1, 1000, **{EPSILON: told})])
+    run = {"label": "noise", "seed": 1, "state": "finished", "rows": [], "updates": updates}
+    run["rows"] = run_folder.rows()
+    content = privacy_results.collect(study, [run])
+    assert "Dice against epsilon" in privacy_results.section(content)
+
+
 def test_a_study_without_policies_has_no_such_section(tmp_path):
     study = read(tmp_path, axis="a", points=[{"label": "a"}])
     assert privacy_results.collect(study, []) is None
@@ -131,3 +141,15 @@ def test_a_run_has_the_section_only_where_a_site_told_its_epsilon(study_folder):
 )
 def test_a_policy_in_words(policy, expected):
     assert privacy_results.words(PrivacyPolicy(**policy)) == expected
+
+
+def test_a_site_that_tells_no_epsilon_is_not_passed_over(tmp_path):
+    study = read(tmp_path, axis="a", points=[POINTS[2]])
+    told = privacy_results.told([*EVENTS["noise"], push("C3", 1, 1000)])
+    silent = privacy_results.told(EVENTS["part"])
+    run = {"label": "noise", "seed": 1, "state": "finished", "rows": [], "updates": told}
+    runs = [run, {**run, "seed": 2, "updates": silent}]
+    assert [
+        privacy_results.lines_of(privacy_results.collect(study, own))[0][2]
+        for own in (runs[:1], runs, runs[1:])
+    ] == ["3.00 (told by 2 of 3 sites)", "3.00 (told by 0 of 3 sites)", "none"]

@@ -43,3 +43,12 @@ def test_every_released_value_lies_on_a_grid_that_only_the_noise_decides():
 def test_noise_that_is_too_coarse_for_the_number_of_values_is_refused():
     with pytest.raises(ValueError, match="noise 1e\\+09 on 1000 values is too coarse"):
         gaussian.noisy(np.ones(1000), clip_norm=1.0, noise=1e9)
+
+
+def test_all_patients_together_move_a_change_no_further_than_one(monkeypatch):
+    """The bound is on the whole update, whatever the training did with however many patients."""
+    monkeypatch.setattr(gaussian, "gaussian", lambda count, bits: np.zeros(count))
+    one, opposite = RNG.normal(size=500) * 1e6, RNG.normal(size=500) * 1e6
+    for other in (opposite, -one, np.zeros(500)):
+        both = [gaussian.noisy(change, clip_norm=0.3, noise=2.0) for change in (one, other)]
+        assert np.linalg.norm(both[0] - both[1]) <= gaussian.REACH * 0.3

@@ -166,3 +166,12 @@ def test_the_flag_file_on_the_page_is_a_policy():
     own(["join", *(line for line in block.split() if "lend" not in line)])
     policy = PrivacyPolicy(**setting_flags.values(PrivacyPolicy, own))
     assert (policy.filter, policy.noise, policy.budget) == ("gaussian", 8.0, 8.0)
+
+
+@pytest.mark.parametrize("explicit", [1e-3, 1e9])
+def test_an_automatic_epsilon_is_neither_given_up_nor_taken_up_within_a_run(explicit):
+    """Which one is larger depends on the model; the automatic one of 100 answers is 3.4."""
+    automatic = PrivacyPolicy(**VALID["svt"]).to_json()
+    given = PrivacyPolicy(**{**VALID["svt"], "epsilon2": explicit}).to_json()
+    assert policies.weaker(given, automatic) == [f"privacy_epsilon2 None before, {explicit} now"]
+    assert policies.weaker(automatic, given) == [f"privacy_epsilon2 {explicit} before, None now"]

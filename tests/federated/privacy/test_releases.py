@@ -46,6 +46,9 @@ def test_one_release_without_a_guarantee_leaves_none():
         (40.01, "40.1"),
         (70333.0, "70,333"),
         (7033301.2, "7,033,302"),
+        (1e-6, "0.00000100"),
+        (9.9e-7, "below 0.000001"),
+        (5e-324, "below 0.000001"),  # a site may tell any number
         (math.inf, "infinite"),
     ],
 )

@@ -56,6 +56,8 @@ def test_a_whole_evaluation_is_refused_before_its_first_model(tmp_path):
 
 def test_rows_of_an_earlier_release_count(tmp_path):
     assert Answers(tmp_path, LIMITS, earlier=("a", "b")).count("rows") == 2
+    # Also after a restart in a run that went back, whose journal has forgotten them.
+    assert Answers(tmp_path, LIMITS).count("rows") == 2
 
 
 @pytest.mark.parametrize("content", ["[]", '{"format": 1, "scores": []}', '{"format": 1}', "x"])

@@ -3,11 +3,13 @@ import os
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from federated import errors
 from federated.privacy.policy import EPSILON, PrivacyPolicy
-from federated.site.update_filter import UpdateFilter
-from federated.tensors.weights import specs_of
+from federated.site.journal import Journal
+from federated.site.update_filter import UpdateFilter, begun, prepared
+from federated.tensors.weights import TensorSpec, specs_of
 
 RNG = np.random.default_rng(12)
 RECEIVED = {
@@ -220,3 +222,116 @@ def test_a_delta_for_too_many_cases_is_refused(made):
 def test_steps_of_a_trainer_that_make_no_sense_are_refused(made):
     with pytest.raises(ValueError, match="steps_per_round is 0"):
         made(POLICIES["svt"], steps=0)
+
+
+@pytest.fixture
+def journal(tmp_path):
+    found = Journal(tmp_path / "journal")
+    found.enter("run1")
+    return found
+
+
+def in_run(journal, policy=POLICIES["gaussian"]):
+    found = prepared(policy, journal, specs_of(RECEIVED), num_examples=30, steps=1)
+    begun(found, journal, "run1", "C1", num_rounds=9)
+    return found
+
+
+def test_updates_that_left_before_the_operator_went_back_are_not_forgotten(journal):
+    journal.keep_update(1, TRAINED, 30, {})  # without a policy
+    journal.wait_until_durable()
+    journal.go_back(1, discarded=1)
+    assert journal.trained == 0
+    assert in_run(journal).spent.epsilon is None
+    assert in_run(journal).spent.epsilon is None  # and after a restart
+
+
+@pytest.mark.parametrize("copied", [0, 1])
+def test_a_ledger_that_is_older_than_the_journal_is_refused(journal, copied):
+    found, ledger = in_run(journal), journal.folder / "privacy" / "ledger.json"
+    contents = []
+    for number in (1, 2, 3):
+        contents.append(ledger.read_bytes())
+        sent = found.filtered(RECEIVED, TRAINED, number)
+        journal.keep_update(number, sent, 30, {})
+    journal.wait_until_durable()
+    in_run(journal)
+    ledger.write_bytes(contents[copied])
+    with pytest.raises(errors.PolicyRefused, match=f"ends with round {copied}, but.*round 3, so"):
+        in_run(journal)
+
+
+def test_going_back_and_rounds_that_the_site_missed_are_no_older_ledger(journal):
+    found = in_run(journal)
+    journal.keep_update(7, found.filtered(RECEIVED, TRAINED, 7), 30, {})
+    journal.wait_until_durable()
+    journal.go_back(5, discarded=1)
+    assert journal.trained == 4 and len(in_run(journal)._ledger.spent) == 1
+
+
+def test_a_ledger_without_its_journal_still_needs_the_policy(journal, tmp_path):
+    in_run(journal).filtered(RECEIVED, TRAINED, 1)
+    (journal.folder / "journal.json").unlink()
+    again = Journal(tmp_path / "journal")
+    with pytest.raises(errors.PolicyRefused, match="and now there is none"):
+        prepared(None, again, specs_of(RECEIVED), num_examples=30, steps=1)
+    again.enter("run1")
+    assert in_run(again).spent.epsilon > 0
+
+
+def test_noise_that_does_not_fit_into_a_secure_sum_is_refused_by_arithmetic(made):
+    """The largest of 2014 normal values is about sqrt(2 ln 2014) = 3.90; noise is 8 times 0.1."""
+    found = made(POLICIES["gaussian"])
+    largest = 0.1 + 0.8 * (3.9004 + 1)
+    found.check_range(largest * 1.001)
+    with pytest.raises(errors.PolicyRefused, match=r"up to about 4\.02.*takes 4\.0163 at most"):
+        found.check_range(largest * 0.999)
+
+
+@pytest.mark.parametrize("name", ["clip", "percentile", "svt"])
+def test_a_filter_without_noise_on_every_value_fits_into_any_sum(made, name):
+    made(POLICIES[name]).check_range(1e-9)
+
+
+def test_the_noise_of_the_page_fits_into_the_default_range_of_a_sum(tmp_path):
+    """Seven million values, noise 8 with norm 1, range 64: a value is beyond it once in 1e8 updates."""
+    specs = [TensorSpec("w", "F32", (7_000_000,))]
+    policy = PrivacyPolicy(filter="gaussian", clip_norm=1.0, noise=8.0, budget=8.0)
+    UpdateFilter(policy, tmp_path / "own", specs, num_examples=30).check_range(64.0)
+    assert 7e6 * stats.norm.sf(63 / 8) * 2 < 1e-7
+
+
+@pytest.mark.parametrize(
+    ("changed", "kept"),
+    [
+        ({}, True),
+        ({"budget": 50.0, "delta": 1e-6, "tell_epsilon": True}, True),
+        ({"noise": 16.0}, False),
+        ({"clip_norm": 0.05}, False),
+        ({"send_metrics": False}, False),
+    ],
+)
+def test_a_stricter_policy_also_holds_for_an_update_that_was_not_confirmed(journal, changed, kept):
+    settings = {"filter": "gaussian", "clip_norm": 0.1, "noise": 8.0, "budget": 100.0}
+    found = in_run(journal, PrivacyPolicy(**settings, send_metrics=True))
+    journal.keep_update(1, found.filtered(RECEIVED, TRAINED, 1), 30, found.metrics({"loss": 1.0}))
+    journal.wait_until_durable()
+    in_run(journal, PrivacyPolicy(**{**settings, "send_metrics": True, **changed}))
+    assert (journal.update is not None) == kept == journal.update_path.exists()
+    assert Journal(journal.folder).update == journal.update
+
+
+def test_a_kill_while_the_policy_changes_does_not_bring_the_earlier_update_back(
+    journal, monkeypatch
+):
+    found = in_run(journal)
+    journal.keep_update(1, found.filtered(RECEIVED, TRAINED, 1), 30, {})
+    journal.wait_until_durable()
+    stricter = PrivacyPolicy(filter="gaussian", clip_norm=0.1, noise=16.0, budget=100.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(UpdateFilter, "enter", lambda *given, **named: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            in_run(journal, stricter)
+    again = Journal(journal.folder)
+    in_run(again, stricter)
+    assert again.update is None and again.filtered
