@@ -604,7 +604,7 @@ class _Loop:
     def _publish(self) -> None:
         if not self._journal.declared:
             path = self._journal.lent_path
-            # With a policy none is lent: its weights would bypass the filter.
+            # With a policy none is lent: its weights would pass the filter by.
             lent = {} if self._filter is not None else self._trainer.local_models()
             if lent and self._require_sums:
                 raise errors.PrivacyRefused(

@@ -57,14 +57,6 @@ class Plain(NamedTuple):
         return f"{self.num_examples} x {self.sha256}"
 
 
-class _Opened(NamedTuple):
-    """The sum that this site last helped to open."""
-
-    discarded: int
-    round: int
-    survivors: tuple[str, ...]
-
-
 class Masking:
     """One site's exchanges of one run.
 
@@ -98,7 +90,6 @@ class Masking:
             ) from (error)
         self._last: SumPlace | None = None
         self._me: Participant | None = None
-        self._opened: _Opened | None = None
         found = _read(self._path)
         if found is not None and found["run"] == run:
             if found["settings"] != vars(settings):
@@ -106,7 +97,6 @@ class Masking:
                     "changes the threshold, the range or the number of sites of secure aggregation "
                     "in the middle of a run"
                 )
-            self._opened = _opened(found["opened"])
             self._last = None if found["last"] is None else SumPlace(**found["last"])
             if found["participant"] is not None:
                 self._me = Participant.from_json(found["participant"])
@@ -127,7 +117,6 @@ class Masking:
             "run": self._run,
             "settings": vars(self._settings),
             "last": None if last is None else vars(last),
-            "opened": None if self._opened is None else self._opened._asdict(),
             "participant": None if me is None else me.to_json(),
         }
         with atomic.replacing(self._path) as temporary:
@@ -182,8 +171,7 @@ class Masking:
         """Returns what the site sends in the phase "share", "consent" or "reveal".
 
         Raises:
-          StaleUpdate: for an exchange that this site has not entered, or another sum of a round of
-            which it has helped to open one.
+          StaleUpdate: for an exchange that this site has not entered.
           ServerMisbehaves: as the functions of `participant`.
         """
         me = self._entered(task)
@@ -197,31 +185,10 @@ class Masking:
                 "asks to open a sum before this site has agreed to one"
             )
         me = participant.consent(me, state.survivors, state.dropped)
-        self._check_opened(me)
         if task.kind == "reveal":
-            post = participant.reveal_post(me, state.consents)
-            self._opened = _Opened(me.place.discarded, me.place.round, me.survivors)
-            self._save(me)  # before the shares leave
-            return post
+            return participant.reveal_post(me, state.consents)
         self._save(me)
         return participant.consent_post(me, self._signer())
-
-    def _check_opened(self, me: Participant) -> None:
-        """Raises StaleUpdate if this site has helped to open another sum of the same round.
-
-        The updates are the same in every exchange of a round, so the difference of two sums would
-        be the updates of single sites. Any two thresholds of sites have one in common.
-        """
-        opened, place = self._opened, me.place
-        if opened is None or (opened.discarded, opened.round) != (place.discarded, place.round):
-            return
-        if set(opened.survivors) != set(me.survivors):
-            raise errors.StaleUpdate(
-                f"this site has helped to open the sum of {', '.join(opened.survivors)} in round "
-                f"{opened.round}, and opens none of {', '.join(me.survivors)} beside it; their "
-                "difference would show the updates of single sites. If the missing sites do not "
-                "come back, the server's operator can discard the round"
-            )
 
     def mask(self, task: Task, state: SumState, plain: Plain) -> str:
         """Writes the masked update to `masked_path`, once; returns its digest.
@@ -306,11 +273,6 @@ def _with_masked(me: Participant, sha256: str) -> Participant:
     return Participant(**{**vars(me), "masked": sha256})
 
 
-def _opened(found: dict[str, Any] | None) -> _Opened | None:
-    """Raises TypeError for anything that `_Opened._asdict` does not return."""
-    return None if found is None else _Opened(**{**found, "survivors": tuple(found["survivors"])})
-
-
 def _read(path: pathlib.Path) -> dict[str, Any] | None:
     """Returns what `masking.json` holds, None if there is no such file.
 
@@ -321,13 +283,11 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
     found = atomic.read_json(path)
     if isinstance(found, dict):
         formats.refuse_newer(path, found.get("format"), FORMAT)
-        found.setdefault("opened", None)  # not in files from before
-    keys = {"format", "run", "settings", "last", "opened", "participant"}
+    keys = {"format", "run", "settings", "last", "participant"}
     try:
         if not isinstance(found, dict) or found.keys() != keys:
             raise ValueError("other keys")
         SumSettings(**found["settings"])
-        _opened(found["opened"])
         if found["participant"] is not None:
             Participant.from_json(found["participant"])
     except (ValueError, KeyError, TypeError) as error:

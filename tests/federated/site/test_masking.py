@@ -205,69 +205,8 @@ def test_a_file_that_was_not_written_here_is_named(sites):
     for text, message in (
         ("[]", "not what this program writes"),
         (json.dumps({**json.loads(path.read_text()), "participant": {}}), "not what this"),
-        (json.dumps({**json.loads(path.read_text()), "opened": {"round": 1}}), "not what this"),
         (json.dumps({**json.loads(path.read_text()), "format": 2}), "newer"),
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
             sites.opened("C1")
-
-
-def masked(sites, among, round_=1, **place):
-    """Leads all sites of an exchange to where `among` have masked their updates."""
-    named = {"round_": round_, **place}
-    begun = {s: sites.maskings[s].keys(task("train", **named), sites.plain(s)) for s in NAMES}
-    state = SumState(keys=tuple(post.keys for post in begun.values()))
-    shares = {s: sites.maskings[s].part(task("share", **named), state).shares for s in NAMES}
-    for site in among:
-        given = SumState(shares={by: shares[by][site] for by in among if by != site})
-        sites.maskings[site].mask(task("mask", **named), given, sites.plain(site))
-
-
-def opened(sites, among, **place):
-    """The same until they have opened the sum."""
-    masked(sites, among, **place)
-    parts = {s: sites.maskings[s].part for s in among}
-    named = SumState(survivors=among)
-    agreed = {s: part(task("consent", **place), named).consent for s, part in parts.items()}
-    state = dataclasses.replace(named, consents=agreed)
-    return {s: part(task("reveal", **place), state) for s, part in parts.items()}
-
-
-@pytest.mark.parametrize("restarted", [False, True])
-def test_no_two_sums_of_the_same_updates_are_opened_whatever_the_server_says(sites, restarted):
-    """All three less two of them would be the update of the third."""
-    assert all(post.self_masks.keys() == set(NAMES) for post in opened(sites, NAMES).values())
-    if restarted:
-        for site in NAMES:
-            sites.restart(site)
-    masked(sites, ("C1", "C2"), exchange=2)  # the server says that the first one was given up
-    for site in ("C1", "C2"):
-        asked = SumState(survivors=("C1", "C2"))
-        with pytest.raises(errors.StaleUpdate, match="open the sum of C1, C2, C3 in round 1, and"):
-            sites.maskings[site].part(task("consent", exchange=2), asked)
-    for site in NAMES:
-        assert sites.maskings[site]._opened.survivors == NAMES
-
-
-def test_the_same_sum_the_next_round_and_one_that_is_done_again_can_be_opened(sites):
-    opened(sites, NAMES)
-    opened(sites, NAMES, exchange=2)
-    opened(sites, ("C1", "C2"), round_=2)
-    opened(sites, ("C1", "C3"), round_=2, discarded=1)
-
-
-def test_a_sum_that_was_agreed_on_and_not_opened_does_not_stand_in_the_way(sites):
-    masked(sites, NAMES)
-    for site in NAMES:
-        sites.maskings[site].part(task("consent"), SumState(survivors=NAMES))
-    opened(sites, ("C1", "C2"), exchange=2)
-
-
-def test_a_file_from_before_the_sums_that_were_opened_still_opens(sites):
-    opened(sites, NAMES)
-    path = sites.maskings["C1"]._path
-    content = json.loads(path.read_text())
-    assert content.pop("opened") == {"discarded": 0, "round": 1, "survivors": list(NAMES)}
-    path.write_text(json.dumps(content))
-    assert sites.restart("C1")._opened is None
