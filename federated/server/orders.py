@@ -45,7 +45,8 @@ class Orders:
 
     def evict(self, site: str) -> None:
         """Evicts a site: its sessions end; its update of the open round, its lent models, scores
-        and rows do not count.
+        and rows do not count. With secure aggregation, an update that is in a sum to which the
+        sites have agreed does.
 
         Raises:
           UnknownSite.
@@ -60,10 +61,13 @@ class Orders:
                     f"round {run.round.number} is being averaged with the update of site {site!r}; "
                     "ask again in a moment"
                 )
+            # Sites have agreed to the sum that it is in, and help to open no other in this round.
+            summed = run.exchange is not None and run.exchange.phase == "reveal"
+            update = None if summed else update
             # First of all: if the eviction then fails, the site lends its models again.
             models = self._evaluation.withdraw(site)
             try:
-                run.store.evict(site, True)
+                run.store.evict(site, True, update_counts=summed)
                 if not run.closing:
                     run.reopen()
                 if update is not None:

@@ -19,7 +19,7 @@ from federated.aggregation.spooled_updates import CorruptUpdate
 from federated.rounds import rounds, sum_phases
 from federated.rounds.rounds import Round
 from federated.rounds.sum_phases import Exchange, Phase
-from federated.secure_aggregation import opening, ring
+from federated.secure_aggregation import opening, ring, roster
 from federated.secure_aggregation.keys import KEY_BYTES, SEALED_BYTES, Context
 from federated.secure_aggregation.masks import Mask
 from federated.secure_aggregation.ring import Ring
@@ -36,7 +36,7 @@ from federated.tensors.tensor_files import TensorFile, file_digest
 from federated.tensors.weights import TensorSpec
 from federated.wire import conversion
 from federated.wire import weight_exchange_pb2 as pb
-from federated.wire.messages import SumPlace, SumPost, SumSettings, SumState
+from federated.wire.messages import SumKeys, SumPlace, SumPost, SumSettings, SumState
 
 
 class Sums:
@@ -55,6 +55,9 @@ class Sums:
                 "sites check each other's keys; use a server's kit as `provision` made it"
             )
         self._run, self._authority = run, authority
+        # Where a sum could not be opened: the exchange, and the sites that had revealed shares.
+        self._unopened: tuple[SumPlace, frozenset[str]] | None = None
+        self._reason = ""
 
     @property
     def _settings(self) -> SumSettings:
@@ -180,6 +183,7 @@ class Sums:
                 verify_keys(post.keys, self._context(state), self._authority, now)
             except NotSigned as error:
                 raise errors.UpdateRefused(f"{error}; use the kit of one site, whole") from error
+            self._check_others(site, post.keys)
             fits = True
         elif post.phase == "share":
             others = state.closed["keys"] - {site}
@@ -187,9 +191,10 @@ class Sums:
         elif post.phase == "consent":
             fits = self._is_consent(site, post.consent, state)
         elif post.phase == "reveal":
-            fits = _are(post.self_masks, state.survivors, SHARE_BYTES) and _are(
-                post.mask_keys, state.dropped, SHARE_BYTES
-            )
+            # A site whose shares could not be opened at another has none there.
+            fits = _are(
+                post.self_masks, state.survivors & post.self_masks.keys(), SHARE_BYTES
+            ) and _are(post.mask_keys, state.dropped & post.mask_keys.keys(), SHARE_BYTES)
         expected = {
             "keys": SumPost("keys", post.place, keys=post.keys),
             "share": SumPost("share", post.place, commitment=post.commitment, shares=post.shares),
@@ -203,6 +208,17 @@ class Sums:
                 f"what site {site!r} sends in the phase {post.phase!r} of secure aggregation is "
                 "not what that phase needs; install the same release at both ends"
             )
+
+    def _check_others(self, site: str, keys: SumKeys) -> None:
+        """Raises UpdateRefused for keys that would make those of other sites useless, too."""
+        others = [post.keys for by, post in self._posts("keys").items() if by != site and post.keys]
+        try:
+            roster.check_apart([*others, keys])
+        except ValueError as error:
+            raise errors.UpdateRefused(
+                f"the keys of site {site!r} are also those of another site: {error}; each site "
+                "needs a kit of its own"
+            ) from error
 
     def _is_consent(self, site: str, signature: bytes, state: Exchange) -> bool:
         if len(signature) > MAX_SIGNATURE:
@@ -262,26 +278,59 @@ class Sums:
             self._enter(next_state)
             return False, 0.0
         gone = {site for site, record in run.store.sites().items() if record.evicted}
-        if state.survivors & gone:
+        # Once shares may have been revealed, the sum stays as it was agreed to: sites help to open
+        # no other one in this round.
+        if state.phase != "reveal" and state.survivors & gone:
             self.give_up(f"{', '.join(sorted(state.survivors & gone))} was evicted")
             return False, 0.0
         since = self._last_progress(state)
-        verdict = sum_phases.outcome(
-            state, run.absent(now), run.config.sum_policy, since=since, now=now
-        )
+        policy = run.config.sum_policy
+        verdict = sum_phases.outcome(state, run.absent(now), policy, since=since, now=now)
         if verdict == "wait":
-            due = sum_phases.deadline(state, run.config.sum_policy, since=since)
+            due = sum_phases.deadline(state, policy, since=since)
             return False, self._until(due, now)
         if verdict == "failed":
             self.give_up(
                 f"{len(state.done)} sites did their part in {state.phase!r}, "
-                f"{run.config.sum_policy.threshold} are needed"
+                f"{policy.threshold} are needed"
             )
             return False, 0.0
         if state.phase == "reveal":
-            return True, 0.0
+            return self._opens(state, now, due=sum_phases.deadline(state, policy, since=since))
         self._enter(sum_phases.advanced(state, now=now))
         return False, 0.0
+
+    def _opens(self, state: Exchange, now: float, *, due: float) -> tuple[bool, float | None]:
+        """Returns as `advance`: not before more shares have come than could not open the sum."""
+        if self._unopened != (self._context(state).place, frozenset(state.done)):
+            return True, 0.0
+        coming = (state.members or frozenset()) - state.done.keys() - self._run.absent(now)
+        if coming and now < due:
+            return False, self._until(due, now)
+        self.give_up(self._reason)
+        return False, 0.0
+
+    def cannot_open(self, reason: str) -> None:
+        """Notes that the shares so far do not open the sum: those of other sites may. Called with
+        the lock held.
+        """
+        state = self._run.exchange
+        if state is None or self._run.round is None:
+            return
+        if self._run.round.received.keys() != state.survivors:
+            self.give_up(reason)
+            return
+        self._unopened, self._reason = (
+            (self._context(state).place, frozenset(state.done)),
+            reason,
+        )
+        self._run.log(
+            "sum_not_opened",
+            round=self._run.round.number,
+            exchange=state.number,
+            sites=sorted(state.done),
+            reason=reason,
+        )
 
     def keys_expired(self, now: float) -> bool:
         """Returns whether the round's deadline passed before the minimum of keys had come."""
@@ -330,9 +379,16 @@ class Sums:
         return max(opened.opened_at, min(last, state.opened_at + run.policy.max_extension_s))
 
     def give_up(self, reason: str) -> None:
-        """Gives the exchange up; the round begins another one with fresh keys."""
+        """Gives the exchange up; the round begins another one with fresh keys. After the last
+        exchange that sites follow, it pauses the run instead.
+        """
         run, state, opened = self._run, self._run.exchange, self._run.round
         if state is None or opened is None:
+            return
+        if state.number >= sum_phases.MAX_EXCHANGES:
+            run.store.pause(True)
+            run.note_change()
+            run.log("paused", round=opened.number, exchange=state.number, reason=reason)
             return
         run.store.restart_exchange(opened, sum_phases.restarted(state, now=run.clock()))
         run.reopen()
@@ -358,7 +414,7 @@ class Sums:
         commitments = {site: post.commitment for site, post in self._posts("share").items()}
         if closed.received.keys() != state.survivors:
             raise opening.CannotOpen("an update of a site in the sum is no longer there")
-        return opening.masks_of_sum(
+        opened = opening.masks_of_sum(
             self._context(state),
             self._roster(),
             survivors=state.survivors,
@@ -366,6 +422,14 @@ class Sums:
             commitments=commitments,
             revealed=self._posts("reveal"),
         )
+        if opened.liars:
+            self._run.log(
+                "sum_wrong_shares",
+                round=closed.number,
+                exchange=state.number,
+                sites=list(opened.liars),
+            )
+        return opened.masks
 
     def mean(
         self, masks: Collection[Mask], updates: Mapping[str, tuple[Source, int]], model: Source

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from federated import errors
-from federated.rounds.sum_phases import PHASES
+from federated.rounds.sum_phases import MAX_EXCHANGES, PHASES, Exchange
 from federated.secure_aggregation import participant
 from federated.server import sums
 from federated.server.config import ServerConfig
@@ -131,7 +131,7 @@ def test_the_server_may_be_killed_in_every_phase(opened, sites):
     assert done == ["train", "share", "mask", "consent", "reveal"], "something was done twice"
 
 
-@pytest.mark.parametrize("phase", ["train", "mask", "reveal"])
+@pytest.mark.parametrize("phase", ["train", "mask", "consent"])
 def test_an_evicted_site_is_not_waited_for(run, sites, phase):
     in_phase(run, sites, phase)
     run.lead.orders.evict("C2")
@@ -234,7 +234,7 @@ def changed(post):
         yield dataclasses.replace(post, consent=bytes(10_000))
         yield dataclasses.replace(post, shares={"C2": b""})
     else:
-        yield dataclasses.replace(post, self_masks={})
+        yield dataclasses.replace(post, shares={"C2": bytes(160)})
         yield dataclasses.replace(post, self_masks={**post.self_masks, "C9": bytes(66)})
         yield dataclasses.replace(post, self_masks={**post.self_masks, "C2": bytes(65)})
         yield dataclasses.replace(post, mask_keys={"C2": bytes(66)})
@@ -301,15 +301,125 @@ def test_a_masked_update_counts_in_its_phase_and_exchange_only(run, sites, clock
         late.transport.ask_sum("mask", place)
 
 
-def test_shares_that_do_not_open_the_sum_give_the_exchange_up(run, sites):
-    in_phase(run, sites, "reveal")
-    post = posted(run, sites[0], "reveal")
+def lie(site, post):
+    """Sends a wrong share of the self mask of C3."""
     bad = {**post.self_masks, "C3": post.self_masks["C2"]}
-    sites[0].transport.post_sum(dataclasses.replace(post, self_masks=bad))
+    site.transport.post_sum(dataclasses.replace(post, self_masks=bad))
+
+
+def test_a_site_that_reveals_wrong_shares_is_named_and_the_others_open_the_sum(run, sites):
+    in_phase(run, sites, "reveal")
+    lie(sites[0], posted(run, sites[0], "reveal"))
     sites[1].do(only="reveal")
     run.lead.advance()
+    (line,) = events(run, "sum_not_opened")
+    assert "'C3' that C1, C2 revealed do not fit" in line["reason"]
+    assert run.lead.advance() > 0, "it tries again without more shares"
+    assert len(events(run, "sum_not_opened")) == 1
+    sites[2].do(only="reveal")
+    run.lead.advance()
+    check(run, 1)
+    (line,) = events(run, "sum_wrong_shares")
+    assert (line["round"], line["exchange"], line["sites"]) == (1, 1, ["C1"])
+    assert events(run, "sum_given_up") == []
+    finish(run, sites)
+    check(run, 2)
+
+
+@pytest.mark.parametrize("how", ["deadline", "all"])
+def test_shares_that_do_not_open_the_sum_give_the_exchange_up(run, sites, clock, how):
+    in_phase(run, sites, "reveal")
+    for site in sites[:2]:
+        lie(site, posted(run, site, "reveal"))
+    run.lead.advance()
+    assert events(run, "sum_given_up") == []
+    if how == "all":
+        sites[2].do(only="reveal")
+    else:
+        clock.now += run.config.secure_aggregation_deadline_s
+    run.lead.advance()
     (line,) = events(run, "sum_given_up")
-    assert "shares of site 'C3' do not fit" in line["reason"]
+    assert "shares of site 'C3'" in line["reason"]
+    finish(run, sites)  # the sites help again, to open the very same sum
+    check(run, 1)
+
+
+def test_a_restart_tries_again_to_open_a_sum_that_could_not_be_opened(opened, run, sites):
+    in_phase(run, sites, "reveal")
+    lie(sites[0], posted(run, sites[0], "reveal"))
+    sites[1].do(only="reveal")
+    run.lead.advance()
+    again = opened(**SETTINGS)
+    again.lead.advance()
+    assert events(again, "sum_given_up") == []
+    sites[2].transport = again.transport("C3")
+    sites[2].login()
+    sites[2].do(only="reveal")
+    again.lead.advance()
+    check(again, 1)
+
+
+def test_one_site_that_seals_rubbish_for_another_stops_neither(run, sites):
+    in_phase(run, sites, "share")
+    post = posted(run, sites[2], "share")
+    sites[2].transport.post_sum(dataclasses.replace(post, shares={**post.shares, "C1": bytes(160)}))
+    finish(run, sites)
+    assert sites[0].masking.unreadable == ("C3",)
+    if not events(run, "aggregated"):  # C1 and C2 came first, and C1 has no share of C3
+        sites[2].do(only="reveal")
+        run.lead.advance()
+    check(run, 1)
+
+
+def test_a_site_that_is_evicted_after_the_agreement_stays_in_the_sum(run, sites):
+    in_phase(run, sites, "reveal")
+    run.lead.orders.evict("C2")
+    for site in (sites[0], sites[2]):
+        site.do(only="reveal")
+    run.lead.advance()
+    check(run, 1)
+    assert events(run, "sum_given_up") == []
+    assert run.lead._run.round.number == 2 and run.lead.orders.standing("C2") == "evicted"
+
+
+def test_a_round_of_which_two_sums_are_asked_is_not_opened_twice(run, sites, clock):
+    """The operator evicts a site and goes back: the difference would be that site's update."""
+    finish(run, sites)
+    run.lead.orders.evict("C3")
+    run.lead.orders.discard_round(1)
+    run.lead.orders.readmit("C3")
+    sites[2].login()
+    in_phase(run, sites, "mask")
+    for site in sites[:2]:  # C3 drops out
+        site.do(only="mask")
+    run.lead.advance()
+    clock.now += run.config.secure_aggregation_deadline_s
+    run.lead.advance()
+    with pytest.raises(errors.PrivacyRefused, match=r"C1, C2 in round 1, after that of C1, C2, C3"):
+        sites[0].do(only="consent")
+
+
+def test_keys_that_another_site_has_are_refused_when_they_come(run, sites):
+    post = posted(run, sites[0], "keys")
+    sites[0].transport.post_sum(post)
+    signer, context = sites[1].transport.signer(), sites[0].masking._me.context
+    copied = signer.keys(context, post.keys.sealing_key, post.keys.masking_key)
+    with pytest.raises(errors.UpdateRefused, match=r"site 'C2' .* a key that comes twice"):
+        sites[1].transport.post_sum(dataclasses.replace(post, keys=copied))
+    finish(run, sites)
+    check(run, 1)
+
+
+def test_after_the_last_exchange_that_sites_follow_the_run_is_paused(run, sites, clock):
+    last = Exchange(MAX_EXCHANGES, clock.now)
+    run.store.sums.advance(1, last)
+    run.lead._run.reopen()
+    in_phase(run, sites, "share")
+    clock.now += run.config.secure_aggregation_deadline_s
+    assert run.lead.advance() is None and run.store.paused
+    assert events(run, "paused")[0]["exchange"] == MAX_EXCHANGES
+    run.lead.orders.resume()
+    run.lead.advance()
     finish(run, sites)
     check(run, 1)
 
