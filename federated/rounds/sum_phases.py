@@ -102,10 +102,11 @@ def task_of(state: Exchange, site: str) -> Phase | None:
 
 def gathering(state: Exchange, opened: Round, policy: Policy) -> Round:
     """Returns the round as it would be if the keys that have come were its updates: its policy
-    decides when the phase of the keys is over.
+    decides when the phase of the keys is over. Only its maximum of sites counts, the first ones.
     """
     gathered = dataclasses.replace(opened, received={}, min_reached_at=None)
-    for site, at in sorted(state.done.items(), key=lambda entry: (entry[1], entry[0])):
+    first = sorted(state.done.items(), key=lambda entry: (entry[1], entry[0]))
+    for site, at in first[: policy.max_num_clients]:
         update = Update(site, opened.number, 1, "")
         gathered = rounds.accept(gathered, update, policy=policy, now=at)
     return gathered

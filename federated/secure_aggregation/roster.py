@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from federated.secure_aggregation.keys import KEY_BYTES, Context, is_usable
-from federated.security import certificates, provisioning
+from federated.security import certificates
 from federated.wire.messages import SumKeys
 from runkit import printable
 
@@ -68,7 +68,7 @@ def verify_keys(
         signature.
     """
     who = f"the keys of site {printable.text(repr(keys.site), limit=80)}"
-    if keys.site.lower() in provisioning.RESERVED:
+    if keys.site.lower() in certificates.RESERVED:
         # Whoever runs the server has the operator's certificate, which is made like a site's.
         raise NotSigned(f"{who} have a name that no site has")
     if not (is_usable(keys.sealing_key) and is_usable(keys.masking_key)):

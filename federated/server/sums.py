@@ -7,6 +7,7 @@ unusable keys or shares is refused, and not every other site that would receive 
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections.abc import Collection, Mapping
 
@@ -37,6 +38,7 @@ from federated.tensors.weights import TensorSpec
 from federated.wire import conversion
 from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.messages import SumKeys, SumPlace, SumPost, SumSettings, SumState
+from runkit import printable
 
 
 class Sums:
@@ -160,6 +162,12 @@ class Sums:
                 "the server could not read or write its store just now; "
                 "the site tries again by itself"
             )
+        if phase not in sum_phases.PHASES:
+            raise errors.UpdateRefused(
+                f"site {site!r} names a phase {printable.text(repr(phase), limit=40)} of secure "
+                "aggregation, which this release does not know; install the same release at both "
+                "ends"
+            )
         state, opened = run.exchange, run.round
         if (
             state is None
@@ -183,6 +191,11 @@ class Sums:
                 verify_keys(post.keys, self._context(state), self._authority, now)
             except NotSigned as error:
                 raise errors.UpdateRefused(f"{error}; use the kit of one site, whole") from error
+            if site not in state.done and len(state.done) >= self._settings.max_sites:
+                raise errors.StaleUpdate(
+                    f"exchange {state.number} has the keys of its {self._settings.max_sites} "
+                    f"sites, site {site!r} is not among them; ask for the next task"
+                )
             self._check_others(site, post.keys)
             fits = True
         elif post.phase == "share":
@@ -270,7 +283,8 @@ class Sums:
                 due = rounds.next_moment(gathered, run.policy)
                 return False, self._until(due, now)
             try:
-                next_state = sum_phases.advanced(state, now=now)
+                counted = {site: state.done[site] for site in gathered.received}
+                next_state = sum_phases.advanced(dataclasses.replace(state, done=counted), now=now)
                 self._check_roster(next_state)
             except ValueError as error:
                 self.give_up(f"the keys of the sites do not go together: {error}")

@@ -113,3 +113,11 @@ def test_the_rounds_own_policy_ends_the_phase_of_the_keys():
 def test_another_exchange_begins_from_nothing(sharing):
     again = sum_phases.restarted(after(sharing, "C1"), now=9.0)
     assert again == Exchange(2, 9.0)
+
+
+def test_the_keys_of_more_sites_than_a_round_takes_count_by_when_they_came():
+    state = after(Exchange(1, 0.0), "C5", now=2.0)
+    state = after(state, "C1", "C2", "C3", "C4", now=1.0)
+    gathered = sum_phases.gathering(state, Round(1), ROUND)
+    assert gathered.received.keys() == {"C1", "C2", "C3", "C4"}
+    assert rounds.is_over(gathered, ROUND, now=1.0)

@@ -255,9 +255,10 @@ def test_parts_that_no_site_could_use_are_refused_and_the_round_goes_on(run, sit
     ):
         with pytest.raises(errors.StaleUpdate):
             sites[0].transport.post_sum(dataclasses.replace(post, place=other))
-    for unknown in ("mask", "x" * 1000):
-        with pytest.raises((errors.StaleUpdate, errors.UpdateRefused)):
+    for unknown in ("mask", "x" * 60_000, "\x1b[2J"):
+        with pytest.raises((errors.StaleUpdate, errors.UpdateRefused)) as caught:
             sites[0].transport.post_sum(SumPost(unknown, place))
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 300
     sites[0].transport.post_sum(post)
     sites[0].transport.post_sum(post)  # a lost reply does no harm
     for kind in ("train", "share", "mask", "consent", "reveal"):
@@ -408,6 +409,14 @@ def test_keys_that_another_site_has_are_refused_when_they_come(run, sites):
         sites[1].transport.post_sum(dataclasses.replace(post, keys=copied))
     finish(run, sites)
     check(run, 1)
+
+
+def test_keys_of_one_site_too_many_are_refused(run, sites, clock):
+    """As when a site was evicted, another came in its place, and it was admitted again."""
+    done = dict.fromkeys(("C4", "C5", "C6"), clock.now)
+    run.lead._run.exchange = dataclasses.replace(run.lead._run.exchange, done=done)
+    with pytest.raises(errors.StaleUpdate, match="has the keys of its 3 sites, site 'C2'"):
+        sites[1].do(only="train")
 
 
 def test_after_the_last_exchange_that_sites_follow_the_run_is_paused(run, sites, clock):
