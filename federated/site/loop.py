@@ -169,15 +169,14 @@ def run(
     Raises:
       WrongCredential, CertificateRefused, PlanDiffers, FederationFull, VersionDiffers,
       DifferentRun: the site cannot take part.
-      PrivacyRefused: with `require_sums`, from a server without secure aggregation; for more sums
-        of one round than `repeated_sums` allows.
+      PrivacyRefused: with `require_sums`, from a server without secure aggregation.
       AnswersUsedUp: the server asks for the scores of more models than `limits` allows.
       UpdateRefused, IncompatibleWeights, ModelRefused, PrivacyRefused: what the trainer made may
         not leave the site, or cannot be used.
       ValueError: for rules of sharing in the plan that do not fit the trainer's arrays, or private
         arrays that are no longer in the journal folder.
       PolicyRefused: the privacy policy cannot hold or is weaker than before in this run, or its
-        budget is spent.
+        budget is spent; or the server asks for more sums of one round than `repeated_sums` allows.
       FolderInUse: another process is using the journal.
       ServerMisbehaves: the server sent something that no server of this product sends. An update
         that was not confirmed is kept.

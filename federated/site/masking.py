@@ -216,7 +216,7 @@ class Masking:
         Raises:
           StaleUpdate: for an exchange that this site has not entered.
           ServerMisbehaves: as the functions of `participant`.
-          PrivacyRefused, StaleUpdate: as `OpenedSums`.
+          PolicyRefused, StaleUpdate: as `OpenedSums`.
         """
         me = self._entered(task)
         if task.kind == "share":

@@ -35,6 +35,7 @@ class OpenedSums:
         self._path, self._run, self._allowed = folder / "opened_sums.jsonl", run, repeats
         self._repeated = 0
         self._rounds: dict[int, dict[frozenset[str], int]] = {}  # -> how often it had gone back
+        self._sets: dict[frozenset[str], frozenset[str]] = {}  # thousands of rounds, few sets
         for record in self._read():
             if record["run"] == run:
                 place = SumPlace(record["discarded"], record["round"], record["exchange"])
@@ -44,7 +45,7 @@ class OpenedSums:
         """Checks that this site may help to open the sum of `sites`.
 
         Raises:
-          PrivacyRefused: for another sum of a round of which it has opened one, after the run was
+          PolicyRefused: for another sum of a round of which it has opened one, after the run was
             taken back.
           StaleUpdate: without that, in another exchange. The site sits it out: sites that have
             revealed nothing in the round yet may be enough.
@@ -53,7 +54,7 @@ class OpenedSums:
         if not others or self._repeated < self._allowed:
             return
         before, discarded = next(reversed(others.items()))
-        kind = errors.StaleUpdate if discarded == place.discarded else errors.PrivacyRefused
+        kind = errors.StaleUpdate if discarded == place.discarded else errors.PolicyRefused
         raise kind(
             f"the server asks to open the sum of {_named(sites)} in round {place.round}, after "
             f"that of {_named(before)}: one minus the other would give away updates of single "
@@ -89,6 +90,7 @@ class OpenedSums:
 
     def _count(self, place: SumPlace, sites: frozenset[str]) -> None:
         self._repeated += bool(self._others(place.round, sites))
+        sites = self._sets.setdefault(sites, sites)
         self._rounds.setdefault(place.round, {}).setdefault(sites, place.discarded)
 
     def _read(self) -> list[dict[str, Any]]:

@@ -94,7 +94,7 @@ class SumPart:
 
         Raises:
           StaleUpdate: if the site sits this exchange out.
-          ServerMisbehaves, PrivacyRefused: as `Masking.part` and `Masking.mask`.
+          ServerMisbehaves, PolicyRefused: as `Masking.part` and `Masking.mask`.
         """
         try:
             return self._take_part(task)

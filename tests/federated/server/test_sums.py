@@ -396,7 +396,7 @@ def test_a_round_of_which_two_sums_are_asked_is_not_opened_twice(run, sites, clo
     run.lead.advance()
     clock.now += run.config.secure_aggregation_deadline_s
     run.lead.advance()
-    with pytest.raises(errors.PrivacyRefused, match=r"C1, C2 in round 1, after that of C1, C2, C3"):
+    with pytest.raises(errors.PolicyRefused, match=r"C1, C2 in round 1, after that of C1, C2, C3"):
         sites[0].do(only="consent")
 
 

@@ -226,7 +226,7 @@ def test_a_server_cannot_subtract_the_sums_of_two_exchanges_of_a_round(sites):
     posts = opened_by(sites, NAMES, (), exchange=3)  # the same sum tells nothing more
     assert posts["C1"].self_masks.keys() == set(NAMES)
     # Nor after a claim that the operator took the run back.
-    with pytest.raises(errors.PrivacyRefused, match="--repeated_sums=1"):
+    with pytest.raises(errors.PolicyRefused, match="--repeated_sums=1"):
         opened_by(sites, ("C1", "C2"), ("C3",), discarded=1)
 
 

@@ -17,7 +17,7 @@ def opened(tmp_path):
 
 @pytest.mark.parametrize(
     ("place", "error"),
-    [(SumPlace(0, 4, 2), errors.StaleUpdate), (SumPlace(1, 4, 1), errors.PrivacyRefused)],
+    [(SumPlace(0, 4, 2), errors.StaleUpdate), (SumPlace(1, 4, 1), errors.PolicyRefused)],
 )
 @pytest.mark.parametrize(("first", "second"), [(ALL, TWO), (TWO, ALL)])
 def test_no_second_sum_of_a_round_whatever_the_exchange(opened, place, error, first, second):
