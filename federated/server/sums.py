@@ -1,8 +1,7 @@
 """Secure aggregation at the server: carries keys and shares between sites, and opens their sum.
 
 The phases are those of `rounds.sum_phases`; what sites check is in
-`secure_aggregation.participant`. The server checks what it receives too, so that one site with
-unusable keys or shares is refused, and not every other site that would receive them.
+`secure_aggregation.participant`, what the server checks in `sum_checks`.
 """
 
 from __future__ import annotations
@@ -20,17 +19,12 @@ from federated.aggregation.spooled_updates import CorruptUpdate
 from federated.rounds import rounds, sum_phases
 from federated.rounds.rounds import Round
 from federated.rounds.sum_phases import Exchange, Phase
-from federated.secure_aggregation import opening, ring, roster
-from federated.secure_aggregation.keys import KEY_BYTES, SEALED_BYTES, Context
+from federated.secure_aggregation import opening, ring
+from federated.secure_aggregation.keys import Context
 from federated.secure_aggregation.masks import Mask
 from federated.secure_aggregation.ring import Ring
-from federated.secure_aggregation.roster import (
-    MAX_SIGNATURE,
-    NotSigned,
-    Roster,
-    verify_keys,
-)
-from federated.secure_aggregation.shamir import SHARE_BYTES
+from federated.secure_aggregation.roster import Roster
+from federated.server import sum_checks
 from federated.server.run_state import RunState
 from federated.storage.sum_records import SumRecords
 from federated.tensors.tensor_files import TensorFile, file_digest
@@ -183,64 +177,10 @@ class Sums:
         return state, opened
 
     def _check(self, site: str, post: SumPost, state: Exchange) -> None:
-        """Raises UpdateRefused unless a part has what its phase needs, in the right sizes."""
-        fits = False
-        if post.phase == "keys" and post.keys is not None and post.keys.site == site:
-            try:
-                now = datetime.datetime.fromtimestamp(self._run.wall_clock(), datetime.timezone.utc)
-                verify_keys(post.keys, self._context(state), self._authority, now)
-            except NotSigned as error:
-                raise errors.UpdateRefused(f"{error}; use the kit of one site, whole") from error
-            if site not in state.done and len(state.done) >= self._settings.max_sites:
-                raise errors.StaleUpdate(
-                    f"exchange {state.number} has the keys of its {self._settings.max_sites} "
-                    f"sites, site {site!r} is not among them; ask for the next task"
-                )
-            self._check_others(site, post.keys)
-            fits = True
-        elif post.phase == "share":
-            others = state.closed["keys"] - {site}
-            fits = len(post.commitment) == KEY_BYTES and _are(post.shares, others, SEALED_BYTES)
-        elif post.phase == "consent":
-            fits = self._is_consent(site, post.consent, state)
-        elif post.phase == "reveal":
-            # A site whose shares could not be opened at another has none there.
-            fits = _are(
-                post.self_masks, state.survivors & post.self_masks.keys(), SHARE_BYTES
-            ) and _are(post.mask_keys, state.dropped & post.mask_keys.keys(), SHARE_BYTES)
-        expected = {
-            "keys": SumPost("keys", post.place, keys=post.keys),
-            "share": SumPost("share", post.place, commitment=post.commitment, shares=post.shares),
-            "consent": SumPost("consent", post.place, consent=post.consent),
-            "reveal": SumPost(
-                "reveal", post.place, self_masks=post.self_masks, mask_keys=post.mask_keys
-            ),
-        }
-        if not fits or post != expected[post.phase]:
-            raise errors.UpdateRefused(
-                f"what site {site!r} sends in the phase {post.phase!r} of secure aggregation is "
-                "not what that phase needs; install the same release at both ends"
-            )
-
-    def _check_others(self, site: str, keys: SumKeys) -> None:
-        """Raises UpdateRefused for keys that would make those of other sites useless, too."""
-        others = [post.keys for by, post in self._posts("keys").items() if by != site and post.keys]
-        try:
-            roster.check_apart([*others, keys])
-        except ValueError as error:
-            raise errors.UpdateRefused(
-                f"the keys of site {site!r} are also those of another site: {error}; each site "
-                "needs a kit of its own"
-            ) from error
-
-    def _is_consent(self, site: str, signature: bytes, state: Exchange) -> bool:
-        if len(signature) > MAX_SIGNATURE:
-            return False
-        try:
-            self._roster().verify_consent(site, signature, self._context(state), state.survivors)
-        except NotSigned:
-            return False
-        return True
+        """Raises as `sum_checks.check_part`."""
+        now = datetime.datetime.fromtimestamp(self._run.wall_clock(), datetime.timezone.utc)
+        context, known = self._context(state), self._keys()
+        sum_checks.check_part(site, post, state, context, known, self._authority, now)
 
     def _context(self, state: Exchange) -> Context:
         store, number = self._run.store, self._number()
@@ -258,12 +198,15 @@ class Sums:
             for site, data in self._records.parts(self._number(), phase).items()
         }
 
+    def _keys(self) -> dict[str, SumKeys]:
+        posts = self._posts("keys")
+        return {site: post.keys for site, post in posts.items() if post.keys is not None}
+
     def _roster(self) -> Roster:
         """Returns the keys of the sites of the exchange, each checked when it came."""
-        state, posts = self._run.exchange, self._posts("keys")
+        state, known = self._run.exchange, self._keys()
         sites = state.closed["keys"] if state is not None else ()
-        found = {site: posts[site].keys for site in sorted(sites)}
-        return Roster({site: keys for site, keys in found.items() if keys is not None})
+        return Roster({site: known[site] for site in sorted(sites)})
 
     # The driving thread; called with the lock held.
 
@@ -363,9 +306,8 @@ class Sums:
         return max(0.0, min(moments) - now) if moments else None
 
     def _check_roster(self, state: Exchange) -> None:
-        posts = self._posts("keys")
-        keys = [posts[site].keys for site in state.closed["keys"]]
-        Roster.of([each for each in keys if each is not None], self._context(state))
+        known = self._keys()
+        Roster.of([known[site] for site in state.closed["keys"]], self._context(state))
 
     def _enter(self, state: Exchange) -> None:
         run = self._run
@@ -466,8 +408,3 @@ class Sums:
                     raise CorruptUpdate(update) from error
                 if sha256 != update.sha256:
                     raise CorruptUpdate(update)
-
-
-def _are(shares: Mapping[str, bytes], sites: Collection[str], size: int) -> bool:
-    """Returns whether there is a share of that size for each of the sites, and for no other."""
-    return shares.keys() == set(sites) and all(len(share) == size for share in shares.values())
