@@ -14,6 +14,8 @@ from federated.server.uploads import Uploads
 from federated.storage.database import SiteRecord
 from federated.wire.status import RunSnapshot, SiteSnapshot
 
+_USUAL_EXCHANGES = 3  # of secure aggregation in one round; more need a look
+
 
 class Orders:
     """The operator's orders. Each holds across restarts, and giving it twice does no harm."""
@@ -225,6 +227,12 @@ class Orders:
                         f"sites that are heard{self._silence(missing, now)}. "
                         f"{self._remedy(missing, state.number)}"
                     )
+            if state is not None and run.exchange and run.exchange.number > _USUAL_EXCHANGES:
+                return (
+                    f"round {state.number} is in exchange {run.exchange.number} of secure "
+                    "aggregation, since those before could not be opened; the events sum_given_up "
+                    "say why, and sum_sat_out in the logs of sites that sat one out"
+                )
             taking_part = [site for site, record in sites.items() if not record.evicted]
             if (
                 store.only_evaluates

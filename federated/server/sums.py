@@ -51,6 +51,7 @@ class Sums:
                 "sites check each other's keys; use a server's kit as `provision` made it"
             )
         self._run, self._authority = run, authority
+        self._began_at = run.clock()  # the time during which the server was away ends no phase
         # Where a sum could not be opened: the exchange, and the sites that had revealed shares.
         self._unopened: tuple[SumPlace, frozenset[str]] | None = None
         self._reason = ""
@@ -323,16 +324,17 @@ class Sums:
         )
 
     def _last_progress(self, state: Exchange) -> float:
-        """Returns from when a phase's deadline counts: the end of a pause, or the last bytes of an
-        update, within the limit on all extensions.
+        """Returns from when a phase's deadline counts: the start of the server, the end of a pause,
+        or the last bytes of an update, within the limit on all extensions.
         """
         run, opened = self._run, self._run.round
         if opened is None:
             return state.opened_at
+        since = max(opened.opened_at, self._began_at)
         if state.phase != "mask":
-            return opened.opened_at
+            return since
         last = max((arrival.last for arrival in opened.arriving.values()), default=0.0)
-        return max(opened.opened_at, min(last, state.opened_at + run.policy.max_extension_s))
+        return max(since, min(last, state.opened_at + run.policy.max_extension_s))
 
     def give_up(self, reason: str) -> None:
         """Gives the exchange up; the round begins another one with fresh keys. After the last

@@ -131,6 +131,28 @@ def test_the_server_may_be_killed_in_every_phase(opened, sites):
     assert done == ["train", "share", "mask", "consent", "reveal"], "something was done twice"
 
 
+@pytest.mark.parametrize("phase", ["share", "mask", "consent", "reveal"])
+def test_the_time_in_which_the_server_was_away_ends_no_phase(opened, sites, phase, clock, run):
+    in_phase(run, sites, phase)
+    sites[0].do(only=phase)
+    clock.now += 10 * run.config.secure_aggregation_deadline_s
+    again = opened(**SETTINGS)
+    for site in sites:
+        site.transport = again.transport(site.name)
+        site.login()
+    again.lead.advance()
+    assert again.lead._run.exchange.phase == phase and events(again, "sum_given_up") == []
+    finish(again, sites)
+    check(again, 1)
+
+
+def test_an_operator_hears_of_a_round_that_is_begun_again_and_again(run, sites, clock):
+    assert run.lead.orders.hindrance() == ""
+    run.store.sums.advance(1, Exchange(4, clock.now))
+    run.lead._run.reopen()
+    assert "round 1 is in exchange 4" in run.lead.orders.hindrance()
+
+
 @pytest.mark.parametrize("phase", ["train", "mask", "consent"])
 def test_an_evicted_site_is_not_waited_for(run, sites, phase):
     in_phase(run, sites, phase)
