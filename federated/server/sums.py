@@ -222,19 +222,7 @@ class Sums:
         if run.round is None or state is None:
             return False, None
         if state.phase == "keys":
-            gathered = sum_phases.gathering(state, run.round, run.policy)
-            if not rounds.is_over(gathered, run.policy, now=now):
-                due = rounds.next_moment(gathered, run.policy)
-                return False, self._until(due, now)
-            try:
-                counted = {site: state.done[site] for site in gathered.received}
-                next_state = sum_phases.advanced(dataclasses.replace(state, done=counted), now=now)
-                self._check_roster(next_state)
-            except ValueError as error:
-                self.give_up(f"the keys of the sites do not go together: {error}")
-                return False, 0.0
-            self._enter(next_state)
-            return False, 0.0
+            return self._gather(state, run.round, now)
         gone = {site for site, record in run.store.sites().items() if record.evicted}
         # Once shares may have been revealed, the sum stays as it was agreed to: sites help to open
         # no other one in this round.
@@ -256,6 +244,29 @@ class Sums:
         if state.phase == "reveal":
             return self._opens(state, now, due=sum_phases.deadline(state, policy, since=since))
         self._enter(sum_phases.advanced(state, now=now))
+        return False, 0.0
+
+    def _gather(self, state: Exchange, opened: Round, now: float) -> tuple[bool, float | None]:
+        """Returns as `advance`, in the phase of the keys. If a sum may have been opened before, it
+        waits for the same sites for a while.
+        """
+        run = self._run
+        gathered = sum_phases.gathering(state, opened, run.policy)
+        if not rounds.is_over(gathered, run.policy, now=now):
+            return False, self._until(rounds.next_moment(gathered, run.policy), now)
+        coming = state.again - gathered.received.keys() - run.absent(now)
+        since = self._last_progress(state)
+        due = sum_phases.deadline(state, run.config.sum_policy, since=since)
+        if coming and now < due:
+            return False, self._until(due, now)
+        counted = {site: state.done[site] for site in gathered.received}
+        try:
+            following = sum_phases.advanced(dataclasses.replace(state, done=counted), now=now)
+            self._check_roster(following)
+        except ValueError as error:
+            self.give_up(f"the keys of the sites do not go together: {error}")
+        else:
+            self._enter(following)
         return False, 0.0
 
     def _opens(self, state: Exchange, now: float, *, due: float) -> tuple[bool, float | None]:

@@ -367,6 +367,37 @@ def test_shares_that_do_not_open_the_sum_give_the_exchange_up(run, sites, clock,
     check(run, 1)
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_sum_that_may_have_been_opened_is_tried_again_with_the_same_sites(
+    opened, run, sites, clock, killed
+):
+    in_phase(run, sites, "mask")
+    for site in sites[:2]:  # C3 drops out, and comes back for the next exchange
+        site.do(only="mask")
+    run.lead.advance()
+    clock.now += run.config.secure_aggregation_deadline_s
+    run.lead.advance()
+    for site in sites[:2]:
+        site.do(only="consent")
+    run.lead.advance()
+    for site in sites[:2]:
+        post = posted(run, site, "reveal")
+        bad = {"C1": post.self_masks["C2"], "C2": post.self_masks["C1"]}
+        site.transport.post_sum(dataclasses.replace(post, self_masks=bad))
+    run.lead.advance()
+    assert len(events(run, "sum_given_up")) == 1
+    if killed:
+        run = opened(**SETTINGS)
+        for site in sites:
+            site.transport = run.transport(site.name)
+            site.login()
+    finish(run, sites)
+    check(run, 1, ("C1", "C2"))
+    assert events(run, "aggregated")[0]["secure_aggregation"]["dropped"] == ["C3"]
+    finish(run, sites)
+    check(run, 2)
+
+
 def test_a_restart_tries_again_to_open_a_sum_that_could_not_be_opened(opened, run, sites):
     in_phase(run, sites, "reveal")
     lie(sites[0], posted(run, sites[0], "reveal"))
