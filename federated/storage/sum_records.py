@@ -109,7 +109,9 @@ class SumRecords:
 
 
 def _keep(database: sqlite3.Connection, number: int, state: Exchange) -> None:
-    sets = {**state.closed, **({_AGAIN: state.again} if state.again else {})}
+    sets: dict[str, frozenset[str]] = dict(state.closed.items())
+    if state.again:
+        sets[_AGAIN] = state.again
     closed = json.dumps({name: sorted(sites) for name, sites in sets.items()})
     database.execute(
         "INSERT OR REPLACE INTO exchanges VALUES (?, ?, ?, ?, ?)",
