@@ -67,6 +67,15 @@ flags.DEFINE_bool(
     "Send masked updates only: a server without --secure_aggregation gets nothing from this site. "
     "Needs --nolend_local and no --lend, since such models would leave as they are.",
 )
+flags.DEFINE_integer(
+    "repeated_sums",
+    0,
+    "With secure aggregation: how often in the run this site helps to open another sum of a round "
+    "of which it has helped to open one, for example after a site was evicted and the run taken "
+    "back. The difference of the two sums can be a single site's update, so by default it never "
+    "does.",
+    lower_bound=0,
+)
 with program_help.group("What this site answers"):
     setting_flags.define(AnswerLimits)
 
@@ -185,6 +194,7 @@ def take_part(
             authority=transport.authority,
             privacy=policy,
             require_sums=FLAGS.require_secure_aggregation,
+            repeated_sums=FLAGS.repeated_sums,
             limits=limits.for_rounds(config.num_rounds, config.validation_every),
         )
     except (CertificateRefused, WrongCredential, VersionDiffers) as error:

@@ -43,6 +43,8 @@ class Exchange:
       opened_at: when the phase began, in seconds of the round's clock.
       done: site to when it did its part in this phase.
       closed: phase to the sites that did their part, of each phase before.
+      again: sites whose sum may have been opened in an exchange before; sites help to open no other
+        in this round, so it should become the same one. Empty if none was.
     """
 
     number: int
@@ -50,6 +52,7 @@ class Exchange:
     phase: Phase = "keys"
     done: Mapping[str, float] = dataclasses.field(default_factory=dict)
     closed: Mapping[Phase, frozenset[str]] = dataclasses.field(default_factory=dict)
+    again: frozenset[str] = frozenset()
 
     @property
     def members(self) -> frozenset[str] | None:
@@ -102,10 +105,11 @@ def task_of(state: Exchange, site: str) -> Phase | None:
 
 def gathering(state: Exchange, opened: Round, policy: Policy) -> Round:
     """Returns the round as it would be if the keys that have come were its updates: its policy
-    decides when the phase of the keys is over.
+    decides when the phase of the keys is over. Only its maximum of sites counts, the first ones.
     """
     gathered = dataclasses.replace(opened, received={}, min_reached_at=None)
-    for site, at in sorted(state.done.items(), key=lambda entry: (entry[1], entry[0])):
+    first = sorted(state.done.items(), key=lambda entry: (entry[1], entry[0]))
+    for site, at in first[: policy.max_num_clients]:
         update = Update(site, opened.number, 1, "")
         gathered = rounds.accept(gathered, update, policy=policy, now=at)
     return gathered
@@ -138,12 +142,18 @@ def deadline(state: Exchange, policy: SumPolicy, *, since: float) -> float:
 
 
 def advanced(state: Exchange, *, now: float) -> Exchange:
-    """Returns the next phase, for the sites that did their part in this one."""
+    """Returns the next phase, for the sites that did their part in this one. If all are there whose
+    sum may have been opened before, the masks are for them alone.
+    """
+    done = frozenset(state.done)
+    if state.phase == "share" and state.again and state.again <= done:
+        done = state.again
     following = PHASES[PHASES.index(state.phase) + 1]
-    closed = {**state.closed, state.phase: frozenset(state.done)}
-    return Exchange(state.number, now, following, {}, closed)
+    closed = {**state.closed, state.phase: done}
+    return Exchange(state.number, now, following, {}, closed, state.again)
 
 
 def restarted(state: Exchange, *, now: float) -> Exchange:
     """Returns the first phase of the next exchange, in place of one that was given up."""
-    return Exchange(state.number + 1, now)
+    again = state.survivors if state.phase == "reveal" else state.again
+    return Exchange(state.number + 1, now, again=again)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Protocol
+import functools
+import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -15,9 +17,19 @@ from federated.secure_aggregation.roster import Roster
 from federated.tensors.weights import TensorSpec, dtype_runs
 from federated.wire.messages import SumPost
 
+# Of shares to try for one secret: all of them with up to 13 sites. Each takes milliseconds.
+_MAX_CHOICES = 2000
+
 
 class CannotOpen(Exception):
     """The shares that sites revealed do not open the sum."""
+
+
+class Opened(NamedTuple):
+    """The masks that are left in a sum, and the sites that revealed a wrong share."""
+
+    masks: list[Mask]
+    liars: tuple[str, ...]
 
 
 class _Source(Protocol):
@@ -35,8 +47,10 @@ def masks_of_sum(
     dropped: Collection[str],
     commitments: Mapping[str, bytes],
     revealed: Mapping[str, SumPost],
-) -> list[Mask]:
+) -> Opened:
     """Returns the masks that are left in the sum of the survivors, to be taken off.
+
+    If more sites than the threshold have revealed shares, some may have revealed wrong ones.
 
     Args:
       dropped: sites that shared and whose masked update is not in the sum.
@@ -48,34 +62,69 @@ def masks_of_sum(
     Raises:
       CannotOpen: naming the site whose secret the shares do not give.
     """
-    found = []
+    found, liars = [], set()
+    of_masks = {by: post.self_masks for by, post in revealed.items()}
     for site in sorted(survivors):
-        secret = _secret(site, roster, context, {k: p.self_masks for k, p in revealed.items()})
-        if keys.commitment(secret, context, site) != commitments[site]:
-            raise CannotOpen(f"the shares of the self mask of site {site!r} do not fit together")
+        fits = functools.partial(_is_fixed_by, commitments[site], context, site)
+        secret, wrong = _secret(site, roster, context, of_masks, fits)
         found.append(Mask(keys.self_seed(secret, context, site)))
+        liars.update(wrong)
+    of_keys = {by: post.mask_keys for by, post in revealed.items()}
     for site in sorted(dropped):
-        private = _secret(site, roster, context, {k: p.mask_keys for k, p in revealed.items()})
-        if keys.public_key(private) != roster.keys[site].masking_key:
-            raise CannotOpen(f"the shares of the masking key of site {site!r} do not fit together")
+        fits = functools.partial(_is_private_of, roster.keys[site].masking_key)
+        private, wrong = _secret(site, roster, context, of_keys, fits)
+        liars.update(wrong)
         for other in survivors:
             theirs = roster.keys[other].masking_key
             seed = keys.pair_seed(private, theirs, context, site, other)
             found.append(masks.pair_mask(other, site, seed))
-    return found
+    return Opened(found, tuple(sorted(liars)))
+
+
+def _is_fixed_by(commitment: bytes, context: Context, site: str, secret: bytes) -> bool:
+    return keys.commitment(secret, context, site) == commitment
+
+
+def _is_private_of(public: bytes, secret: bytes) -> bool:
+    return keys.public_key(secret) == public
 
 
 def _secret(
-    site: str, roster: Roster, context: Context, shares: Mapping[str, Mapping[str, bytes]]
-) -> bytes:
-    given = {roster.place(by): each[site] for by, each in shares.items() if site in each}
+    site: str,
+    roster: Roster,
+    context: Context,
+    shares: Mapping[str, Mapping[str, bytes]],
+    fits: Callable[[bytes], bool],
+) -> tuple[bytes, list[str]]:
+    """Returns (a site's secret, the sites whose shares are not of it)."""
+    given = {by: each[site] for by, each in shares.items() if site in each}
     threshold = context.settings.threshold
-    if len(given) < threshold:
-        raise CannotOpen(f"{len(given)} shares of site {site!r}; expected {threshold}")
-    try:
-        return shamir.combine({place: given[place] for place in sorted(given)[:threshold]})
-    except ValueError as error:
-        raise CannotOpen(f"the shares of site {site!r} do not fit together") from error
+    by_place = {roster.place(by): share for by, share in given.items()}
+    if len(by_place) < threshold:
+        raise CannotOpen(f"{len(by_place)} shares of site {site!r}; expected {threshold}")
+    for number, places in enumerate(_choices(sorted(by_place), threshold)):
+        chosen = {place: by_place[place] for place in places}
+        try:
+            secret = shamir.combine(chosen)
+        except ValueError:
+            continue
+        if fits(secret):
+            wrong = shamir.differing(chosen, by_place) if number else []
+            return secret, [roster.sites[place - 1] for place in wrong]
+    raise CannotOpen(
+        f"the shares of site {site!r} that {', '.join(sorted(given))} revealed do not fit together"
+    )
+
+
+def _choices(places: list[int], threshold: int) -> Iterator[tuple[int, ...]]:
+    """Yields places of shares to try: each run of neighbours, so that a single wrong share is
+    avoided by one of the first, and then others; `_MAX_CHOICES` in all.
+    """
+    round_about = [*places, *places]
+    runs = (tuple(round_about[at : at + threshold]) for at in range(len(places)))
+    return itertools.islice(
+        itertools.chain(runs, itertools.combinations(places, threshold)), _MAX_CHOICES
+    )
 
 
 class OpenedMean:

@@ -23,6 +23,7 @@ from federated.secure_aggregation.keys import Context
 from federated.secure_aggregation.masks import Mask
 from federated.secure_aggregation.roster import Roster, Signer, verify_keys
 from federated.wire.messages import SumKeys, SumPlace, SumPost, SumSettings
+from runkit import printable
 
 _refused = errors.ServerMisbehaves.because
 
@@ -38,7 +39,7 @@ class Participant:
       roster: the keys of all sites, once it has checked them.
       shares: site to the sealed shares that it sent.
       received: site to (share of the self mask's secret, share of the masking key), its own
-        included: of every site that shared.
+        included: of every site that shared. Two empty ones where they could not be opened.
       survivors: the sites for whose sum it has signed.
       masked: digest of its masked update.
     """
@@ -65,6 +66,11 @@ class Participant:
     @property
     def place(self) -> SumPlace:
         return self.context.place
+
+    @property
+    def unreadable(self) -> tuple[str, ...]:
+        """The sites whose shares could not be opened."""
+        return tuple(site for site, pair in self.received.items() if pair == (b"", b""))
 
     def _roster(self) -> Roster:
         return Roster({each.site: each for each in self.roster})
@@ -173,9 +179,11 @@ def shares_post(me: Participant) -> SumPost:
 def receive(me: Participant, sealed: Mapping[str, bytes]) -> Participant:
     """Opens the shares of the other sites; these and this site are masked against each other.
 
+    Shares that cannot be opened count as none: whether the server or the site that sealed them is
+    at fault cannot be told here, and a threshold of other sites may have theirs.
+
     Raises:
-      ServerMisbehaves: for shares of too few sites, of unknown ones, that cannot be opened, or of
-        other sites than before.
+      ServerMisbehaves: for shares of too few sites, of unknown ones, or of other sites than before.
     """
     roster, settings = me._roster(), me.context.settings
     if me.received:
@@ -195,10 +203,8 @@ def receive(me: Participant, sealed: Mapping[str, bytes]) -> Participant:
         )
         try:
             received[site] = keys.unseal(key, data)
-        except ValueError as error:
-            raise _refused(
-                f"gives a share of site {site} that cannot be opened: {error}"
-            ) from error
+        except ValueError:
+            received[site] = (b"", b"")
     return dataclasses.replace(me, received=dict(sorted(received.items())))
 
 
@@ -222,7 +228,7 @@ def consent(me: Participant, survivors: Collection[str], dropped: Collection[str
     """
     settings, listed = me.context.settings, [*survivors, *dropped]
     if set(survivors) & set(dropped):
-        both = ", ".join(sorted(set(survivors) & set(dropped)))
+        both = _named(set(survivors) & set(dropped))
         raise _refused(
             f"asks for the self mask and for the masking key of {both}, which together open a "
             "single update"
@@ -252,7 +258,8 @@ def consent_post(me: Participant, signer: Signer) -> SumPost:
 
 def reveal_post(me: Participant, consents: Mapping[str, bytes]) -> SumPost:
     """Returns the shares that open the sum for which this site has signed: of each site in it the
-    share of the self mask, of each that dropped out that of the masking key. Never both.
+    share of the self mask, of each that dropped out that of the masking key. Never both, and
+    neither of a site whose shares could not be opened.
 
     Raises:
       ServerMisbehaves: unless a threshold of sites signed for the same sum.
@@ -269,15 +276,16 @@ def reveal_post(me: Participant, consents: Mapping[str, bytes]) -> SumPost:
             f"asks to open a sum to which {len(known)} of its sites agreed; "
             f"expected {settings.threshold} or more"
         )
+    held = {site: pair for site, pair in me.received.items() if site not in me.unreadable}
     return me.post(
         "reveal",
-        self_masks={site: me.received[site][0] for site in me.survivors},
-        mask_keys={site: pair[1] for site, pair in me.received.items() if site not in me.survivors},
+        self_masks={site: held[site][0] for site in me.survivors if site in held},
+        mask_keys={site: pair[1] for site, pair in held.items() if site not in me.survivors},
     )
 
 
 def _named(sites: Collection[str]) -> str:
-    return ", ".join(sorted(sites)) or "none"
+    return printable.text(", ".join(sorted(sites))) or "none"
 
 
 def _plain(value: Any) -> Any:

@@ -20,6 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from federated.secure_aggregation.keys import KEY_BYTES, Context, is_usable
 from federated.security import certificates
 from federated.wire.messages import SumKeys
+from runkit import printable
 
 LEAST_SITES = 3
 MAX_CERTIFICATE = 4 * 2**10  # bytes; one of this product has less than 700
@@ -63,15 +64,21 @@ def verify_keys(
     """Checks the public keys of one site.
 
     Raises:
-      NotSigned: naming what is wrong: the certificate, its owner, its dates, or the signature.
+      NotSigned: naming what is wrong: the name, the certificate, its owner, its dates, or the
+        signature.
     """
-    who = f"the keys of site {keys.site!r}"
+    who = f"the keys of site {printable.text(repr(keys.site), limit=80)}"
+    if keys.site.lower() in certificates.RESERVED:
+        # Whoever runs the server has the operator's certificate, which is made like a site's.
+        raise NotSigned(f"{who} have a name that no site has")
     if not (is_usable(keys.sealing_key) and is_usable(keys.masking_key)):
         raise NotSigned(f"{who} are not public keys of X25519, {KEY_BYTES} bytes each")
     certificate = _certificate(keys)
     if certificates.common_name(certificate) != keys.site:
         name = certificates.common_name(certificate)
-        raise NotSigned(f"{who} come with the certificate of {name!r}")
+        raise NotSigned(
+            f"{who} come with the certificate of {printable.text(repr(name), limit=80)}"
+        )
     if not certificates.is_issued_by(certificate, authority) or not _is_client(certificate):
         raise NotSigned(
             f"{who} come with a certificate that this federation's authority gave no site"
@@ -84,6 +91,18 @@ def verify_keys(
         _keys_statement(context, keys.site, keys.sealing_key, keys.masking_key),
         f"{who} are not signed by it for this run, round, global model and exchange",
     )
+
+
+def check_apart(keys: Sequence[SumKeys]) -> None:
+    """Raises ValueError if two of the sites have the same name or the same key."""
+    names = {each.site for each in keys}
+    public = {each.sealing_key for each in keys} | {each.masking_key for each in keys}
+    if len(names) != len(keys) or len(public) != 2 * len(keys):
+        raise ValueError("a site or a key that comes twice")
+    form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    owners = {_certificate(each).public_key().public_bytes(*form) for each in keys}
+    if len(owners) != len(keys):
+        raise ValueError("two sites with one certificate's key")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,20 +122,7 @@ class Roster:
             raise ValueError(
                 f"{len(keys)} sites; expected {LEAST_SITES} to {context.settings.max_sites}"
             )
-        public = {each.sealing_key for each in keys} | {each.masking_key for each in keys}
-        if len(by_name) != len(keys) or len(public) != 2 * len(keys):
-            raise ValueError("a site or a key that comes twice")
-        if len(
-            {
-                _certificate(each)
-                .public_key()
-                .public_bytes(
-                    serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-                )
-                for each in keys
-            }
-        ) != len(keys):
-            raise ValueError("two sites with one certificate's key")
+        check_apart(keys)
         if len(keys) < context.settings.threshold:
             raise ValueError(
                 f"{len(keys)} sites, fewer than the threshold {context.settings.threshold}"
@@ -163,7 +169,8 @@ def _certificate(keys: SumKeys) -> x509.Certificate:
         return x509.load_der_x509_certificate(keys.certificate)
     except ValueError as error:
         raise NotSigned(
-            f"the keys of site {keys.site!r} come with what is not a certificate"
+            f"the keys of site {printable.text(repr(keys.site), limit=80)} come with what is not a "
+            "certificate"
         ) from error
 
 

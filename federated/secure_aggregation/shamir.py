@@ -49,19 +49,38 @@ def combine(shares: Mapping[int, bytes]) -> bytes:
     Raises:
       ValueError: for shares that are none, or are not of one secret of 32 bytes.
     """
+    secret = _interpolated(shares, 0)
+    if secret >= 2 ** (8 * SECRET_BYTES):
+        raise ValueError("these are not shares of one secret of 32 bytes")
+    return secret.to_bytes(SECRET_BYTES, "big")
+
+
+def differing(shares: Mapping[int, bytes], others: Mapping[int, bytes]) -> list[int]:
+    """Returns the places in `others` whose shares are not of the secret that `shares` give.
+
+    Args:
+      shares: right ones, exactly as many as the threshold.
+    """
+    return [
+        place
+        for place, share in others.items()
+        if share != _interpolated(shares, place).to_bytes(SHARE_BYTES, "big")
+    ]
+
+
+def _interpolated(shares: Mapping[int, bytes], at: int) -> int:
+    """Returns the value at a place of the polynomial of lowest degree through the shares."""
     if not shares or min(shares) < 1:
         raise ValueError(f"shares at the places {sorted(shares)}; expected places from 1 on")
     values = {place: _number(share) for place, share in shares.items()}
-    secret = 0
+    total = 0
     for place, value in values.items():
         above, below = 1, 1
         for other in values:
             if other != place:
-                above, below = above * -other % PRIME, below * (place - other) % PRIME
-        secret = (secret + value * above * pow(below, -1, PRIME)) % PRIME
-    if secret >= 2 ** (8 * SECRET_BYTES):
-        raise ValueError("these are not shares of one secret of 32 bytes")
-    return secret.to_bytes(SECRET_BYTES, "big")
+                above, below = above * (at - other) % PRIME, below * (place - other) % PRIME
+        total = (total + value * above * pow(below, -1, PRIME)) % PRIME
+    return total
 
 
 def _value(coefficients: list[int], place: int) -> int:

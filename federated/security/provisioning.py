@@ -32,7 +32,7 @@ from federated.wire import addresses
 from runkit import atomic, private
 
 _SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
-RESERVED = ("server", "operator", "authority")
+RESERVED = certificates.RESERVED
 DEFAULT_SITES = ("C1", "C2")
 VALID_DAYS = 365  # of a certificate
 _FILE = {"server": "server", "operator": "operator"}  # a site's files are called site.*

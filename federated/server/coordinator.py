@@ -349,7 +349,7 @@ class Coordinator:
             return
         except CannotOpen as reason:
             with run.changed:
-                self._secure().give_up(str(reason))
+                self._secure().cannot_open(str(reason))
             return
         with run.changed:
             run.store.close_round(

@@ -14,6 +14,8 @@ from federated.server.uploads import Uploads
 from federated.storage.database import SiteRecord
 from federated.wire.status import RunSnapshot, SiteSnapshot
 
+_USUAL_EXCHANGES = 3  # of secure aggregation in one round; more need a look
+
 
 class Orders:
     """The operator's orders. Each holds across restarts, and giving it twice does no harm."""
@@ -45,7 +47,8 @@ class Orders:
 
     def evict(self, site: str) -> None:
         """Evicts a site: its sessions end; its update of the open round, its lent models, scores
-        and rows do not count.
+        and rows do not count. With secure aggregation, an update that is in a sum to which the
+        sites have agreed does.
 
         Raises:
           UnknownSite.
@@ -60,10 +63,13 @@ class Orders:
                     f"round {run.round.number} is being averaged with the update of site {site!r}; "
                     "ask again in a moment"
                 )
+            # Sites have agreed to the sum that it is in, and help to open no other in this round.
+            summed = run.exchange is not None and run.exchange.phase == "reveal"
+            update = None if summed else update
             # First of all: if the eviction then fails, the site lends its models again.
             models = self._evaluation.withdraw(site)
             try:
-                run.store.evict(site, True)
+                run.store.evict(site, True, update_counts=summed)
                 if not run.closing:
                     run.reopen()
                 if update is not None:
@@ -221,6 +227,12 @@ class Orders:
                         f"sites that are heard{self._silence(missing, now)}. "
                         f"{self._remedy(missing, state.number)}"
                     )
+            if state is not None and run.exchange and run.exchange.number > _USUAL_EXCHANGES:
+                return (
+                    f"round {state.number} is in exchange {run.exchange.number} of secure "
+                    "aggregation, since those before could not be opened; the events sum_given_up "
+                    "say why, and sum_sat_out in the logs of sites that sat one out"
+                )
             taking_part = [site for site, record in sites.items() if not record.evicted]
             if (
                 store.only_evaluates

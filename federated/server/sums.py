@@ -1,12 +1,12 @@
 """Secure aggregation at the server: carries keys and shares between sites, and opens their sum.
 
 The phases are those of `rounds.sum_phases`; what sites check is in
-`secure_aggregation.participant`. The server checks what it receives too, so that one site with
-unusable keys or shares is refused, and not every other site that would receive them.
+`secure_aggregation.participant`, what the server checks in `sum_checks`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections.abc import Collection, Mapping
 
@@ -20,23 +20,19 @@ from federated.rounds import rounds, sum_phases
 from federated.rounds.rounds import Round
 from federated.rounds.sum_phases import Exchange, Phase
 from federated.secure_aggregation import opening, ring
-from federated.secure_aggregation.keys import KEY_BYTES, SEALED_BYTES, Context
+from federated.secure_aggregation.keys import Context
 from federated.secure_aggregation.masks import Mask
 from federated.secure_aggregation.ring import Ring
-from federated.secure_aggregation.roster import (
-    MAX_SIGNATURE,
-    NotSigned,
-    Roster,
-    verify_keys,
-)
-from federated.secure_aggregation.shamir import SHARE_BYTES
+from federated.secure_aggregation.roster import Roster
+from federated.server import sum_checks
 from federated.server.run_state import RunState
 from federated.storage.sum_records import SumRecords
 from federated.tensors.tensor_files import TensorFile, file_digest
 from federated.tensors.weights import TensorSpec
 from federated.wire import conversion
 from federated.wire import weight_exchange_pb2 as pb
-from federated.wire.messages import SumPlace, SumPost, SumSettings, SumState
+from federated.wire.messages import SumKeys, SumPlace, SumPost, SumSettings, SumState
+from runkit import printable
 
 
 class Sums:
@@ -55,6 +51,10 @@ class Sums:
                 "sites check each other's keys; use a server's kit as `provision` made it"
             )
         self._run, self._authority = run, authority
+        self._began_at = run.clock()  # the time during which the server was away ends no phase
+        # Where a sum could not be opened: the exchange, and the sites that had revealed shares.
+        self._unopened: tuple[SumPlace, frozenset[str]] | None = None
+        self._reason = ""
 
     @property
     def _settings(self) -> SumSettings:
@@ -157,6 +157,12 @@ class Sums:
                 "the server could not read or write its store just now; "
                 "the site tries again by itself"
             )
+        if phase not in sum_phases.PHASES:
+            raise errors.UpdateRefused(
+                f"site {site!r} names a phase {printable.text(repr(phase), limit=40)} of secure "
+                "aggregation, which this release does not know; install the same release at both "
+                "ends"
+            )
         state, opened = run.exchange, run.round
         if (
             state is None
@@ -172,46 +178,10 @@ class Sums:
         return state, opened
 
     def _check(self, site: str, post: SumPost, state: Exchange) -> None:
-        """Raises UpdateRefused unless a part has what its phase needs, in the right sizes."""
-        fits = False
-        if post.phase == "keys" and post.keys is not None and post.keys.site == site:
-            try:
-                now = datetime.datetime.fromtimestamp(self._run.wall_clock(), datetime.timezone.utc)
-                verify_keys(post.keys, self._context(state), self._authority, now)
-            except NotSigned as error:
-                raise errors.UpdateRefused(f"{error}; use the kit of one site, whole") from error
-            fits = True
-        elif post.phase == "share":
-            others = state.closed["keys"] - {site}
-            fits = len(post.commitment) == KEY_BYTES and _are(post.shares, others, SEALED_BYTES)
-        elif post.phase == "consent":
-            fits = self._is_consent(site, post.consent, state)
-        elif post.phase == "reveal":
-            fits = _are(post.self_masks, state.survivors, SHARE_BYTES) and _are(
-                post.mask_keys, state.dropped, SHARE_BYTES
-            )
-        expected = {
-            "keys": SumPost("keys", post.place, keys=post.keys),
-            "share": SumPost("share", post.place, commitment=post.commitment, shares=post.shares),
-            "consent": SumPost("consent", post.place, consent=post.consent),
-            "reveal": SumPost(
-                "reveal", post.place, self_masks=post.self_masks, mask_keys=post.mask_keys
-            ),
-        }
-        if not fits or post != expected[post.phase]:
-            raise errors.UpdateRefused(
-                f"what site {site!r} sends in the phase {post.phase!r} of secure aggregation is "
-                "not what that phase needs; install the same release at both ends"
-            )
-
-    def _is_consent(self, site: str, signature: bytes, state: Exchange) -> bool:
-        if len(signature) > MAX_SIGNATURE:
-            return False
-        try:
-            self._roster().verify_consent(site, signature, self._context(state), state.survivors)
-        except NotSigned:
-            return False
-        return True
+        """Raises as `sum_checks.check_part`."""
+        now = datetime.datetime.fromtimestamp(self._run.wall_clock(), datetime.timezone.utc)
+        context, known = self._context(state), self._keys()
+        sum_checks.check_part(site, post, state, context, known, self._authority, now)
 
     def _context(self, state: Exchange) -> Context:
         store, number = self._run.store, self._number()
@@ -229,12 +199,15 @@ class Sums:
             for site, data in self._records.parts(self._number(), phase).items()
         }
 
+    def _keys(self) -> dict[str, SumKeys]:
+        posts = self._posts("keys")
+        return {site: post.keys for site, post in posts.items() if post.keys is not None}
+
     def _roster(self) -> Roster:
         """Returns the keys of the sites of the exchange, each checked when it came."""
-        state, posts = self._run.exchange, self._posts("keys")
+        state, known = self._run.exchange, self._keys()
         sites = state.closed["keys"] if state is not None else ()
-        found = {site: posts[site].keys for site in sorted(sites)}
-        return Roster({site: keys for site, keys in found.items() if keys is not None})
+        return Roster({site: known[site] for site in sorted(sites)})
 
     # The driving thread; called with the lock held.
 
@@ -249,39 +222,84 @@ class Sums:
         if run.round is None or state is None:
             return False, None
         if state.phase == "keys":
-            gathered = sum_phases.gathering(state, run.round, run.policy)
-            if not rounds.is_over(gathered, run.policy, now=now):
-                due = rounds.next_moment(gathered, run.policy)
-                return False, self._until(due, now)
-            try:
-                next_state = sum_phases.advanced(state, now=now)
-                self._check_roster(next_state)
-            except ValueError as error:
-                self.give_up(f"the keys of the sites do not go together: {error}")
-                return False, 0.0
-            self._enter(next_state)
-            return False, 0.0
+            return self._gather(state, run.round, now)
         gone = {site for site, record in run.store.sites().items() if record.evicted}
-        if state.survivors & gone:
+        # Once shares may have been revealed, the sum stays as it was agreed to: sites help to open
+        # no other one in this round.
+        if state.phase != "reveal" and state.survivors & gone:
             self.give_up(f"{', '.join(sorted(state.survivors & gone))} was evicted")
             return False, 0.0
         since = self._last_progress(state)
-        verdict = sum_phases.outcome(
-            state, run.absent(now), run.config.sum_policy, since=since, now=now
-        )
+        policy = run.config.sum_policy
+        verdict = sum_phases.outcome(state, run.absent(now), policy, since=since, now=now)
         if verdict == "wait":
-            due = sum_phases.deadline(state, run.config.sum_policy, since=since)
+            due = sum_phases.deadline(state, policy, since=since)
             return False, self._until(due, now)
         if verdict == "failed":
             self.give_up(
                 f"{len(state.done)} sites did their part in {state.phase!r}, "
-                f"{run.config.sum_policy.threshold} are needed"
+                f"{policy.threshold} are needed"
             )
             return False, 0.0
         if state.phase == "reveal":
-            return True, 0.0
+            return self._opens(state, now, due=sum_phases.deadline(state, policy, since=since))
         self._enter(sum_phases.advanced(state, now=now))
         return False, 0.0
+
+    def _gather(self, state: Exchange, opened: Round, now: float) -> tuple[bool, float | None]:
+        """Returns as `advance`, in the phase of the keys. If a sum may have been opened before, it
+        waits for the same sites for a while.
+        """
+        run = self._run
+        gathered = sum_phases.gathering(state, opened, run.policy)
+        if not rounds.is_over(gathered, run.policy, now=now):
+            return False, self._until(rounds.next_moment(gathered, run.policy), now)
+        coming = state.again - gathered.received.keys() - run.absent(now)
+        since = self._last_progress(state)
+        due = sum_phases.deadline(state, run.config.sum_policy, since=since)
+        if coming and now < due:
+            return False, self._until(due, now)
+        counted = {site: state.done[site] for site in gathered.received}
+        try:
+            following = sum_phases.advanced(dataclasses.replace(state, done=counted), now=now)
+            self._check_roster(following)
+        except ValueError as error:
+            self.give_up(f"the keys of the sites do not go together: {error}")
+        else:
+            self._enter(following)
+        return False, 0.0
+
+    def _opens(self, state: Exchange, now: float, *, due: float) -> tuple[bool, float | None]:
+        """Returns as `advance`: not before more shares have come than could not open the sum."""
+        if self._unopened != (self._context(state).place, frozenset(state.done)):
+            return True, 0.0
+        coming = (state.members or frozenset()) - state.done.keys() - self._run.absent(now)
+        if coming and now < due:
+            return False, self._until(due, now)
+        self.give_up(self._reason)
+        return False, 0.0
+
+    def cannot_open(self, reason: str) -> None:
+        """Notes that the shares so far do not open the sum: those of other sites may. Called with
+        the lock held.
+        """
+        state = self._run.exchange
+        if state is None or self._run.round is None:
+            return
+        if self._run.round.received.keys() != state.survivors:
+            self.give_up(reason)
+            return
+        self._unopened, self._reason = (
+            (self._context(state).place, frozenset(state.done)),
+            reason,
+        )
+        self._run.log(
+            "sum_not_opened",
+            round=self._run.round.number,
+            exchange=state.number,
+            sites=sorted(state.done),
+            reason=reason,
+        )
 
     def keys_expired(self, now: float) -> bool:
         """Returns whether the round's deadline passed before the minimum of keys had come."""
@@ -300,9 +318,8 @@ class Sums:
         return max(0.0, min(moments) - now) if moments else None
 
     def _check_roster(self, state: Exchange) -> None:
-        posts = self._posts("keys")
-        keys = [posts[site].keys for site in state.closed["keys"]]
-        Roster.of([each for each in keys if each is not None], self._context(state))
+        known = self._keys()
+        Roster.of([known[site] for site in state.closed["keys"]], self._context(state))
 
     def _enter(self, state: Exchange) -> None:
         run = self._run
@@ -318,21 +335,29 @@ class Sums:
         )
 
     def _last_progress(self, state: Exchange) -> float:
-        """Returns from when a phase's deadline counts: the end of a pause, or the last bytes of an
-        update, within the limit on all extensions.
+        """Returns from when a phase's deadline counts: the start of the server, the end of a pause,
+        or the last bytes of an update, within the limit on all extensions.
         """
         run, opened = self._run, self._run.round
         if opened is None:
             return state.opened_at
+        since = max(opened.opened_at, self._began_at)
         if state.phase != "mask":
-            return opened.opened_at
+            return since
         last = max((arrival.last for arrival in opened.arriving.values()), default=0.0)
-        return max(opened.opened_at, min(last, state.opened_at + run.policy.max_extension_s))
+        return max(since, min(last, state.opened_at + run.policy.max_extension_s))
 
     def give_up(self, reason: str) -> None:
-        """Gives the exchange up; the round begins another one with fresh keys."""
+        """Gives the exchange up; the round begins another one with fresh keys. After the last
+        exchange that sites follow, it pauses the run instead.
+        """
         run, state, opened = self._run, self._run.exchange, self._run.round
         if state is None or opened is None:
+            return
+        if state.number >= sum_phases.MAX_EXCHANGES:
+            run.store.pause(True)
+            run.note_change()
+            run.log("paused", round=opened.number, exchange=state.number, reason=reason)
             return
         run.store.restart_exchange(opened, sum_phases.restarted(state, now=run.clock()))
         run.reopen()
@@ -358,7 +383,7 @@ class Sums:
         commitments = {site: post.commitment for site, post in self._posts("share").items()}
         if closed.received.keys() != state.survivors:
             raise opening.CannotOpen("an update of a site in the sum is no longer there")
-        return opening.masks_of_sum(
+        opened = opening.masks_of_sum(
             self._context(state),
             self._roster(),
             survivors=state.survivors,
@@ -366,6 +391,14 @@ class Sums:
             commitments=commitments,
             revealed=self._posts("reveal"),
         )
+        if opened.liars:
+            self._run.log(
+                "sum_wrong_shares",
+                round=closed.number,
+                exchange=state.number,
+                sites=list(opened.liars),
+            )
+        return opened.masks
 
     def mean(
         self, masks: Collection[Mask], updates: Mapping[str, tuple[Source, int]], model: Source
@@ -388,8 +421,3 @@ class Sums:
                     raise CorruptUpdate(update) from error
                 if sha256 != update.sha256:
                     raise CorruptUpdate(update)
-
-
-def _are(shares: Mapping[str, bytes], sites: Collection[str], size: int) -> bool:
-    """Returns whether there is a share of that size for each of the sites, and for no other."""
-    return shares.keys() == set(sites) and all(len(share) == size for share in shares.values())

@@ -36,6 +36,7 @@ from federated.security.vocabulary import Vocabulary
 from federated.site import answers
 from federated.site.answers import AnswerLimits, Answers
 from federated.site.journal import Journal, PendingUpdate
+from federated.site.masking import Masking
 from federated.site.private_arrays import PrivateArrays
 from federated.site.retries import Persistent
 from federated.site.sum_part import SumPart, masking_of
@@ -136,6 +137,7 @@ def run(
     authority: str = "",
     privacy: PrivacyPolicy | None = None,
     require_sums: bool = False,
+    repeated_sums: int = 0,
     limits: AnswerLimits = AnswerLimits(),  # noqa: B008 - a frozen value
     events: EventLog | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -158,6 +160,8 @@ def run(
         folder `privacy`. With a policy the site lends no models, which would leave unfiltered.
       require_sums: send nothing but masked updates; a server without secure aggregation, and models
         that would be lent as they are, are refused.
+      repeated_sums: how often in the run the site helps to open another sum of a round of which it
+        has helped to open one; the two tell the server more than either.
       limits: how many models the site scores in this run, and with how many digits.
       events: by default `<journal_folder>/events.jsonl`.
       clock: seconds, for durations.
@@ -172,7 +176,7 @@ def run(
       ValueError: for rules of sharing in the plan that do not fit the trainer's arrays, or private
         arrays that are no longer in the journal folder.
       PolicyRefused: the privacy policy cannot hold or is weaker than before in this run, or its
-        budget is spent.
+        budget is spent; or the server asks for more sums of one round than `repeated_sums` allows.
       FolderInUse: another process is using the journal.
       ServerMisbehaves: the server sent something that no server of this product sends. An update
         that was not confirmed is kept.
@@ -196,6 +200,7 @@ def run(
         authority,
         require_sums,
         limits,
+        repeated_sums,
     )
     try:
         journal.check_authority(authority)
@@ -243,9 +248,10 @@ class _Loop:
         authority: str,
         require_sums: bool = False,
         limits: AnswerLimits = AnswerLimits(),  # noqa: B008 - a frozen value
+        repeated_sums: int = 0,
     ):
         self._authority, self.remark = authority, ""
-        self._require_sums = require_sums
+        self._require_sums, self._repeated_sums = require_sums, repeated_sums
         self._sums: SumPart | None = None  # in a run with secure aggregation
         self._limits = limits
         self._answers: Answers | None = None  # from the first login on
@@ -312,6 +318,7 @@ class _Loop:
                 f"this site has done its part in run {journal.run}; the server does not answer"
             )
             journal.finish()
+            Masking.forget(journal.folder)
             self.note("finished", without="server")
             return
         journal.enter(session.run, self._authority)
@@ -352,7 +359,13 @@ class _Loop:
         self.note("finished", **({} if journal.reported else {"without": "evaluation"}))
 
     def _enter_sums(self, session: Session) -> None:
-        masking = masking_of(session, self._transport, self._journal, required=self._require_sums)
+        masking = masking_of(
+            session,
+            self._transport,
+            self._journal,
+            required=self._require_sums,
+            repeats=self._repeated_sums,
+        )
         if masking is not None:
             shared = self._private.sharing.shared
             self._sums = SumPart(
@@ -469,7 +482,8 @@ class _Loop:
     def _train(self, task: Task) -> None:
         pending = self._journal.update
         due = (task.round, self._trainer.num_examples)
-        if pending is None or (pending.round, pending.num_examples) != due:
+        known = self._sums is None or self._sums.knows_model(task)
+        if pending is None or (pending.round, pending.num_examples) != due or not known:
             pending = self._trained(task)
         if self._sums is None:
             self._push(pending)
@@ -480,6 +494,8 @@ class _Loop:
         if self._filter is not None:
             self._filter.check_budget(task.round)
         pulled = self._pull(task.model, task.round - 1)
+        if self._sums is not None:
+            self._sums.note_model(task, self._pulled_sha256)
         if (task.round - 1) % getattr(self._trainer, "score_every", 1) == 0:
             self._score(task.round - 1, pulled)
         began = self._clock()
@@ -604,7 +620,7 @@ class _Loop:
     def _publish(self) -> None:
         if not self._journal.declared:
             path = self._journal.lent_path
-            # With a policy none is lent: its weights would pass the filter by.
+            # With a policy none is lent: its weights would bypass the filter.
             lent = {} if self._filter is not None else self._trainer.local_models()
             if lent and self._require_sums:
                 raise errors.PrivacyRefused(

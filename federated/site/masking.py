@@ -22,6 +22,7 @@ from federated.secure_aggregation.keys import Context
 from federated.secure_aggregation.participant import Participant
 from federated.secure_aggregation.ring import Ring
 from federated.secure_aggregation.roster import Signer
+from federated.site.opened_sums import OpenedSums
 from federated.tensors.tensor_files import (
     TensorFile,
     TensorFileWriter,
@@ -34,7 +35,7 @@ from federated.wire.messages import SumPlace, SumPost, SumSettings, SumState
 from runkit import atomic, formats
 
 FORMAT = 1  # of masking.json
-_NAME = "masking.json"
+_NAME, _MASKED = "masking.json", "masked.safetensors"
 
 
 def utc_now() -> datetime.datetime:
@@ -65,6 +66,7 @@ class Masking:
       run: the run's id.
       settings: what the server said at login.
       signer: returns what signs for this site.
+      repeats: as in `OpenedSums`.
       now: the time of day, by which certificates are valid.
     Raises:
       ServerMisbehaves: for settings with which no sum is safe, or others than this run had before.
@@ -78,9 +80,10 @@ class Masking:
         settings: SumSettings,
         signer: Callable[[], Signer],
         *,
+        repeats: int = 0,
         now: Callable[[], datetime.datetime] = utc_now,
     ):
-        self._path, self.masked_path = folder / _NAME, folder / "masked.safetensors"
+        self._path, self.masked_path = folder / _NAME, folder / _MASKED
         self._run, self._settings, self._signer, self._now = run, settings, signer, now
         try:
             ring.check_settings(settings)
@@ -88,8 +91,10 @@ class Masking:
             raise errors.ServerMisbehaves.because(
                 f"asks for sums that are not safe: {error}"
             ) from (error)
+        self._opened = OpenedSums(folder, run, repeats=repeats)
         self._last: SumPlace | None = None
         self._me: Participant | None = None
+        self._model: _Model | None = None
         found = _read(self._path)
         if found is not None and found["run"] == run:
             if found["settings"] != vars(settings):
@@ -98,6 +103,7 @@ class Masking:
                     "in the middle of a run"
                 )
             self._last = None if found["last"] is None else SumPlace(**found["last"])
+            self._model = None if found["model"] is None else _Model(*found["model"])
             if found["participant"] is not None:
                 self._me = Participant.from_json(found["participant"])
         else:
@@ -109,6 +115,15 @@ class Masking:
         found = _read(folder / _NAME)
         return found is not None and found["run"] == run
 
+    @staticmethod
+    def forget(folder: pathlib.Path) -> None:
+        """Forgets the secrets of a run that is over for this site, if it had any."""
+        found = _read(folder / _NAME)
+        if found is not None and found["participant"] is not None:
+            last = Participant.from_json(found["participant"]).place
+            atomic.write_json(folder / _NAME, {**found, "participant": None, "last": vars(last)})
+        (folder / _MASKED).unlink(missing_ok=True)
+
     def _save(self, me: Participant | None) -> None:
         """Makes `me` durable; only then does it count."""
         last = self._last if me is None else me.place
@@ -117,6 +132,7 @@ class Masking:
             "run": self._run,
             "settings": vars(self._settings),
             "last": None if last is None else vars(last),
+            "model": self._model,
             "participant": None if me is None else me.to_json(),
         }
         with atomic.replacing(self._path) as temporary:
@@ -127,6 +143,33 @@ class Masking:
         """Forgets the secrets of the last exchange."""
         self._save(None)
         self.masked_path.unlink(missing_ok=True)
+
+    def note_model(self, task: Task, sha256: str) -> None:
+        """Notes the global model from which a round is about to be trained, on disk: its digest is
+        what this site will sign, whatever the server says by then.
+
+        Raises:
+          ServerMisbehaves: for another one than before in the round.
+        """
+        known = self.model_of(task)
+        if known not in ("", sha256):
+            raise errors.ServerMisbehaves.because(
+                f"gives another global model than before for round {task.round}"
+            )
+        if not known:
+            self._model = _Model(task.discarded, task.round, sha256)
+            self._save(self._me)
+
+    def model_of(self, task: Task) -> str:
+        """Returns the digest of the model from which a round was trained; "" if none is noted."""
+        if self._model is None or self._model[:2] != (task.discarded, task.round):
+            return ""
+        return self._model.sha256
+
+    @property
+    def unreadable(self) -> tuple[str, ...]:
+        """The sites whose shares could not be opened in this exchange."""
+        return () if self._me is None else self._me.unreadable
 
     def keys(self, task: Task, plain: Plain) -> SumPost:
         """Returns the keys with which this site enters an exchange, the same each time.
@@ -173,6 +216,7 @@ class Masking:
         Raises:
           StaleUpdate: for an exchange that this site has not entered.
           ServerMisbehaves: as the functions of `participant`.
+          PolicyRefused, StaleUpdate: as `OpenedSums`.
         """
         me = self._entered(task)
         if task.kind == "share":
@@ -185,8 +229,11 @@ class Masking:
                 "asks to open a sum before this site has agreed to one"
             )
         me = participant.consent(me, state.survivors, state.dropped)
+        self._opened.check(me.place, me.survivors)
         if task.kind == "reveal":
-            return participant.reveal_post(me, state.consents)
+            post = participant.reveal_post(me, state.consents)
+            self._opened.note(me.place, me.survivors)
+            return post
         self._save(me)
         return participant.consent_post(me, self._signer())
 
@@ -269,6 +316,14 @@ def _pieces(plain: Plain) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
                 first += values.size
 
 
+class _Model(NamedTuple):
+    """The global model from which a round was trained."""
+
+    discarded: int
+    round: int
+    sha256: str
+
+
 def _with_masked(me: Participant, sha256: str) -> Participant:
     return Participant(**{**vars(me), "masked": sha256})
 
@@ -283,11 +338,13 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
     found = atomic.read_json(path)
     if isinstance(found, dict):
         formats.refuse_newer(path, found.get("format"), FORMAT)
-    keys = {"format", "run", "settings", "last", "participant"}
+    keys = {"format", "run", "settings", "last", "model", "participant"}
     try:
         if not isinstance(found, dict) or found.keys() != keys:
             raise ValueError("other keys")
         SumSettings(**found["settings"])
+        if found["model"] is not None:
+            _Model(*found["model"])
         if found["participant"] is not None:
             Participant.from_json(found["participant"])
     except (ValueError, KeyError, TypeError) as error:

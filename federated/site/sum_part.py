@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
+from absl import logging
+
 from federated import errors
 from federated.rounds.tasks import Task, global_name
 from federated.security import report_filter
@@ -15,7 +17,7 @@ from federated.site.retries import Persistent
 from federated.site.transport import Transport
 from federated.tensors.weights import TensorSpec
 from federated.wire.messages import Session, SumPlace
-from runkit import release
+from runkit import printable, release
 
 
 class _Note(Protocol):
@@ -23,16 +25,19 @@ class _Note(Protocol):
 
 
 def masking_of(
-    session: Session, transport: Transport, journal: Journal, *, required: bool
+    session: Session, transport: Transport, journal: Journal, *, required: bool, repeats: int = 0
 ) -> Masking | None:
     """Returns what masks this site's updates; None in a run without secure aggregation.
 
+    Args:
+      required: this site sends masked updates only.
+      repeats: as in `OpenedSums`.
     Raises:
       PrivacyRefused: if this site requires it.
       ServerMisbehaves: if the run had it before, or has it with settings that are not safe.
     """
     if session.sums is not None:
-        return Masking(journal.folder, session.run, session.sums, transport.signer)
+        return Masking(journal.folder, session.run, session.sums, transport.signer, repeats=repeats)
     if required:
         raise errors.PrivacyRefused(
             "this site sends masked updates only (--require_secure_aggregation), and the server "
@@ -71,9 +76,17 @@ class SumPart:
         self._masking, self._server, self._journal = masking, server, journal
         self._specs, self._shared, self._note, self._clock = specs, shared, note, clock
 
+    def note_model(self, task: Task, sha256: str) -> None:
+        """Notes the model that a round is about to be trained from; raises as `Masking`."""
+        self._masking.note_model(task, sha256)
+
+    def knows_model(self, task: Task) -> bool:
+        """Returns whether it is noted which model a round was trained from."""
+        return self._masking.model_of(task) != ""
+
     def send_keys(self, task: Task, pending: PendingUpdate) -> None:
         """Enters an exchange with a trained update. Raises as `Masking.keys`."""
-        self._server.post_sum(self._masking.keys(task, self._plain(task.round, pending)))
+        self._server.post_sum(self._masking.keys(task, self._plain(task, pending)))
         self._note("sum", phase="keys", round=task.round, exchange=task.exchange)
 
     def take_part(self, task: Task) -> bool:
@@ -81,8 +94,21 @@ class SumPart:
 
         Raises:
           StaleUpdate: if the site sits this exchange out.
-          ServerMisbehaves: as the functions of `secure_aggregation.participant`.
+          ServerMisbehaves, PolicyRefused: as `Masking.part` and `Masking.mask`.
         """
+        try:
+            return self._take_part(task)
+        except errors.StaleUpdate as error:
+            logging.warning(
+                "event=sum_sat_out round=%d exchange=%d phase=%s reason=%s",
+                task.round,
+                task.exchange,
+                task.kind,
+                printable.text(error, limit=1000),
+            )
+            raise
+
+    def _take_part(self, task: Task) -> bool:
         place = SumPlace(task.discarded, task.round, task.exchange)
         pending = self._journal.update
         if pending is None or pending.round != task.round:
@@ -91,11 +117,13 @@ class SumPart:
             )
         state = self._server.ask_sum(task.kind, place)
         if task.kind == "mask":
-            sha256 = self._masking.mask(task, state, self._plain(task.round, pending))
+            sha256 = self._masking.mask(task, state, self._plain(task, pending))
             self._push(pending, sha256)
         else:
             self._server.post_sum(self._masking.part(task, state))
         about = {"survivors": state.survivors} if state.survivors else {}
+        if task.kind == "mask" and self._masking.unreadable:
+            about["unreadable"] = self._masking.unreadable
         self._note("sum", phase=task.kind, round=task.round, exchange=task.exchange, **about)
         return task.kind == "mask"
 
@@ -103,10 +131,28 @@ class SumPart:
         """Forgets the secrets of the last exchange."""
         self._masking.finish()
 
-    def _plain(self, number: int, pending: PendingUpdate) -> Plain:
-        """Returns the update of round `number` with the model that it was trained from."""
+    def _plain(self, task: Task, pending: PendingUpdate) -> Plain:
+        """Returns the update of a round with the model that it was trained from.
+
+        Raises:
+          StaleUpdate: if it is not noted which model that was.
+          ServerMisbehaves: if the server now has another one.
+        """
+        trained_from = self._masking.model_of(task)
+        if not trained_from:
+            raise errors.StaleUpdate(
+                f"this site has trained no update of round {task.round} since the run was taken "
+                "back; waiting for the next exchange"
+            )
         path = self._journal.incoming_path  # still has it, unless a kill or a discard came between
-        manifest = self._server.pull(global_name(number - 1), path, specs=self._specs)
+        manifest = self._server.pull(global_name(task.round - 1), path, specs=self._specs)
+        if manifest.sha256 != trained_from:
+            # Signed by this site, the digest of the new one would hide from the other sites that it
+            # trained from another model than they did.
+            raise errors.ServerMisbehaves.because(
+                f"has another global model {task.round - 1} now than the one that this site "
+                "trained from"
+            )
         return Plain(
             self._journal.update_path,
             pending.sha256,

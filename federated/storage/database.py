@@ -197,10 +197,14 @@ class Records:
         with self._transaction() as database:
             database.execute("UPDATE sites SET confirmed = 1 WHERE name = ?", (site,))
 
-    def evict(self, site: str, evicted: bool) -> None:
-        """Evicts a site, with its sessions and its update of the open round, or readmits it."""
+    def evict(self, site: str, evicted: bool, *, update_counts: bool = False) -> None:
+        """Evicts a site, with its sessions and its update of the open round, or readmits it.
+
+        Args:
+          update_counts: the update stays.
+        """
         with self._transaction() as database:
-            if evicted:
+            if evicted and not update_counts:
                 database.execute(
                     "DELETE FROM updates WHERE site = ? "
                     "AND counts_in > (SELECT MAX(number) FROM globals)",

@@ -18,6 +18,7 @@ CREATE TABLE IF NOT EXISTS sum_parts (
     round INTEGER NOT NULL, phase TEXT NOT NULL, site TEXT NOT NULL, data BLOB NOT NULL,
     at REAL NOT NULL, PRIMARY KEY (round, phase, site));
 """
+_AGAIN = "again"  # beside the phases in `closed`
 _Transaction = Callable[[], contextlib.AbstractContextManager[sqlite3.Connection]]
 
 
@@ -59,8 +60,9 @@ class SumRecords:
         if row[1] == "mask":
             done = dict.fromkeys(opened.received, now)
         closed = {phase: frozenset(sites) for phase, sites in json.loads(row[3]).items()}
+        again = closed.pop(_AGAIN, frozenset())
         times = {site: min(at, now) for site, at in done.items()}
-        return Exchange(row[0], min(row[2], now), row[1], times, closed)
+        return Exchange(row[0], min(row[2], now), row[1], times, closed, again)
 
     def keep_part(self, number: int, phase: Phase, site: str, data: bytes, *, at: float) -> None:
         """Records what a site sent in a phase of the open exchange of round `number`."""
@@ -107,7 +109,10 @@ class SumRecords:
 
 
 def _keep(database: sqlite3.Connection, number: int, state: Exchange) -> None:
-    closed = json.dumps({phase: sorted(sites) for phase, sites in state.closed.items()})
+    sets: dict[str, frozenset[str]] = dict(state.closed.items())
+    if state.again:
+        sets[_AGAIN] = state.again
+    closed = json.dumps({name: sorted(sites) for name, sites in sets.items()})
     database.execute(
         "INSERT OR REPLACE INTO exchanges VALUES (?, ?, ?, ?, ?)",
         (number, state.number, state.phase, state.opened_at, closed),

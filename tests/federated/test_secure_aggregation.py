@@ -11,14 +11,15 @@ import pytest
 from federated import errors, simulation
 from federated.aggregation.fedavgm import FedAvgM
 from federated.audit import verification
-from federated.secure_aggregation import ring
+from federated.secure_aggregation import participant, ring
+from federated.secure_aggregation.keys import Context
 from federated.site import loop
 from federated.site.grpc_transport import GrpcTransport
 from federated.site.journal import Journal
 from federated.site.masking import Masking
 from federated.tensors import tensor_files
 from federated.wire import chunk_encoding
-from federated.wire.messages import SumSettings
+from federated.wire.messages import SumPlace, SumSettings
 from runkit import backoff, private
 from runkit.events import EventLog
 from tests.federated import masked_site, toy
@@ -217,6 +218,68 @@ def test_a_server_that_turns_secure_aggregation_off_in_a_run_gets_nothing(opened
     Masking(private.folder(tmp_path / "C1"), run.store.run_id, settings, lambda: None)
     with pytest.raises(errors.ServerMisbehaves, match="with which this run began"):
         run_site(run, tmp_path / "C1")
+
+
+class TwoFaced:
+    """A transport to a server that has another global model once a site has trained."""
+
+    def __init__(self, transport):
+        self._transport, self.pulls, self.posts = transport, 0, []
+
+    def __getattr__(self, name):
+        return getattr(self._transport, name)
+
+    def pull(self, model, path, *, specs=None):
+        self.pulls += 1
+        if self.pulls == 1:
+            return self._transport.pull(model, path, specs=specs)
+        arrays = {name: array + 1 for name, array in toy.initial().items()}
+        tensor_files.save(path, arrays)
+        with tensor_files.TensorFile(path) as file:
+            return tensor_files.file_manifest(file)
+
+    def post_sum(self, post):
+        self.posts.append(post)
+
+
+def test_a_site_signs_the_model_that_it_trained_from_and_no_other(opened, tmp_path, clock):
+    """Or a server could train sites from different models, and have all of them sign the same."""
+    clock.now = masked_site.now()
+    transport = TwoFaced(opened(**SETTINGS).transport("C1"))
+    for _ in range(2):  # after a restart too, with the update on disk
+        with pytest.raises(errors.ServerMisbehaves, match="another global model 0 now"):
+            loop.run(toy.ToyTrainer("C1"), transport, tmp_path / "C1")
+    assert transport.pulls == 3 and transport.posts == []
+    assert (tmp_path / "C1" / "update.safetensors").exists()
+
+
+def test_a_site_that_is_done_forgets_its_secrets_without_a_server(initial, tmp_path, opened, clock):
+    run = opened(**SETTINGS)
+    journal = Journal(tmp_path / "C1")
+    journal.enter(run.store.run_id)
+    journal.finish()
+    state = {
+        "format": 1,
+        "run": run.store.run_id,
+        "settings": vars(run.config.sums),
+        "last": None,
+        "model": None,
+        "participant": participant.begin(
+            run.transport("C1").signer(),
+            Context(run.store.run_id, SumPlace(0, 1, 1), "ab" * 32, run.config.sums),
+            "update",
+        ).to_json(),
+    }
+    path = tmp_path / "C1" / "masking.json"
+    path.write_text(json.dumps(state))
+    transport = run.transport("C1")
+
+    def unreachable(*given):
+        raise errors.ServerUnreachable("no route")
+
+    transport.login = unreachable
+    assert loop.run(toy.ToyTrainer("C1"), transport, tmp_path / "C1").finished
+    assert json.loads(path.read_text())["participant"] is None
 
 
 def test_a_site_that_requires_masks_lends_no_model_as_it_is(opened, tmp_path, clock):

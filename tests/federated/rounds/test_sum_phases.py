@@ -113,3 +113,28 @@ def test_the_rounds_own_policy_ends_the_phase_of_the_keys():
 def test_another_exchange_begins_from_nothing(sharing):
     again = sum_phases.restarted(after(sharing, "C1"), now=9.0)
     assert again == Exchange(2, 9.0)
+
+
+def test_the_keys_of_more_sites_than_a_round_takes_count_by_when_they_came():
+    state = after(Exchange(1, 0.0), "C5", now=2.0)
+    state = after(state, "C1", "C2", "C3", "C4", now=1.0)
+    gathered = sum_phases.gathering(state, Round(1), ROUND)
+    assert gathered.received.keys() == {"C1", "C2", "C3", "C4"}
+    assert rounds.is_over(gathered, ROUND, now=1.0)
+
+
+def test_the_exchange_after_a_sum_that_may_be_open_is_for_the_same_sites():
+    state = after(Exchange(1, 0.0), "C1", "C2", "C3")
+    for left in (("C1", "C2", "C3"), ("C1", "C2"), ("C1", "C2")):
+        state = after(sum_phases.advanced(state, now=1.0), *left)
+    assert sum_phases.restarted(state, now=2.0).again == frozenset()  # nothing was revealed
+    state = sum_phases.restarted(sum_phases.advanced(state, now=2.0), now=3.0)
+    assert (state.number, state.phase, state.again) == (2, "keys", {"C1", "C2"})
+    sharing = sum_phases.advanced(after(state, "C1", "C2", "C3"), now=4.0)
+    assert sharing.members == {"C1", "C2", "C3"}
+    masking = sum_phases.advanced(after(sharing, "C1", "C2", "C3"), now=5.0)
+    assert masking.members == {"C1", "C2"}
+    assert sum_phases.task_of(masking, "C3") is None
+    # Without one of them it cannot be the same sum, so it is for all that are there.
+    assert sum_phases.advanced(after(sharing, "C1", "C3"), now=5.0).members == {"C1", "C3"}
+    assert sum_phases.restarted(masking, now=6.0).again == {"C1", "C2"}

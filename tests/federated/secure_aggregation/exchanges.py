@@ -104,7 +104,7 @@ def run(signers, words, *, lost=("", ""), about=None):
     total = np.zeros_like(next(iter(words.values())))
     for update in sent.values():
         total += update
-    masks.add(total, [mask.opposite() for mask in left], 0)
+    masks.add(total, [mask.opposite() for mask in left.masks], 0)
     return Exchange(agreed, sent, survivors, dropped, total)
 
 

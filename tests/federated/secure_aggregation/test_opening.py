@@ -88,11 +88,12 @@ def revealed(signers):
 
 def test_shares_that_do_not_fit_are_found_before_the_sum_is_used(signers):
     about, parts = revealed(signers)
-    assert len(opening.masks_of_sum(about, **parts)) == 4
+    found = opening.masks_of_sum(about, **parts)
+    assert (len(found.masks), found.liars) == (4, ())
     posts = parts["revealed"]
     for field, site, message in (
-        ("self_masks", "C3", "'C3' do not fit"),
-        ("mask_keys", "C2", "'C2' do not fit"),
+        ("self_masks", "C3", "'C3' that C1, C3 revealed do not fit"),
+        ("mask_keys", "C2", "'C2' that C1, C3 revealed do not fit"),
     ):
         share = getattr(posts["C1"], field)[site]
         wrong = share[:-1] + bytes([share[-1] ^ 1])
@@ -103,10 +104,37 @@ def test_shares_that_do_not_fit_are_found_before_the_sum_is_used(signers):
             opening.masks_of_sum(about, **{**parts, "revealed": {**posts, "C1": bad}})
     with pytest.raises(opening.CannotOpen, match="1 shares of site 'C1'; expected 2"):
         opening.masks_of_sum(about, **{**parts, "revealed": {"C1": posts["C1"]}})
-    with pytest.raises(opening.CannotOpen, match="self mask of site 'C1'"):
+    with pytest.raises(opening.CannotOpen, match=r"site 'C1' that .* do not fit"):
         opening.masks_of_sum(
             about, **{**parts, "commitments": {**parts["commitments"], "C1": bytes(32)}}
         )
+
+
+@pytest.mark.parametrize("liars", [("C1",), ("C5",), ("C2", "C4"), ("C1", "C2")])
+def test_right_shares_open_the_sum_beside_wrong_ones_and_tell_them_apart(signers, liars):
+    five = {f"C{number}": signers[f"C{number}"] for number in range(1, 6)}
+    about = exchanges.context(5)
+    sharing = exchanges.shared(five, about)
+    ready = exchanges.received(sharing, tuple(five))
+    agreed = {site: participant.consent(me, tuple(five), ()) for site, me in ready.items()}
+    signed = {s: participant.consent_post(me, five[s]).consent for s, me in agreed.items()}
+    posts = {site: participant.reveal_post(me, signed) for site, me in agreed.items()}
+    for liar in liars:
+        wrong = {**posts[liar].self_masks, "C3": posts[liar].self_masks["C4"]}
+        posts[liar] = dataclasses.replace(posts[liar], self_masks=wrong)
+    parts = {
+        "roster": Roster({site: me.keys for site, me in sharing.items()}),
+        "survivors": tuple(five),
+        "dropped": (),
+        "commitments": {s: participant.shares_post(me).commitment for s, me in sharing.items()},
+    }
+    found = opening.masks_of_sum(about, **parts, revealed=posts)
+    assert found.masks == [participant.own_masks(me)[0] for _, me in sorted(ready.items())]
+    # A wrong share is found only where it was in the way.
+    assert set(found.liars) <= set(liars) and (found.liars == liars or liars == ("C5",))
+    few = {site: posts[site] for site in list(dict.fromkeys([*liars, *sorted(posts)]))[:3]}
+    with pytest.raises(opening.CannotOpen, match=r"site 'C3'"):
+        opening.masks_of_sum(about, **parts, revealed=few)
 
 
 class Bytes:

@@ -100,7 +100,24 @@ def test_shares_are_sealed_once_and_only_their_site_can_open_them(sharing):
     )
     assert got.received.keys() == set(THREE)
     swapped = {"C1": me.shares["C3"], "C3": sharing["C3"].shares["C2"]}
-    refuses("cannot be opened", participant.receive, sharing["C2"], swapped)
+    got = participant.receive(sharing["C2"], swapped)
+    assert (got.unreadable, got.received["C1"]) == (("C1",), (b"", b""))
+
+
+def test_a_share_that_cannot_be_opened_stops_nobody_and_is_not_revealed(sharing, three):
+    sent = {by: dict(me.shares) for by, me in sharing.items()}
+    sent["C3"]["C1"] = sent["C3"]["C1"][:-1] + bytes([sent["C3"]["C1"][-1] ^ 1])
+    ready = {
+        site: participant.receive(me, {by: sent[by][site] for by in THREE if by != site})
+        for site, me in sharing.items()
+    }
+    assert [ready[site].unreadable for site in THREE] == [("C3",), (), ()]
+    assert Participant.from_json(json.loads(json.dumps(ready["C1"].to_json()))) == ready["C1"]
+    for survivors, dropped in ((THREE, ()), (("C1", "C2"), ("C3",))):
+        agreed = {s: participant.consent(ready[s], survivors, dropped) for s in ("C1", "C2")}
+        signed = {s: participant.consent_post(me, three[s]).consent for s, me in agreed.items()}
+        post = participant.reveal_post(agreed["C1"], signed)
+        assert {*post.self_masks, *post.mask_keys} == {"C1", "C2"}
 
 
 def test_shares_of_other_sites_are_refused(sharing, ready):

@@ -3,6 +3,7 @@ import datetime
 
 import pytest
 
+from federated import simulation
 from federated.secure_aggregation import keys
 from federated.secure_aggregation.roster import NotSigned, Roster, Signer, verify_keys
 from federated.security import certificates
@@ -26,6 +27,21 @@ def test_signed_keys_are_accepted(signers, bundles):
         verify_keys(each, CONTEXT, signers["C1"].authority, exchanges.NOW)
     assert Roster.of(bundles[::-1], CONTEXT).sites == ("C1", "C2", "C3")
     assert Roster.of(bundles, CONTEXT).place("C2") == 2
+
+
+@pytest.mark.parametrize("name", ["operator", "Operator", "server", "authority"])
+def test_whoever_runs_the_server_is_no_site_by_the_operators_certificate(tmp_path, name):
+    # Made like a site's, by the same authority; so the server could be a majority of three.
+    signer = simulation.signers_in(tmp_path, [name])[name]
+    with pytest.raises(NotSigned, match="a name that no site has"):
+        verify_keys(bundle(signer), CONTEXT, signer.authority, exchanges.NOW)
+
+
+def test_names_from_a_server_are_short_and_printable_in_messages(signers):
+    keys_of = dataclasses.replace(bundle(signers["C1"]), site="\x1b[2J" + "x" * 10_000)
+    with pytest.raises(NotSigned) as caught:
+        verify_keys(keys_of, CONTEXT, signers["C1"].authority, exchanges.NOW)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 300
 
 
 def test_keys_that_the_site_has_not_signed_for_this_exchange_are_refused(signers, strangers):

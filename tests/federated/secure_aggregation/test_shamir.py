@@ -75,6 +75,15 @@ def test_one_share_fewer_fits_every_secret():
         assert shamir.combine(made_up) == other
 
 
+def test_shares_of_another_secret_are_found():
+    shares = shamir.split(b"\x07" * 32, count=6, threshold=3)
+    others = shamir.split(b"\x07" * 32, count=6, threshold=3)
+    right = {place: shares[place] for place in (2, 4, 5)}
+    assert shamir.differing(right, shares) == []
+    given = {**shares, 1: others[1], 6: others[6], 3: b""}
+    assert shamir.differing(right, given) == [1, 3, 6]
+
+
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="31 bytes; expected 32"):
         shamir.split(bytes(31), count=3, threshold=2)

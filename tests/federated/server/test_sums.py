@@ -7,7 +7,7 @@ import os
 import pytest
 
 from federated import errors
-from federated.rounds.sum_phases import PHASES
+from federated.rounds.sum_phases import MAX_EXCHANGES, PHASES, Exchange
 from federated.secure_aggregation import participant
 from federated.server import sums
 from federated.server.config import ServerConfig
@@ -131,7 +131,29 @@ def test_the_server_may_be_killed_in_every_phase(opened, sites):
     assert done == ["train", "share", "mask", "consent", "reveal"], "something was done twice"
 
 
-@pytest.mark.parametrize("phase", ["train", "mask", "reveal"])
+@pytest.mark.parametrize("phase", ["share", "mask", "consent", "reveal"])
+def test_the_time_in_which_the_server_was_away_ends_no_phase(opened, sites, phase, clock, run):
+    in_phase(run, sites, phase)
+    sites[0].do(only=phase)
+    clock.now += 10 * run.config.secure_aggregation_deadline_s
+    again = opened(**SETTINGS)
+    for site in sites:
+        site.transport = again.transport(site.name)
+        site.login()
+    again.lead.advance()
+    assert again.lead._run.exchange.phase == phase and events(again, "sum_given_up") == []
+    finish(again, sites)
+    check(again, 1)
+
+
+def test_an_operator_hears_of_a_round_that_is_begun_again_and_again(run, sites, clock):
+    assert run.lead.orders.hindrance() == ""
+    run.store.sums.advance(1, Exchange(4, clock.now))
+    run.lead._run.reopen()
+    assert "round 1 is in exchange 4" in run.lead.orders.hindrance()
+
+
+@pytest.mark.parametrize("phase", ["train", "mask", "consent"])
 def test_an_evicted_site_is_not_waited_for(run, sites, phase):
     in_phase(run, sites, phase)
     run.lead.orders.evict("C2")
@@ -234,7 +256,7 @@ def changed(post):
         yield dataclasses.replace(post, consent=bytes(10_000))
         yield dataclasses.replace(post, shares={"C2": b""})
     else:
-        yield dataclasses.replace(post, self_masks={})
+        yield dataclasses.replace(post, shares={"C2": bytes(160)})
         yield dataclasses.replace(post, self_masks={**post.self_masks, "C9": bytes(66)})
         yield dataclasses.replace(post, self_masks={**post.self_masks, "C2": bytes(65)})
         yield dataclasses.replace(post, mask_keys={"C2": bytes(66)})
@@ -255,9 +277,10 @@ def test_parts_that_no_site_could_use_are_refused_and_the_round_goes_on(run, sit
     ):
         with pytest.raises(errors.StaleUpdate):
             sites[0].transport.post_sum(dataclasses.replace(post, place=other))
-    for unknown in ("mask", "x" * 1000):
-        with pytest.raises((errors.StaleUpdate, errors.UpdateRefused)):
+    for unknown in ("mask", "x" * 60_000, "\x1b[2J"):
+        with pytest.raises((errors.StaleUpdate, errors.UpdateRefused)) as caught:
             sites[0].transport.post_sum(SumPost(unknown, place))
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 300
     sites[0].transport.post_sum(post)
     sites[0].transport.post_sum(post)  # a lost reply does no harm
     for kind in ("train", "share", "mask", "consent", "reveal"):
@@ -301,15 +324,164 @@ def test_a_masked_update_counts_in_its_phase_and_exchange_only(run, sites, clock
         late.transport.ask_sum("mask", place)
 
 
-def test_shares_that_do_not_open_the_sum_give_the_exchange_up(run, sites):
-    in_phase(run, sites, "reveal")
-    post = posted(run, sites[0], "reveal")
+def lie(site, post):
+    """Sends a wrong share of the self mask of C3."""
     bad = {**post.self_masks, "C3": post.self_masks["C2"]}
-    sites[0].transport.post_sum(dataclasses.replace(post, self_masks=bad))
+    site.transport.post_sum(dataclasses.replace(post, self_masks=bad))
+
+
+def test_a_site_that_reveals_wrong_shares_is_named_and_the_others_open_the_sum(run, sites):
+    in_phase(run, sites, "reveal")
+    lie(sites[0], posted(run, sites[0], "reveal"))
     sites[1].do(only="reveal")
     run.lead.advance()
+    (line,) = events(run, "sum_not_opened")
+    assert "'C3' that C1, C2 revealed do not fit" in line["reason"]
+    assert run.lead.advance() > 0, "it tries again without more shares"
+    assert len(events(run, "sum_not_opened")) == 1
+    sites[2].do(only="reveal")
+    run.lead.advance()
+    check(run, 1)
+    (line,) = events(run, "sum_wrong_shares")
+    assert (line["round"], line["exchange"], line["sites"]) == (1, 1, ["C1"])
+    assert events(run, "sum_given_up") == []
+    finish(run, sites)
+    check(run, 2)
+
+
+@pytest.mark.parametrize("how", ["deadline", "all"])
+def test_shares_that_do_not_open_the_sum_give_the_exchange_up(run, sites, clock, how):
+    in_phase(run, sites, "reveal")
+    for site in sites[:2]:
+        lie(site, posted(run, site, "reveal"))
+    run.lead.advance()
+    assert events(run, "sum_given_up") == []
+    if how == "all":
+        sites[2].do(only="reveal")
+    else:
+        clock.now += run.config.secure_aggregation_deadline_s
+    run.lead.advance()
     (line,) = events(run, "sum_given_up")
-    assert "shares of site 'C3' do not fit" in line["reason"]
+    assert "shares of site 'C3'" in line["reason"]
+    finish(run, sites)  # the sites help again, to open the very same sum
+    check(run, 1)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_sum_that_may_have_been_opened_is_tried_again_with_the_same_sites(
+    opened, run, sites, clock, killed
+):
+    in_phase(run, sites, "mask")
+    for site in sites[:2]:  # C3 drops out, and comes back for the next exchange
+        site.do(only="mask")
+    run.lead.advance()
+    clock.now += run.config.secure_aggregation_deadline_s
+    run.lead.advance()
+    for site in sites[:2]:
+        site.do(only="consent")
+    run.lead.advance()
+    for site in sites[:2]:
+        post = posted(run, site, "reveal")
+        bad = {"C1": post.self_masks["C2"], "C2": post.self_masks["C1"]}
+        site.transport.post_sum(dataclasses.replace(post, self_masks=bad))
+    run.lead.advance()
+    assert len(events(run, "sum_given_up")) == 1
+    if killed:
+        run = opened(**SETTINGS)
+        for site in sites:
+            site.transport = run.transport(site.name)
+            site.login()
+    finish(run, sites)
+    check(run, 1, ("C1", "C2"))
+    assert events(run, "aggregated")[0]["secure_aggregation"]["dropped"] == ["C3"]
+    finish(run, sites)
+    check(run, 2)
+
+
+def test_a_restart_tries_again_to_open_a_sum_that_could_not_be_opened(opened, run, sites):
+    in_phase(run, sites, "reveal")
+    lie(sites[0], posted(run, sites[0], "reveal"))
+    sites[1].do(only="reveal")
+    run.lead.advance()
+    again = opened(**SETTINGS)
+    again.lead.advance()
+    assert events(again, "sum_given_up") == []
+    sites[2].transport = again.transport("C3")
+    sites[2].login()
+    sites[2].do(only="reveal")
+    again.lead.advance()
+    check(again, 1)
+
+
+def test_one_site_that_seals_rubbish_for_another_stops_neither(run, sites):
+    in_phase(run, sites, "share")
+    post = posted(run, sites[2], "share")
+    sites[2].transport.post_sum(dataclasses.replace(post, shares={**post.shares, "C1": bytes(160)}))
+    finish(run, sites)
+    assert sites[0].masking.unreadable == ("C3",)
+    if not events(run, "aggregated"):  # C1 and C2 came first, and C1 has no share of C3
+        sites[2].do(only="reveal")
+        run.lead.advance()
+    check(run, 1)
+
+
+def test_a_site_that_is_evicted_after_the_agreement_stays_in_the_sum(run, sites):
+    in_phase(run, sites, "reveal")
+    run.lead.orders.evict("C2")
+    for site in (sites[0], sites[2]):
+        site.do(only="reveal")
+    run.lead.advance()
+    check(run, 1)
+    assert events(run, "sum_given_up") == []
+    assert run.lead._run.round.number == 2 and run.lead.orders.standing("C2") == "evicted"
+
+
+def test_a_round_of_which_two_sums_are_asked_is_not_opened_twice(run, sites, clock):
+    """The operator evicts a site and goes back: the difference would be that site's update."""
+    finish(run, sites)
+    run.lead.orders.evict("C3")
+    run.lead.orders.discard_round(1)
+    run.lead.orders.readmit("C3")
+    sites[2].login()
+    in_phase(run, sites, "mask")
+    for site in sites[:2]:  # C3 drops out
+        site.do(only="mask")
+    run.lead.advance()
+    clock.now += run.config.secure_aggregation_deadline_s
+    run.lead.advance()
+    with pytest.raises(errors.PolicyRefused, match=r"C1, C2 in round 1, after that of C1, C2, C3"):
+        sites[0].do(only="consent")
+
+
+def test_keys_that_another_site_has_are_refused_when_they_come(run, sites):
+    post = posted(run, sites[0], "keys")
+    sites[0].transport.post_sum(post)
+    signer, context = sites[1].transport.signer(), sites[0].masking._me.context
+    copied = signer.keys(context, post.keys.sealing_key, post.keys.masking_key)
+    with pytest.raises(errors.UpdateRefused, match=r"site 'C2' .* a key that comes twice"):
+        sites[1].transport.post_sum(dataclasses.replace(post, keys=copied))
+    finish(run, sites)
+    check(run, 1)
+
+
+def test_keys_of_one_site_too_many_are_refused(run, sites, clock):
+    """As when a site was evicted, another came in its place, and it was admitted again."""
+    done = dict.fromkeys(("C4", "C5", "C6"), clock.now)
+    run.lead._run.exchange = dataclasses.replace(run.lead._run.exchange, done=done)
+    with pytest.raises(errors.StaleUpdate, match="has the keys of its 3 sites, site 'C2'"):
+        sites[1].do(only="train")
+
+
+def test_after_the_last_exchange_that_sites_follow_the_run_is_paused(run, sites, clock):
+    last = Exchange(MAX_EXCHANGES, clock.now)
+    run.store.sums.advance(1, last)
+    run.lead._run.reopen()
+    in_phase(run, sites, "share")
+    clock.now += run.config.secure_aggregation_deadline_s
+    assert run.lead.advance() is None and run.store.paused
+    assert events(run, "paused")[0]["exchange"] == MAX_EXCHANGES
+    run.lead.orders.resume()
+    run.lead.advance()
     finish(run, sites)
     check(run, 1)
 

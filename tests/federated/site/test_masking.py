@@ -200,6 +200,74 @@ def test_nothing_is_opened_without_an_agreement_on_disk(sites):
         sites.restart("C1").part(task("reveal"), SumState(survivors=NAMES, dropped=("C2",)))
 
 
+def opened_by(sites, survivors, dropped, exchange=1, discarded=0):
+    """Leads the three through an exchange, in the first round; returns what C1 reveals."""
+    named = {"exchange": exchange, "discarded": discarded}
+    plain = {site: sites.plain(site) for site in NAMES}
+    keys = [sites.restart(s).keys(task("train", **named), plain[s]).keys for s in NAMES]
+    state = SumState(keys=tuple(keys))
+    shares = {s: sites.maskings[s].part(task("share", **named), state).shares for s in NAMES}
+    for site in NAMES:
+        sites.maskings[site].mask(task("mask", **named), sites.state(shares, site), plain[site])
+    about = {"survivors": survivors, "dropped": dropped}
+    signed = {
+        s: sites.maskings[s].part(task("consent", **named), SumState(**about)).consent
+        for s in survivors
+    }
+    state = SumState(**about, consents=signed)
+    return {s: sites.maskings[s].part(task("reveal", **named), state) for s in survivors}
+
+
+def test_a_server_cannot_subtract_the_sums_of_two_exchanges_of_a_round(sites):
+    opened_by(sites, NAMES, ())
+    # The same update, under fresh masks, in a sum without C3: one minus the other would be C3's.
+    with pytest.raises(errors.StaleUpdate, match=r"C1, C2 in round 1, after that of C1, C2, C3"):
+        opened_by(sites, ("C1", "C2"), ("C3",), exchange=2)
+    posts = opened_by(sites, NAMES, (), exchange=3)  # the same sum tells nothing more
+    assert posts["C1"].self_masks.keys() == set(NAMES)
+    # Nor after a claim that the operator took the run back.
+    with pytest.raises(errors.PolicyRefused, match="--repeated_sums=1"):
+        opened_by(sites, ("C1", "C2"), ("C3",), discarded=1)
+
+
+def test_a_sum_that_was_agreed_to_and_never_opened_may_be_replaced(sites):
+    shares = sites.shared()
+    for site in NAMES:
+        masking = sites.maskings[site]
+        masking.mask(task("mask"), sites.state(shares, site), sites.plain(site))
+        masking.part(task("consent"), SumState(survivors=NAMES))
+    posts = opened_by(sites, ("C1", "C2"), ("C3",), exchange=2)
+    assert posts["C2"].mask_keys.keys() == {"C3"}
+
+
+def test_the_model_that_a_round_was_trained_from_is_noted_once(sites):
+    masking = sites.maskings["C1"]
+    assert masking.model_of(task("train")) == ""
+    masking.note_model(task("train"), "a" * 64)
+    masking.keys(task("train"), sites.plain("C1"))
+    masking = sites.restart("C1")
+    assert masking.model_of(task("mask")) == "a" * 64 and masking._me is not None
+    masking.note_model(task("train", exchange=2), "a" * 64)
+    with pytest.raises(errors.ServerMisbehaves, match="another global model than before"):
+        masking.note_model(task("train", exchange=2), "b" * 64)
+    masking.note_model(task("train", round_=2), "b" * 64)
+    masking.note_model(task("train", discarded=1), "c" * 64)
+    assert [masking.model_of(task("train", round_=n)) for n in (1, 2)] == ["", ""]
+    assert masking.model_of(task("train", discarded=1)) == "c" * 64
+
+
+def test_secrets_are_forgotten_without_a_server_too(sites):
+    masking = sites.maskings["C1"]
+    masking.keys(task("train"), sites.plain("C1"))
+    secret, folder = masking._me.masking.hex(), masking._path.parent
+    masking.masked_path.write_bytes(b"masked")
+    Masking.forget(folder)
+    assert secret not in masking._path.read_text() and not masking.masked_path.exists()
+    with pytest.raises(errors.ServerMisbehaves, match="goes back"):
+        sites.restart("C1").keys(task("train"), sites.plain("C1"))
+    Masking.forget(folder / "none")  # of a run without secure aggregation
+
+
 def test_a_file_that_was_not_written_here_is_named(sites):
     path = sites.maskings["C1"]._path
     for text, message in (

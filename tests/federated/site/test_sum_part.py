@@ -43,11 +43,18 @@ class Masks:
 
     def __init__(self, folder):
         self.masked_path, self.plain = folder / "masked.safetensors", None
+        self.model, self.unreadable = "", ()
         self.masked_path.write_bytes(b"masked")
 
     def keys(self, task, plain):
         self.plain = plain
         return SumPost("keys", SumPlace(task.discarded, task.round, task.exchange))
+
+    def note_model(self, task, sha256):
+        self.model = sha256
+
+    def model_of(self, task):
+        return self.model
 
     def part(self, task, state):
         return SumPost(task.kind, SumPlace(task.discarded, task.round, task.exchange))
@@ -70,6 +77,7 @@ def site(tmp_path):
         lambda event, **fields: noted.append((event, fields)),
         lambda: 1.0,
     )
+    part.note_model(task("train"), manifest_of(MODEL).sha256)
     pending = journal.keep_update(2, MODEL, 30, {"loss": 0.5})
     journal.wait_until_durable()
     return types.SimpleNamespace(
@@ -89,6 +97,32 @@ def test_keys_are_sent_for_the_update_and_the_model_it_was_trained_from(site):
     assert (plain.update, plain.sha256) == (site.journal.update_path, site.pending.sha256)
     assert plain.model_sha256 == manifest_of(MODEL).sha256 and plain.num_examples == 30
     assert site.noted == [("sum", {"phase": "keys", "round": 2, "exchange": 3})]
+
+
+def test_a_server_that_has_another_model_than_the_one_it_gave_to_train_gets_no_signature(site):
+    site.part.note_model(task("train"), "0" * 64)
+    for call in (
+        lambda: site.part.send_keys(task("train"), site.pending),
+        lambda: site.part.take_part(task("mask")),
+    ):
+        with pytest.raises(errors.ServerMisbehaves, match="another global model 1 now"):
+            call()
+    assert all(call[0] in ("pull", "ask") for call in site.server.calls)
+    assert site.masks.plain is None
+
+
+def test_an_update_of_an_unknown_model_is_not_masked(site):
+    site.part.note_model(task("train"), "")
+    assert not site.part.knows_model(task("train"))
+    with pytest.raises(errors.StaleUpdate, match="trained no update of round 2"):
+        site.part.send_keys(task("train"), site.pending)
+    assert site.server.calls == []
+
+
+def test_shares_that_cannot_be_opened_are_named_to_the_sites_operator(site):
+    site.masks.unreadable = ("C3",)
+    site.part.take_part(task("mask"))
+    assert site.noted[-1][1]["unreadable"] == ("C3",)
 
 
 @pytest.mark.parametrize("kind", ["share", "consent", "reveal"])

@@ -68,6 +68,17 @@ def test_another_exchange_begins_without_updates_and_parts(records):
     assert sums.parts(1, "keys") == {} and store.counted_updates() == {}
 
 
+def test_the_sites_whose_sum_may_be_open_are_kept_from_phase_to_phase(records):
+    sums, _ = records()
+    sums.open(Round(1), now=0.0)
+    two = frozenset({"C1", "C2"})
+    state = Exchange(3, 1.0, "share", {}, {"keys": two | {"C3"}}, two)
+    for each in (Exchange(2, 1.0, again=two), state):
+        sums.advance(1, each)
+        sums, _ = records()
+        assert sums.open(Round(1), now=2.0) == each
+
+
 def test_only_the_open_round_has_any(records):
     sums, store = records()
     sums.open(Round(1), now=0.0)

@@ -1,0 +1,124 @@
+"""Checks of what a site sends in a phase of secure aggregation.
+
+One site with unusable keys or shares is refused here, and not every other site that would receive
+them.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Collection, Mapping
+
+from cryptography import x509
+
+from federated import errors
+from federated.rounds.sum_phases import Exchange
+from federated.secure_aggregation.keys import KEY_BYTES, SEALED_BYTES, Context
+from federated.secure_aggregation.roster import (
+    MAX_SIGNATURE,
+    NotSigned,
+    Roster,
+    check_apart,
+    verify_keys,
+)
+from federated.secure_aggregation.shamir import SHARE_BYTES
+from federated.wire.messages import SumKeys, SumPost
+
+
+def check_part(
+    site: str,
+    post: SumPost,
+    state: Exchange,
+    context: Context,
+    known: Mapping[str, SumKeys],
+    authority: x509.Certificate,
+    now: datetime.datetime,
+) -> None:
+    """Checks that a part has what its phase needs, in the right sizes, and nothing else.
+
+    Args:
+      site: who sends it.
+      post: of the phase of `state`.
+      known: site to its keys, of all that have sent keys in this exchange.
+      now: decides whether certificates are valid.
+    Raises:
+      UpdateRefused: for a part that no other site could use.
+      StaleUpdate: for the keys of one site too many.
+    """
+    fits = False
+    if post.phase == "keys" and post.keys is not None and post.keys.site == site:
+        _check_keys(site, post.keys, state, context, known, authority, now)
+        fits = True
+    elif post.phase == "share":
+        others = state.closed["keys"] - {site}
+        fits = len(post.commitment) == KEY_BYTES and _are(post.shares, others, SEALED_BYTES)
+    elif post.phase == "consent":
+        fits = _is_consent(site, post.consent, state, context, known)
+    elif post.phase == "reveal":
+        # A site that could not open what another one sealed for it has no share of that one.
+        in_sum = state.survivors & post.self_masks.keys()
+        out = state.dropped & post.mask_keys.keys()
+        fits = _are(post.self_masks, in_sum, SHARE_BYTES)
+        fits = fits and _are(post.mask_keys, out, SHARE_BYTES)
+    if not fits or post != _of_its_phase(post):
+        raise errors.UpdateRefused(
+            f"what site {site!r} sends in the phase {post.phase!r} of secure aggregation is "
+            "not what that phase needs; install the same release at both ends"
+        )
+
+
+def _of_its_phase(post: SumPost) -> SumPost:
+    """Returns `post` without anything that belongs to another phase."""
+    names = {
+        "keys": ("keys",),
+        "share": ("commitment", "shares"),
+        "consent": ("consent",),
+        "reveal": ("self_masks", "mask_keys"),
+    }[post.phase]
+    return SumPost(post.phase, post.place, **{name: getattr(post, name) for name in names})
+
+
+def _check_keys(
+    site: str,
+    keys: SumKeys,
+    state: Exchange,
+    context: Context,
+    known: Mapping[str, SumKeys],
+    authority: x509.Certificate,
+    now: datetime.datetime,
+) -> None:
+    try:
+        verify_keys(keys, context, authority, now)
+    except NotSigned as error:
+        raise errors.UpdateRefused(f"{error}; use the kit of one site, whole") from error
+    most = context.settings.max_sites
+    if site not in state.done and len(state.done) >= most:
+        raise errors.StaleUpdate(
+            f"exchange {state.number} has the keys of its {most} sites, site {site!r} is not among "
+            "them; ask for the next task"
+        )
+    try:
+        check_apart([*(other for by, other in known.items() if by != site), keys])
+    except ValueError as error:
+        raise errors.UpdateRefused(
+            f"the keys of site {site!r} are also those of another site: {error}; each site needs a "
+            "kit of its own"
+        ) from error
+
+
+def _is_consent(
+    site: str, signature: bytes, state: Exchange, context: Context, known: Mapping[str, SumKeys]
+) -> bool:
+    if len(signature) > MAX_SIGNATURE:
+        return False
+    roster = Roster({name: known[name] for name in sorted(state.closed["keys"])})
+    try:
+        roster.verify_consent(site, signature, context, state.survivors)
+    except NotSigned:
+        return False
+    return True
+
+
+def _are(shares: Mapping[str, bytes], sites: Collection[str], size: int) -> bool:
+    """Returns whether there is a share of that size for each of the sites, and for no other."""
+    return shares.keys() == set(sites) and all(len(share) == size for share in shares.values())

@@ -1,0 +1,64 @@
+import os
+import stat
+
+import pytest
+
+from federated import errors
+from federated.site.opened_sums import OpenedSums
+from federated.wire.messages import SumPlace
+
+ALL, TWO = ("C1", "C2", "C3"), ("C1", "C2")
+
+
+@pytest.fixture
+def opened(tmp_path):
+    return lambda **named: OpenedSums(tmp_path, "run", **named)
+
+
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [(SumPlace(0, 4, 2), errors.StaleUpdate), (SumPlace(1, 4, 1), errors.PolicyRefused)],
+)
+@pytest.mark.parametrize(("first", "second"), [(ALL, TWO), (TWO, ALL)])
+def test_no_second_sum_of_a_round_whatever_the_exchange(opened, place, error, first, second):
+    opened().note(SumPlace(0, 4, 1), first)
+    sums = opened()  # a restart forgets nothing
+    sums.note(place, first)
+    sums.note(SumPlace(0, 5, 1), second)
+    for call in (sums.check, sums.note):
+        with pytest.raises(error, match=r"round 4, after .*--repeated_sums=1"):
+            call(place, second)
+
+
+def test_what_the_sites_operator_allows_is_counted_across_restarts(opened):
+    opened().note(SumPlace(0, 1, 1), ALL)
+    sums = opened(repeats=1)
+    sums.note(SumPlace(1, 1, 1), TWO)
+    for again in (sums, opened(repeats=1)):
+        again.note(SumPlace(1, 1, 2), TWO)  # the same two again tell nothing more
+        with pytest.raises(errors.StaleUpdate, match="--repeated_sums=2"):
+            again.check(SumPlace(1, 1, 2), ("C1", "C3"))
+
+
+def test_a_line_is_on_disk_once_and_for_this_account_only(opened, tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    sums, path = opened(), tmp_path / "opened_sums.jsonl"
+    for _ in range(2):
+        sums.note(SumPlace(0, 1, 1), ALL)
+    assert len(path.read_text().splitlines()) == 1 and len(synced) >= 1
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    OpenedSums(tmp_path, "another run").check(SumPlace(0, 1, 1), TWO)
+
+
+def test_a_line_that_was_cut_is_removed_and_another_file_is_named(opened, tmp_path):
+    path = tmp_path / "opened_sums.jsonl"
+    opened().note(SumPlace(0, 1, 1), ALL)
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[:20])
+    opened().note(SumPlace(0, 2, 1), ALL)
+    assert [line.count(b"round") for line in path.read_bytes().splitlines()] == [1, 1]
+    for text in ("[]\n", "{}\n", "x\n", whole.decode().replace('"round": 1', '"round": "1"')):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="not what this program writes"):
+            opened()
