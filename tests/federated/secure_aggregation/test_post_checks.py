@@ -4,10 +4,9 @@ import pytest
 
 from federated import errors, simulation
 from federated.rounds.sum_phases import Exchange
-from federated.secure_aggregation import participant
+from federated.secure_aggregation import participant, post_checks
 from federated.secure_aggregation.keys import SEALED_BYTES
 from federated.secure_aggregation.shamir import SHARE_BYTES
-from federated.server import sum_checks
 from tests.federated.secure_aggregation import exchanges
 
 NAMES = ("C1", "C2", "C3")
@@ -44,7 +43,7 @@ def check(signers, parts):
     def call(post, *, done=(), site="C1", known=None):
         closed = {"keys": ALL, "share": ALL, "mask": frozenset({"C1", "C2"})}
         state = Exchange(1, 0.0, post.phase, dict.fromkeys(done, 0.0), closed)
-        sum_checks.check_part(
+        post_checks.check_part(
             site,
             post,
             state,
