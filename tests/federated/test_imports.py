@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "wire": {"tensors", "rounds"},
     "aggregation": {"tensors", "rounds"},
     "security": {"wire"},
-    "secure_aggregation": {"tensors", "wire", "security"},
+    "secure_aggregation": {"tensors", "rounds", "wire", "security"},
     "connections": {"wire"},
     "storage": {"tensors", "rounds", "security"},
     "audit": {"tensors", "rounds", "aggregation", "security", "storage"},
