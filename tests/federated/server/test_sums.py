@@ -398,6 +398,18 @@ def test_a_sum_that_may_have_been_opened_is_tried_again_with_the_same_sites(
     check(run, 2)
 
 
+def test_the_keys_of_a_site_whose_sum_may_be_open_are_waited_for_a_while(run, sites, clock):
+    again = frozenset({"C1", "C9"})  # C9 is heard, and slow
+    run.lead._run.exchange = dataclasses.replace(run.lead._run.exchange, again=again)
+    for site in sites:
+        site.do(only="train")
+    assert 0 < run.lead.advance() <= run.config.secure_aggregation_deadline_s
+    assert run.lead._run.exchange.phase == "keys"
+    clock.now += run.config.secure_aggregation_deadline_s
+    run.lead.advance()
+    assert run.lead._run.exchange.members == set(NAMES)
+
+
 def test_a_restart_tries_again_to_open_a_sum_that_could_not_be_opened(opened, run, sites):
     in_phase(run, sites, "reveal")
     lie(sites[0], posted(run, sites[0], "reveal"))
