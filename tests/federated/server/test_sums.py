@@ -132,11 +132,15 @@ def test_the_server_may_be_killed_in_every_phase(opened, sites):
 
 
 @pytest.mark.parametrize("phase", ["share", "mask", "consent", "reveal"])
-def test_the_time_in_which_the_server_was_away_ends_no_phase(opened, sites, phase, clock, run):
+def test_the_time_in_which_the_server_was_away_ends_no_phase(opened, phase, clock, tmp_path):
+    clock.now = masked_site.now()
+    settings = {**SETTINGS, "round_deadline_s": 1e6}
+    run = opened(**settings)
+    sites = [MaskedSite(name, run.transport(name), tmp_path / "sites") for name in NAMES]
     in_phase(run, sites, phase)
     sites[0].do(only=phase)
     clock.now += 10 * run.config.secure_aggregation_deadline_s
-    again = opened(**SETTINGS)
+    again = opened(**settings)
     for site in sites:
         site.transport = again.transport(site.name)
         site.login()
