@@ -1,7 +1,7 @@
 """Secure aggregation at the server: carries keys and shares between sites, and opens their sum.
 
 The phases are those of `rounds.sum_phases`; what sites check is in
-`secure_aggregation.participant`, what the server checks in `post_checks`.
+`secure_aggregation.participant`, what the server checks in `part_checks`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from federated.aggregation.spooled_updates import CorruptUpdate
 from federated.rounds import rounds, sum_phases
 from federated.rounds.rounds import Round
 from federated.rounds.sum_phases import Exchange, Phase
-from federated.secure_aggregation import opening, post_checks, ring
+from federated.secure_aggregation import opening, part_checks, ring
 from federated.secure_aggregation.keys import Context
 from federated.secure_aggregation.masks import Mask
 from federated.secure_aggregation.ring import Ring
@@ -177,10 +177,16 @@ class Sums:
         return state, opened
 
     def _check(self, site: str, post: SumPost, state: Exchange) -> None:
-        """Raises as `post_checks.check_part`."""
+        """Raises as `part_checks.check_part`."""
         now = datetime.datetime.fromtimestamp(self._run.wall_clock(), datetime.timezone.utc)
+        standing = part_checks.Standing(
+            frozenset(state.done),
+            state.closed.get("keys", frozenset()),
+            state.survivors,
+            state.dropped,
+        )
         context, known = self._context(state), self._keys()
-        post_checks.check_part(site, post, state, context, known, self._authority, now)
+        part_checks.check_part(site, post, standing, context, known, self._authority, now)
 
     def _context(self, state: Exchange) -> Context:
         store, number = self._run.store, self._number()

@@ -132,11 +132,15 @@ def test_the_server_may_be_killed_in_every_phase(opened, sites):
 
 
 @pytest.mark.parametrize("phase", ["share", "mask", "consent", "reveal"])
-def test_the_time_in_which_the_server_was_away_ends_no_phase(opened, sites, phase, clock, run):
+def test_the_time_in_which_the_server_was_away_ends_no_phase(opened, phase, clock, tmp_path):
+    clock.now = masked_site.now()
+    settings = {**SETTINGS, "round_deadline_s": 1e6}
+    run = opened(**settings)
+    sites = [MaskedSite(name, run.transport(name), tmp_path / "sites") for name in NAMES]
     in_phase(run, sites, phase)
     sites[0].do(only=phase)
     clock.now += 10 * run.config.secure_aggregation_deadline_s
-    again = opened(**SETTINGS)
+    again = opened(**settings)
     for site in sites:
         site.transport = again.transport(site.name)
         site.login()
@@ -396,6 +400,18 @@ def test_a_sum_that_may_have_been_opened_is_tried_again_with_the_same_sites(
     assert events(run, "aggregated")[0]["secure_aggregation"]["dropped"] == ["C3"]
     finish(run, sites)
     check(run, 2)
+
+
+def test_the_keys_of_a_site_whose_sum_may_be_open_are_waited_for_a_while(run, sites, clock):
+    again = frozenset({"C1", "C9"})  # C9 is heard, and slow
+    run.lead._run.exchange = dataclasses.replace(run.lead._run.exchange, again=again)
+    for site in sites:
+        site.do(only="train")
+    assert 0 < run.lead.advance() <= run.config.secure_aggregation_deadline_s
+    assert run.lead._run.exchange.phase == "keys"
+    clock.now += run.config.secure_aggregation_deadline_s
+    run.lead.advance()
+    assert run.lead._run.exchange.members == set(NAMES)
 
 
 def test_a_restart_tries_again_to_open_a_sum_that_could_not_be_opened(opened, run, sites):

@@ -223,6 +223,7 @@ def test_a_server_cannot_subtract_the_sums_of_two_exchanges_of_a_round(sites):
     # The same update, under fresh masks, in a sum without C3: one minus the other would be C3's.
     with pytest.raises(errors.StaleUpdate, match=r"C1, C2 in round 1, after that of C1, C2, C3"):
         opened_by(sites, ("C1", "C2"), ("C3",), exchange=2)
+    assert sites.restart("C1")._me.survivors == (), "it has agreed to a sum that it will not open"
     posts = opened_by(sites, NAMES, (), exchange=3)  # the same sum tells nothing more
     assert posts["C1"].self_masks.keys() == set(NAMES)
     # Nor after a claim that the operator took the run back.

@@ -2,9 +2,8 @@ import dataclasses
 
 import pytest
 
-from federated import errors, simulation
-from federated.rounds.sum_phases import Exchange
-from federated.secure_aggregation import participant, post_checks
+from federated import errors
+from federated.secure_aggregation import part_checks, participant
 from federated.secure_aggregation.keys import SEALED_BYTES
 from federated.secure_aggregation.shamir import SHARE_BYTES
 from tests.federated.secure_aggregation import exchanges
@@ -15,17 +14,17 @@ ALL = frozenset(NAMES)
 
 
 @pytest.fixture(scope="module")
-def signers(tmp_path_factory):
-    return simulation.signers_in(tmp_path_factory.mktemp("certificates"), NAMES)
+def three(signers):
+    return {site: signers[site] for site in NAMES}
 
 
 @pytest.fixture(scope="module")
-def parts(signers):
+def parts(three):
     """Phase to what C1 sends in it, in an exchange from which C3 drops out before its upload."""
-    sharing = exchanges.shared(signers, CONTEXT)
+    sharing = exchanges.shared(three, CONTEXT)
     ready = exchanges.received(sharing, NAMES)
     agreed = {s: participant.consent(ready[s], ("C1", "C2"), ("C3",)) for s in ("C1", "C2")}
-    consents = {s: participant.consent_post(me, signers[s]) for s, me in agreed.items()}
+    consents = {s: participant.consent_post(me, three[s]) for s, me in agreed.items()}
     signed = {site: post.consent for site, post in consents.items()}
     me = sharing["C1"]
     return {
@@ -41,12 +40,11 @@ def parts(signers):
 @pytest.fixture
 def check(signers, parts):
     def call(post, *, done=(), site="C1", known=None):
-        closed = {"keys": ALL, "share": ALL, "mask": frozenset({"C1", "C2"})}
-        state = Exchange(1, 0.0, post.phase, dict.fromkeys(done, 0.0), closed)
-        post_checks.check_part(
+        two = frozenset({"C1", "C2"})
+        part_checks.check_part(
             site,
             post,
-            state,
+            part_checks.Standing(frozenset(done), ALL, two, ALL - two),
             CONTEXT,
             parts["known"] if known is None else known,
             signers["C1"].authority,

@@ -1,4 +1,4 @@
-"""Checks of what a site sends in a phase of secure aggregation.
+"""The server's checks of what a site sends in a phase.
 
 One site with unusable keys or shares is refused here, and not every other site that would receive
 them.
@@ -6,13 +6,13 @@ them.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections.abc import Collection, Mapping
 
 from cryptography import x509
 
 from federated import errors
-from federated.rounds.sum_phases import Exchange
 from federated.secure_aggregation.keys import KEY_BYTES, SEALED_BYTES, Context
 from federated.secure_aggregation.roster import (
     MAX_SIGNATURE,
@@ -25,10 +25,26 @@ from federated.secure_aggregation.shamir import SHARE_BYTES
 from federated.wire.messages import SumKeys, SumPost
 
 
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """How far an exchange is.
+
+    Attributes:
+      done: sites that have done their part in the phase.
+      members: sites whose keys count, once they are fixed.
+      survivors, dropped: as in `SumState`, once they are fixed.
+    """
+
+    done: frozenset[str]
+    members: frozenset[str] = frozenset()
+    survivors: frozenset[str] = frozenset()
+    dropped: frozenset[str] = frozenset()
+
+
 def check_part(
     site: str,
     post: SumPost,
-    state: Exchange,
+    state: Standing,
     context: Context,
     known: Mapping[str, SumKeys],
     authority: x509.Certificate,
@@ -38,7 +54,7 @@ def check_part(
 
     Args:
       site: who sends it.
-      post: of the phase of `state`.
+      post: of the phase that is open.
       known: site to its keys, of all that have sent keys in this exchange.
       now: decides whether certificates are valid.
     Raises:
@@ -50,7 +66,7 @@ def check_part(
         _check_keys(site, post.keys, state, context, known, authority, now)
         fits = True
     elif post.phase == "share":
-        others = state.closed["keys"] - {site}
+        others = state.members - {site}
         fits = len(post.commitment) == KEY_BYTES and _are(post.shares, others, SEALED_BYTES)
     elif post.phase == "consent":
         fits = _is_consent(site, post.consent, state, context, known)
@@ -81,7 +97,7 @@ def _of_its_phase(post: SumPost) -> SumPost:
 def _check_keys(
     site: str,
     keys: SumKeys,
-    state: Exchange,
+    state: Standing,
     context: Context,
     known: Mapping[str, SumKeys],
     authority: x509.Certificate,
@@ -94,8 +110,8 @@ def _check_keys(
     most = context.settings.max_sites
     if site not in state.done and len(state.done) >= most:
         raise errors.StaleUpdate(
-            f"exchange {state.number} has the keys of its {most} sites, site {site!r} is not among "
-            "them; ask for the next task"
+            f"exchange {context.place.exchange} has the keys of its {most} sites, site {site!r} is "
+            "not among them; ask for the next task"
         )
     try:
         check_apart([*(other for by, other in known.items() if by != site), keys])
@@ -107,11 +123,11 @@ def _check_keys(
 
 
 def _is_consent(
-    site: str, signature: bytes, state: Exchange, context: Context, known: Mapping[str, SumKeys]
+    site: str, signature: bytes, state: Standing, context: Context, known: Mapping[str, SumKeys]
 ) -> bool:
     if len(signature) > MAX_SIGNATURE:
         return False
-    roster = Roster({name: known[name] for name in sorted(state.closed["keys"])})
+    roster = Roster({name: known[name] for name in sorted(state.members)})
     try:
         roster.verify_consent(site, signature, context, state.survivors)
     except NotSigned:
