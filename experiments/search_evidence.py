@@ -5,10 +5,12 @@
         --site_folders=sites/C1,sites/C2 \\
         --found=topology_evolution:search/topology/topology.json
 
-Each network is trained alone with several seeds. Networks are compared on test cases, which no
-search has used; the claims and the rules of their verdicts were written before any number was known
-(docs/search.md). What is not given is reported as not measured. The cost is printed first
-(`--dry_run` stops there). Stop it at any time; run the same command again to resume.
+Each network is trained alone with several seeds, those after --seed. Networks are compared on test
+cases. The search has used neither these seeds nor these cases. The claims and the rules of their
+verdicts were written before any number was known (docs/search.md). What is not given is reported as
+not measured. Networks, paths and the number of trainings are fixed by the first start; verdicts
+come with the last training. The cost is printed first (`--dry_run` stops there). Stop it at any
+time; run the same command again to resume.
 
 Writes evidence.json, evidence.html, a page of it, and one file per finished training.
 """
@@ -90,15 +92,16 @@ def main(argv: list[str]) -> None:
         return
     folder_lock.hold(private.make(folder))
     unset = {"genotype": "", "num_rounds": 0}  # replaced for each training, or without meaning here
-    evidence.check_settings(
-        folder, {"experiment": {**config.to_json(), **unset}, "alone_steps": chosen.alone_steps}
+    evidence.keep_plan(
+        folder,
+        evidence.plan(compared, paths, chosen, experiment={**config.to_json(), **unset}),
     )
 
     def write() -> None:
         content = evidence.document(compared, paths, chosen, folder, seed=config.seed)
         atomic.write_json(folder / evidence.DOCUMENT, content)
         page = search_page.page([], content, title="Evidence on a search", cores=cores)
-        atomic.write_text(folder / "evidence.html", page)
+        atomic.write_text(folder / evidence.PAGE, page)
 
     evidence.run(
         trainings,
@@ -116,11 +119,12 @@ def main(argv: list[str]) -> None:
         )
         return
     _tell(content)
-    print(f"All numbers: {folder / evidence.DOCUMENT}; as a page: {folder / 'evidence.html'}")
+    print(f"All numbers: {folder / evidence.DOCUMENT}; as a page: {folder / evidence.PAGE}")
 
 
 def _trainer(config: Any, chosen: EvidenceSettings, stores: Any, folder: pathlib.Path) -> Any:
     """Returns what does one training."""
+    from c2fnas.training import NonFiniteLoss
     from experiments.models import devices
     from experiments.search import candidate_training
 
@@ -128,19 +132,23 @@ def _trainer(config: Any, chosen: EvidenceSettings, stores: Any, folder: pathlib
 
     def train(one: evidence.AloneTraining, label: str) -> tuple[Mapping[str, Any], float]:
         print(label, flush=True)
-        scores = candidate_training.released(
-            lambda: candidate_training.train_and_score(
-                config,
-                one.genotype,
-                stores,
-                folder / "candidates" / one.key,
-                seed=one.seed,
-                steps=chosen.alone_steps,
-                splits=evidence.SPLITS,
-                strategy=strategy,
-                label=label,
+        try:
+            scores = candidate_training.released(
+                lambda: candidate_training.train_and_score(
+                    config,
+                    one.genotype,
+                    stores,
+                    folder / evidence.CANDIDATES / one.key,
+                    seed=one.seed,
+                    steps=chosen.alone_steps,
+                    splits=evidence.SPLITS,
+                    strategy=strategy,
+                    label=label,
+                )
             )
-        )
+        except NonFiniteLoss as error:
+            print(f"{label}: scores 0, because it diverged: {error}", flush=True)
+            scores = candidate_training.diverged(stores, evidence.SPLITS)
         return scores.rows, scores.seconds
 
     return train

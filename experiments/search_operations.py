@@ -42,6 +42,7 @@ with program_help.group("Search"):
 flags.DEFINE_list("site_folders", [], "Folders that experiments.prepare made, one per site.")
 flags.DEFINE_string("output", None, "Folder of the search.")
 flags.DEFINE_bool("dry_run", False, "Print the cost and exit.")
+_WEIGHTS = "operations.safetensors"
 
 
 def main(argv: list[str]) -> None:
@@ -79,7 +80,8 @@ def main(argv: list[str]) -> None:
     if FLAGS.dry_run:
         return
     folder_lock.hold(private.make(folder))
-    state = search_state.resumed(folder, first)
+    writes = (*federated_search.WINNERS, federated_search.PAGE, _WEIGHTS, *operation_search.WRITES)
+    state = search_state.resumed(folder, first, writes=writes)
     if state.scored:
         print(f"{state.scored} of {state.budget} are scored already", flush=True)
     search_state.write(folder, state)  # before the training, so that other settings are refused
@@ -91,7 +93,7 @@ def main(argv: list[str]) -> None:
             state, space.genotype, config.patch_size, shared_seconds=trained.seconds
         )
         atomic.write_text(
-            folder / "search.html",
+            folder / federated_search.PAGE,
             search_page.page([result], title="Search of operations", cores=cores),
         )
 
@@ -122,7 +124,7 @@ def _results(state: Any, space: Any, folder: pathlib.Path, trained: Any) -> Iter
     from experiments.search.search_state import EVOLUTION
 
     (winner,) = evolution.best(state.arms[EVOLUTION])
-    weights = folder / "operations.safetensors"
+    weights = folder / _WEIGHTS
     named_weights.save(
         weights,
         supernet.path_arrays(trained.trainer.supernet, winner.gene),

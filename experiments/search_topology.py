@@ -48,6 +48,9 @@ flags.DEFINE_integer("cells_up", 6, "Cells on the way up.", lower_bound=1)
 flags.DEFINE_integer("most_trainings", 0, MOST_TRAININGS, lower_bound=0)
 flags.DEFINE_bool("random_arm", True, "Draw as many topologies at random, to compare with.")
 flags.DEFINE_bool("dry_run", False, "Print the cost and exit.")
+_WINNERS = ("topology.json", "topology_random.json")
+_PAGE, _CANDIDATES = "search.html", "candidates"
+_WRITES = (*_WINNERS, _PAGE, _CANDIDATES)
 
 
 def main(argv: list[str]) -> None:
@@ -89,14 +92,14 @@ def main(argv: list[str]) -> None:
     if FLAGS.dry_run:
         return
     folder_lock.hold(private.make(folder))
-    state = search_state.resumed(folder, first)
+    state = search_state.resumed(folder, first, writes=_WRITES)
     if state.scored:
         print(f"{state.scored} of {state.budget} are scored already", flush=True)
 
     def write_page(state: search_state.SearchState) -> None:
         result = search_state.result(state, space.genotype, config.patch_size)
         atomic.write_text(
-            folder / "search.html",
+            folder / _PAGE,
             search_page.page([result], title="Search of a topology", cores=_cores()),
         )
 
@@ -138,7 +141,7 @@ def _scorer(
                 config,
                 genotype,
                 stores,
-                folder / "candidates" / genotype.name,
+                folder / _CANDIDATES / genotype.name,
                 seed=config.seed,
                 steps=proxy.proxy_steps,
                 splits=("validation",),
@@ -161,13 +164,13 @@ def _results(state: Any, space: Any, folder: pathlib.Path) -> Iterator[str]:
     for name, arm in state.arms.items():
         (winner,) = evolution.best(arm)
         genotype = space.genotype(winner.gene)
-        file = folder / ("topology.json" if name == EVOLUTION else f"topology_{name}.json")
+        file = folder / _WINNERS[name != EVOLUTION]
         atomic.write_json(file, genotype.to_json())
         yield (
             f"{name}: {genotype.name}, score {winner.score:.4f} on the validation cases, "
             f"{len(arm.scored)} scored; {file}"
         )
-    yield f"As a page: {folder / 'search.html'}"
+    yield f"As a page: {folder / _PAGE}"
 
 
 if __name__ == "__main__":

@@ -163,6 +163,20 @@ def row(site: str, case: int, mask: np.ndarray, truth: np.ndarray) -> SearchedCa
     )
 
 
+def diverged(stores: Sequence[CaseSource], splits: Sequence[str]) -> TrainedScores:
+    """Returns the scores of a training that diverged: 0 on every case."""
+    rows = {
+        split: [
+            SearchedCase(
+                site=one.site, case=one.case.number, score=0.0, dice_pancreas=0.0, dice_tumour=0.0
+            )
+            for one in cases_of(stores, split)
+        ]
+        for split in splits
+    }
+    return TrainedScores(rows, 0.0)
+
+
 def released(work: Callable[[], Any]) -> Any:
     """Returns what `work` returns after giving back the memory of its networks.
 

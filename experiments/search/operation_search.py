@@ -27,6 +27,7 @@ from preprocessing.case_source import CaseSource
 from runkit import progress
 
 CHECKPOINT, PATHS = "supernet", "paths.json"
+WRITES = (CHECKPOINT, PATHS)
 # path, name in progress bars -> score, higher is better, and numbers to keep with it
 ScorePath = Callable[[Gene, str], tuple[float, Mapping[str, float]]]
 

@@ -103,14 +103,18 @@ def read(folder: pathlib.Path) -> SearchState | None:
         ) from error
 
 
-def resumed(folder: pathlib.Path, first: SearchState) -> SearchState:
+def resumed(folder: pathlib.Path, first: SearchState, *, writes: Sequence[str] = ()) -> SearchState:
     """Returns the state in a folder, or `first` if there is none yet.
 
+    Args:
+      writes: names of what the program will write into the folder.
     Raises:
-      ValueError: naming every difference, if the folder holds a search with other settings.
+      ValueError: naming every difference, if the folder holds a search with other settings; or if
+        it holds no search, but something with one of these names.
     """
     found = read(folder)
     if found is None:
+        require_free(folder, writes)
         return first
     differing = differences(found.settings, first.settings)
     if found.stage != first.stage:
@@ -121,6 +125,16 @@ def resumed(folder: pathlib.Path, first: SearchState) -> SearchState:
             "give another --output, or delete this folder"
         )
     return found
+
+
+def require_free(folder: pathlib.Path, names: Sequence[str]) -> None:
+    """Raises ValueError naming the first of these files or folders that a folder has already."""
+    for name in names:
+        if (folder / name).exists():
+            raise ValueError(
+                f"--output is {folder}, where {name} exists and is not of a search that could be "
+                "resumed; give a folder of its own"
+            )
 
 
 def differences(held: Mapping[str, Any], given: Mapping[str, Any], within: str = "") -> list[str]:
