@@ -8,7 +8,8 @@ from c2fnas import genotype
 from experiments.search import search_state
 from tests import forked
 from tests.experiments.programs import refused
-from tests.experiments.study import Study
+from tests.experiments.search import prepared_sites
+from tests.experiments.study import SHALLOW, Study
 
 SEARCH = {
     "vae": "none", "threads": 1, "cells_down": 1, "cells_up": 1, "proxy_steps": 2,
@@ -18,22 +19,8 @@ SEARCH = {
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    found = Study(tmp_path_factory.mktemp("topology"))
-    found.make_scans()
-    with found.group() as group:
-        programs = [
-            group.start(
-                site,
-                "experiments.prepare",
-                found.flags(
-                    manifest=found.folder / "scans" / site / "manifest.json",
-                    site_folder=found.site_folder(site),
-                    split=split,
-                ),
-            )
-            for site, split in (("C1", "3,1,1"), ("C2", "4,1,1"))
-        ]
-        group.wait(programs, "preparation")
+    found = Study(tmp_path_factory.mktemp("topology"), genotype=SHALLOW)
+    prepared_sites.make(found)
     return found
 
 
@@ -79,3 +66,7 @@ def test_what_cannot_be_searched_is_refused_at_the_start(study, tmp_path):
     error = refused("search_topology", *flags(study, output=study.site_folder("C1") / "cases"))
     assert "--output" in error and "--site_folders" in error
     assert not (tmp_path / "s").exists()
+    (tmp_path / "topology.json").write_text("mine")
+    error = refused("search_topology", *flags(study, output=tmp_path))
+    assert error.startswith(f"--output is {tmp_path}, where topology.json exists")
+    assert (tmp_path / "topology.json").read_text() == "mine"

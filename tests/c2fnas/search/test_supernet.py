@@ -18,14 +18,25 @@ SETTINGS = {"patch_size": PATCH, "latent_size": 3, "class_prior": (0.9, 0.08, 0.
 
 
 @pytest.fixture(scope="module")
-def built():
+def made():
+    """A supernet, and the start values that it had."""
     made = supernet.build(SPACE, **SETTINGS, seed=4)
-    rng = np.random.default_rng(0)  # so that no norm has its start values
     arrays = named_weights.read(made)
+    rng = np.random.default_rng(0)  # so that no norm has its start values
     named_weights.assign(
         made, {name: a + 0.1 * rng.normal(size=a.shape) for name, a in arrays.items()}
     )
-    return made
+    return made, arrays
+
+
+@pytest.fixture(scope="module")
+def built(made):
+    return made[0]
+
+
+@pytest.fixture(scope="module")
+def logits(built):
+    return inference.logits_fn(built)
 
 
 def _alone(made, gene, space=SPACE, **settings):
@@ -39,14 +50,12 @@ def _image(count=2):
 
 
 @pytest.mark.parametrize("gene", [(0, 1), (1, 2)])
-def test_a_path_computes_the_bits_of_its_network_alone(built, gene):
+def test_a_path_computes_the_bits_of_its_network_alone(built, logits, gene):
     """Logits of the compiled segmentation network, and all outputs of training."""
     built.choose(gene)
     alone = _alone(built, gene)
     image, noise = _image(), np.random.default_rng(2).normal(size=(2, 3)).astype(np.float32)
-    np.testing.assert_array_equal(
-        inference.logits_fn(built)(image), inference.logits_fn(alone)(image)
-    )
+    np.testing.assert_array_equal(logits(image), inference.logits_fn(alone)(image))
     found, expected = built.train_outputs(image, noise), alone.train_outputs(image, noise)
     assert found.keys() == expected.keys()
     for name, array in expected.items():
@@ -87,15 +96,14 @@ def test_one_function_for_all_paths(built):
     assert not np.array_equal(found[1, 0], found[1, 2])
 
 
-def test_weights_that_paths_share_have_the_names_and_start_values_of_a_network():
-    made = supernet.build(SPACE, **SETTINGS, seed=4)
-    alone = network.build(SPACE.base, **SETTINGS, seed=4)
-    ours, theirs = named_weights.read(made), named_weights.read(alone)
+def test_weights_that_paths_share_have_the_names_and_start_values_of_a_network(made):
+    built, ours = made
+    theirs = named_weights.read(network.build(SPACE.base, **SETTINGS, seed=4))
     shared = {name for name in theirs if "/op/" not in name}
     assert shared == ours.keys() & theirs.keys()
     for name in shared:
         np.testing.assert_array_equal(ours[name], theirs[name])
-    assert supernet.path_arrays(made, (0, 0)).keys() == theirs.keys()
+    assert supernet.path_arrays(built, (0, 0)).keys() == theirs.keys()
 
 
 def test_every_operations_weights_are_one_group(built):
