@@ -124,7 +124,6 @@ def main(argv: list[str]) -> None:
 
 def _trainer(config: Any, chosen: EvidenceSettings, stores: Any, folder: pathlib.Path) -> Any:
     """Returns what does one training."""
-    from c2fnas.training import NonFiniteLoss
     from experiments.models import devices
     from experiments.search import candidate_training
 
@@ -132,23 +131,21 @@ def _trainer(config: Any, chosen: EvidenceSettings, stores: Any, folder: pathlib
 
     def train(one: evidence.AloneTraining, label: str) -> tuple[Mapping[str, Any], float]:
         print(label, flush=True)
-        try:
-            scores = candidate_training.released(
-                lambda: candidate_training.train_and_score(
-                    config,
-                    one.genotype,
-                    stores,
-                    folder / evidence.CANDIDATES / one.key,
-                    seed=one.seed,
-                    steps=chosen.alone_steps,
-                    splits=evidence.SPLITS,
-                    strategy=strategy,
-                    label=label,
-                )
-            )
-        except NonFiniteLoss as error:
-            print(f"{label}: scores 0, because it diverged: {error}", flush=True)
-            scores = candidate_training.diverged(stores, evidence.SPLITS)
+        scores = candidate_training.released_or_zero(
+            lambda: candidate_training.train_and_score(
+                config,
+                one.genotype,
+                stores,
+                folder / evidence.CANDIDATES / one.key,
+                seed=one.seed,
+                steps=chosen.alone_steps,
+                splits=evidence.SPLITS,
+                strategy=strategy,
+                label=label,
+            ),
+            stores,
+            evidence.SPLITS,
+        )
         return scores.rows, scores.seconds
 
     return train

@@ -50,6 +50,7 @@ def main(argv: list[str]) -> None:
     from experiments.models import devices, prepared_cases, site_trainer
     from experiments.reports import search_page
     from experiments.search import federated_search, operation_search, search_state
+    from experiments.search.occasional import Occasional
     from runkit import atomic, folder_lock, overwriting, private
 
     config = dataclasses.replace(experiment_flags.experiment_config(supernet=True), supernet=True)
@@ -102,7 +103,7 @@ def main(argv: list[str]) -> None:
         state,
         folder,
         operation_search.path_scorer(trained, config, stores, strategy),
-        after_each=write_page,
+        after_each=Occasional(write_page),
     )
     write_page(state)
     for line in _results(state, space, folder, trained):

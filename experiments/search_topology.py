@@ -59,6 +59,7 @@ def main(argv: list[str]) -> None:
     from experiments.models import prepared_cases
     from experiments.reports import search_page
     from experiments.search import search_state
+    from experiments.search.occasional import Occasional
     from runkit import atomic, folder_lock, overwriting, private
 
     config = experiment_flags.experiment_config()
@@ -108,7 +109,7 @@ def main(argv: list[str]) -> None:
         state,
         folder,
         _scorer(config, proxy, space, stores, folder),
-        after_each=write_page,
+        after_each=Occasional(write_page),
         most_trainings=FLAGS.most_trainings,
     )
     write_page(state)

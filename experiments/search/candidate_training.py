@@ -163,8 +163,17 @@ def row(site: str, case: int, mask: np.ndarray, truth: np.ndarray) -> SearchedCa
     )
 
 
-def diverged(stores: Sequence[CaseSource], splits: Sequence[str]) -> TrainedScores:
-    """Returns the scores of a training that diverged: 0 on every case."""
+def released_or_zero(
+    train: Callable[[], TrainedScores], stores: Sequence[CaseSource], splits: Sequence[str]
+) -> TrainedScores:
+    """Returns the scores of a training; 0 on every case for one that diverged.
+
+    Without this, one training that diverges, and would each time, keeps all others from their end.
+    """
+    try:
+        return released(train)
+    except NonFiniteLoss as error:
+        print(f"scores 0, because it diverged: {error}", flush=True)
     rows = {
         split: [
             SearchedCase(

@@ -34,11 +34,6 @@ def built(made):
     return made[0]
 
 
-@pytest.fixture(scope="module")
-def logits(built):
-    return inference.logits_fn(built)
-
-
 def _alone(made, gene, space=SPACE, **settings):
     alone = network.build(space.genotype(gene), **{**SETTINGS, **settings})
     named_weights.assign(alone, supernet.path_arrays(made, gene))
@@ -49,13 +44,19 @@ def _image(count=2):
     return np.random.default_rng(1).normal(size=(count, *PATCH, 1)).astype(np.float32)
 
 
-@pytest.mark.parametrize("gene", [(0, 1), (1, 2)])
-def test_a_path_computes_the_bits_of_its_network_alone(built, logits, gene):
-    """Logits of the compiled segmentation network, and all outputs of training."""
-    built.choose(gene)
-    alone = _alone(built, gene)
+def test_a_path_computes_the_bits_of_its_network_alone_when_compiled(built):
+    built.choose((0, 1))
+    alone, image = _alone(built, (0, 1)), _image()
+    np.testing.assert_array_equal(
+        inference.logits_fn(built)(image), inference.logits_fn(alone)(image)
+    )
+
+
+def test_a_path_computes_the_bits_of_its_network_alone_in_training(built):
+    """Logits, and what the VAE branch makes of the end of the encoder."""
+    built.choose((1, 2))
+    alone = _alone(built, (1, 2))
     image, noise = _image(), np.random.default_rng(2).normal(size=(2, 3)).astype(np.float32)
-    np.testing.assert_array_equal(logits(image), inference.logits_fn(alone)(image))
     found, expected = built.train_outputs(image, noise), alone.train_outputs(image, noise)
     assert found.keys() == expected.keys()
     for name, array in expected.items():

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from c2fnas.genotype import Genotype
 from c2fnas.scores import metrics
-from c2fnas.training import Trainer
+from c2fnas.training import NonFiniteLoss, Trainer
 from experiments.configuration import ExperimentConfig
 from experiments.models import site_trainer
 from experiments.search import candidate_training
@@ -118,13 +118,21 @@ def test_the_memory_of_networks_is_given_back_whatever_happens(monkeypatch):
     assert len(cleared) == 2
 
 
-def test_a_training_that_diverged_scores_0_on_every_case():
-    found = candidate_training.diverged([Store("C1"), Store("C2")], ("validation", "test"))
+def test_a_training_that_diverged_scores_0_on_every_case(capsys):
+    stores, splits = [Store("C1"), Store("C2")], ("validation", "test")
+
+    def diverges():
+        raise NonFiniteLoss("the total loss of step 3 is nan")
+
+    found = candidate_training.released_or_zero(diverges, stores, splits)
     zero = {"score": 0.0, "dice_pancreas": 0.0, "dice_tumour": 0.0}
     assert found.rows == {
         split: [{"site": site, "case": case, **zero} for site in ("C1", "C2")]
         for split, case in (("validation", 3), ("test", 4))
     }
+    assert "the total loss of step 3 is nan" in capsys.readouterr().out
+    whole = candidate_training.TrainedScores({}, 1.0)
+    assert candidate_training.released_or_zero(lambda: whole, stores, splits) is whole
 
 
 def test_a_case_scores_the_mean_of_the_classes_that_its_label_shows():
