@@ -12,7 +12,7 @@ from tests.experiments.search import prepared_sites
 from tests.experiments.study import SHALLOW, Study
 
 SEARCH = {
-    "vae": "none", "threads": 1, "cells_down": 1, "cells_up": 1, "proxy_steps": 2,
+    "vae": "none", "threads": 1, "cells_down": 1, "cells_up": 1, "deepest": 1, "proxy_steps": 2,
     "population": 1, "generations": 1, "mutations": 0, "crossovers": 0,
 }  # fmt: skip
 
@@ -33,7 +33,7 @@ def flags(study, **changes):
 def test_both_arms_end_with_a_genotype_that_programs_take(study):
     dry = forked.run("experiments.search_topology", *flags(study, dry_run="true"))
     assert dry.returncode == 0, dry.stderr
-    assert dry.stdout.startswith("2 trainings of 2 steps in two arms, out of 2 topologies: about")
+    assert dry.stdout.startswith("2 trainings of 2 steps in two arms, out of 1 topologies: about")
     assert not (study.folder / "search").exists()
     done = forked.run("experiments.search_topology", *flags(study))
     assert done.returncode == 0, done.stderr
@@ -62,7 +62,7 @@ def test_what_cannot_be_searched_is_refused_at_the_start(study, tmp_path):
     error = refused("search_topology", *flags(study, output=tmp_path / "s", deepest=5))
     assert error.startswith("--deepest is 5; patch and window have sizes that level 3 at most")
     error = refused("search_topology", *flags(study, output=tmp_path / "s", population=9))
-    assert "9 topologies; expected at most 2" in error
+    assert "9 topologies; expected at most 1" in error
     error = refused("search_topology", *flags(study, output=study.site_folder("C1") / "cases"))
     assert "--output" in error and "--site_folders" in error
     assert not (tmp_path / "s").exists()

@@ -10,7 +10,7 @@ from c2fnas.search import supernet
 from c2fnas.search.operation_space import OperationSpace
 from tests.c2fnas import tiny
 
-PATCH = (8, 8, 4)
+PATCH, PATH = (8, 8, 4), (1, 2)
 SPACE = OperationSpace(
     Genotype("tiny", (CellGene((0,), 2, "conv2d"), CellGene((1, 0), 1, "conv2d")), filters=2)
 )
@@ -44,19 +44,19 @@ def _image(count=2):
     return np.random.default_rng(1).normal(size=(count, *PATCH, 1)).astype(np.float32)
 
 
-def test_a_path_computes_the_bits_of_its_network_alone_when_compiled(built):
-    built.choose((0, 1))
-    alone, image = _alone(built, (0, 1)), _image()
+@pytest.fixture(scope="module")
+def alone(built):
+    """The network of one path, with its weights in the supernet."""
+    return _alone(built, PATH)
+
+
+def test_a_path_computes_the_bits_of_its_network_alone(built, alone):
+    """Logits of the compiled segmentation network, and all outputs of training."""
+    built.choose(PATH)
+    image, noise = _image(), np.random.default_rng(2).normal(size=(2, 3)).astype(np.float32)
     np.testing.assert_array_equal(
         inference.logits_fn(built)(image), inference.logits_fn(alone)(image)
     )
-
-
-def test_a_path_computes_the_bits_of_its_network_alone_in_training(built):
-    """Logits, and what the VAE branch makes of the end of the encoder."""
-    built.choose((1, 2))
-    alone = _alone(built, (1, 2))
-    image, noise = _image(), np.random.default_rng(2).normal(size=(2, 3)).astype(np.float32)
     found, expected = built.train_outputs(image, noise), alone.train_outputs(image, noise)
     assert found.keys() == expected.keys()
     for name, array in expected.items():
@@ -97,14 +97,14 @@ def test_one_function_for_all_paths(built):
     assert not np.array_equal(found[1, 0], found[1, 2])
 
 
-def test_weights_that_paths_share_have_the_names_and_start_values_of_a_network(made):
+def test_weights_that_paths_share_have_the_names_and_start_values_of_a_network(made, alone):
     built, ours = made
-    theirs = named_weights.read(network.build(SPACE.base, **SETTINGS, seed=4))
+    theirs = named_weights.initial(alone, 4)
     shared = {name for name in theirs if "/op/" not in name}
     assert shared == ours.keys() & theirs.keys()
     for name in shared:
         np.testing.assert_array_equal(ours[name], theirs[name])
-    assert supernet.path_arrays(built, (0, 0)).keys() == theirs.keys()
+    assert supernet.path_arrays(built, PATH).keys() == theirs.keys()
 
 
 def test_every_operations_weights_are_one_group(built):
