@@ -1,7 +1,7 @@
 """Searches operations with a supernet that several sites trained together: proposes and picks.
 
     python -m experiments.search_federated --flagfile=search.flags --genotype=topology.json \\
-        --supernet --trained=store/global/round_20.safetensors --output=search
+        --supernet --trained=store/global/round_020.safetensors --output=search
 
 First train the supernet: init_model, serve and join with --supernet. Then call this program again
 and again. Each call takes the rows of the generation before, writes the next generation of paths as

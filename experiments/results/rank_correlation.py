@@ -3,7 +3,7 @@
 The pairs of networks are counted that the two scores order alike, and those that they order
 differently (tau-b, which leaves out ties). The interval is the percentile bootstrap: networks are
 drawn with replacement, and for each draw its trainings. Two draws of one network make no pair. In
-simulated studies of 8 and of 12 networks with three trainings, it contained the true tau in 96 to
+simulated studies of 8 and of 12 networks with three trainings, it contained the true tau in 95 to
 99 % (`python -m tests.benchmarks.tau_coverage`), because a mean over three drawn trainings varies
 more than one over three trainings does.
 

@@ -101,6 +101,11 @@ def read_paths(path: str | os.PathLike, filters: int) -> list[ScoredPath]:
     Raises:
       ValueError: naming the file, if it is something else.
     """
+    if not pathlib.Path(path).is_file():
+        raise ValueError(
+            f"--paths is {path}, which does not exist; give the file that "
+            "experiments.search_operations wrote"
+        )
     content = atomic.read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("paths"), list):
         raise ValueError(

@@ -93,11 +93,12 @@ def read(folder: pathlib.Path) -> SearchState | None:
     if not path.exists():
         return None
     content = atomic.read_json(path)
-    try:
+    if isinstance(content, dict):
         formats.refuse_newer(path, content.get("format"), FORMAT)
+    try:
         arms = {name: evolution.from_json(arm) for name, arm in content["arms"].items()}
         return SearchState(content["stage"], content["settings"], arms)
-    except (AttributeError, KeyError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: is not the state of a search ({error!r}); give another folder"
         ) from error

@@ -116,6 +116,8 @@ def test_paths_are_written_and_read(tmp_path):
     assert evidence.read_paths(tmp_path / "paths.json", 4) == PATHS[:2]
     assert evidence.read_paths(tmp_path / "paths.json", 8)[0].genotype.filters == 8
     (tmp_path / "other.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"--paths is .*none\.json, which does not exist"):
+        evidence.read_paths(tmp_path / "none.json", 4)
     with pytest.raises(ValueError, match="holds no paths of a supernet"):
         evidence.read_paths(tmp_path / "other.json", 4)
 

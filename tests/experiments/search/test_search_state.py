@@ -78,9 +78,11 @@ def test_a_newer_or_foreign_file_is_refused(tmp_path):
     path.write_text(json.dumps({**content, "format": 99}))
     with pytest.raises(ValueError, match="newer release"):
         search_state.read(tmp_path)
-    path.write_text(json.dumps({"format": 1}))
-    with pytest.raises(ValueError, match="is not the state of a search"):
-        search_state.read(tmp_path)
+    broken = {**content, "arms": {"evolution": {"format": 1, "candidates": 3}}}
+    for wrong in ({"format": 1}, [1], None, {**content, "arms": []}, broken):
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match=r"search\.json: is not the state of a search"):
+            search_state.read(tmp_path)
 
 
 def test_a_page_gets_candidates_costs_and_winners():
