@@ -28,6 +28,7 @@ from experiments import flags as experiment_flags
 from experiments import program_help, setting_flags
 from experiments.search import search_cost, topology_search
 from experiments.search.proxy import MOST_TRAININGS, ProxySettings
+from experiments.search.scoring import Score
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -126,7 +127,7 @@ def _cores() -> int:
 
 def _scorer(
     config: Any, proxy: ProxySettings, space: Any, stores: Any, folder: pathlib.Path
-) -> topology_search.ScoreTopology:
+) -> Score:
     """Returns what trains and scores one topology."""
     from experiments.models import devices
     from experiments.search import candidate_training

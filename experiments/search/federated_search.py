@@ -17,8 +17,8 @@ from experiments.models import given_paths
 from experiments.results import paper_table, path_names, shared_choice
 from experiments.results.case_rows import CaseRow, value
 from experiments.search import search_state
-from experiments.search.search_state import EVOLUTION, RANDOM, SearchState
-from runkit import atomic, events, randomness
+from experiments.search.search_state import EVOLUTION, RANDOM, SearchState, random_arm_seed
+from runkit import atomic, events
 from runkit.classes import FOREGROUND
 
 STAGE, ROWS, LOG = "operations", "rows.jsonl", "events.jsonl"
@@ -49,10 +49,9 @@ def first_state(
       seed: of every choice.
       about: further settings that decide the numbers, as JSON values.
     """
-    other = int.from_bytes(randomness.digest(seed, "random arm")[:4], "big")
     arms = {
         EVOLUTION: evolution.start(space, settings, seed=seed),
-        RANDOM: evolution.random_search(space, settings, seed=other),
+        RANDOM: evolution.random_search(space, settings, seed=random_arm_seed(seed)),
     }
     chosen = {"search": {**dataclasses.asdict(settings), "seed": seed}, **about}
     return SearchState(STAGE, chosen, arms)

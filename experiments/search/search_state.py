@@ -17,7 +17,7 @@ from c2fnas.search.evolution import Candidate, EvolutionState
 from c2fnas.search.gene_space import Gene
 from experiments.reports.search_page import StageResult
 from experiments.results.search_table import ScoredCandidate
-from runkit import atomic, formats
+from runkit import atomic, formats, randomness
 
 FORMAT = 1  # raise it when earlier releases can no longer read a state
 FILE_NAME = "search.json"
@@ -68,6 +68,11 @@ class SearchState:
     def budget(self) -> int:
         """The number of candidates to score in all arms."""
         return sum(arm.settings.budget for arm in self.arms.values())
+
+
+def random_arm_seed(seed: int) -> int:
+    """Returns the seed of a search's random arm, so that the two arms begin with other genes."""
+    return int.from_bytes(randomness.digest(seed, "random arm")[:4], "big")
 
 
 def write(folder: pathlib.Path, state: SearchState) -> None:
