@@ -9,7 +9,8 @@ Each network is trained alone with several seeds, those after --seed. Networks a
 cases. The search has used neither these seeds nor these cases. The claims and the rules of their
 verdicts were written before any number was known (docs/search.md). What is not given is reported as
 not measured. Networks, paths and the number of trainings are fixed by the first start; verdicts
-come with the last training. The cost is printed first (`--dry_run` stops there). Stop it at any
+come with the last training. --genotype is the network that the search is measured by: the published
+one, unless you give another. The cost is printed first (`--dry_run` stops there). Stop it at any
 time; run the same command again to resume.
 
 Writes evidence.json, evidence.html, a page of it, and one file per finished training.
