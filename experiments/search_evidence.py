@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
     from c2fnas import genotype
     from experiments.models import prepared_cases, site_trainer
     from experiments.reports import search_page
-    from experiments.search import search_cost
+    from experiments.search import search_cost, searched_cases
     from runkit import atomic, folder_lock, overwriting, private
     from runkit.classes import CLASSES
 
@@ -83,8 +83,15 @@ def main(argv: list[str]) -> None:
         for name, file in given.items()
     }
     compared = evidence.networks(site_trainer.load_genotype(config), found)
-    paths = evidence.read_paths(FLAGS.paths, config.filters) if FLAGS.paths else []
+    paths = []
+    if FLAGS.paths:
+        paths = evidence.read_paths(FLAGS.paths, config.filters, least=chosen.rank_paths)
     stores = [prepared_cases.open_store(path, config) for path in cases]
+    about = {
+        # the genotype is replaced for each training, and rounds have no meaning here
+        "experiment": {**config.to_json(), "genotype": "", "num_rounds": 0},
+        "cases": searched_cases.record(stores, ("training", *evidence.SPLITS)),
+    }
     trainings = evidence.planned(compared, paths, chosen, seed=config.seed)
     cores = FLAGS.threads or os.cpu_count() or 1
     genes = [one.genotype for one in trainings]
@@ -92,11 +99,7 @@ def main(argv: list[str]) -> None:
     if FLAGS.dry_run:
         return
     folder_lock.hold(private.make(folder))
-    unset = {"genotype": "", "num_rounds": 0}  # replaced for each training, or without meaning here
-    evidence.keep_plan(
-        folder,
-        evidence.plan(compared, paths, chosen, experiment={**config.to_json(), **unset}),
-    )
+    evidence.keep_plan(folder, evidence.plan(compared, paths, chosen, about=about))
 
     def write() -> None:
         content = evidence.document(compared, paths, chosen, folder, seed=config.seed)

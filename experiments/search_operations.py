@@ -49,7 +49,12 @@ def main(argv: list[str]) -> None:
     del argv
     from experiments.models import devices, prepared_cases, site_trainer
     from experiments.reports import search_page
-    from experiments.search import federated_search, operation_search, search_state
+    from experiments.search import (
+        federated_search,
+        operation_search,
+        search_state,
+        searched_cases,
+    )
     from experiments.search.occasional import Occasional
     from runkit import atomic, folder_lock, overwriting, private
 
@@ -74,6 +79,7 @@ def main(argv: list[str]) -> None:
             # the file's content decides, not its place
             "experiment": {**config.to_json(), "genotype": space.base.to_json()},
             "supernet": {**dataclasses.asdict(chosen), "operations": list(space.operations)},
+            "cases": searched_cases.record(stores, ("training", "validation")),
         },
     )
     cores = FLAGS.threads or os.cpu_count() or 1

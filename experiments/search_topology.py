@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
     from c2fnas.search.topology_space import TopologySpace
     from experiments.models import prepared_cases
     from experiments.reports import search_page
-    from experiments.search import search_state
+    from experiments.search import search_state, searched_cases
     from experiments.search.occasional import Occasional
     from runkit import atomic, folder_lock, overwriting, private
 
@@ -87,7 +87,11 @@ def main(argv: list[str]) -> None:
         space,
         settings,
         seed=config.seed,
-        about={"experiment": config.to_json(), "proxy": dataclasses.asdict(proxy)},
+        about={
+            "experiment": config.to_json(),
+            "proxy": dataclasses.asdict(proxy),
+            "cases": searched_cases.record(stores, ("training", "validation")),
+        },
         random_arm=FLAGS.random_arm,
     )
     print(search_cost.of_topologies(first, space, config, proxy, stores, _cores()), flush=True)

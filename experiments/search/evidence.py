@@ -95,11 +95,11 @@ def write_paths(path: str | os.PathLike, paths: Iterable[ScoredPath]) -> None:
     atomic.write_json(path, {"format": FORMAT, "paths": listed})
 
 
-def read_paths(path: str | os.PathLike, filters: int) -> list[ScoredPath]:
+def read_paths(path: str | os.PathLike, filters: int, *, least: int = 0) -> list[ScoredPath]:
     """Returns what `write_paths` wrote, at a number of filters.
 
     Raises:
-      ValueError: naming the file, if it is something else.
+      ValueError: naming the file, if it is something else or holds fewer than `least` paths.
     """
     if not pathlib.Path(path).is_file():
         raise ValueError(
@@ -113,6 +113,11 @@ def read_paths(path: str | os.PathLike, filters: int) -> list[ScoredPath]:
             "experiments.search_operations wrote"
         )
     formats.refuse_newer(path, content.get("format"), FORMAT)
+    if len(content["paths"]) < least:
+        raise ValueError(
+            f"{path}: holds {len(content['paths'])} paths and --rank_paths is {least}; lower "
+            "it, or search with a larger --population or more --generations"
+        )
     return [
         ScoredPath(
             Genotype.from_json(one["genotype"]).with_size(filters=filters), float(one["score"])
@@ -238,15 +243,15 @@ def plan(
     paths: Sequence[ScoredPath],
     chosen: EvidenceSettings,
     *,
-    experiment: Mapping[str, Any],
+    about: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Returns what must not change once a training is known, as JSON values for `keep_plan`.
 
     Args:
-      experiment: settings of the trainings.
+      about: settings and cases of the trainings.
     """
     return {
-        "experiment": dict(experiment),
+        **about,
         "trainings": dataclasses.asdict(chosen),
         "claims": {claim.key: dataclasses.asdict(claim) for claim in SEARCH_CLAIMS},
         "networks": {name: fingerprint(genotype) for name, genotype in compared.items()},

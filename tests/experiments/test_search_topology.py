@@ -56,6 +56,8 @@ def test_both_arms_end_with_a_genotype_that_programs_take(study):
     # what decides the numbers cannot change on the way
     error = refused("search_topology", *flags(study, proxy_steps=3))
     assert "proxy.proxy_steps 2, now 3" in error
+    error = refused("search_topology", *flags(study, site_folders=study.site_folder("C2")))
+    assert "cases.sites ['C1', 'C2'], now ['C2']" in error
 
 
 def test_what_cannot_be_searched_is_refused_at_the_start(study, tmp_path):

@@ -115,6 +115,8 @@ def test_paths_are_written_and_read(tmp_path):
     evidence.write_paths(tmp_path / "paths.json", PATHS[:2])
     assert evidence.read_paths(tmp_path / "paths.json", 4) == PATHS[:2]
     assert evidence.read_paths(tmp_path / "paths.json", 8)[0].genotype.filters == 8
+    with pytest.raises(ValueError, match="holds 2 paths and --rank_paths is 8; lower it"):
+        evidence.read_paths(tmp_path / "paths.json", 4, least=8)
     (tmp_path / "other.json").write_text("[]")
     with pytest.raises(ValueError, match=r"--paths is .*none\.json, which does not exist"):
         evidence.read_paths(tmp_path / "none.json", 4)
@@ -123,14 +125,19 @@ def test_paths_are_written_and_read(tmp_path):
 
 
 def kept(**changes):
-    given = {"compared": COMPARED, "paths": PATHS, "chosen": SETTINGS, "experiment": {"filters": 4}}
+    given = {
+        "compared": COMPARED,
+        "paths": PATHS,
+        "chosen": SETTINGS,
+        "about": {"experiment": {"filters": 4}},
+    }
     return evidence.plan(**{**given, **changes})
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"experiment": {"filters": 8}}, "experiment.filters 4, now 8"),
+        ({"about": {"experiment": {"filters": 8}}}, "experiment.filters 4, now 8"),
         (
             {"chosen": dataclasses.replace(SETTINGS, compared_seeds=5)},
             "trainings.compared_seeds 3, now 5",
