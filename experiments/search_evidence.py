@@ -5,10 +5,13 @@
         --site_folders=sites/C1,sites/C2 \\
         --found=topology_evolution:search/topology/topology.json
 
-Each network is trained alone with several seeds. Networks are compared on test cases, which no
-search has used; the claims and the rules of their verdicts were written before any number was known
-(docs/search.md). What is not given is reported as not measured. The cost is printed first
-(`--dry_run` stops there). Stop it at any time; run the same command again to resume.
+Each network is trained alone with several seeds, those after --seed. Networks are compared on test
+cases. The search has used neither these seeds nor these cases. The claims and the rules of their
+verdicts were written before any number was known (docs/search.md). What is not given is reported as
+not measured. Networks, paths and the number of trainings are fixed by the first start; verdicts
+come with the last training. --genotype is the network that the search is measured by: the published
+one, unless you give another. The cost is printed first (`--dry_run` stops there). Stop it at any
+time; run the same command again to resume.
 
 Writes evidence.json, evidence.html, a page of it, and one file per finished training.
 """
@@ -56,7 +59,7 @@ def main(argv: list[str]) -> None:
     from c2fnas import genotype
     from experiments.models import prepared_cases, site_trainer
     from experiments.reports import search_page
-    from experiments.search import search_cost
+    from experiments.search import search_cost, searched_cases
     from runkit import atomic, folder_lock, overwriting, private
     from runkit.classes import CLASSES
 
@@ -80,8 +83,15 @@ def main(argv: list[str]) -> None:
         for name, file in given.items()
     }
     compared = evidence.networks(site_trainer.load_genotype(config), found)
-    paths = evidence.read_paths(FLAGS.paths, config.filters) if FLAGS.paths else []
+    paths = []
+    if FLAGS.paths:
+        paths = evidence.read_paths(FLAGS.paths, config.filters, least=chosen.rank_paths)
     stores = [prepared_cases.open_store(path, config) for path in cases]
+    about = {
+        # the genotype is replaced for each training, and rounds have no meaning here
+        "experiment": {**config.to_json(), "genotype": "", "num_rounds": 0},
+        "cases": searched_cases.record(stores, ("training", *evidence.SPLITS)),
+    }
     trainings = evidence.planned(compared, paths, chosen, seed=config.seed)
     cores = FLAGS.threads or os.cpu_count() or 1
     genes = [one.genotype for one in trainings]
@@ -89,16 +99,13 @@ def main(argv: list[str]) -> None:
     if FLAGS.dry_run:
         return
     folder_lock.hold(private.make(folder))
-    unset = {"genotype": "", "num_rounds": 0}  # replaced for each training, or without meaning here
-    evidence.check_settings(
-        folder, {"experiment": {**config.to_json(), **unset}, "alone_steps": chosen.alone_steps}
-    )
+    evidence.keep_plan(folder, evidence.plan(compared, paths, chosen, about=about))
 
     def write() -> None:
         content = evidence.document(compared, paths, chosen, folder, seed=config.seed)
         atomic.write_json(folder / evidence.DOCUMENT, content)
         page = search_page.page([], content, title="Evidence on a search", cores=cores)
-        atomic.write_text(folder / "evidence.html", page)
+        atomic.write_text(folder / evidence.PAGE, page)
 
     evidence.run(
         trainings,
@@ -116,7 +123,7 @@ def main(argv: list[str]) -> None:
         )
         return
     _tell(content)
-    print(f"All numbers: {folder / evidence.DOCUMENT}; as a page: {folder / 'evidence.html'}")
+    print(f"All numbers: {folder / evidence.DOCUMENT}; as a page: {folder / evidence.PAGE}")
 
 
 def _trainer(config: Any, chosen: EvidenceSettings, stores: Any, folder: pathlib.Path) -> Any:
@@ -128,18 +135,20 @@ def _trainer(config: Any, chosen: EvidenceSettings, stores: Any, folder: pathlib
 
     def train(one: evidence.AloneTraining, label: str) -> tuple[Mapping[str, Any], float]:
         print(label, flush=True)
-        scores = candidate_training.released(
+        scores = candidate_training.released_or_zero(
             lambda: candidate_training.train_and_score(
                 config,
                 one.genotype,
                 stores,
-                folder / "candidates" / one.key,
+                folder / evidence.CANDIDATES / one.key,
                 seed=one.seed,
                 steps=chosen.alone_steps,
                 splits=evidence.SPLITS,
                 strategy=strategy,
                 label=label,
-            )
+            ),
+            stores,
+            evidence.SPLITS,
         )
         return scores.rows, scores.seconds
 

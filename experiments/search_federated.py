@@ -1,7 +1,7 @@
 """Searches operations with a supernet that several sites trained together: proposes and picks.
 
     python -m experiments.search_federated --flagfile=search.flags --genotype=topology.json \\
-        --supernet --trained=store/global/round_20.safetensors --output=search
+        --supernet --trained=store/global/round_020.safetensors --output=search
 
 First train the supernet: init_model, serve and join with --supernet. Then call this program again
 and again. Each call takes the rows of the generation before, writes the next generation of paths as
@@ -43,6 +43,8 @@ def main(argv: list[str]) -> None:
     del argv
     from c2fnas import genotype
     from c2fnas.search.operation_space import OperationSpace
+    from experiments import configuration
+    from experiments.models import given_paths
     from experiments.search import federated_search, search_state
     from runkit import folder_lock, overwriting, private
     from runkit.classes import CLASSES
@@ -67,12 +69,18 @@ def main(argv: list[str]) -> None:
         "supernet": federated_search.digest(trained),
         "patch_size": list(config.patch_size),
     }
+    plan = configuration.plan(config, genes.to_json())
+    given_paths.load(trained, configuration.evaluation_plan(plan))  # only to see that it fits
+    pooled = (
+        federated_search.pooled_search(pathlib.Path(FLAGS.pooled), space) if FLAGS.pooled else None
+    )
     first = federated_search.first_state(space, settings, seed=config.seed, about=about)
     folder_lock.hold(private.make(folder))
-    state = search_state.resumed(folder, first)
+    writes = (*federated_search.WINNERS, federated_search.PAGE)
+    state = search_state.resumed(folder, first, writes=writes)
     state = federated_search.take_rows(space, state, folder, config.patch_size)
     search_state.write(folder, state)
-    _page(state, space, config, folder)
+    _page(state, pooled, space, config, folder)
     if (waiting := federated_search.next_list(state, folder, trained)) is not None:
         file, store = waiting
         print(f"{state.scored} of {state.budget} paths are scored. Next, on the server:")
@@ -86,27 +94,20 @@ def main(argv: list[str]) -> None:
         print(line)
 
 
-def _page(state: Any, space: Any, config: Any, folder: pathlib.Path) -> None:
+def _page(state: Any, pooled: Any, space: Any, config: Any, folder: pathlib.Path) -> None:
     from experiments.reports import search_page
-    from experiments.search import search_state
+    from experiments.search import federated_search, search_state
     from runkit import atomic
 
-    stages = [search_state.result(state, space.genotype, config.patch_size)]
-    if FLAGS.pooled:
-        pooled = search_state.read(pathlib.Path(FLAGS.pooled))
-        if pooled is None:
-            raise ValueError(
-                f"--pooled is {FLAGS.pooled}, which holds no {search_state.FILE_NAME}; give the "
-                "folder of a search"
-            )
-        stages.append(
-            dataclasses.replace(
-                search_state.result(pooled, space.genotype, config.patch_size), place="pooled"
-            )
+    stages = [
+        dataclasses.replace(
+            search_state.result(one, space.genotype, config.patch_size), place=place
         )
-    stages[0] = dataclasses.replace(stages[0], place="federated")
+        for place, one in (("federated", state), ("pooled", pooled))
+        if one is not None
+    ]
     text = search_page.page(stages, title="Federated search of operations", cores=1)
-    atomic.write_text(folder / "search.html", text)
+    atomic.write_text(folder / federated_search.PAGE, text)
 
 
 if __name__ == "__main__":

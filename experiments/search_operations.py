@@ -42,13 +42,20 @@ with program_help.group("Search"):
 flags.DEFINE_list("site_folders", [], "Folders that experiments.prepare made, one per site.")
 flags.DEFINE_string("output", None, "Folder of the search.")
 flags.DEFINE_bool("dry_run", False, "Print the cost and exit.")
+_WEIGHTS = "operations.safetensors"
 
 
 def main(argv: list[str]) -> None:
     del argv
     from experiments.models import devices, prepared_cases, site_trainer
     from experiments.reports import search_page
-    from experiments.search import federated_search, operation_search, search_state
+    from experiments.search import (
+        federated_search,
+        operation_search,
+        search_state,
+        searched_cases,
+    )
+    from experiments.search.occasional import Occasional
     from runkit import atomic, folder_lock, overwriting, private
 
     config = dataclasses.replace(experiment_flags.experiment_config(supernet=True), supernet=True)
@@ -72,6 +79,7 @@ def main(argv: list[str]) -> None:
             # the file's content decides, not its place
             "experiment": {**config.to_json(), "genotype": space.base.to_json()},
             "supernet": {**dataclasses.asdict(chosen), "operations": list(space.operations)},
+            "cases": searched_cases.record(stores, ("training", "validation")),
         },
     )
     cores = FLAGS.threads or os.cpu_count() or 1
@@ -79,7 +87,8 @@ def main(argv: list[str]) -> None:
     if FLAGS.dry_run:
         return
     folder_lock.hold(private.make(folder))
-    state = search_state.resumed(folder, first)
+    writes = (*federated_search.WINNERS, federated_search.PAGE, _WEIGHTS, *operation_search.WRITES)
+    state = search_state.resumed(folder, first, writes=writes)
     if state.scored:
         print(f"{state.scored} of {state.budget} are scored already", flush=True)
     search_state.write(folder, state)  # before the training, so that other settings are refused
@@ -91,7 +100,7 @@ def main(argv: list[str]) -> None:
             state, space.genotype, config.patch_size, shared_seconds=trained.seconds
         )
         atomic.write_text(
-            folder / "search.html",
+            folder / federated_search.PAGE,
             search_page.page([result], title="Search of operations", cores=cores),
         )
 
@@ -100,7 +109,7 @@ def main(argv: list[str]) -> None:
         state,
         folder,
         operation_search.path_scorer(trained, config, stores, strategy),
-        after_each=write_page,
+        after_each=Occasional(write_page),
     )
     write_page(state)
     for line in _results(state, space, folder, trained):
@@ -122,7 +131,7 @@ def _results(state: Any, space: Any, folder: pathlib.Path, trained: Any) -> Iter
     from experiments.search.search_state import EVOLUTION
 
     (winner,) = evolution.best(state.arms[EVOLUTION])
-    weights = folder / "operations.safetensors"
+    weights = folder / _WEIGHTS
     named_weights.save(
         weights,
         supernet.path_arrays(trained.trainer.supernet, winner.gene),

@@ -28,6 +28,7 @@ from experiments import flags as experiment_flags
 from experiments import program_help, setting_flags
 from experiments.search import search_cost, topology_search
 from experiments.search.proxy import MOST_TRAININGS, ProxySettings
+from experiments.search.scoring import Score
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -48,6 +49,9 @@ flags.DEFINE_integer("cells_up", 6, "Cells on the way up.", lower_bound=1)
 flags.DEFINE_integer("most_trainings", 0, MOST_TRAININGS, lower_bound=0)
 flags.DEFINE_bool("random_arm", True, "Draw as many topologies at random, to compare with.")
 flags.DEFINE_bool("dry_run", False, "Print the cost and exit.")
+_WINNERS = ("topology.json", "topology_random.json")
+_PAGE, _CANDIDATES = "search.html", "candidates"
+_WRITES = (*_WINNERS, _PAGE, _CANDIDATES)
 
 
 def main(argv: list[str]) -> None:
@@ -55,7 +59,8 @@ def main(argv: list[str]) -> None:
     from c2fnas.search.topology_space import TopologySpace
     from experiments.models import prepared_cases
     from experiments.reports import search_page
-    from experiments.search import search_state
+    from experiments.search import search_state, searched_cases
+    from experiments.search.occasional import Occasional
     from runkit import atomic, folder_lock, overwriting, private
 
     config = experiment_flags.experiment_config()
@@ -82,21 +87,25 @@ def main(argv: list[str]) -> None:
         space,
         settings,
         seed=config.seed,
-        about={"experiment": config.to_json(), "proxy": dataclasses.asdict(proxy)},
+        about={
+            "experiment": config.to_json(),
+            "proxy": dataclasses.asdict(proxy),
+            "cases": searched_cases.record(stores, ("training", "validation")),
+        },
         random_arm=FLAGS.random_arm,
     )
     print(search_cost.of_topologies(first, space, config, proxy, stores, _cores()), flush=True)
     if FLAGS.dry_run:
         return
     folder_lock.hold(private.make(folder))
-    state = search_state.resumed(folder, first)
+    state = search_state.resumed(folder, first, writes=_WRITES)
     if state.scored:
         print(f"{state.scored} of {state.budget} are scored already", flush=True)
 
     def write_page(state: search_state.SearchState) -> None:
         result = search_state.result(state, space.genotype, config.patch_size)
         atomic.write_text(
-            folder / "search.html",
+            folder / _PAGE,
             search_page.page([result], title="Search of a topology", cores=_cores()),
         )
 
@@ -105,7 +114,7 @@ def main(argv: list[str]) -> None:
         state,
         folder,
         _scorer(config, proxy, space, stores, folder),
-        after_each=write_page,
+        after_each=Occasional(write_page),
         most_trainings=FLAGS.most_trainings,
     )
     write_page(state)
@@ -122,7 +131,7 @@ def _cores() -> int:
 
 def _scorer(
     config: Any, proxy: ProxySettings, space: Any, stores: Any, folder: pathlib.Path
-) -> topology_search.ScoreTopology:
+) -> Score:
     """Returns what trains and scores one topology."""
     from experiments.models import devices
     from experiments.search import candidate_training
@@ -138,7 +147,7 @@ def _scorer(
                 config,
                 genotype,
                 stores,
-                folder / "candidates" / genotype.name,
+                folder / _CANDIDATES / genotype.name,
                 seed=config.seed,
                 steps=proxy.proxy_steps,
                 splits=("validation",),
@@ -161,13 +170,13 @@ def _results(state: Any, space: Any, folder: pathlib.Path) -> Iterator[str]:
     for name, arm in state.arms.items():
         (winner,) = evolution.best(arm)
         genotype = space.genotype(winner.gene)
-        file = folder / ("topology.json" if name == EVOLUTION else f"topology_{name}.json")
+        file = folder / _WINNERS[name != EVOLUTION]
         atomic.write_json(file, genotype.to_json())
         yield (
             f"{name}: {genotype.name}, score {winner.score:.4f} on the validation cases, "
             f"{len(arm.scored)} scored; {file}"
         )
-    yield f"As a page: {folder / 'search.html'}"
+    yield f"As a page: {folder / _PAGE}"
 
 
 if __name__ == "__main__":

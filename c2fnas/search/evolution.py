@@ -14,6 +14,7 @@ Source: Guo et al. 2019 (arXiv 1904.00420), algorithm 1, with its defaults.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -313,7 +314,15 @@ def _random(
     space: GeneSpace, count: int, number: int, seed: int, *, known: set[Gene]
 ) -> list[Candidate]:
     draws = Draws(seed, "random candidates", number)
-    return list(_new(space, lambda: (space.sample(draws), ()), count, number, "random", known))
+    found = list(_new(space, lambda: (space.sample(draws), ()), count, number, "random", known))
+    if len(found) < count:  # almost every gene is known: chance alone would miss the last ones
+        for gene in itertools.product(*map(range, space.choices)):
+            if len(found) == count:
+                break
+            if gene not in known and space.is_valid(gene):
+                known.add(gene)
+                found.append(Candidate(gene, number, "random"))
+    return found
 
 
 def _new(

@@ -47,7 +47,7 @@ class SupernetTrainer(Trainer):
     def begin_round(self, round_number: int, first_step: int) -> None:
         """Counts the steps of the paths from a round's first step.
 
-        Sites whose rounds have different numbers of steps so take the same paths in a round.
+        Sites so take the same paths in a round; one with fewer steps takes the first of them.
 
         Args:
           round_number: from 1.

@@ -3,12 +3,14 @@
 A topology is a walk over the levels that starts where the stem ends, on level 1. Each cell of the
 way down keeps the level or goes one deeper; each cell of the way up keeps it or goes one higher;
 the last cell is back on level 1. With d of 6 cells going down and d of 6 going up these are the sum
-over d of C(6, d)**2 = C(12, 6) = 924 topologies, as many as C2FNAS (Yu et al. 2020, arXiv
-1912.09628) has with its U-shape.
+over d of C(6, d)**2 = C(12, 6) = 924 topologies. C2FNAS (Yu et al. 2020, arXiv 1912.09628) states
+the U-shape, six cells each way and this number. That its rules are exactly these is our reading:
+the number agrees, and the published topology obeys them.
 
-What a cell reads follows from the walk. It reads the cell before it. A cell that goes up also reads
-the last cell of the way down on its own level. A cell that keeps its level also reads the one two
-before it, if that one is on the same level. The published topology obeys all of these.
+What a cell reads follows from the walk, by rules of this project. It reads the cell before it. A
+cell that goes up also reads the last cell of the way down on its own level. A cell that keeps its
+level also reads the one two before it, if that one is on the same level. By these rules the levels
+of the published topology have its wiring.
 """
 
 from __future__ import annotations

@@ -70,8 +70,7 @@ def files(entries: Sequence[str], plan: Mapping[str, Any], into: str | os.PathLi
             "experiments.search_federated wrote"
         )
     formats.refuse_newer(entries[0], content.get("format"), FORMAT)
-    weights, metadata = tensor_files.load(content["supernet"])
-    _check_plan(content["supernet"], metadata, plan)
+    weights = load(content["supernet"], plan)
     space = space_of(plan)
     kept = {
         name: array
@@ -106,14 +105,30 @@ def space_of(plan: Mapping[str, Any]) -> OperationSpace:
     return OperationSpace(Genotype.from_json(plan["genotype"]), tuple(about["operations"]))
 
 
-def _check_plan(file: str, metadata: Mapping[str, str], plan: Mapping[str, Any]) -> None:
-    """Raises ValueError if the supernet was trained by a plan that says so, and by another one."""
-    if "plan" not in metadata:
-        return
-    own = evaluation_plan(json.loads(metadata["plan"]))
-    lines = plans.differences(own, dict(plan), words=("the supernet has", "the flags"))
-    if lines:
+def load(file: str | os.PathLike, plan: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
+    """Returns the weights of a trained supernet, after comparing it with the flags.
+
+    Args:
+      file: e.g. a global model of the server's store.
+      plan: of an evaluation of its paths, see `configuration.evaluation_plan`.
+    Raises:
+      ValueError: naming the file, if it was trained by another plan or is no supernet.
+    """
+    weights, metadata = tensor_files.load(file)
+    if "plan" in metadata:
+        own = evaluation_plan(json.loads(metadata["plan"]))
+        lines = plans.differences(own, dict(plan), words=("the supernet has", "the flags"))
+        if lines:
+            raise ValueError(
+                f"{file}: this supernet does not fit the flags: {'; '.join(lines[:6])}. Give the "
+                "flag file that it was trained with"
+            )
+    space = space_of(plan)
+    try:
+        path_weights.extract(space, (0,) * len(space.choices), weights)
+    except ValueError as error:
         raise ValueError(
-            f"{file}: this supernet does not fit the flags: {'; '.join(lines[:6])}. Give the flag "
-            "file that it was trained with, with --num_rounds=0"
-        )
+            f"{file}: is no supernet of the flags' --genotype: {error}; give a global model that "
+            "sites trained with --supernet"
+        ) from error
+    return weights

@@ -1,9 +1,10 @@
 """Training of a supernet at one site, federated or alone: like that of one network, but for paths.
 
 The path of a step follows from the seed, the round and the number of the step in that round, so all
-sites of a federation train the same paths in the same order, and nothing but weights travels. A
-supernet is no model: it takes no part in the evaluation at the end of a run, and global supernets
-are compared along one path, that of the genotype it was made from.
+sites of a federation train the same paths in the same order, a site with fewer steps the first of
+them, and nothing but weights travels. A supernet is no model: it takes no part in the evaluation at
+the end of a run, and global supernets are compared along one path, that of the genotype it was made
+from.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 The pairs of networks are counted that the two scores order alike, and those that they order
 differently (tau-b, which leaves out ties). The interval is the percentile bootstrap: networks are
-drawn with replacement, and for each draw its trainings. Two draws of one network are no pair. In
-1,600 simulated studies each of 8 and of 12 networks with three trainings, it contained the true tau
-in 96 to 99 % (`python -m tests.benchmarks.tau_coverage`), because a mean over three drawn trainings
-varies more than one over three trainings does.
+drawn with replacement, and for each draw its trainings. Two draws of one network make no pair. In
+simulated studies of 8 and of 12 networks with three trainings, it contained the true tau in 95 to
+99 % (`python -m tests.benchmarks.tau_coverage`), because a mean over three drawn trainings varies
+more than one over three trainings does.
 
 The first score is taken as given: an interval over trainings of the supernet would need several.
 """

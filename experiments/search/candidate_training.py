@@ -163,6 +163,29 @@ def row(site: str, case: int, mask: np.ndarray, truth: np.ndarray) -> SearchedCa
     )
 
 
+def released_or_zero(
+    train: Callable[[], TrainedScores], stores: Sequence[CaseSource], splits: Sequence[str]
+) -> TrainedScores:
+    """Returns the scores of a training; 0 on every case for one that diverged.
+
+    Without this, one training that diverges, and would each time, keeps all others from their end.
+    """
+    try:
+        return released(train)
+    except NonFiniteLoss as error:
+        print(f"scores 0, because it diverged: {error}", flush=True)
+    rows = {
+        split: [
+            SearchedCase(
+                site=one.site, case=one.case.number, score=0.0, dice_pancreas=0.0, dice_tumour=0.0
+            )
+            for one in cases_of(stores, split)
+        ]
+        for split in splits
+    }
+    return TrainedScores(rows, 0.0)
+
+
 def released(work: Callable[[], Any]) -> Any:
     """Returns what `work` returns after giving back the memory of its networks.
 

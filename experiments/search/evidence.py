@@ -1,8 +1,12 @@
 """The evidence on a search: which trainings it needs, and what they say.
 
-Every training is that of an ordinary genotype alone, with a seed of its own. A finished one is a
-file, named by its network and seed, so evidence that was stopped goes on where it was; a network
-that has two names (both arms found it) is trained once.
+Every training is that of an ordinary genotype alone, with a seed that the search did not use. A
+finished one is a file, named by its network and seed, so evidence that was stopped goes on where it
+was; a network that has two names (both arms found it) is trained once.
+
+What is compared, by how many trainings and by which rules is written down before the first
+training. A folder with another plan is refused, and there are no verdicts before the last training,
+so nobody can add trainings until a verdict is welcome.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from experiments.results.search_claims import (
     NETWORKS,
     NOISE_SEEDS,
     PUBLISHED,
+    SEARCH_CLAIMS,
     VOLUMETRIC,
 )
 from experiments.results.search_verdicts import SearchedCase, mean_score
@@ -30,7 +35,8 @@ from runkit import atomic, formats, settings
 from runkit.settings import at_least, setting
 
 FORMAT = 1  # of evidence.json and of a training's file
-TRAININGS, SETTINGS, DOCUMENT = "trainings", "settings.json", "evidence.json"
+TRAININGS, CANDIDATES = "trainings", "candidates"
+SETTINGS, DOCUMENT, PAGE = "settings.json", "evidence.json", "evidence.html"
 SPLITS = ("validation", "test")
 
 
@@ -89,12 +95,17 @@ def write_paths(path: str | os.PathLike, paths: Iterable[ScoredPath]) -> None:
     atomic.write_json(path, {"format": FORMAT, "paths": listed})
 
 
-def read_paths(path: str | os.PathLike, filters: int) -> list[ScoredPath]:
+def read_paths(path: str | os.PathLike, filters: int, *, least: int = 0) -> list[ScoredPath]:
     """Returns what `write_paths` wrote, at a number of filters.
 
     Raises:
-      ValueError: naming the file, if it is something else.
+      ValueError: naming the file, if it is something else or holds fewer than `least` paths.
     """
+    if not pathlib.Path(path).is_file():
+        raise ValueError(
+            f"--paths is {path}, which does not exist; give the file that "
+            "experiments.search_operations wrote"
+        )
     content = atomic.read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("paths"), list):
         raise ValueError(
@@ -102,6 +113,11 @@ def read_paths(path: str | os.PathLike, filters: int) -> list[ScoredPath]:
             "experiments.search_operations wrote"
         )
     formats.refuse_newer(path, content.get("format"), FORMAT)
+    if len(content["paths"]) < least:
+        raise ValueError(
+            f"{path}: holds {len(content['paths'])} paths and --rank_paths is {least}; lower "
+            "it, or search with a larger --population or more --generations"
+        )
     return [
         ScoredPath(
             Genotype.from_json(one["genotype"]).with_size(filters=filters), float(one["score"])
@@ -141,6 +157,15 @@ def networks(published: Genotype, found: Mapping[str, Genotype]) -> dict[str, Ge
     return {name: known[name] for name in NETWORKS if name in known}
 
 
+def training_seeds(seed: int, count: int) -> range:
+    """Returns the seeds of a network's trainings: those that follow the experiment's.
+
+    The search trained all of its candidates with the experiment's seed, so a winner may owe its
+    place to start values and patches that suited it.
+    """
+    return range(seed + 1, seed + 1 + count)
+
+
 def planned(
     compared: Mapping[str, Genotype],
     paths: Sequence[ScoredPath],
@@ -153,19 +178,20 @@ def planned(
     Args:
       compared: see `networks`.
       paths: scored in the supernet; the first `rank_paths` are taken.
-      seed: of the experiment; the trainings have this one and those that follow it.
+      seed: of the experiment; see `training_seeds`.
     """
     found: dict[str, AloneTraining] = {}
     ranked = paths[: chosen.rank_paths]
-    for number in range(max(chosen.compared_seeds, chosen.noise_seeds, chosen.rank_seeds)):
+    most_seeds = max(chosen.compared_seeds, chosen.noise_seeds, chosen.rank_seeds)
+    for number, own in enumerate(training_seeds(seed, most_seeds)):
         for name, genotype in compared.items():
             most = max(chosen.compared_seeds, chosen.noise_seeds * (name == PUBLISHED))
             if number < most:
-                one = AloneTraining(name, genotype, seed + number)
+                one = AloneTraining(name, genotype, own)
                 found.setdefault(one.key, one)
         if number < chosen.rank_seeds:
             for path in ranked:
-                one = AloneTraining(path.genotype.name, path.genotype, seed + number)
+                one = AloneTraining(path.genotype.name, path.genotype, own)
                 found.setdefault(one.key, one)
     return list(found.values())
 
@@ -212,19 +238,44 @@ def training_file(folder: pathlib.Path, one: AloneTraining) -> pathlib.Path:
     return folder / TRAININGS / f"{one.key}.json"
 
 
-def check_settings(folder: pathlib.Path, chosen: Mapping[str, Any]) -> None:
-    """Writes what decides the numbers of the trainings, or compares it with what is there.
+def plan(
+    compared: Mapping[str, Genotype],
+    paths: Sequence[ScoredPath],
+    chosen: EvidenceSettings,
+    *,
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Returns what must not change once a training is known, as JSON values for `keep_plan`.
+
+    Args:
+      about: settings and cases of the trainings.
+    """
+    return {
+        **about,
+        "trainings": dataclasses.asdict(chosen),
+        "claims": {claim.key: dataclasses.asdict(claim) for claim in SEARCH_CLAIMS},
+        "networks": {name: fingerprint(genotype) for name, genotype in compared.items()},
+        "paths": {
+            path.genotype.name: {"fingerprint": fingerprint(path.genotype), "score": path.score}
+            for path in paths[: chosen.rank_paths]
+        },
+    }
+
+
+def keep_plan(folder: pathlib.Path, planned: Mapping[str, Any]) -> None:
+    """Writes a plan into the folder of the evidence, or compares it with the one that is there.
 
     Raises:
-      ValueError: naming every difference.
+      ValueError: naming every difference; or if the folder holds files of something else.
     """
     path = folder / SETTINGS
     if not path.exists():
-        atomic.write_json(path, dict(chosen))
+        search_state.require_free(folder, (DOCUMENT, PAGE, TRAININGS, CANDIDATES))
+        atomic.write_json(path, dict(planned))
         return
-    if found := search_state.differences(atomic.read_json(path), chosen):
+    if found := search_state.differences(atomic.read_json(path), planned):
         raise ValueError(
-            f"{path}: these trainings have other settings: {'; '.join(found)}; give another "
+            f"{path}: this evidence was begun by another plan: {'; '.join(found)}; give another "
             "--output, or delete this folder"
         )
 
@@ -250,19 +301,25 @@ def document(
             seconds += content["seconds"]
 
     def of(genotype: Genotype, count: int, split: str) -> dict[int, list[SearchedCase]]:
-        keys = {s: AloneTraining("", genotype, s).key for s in range(seed, seed + count)}
+        keys = {s: AloneTraining("", genotype, s).key for s in training_seeds(seed, count)}
         return {s: rows[key][split] for s, key in keys.items() if key in rows}
 
     test = {name: of(genes, chosen.compared_seeds, "test") for name, genes in compared.items()}
     ranks, tau = _ranks(paths[: chosen.rank_paths], chosen, of, seed)
     noise = search_verdicts.noise_floor(of(compared[PUBLISHED], chosen.noise_seeds, "test"))
     prints = {name: fingerprint(genes) for name, genes in compared.items()}
-    verdicts = search_verdicts.judge_search(test, tau, same=prints)
+    finished = len(rows) == len(trainings)
+    verdicts = search_verdicts.judge_search(
+        test if finished else {}, tau if finished else None, same=prints
+    )
+    if not finished:
+        remark = "the trainings are not finished"
+        verdicts = [dataclasses.replace(verdict, remark=remark) for verdict in verdicts]
     return {
         "format": FORMAT,
         "settings": dataclasses.asdict(chosen),
         "seed": seed,
-        "finished": len(rows) == len(trainings),
+        "finished": finished,
         "trainings": {"done": len(rows), "planned": len(trainings)},
         "seconds": round(seconds, 1),
         "networks": {

@@ -17,11 +17,14 @@ from experiments.models import given_paths
 from experiments.results import paper_table, path_names, shared_choice
 from experiments.results.case_rows import CaseRow, value
 from experiments.search import search_state
-from experiments.search.search_state import EVOLUTION, RANDOM, SearchState
-from runkit import atomic, randomness
+from experiments.search.search_state import EVOLUTION, RANDOM, SearchState, random_arm_seed
+from runkit import atomic, events
 from runkit.classes import FOREGROUND
 
-STAGE, ROWS = "operations", "rows.jsonl"
+STAGE, ROWS, LOG = "operations", "rows.jsonl", "events.jsonl"
+WINNERS = ("operations.json", "operations_random.json")
+PAGE = "search.html"
+CASES = "cases_"  # before a site's name, among the details of a candidate
 
 
 def digest(path: pathlib.Path) -> str:
@@ -46,13 +49,34 @@ def first_state(
       seed: of every choice.
       about: further settings that decide the numbers, as JSON values.
     """
-    other = int.from_bytes(randomness.digest(seed, "random arm")[:4], "big")
     arms = {
         EVOLUTION: evolution.start(space, settings, seed=seed),
-        RANDOM: evolution.random_search(space, settings, seed=other),
+        RANDOM: evolution.random_search(space, settings, seed=random_arm_seed(seed)),
     }
     chosen = {"search": {**dataclasses.asdict(settings), "seed": seed}, **about}
     return SearchState(STAGE, chosen, arms)
+
+
+def pooled_search(folder: pathlib.Path, space: OperationSpace) -> SearchState:
+    """Returns a search of the same supernet's paths in one place, to show beside this one.
+
+    Raises:
+      ValueError: naming the folder, if it holds no search, or one of something else.
+    """
+    state = search_state.read(folder)
+    if state is None:
+        raise ValueError(
+            f"--pooled is {folder}, which holds no {search_state.FILE_NAME}; give the folder of "
+            "experiments.search_operations"
+        )
+    searched = state.settings.get("experiment", {}).get("genotype")
+    if state.stage != STAGE or searched != space.base.to_json():
+        raise ValueError(
+            f"--pooled is {folder}, which holds a search of {state.stage} of another genotype or "
+            "width; give that of experiments.search_operations with the same --genotype and "
+            "--filters"
+        )
+    return state
 
 
 def batch(state: SearchState) -> list[tuple[int, ...]]:
@@ -96,33 +120,68 @@ def take_rows(
     """Returns the state with the scores of the evaluation that was next, if its rows are there.
 
     Raises:
-      ValueError: if the sites scored only some of its paths, or a path not on all cases.
+      ValueError: if the evaluation is not finished, or if its paths or those of an earlier one were
+        scored on other cases.
     """
     asked = batch(state)
     _, store = place(state, folder)
     if not asked or not (store / ROWS).is_file():
         return state
+    if not finished(store):  # sites send their rows one after the other
+        raise ValueError(
+            f"{store}: the evaluation is not finished; let the server and all sites run to their "
+            "end, then call this again"
+        )
     rows = paper_table.rows_as_sent(store / ROWS, any_site=True)
     found = scores(rows)
     missing = [path_names.name_of(gene) for gene in asked if path_names.name_of(gene) not in found]
-    counts = {sum(len(own) for own in sites.values()) for sites in found.values()}
-    if missing or len(counts) != 1:
+    if missing:
         raise ValueError(
-            f"{store / ROWS}: the evaluation is not finished"
-            + (f"; without rows: {', '.join(missing[:3])}" if missing else "")
-            + ". Let the server and all sites run to their end, then call this again"
+            f"{store / ROWS}: has no rows of {', '.join(missing[:3])}; the server had another list "
+            f"than {store}.json: delete {store} and start it with that list"
         )
+    scored_on = [cases_scored(found[path_names.name_of(gene)]) for gene in asked]
+    before = [
+        {name: n for name, n in one.details.items() if name.startswith(CASES)}
+        for arm in state.arms.values()
+        for one in arm.scored
+    ]
+    for other in (*before, *scored_on):
+        if other and other != scored_on[0]:  # releases before this one did not note them
+            raise ValueError(
+                f"{store / ROWS}: paths were scored on different cases, {_words(other)} and "
+                f"{_words(scored_on[0])}, so their scores cannot be compared; delete {store} and "
+                "let the same sites score this generation again, with the same prepared cases"
+            )
     for gene in asked:
         sites = found[path_names.name_of(gene)]
         score = float(np.mean([one for own in sites.values() for one in own]))
         details = {
             "macs": float(space.genotype(gene).macs(patch_size)),
             **{f"dice_{site}": float(np.mean(own)) for site, own in sorted(sites.items())},
+            **cases_scored(sites),
         }
         for name, arm in state.arms.items():
             if any(c.gene == gene and c.score is None for c in arm.candidates):
                 state = state.with_arm(name, evolution.record(arm, space, gene, score, details))
     return state
+
+
+def finished(store: pathlib.Path) -> bool:
+    """Returns whether the log of a server's store says that the run has ended."""
+    return any(
+        record["event"] == "finished" or record.get("carried", {}).get("finished", False)
+        for record in events.EventLog(store / LOG).read()
+    )
+
+
+def cases_scored(sites: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Returns `cases_<site>`, the number of cases on which each site scored a path."""
+    return {f"{CASES}{site}": float(len(own)) for site, own in sorted(sites.items())}
+
+
+def _words(cases: Mapping[str, float]) -> str:
+    return ", ".join(f"{n:.0f} of {name.removeprefix(CASES)}" for name, n in cases.items())
 
 
 def scores(rows: Sequence[CaseRow]) -> dict[str, dict[str, list[float]]]:
@@ -152,7 +211,7 @@ def write_winner(space: OperationSpace, state: SearchState, folder: pathlib.Path
     for name, arm in state.arms.items():
         (best,) = evolution.best(arm)
         genotype = space.genotype(best.gene)
-        file = folder / ("operations.json" if name == EVOLUTION else f"operations_{name}.json")
+        file = folder / WINNERS[name != EVOLUTION]
         atomic.write_json(file, genotype.to_json())
         yield f"{name}: {genotype.name}, score {best.score:.4f}, {len(arm.scored)} scored; {file}"
-    yield f"As a page: {folder / 'search.html'}; state: {folder / search_state.FILE_NAME}"
+    yield f"As a page: {folder / PAGE}; state: {folder / search_state.FILE_NAME}"

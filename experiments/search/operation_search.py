@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 import tensorflow as tf
 
 from c2fnas import checkpoints, named_weights
-from c2fnas.search import evolution
 from c2fnas.search.cost import supernet_cost
 from c2fnas.search.gene_space import Gene
 from c2fnas.search.operation_space import OperationSpace
@@ -19,7 +18,8 @@ from experiments.configuration import ExperimentConfig
 from experiments.models import site_trainer
 from experiments.results.search_verdicts import mean_score
 from experiments.run.plan import duration
-from experiments.search import candidate_training, evidence, proxy, search_cost, search_state
+from experiments.search import candidate_training, evidence, proxy, scoring, search_cost
+from experiments.search.scoring import Score
 from experiments.search.search_state import RANDOM, SearchState
 from experiments.search.supernet_settings import SupernetSettings
 from preprocessing import dataset
@@ -27,8 +27,7 @@ from preprocessing.case_source import CaseSource
 from runkit import progress
 
 CHECKPOINT, PATHS = "supernet", "paths.json"
-# path, name in progress bars -> score, higher is better, and numbers to keep with it
-ScorePath = Callable[[Gene, str], tuple[float, Mapping[str, float]]]
+WRITES = (CHECKPOINT, PATHS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +91,7 @@ def path_scorer(
     config: ExperimentConfig,
     stores: Sequence[CaseSource],
     strategy: tf.distribute.Strategy,
-) -> ScorePath:
+) -> Score:
     """Returns what scores one path on the validation cases of all sites.
 
     The score is the mean over all cases of the Dice of the classes that each label shows.
@@ -120,38 +119,19 @@ def run(
     space: OperationSpace,
     state: SearchState,
     folder: pathlib.Path,
-    score: ScorePath,
+    score: Score,
     *,
     after_each: Callable[[SearchState], None] = lambda state: None,
 ) -> SearchState:
-    """Scores what is left of a search and returns it; the state file is written after each score.
-
-    A path that both arms propose is scored once and counts in both.
-
-    Args:
-      space: of the paths.
-      state: see `search_state.resumed`.
-      folder: for the state file.
-      score: scores a path.
-      after_each: called after each score, e.g. to write a page.
-    """
-    search_state.write(folder, state)
-    while (turn := state.next_candidate()) is not None:
-        arm, candidate = turn
-        known = state.known(candidate.gene)
-        if known is not None and known.score is not None:
-            found, details = known.score, {**known.details, "seconds": 0.0}
-        else:
-            ops = " ".join(space.operations[choice] for choice in candidate.gene)
-            label = f"{arm} {state.scored + 1}/{state.budget}, {ops}"
-            found, measured = score(candidate.gene, label)
-            details = dict(measured)
-        state = state.with_arm(
-            arm, evolution.record(state.arms[arm], space, candidate.gene, found, details)
-        )
-        search_state.write(folder, state)
-        after_each(state)
-    return state
+    """Does `scoring.run` for paths."""
+    return scoring.run(
+        space,
+        state,
+        folder,
+        score,
+        words=lambda gene: " ".join(space.operations[choice] for choice in gene),
+        after_each=after_each,
+    )
 
 
 def write_paths(space: OperationSpace, state: SearchState, folder: pathlib.Path) -> pathlib.Path:

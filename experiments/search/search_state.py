@@ -17,7 +17,7 @@ from c2fnas.search.evolution import Candidate, EvolutionState
 from c2fnas.search.gene_space import Gene
 from experiments.reports.search_page import StageResult
 from experiments.results.search_table import ScoredCandidate
-from runkit import atomic, formats
+from runkit import atomic, formats, randomness
 
 FORMAT = 1  # raise it when earlier releases can no longer read a state
 FILE_NAME = "search.json"
@@ -70,6 +70,11 @@ class SearchState:
         return sum(arm.settings.budget for arm in self.arms.values())
 
 
+def random_arm_seed(seed: int) -> int:
+    """Returns the seed of a search's random arm, so that the two arms begin with other genes."""
+    return int.from_bytes(randomness.digest(seed, "random arm")[:4], "big")
+
+
 def write(folder: pathlib.Path, state: SearchState) -> None:
     """Writes the state file of a search."""
     atomic.write_json(
@@ -93,24 +98,29 @@ def read(folder: pathlib.Path) -> SearchState | None:
     if not path.exists():
         return None
     content = atomic.read_json(path)
-    try:
+    if isinstance(content, dict):
         formats.refuse_newer(path, content.get("format"), FORMAT)
+    try:
         arms = {name: evolution.from_json(arm) for name, arm in content["arms"].items()}
         return SearchState(content["stage"], content["settings"], arms)
-    except (AttributeError, KeyError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: is not the state of a search ({error!r}); give another folder"
         ) from error
 
 
-def resumed(folder: pathlib.Path, first: SearchState) -> SearchState:
+def resumed(folder: pathlib.Path, first: SearchState, *, writes: Sequence[str] = ()) -> SearchState:
     """Returns the state in a folder, or `first` if there is none yet.
 
+    Args:
+      writes: names of what the program will write into the folder.
     Raises:
-      ValueError: naming every difference, if the folder holds a search with other settings.
+      ValueError: naming every difference, if the folder holds a search with other settings; or if
+        it holds no search, but something with one of these names.
     """
     found = read(folder)
     if found is None:
+        require_free(folder, writes)
         return first
     differing = differences(found.settings, first.settings)
     if found.stage != first.stage:
@@ -121,6 +131,16 @@ def resumed(folder: pathlib.Path, first: SearchState) -> SearchState:
             "give another --output, or delete this folder"
         )
     return found
+
+
+def require_free(folder: pathlib.Path, names: Sequence[str]) -> None:
+    """Raises ValueError naming the first of these files or folders that a folder has already."""
+    for name in names:
+        if (folder / name).exists():
+            raise ValueError(
+                f"--output is {folder}, where {name} exists and is not of a search that could be "
+                "resumed; give a folder of its own"
+            )
 
 
 def differences(held: Mapping[str, Any], given: Mapping[str, Any], within: str = "") -> list[str]:

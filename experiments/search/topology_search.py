@@ -10,13 +10,11 @@ from typing import Any
 from c2fnas.search import clustering, distance, evolution
 from c2fnas.search.evolution import EvolutionSettings
 from c2fnas.search.topology_space import TopologySpace
-from experiments.search import search_state
-from experiments.search.search_state import EVOLUTION, RANDOM, SearchState
-from runkit import randomness
+from experiments.search import scoring
+from experiments.search.scoring import Score
+from experiments.search.search_state import EVOLUTION, RANDOM, SearchState, random_arm_seed
 
 STAGE = "topology"
-# gene, name in progress bars -> score, higher is better, and numbers to keep with it
-ScoreTopology = Callable[[tuple[int, ...], str], tuple[float, Mapping[str, float]]]
 
 
 def deepest_level(sizes: Sequence[int]) -> int:
@@ -62,8 +60,7 @@ def first_state(
     given = [genes[number] for number in clustering.one_of_each(groups, seed)]
     arms = {EVOLUTION: evolution.start(space, settings, seed=seed, given=given)}
     if random_arm:
-        other = int.from_bytes(randomness.digest(seed, "random arm")[:4], "big")
-        arms[RANDOM] = evolution.random_search(space, settings, seed=other)
+        arms[RANDOM] = evolution.random_search(space, settings, seed=random_arm_seed(seed))
     chosen = {
         "search": {**dataclasses.asdict(settings), "seed": seed, "random_arm": random_arm},
         "space": dataclasses.asdict(space),
@@ -76,41 +73,18 @@ def run(
     space: TopologySpace,
     state: SearchState,
     folder: pathlib.Path,
-    score: ScoreTopology,
+    score: Score,
     *,
     after_each: Callable[[SearchState], None] = lambda state: None,
     most_trainings: int = 0,
 ) -> SearchState:
-    """Scores what is left of a search and returns it; the state file is written after each score.
-
-    A topology that both arms propose is trained once and counts in both.
-
-    Args:
-      space: of the topologies.
-      state: see `search_state.resumed`.
-      folder: for the state file.
-      score: trains and scores a topology.
-      after_each: called after each score, e.g. to write a page.
-      most_trainings: number of trainings after which to return all the same; 0 for no limit.
-    """
-    search_state.write(folder, state)
-    trained = 0
-    while (turn := state.next_candidate()) is not None:
-        arm, candidate = turn
-        known = state.known(candidate.gene)
-        if known is not None and known.score is not None:
-            found, details = known.score, {**known.details, "seconds": 0.0}
-        elif most_trainings and trained == most_trainings:
-            break
-        else:
-            trained += 1
-            levels = "".join(map(str, space.levels(candidate.gene)))
-            label = f"{arm} {state.scored + 1}/{state.budget}, levels {levels}"
-            found, measured = score(candidate.gene, label)
-            details = dict(measured)
-        state = state.with_arm(
-            arm, evolution.record(state.arms[arm], space, candidate.gene, found, details)
-        )
-        search_state.write(folder, state)
-        after_each(state)
-    return state
+    """Does `scoring.run` for topologies, where `score` trains each one first."""
+    return scoring.run(
+        space,
+        state,
+        folder,
+        score,
+        words=lambda gene: f"levels {''.join(map(str, space.levels(gene)))}",
+        after_each=after_each,
+        most_scores=most_trainings,
+    )

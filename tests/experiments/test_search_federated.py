@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import numpy as np
 import pytest
 
 from c2fnas import genotype
@@ -13,9 +14,10 @@ from experiments.search import search_state
 from federated.tensors import tensor_files
 from tests import forked
 from tests.experiments.programs import refused
+from tests.experiments.search import prepared_sites
 from tests.experiments.study import CASES, SHALLOW, Study
 
-SEARCH = {"population": 1, "generations": 2, "parents": 1, "mutations": 1, "crossovers": 0}
+SEARCH = {"population": 1, "generations": 1, "parents": 1, "mutations": 0, "crossovers": 0}
 SPACE = OperationSpace(genotype.Genotype.from_json(SHALLOW))
 
 
@@ -23,7 +25,8 @@ class Walk(Study):
     """Programs of a federated search; every one of them knows that it is about a supernet."""
 
     def flags(self, **changes):
-        return super().flags(supernet="true", vae="none", local_epochs=1, **changes)
+        least = {"supernet": "true", "vae": "none", "local_epochs": 1, "num_rounds": 1}
+        return super().flags(**{**least, **changes})
 
     def lead(self, name, **changes):
         """Runs a server and both sites to their end."""
@@ -45,23 +48,10 @@ class Walk(Study):
 @pytest.fixture(scope="module")
 def walk(tmp_path_factory):
     found = Walk(tmp_path_factory.mktemp("federated_search"), genotype=SHALLOW)
+    prepared_sites.make(found)
     with found.group() as group:
-        found.make_scans()
-        programs = [
-            group.start(
-                f"prepare {site}",
-                "experiments.prepare",
-                Study.flags(
-                    found,
-                    manifest=found.folder / "scans" / site / "manifest.json",
-                    site_folder=found.site_folder(site),
-                    split=split,
-                ),
-            )
-            for site, split in (("C1", "3,1,1"), ("C2", "4,1,1"))
-        ]
         kits = [f"--output={found.kits}", "--port=0"]
-        programs.append(group.start("kits", "experiments.provision", kits))
+        programs = [group.start("kits", "experiments.provision", kits)]
         initial = found.flags(output=found.initial, threads=1)
         programs.append(group.start("init", "experiments.init_model", initial))
         group.wait(programs, "preparation")
@@ -70,13 +60,13 @@ def walk(tmp_path_factory):
 
 def test_sites_train_a_supernet_and_its_paths_are_picked_by_rows_alone(walk):
     store = walk.lead("supernet")
-    trained = store / "global" / "round_002.safetensors"
+    trained = store / "global" / "round_001.safetensors"
     weights, _ = tensor_files.load(trained)
     start, _ = tensor_files.load(walk.initial)
     changed = {name for name in weights if (weights[name] != start[name]).any()}
     assert any("/op/" not in name for name in changed)
-    # two rounds of two steps: both sites took the same paths, and nothing beside them was trained
-    taken = [path_at(SPACE, 5, number, step) for number in (1, 2) for step in (0, 1)]
+    # a round of two steps: both sites took the same paths, and nothing beside them was trained
+    taken = [path_at(SPACE, 5, 1, step) for step in (0, 1)]
     operations = {
         (cell, SPACE.operations[choice])
         for path in taken
@@ -85,22 +75,20 @@ def test_sites_train_a_supernet_and_its_paths_are_picked_by_rows_alone(walk):
     assert {path_weights.operation_of(name) for name in changed} - {None} == operations
 
     text = walk.propose(trained)
-    assert text.startswith("0 of 4 paths are scored. Next, on the server:")
-    for generation in ("generation_01", "generation_02"):
-        listed = text.split("--models=")[1].split(" ")[0]
-        asked = json.loads(pathlib.Path(listed).read_text())["paths"]
-        store = walk.lead(f"search/{generation}", num_rounds=0, models=listed, initial_model="")
-        rows = [json.loads(line) for line in (store / "rows.jsonl").read_text().splitlines()]
-        # one validation case at each site, for each path
-        assert sorted((row["model"], row["site"]) for row in rows) == sorted(
-            (path, site) for path in asked for site in CASES
-        )
-        assert {row["grid"] for row in rows} == {"validation"}
-        text = walk.propose(trained)
-    assert text.startswith("evolution: ")
+    assert text.startswith("0 of 2 paths are scored. Next, on the server:")
+    listed = text.split("--models=")[1].split(" ")[0]
+    asked = json.loads(pathlib.Path(listed).read_text())["paths"]
+    store = walk.lead("search/generation_01", num_rounds=0, models=listed, initial_model="")
+    rows = [json.loads(line) for line in (store / "rows.jsonl").read_text().splitlines()]
+    # one validation case at each site, for each path
+    assert sorted((row["model"], row["site"]) for row in rows) == sorted(
+        (path, site) for path in asked for site in CASES
+    )
+    assert {row["grid"] for row in rows} == {"validation"}
+    assert walk.propose(trained).startswith("evolution: ")
 
     state = search_state.read(walk.folder / "search")
-    assert state.next_candidate() is None and state.scored == state.budget == 4
+    assert state.next_candidate() is None and state.scored == state.budget == 2
     winner = genotype.load(walk.folder / "search" / "operations.json")
     best = max(state.arms["evolution"].scored, key=lambda one: one.score)
     assert winner == SPACE.genotype(best.gene)
@@ -113,6 +101,10 @@ def test_flags_that_do_not_fit_are_refused_at_the_start(walk, tmp_path):
     assert "none.safetensors, which does not exist" in refused("search_federated", *absent)
     plain = Study.flags(walk, trained=walk.initial, output=tmp_path / "s", **SEARCH)
     assert refused("search_federated", *plain).startswith("--supernet is missing")
+    network = tmp_path / "network.safetensors"
+    tensor_files.save(network, {"cell01/input0/op/kernel": np.zeros(3, np.float32)}, {})
+    other = walk.flags(trained=network, output=tmp_path / "s", **SEARCH)
+    assert "give a global model that sites trained" in refused("search_federated", *other)
     distil = walk.flags(
         trained=walk.initial, output=tmp_path / "s", missing_labels="distil", **SEARCH
     )

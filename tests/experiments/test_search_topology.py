@@ -8,32 +8,19 @@ from c2fnas import genotype
 from experiments.search import search_state
 from tests import forked
 from tests.experiments.programs import refused
-from tests.experiments.study import Study
+from tests.experiments.search import prepared_sites
+from tests.experiments.study import SHALLOW, Study
 
 SEARCH = {
-    "vae": "none", "threads": 1, "cells_down": 1, "cells_up": 1, "proxy_steps": 2,
+    "vae": "none", "threads": 1, "cells_down": 1, "cells_up": 1, "deepest": 1, "proxy_steps": 2,
     "population": 1, "generations": 1, "mutations": 0, "crossovers": 0,
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    found = Study(tmp_path_factory.mktemp("topology"))
-    found.make_scans()
-    with found.group() as group:
-        programs = [
-            group.start(
-                site,
-                "experiments.prepare",
-                found.flags(
-                    manifest=found.folder / "scans" / site / "manifest.json",
-                    site_folder=found.site_folder(site),
-                    split=split,
-                ),
-            )
-            for site, split in (("C1", "3,1,1"), ("C2", "4,1,1"))
-        ]
-        group.wait(programs, "preparation")
+    found = Study(tmp_path_factory.mktemp("topology"), genotype=SHALLOW)
+    prepared_sites.make(found)
     return found
 
 
@@ -46,7 +33,7 @@ def flags(study, **changes):
 def test_both_arms_end_with_a_genotype_that_programs_take(study):
     dry = forked.run("experiments.search_topology", *flags(study, dry_run="true"))
     assert dry.returncode == 0, dry.stderr
-    assert dry.stdout.startswith("2 trainings of 2 steps in two arms, out of 2 topologies: about")
+    assert dry.stdout.startswith("2 trainings of 2 steps in two arms, out of 1 topologies: about")
     assert not (study.folder / "search").exists()
     done = forked.run("experiments.search_topology", *flags(study))
     assert done.returncode == 0, done.stderr
@@ -69,13 +56,19 @@ def test_both_arms_end_with_a_genotype_that_programs_take(study):
     # what decides the numbers cannot change on the way
     error = refused("search_topology", *flags(study, proxy_steps=3))
     assert "proxy.proxy_steps 2, now 3" in error
+    error = refused("search_topology", *flags(study, site_folders=study.site_folder("C2")))
+    assert "cases.sites ['C1', 'C2'], now ['C2']" in error
 
 
 def test_what_cannot_be_searched_is_refused_at_the_start(study, tmp_path):
     error = refused("search_topology", *flags(study, output=tmp_path / "s", deepest=5))
     assert error.startswith("--deepest is 5; patch and window have sizes that level 3 at most")
     error = refused("search_topology", *flags(study, output=tmp_path / "s", population=9))
-    assert "9 topologies; expected at most 2" in error
+    assert "9 topologies; expected at most 1" in error
     error = refused("search_topology", *flags(study, output=study.site_folder("C1") / "cases"))
     assert "--output" in error and "--site_folders" in error
     assert not (tmp_path / "s").exists()
+    (tmp_path / "topology.json").write_text("mine")
+    error = refused("search_topology", *flags(study, output=tmp_path))
+    assert error.startswith(f"--output is {tmp_path}, where topology.json exists")
+    assert (tmp_path / "topology.json").read_text() == "mine"

@@ -139,6 +139,16 @@ def test_a_space_that_is_used_up_ends_the_evolution():
     assert state.generation == 1
 
 
+def test_both_arms_score_every_topology_where_the_budget_is_the_whole_space(monkeypatch):
+    """With chance alone, the random arm misses the last genes of a space, and has less to choose."""
+    monkeypatch.setattr(evolution, "_ATTEMPTS", 20)
+    space = TopologySpace(down=4, up=4)  # 70 genes
+    settings = EvolutionSettings(population=35, generations=2, mutations=10, crossovers=10)
+    for begin in (evolution.start, evolution.random_search):
+        state = run(begin(space, settings, seed=1), space, lambda gene: float(sum(gene)))
+        assert {one.gene for one in state.scored} == set(space.genes())
+
+
 def test_mutation_and_crossover_place_by_place():
     draws = Draws(1, "test")
     children = [evolution.mutated(SPACE, WANTED, 0.1, draws) for _ in range(2000)]

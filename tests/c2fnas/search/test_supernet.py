@@ -10,7 +10,7 @@ from c2fnas.search import supernet
 from c2fnas.search.operation_space import OperationSpace
 from tests.c2fnas import tiny
 
-PATCH = (8, 8, 4)
+PATCH, PATH = (8, 8, 4), (1, 2)
 SPACE = OperationSpace(
     Genotype("tiny", (CellGene((0,), 2, "conv2d"), CellGene((1, 0), 1, "conv2d")), filters=2)
 )
@@ -18,14 +18,20 @@ SETTINGS = {"patch_size": PATCH, "latent_size": 3, "class_prior": (0.9, 0.08, 0.
 
 
 @pytest.fixture(scope="module")
-def built():
+def made():
+    """A supernet, and the start values that it had."""
     made = supernet.build(SPACE, **SETTINGS, seed=4)
-    rng = np.random.default_rng(0)  # so that no norm has its start values
     arrays = named_weights.read(made)
+    rng = np.random.default_rng(0)  # so that no norm has its start values
     named_weights.assign(
         made, {name: a + 0.1 * rng.normal(size=a.shape) for name, a in arrays.items()}
     )
-    return made
+    return made, arrays
+
+
+@pytest.fixture(scope="module")
+def built(made):
+    return made[0]
 
 
 def _alone(made, gene, space=SPACE, **settings):
@@ -38,11 +44,15 @@ def _image(count=2):
     return np.random.default_rng(1).normal(size=(count, *PATCH, 1)).astype(np.float32)
 
 
-@pytest.mark.parametrize("gene", [(0, 1), (1, 2)])
-def test_a_path_computes_the_bits_of_its_network_alone(built, gene):
+@pytest.fixture(scope="module")
+def alone(built):
+    """The network of one path, with its weights in the supernet."""
+    return _alone(built, PATH)
+
+
+def test_a_path_computes_the_bits_of_its_network_alone(built, alone):
     """Logits of the compiled segmentation network, and all outputs of training."""
-    built.choose(gene)
-    alone = _alone(built, gene)
+    built.choose(PATH)
     image, noise = _image(), np.random.default_rng(2).normal(size=(2, 3)).astype(np.float32)
     np.testing.assert_array_equal(
         inference.logits_fn(built)(image), inference.logits_fn(alone)(image)
@@ -87,15 +97,14 @@ def test_one_function_for_all_paths(built):
     assert not np.array_equal(found[1, 0], found[1, 2])
 
 
-def test_weights_that_paths_share_have_the_names_and_start_values_of_a_network():
-    made = supernet.build(SPACE, **SETTINGS, seed=4)
-    alone = network.build(SPACE.base, **SETTINGS, seed=4)
-    ours, theirs = named_weights.read(made), named_weights.read(alone)
+def test_weights_that_paths_share_have_the_names_and_start_values_of_a_network(made, alone):
+    built, ours = made
+    theirs = named_weights.initial(alone, 4)
     shared = {name for name in theirs if "/op/" not in name}
     assert shared == ours.keys() & theirs.keys()
     for name in shared:
         np.testing.assert_array_equal(ours[name], theirs[name])
-    assert supernet.path_arrays(made, (0, 0)).keys() == theirs.keys()
+    assert supernet.path_arrays(built, PATH).keys() == theirs.keys()
 
 
 def test_every_operations_weights_are_one_group(built):

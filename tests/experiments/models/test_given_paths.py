@@ -72,8 +72,20 @@ def test_what_does_not_fit_is_refused_by_name(listed, tmp_path):
     with pytest.raises(ValueError, match=r"does not fit the flags: .*spacing_mm"):
         given_paths.files([listed(metadata={"plan": json.dumps(other)})], PLAN, tmp_path)
     lacking = {name: value for name, value in arrays().items() if "cell02" not in name}
-    with pytest.raises(ValueError, match="there is no weight of p3d for cell 2"):
+    with pytest.raises(
+        ValueError, match=r"is no supernet of the flags.*no weight of conv2d for cell 2"
+    ):
         given_paths.files([listed(lacking)], PLAN, tmp_path)
+    del lacking["cell01/input0/op/p3d/kernel"]
+    network = {name.replace("/op/conv2d/", "/op/"): value for name, value in lacking.items()}
+    with pytest.raises(ValueError, match="give a global model that sites trained with --supernet"):
+        given_paths.load(listed_file(tmp_path, network), PLAN)
+
+
+def listed_file(folder, weights):
+    file = folder / "network.safetensors"
+    tensor_files.save(file, weights, {})
+    return file
 
 
 def test_a_plan_without_a_supernet_is_as_before():

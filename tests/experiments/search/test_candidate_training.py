@@ -9,11 +9,13 @@ import tensorflow as tf
 
 from c2fnas.genotype import Genotype
 from c2fnas.scores import metrics
-from c2fnas.training import Trainer
+from c2fnas.training import NonFiniteLoss, Trainer
 from experiments.configuration import ExperimentConfig
+from experiments.models import site_trainer
 from experiments.search import candidate_training
 from preprocessing.foreground import LabelBox
 from runkit.randomness import generator
+from tests.experiments.search.built_once import BuiltOnce, StoppedAt
 from tests.experiments.study import SHALLOW
 
 GENES = Genotype.from_json(SHALLOW)
@@ -42,14 +44,18 @@ class Case:
 
 
 class Store:
-    """A site with two training cases and one validation case in memory."""
+    """A site in memory: two training cases, one for validation, one for tests.
+
+    Attributes:
+      opened: the cases that were asked for.
+    """
 
     declared = None
 
     def __init__(self, site):
         self.site = site
-        self.cases = {}
-        for number in range(1, 4):
+        self.cases, self.opened = {}, set()
+        for number in range(1, 5):
             label = np.zeros((10, 10, 10), np.uint8)
             label[3:6, 3:6, 3:6] = 1 + (number == 2)
             noise = generator(4, site, number).normal(size=label.shape)
@@ -58,9 +64,10 @@ class Store:
 
     def case_ids(self, split=None):
         ids = tuple(self.cases)
-        return {"training": ids[:2], "validation": ids[2:], "test": ()}[split]
+        return {"training": ids[:2], "validation": ids[2:3], "test": ids[3:]}[split]
 
     def open(self, case_id):
+        self.opened.add(case_id)
         return self.cases[case_id]
 
 
@@ -68,42 +75,64 @@ STORES = [Store("C1"), Store("C2")]
 
 
 def train(folder):
-    return candidate_training.released(
-        lambda: candidate_training.train_and_score(
-            CONFIG,
-            GENES,
-            STORES,
-            folder,
-            seed=3,
-            steps=4,
-            splits=("validation",),
-            strategy=tf.distribute.get_strategy(),
-            label="a candidate",
-            checkpoint_every=2,
-        )
+    return candidate_training.train_and_score(
+        CONFIG,
+        GENES,
+        STORES,
+        folder,
+        seed=3,
+        steps=4,
+        splits=("validation",),
+        strategy=tf.distribute.get_strategy(),
+        label="a candidate",
+        checkpoint_every=2,
     )
 
 
 def test_a_stopped_training_ends_with_the_same_scores(tmp_path, monkeypatch):
+    monkeypatch.setattr(site_trainer, "build_trainer", BuiltOnce())
     whole = train(tmp_path / "whole")
     assert not (tmp_path / "whole").exists()
-    steps, kept = [], Trainer.train
-
-    def stopped(self, datasets, until, **arguments):
-        if self.step == 2 and not steps:
-            steps.append(self.step)
-            raise KeyboardInterrupt
-        return kept(self, datasets, until, **arguments)
-
-    monkeypatch.setattr(Trainer, "train", stopped)
+    stopping = StoppedAt(Trainer.train, 2)
+    monkeypatch.setattr(Trainer, "train", stopping)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "again")
     again = train(tmp_path / "again")
-    assert steps == [2] and again.rows == whole.rows
+    assert stopping.stopped == 1 and again.rows == whole.rows
     assert [(row["site"], row["case"]) for row in whole.rows["validation"]] == [
         ("C1", 3),
         ("C2", 3),
     ]
+    # a search never so much as opens a test case
+    assert [store.opened for store in STORES] == [
+        {f"{store.site}_{number}" for number in (1, 2, 3)} for store in STORES
+    ]
+
+
+def test_the_memory_of_networks_is_given_back_whatever_happens(monkeypatch):
+    cleared = []
+    monkeypatch.setattr(tf.keras.backend, "clear_session", lambda: cleared.append(1))
+    assert candidate_training.released(lambda: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        candidate_training.released(lambda: 1 / 0)
+    assert len(cleared) == 2
+
+
+def test_a_training_that_diverged_scores_0_on_every_case(capsys):
+    stores, splits = [Store("C1"), Store("C2")], ("validation", "test")
+
+    def diverges():
+        raise NonFiniteLoss("the total loss of step 3 is nan")
+
+    found = candidate_training.released_or_zero(diverges, stores, splits)
+    zero = {"score": 0.0, "dice_pancreas": 0.0, "dice_tumour": 0.0}
+    assert found.rows == {
+        split: [{"site": site, "case": case, **zero} for site in ("C1", "C2")]
+        for split, case in (("validation", 3), ("test", 4))
+    }
+    assert "the total loss of step 3 is nan" in capsys.readouterr().out
+    whole = candidate_training.TrainedScores({}, 1.0)
+    assert candidate_training.released_or_zero(lambda: whole, stores, splits) is whole
 
 
 def test_a_case_scores_the_mean_of_the_classes_that_its_label_shows():
@@ -126,5 +155,7 @@ def test_a_case_scores_the_mean_of_the_classes_that_its_label_shows():
 
 
 def test_a_site_without_cases_of_a_split_is_named():
+    store = Store("C1")
+    del store.cases["C1_4"]
     with pytest.raises(ValueError, match="site C1: no test case"):
-        candidate_training.cases_of(STORES, "test")
+        candidate_training.cases_of([store], "test")

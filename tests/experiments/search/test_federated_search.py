@@ -1,5 +1,6 @@
 """The operator's side of a federated search, with rows written by hand."""
 
+import dataclasses
 import json
 
 import pytest
@@ -9,6 +10,7 @@ from c2fnas.search.evolution import EvolutionSettings
 from c2fnas.search.operation_space import OperationSpace
 from experiments.results import path_names
 from experiments.search import federated_search, search_state
+from runkit import events
 from tests.experiments.study import GENOTYPE
 
 SPACE = OperationSpace(Genotype.from_json(GENOTYPE))  # 27 paths
@@ -29,16 +31,18 @@ def row(name, site, case, pancreas, tumour=None, grid="validation"):
     }  # fmt: skip
 
 
-def answer(store, genes, score):
-    """Writes the rows of two sites for paths, as a server's store has them."""
+def answer(store, genes, score, *, sites=("C1", "C2"), finished=True):
+    """Writes the rows of sites for paths, as a server's store has them."""
     store.mkdir(parents=True, exist_ok=True)
+    log = events.EventLog(store / "events.jsonl")
+    log.append("rows", site="C1")
+    if finished:
+        log.append("finished", rounds=0)
     lines = []
     for gene in genes:
         name = path_names.name_of(gene)
-        lines += [
-            row(name, "C1", 1, score(gene), 0.0),
-            row(name, "C2", 1, score(gene), score(gene)),
-        ]
+        both = row(name, "C1", 1, score(gene), 0.0), row(name, "C2", 1, score(gene), score(gene))
+        lines += [one for one in both if one["site"] in sites]
     (store / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -82,16 +86,52 @@ def test_generation_after_generation_until_both_arms_have_their_budget(tmp_path)
     assert written == SPACE.genotype(best.gene) and written.name in lines[0]
 
 
-def test_an_unfinished_evaluation_is_refused(tmp_path):
-    asked = federated_search.batch(first())
-    answer(tmp_path / "generation_01", asked[:-1], score)
-    with pytest.raises(ValueError, match=f"without rows: {path_names.name_of(asked[-1])}"):
+def test_an_evaluation_that_is_still_going_on_is_refused_though_a_site_has_scored_all(tmp_path):
+    """The server's rows are there as soon as the first site has sent its own."""
+    store, asked = tmp_path / "generation_01", federated_search.batch(first())
+    answer(store, asked, score, sites=("C1",), finished=False)
+    with pytest.raises(ValueError, match="generation_01: the evaluation is not finished"):
         federated_search.take_rows(SPACE, first(), tmp_path, PATCH)
-    answer(tmp_path / "generation_01", asked, score)
-    rows = (tmp_path / "generation_01" / "rows.jsonl").read_text().splitlines()
-    (tmp_path / "generation_01" / "rows.jsonl").write_text("\n".join(rows[:-1]) + "\n")
-    with pytest.raises(ValueError, match="is not finished"):
+    answer(store, asked, score)
+    found = federated_search.take_rows(SPACE, first(), tmp_path, PATCH)
+    (gene, *_), arm = asked, found.arms["evolution"].scored
+    details = next(one.details for one in (*arm, *found.arms["random"].scored) if one.gene == gene)
+    assert (details["cases_C1"], details["cases_C2"]) == (1.0, 1.0)
+
+
+def test_rows_of_another_list_or_of_other_cases_are_refused(tmp_path):
+    store, asked = tmp_path / "generation_01", federated_search.batch(first())
+    answer(store, asked[:-1], score)
+    with pytest.raises(ValueError, match=f"has no rows of {path_names.name_of(asked[-1])}"):
         federated_search.take_rows(SPACE, first(), tmp_path, PATCH)
+    answer(store, asked, score)
+    rows = (store / "rows.jsonl").read_text().splitlines()
+    (store / "rows.jsonl").write_text("\n".join(rows[:-1]) + "\n")
+    with pytest.raises(ValueError, match="different cases, 1 of C1 and 1 of C1, 1 of C2"):
+        federated_search.take_rows(SPACE, first(), tmp_path, PATCH)
+    # a site that is missing in a later generation
+    answer(store, asked, score)
+    state = federated_search.take_rows(SPACE, first(), tmp_path, PATCH)
+    answer(tmp_path / "generation_02", federated_search.batch(state), score, sites=("C1",))
+    with pytest.raises(ValueError, match="different cases, 1 of C1, 1 of C2 and 1 of C1, so"):
+        federated_search.take_rows(SPACE, state, tmp_path, PATCH)
+
+
+def test_only_a_search_of_the_same_paths_stands_beside_it(tmp_path):
+    with pytest.raises(ValueError, match=r"--pooled is .*, which holds no search\.json"):
+        federated_search.pooled_search(tmp_path, SPACE)
+    about = {"experiment": {"genotype": SPACE.base.to_json()}}
+    pooled = federated_search.first_state(SPACE, SETTINGS, seed=4, about=about)
+    search_state.write(tmp_path, pooled)
+    assert federated_search.pooled_search(tmp_path, SPACE) == pooled
+    wider = OperationSpace(SPACE.base.with_size(filters=8))
+    with pytest.raises(ValueError, match="of another genotype or width"):
+        federated_search.pooled_search(tmp_path, wider)
+    # genes of a topology may look like those of a path
+    topologies = dataclasses.replace(pooled, stage="topology")
+    search_state.write(tmp_path, topologies)
+    with pytest.raises(ValueError, match="holds a search of topology"):
+        federated_search.pooled_search(tmp_path, SPACE)
 
 
 def test_the_state_is_that_of_every_search(tmp_path):

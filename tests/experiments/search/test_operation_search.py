@@ -1,17 +1,25 @@
-"""What is not the training of a real supernet, which test_search_operations.py does."""
+"""The fine stage, with a real supernet where its training is the matter, and made-up scores."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from c2fnas.genotype import CellGene, Genotype
 from c2fnas.search import evolution
 from c2fnas.search.evolution import EvolutionSettings
 from c2fnas.search.operation_space import OperationSpace
+from c2fnas.training import Trainer
 from experiments.configuration import ExperimentConfig
+from experiments.models import site_trainer
 from experiments.search import evidence, federated_search, operation_search, search_state
 from experiments.search.supernet_settings import SupernetSettings
+from tests.experiments.search.built_once import BuiltOnce, StoppedAt
+from tests.experiments.search.test_candidate_training import CONFIG
+from tests.experiments.search.test_candidate_training import Store as Cases
+from tests.experiments.study import SHALLOW
 
 SPACE = OperationSpace(
     Genotype("tiny", tuple(CellGene((n,), 1, "conv3d") for n in range(4)), filters=2)
@@ -105,3 +113,35 @@ def test_the_cost_is_told_before_anything_is_trained(first):
     assert "scoring: 24 paths in two arms, on 2 validation cases each" in text
     assert "333 GPU-days" in text
     assert evolution.waiting(first.arms["evolution"]) is not None
+
+
+def test_a_stopped_training_of_the_supernet_ends_with_the_same_weights(tmp_path, monkeypatch):
+    (tmp_path / "genotype.json").write_text(json.dumps(SHALLOW))
+    config = dataclasses.replace(
+        CONFIG, genotype=str(tmp_path / "genotype.json"), supernet=True, seed=3
+    )
+    space = site_trainer.operation_space(config)
+    settings = SupernetSettings(supernet_steps=4, checkpoint_every=2)
+    stores, strategy = [Cases("C1"), Cases("C2")], tf.distribute.get_strategy()
+
+    def train(folder):
+        return operation_search.train_supernet(config, space, settings, stores, folder, strategy)
+
+    monkeypatch.setattr(site_trainer, "build_trainer", BuiltOnce())
+    whole = train(tmp_path / "whole").trainer.state()
+    stopping = StoppedAt(Trainer.train, 2)
+    monkeypatch.setattr(Trainer, "train", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "again")
+    trained = train(tmp_path / "again")
+    again = trained.trainer.state()
+    assert stopping.stopped == 1 and again.keys() == whole.keys()
+    for name, array in whole.items():
+        np.testing.assert_array_equal(again[name], array, err_msg=name)
+
+    score, details = operation_search.path_scorer(trained, config, stores, strategy)((2, 0), "")
+    assert trained.trainer.supernet.path == (2, 0)
+    assert score == pytest.approx((details["dice_C1"] + details["dice_C2"]) / 2)
+    assert details["macs"] == space.genotype((2, 0)).macs((8, 8, 8))
+    for store in stores:  # of which the fourth case is for tests
+        assert store.opened == {f"{store.site}_{number}" for number in (1, 2, 3)}

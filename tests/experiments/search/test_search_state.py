@@ -60,6 +60,17 @@ def test_other_settings_are_refused_by_name(tmp_path):
         search_state.resumed(tmp_path, SearchState("operations", state().settings, {}))
 
 
+def test_a_folder_with_files_of_the_user_is_refused(tmp_path):
+    (tmp_path / "topology.json").write_text("mine")
+    assert search_state.resumed(tmp_path, state(), writes=["search.html"]) == state()
+    with pytest.raises(
+        ValueError, match=r"where topology\.json exists .*; give a folder of its own"
+    ):
+        search_state.resumed(tmp_path, state(), writes=["search.html", "topology.json"])
+    search_state.write(tmp_path, state())  # from now on it is the search's
+    assert search_state.resumed(tmp_path, state(), writes=["topology.json"]) == state()
+
+
 def test_a_newer_or_foreign_file_is_refused(tmp_path):
     search_state.write(tmp_path, state())
     path = tmp_path / search_state.FILE_NAME
@@ -67,9 +78,11 @@ def test_a_newer_or_foreign_file_is_refused(tmp_path):
     path.write_text(json.dumps({**content, "format": 99}))
     with pytest.raises(ValueError, match="newer release"):
         search_state.read(tmp_path)
-    path.write_text(json.dumps({"format": 1}))
-    with pytest.raises(ValueError, match="is not the state of a search"):
-        search_state.read(tmp_path)
+    broken = {**content, "arms": {"evolution": {"format": 1, "candidates": 3}}}
+    for wrong in ({"format": 1}, [1], None, {**content, "arms": []}, broken):
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match=r"search\.json: is not the state of a search"):
+            search_state.read(tmp_path)
 
 
 def test_a_page_gets_candidates_costs_and_winners():

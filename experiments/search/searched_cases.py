@@ -1,0 +1,44 @@
+"""What a search must have again when it is resumed: the sites' prepared cases, as a record."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from preprocessing.case_store import CaseStore
+
+
+def record(stores: Sequence[CaseStore], splits: Sequence[str]) -> dict[str, Any]:
+    """Returns the sites in their order, and number and digest of each split's cases.
+
+    Other cases, labels or splits would make later scores incomparable with earlier ones. A case's
+    part in the digest is its number and the fingerprint of the files and settings it was made from.
+
+    Args:
+      stores: prepared cases of each site.
+      splits: those that are used.
+    Raises:
+      ValueError: for a site that is given twice, or that has no case of a split, which would
+        otherwise show only after a training.
+    """
+    sites = [store.site for store in stores]
+    if repeated := sorted({site for site in sites if sites.count(site) > 1}):
+        raise ValueError(
+            f"--site_folders has site {repeated[0]} more than once; give one folder per site"
+        )
+    return {
+        "sites": sites,
+        **{store.site: {split: _of_split(store, split) for split in splits} for store in stores},
+    }
+
+
+def _of_split(store: CaseStore, split: str) -> dict[str, Any]:
+    cases = [store.open(case_id) for case_id in store.case_ids(split)]
+    if not cases:
+        raise ValueError(
+            f"site {store.site}: no {split} case in its prepared cases; prepare it with some, e.g. "
+            "--split=12,4,4"
+        )
+    text = "\n".join(f"{case.number} {case.fingerprint}" for case in cases)
+    return {"cases": len(cases), "digest": hashlib.sha256(text.encode()).hexdigest()[:16]}

@@ -1,0 +1,35 @@
+"""A trainer for several trainings of one network, since to build and trace it is what costs time."""
+
+from __future__ import annotations
+
+from experiments.models import site_trainer
+
+
+class BuiltOnce:
+    """Stands for `site_trainer.build_trainer`: builds a trainer once, and returns it as it was."""
+
+    def __init__(self):
+        self._build, self._trainer = site_trainer.build_trainer, None
+
+    def __call__(self, config, strategy, **arguments):
+        if self._trainer is None:
+            self._trainer = self._build(config, strategy, **arguments)
+            self._start = self._trainer.state()
+        self._trainer.restore(self._start)
+        return self._trainer
+
+
+class StoppedAt:
+    """Stands for `Trainer.train`: the first call at a step ends as that of a stopped program."""
+
+    def __init__(self, train, step):
+        self.train, self.step, self.stopped = train, step, 0
+
+    def __get__(self, trainer, kind):
+        def train(datasets, until, **arguments):
+            if trainer.step == self.step and not self.stopped:
+                self.stopped += 1
+                raise KeyboardInterrupt
+            return self.train(trainer, datasets, until, **arguments)
+
+        return train
