@@ -378,7 +378,9 @@ def _shown(value: float | None) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--peers_python", default=sys.executable)
     parser.add_argument("--batches", default="2,8", help="patches per step, separated by commas")
     parser.add_argument("--only", default="", help="only rows whose name holds this text")

@@ -64,7 +64,9 @@ def _kinds(graph) -> collections.Counter:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--filters", type=int, default=32)
     parser.add_argument("--size", type=int, default=96, help="patches of size^3 voxels")

@@ -28,6 +28,7 @@ OTHERS = {
     "operate",
     "provision",
     "request",
+    "search_all",
     "status",
     "study",
     "synthesize",
@@ -310,6 +311,27 @@ def test_what_reads_a_run(watch, tmp_path):
         f"--output={tmp_path / 'report'}",
         inputs=[store],
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["search_topology", "search_operations", "search_evidence"])
+def test_a_search_does_not_write_among_prepared_cases(watch, study, program):
+    sites = [study.site_folder(site) for site in CASES]
+    watch.run(
+        program,
+        f"--site_folders={','.join(map(str, sites))}",
+        f"--output={sites[0] / 'cases'}",
+        inputs=[site / "cases" for site in sites],
+        codes=(1,),
+    )
+
+
+@pytest.mark.slow
+def test_a_search_of_paths_does_not_write_over_the_supernet(watch, study, tmp_path):
+    supernet = tmp_path / "search.json"  # the name that the search's own state would have
+    supernet.write_bytes(b"a supernet")
+    flags = [f"--trained={supernet}", f"--output={tmp_path}"]
+    watch.run("search_federated", "--supernet", *flags, inputs=[supernet], codes=(1,))
 
 
 @pytest.mark.slow

@@ -37,8 +37,8 @@ STORIES = {
     # A server that was killed, or met an error, while it closed a round kept the updates of rounds
     # before it for longer than it says.
     "kept_updates": [
-        *(_story(1, Trouble("kill", SERVER, at, 30)) for at in range(380, 400)),
-        *(_story(1, Trouble("full", SERVER, at, 30)) for at in range(392, 424, 4)),
+        *(_story(1, Trouble("kill", SERVER, at, 30)) for at in range(380, 412)),
+        *(_story(1, Trouble("full", SERVER, at, 30)) for at in range(392, 436, 4)),
     ],
     # A run that was ended without its open round kept that round's updates for ever.
     "updates_of_no_round": [
@@ -49,12 +49,12 @@ STORIES = {
     # A line of the log that was written, but could not be synced, was taken for written and then
     # overwritten.
     "line_that_was_not_synced": [
-        _story(2, Trouble("error", SERVER, at)) for at in range(674, 690)
+        _story(2, Trouble("error", SERVER, at)) for at in range(690, 706)
     ],
     # A server that was killed between linking the best model and noting its number could keep a best
     # model that was not the one it named.
     "best_model_and_its_number": [
         _story(2, Trouble("kill", SERVER, at, 1), seed=580, min_num_clients=1, num_rounds=3)
-        for at in range(616, 640, 2)
+        for at in range(632, 656, 2)
     ],
 }  # fmt: skip
