@@ -96,7 +96,7 @@ AT_SERVER_OF_SUMS: dict[str, tuple[str, Change]] = {
     "SumShare.site": ("share", lambda m: setattr(m.shares[0], "site", "../C2")),
     "SumShare.data": ("share", lambda m: setattr(m.shares[0], "data", bytes(10_000))),
     "SumPart.consent": ("consent", lambda m: setattr(m, "consent", bytes(70))),
-    "SumPart.self_masks": ("reveal", lambda m: m.self_masks.pop()),
+    "SumPart.self_masks": ("reveal", lambda m: setattr(m.self_masks[0], "data", b"short")),
     "SumPart.mask_keys": ("reveal", lambda m: m.mask_keys.add(site="C2", data=bytes(66))),
     "SumQuestion.name": ("ask", lambda m: m.ClearField("name")),
     "SumQuestion.phase": ("ask", lambda m: setattr(m, "phase", "reveal")),
