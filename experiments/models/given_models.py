@@ -99,17 +99,7 @@ def write(
         weights, _ = tensor_files.load(model_folder.weights_file(folder))
         shapes = {key: array.shape for key, array in weights.items()}
         model_folder.check_shapes(shapes, model.genotype, folder)
-        kept = {
-            key: array
-            for key, array in weights.items()
-            if not key.startswith(named_weights.VAE_PREFIX)
-        }
-        odd = [key for key, array in kept.items() if not np.isfinite(array).all()]
-        if odd:
-            raise ValueError(
-                f"{folder}: the weights of {odd[0]} are not all finite; the model is damaged: copy "
-                "the whole folder again"
-            )
+        kept = scored_part(weights, folder, "the model is damaged: copy the whole folder again")
         gated += [name] if model.gate else []
         own = model.training_data.get("private_arrays")
         if isinstance(own, dict) and own:
@@ -119,6 +109,25 @@ def write(
         if len(models) == 1:
             tensor_files.save(into / ".initial", kept, {"plan": json.dumps(plan)})
     return Files(into / ".initial", models, tuple(gated), private)
+
+
+def scored_part(
+    weights: Mapping[str, np.ndarray], place: str | os.PathLike, remedy: str
+) -> dict[str, np.ndarray]:
+    """Returns the weights that a prediction needs: all but the VAE branch's.
+
+    Raises:
+      ValueError: naming `place` and the remedy, if one of them is not finite.
+    """
+    kept = {
+        name: array
+        for name, array in weights.items()
+        if not name.startswith(named_weights.VAE_PREFIX)
+    }
+    odd = [name for name, array in kept.items() if not np.isfinite(array).all()]
+    if odd:
+        raise ValueError(f"{place}: the weights of {odd[0]} are not all finite; {remedy}")
+    return kept
 
 
 def _check_plan(folder: pathlib.Path, model: Model, plan: Mapping[str, Any]) -> None:

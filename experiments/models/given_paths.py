@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from c2fnas import named_weights
 from c2fnas.genotype import Genotype
 from c2fnas.search import path_weights
 from c2fnas.search.operation_space import OperationSpace
 from experiments.configuration import evaluation_plan
-from experiments.models.given_models import Files
+from experiments.models.given_models import Files, scored_part
 from experiments.results import path_names
 from federated.rounds import plan as plans
 from federated.tensors import tensor_files
@@ -72,17 +71,7 @@ def files(entries: Sequence[str], plan: Mapping[str, Any], into: str | os.PathLi
     formats.refuse_newer(entries[0], content.get("format"), FORMAT)
     weights = load(content["supernet"], plan)
     space = space_of(plan)
-    kept = {
-        name: array
-        for name, array in weights.items()
-        if not name.startswith(named_weights.VAE_PREFIX)
-    }
-    odd = [name for name, array in kept.items() if not np.isfinite(array).all()]
-    if odd:
-        raise ValueError(
-            f"{content['supernet']}: the weights of {odd[0]} are not all finite; train again from "
-            "an earlier round"
-        )
+    kept = scored_part(weights, content["supernet"], "train again from an earlier round")
     into, models = pathlib.Path(into), {}
     for name in content["paths"]:
         path_weights.extract(space, path_names.gene_of(name), kept)  # the supernet has all of it

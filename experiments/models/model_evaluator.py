@@ -13,7 +13,12 @@ import tensorflow as tf
 from c2fnas import inference, named_weights
 from experiments.configuration import ExperimentConfig, plan
 from experiments.models.case_evaluation import CaseEvaluation
-from experiments.models.site_trainer import build_network, load_genotype, window_config
+from experiments.models.site_trainer import (
+    build_network,
+    load_genotype,
+    tensor_specs,
+    window_config,
+)
 from experiments.results.vocabulary import REPORTS
 from federated.errors import ServerMisbehaves
 from federated.rounds.tasks import check_model_name
@@ -70,10 +75,7 @@ class ModelEvaluator:
             example_cases=example_cases,
             label=store.site,
         )
-        self.specs: Sequence[TensorSpec] = tuple(
-            TensorSpec(name, "F32", shape)
-            for name, (shape, _) in named_weights.specs(self._network).items()
-        )
+        self.specs: Sequence[TensorSpec] = tensor_specs(self._network)
         self.plan = plan(config, load_genotype(config).to_json())
         self.num_examples, self.labels = len(cases["test"]), store.declared
 

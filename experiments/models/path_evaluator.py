@@ -20,7 +20,12 @@ from c2fnas import inference, named_weights
 from c2fnas.scores import case_scores
 from c2fnas.search.supernet import Supernet
 from experiments.configuration import ExperimentConfig, plan
-from experiments.models.site_trainer import build_network, load_genotype, window_config
+from experiments.models.site_trainer import (
+    build_network,
+    load_genotype,
+    tensor_specs,
+    window_config,
+)
 from experiments.results import case_rows, path_names, shared_choice
 from experiments.results.vocabulary import REPORTS
 from federated.errors import ServerMisbehaves
@@ -79,10 +84,7 @@ class PathEvaluator:
         self._network = network
         self._logits = inference.logits_fn(network, strategy)
         self._window = window_config(config, strategy)
-        self.specs: Sequence[TensorSpec] = tuple(
-            TensorSpec(name, "F32", shape)
-            for name, (shape, _) in named_weights.specs(network).items()
-        )
+        self.specs: Sequence[TensorSpec] = tensor_specs(network)
         self.plan = plan(config, load_genotype(config).to_json())
         self.num_examples, self.labels = len(self._cases), store.declared
 

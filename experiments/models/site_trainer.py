@@ -79,6 +79,13 @@ def operation_space(config: ExperimentConfig) -> OperationSpace:
     return OperationSpace(load_genotype(config))
 
 
+def tensor_specs(built: network.Network) -> tuple[TensorSpec, ...]:
+    """Returns what the weights of a network are in the weight exchange, all float32."""
+    return tuple(
+        TensorSpec(name, "F32", shape) for name, (shape, _) in named_weights.specs(built).items()
+    )
+
+
 def window_config(
     config: ExperimentConfig, strategy: tf.distribute.Strategy | None = None
 ) -> sliding_window.WindowConfig:
@@ -283,10 +290,7 @@ class SegmentationTrainer:
             "complete": True,
             "best": None,
         }
-        self.specs: Sequence[TensorSpec] = tuple(
-            TensorSpec(name, "F32", shape)
-            for name, (shape, _) in named_weights.specs(self._trainer.network).items()
-        )
+        self.specs: Sequence[TensorSpec] = tensor_specs(self._trainer.network)
         self.plan = plan(config, load_genotype(config).to_json())
         self.num_examples = len(self._cases["training"])
         self.steps_per_round = self._steps_per_round

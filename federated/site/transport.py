@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from federated.errors import VersionDiffers
 from federated.rounds.tasks import Task
 from federated.secure_aggregation.roster import Signer
 from federated.tensors.tensor_files import (
@@ -18,6 +19,11 @@ from federated.tensors.tensor_files import (
 )
 from federated.tensors.weights import TensorManifest, TensorSpec
 from federated.wire.messages import Offer, Receipt, Session, SumPlace, SumPost, SumState
+
+_NO_SUMS = (
+    "the run has secure aggregation, which this site's connection does not carry; connect with "
+    "federated.site.grpc_transport, or give the connection ask_sum, post_sum and signer"
+)
 
 
 class ModelBefore(NamedTuple):
@@ -136,15 +142,15 @@ class Transport(abc.ABC):
 
     def ask_sum(self, phase: str, place: SumPlace) -> SumState:
         """Returns what the site needs for a phase of secure aggregation."""
-        raise NotImplementedError("this connection carries no secure aggregation")
+        raise VersionDiffers(_NO_SUMS)
 
     def post_sum(self, post: SumPost) -> None:
         """Sends the site's part in a phase of secure aggregation."""
-        raise NotImplementedError("this connection carries no secure aggregation")
+        raise VersionDiffers(_NO_SUMS)
 
     def signer(self) -> Signer:
         """Returns what signs for this site towards the other sites, as it is on disk now."""
-        raise NotImplementedError("this connection has no certificate to sign with")
+        raise VersionDiffers(_NO_SUMS)
 
     @abc.abstractmethod
     def submit_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:

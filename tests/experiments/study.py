@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments.run.processes import Program, ProgramGroup
 from preprocessing import manifest, nifti
+from preprocessing.preparation import pipeline
 from preprocessing.volume import Volume
 from runkit import atomic
 from runkit.randomness import generator
@@ -187,3 +188,21 @@ def scan(site: str, number: int) -> tuple[Volume, Volume]:
         hu[dark], label[dark] = hu[dark] + 110.0, 2
     affine = np.diag([*spacing, 1.0])
     return Volume(np.round(hu).astype(np.int16), affine), Volume(label, affine)
+
+
+def prepared_site(folder: pathlib.Path, store: pathlib.Path) -> list[manifest.Case]:
+    """Writes four scans of C2 to `folder` and prepares them as `store`; returns the cases."""
+    cases = []
+    for number in range(4):
+        image, label = (folder / f"{kind}{number}.nii" for kind in ("image", "label"))
+        for path, volume in zip((image, label), scan("C2", number), strict=True):
+            nifti.write_volume(path, volume)
+        cases.append(manifest.Case(f"case{number}", image, label))
+    pipeline.prepare(
+        manifest.CaseManifest("C2", tuple(cases)),
+        store,
+        target_mm=(3.0, 3.0, 3.0),
+        split_seed=1,
+        split_counts=(2, 1, 1),
+    )
+    return cases

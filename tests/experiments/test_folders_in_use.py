@@ -10,8 +10,6 @@ import sys
 import pytest
 
 from federated.security import provisioning
-from preprocessing import manifest, nifti
-from preprocessing.preparation import pipeline
 from runkit import folder_lock
 from tests.experiments import study
 from tests.experiments.studies import small_study
@@ -20,19 +18,8 @@ from tests.experiments.studies import small_study
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """A prepared site C2, its kit, and a manifest of its scans."""
-    folder, cases = tmp_path_factory.mktemp("hospital"), []
-    for number in range(4):
-        image, label = (folder / f"{kind}{number}.nii" for kind in ("image", "label"))
-        for path, volume in zip((image, label), study.scan("C2", number), strict=True):
-            nifti.write_volume(path, volume)
-        cases.append(manifest.Case(f"case{number}", image, label))
-    pipeline.prepare(
-        manifest.CaseManifest("C2", tuple(cases)),
-        folder / "site" / "cases",
-        target_mm=(3.0, 3.0, 3.0),
-        split_seed=1,
-        split_counts=(2, 1, 1),
-    )
+    folder = tmp_path_factory.mktemp("hospital")
+    cases = study.prepared_site(folder, folder / "site" / "cases")
     listed = [
         {"case_id": case.case_id, "image": case.image.name, "label": case.label.name}
         for case in cases

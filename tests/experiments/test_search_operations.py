@@ -8,8 +8,6 @@ import pytest
 
 from c2fnas import genotype, named_weights, network
 from experiments.search import search_state
-from preprocessing import manifest, nifti
-from preprocessing.preparation import pipeline
 from tests import forked
 from tests.experiments import study
 from tests.experiments.programs import refused
@@ -22,19 +20,8 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    folder, cases = tmp_path_factory.mktemp("site"), []
-    for number in range(4):
-        image, label = (folder / f"{kind}{number}.nii" for kind in ("image", "label"))
-        for path, volume in zip((image, label), study.scan("C2", number), strict=True):
-            nifti.write_volume(path, volume)
-        cases.append(manifest.Case(f"case{number}", image, label))
-    pipeline.prepare(
-        manifest.CaseManifest("C2", tuple(cases)),
-        folder / "cases",
-        target_mm=(3.0, 3.0, 3.0),
-        split_seed=1,
-        split_counts=(2, 1, 1),
-    )
+    folder = tmp_path_factory.mktemp("site")
+    study.prepared_site(folder, folder / "cases")
     (folder / "genotype.json").write_text(json.dumps(study.SHALLOW))
     return folder
 

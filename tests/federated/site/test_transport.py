@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
+from federated import errors
 from federated.site import transport
 from federated.tensors import tensor_files
-from federated.wire.messages import Receipt
+from federated.wire.messages import Receipt, SumPlace, SumPost
 from tests.federated import toy
 from tests.federated.manifests import manifest_of
 
@@ -73,3 +74,15 @@ def test_a_model_that_was_changed_since_is_named_and_not_sent(update):
     with pytest.raises(ValueError, match=r"update\.safetensors: was changed since it was written"):
         site.push(path, sha256, round_number=1, num_examples=30, metrics={})
     assert site.sent == []
+
+
+def test_a_connection_without_secure_aggregation_says_so():
+    """A connection of somebody else need not have these calls."""
+    site, place = Recording(), SumPlace(0, 1, 1)
+    for call in (
+        lambda: site.ask_sum("mask", place),
+        lambda: site.post_sum(SumPost("keys", place)),
+        site.signer,
+    ):
+        with pytest.raises(errors.VersionDiffers, match="secure aggregation, which this site's"):
+            call()
