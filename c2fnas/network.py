@@ -181,6 +181,7 @@ def build(
     precision: str = "float32",
     instance_norm: str = "rows",
     seed: int = 0,
+    make: Callable[..., Network] | None = None,
 ) -> Network:
     """Returns the network of a genotype with its start values. Call it in `strategy.scope()`.
 
@@ -197,11 +198,12 @@ def build(
       instance_norm: "rows" or "library", see `keras_stack.instance_norm`; weights and values are
         the same.
       seed: seed of the start values, see `named_weights.initial`.
+      make: what makes the network, with the arguments of `Network`; None makes a `Network`.
     Raises:
       ValueError: for a patch, prior, branch, precision, norm or latent size that does not fit; the
         message carries it.
     """
-    network = Network(
+    network = (make or Network)(
         genotype,
         patch_size=as_size(patch_size),
         vae=vae,

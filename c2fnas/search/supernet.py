@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from c2fnas import named_weights
+from c2fnas import network
 from c2fnas.adam import Alternatives
 from c2fnas.cells import MakeOperation
-from c2fnas.genotype import as_size
+from c2fnas.genotype import Genotype
 from c2fnas.named_weights import NamedLayers
 from c2fnas.network import Body, Network
 from c2fnas.operations import OperationBlock
@@ -203,32 +204,19 @@ class Supernet(Network):
         return outputs
 
 
-def build(
-    space: OperationSpace,
-    *,
-    patch_size: Sequence[int],
-    vae: str | None = "reduced",
-    latent_size: int = 128,
-    class_prior: Sequence[float] | None = None,
-    precision: str = "float32",
-    instance_norm: str = "rows",
-    seed: int = 0,
-) -> Supernet:
+def build(space: OperationSpace, **settings: Any) -> Supernet:
     """Returns the supernet of a space with its start values. Call it in `strategy.scope()`.
 
-    Args and errors are those of `c2fnas.network.build`.
+    Settings and errors are those of `c2fnas.network.build`.
     """
-    supernet = Supernet(
-        space,
-        patch_size=as_size(patch_size),
-        vae=vae,
-        latent_size=latent_size,
-        class_prior=None if class_prior is None else tuple(float(share) for share in class_prior),
-        precision=precision,
-        instance_norm=instance_norm,
-    )
-    named_weights.assign(supernet, named_weights.initial(supernet, seed))
-    return supernet
+
+    def make(genotype: Genotype, **settings: Any) -> Supernet:
+        del genotype  # the base of the space
+        return Supernet(space, **settings)
+
+    built = network.build(space.base, **settings, make=make)
+    assert isinstance(built, Supernet)
+    return built
 
 
 def path_arrays(supernet: Supernet, gene: Gene) -> Mapping[str, np.ndarray]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments.run.processes import Program, ProgramGroup
 from preprocessing import manifest, nifti
+from preprocessing.case_store import CaseStore
 from preprocessing.preparation import pipeline
 from preprocessing.volume import Volume
 from runkit import atomic
@@ -190,19 +191,21 @@ def scan(site: str, number: int) -> tuple[Volume, Volume]:
     return Volume(np.round(hu).astype(np.int16), affine), Volume(label, affine)
 
 
-def prepared_site(folder: pathlib.Path, store: pathlib.Path) -> list[manifest.Case]:
-    """Writes four scans of C2 to `folder` and prepares them as `store`; returns the cases."""
+def prepared_site(
+    folder: pathlib.Path, store: pathlib.Path
+) -> tuple[list[manifest.Case], CaseStore]:
+    """Writes four scans of C2 to `folder` and prepares them as `store`; returns both."""
     cases = []
     for number in range(4):
         image, label = (folder / f"{kind}{number}.nii" for kind in ("image", "label"))
         for path, volume in zip((image, label), scan("C2", number), strict=True):
             nifti.write_volume(path, volume)
         cases.append(manifest.Case(f"case{number}", image, label))
-    pipeline.prepare(
+    prepared = pipeline.prepare(
         manifest.CaseManifest("C2", tuple(cases)),
         store,
         target_mm=(3.0, 3.0, 3.0),
         split_seed=1,
         split_counts=(2, 1, 1),
     )
-    return cases
+    return cases, prepared

@@ -19,7 +19,7 @@ from tests.experiments.studies import small_study
 def site(tmp_path_factory):
     """A prepared site C2, its kit, and a manifest of its scans."""
     folder = tmp_path_factory.mktemp("hospital")
-    cases = study.prepared_site(folder, folder / "site" / "cases")
+    cases, _ = study.prepared_site(folder, folder / "site" / "cases")
     listed = [
         {"case_id": case.case_id, "image": case.image.name, "label": case.label.name}
         for case in cases

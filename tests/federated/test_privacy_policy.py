@@ -157,10 +157,8 @@ def test_a_resent_update_has_the_same_bytes_and_costs_nothing(opened, take_part,
     assert ledger_of(tmp_path).releases == (Release("gaussian", 8.0),)
 
 
-def test_an_update_whose_bytes_are_lost_gets_new_noise_which_counts_again(
-    opened, take_part, tmp_path
-):
-    run = opened(**ALONE, num_rounds=1)
+def killed_before_it_pushes(run):
+    """Returns a connection of C1 that ends its program, and the digests that it should push."""
     transport, digests = run.transport("C1"), []
 
     def killed(path, sha256, **about):
@@ -168,6 +166,14 @@ def test_an_update_whose_bytes_are_lost_gets_new_noise_which_counts_again(
         raise KeyboardInterrupt
 
     transport.push = killed
+    return transport, digests
+
+
+def test_an_update_whose_bytes_are_lost_gets_new_noise_which_counts_again(
+    opened, take_part, tmp_path
+):
+    run = opened(**ALONE, num_rounds=1)
+    transport, digests = killed_before_it_pushes(run)
     policy, journal = PrivacyPolicy(**GAUSSIAN), tmp_path / "journal_C1"
     site_loop.run(Trainer("C1"), transport, journal, privacy=policy)
     (journal / "update.safetensors").unlink()  # as after a power cut
@@ -265,13 +271,7 @@ def test_a_policy_that_begins_in_the_middle_sends_no_unfiltered_update_again(
     opened, take_part, tmp_path
 ):
     run = opened(**ALONE, num_rounds=1)
-    transport, digests = run.transport("C1"), []
-
-    def killed(path, sha256, **about):
-        digests.append(sha256)
-        raise KeyboardInterrupt
-
-    transport.push = killed
+    transport, digests = killed_before_it_pushes(run)
     site_loop.run(Trainer("C1"), transport, tmp_path / "journal_C1")
     driver = drive(run.lead)
     (summary,) = take_part(

@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 
@@ -7,8 +5,6 @@ from c2fnas import named_weights
 from experiments.models import membership_losses, site_trainer
 from experiments.models.membership_losses import MembershipLosses
 from preprocessing.foreground import LabelBox
-from tests.experiments import study
-from tests.experiments.models.test_site_trainer import tiny
 
 PATCHES = 3
 
@@ -25,13 +21,6 @@ class Scan:
         self.label[6:11, 5:9, 3:7] = 1
         self.label[9:11, 7:9, 4:6] = 2
         self.runs = LabelBox.of(self.label).runs()
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    genotype = tmp_path_factory.mktemp("genotype") / "genotype.json"
-    genotype.write_text(json.dumps(study.SHALLOW))
-    return tiny(genotype)
 
 
 @pytest.fixture(scope="module")

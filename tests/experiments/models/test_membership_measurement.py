@@ -9,16 +9,7 @@ from experiments.models.membership_losses import MembershipLosses
 from experiments.models.membership_measurement import Measurement
 from experiments.models.membership_targets import Candidates
 from experiments.results import membership
-from tests.experiments import study
 from tests.experiments.models import membership_run
-from tests.experiments.models.test_site_trainer import tiny
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    genotype = tmp_path_factory.mktemp("genotype") / "genotype.json"
-    genotype.write_text(json.dumps(study.SHALLOW))
-    return tiny(genotype)
 
 
 @pytest.fixture(scope="module")

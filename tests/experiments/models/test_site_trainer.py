@@ -12,31 +12,14 @@ from experiments.configuration import ExperimentConfig
 from experiments.models import site_trainer
 from federated import errors
 from federated.tensors.weights import canonical, specs_of
-from preprocessing import manifest, nifti
-from preprocessing.preparation import pipeline
 from runkit import private
 from tests.experiments import study
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    folder, cases = tmp_path_factory.mktemp("site"), []
-    for number in range(4):
-        image, label = (folder / f"{kind}{number}.nii" for kind in ("image", "label"))
-        for path, volume in zip((image, label), study.scan("C2", number), strict=True):
-            nifti.write_volume(path, volume)
-        cases.append(manifest.Case(f"case{number}", image, label))
-    listed = manifest.CaseManifest("C2", tuple(cases))
-    return pipeline.prepare(
-        listed, folder / "cases", target_mm=(3.0, 3.0, 3.0), split_seed=1, split_counts=(2, 1, 1)
-    )
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    genotype = tmp_path_factory.mktemp("genotype") / "genotype.json"
-    genotype.write_text(json.dumps(study.SHALLOW))
-    return tiny(genotype)
+    folder = tmp_path_factory.mktemp("site")
+    return study.prepared_site(folder, folder / "cases")[1]
 
 
 @pytest.fixture(scope="module")
