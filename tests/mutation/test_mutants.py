@@ -1,4 +1,9 @@
 import ast
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Sequence
 
 import pytest
 
@@ -36,6 +41,24 @@ def test_every_module_has_tests_and_mutants_that_can_be_compiled():
             compile(mutants.mutant(source, number), module, "exec")
 
 
+def _passes(module: str, runs: Sequence[tuple[int | None, pathlib.Path, float]]) -> list[bool]:
+    """Returns `passes` of each run, called in a process without threads, which may fork."""
+    calls = [(number, [os.fspath(test)], limit_s) for number, test, limit_s in runs]
+    script = (
+        "from tests.mutation import __main__ as program\n"
+        f"print([program.passes({module!r}, *call) for call in {calls!r}])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=program.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ast.literal_eval(ended.stdout)
+
+
 def test_a_mutant_is_noticed_and_the_module_as_it_is_passes(tmp_path):
     module = "federated/rounds/tasks.py"
     source = (program.ROOT / module).read_text(encoding="utf-8")
@@ -45,12 +68,11 @@ def test_a_mutant_is_noticed_and_the_module_as_it_is_passes(tmp_path):
     test.write_text(
         "from federated.rounds import tasks\ndef test_it(): assert tasks.MAX_ROUND == 100_000\n"
     )
-    assert program.passes(module, None, [str(test)], 120.0)
-    assert not program.passes(module, number, [str(test)], 120.0)
-    assert program.passes(module, number + 1, [str(test)], 120.0)
+    runs = [(changed, test, 120.0) for changed in (None, number, number + 1)]
+    assert _passes(module, runs) == [True, False, True]
 
 
 def test_a_mutant_that_never_ends_is_noticed(tmp_path):
     test = tmp_path / "test_forever.py"
     test.write_text("def test_it():\n    while True: pass\n")
-    assert not program.passes("federated/rounds/tasks.py", None, [str(test)], 0.5)
+    assert _passes("federated/rounds/tasks.py", [(None, test, 0.5)]) == [False]
