@@ -1,0 +1,102 @@
+"""Takes a finished study into the docs, and keeps the tables of the docs equal to it.
+
+    .venv/py3.11/bin/python -m tests.doc_results --take=runs/study --name=study \
+        --processor="AMD EPYC, AVX-512, two cores"
+    .venv/py3.11/bin/python -m tests.doc_results          only rewrite the tables of the docs
+
+`docs/results/<name>.json` is the study's `study.json` without its rows by case, which would be most
+of it. A page shows a table of it after the line
+
+    <!-- study: results/<name>.json, <heading> -->
+
+The table is the first one below that heading in `study.md`, as the study's own report renders it.
+`tests/test_doc_results.py` compares every such table with the JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import re
+from typing import Any
+
+from experiments.studies import study_results
+from runkit import atomic
+
+ROOT = pathlib.Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+_MARK = re.compile(
+    r"(<!-- study: (?P<file>results/\w+\.json), (?P<heading>[^\n]+) -->\n)(?P<table>(?:\|[^\n]*\n)*)"
+)
+
+
+def shortened(study: dict[str, Any], processor: str) -> dict[str, Any]:
+    """Returns the contents of `study.json` without rows by case, and with the processor's name.
+
+    Raises:
+      ValueError: if a run is not finished.
+    """
+    unfinished = [
+        f"{run['label']}, seed {run['seed']}: {run['state']}"
+        for run in study["runs"]
+        if run["state"] != "finished"
+    ]
+    if unfinished:
+        raise ValueError(f"the study is not finished: {'; '.join(unfinished)}")
+    return {"processor": processor, **{k: v for k, v in study.items() if k != "cases"}}
+
+
+def table(study: dict[str, Any], heading: str) -> str:
+    """Returns the first table below a heading of the study's report, as lines of Markdown.
+
+    Raises:
+      ValueError: if the report has no such heading, or no table below it.
+    """
+    report = study_results.markdown(study)
+    found = re.search(rf"^## {re.escape(heading)}\n(?P<below>.*?)(?=^## |\Z)", report, re.M | re.S)
+    rows = found and re.search(r"(?:^\|[^\n]*\n)+", found["below"], re.M)
+    if not rows:
+        raise ValueError(f"study {study['name']} has no table below the heading {heading!r}")
+    return rows[0]
+
+
+def marked(page: str) -> list[tuple[str, str, str]]:
+    """Returns the file, the heading and the table of each marked place of a page's text."""
+    return [(found["file"], found["heading"], found["table"]) for found in _MARK.finditer(page)]
+
+
+def rewritten(page: str) -> str:
+    """Returns a page's text with the table of each marked place as the JSON has it."""
+
+    def replaced(found: re.Match[str]) -> str:
+        study = json.loads((DOCS / found["file"]).read_text(encoding="utf-8"))
+        return found[1] + table(study, found["heading"])
+
+    return _MARK.sub(replaced, page)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--take", type=pathlib.Path, help="folder of a finished study")
+    parser.add_argument("--name", help="of the file in docs/results, without .json")
+    parser.add_argument("--processor", help="on which the study ran")
+    flags = parser.parse_args()
+    if flags.take is not None:
+        if not (flags.name and flags.processor):
+            parser.error("--take needs --name and --processor")
+        study = json.loads((flags.take / "study.json").read_text(encoding="utf-8"))
+        atomic.write_json(
+            DOCS / "results" / f"{flags.name}.json", shortened(study, flags.processor)
+        )
+    for path in sorted(DOCS.glob("*.md")):
+        page = path.read_text(encoding="utf-8")
+        if rewritten(page) != page:
+            path.write_text(rewritten(page), encoding="utf-8")
+            print(f"{path.relative_to(ROOT)}: rewritten")
+
+
+if __name__ == "__main__":
+    main()
