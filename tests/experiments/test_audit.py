@@ -42,7 +42,7 @@ def test_rounds_of_masked_updates_are_told_apart(initial, tmp_path):  # noqa: F8
     assert "1 global models match the log" in done.stdout
     assert "to the same bits: none, because updates were masked" in done.stdout
     assert "rounds 1 added masked updates: " in done.stdout
-    assert "cannot be checked, by this program or anyone" in done.stdout
+    assert "nobody, including this program, can check" in done.stdout
 
 
 def test_a_line_that_was_changed_is_named(store):

@@ -155,7 +155,7 @@ def test_a_run_in_progress_says_what_is_missing(store, tmp_path, written):
     content = {**content, "finished": False}
     content["sites"]["C3"] = {"reported": False, "cases": 0}
     text = evaluation_page.markdown(content)
-    assert "still going on" in text and "No rows came from C3." in text
+    assert "still running" in text and "No rows came from C3." in text
     assert "| C3 | 0 | missing |" in text
 
 
