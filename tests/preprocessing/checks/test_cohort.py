@@ -198,7 +198,7 @@ def test_two_reports_subtracted_tell_of_the_one_patient_between_them():
     shown = [report["sums"]["labelled"]["pancreas"]["ml"] for report in (before, after)]
     assert shown[1] - shown[0] == 80.0
     warning = cohort.told_by_difference(before, after)
-    assert "of 5 usable cases, replaces a different one, of 4. Whoever has both" in warning
+    assert "of 5 usable cases, replaces a different one, of 4. Anyone with both" in warning
     exchanged = cohort.summarise("C1", [finding(i, pancreas_ml=70.0 + i) for i in range(5)])
     assert "of 5 usable cases, replaces a different one, of 5" in cohort.told_by_difference(
         after, exchanged
