@@ -13,7 +13,7 @@ from tests.federated.conftest import initial, opened  # noqa: F401 - fixtures
 
 @pytest.fixture
 def store(opened):  # noqa: F811
-    """The folder of a run that has begun, with a log."""
+    """The folder of a run that has started, with a log."""
     folder = opened().folder
     (folder / "events.jsonl").unlink(missing_ok=True)
     log = audit_log.AuditLog(folder / "events.jsonl")

@@ -1,4 +1,4 @@
-"""The list of paths that an operator writes, and what a server makes of it."""
+"""The list of paths that an operator writes, and the files that a server makes from it."""
 
 import dataclasses
 import json

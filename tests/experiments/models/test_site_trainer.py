@@ -178,9 +178,7 @@ def steps_of(site):
 
 
 def of_round(number, config, steps_per_epoch):
-    """The steps of a round, worked out by hand: half a cosine from the first rate to the last, over
-    the whole run.
-    """
+    """The steps of a round, by hand: half a cosine from the first rate to the last over the run."""
     length = config.local_epochs * steps_per_epoch
     drop, total = config.learning_rate - config.final_learning_rate, length * config.num_rounds
     return [

@@ -60,7 +60,7 @@ EVIDENCE = {
 
 
 class Reader(html.parser.HTMLParser):
-    """The text of a page and the alternative texts of its pictures; fails on what loads anything."""
+    """The text of a page and its pictures' alternative texts; fails if the page loads anything."""
 
     def __init__(self):
         super().__init__()

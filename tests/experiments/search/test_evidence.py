@@ -1,4 +1,4 @@
-"""Which trainings the evidence has, and what they say, without training anything."""
+"""The trainings of the evidence and their results, without training anything."""
 
 import dataclasses
 import json
