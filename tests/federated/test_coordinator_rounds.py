@@ -145,7 +145,7 @@ def test_a_round_waits_for_a_site_that_has_announced_its_update_and_waits_for_it
 
 
 def score_rounds(run, site, scores):
-    """Plays rounds of one site that scores model n with scores[n]; returns how many there were."""
+    """Runs rounds of one site that scores model n with scores[n]; returns their number."""
     for number in range(1, len(scores) + 1):
         if run.lead.next_task(site.name).kind != "train":
             return number - 1

@@ -1,6 +1,4 @@
-"""Sites and operators in a network with a proxy: which calls use it, and what happens when a server
-behind it restarts.
-"""
+"""Sites and operators in a network with a proxy: which calls use it, and a server's restart."""
 
 import socket
 

@@ -9,7 +9,7 @@ GAUSSIAN, PURE = Release("gaussian", 4.0), Release("pure", 0.5)
 
 
 def add_counts(multipliers, delta):
-    """An accountant whose epsilon shows what it was given."""
+    """An accountant whose epsilon reveals its arguments."""
     return sum(1000 * sigma + count for sigma, count in multipliers.items())
 
 

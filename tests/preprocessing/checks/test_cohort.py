@@ -83,8 +83,11 @@ def test_a_report_shows_nothing_of_a_single_patient():
 
 @pytest.mark.parametrize("count", range(3, 61))
 def test_no_combination_of_the_numbers_tells_of_one_or_two_patients(count):
-    """Every number is a weighted sum of the sorted values. If those of two patients are removed,
-    the sums stay as many independent ones, or a combination would have been of these two alone."""
+    """Every number is a weighted sum of the sorted values.
+
+    If the values of two patients are removed, the sums must stay independent; otherwise a
+    combination of them would depend on these two alone.
+    """
     steps = [
         cohort._percentiles([0.0] * low + [1.0] * (count - low)) for low in range(count, -1, -1)
     ]
