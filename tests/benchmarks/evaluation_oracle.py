@@ -1,13 +1,13 @@
 """Measures what a site's scores reveal to a server that chooses the models.
 
+    .venv/py3.11/bin/python -m tests.benchmarks.evaluation_oracle \\
+        --output=docs/results/evaluation_oracle.json
+
 A model whose last layer ignores the scan and always answers "pancreas" has, on a volume of N
 voxels, the Dice 2 V / (V + N), which reveals the organ's volume V to the voxel. A model that marks
 a region of P voxels has the Dice 2 k / (P + V), which reveals how many voxels k of the organ lie in
 it. By halving regions repeatedly, the server can draw the organ. Whether a network can be made to
 mark a given region is not examined here; the figures show what the server learns if it can.
-
-    .venv/py3.11/bin/python -m tests.benchmarks.evaluation_oracle \\
-        --output=docs/results/evaluation_oracle.json
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
 The server and the sites are two programs that speak gRPC under TLS. Every site leaves in the middle
 of one training in fifty and comes back up to a second later; the server is killed a few times
-before half of the rounds are done. The log is in segments of a quarter of a MiB, of which the newest
-two are kept. The cost is printed first.
+before half of the rounds are done. The log is split into segments of a quarter of a MiB, of which
+the newest two are kept. The cost is printed first.
 
 In the second half, memory, threads and descriptors of both programs and the number of files must
 not grow, and the log must stay below its bound. At the end the weights must equal those computed by
