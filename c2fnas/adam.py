@@ -1,7 +1,7 @@
 """Adam's update and its state, the same on both Keras stacks.
 
 The update is one TensorFlow operation per weight. Keras itself uses some twenty small operations,
-so a step of a network with 150 weights would start three thousand more than necessary.
+so a step of a network with 150 weights would start three thousand more than it needs.
 """
 
 from __future__ import annotations

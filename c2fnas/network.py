@@ -33,7 +33,7 @@ class Network:
         [b, *patch_size, 1], mean and std [b, latent_size]; without one it takes the image and
         returns a dict with logits.
       variables: canonical name -> trainable variable, in the order of the forward pass.
-      alternatives: groups of weights of which a step uses and changes one; empty in a network that
+      alternatives: groups of weights of which a step uses and changes one; none in a network that
         is not a supernet.
     """
 

@@ -149,10 +149,10 @@ def _fused_gradient(
 def _fused(voxels: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> tf.Tensor:
     """Returns the normalised voxels by one fused operation, for a GPU.
 
-    It is a batch norm of a single sample, whose channels are those of all samples. The channels are
-    first moved to the front, which TensorFlow would otherwise do inside the operation, at least in
-    float32: cuDNN's training norm takes float32 only with channels first. The gradient is written
-    out, because TensorFlow's own has more than twice as many operations.
+    It is a batch norm of a single sample, whose channels are those of all samples. They are moved
+    first for it, which TensorFlow would otherwise do inside the operation, at least in float32:
+    cuDNN's training norm takes float32 with channels first only. The gradient is written out,
+    because TensorFlow's own for these operations has more than twice as many.
     """
     samples, x, y, z, channels = voxels.shape
     single = samples == 1

@@ -223,7 +223,7 @@ def _copy(source: np.ndarray, target: np.ndarray) -> None:
 def _voxels(
     image: np.ndarray, x: int, covered: Sequence[int], inside: tuple[slice, ...], thickness: int
 ) -> np.ndarray:
-    """Returns the voxels of the windows that start at x, float32 [thickness, y, z].
+    """Returns the voxels that the windows starting at x see, float32 [thickness, y, z].
 
     They are converted once, not once per window.
     """

@@ -217,7 +217,7 @@ class TrainStep:
             }
             total = tf.add_n([self._weights[name] * part for name, part in parts.items()])
             target = total * loss_scale if scaled else total
-        # TensorFlow's variables, because functions compiled by XLA cannot capture those of Keras 3.
+        # TensorFlow's variables: a function compiled by XLA cannot capture those of Keras 3.
         gradients = tape.gradient(target, [keras_stack.tf_variable(v) for v in self._variables])
         if scaled:
             gradients = [gradient / loss_scale for gradient in gradients]

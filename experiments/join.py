@@ -70,12 +70,13 @@ flags.DEFINE_bool(
 flags.DEFINE_integer(
     "repeated_sums",
     0,
-    "With secure aggregation: how often in the run this site helps to open a second sum of one "
-    "round, for example after a site was evicted and the run went back to that round. The "
-    "difference of the two sums can be a single site's update, so by default it never does.",
+    "With secure aggregation: how often in the run this site helps to open another sum of a round "
+    "of which it has helped to open one, for example after a site was evicted and the run taken "
+    "back. The difference of the two sums can be a single site's update, so by default it never "
+    "does.",
     lower_bound=0,
 )
-with program_help.group("Limits on what this site answers"):
+with program_help.group("What this site answers"):
     setting_flags.define(AnswerLimits)
 
 

@@ -89,10 +89,8 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike, needed: int | None = None) -> Iterator[None]:
-    """Adds `path` to system errors raised in the block.
-
-    It is added to errors that name no file, such as those about a full or failing disk, and
-    replaces the temporary file's name in others.
+    """Puts `path` into errors of the system raised in the block that name no file, as those about a
+    full or failing disk, or that name the temporary one.
 
     Args:
       needed: bytes that the file takes, if known.
@@ -105,7 +103,7 @@ def naming(path: str | os.PathLike, needed: int | None = None) -> Iterator[None]
         temporary = named and _PARTIAL in os.fsdecode(error.filename)
         if nameless or temporary:
             error.filename = os.fspath(path)
-            del error.filename2  # a rename has two names; None would be shown
+            del error.filename2  # a rename has two; None would be shown
         about_disk = error.errno in _DISK_ERRORS and error.filename == os.fspath(path)
         if about_disk and needed is not None:
             error.strerror = f"{error.strerror}; it takes {needed:,} bytes"

@@ -80,7 +80,7 @@ def declared(config: type) -> dict[str, Setting]:
 
 
 def check(settings: Any) -> None:
-    """Raises ValueError naming the first setting that violates its condition, and its value."""
+    """Raises ValueError naming the first setting that breaks its condition, and the value."""
     for name, about in declared(type(settings)).items():
         condition = one_of(about.choices) if about.choices else about.condition
         if condition is not None:

@@ -69,15 +69,15 @@ def insert_addresses(database: sqlite3.Connection, manifest: TensorManifest) -> 
 class Records:
     """Facts that survive a crash: a method that changes one returns when the change is on disk.
 
-    Any thread may call any method. One statement runs at a time, and no other statement during a
-    transaction. The caller needs its own lock for anything that must hold between two calls.
+    Any thread may call any method. One statement runs at a time, and during a transaction no other.
+    What must hold between two calls needs the caller's own lock.
     """
 
     def __init__(self, path: str | os.PathLike):
         # Two threads that run the same statement share its cursor in the connection's cache, and
         # would take rows from each other.
         self._serial = threading.RLock()
-        # SQLite creates its other files with the permissions of this one.
+        # SQLite gives its further files the permissions of this one.
         os.close(private.opener(path, os.O_RDWR | os.O_CREAT))
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode=WAL")

@@ -92,8 +92,8 @@ class TensorFile:
             self._start[name] = (8 + length + int(begin), int(end) - int(begin))
         self.specs = Declaration(canonical(specs))
         self.nbytes = self.specs.nbytes
-        # Where each tensor begins among all bytes in canonical order, and whether the tensors are
-        # in that order in the file without a gap.
+        # Where each tensor begins among all bytes in canonical order, and whether the file holds
+        # them in that order without a gap.
         self._places, self._in_order = [0], True
         self._first = self._start[self.specs[0].name][0]
         for spec in self.specs:

@@ -54,9 +54,9 @@ class AuditHead(TypedDict):
 class _NewRunKeys(TypedDict, total=False):
     paused: bool
     max_num_clients: int
-    aggregation: str  # the rule with all its parameters
-    models: list[str]  # models to evaluate, in a run without rounds
-    reported: list[str]  # sites whose rows have arrived
+    aggregation: str  # the rule, every parameter spelled out
+    models: list[str]  # to evaluate, in a run without rounds
+    reported: list[str]  # sites whose rows are in
 
 
 class _RunKeys(_NewRunKeys):

@@ -1,6 +1,6 @@
 """Prints as JSON the results of three SGD steps of one global batch on 1, 2 and 4 CPU devices.
 
-It is a separate program because logical devices must be created before TensorFlow computes.
+It is a program of its own because logical devices must be made before TensorFlow computes anything.
 """
 
 from __future__ import annotations
@@ -77,10 +77,9 @@ def adam_steps(replicas: int) -> dict[str, list[float]]:
 
 
 def resumed() -> dict[str, dict[str, float]]:
-    """Returns, for 1 and 4 devices, their differences from 2 devices that took all steps.
+    """Returns, for 1 and 4 devices, how far they are from 2 that took all steps.
 
-    Two devices take two steps of Adam and write a checkpoint; 1 and 4 devices resume from it.
-    `state` is the difference of the states they read, `weights` that after the third step.
+    Two devices take two steps of Adam and write a checkpoint; 1 and 4 devices go on from it. `state` is the difference of what they read, `weights` that after the third step.
     """
 
     def trainer(replicas: int) -> training.Trainer:

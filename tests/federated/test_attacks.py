@@ -1,6 +1,5 @@
-"""Attacks by callers with and without a certificate of the federation.
-
-None of them stops the run or affects another site.
+"""Attacks by callers with and without a certificate of the federation: none stops the run or
+affects another site.
 """
 
 import contextlib
@@ -68,7 +67,7 @@ def operator(kits):
 
 
 class HalfOpen:
-    """A stream of requests that stays silent until told to end."""
+    """A stream of requests that stays silent until it is told to end."""
 
     def __init__(self, *messages):
         self._messages, self.over = messages, threading.Event()
