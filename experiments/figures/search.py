@@ -41,7 +41,7 @@ def pareto_figure(
             zorder=3,
         )
     front = search_table.pareto_front(candidates)
-    most = max((one.macs for one in candidates), default=0.0)  # the line goes on to the right end
+    most = max((one.macs for one in candidates), default=0.0)  # the line extends to the right end
     axes.step(
         [one.macs / 1e9 for one in front] + [most / 1e9],
         [100 * one.score for one in front] + [100 * one.score for one in front[-1:]],

@@ -1,5 +1,6 @@
-"""An evaluation of models at sites on disk: the JSON that holds it, and its tables as HTML,
-Markdown and CSV.
+"""The files of an evaluation of models at sites: its JSON, and its tables.
+
+The tables are written as HTML, Markdown and CSV.
 """
 
 from __future__ import annotations
@@ -232,8 +233,11 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def _logged(store: StoreFolder) -> tuple[dict[str, str], set[str], bool, dict[str, int]]:
-    """Returns (name -> digest of every model, the sites that take part, whether the run ended, site
-    -> number of cases that it announced).
+    """Reads a run's log.
+
+    Returns:
+      (Name -> digest of every model, the sites that take part, whether the run ended, site ->
+      number of cases that it announced).
     """
     models, sites, finished, globals_ = dict[str, str](), set[str](), False, dict[int, str]()
     announced = dict[str, int]()

@@ -121,7 +121,7 @@ class AggregationRule(abc.ABC):
         """Returns the next global model's values of a slab, and the state to keep with them."""
 
     def __str__(self) -> str:
-        """Returns the rule as --aggregation accepts it, with every parameter spelled out."""
+        """Returns the rule as --aggregation accepts it, with all its parameters."""
         values = [f"{f.name}={getattr(self, f.name)!r}" for f in dataclasses.fields(self)]
         return ":".join([self.name, *([",".join(values)] if values else [])])
 

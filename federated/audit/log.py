@@ -211,7 +211,7 @@ class AuditLog(EventLog):
                     raise
 
     def _remove(self) -> None:
-        """Removes the segments that, according to the log, are no longer kept."""
+        """Removes the segments that the log declares as removed."""
         if self._removed is None:
             return
         for number, path in log_segments.archived(self.path).items():

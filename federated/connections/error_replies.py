@@ -95,8 +95,9 @@ def storage_trouble(error: BaseException) -> errors.StorageTrouble | None:
 
 
 def _log(error: errors.FederationError) -> None:
-    """Logs a refusal, within a budget, so that a caller that is refused repeatedly cannot fill the
-    log.
+    """Logs a refusal within a budget.
+
+    A caller that is refused repeatedly thus cannot fill the log.
     """
     omitted = _lines.take(type(error).__name__)
     if omitted is not None:

@@ -1,7 +1,7 @@
 """Detects that the server no longer accepts connections.
 
-gRPC abandons its listening socket for good if the system refuses it a connection once: for lack of
-memory, for lack of free descriptors in the whole system, or by a firewall rule. The port stays
+gRPC permanently abandons its listening socket if the system refuses it a connection once: for lack
+of memory, for lack of free descriptors in the whole system, or by a firewall rule. The port stays
 open, the system completes connections to it, and callers wait forever.
 """
 

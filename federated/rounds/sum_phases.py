@@ -120,7 +120,7 @@ def gathering(state: Exchange, opened: Round, policy: Policy) -> Round:
 def outcome(
     state: Exchange, absent: Collection[str], policy: SumPolicy, *, since: float, now: float
 ) -> Literal["wait", "next", "failed"]:
-    """Decides how a phase after the keys ends, or that it goes on.
+    """Decides whether a phase after the keys continues ("wait"), ends ("next") or failed.
 
     Args:
       absent: sites that were evicted or have been silent for too long.

@@ -244,7 +244,7 @@ def _drive(coordinator: Coordinator, endings: Endings, store_folder: pathlib.Pat
             if coordinator.drive():
                 coordinator.wait_confirmed()
         endings.put(None)
-    except BaseException as error:  # handed to the thread that serves, which raises it
+    except BaseException as error:  # passed to the serving thread, which raises it
         endings.put(error)
 
 

@@ -65,8 +65,9 @@ def test_while_it_works(tmp_path, resumes, words):
 
 
 def test_a_program_that_was_started_in_the_background_goes_on(tmp_path):
-    """A shell without job control starts it so that it ignores Ctrl-C, which is meant for what runs
-    in the foreground.
+    """A shell without job control starts it so that it ignores Ctrl-C.
+
+    Ctrl-C is meant for the program in the foreground.
     """
     (tmp_path / "absl.py").write_text(_INTERRUPT + "import sys\nsys.exit(7)\n")
     ignoring = signal.signal(signal.SIGINT, signal.SIG_IGN)

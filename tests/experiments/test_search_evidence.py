@@ -1,5 +1,7 @@
-"""The program that measures what a search is worth. Its trainings are those of
-`search/test_candidate_training.py`, its numbers those of `search/test_evidence.py`.
+"""The program that measures the benefit of a search.
+
+Its trainings are tested in `search/test_candidate_training.py`, its numbers in
+`search/test_evidence.py`.
 """
 
 import json

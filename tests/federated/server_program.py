@@ -35,8 +35,9 @@ def running(
 def serving(
     folder: str | pathlib.Path, **settings: Any
 ) -> contextlib.AbstractContextManager[tuple[multiprocessing.Process, int]]:
-    """Runs the server of a folder, which has `kits/server` and `initial.safetensors`; its store is
-    `store` there.
+    """Runs the server of a folder that contains `kits/server` and `initial.safetensors`.
+
+    The store is `store` in the same folder.
 
     Args:
       settings: settings of `ServerConfig`. By default the server listens on a free port of this
