@@ -1,4 +1,4 @@
-"""Estimates from the built model the memory of a step or a window, and the sizes that would fit."""
+"""Estimates from the built model how much memory a step or a window needs, and what would fit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from c2fnas.network import Network
 
 _FLOAT_BYTES = 4
-WORKSPACES = 1.25  # factor that allows for the allocator and for the workspaces of convolutions
+WORKSPACES = 1.25  # what to allow for the allocator and for the workspaces of convolutions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +22,8 @@ class MemoryEstimate:
 
     Attributes:
       weights: weights, gradients and Adam's two moments, whatever the batch.
-      activations: the values that the forward pass keeps for the backward pass, for the whole batch
-        of the device.
+      activations: the values that the forward pass keeps for the backward pass, for the device's
+        whole batch.
     """
 
     weights: int
@@ -81,8 +81,8 @@ def window(network: Network, size: Sequence[int], batch: int = 1) -> int:
     """Returns an estimate in bytes for segmenting `batch` windows at once, including weights.
 
     A layer's output counts until the last layer that reads it is done. The layers run in the order
-    of the model. The sizes are those of the training patch, scaled to the window. They are slightly
-    too large for a network that was built for a small patch, where padding has a larger share.
+    of the model. The sizes are those of the training patch, scaled to the window, and a little too
+    large for a network that was built for a small patch, because padding counts more there.
     """
     nodes = [node for node in _nodes(network) if not node.outputs[0].name.startswith("vae")]
     last_use = {

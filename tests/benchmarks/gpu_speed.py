@@ -3,13 +3,13 @@
     .venv/py3.12/bin/python -m tests.benchmarks.gpu_speed --peers_python=.venv/peers/bin/python
 
 The network is the paper's (32 filters, patches of 96^3, Dice and cross-entropy, Adam); PyTorch's is
-that of pytorch_c2fnas.py. Each row runs in a separate process, so that one does not pay for the
-memory of another. A step's time is the median of those after the first four, a mask's that of those
-after the first. Peak memory is the peak of each framework's allocator; the largest difference in
+that of pytorch_c2fnas.py. Each row is a process of its own, so that one does not pay for the memory
+of another. A step's time is the median of those after the first four, a mask's that of those after
+the first. Peak memory is what each framework's allocator held at most; the largest difference in
 `agreement` is that of logits.
 
-Without a GPU the program says so and measures nothing. `--dry_run` runs everything on the processor
-with tiny sizes, to find mistakes before a GPU is paid for; its figures are meaningless. A row whose
+Without a GPU it says so and measures nothing. `--dry_run` goes through everything on the processor
+with tiny sizes, to find mistakes before a GPU is paid for; its figures mean nothing. A row whose
 package is missing is left out with the reason. `--limit_s` ends a row that hangs.
 """
 

@@ -3,10 +3,10 @@
     .venv/py3.11/bin/python -m tests.benchmarks.scale_many --sites=10,100,1000
 
 The product's coordinator, store and log serve that many sites in one process, each in turn: log in,
-ask for the task, upload, and ask again. With a model of 11 values, everything except the work per
-site is negligible. The program prints processor milliseconds per site and round, per question for
-the task alone (every waiting site asks again when another one has sent), per login, and per end of
-a round.
+ask for the task, upload, and ask again. A model of 11 values makes everything but the work per
+site negligible. Printed are processor milliseconds per site and round, of a question for the task
+alone (every waiting site asks again when another one has sent), of a login, and of the end of a
+round.
 """
 
 from __future__ import annotations
