@@ -1,6 +1,6 @@
 """The network and its training: C2FNAS with a VAE branch.
 
-This package knows neither scans nor a federation.
+This package does not depend on scan formats or on the federation.
 """
 
 import os

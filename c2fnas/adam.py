@@ -21,13 +21,13 @@ from c2fnas.keras_stack import Variable
 class Alternatives:
     """Groups of weights of which each step uses one, such as the operations of a supernet's cell.
 
-    A step changes the weights and moments of that group alone, and the moments' bias is corrected
-    by the number of steps that the group has taken.
+    A step changes only the weights and moments of that group, and corrects the moments' bias by the
+    number of steps that the group has taken.
 
     Attributes:
       groups: the canonical names of each group's weights.
       choice: returns the number of this step's group, integer [].
-      counts: int64 [groups], the steps that each group has taken.
+      counts: int64 [groups], the number of steps that each group has taken.
     """
 
     groups: tuple[frozenset[str], ...]
@@ -67,7 +67,7 @@ def apply_summed_gradients(
       gradients: one per variable, in the same order.
       replicas: number of replicas.
       shares: factors of the learning rate, one per variable; None applies the full rate to all.
-      alternatives: each with the places of its groups' variables among `variables`.
+      alternatives: each with the positions of its groups' variables in `variables`.
     Raises:
       ValueError: if `shares` or `alternatives` are given for another optimizer than Adam.
     """
@@ -120,7 +120,7 @@ def _apply(
         choice = tf.cast(alternative.choice(), tf.int32)
         count = tf.cast(tf.gather(alternative.counts, choice), tf.float32) + 1.0
         tf.switch_case(choice, [functools.partial(update, group, count) for group in groups])
-        # outside of the branches, where replicas cannot meet
+        # outside the branches, because replicas cannot synchronise inside them
         alternative.counts.assign_add(tf.one_hot(choice, len(groups), dtype=tf.int64))
     adam.iterations.assign_add(1)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-# `*` stands for any text, also with a slash. The patterns become part of a federation's plan.
+# `*` matches any text, including slashes. The patterns become part of a federation's plan.
 GROUPS: dict[str, tuple[str, ...]] = {
     "norms": ("*/gamma", "*/beta"),  # scale and shift of every instance norm
-    "head": ("end/classifier/*",),  # the last convolution, which gives the logits
+    "head": ("end/classifier/*",),  # the last convolution, whose output is the logits
     "vae": ("vae/*",),  # the VAE branch
 }
 
@@ -16,7 +16,7 @@ def patterns(names: Iterable[str]) -> tuple[str, ...]:
     """Returns patterns of canonical names: those of a group, or the entry itself.
 
     Args:
-      names: of groups, or patterns, e.g. ("norms", "cell03/*").
+      names: names of groups, or patterns, e.g. ("norms", "cell03/*").
     """
     listed = [pattern for name in names for pattern in GROUPS.get(name, (name,))]
     return tuple(dict.fromkeys(listed))

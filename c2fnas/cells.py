@@ -10,18 +10,18 @@ from c2fnas import genotype
 from c2fnas.named_weights import NamedLayers
 from c2fnas.operations import ConvNorm, OperationBlock, Step, UpBlock
 
-# layers, canonical name of the operation, its kind, number of filters -> its step of the cell
+# layers, canonical name of the operation, its kind, number of filters -> the cell's step
 MakeOperation = Callable[[NamedLayers, str, str, int], Step]
 
 
 class Cell:
     """A cell, called on the outputs of the cells that it reads.
 
-    The inputs, each float [b, x, y, z, c], come in the order of the gene. The output is float
+    The inputs, each float [b, x, y, z, c], are in the order of the gene. The output is float
     [b, x, y, z, filters] on the level of the gene.
 
     Args:
-      layers: where the cell's layers get their canonical names.
+      layers: registry in which the cell's layers get their canonical names.
       architecture: the whole genotype, for the levels and filters of the cells that it reads.
       number: number of the cell, from 1.
       make_operation: makes the cell's operation, one for each input or one for their sum.

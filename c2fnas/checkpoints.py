@@ -40,9 +40,9 @@ def save(
       folder: created if it is missing; other accounts cannot read its files.
       trainer: its weights, moments, step, genotype and configuration are saved.
       extra: JSON values that `load` returns.
-      keep: number of checkpoints to keep, this one included.
+      keep: number of checkpoints to keep, including this one.
     Raises:
-      OSError: if the file cannot be written, e.g. to a full disk. Earlier checkpoints stay.
+      OSError: if the file cannot be written, e.g. to a full disk. Earlier checkpoints are kept.
     """
     path = pathlib.Path(folder) / FILE_NAME
     metadata = {
@@ -77,14 +77,14 @@ def save(
 def load(folder: str | os.PathLike, trainer: Trainer) -> dict[str, Any] | None:
     """Restores the trainer and returns the `extra` of `save`; None if there is no checkpoint.
 
-    A checkpoint of one Keras stack can be continued on the other, but not bit for bit. If the
-    newest cannot be read, the one before it is loaded with a warning, and training from there gives
-    the same numbers again. Only a failing disk can cause this, not a kill.
+    A checkpoint of one Keras stack can be resumed on the other, but not bit for bit. If the newest
+    cannot be read, the one before it is loaded with a warning, and training from there gives the
+    same numbers again. Only a failing disk can cause this, not a kill.
 
     Raises:
       ValueError: if no checkpoint can be read, if a newer release wrote it, or if it belongs to
         another genotype, patch, VAE branch or training configuration. The message names the file
-        and every difference, and the trainer stays as it was.
+        and every difference, and the trainer is left unchanged.
     """
     path = pathlib.Path(folder) / FILE_NAME
     candidates = [*([path] if path.exists() else []), *_earlier(path.parent)]
@@ -138,7 +138,7 @@ def _restore(
 
 
 def _set_aside(path: pathlib.Path) -> None:
-    """Gives the newest checkpoint a second name with its step. `path` itself stays."""
+    """Gives the newest checkpoint a second name with its step, and keeps `path` itself."""
     try:
         with safetensors.safe_open(path, framework="numpy") as stream:
             step = int((stream.metadata() or {}).get("step", "0"))
@@ -178,8 +178,8 @@ def _identity(trainer: Trainer) -> dict[str, Any]:
 def _training(config: TrainingConfig) -> dict[str, Any]:
     """Returns the configuration as JSON values.
 
-    Later settings are left out at their defaults, so that checkpoints of releases without them
-    still open.
+    Settings added later are left out if they have their defaults, so that checkpoints of releases
+    without them can still be opened.
     """
     described = {
         **dataclasses.asdict(config),
@@ -195,7 +195,7 @@ def _loss(config: LossConfig) -> dict[str, Any]:
     """Returns the configuration of the loss as JSON values.
 
     Missing labels are left out if they do not change the loss, so that checkpoints of releases
-    without them still open.
+    without them can still be opened.
     """
     described = {
         name: value
@@ -219,7 +219,7 @@ def differences(
     Args:
       saved, present: the values to compare.
       where: path of the values, for the texts.
-      there: where the saved value comes from, for the texts.
+      there: the origin of the saved value, for the texts.
     """
     if isinstance(saved, dict) and isinstance(present, dict):
         parts = [

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 def double(voxels: tf.Tensor) -> tf.Tensor:
     """Returns the doubled volume: float [b, x, y, z, c] to [b, 2x, 2y, 2z, c]."""
-    for axis in (3, 2, 1):  # z first: the tensor is smallest then
+    for axis in (3, 2, 1):  # z first, while the tensor is smallest
         voxels = double_axis(voxels, axis)
     return voxels
 
@@ -24,8 +24,8 @@ def double(voxels: tf.Tensor) -> tf.Tensor:
 def double_axis(voxels: tf.Tensor, axis: int) -> tf.Tensor:
     """Returns `voxels` [b, x, y, z, c] with one axis doubled; `axis` is 1, 2 or 3.
 
-    It is a product with a small matrix: on a CPU, forward and backward, 2 to 3 times faster than
-    stacking shifted slices.
+    It is a product with a small matrix, which on a CPU is 2 to 3 times faster than stacking shifted
+    slices, forward and backward.
     """
     dynamic = tf.shape(voxels)
     shape = [dynamic[i] if n is None else n for i, n in enumerate(voxels.shape)]
@@ -45,13 +45,13 @@ def double_axis(voxels: tf.Tensor, axis: int) -> tf.Tensor:
 def double_and_convolve(voxels: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """Returns conv3d(double(voxels), kernel) with zeros beyond the border of the doubled volume.
 
-    If the sizes are known, the doubled volume is never made. Each of the 8 new voxels over an old
-    one is a fixed mixture of the 3x3x3 old voxels around it, so one convolution of the old volume
-    gives all 8 * o new channels with as many multiplications as before. That is 2 times faster at
-    24x24x24x16 to 8 channels and 5 times to 1 channel, because vector units are least efficient
-    with few channels. This convolution continues the doubled volume beyond its border where there
-    should be zeros, so the share of one layer of such voxels is subtracted from the outermost
-    outputs.
+    If the sizes are known, the doubled volume is never created. Each of the 8 new voxels over an
+    old one is a fixed mixture of the 3x3x3 old voxels around it, so one convolution of the old
+    volume gives all 8 * o new channels with as many multiplications as before. This is 2 times
+    faster for 24x24x24x16 to 8 channels and 5 times faster to 1 channel, because vector units are
+    least efficient with few channels. Beyond the border, where there should be zeros, this
+    convolution extends the doubled volume; the contribution of one layer of such voxels is
+    therefore subtracted from the outermost outputs.
 
     Args:
       voxels: float [b, x, y, z, c].
@@ -101,10 +101,10 @@ _MIXTURES = np.einsum("apx,bqy,crz->abcpqrxyz", *[_axis_mixture()] * 3).reshape(
 
 
 def _beyond_faces(voxels: tf.Tensor, kernel: tf.Tensor, axis: int) -> tf.Tensor:
-    """Returns what the voxels beyond two faces contribute to the outermost outputs.
+    """Returns the contribution of the voxels beyond two faces to the outermost outputs.
 
-    An edge or corner beyond the border counts for the first axis that it lies beyond; for later
-    axes it is zero.
+    Voxels beyond an edge or corner count for the first axis beyond which they lie; for later axes
+    they are zero.
 
     Args:
       voxels: float [b, x, y, z, c], the old volume.
@@ -138,7 +138,8 @@ def _add_to_faces(voxels: tf.Tensor, faces: tf.Tensor, axis: int) -> tf.Tensor:
     """
     lead, size = math.prod(voxels.shape[:axis]), voxels.shape[axis]
     rows = (np.arange(lead)[:, None] * size + np.array([0, size - 1])).reshape(-1, 1)
-    # Adding, because the gradient of a scattered subtraction negates the whole volume.
+    # Add rather than subtract, because the gradient of a scattered subtraction negates the whole
+    # volume.
     flat = tf.tensor_scatter_nd_add(
         tf.reshape(voxels, [lead * size, -1]), rows, tf.reshape(faces, [lead * 2, -1])
     )

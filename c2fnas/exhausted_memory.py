@@ -15,8 +15,8 @@ from c2fnas.memory import WORKSPACES
 if TYPE_CHECKING:
     from c2fnas.network import Network
 
-# What cuDNN, cuBLAS and the driver say when they find no memory for themselves. TensorFlow passes
-# it on as errors of several kinds.
+# Messages of cuDNN, cuBLAS and the driver when they find no memory for themselves. TensorFlow
+# passes them on as errors of several kinds.
 _LIBRARIES = re.compile(
     r"(cudnn|dnn library|cublas|cuda)\w*.*(initializ|alloc|not found|out.of.memory)",
     re.IGNORECASE | re.DOTALL,
@@ -31,7 +31,7 @@ class OutOfDeviceMemory(ValueError):
 def explained(explain: Callable[[], str]) -> Iterator[None]:
     """Turns TensorFlow's errors about exhausted memory into `OutOfDeviceMemory`.
 
-    Other errors pass.
+    Other errors pass through unchanged.
 
     Args:
       explain: returns the message; called only for such an error.
@@ -59,7 +59,7 @@ def is_about_memory(error: tf.errors.OpError) -> bool:
 
 
 def training_message(network: Network, batch_size: int, replicas: int, step: int) -> str:
-    """Returns what to tell a user whose training step found no memory.
+    """Returns the message for a training step that ran out of memory.
 
     Args:
       network: the trained network.
@@ -94,11 +94,11 @@ def training_message(network: Network, batch_size: int, replicas: int, step: int
 
 
 def window_message(network: Network, shape: Sequence[int], replicas: int) -> str:
-    """Returns what to tell a user whose windows found no memory.
+    """Returns the message for windows that ran out of memory.
 
     Args:
       network: the network.
-      shape: of the windows of one call, [n, x, y, z, 1].
+      shape: shape of the windows of one call, [n, x, y, z, 1].
       replicas: number of devices that share the n windows.
     """
     batch, size = -(-shape[0] // replicas), shape[1:4]
@@ -119,10 +119,10 @@ def window_message(network: Network, shape: Sequence[int], replicas: int) -> str
 
 
 def available_bytes() -> int | None:
-    """Returns how much memory of a GPU this process may take or had taken; None without a GPU.
+    """Returns the GPU memory that this process may take or has taken; None without a GPU.
 
-    Without a limit it is the most that the process held so far, because TensorFlow does not tell
-    what others hold.
+    Without a limit it is the peak of this process so far, because TensorFlow does not report how
+    much others hold.
     """
     if not gpus.is_used():
         return None

@@ -27,13 +27,13 @@ def complete(
 ) -> dict[str, np.ndarray]:
     """Returns the weights with which a training of `network` starts from a model's weights.
 
-    A model without a VAE branch gets new start values for it, and a branch that the network does
-    not have is left out.
+    A model without a VAE branch gets new initial values for it; a branch that the network does not
+    have is left out.
 
     Args:
       network: the network to train.
-      weights: canonical name -> float32 array, of the model.
-      seed: seed of the branch's start values.
+      weights: the model's weights, canonical name -> float32 array.
+      seed: seed of the branch's initial values.
     Raises:
       ValueError: naming every other weight that is missing, unexpected or of another shape.
     """

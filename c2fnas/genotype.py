@@ -1,11 +1,11 @@
 """The searched network as data: which cell reads what, at which scale, with which operation.
 
-This module imports no TensorFlow.
+This module does not import TensorFlow.
 
 It holds two public ports of C2FNAS (Yu et al., CVPR 2020, arXiv 1912.09628) by name. `c2fnas`, the
 default, is the one that the first author of the federated pancreas study later published.
 `c2fnas_sum` differs in two operations and in how a cell merges its inputs. Neither could be checked
-against the figure of the original paper, so users can give a genotype of their own as JSON.
+against the figure of the original paper, so users can also give their own genotype as JSON.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ Merge = Literal["after_op", "before_op"]
 Outer = Literal["block", "conv"]
 Down = Literal["replaces_first", "before_first"]
 
-# The operations that a cell can apply. Each is a block of convolutions, one after the other: the
-# canonical name of each one's weight, below the operation's own, and its kernel. x and y lie in the
-# plane of a slice, z goes through it.
+# The operations that a cell can apply. Each is a block of consecutive convolutions: the canonical
+# name of each convolution's weight, below the operation's own name, and its kernel. x and y lie in
+# the plane of a slice, z is perpendicular to it.
 OPERATIONS: dict[str, Mapping[str, Kernel]] = {
     "conv2d": {"kernel": (3, 3, 1)},
     "conv3d": {"kernel": (3, 3, 3)},
@@ -39,7 +39,7 @@ OPERATIONS: dict[str, Mapping[str, Kernel]] = {
 
 @dataclasses.dataclass(frozen=True)
 class CellGene:
-    """One cell: where it reads from, at which scale it works, what it applies, how it merges.
+    """One cell: its inputs, its scale, its operation, and how it merges its inputs.
 
     Attributes:
       inputs: the one or two cells that it reads, numbered from 1; 0 is the stem.
@@ -47,9 +47,9 @@ class CellGene:
       op: one of `OPERATIONS`.
       merge: "after_op" applies an operation to each input and adds up the results; "before_op"
         adds up the inputs and applies one operation to the sum.
-      outer: what the first and the last 1x1x1 are: a "block" of ReLU, convolution and norm, or the
-        "conv" alone.
-      down: whether a stride-2 block takes the place of the first 1x1x1 or stands before it.
+      outer: the form of the first and the last 1x1x1: a "block" of ReLU, convolution and norm, or
+        the "conv" alone.
+      down: whether a stride-2 block replaces the first 1x1x1 or precedes it.
     Raises:
       ValueError: for any other value; the message names the field and the value.
     """
@@ -79,7 +79,7 @@ class CellGene:
 class Convolution:
     """One convolution of the network: the canonical name of its weight, and its shape.
 
-    `level` is that of its output.
+    `level` is the level of its output.
     """
 
     name: str
@@ -98,17 +98,17 @@ class Convolution:
 class Genotype:
     """A whole network: stem, cells, end. The end joins the last two cells at full resolution.
 
-    If the last cell but one is on level 2, a block of doubling and 1x1x1, like the one by which a
-    cell reads a deeper cell, brings it to level 1 first.
+    If the last cell but one is on level 2, a block of doubling and 1x1x1, like the one with which a
+    cell reads a deeper cell, first brings it to level 1.
 
     Attributes:
-      filters: at full resolution; level l has filters * 2**l.
-      classes: including the background.
-      end_relu: whether a ReLU stands between the end's first norm and the upsampling.
+      filters: number of filters at full resolution; level l has filters * 2**l.
+      classes: number of classes, including the background.
+      end_relu: whether there is a ReLU between the end's first norm and the upsampling.
     Raises:
-      ValueError: if a cell reads a later cell or one more than a level away, if no later cell reads
-        a cell, if the last cell is not on level 1, or if the one before it is on a level deeper
-        than 2; the message names the cell.
+      ValueError: if a cell reads a later cell or one more than a level away, if a cell is not read
+        by any later cell, if the last cell is not on level 1, or if the one before it is on a level
+        deeper than 2; the message names the cell.
     """
 
     name: str
@@ -170,7 +170,7 @@ class Genotype:
 
     @property
     def size_multiple(self) -> int:
-        """The number of voxels of which every spatial size must be a multiple."""
+        """The number of which every spatial size, in voxels, must be a multiple."""
         return 2**self.depth
 
     @property
@@ -193,7 +193,7 @@ class Genotype:
         return self.filters * 2**level
 
     def with_size(self, *, filters: int | None = None, classes: int | None = None) -> Genotype:
-        """Returns the genotype with another number of filters or classes; None keeps a number."""
+        """Returns the genotype with another number of filters or classes; None keeps the number."""
         return dataclasses.replace(
             self,
             filters=self.filters if filters is None else filters,
@@ -240,7 +240,7 @@ class Genotype:
     def macs(self, patch_size: Sequence[int]) -> int:
         """Returns the multiply-accumulates of all convolutions for one patch.
 
-        Voxels at the border count as a full kernel.
+        Voxels at the border count with a full kernel.
 
         Args:
           patch_size: x, y, z in voxels.
@@ -315,7 +315,7 @@ class Genotype:
     def fingerprint(self) -> str:
         """Returns the SHA-256 of the JSON form as 64 hex digits.
 
-        It differs between genotypes with other cells, widths or names.
+        It differs between genotypes with different cells, widths or names.
         """
         text = json.dumps(self.to_json(), sort_keys=True)
         return hashlib.sha256(text.encode("utf-8")).hexdigest()

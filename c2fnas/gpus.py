@@ -1,6 +1,6 @@
-"""The GPUs of a process: their memory, their arithmetic, and what they are.
+"""The GPUs of a process: their memory, their arithmetic, and their description.
 
-Without a GPU everything here does nothing, so that one flag file serves all machines.
+Without a GPU the functions do nothing, so that one flag file works on all machines.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ def set_up(memory_mib: int = 0, tf32: bool = True) -> None:
     """Sets memory and arithmetic of all GPUs. Call it before TensorFlow computes anything.
 
     Args:
-      memory_mib: the most that this process takes of each GPU. 0: no limit; the memory grows with
-        the need, so that several programs can share a GPU. TensorFlow's own default is all memory
-        of all GPUs at once.
+      memory_mib: the most memory that this process takes of each GPU. 0 sets no limit: the memory
+        grows as needed, so that several programs can share a GPU. TensorFlow's own default is to
+        take all memory of all GPUs at once.
       tf32: whether convolutions and matrix products of float32 round their inputs to 10 bits of
-        mantissa (TF32), on the GPUs that can.
+        mantissa (TF32), on GPUs that support it.
     Raises:
       RuntimeError: if TensorFlow already uses the GPUs with another setting.
     """
@@ -102,10 +102,10 @@ def is_used() -> bool:
 
 
 def found() -> tuple[Gpu, ...]:
-    """Returns this process's GPUs. TensorFlow does not start to use them by this.
+    """Returns this process's GPUs, without making TensorFlow use them.
 
-    Name and compute capability are TensorFlow's. Memory and driver are those that nvidia-smi gives
-    for the name, if it is installed; otherwise the driver is that of the kernel's module.
+    Name and compute capability come from TensorFlow. Memory and driver come from nvidia-smi, by the
+    name, if it is installed; otherwise the driver is that of the loaded kernel module.
     """
     gpus = []
     told = _told_by_the_driver() if (physical := tf.config.list_physical_devices("GPU")) else []
@@ -158,7 +158,7 @@ def parse(table: str) -> list[Gpu]:
 
 
 def _loaded_driver() -> str:
-    """Returns the version of the kernel's module for NVIDIA's GPUs; "" if there is none."""
+    """Returns the version of the loaded NVIDIA kernel module; "" if there is none."""
     try:
         words = _DRIVER.read_text(encoding="utf-8", errors="replace").split()
     except OSError:

@@ -65,7 +65,7 @@ def _on_one_device(segmenter: Callable[[tf.Tensor], tf.Tensor]) -> LogitsFn:
             else sample_loop.map_samples(segmenter, image, at_once=at_once)
         )
 
-    return lambda image: np.asarray(forward(as_tensor(image)))  # unlike .numpy(), it does not copy
+    return lambda image: np.asarray(forward(as_tensor(image)))  # unlike .numpy(), without a copy
 
 
 def _on_replicas(
@@ -112,8 +112,8 @@ def parallel_windows(strategy: tf.distribute.Strategy | None) -> int:
 
 
 def _replicas(strategy: tf.distribute.Strategy | None) -> int:
-    # Several workers would wait for each other at every window, so each one infers by itself on its
-    # first device.
+    # Several workers would wait for each other at every window, so each one infers on its own, on
+    # its first device.
     if strategy is None or isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 1
     return strategy.num_replicas_in_sync
@@ -127,7 +127,7 @@ def with_flips(logits_fn: LogitsFn, axes: Sequence[int]) -> LogitsFn:
     Args:
       logits_fn: float32 [n, x, y, z, 1] -> logits float32 [n, x, y, z, classes].
       axes: axes to mirror along, of 0 (x), 1 (y) and 2 (z); n axes cost 2**n calls of the network.
-        Without an axis, `logits_fn` itself is returned.
+        Without any axis, `logits_fn` itself is returned.
     Raises:
       ValueError: for any other axis, or an axis given twice.
     """
@@ -142,7 +142,7 @@ def with_flips(logits_fn: LogitsFn, axes: Sequence[int]) -> LogitsFn:
     ]
 
     def logits(image: np.ndarray) -> np.ndarray:
-        total = np.array(logits_fn(np.ascontiguousarray(image)), np.float32)  # views[0] flips none
+        total = np.array(logits_fn(np.ascontiguousarray(image)), np.float32)  # views[0]: unflipped
         for view in views[1:]:
             total += np.flip(logits_fn(np.ascontiguousarray(np.flip(image, view))), view)
         total *= np.float32(1.0 / len(views))
@@ -165,7 +165,7 @@ def segment(
       logits_fn: the network, see `logits_fn`.
       window: settings of the sliding window.
       observe: called with each part of the mask and its logits when they are ready, e.g.
-        `TumourScore.add`; it must keep neither.
+        `TumourScore.add`; it must not keep either array.
     Returns:
       uint8 [x, y, z].
     Raises:

@@ -1,8 +1,8 @@
 """The differences between Keras 2 (TensorFlow 2.15 with tensorflow-addons) and Keras 3.
 
 Both stacks normalise with weights `gamma` and `beta` [channels] and the same epsilon, and both keep
-Adam's moments in the order of the variables. So each stack can use the weights and optimizer states
-of the other.
+Adam's moments in the order of the variables. Each stack can therefore use the weights and optimizer
+states of the other.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ EPSILON = 1e-5  # added to the variance in every norm
 NORMS = ("rows", "library")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
-_LibraryNorm: Any  # a class without types, of another library on each stack
+_LibraryNorm: Any  # an untyped class, from a different library on each stack
 _LIBRARY_SETTINGS: dict[str, float]
 if IS_KERAS_3:
     _LibraryNorm = tf.keras.layers.GroupNormalization
     _LIBRARY_SETTINGS = {"groups": -1, "epsilon": EPSILON}
 else:
     with warnings.catch_warnings():
-        # It warns at every import that its development has ended, which is why only this stack
-        # uses it.
+        # Every import warns that its development has ended, so only this stack uses it.
         warnings.simplefilter("ignore", UserWarning)
         import tensorflow_addons as tfa
 
@@ -55,7 +54,7 @@ class Variable(Protocol):
 class LibraryInstanceNormalization(_LibraryNorm):
     """The library's own instance norm.
 
-    It is that of tensorflow-addons, and on Keras 3 a group norm with one channel per group.
+    On Keras 2 it is that of tensorflow-addons, on Keras 3 a group norm with one channel per group.
     Normalises every channel of every sample over x, y, z: float [b, x, y, z, c] in and out.
     """
 
@@ -130,7 +129,7 @@ def precision(name: str) -> Iterator[None]:
 
 
 def stack_name() -> str:
-    """Returns the versions of the libraries that decide the numbers.
+    """Returns the versions of the libraries that affect the numbers.
 
     For example "tensorflow 2.21.0, keras 3.15.1, numpy 2.3.1".
     """

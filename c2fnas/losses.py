@@ -24,7 +24,7 @@ class LossConfig:
       dice, cross_entropy, kl, reconstruction: weights of the parts.
       kl_kind: see `kl_divergence`.
       include_background: whether the background counts in the Dice loss.
-      missing: classes without labels and what the loss does about them.
+      missing: classes without labels, and their treatment.
       false_alarms: weight of the cross-entropy at the received model's false alarms, where
         `missing` has evidence.
     Raises:
@@ -65,7 +65,7 @@ def dice_and_cross_entropy(
 
     Both start from the same softmax, so they are computed together, with their gradient in closed
     form. Only the probabilities are kept for it; automatic differentiation would keep eight volumes
-    of their size at the moment of highest memory.
+    of that size when memory use is highest.
 
     Args:
       logits: float [b, x, y, z, classes], before softmax.
@@ -73,10 +73,10 @@ def dice_and_cross_entropy(
       include_background: whether class 0 counts as one of the classes of the Dice.
       smooth: keeps the Dice of an absent class finite. Such a class costs almost nothing only while
         the sum of its probabilities over the patch is far below `smooth`; at a thousand times
-        `smooth` it costs 0.999 of its share. So the loss pushes the sum down to there. The push on
-        its logit is proportional to (sum * smooth) / (sum + smooth)**2: it grows as the class fades
-        and is greatest where the sum equals `smooth`.
-      missing: classes that the labels never show, and what the loss does about them.
+        `smooth` it costs 0.999 of its share. The loss therefore drives the sum down to `smooth`.
+        The gradient on its logit is proportional to (sum * smooth) / (sum + smooth)**2: it grows as
+        the class fades and is greatest where the sum equals `smooth`.
+      missing: classes that the labels never show, and their treatment.
       received: logits of the received model, shaped like `logits`; needed if
         `missing.needs_received`.
     Returns:
@@ -121,7 +121,7 @@ def dice_and_cross_entropy(
         )
 
         def gradient(upstream_dice, upstream_entropy):
-            # Computed again rather than kept: it is cheap, and memory is highest at this moment.
+            # Recomputed rather than kept: it is cheap, and memory use is highest at this point.
             truth = terms.truth()
             voxels = tf.cast(tf.shape(truth)[-1], tf.float32)
             share = tf.reshape(upstream_dice, [-1, 1, 1]) * counted / tf.reduce_sum(counted)
@@ -157,7 +157,7 @@ def false_alarm_entropy(
 def _planes(logits: tf.Tensor) -> tf.Tensor:
     """Returns logits as float32 [b, classes, voxels].
 
-    Voxels as the last axis fill a CPU's vector units; three classes would leave them idle.
+    With voxels as the last axis a CPU's vector units are full; three classes would not fill them.
     """
     return tf.transpose(
         tf.reshape(tf.cast(logits, tf.float32), [tf.shape(logits)[0], -1, logits.shape[-1]]),
@@ -176,8 +176,8 @@ def kl_divergence(
     """Returns the KL divergence of the latent distribution from the standard normal one.
 
     With d = mean^2 + std^2 - log std^2 - 1, kind "voxels" is the sum of d over the latent vector
-    divided by `voxels`, and kind "latent" is half the mean of d, voxels / (2 * latent) times as
-    much.
+    divided by `voxels`, and kind "latent" is half the mean of d, which is voxels / (2 * latent)
+    times larger.
 
     Args:
       mean, std: float [b, latent]; std is above 0.

@@ -63,7 +63,7 @@ def fitting_batch(network: Network, batch: int, available: float) -> int:
 
 
 def fitting_patch(network: Network, available: float) -> tuple[int, int, int] | None:
-    """Returns the largest patch of like proportions of which one fits; None if none does.
+    """Returns the largest patch of similar proportions that fits as a batch of 1, or None.
 
     Args:
       network: the network to train; its own patch did not fit.
@@ -78,7 +78,7 @@ def fitting_patch(network: Network, available: float) -> tuple[int, int, int] | 
 
 
 def window(network: Network, size: Sequence[int], batch: int = 1) -> int:
-    """Returns an estimate in bytes for segmenting `batch` windows at once, weights included.
+    """Returns an estimate in bytes for segmenting `batch` windows at once, including weights.
 
     A layer's output counts until the last layer that reads it is done. The layers run in the order
     of the model. The sizes are those of the training patch, scaled to the window, and a little too
@@ -105,7 +105,7 @@ def window(network: Network, size: Sequence[int], batch: int = 1) -> int:
 def fitting_window(
     network: Network, size: Sequence[int], available: float
 ) -> tuple[int, int, int] | None:
-    """Returns the largest window of like proportions below `size` that fits; None if none does."""
+    """Returns the largest window below `size`, of similar proportions, that fits; None if none."""
     needed = WORKSPACES * window(network, size)
     return _shrunk(size, network.genotype.size_multiple, share=available / needed)
 

@@ -1,25 +1,25 @@
 """How the loss treats classes that a site does not label.
 
 The site's scans may show such a class, or are known not to, but its labels never do. A softmax over
-all classes teaches that the class does not exist, which undoes what other sites teach. The Dice
-term even pushes harder on a class that has almost faded, see `losses.dice_and_cross_entropy`. The
-treatments:
+all classes teaches that the class does not exist, which undoes what other sites teach. The gradient
+of the Dice term even grows for a class that has almost faded, see `losses.dice_and_cross_entropy`.
+The treatments:
 
-  background   The labels count as they are: the class does not exist (the federated pancreas
+  background   The labels are used as they are: the class does not exist (the federated pancreas
                study).
-  exclude      The class is left out of the mean of the Dice; the cross-entropy stays.
+  exclude      The class is left out of the mean of the Dice; the cross-entropy is unchanged.
   restricted   The softmax covers only the other classes (FedRS, Li and Zhan, KDD 2021), so no
                gradient reaches the logit of the class.
-  marginal     The probability of the class counts for the labelled class of each voxel, because
-               nobody looked for it (marginal loss, Shi et al. 2021).
-  distil       The received model says how the probability is shared between a voxel's labelled
-               class and the missing one; the labels decide the rest (after ConDistFL, Wang et al.
-               2023).
+  marginal     The probability of the class is added to that of each voxel's labelled class, because
+               the class was not looked for (marginal loss, Shi et al. 2021).
+  distil       The received model determines how the probability is shared between a voxel's
+               labelled class and the missing one; the labels decide the rest (after ConDistFL, Wang
+               et al. 2023).
 
-`evidence` is for classes that the patients are known not to have. Where the received model sees
-such a class, it is a false alarm. There, `restricted` and `marginal` add the ordinary cross-entropy
-over all classes, and `distil` keeps the label. The other two treatments use the evidence in every
-voxel anyway.
+`evidence` is for classes that the patients are known not to have. A voxel in which the received
+model finds such a class is a false alarm. There, `restricted` and `marginal` add the ordinary
+cross-entropy over all classes, and `distil` keeps the label. The other two treatments use the
+evidence in every voxel anyway.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ TREATMENTS = get_args(Treatment)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MissingLabels:
-    """Which classes a site does not label, and what the loss does about them.
+    """Which classes a site does not label, and how the loss treats them.
 
     Attributes:
       classes: values of the classes without labels; never 0, the background.
-      treatment: one of `TREATMENTS`, see above; without `classes` it does nothing.
-      evidence: whether the received model's false alarms count; only for patients who are known
-        not to have the classes.
+      treatment: one of `TREATMENTS`, see above; without `classes` it has no effect.
+      evidence: whether the received model's false alarms count; only for patients who are known not
+        to have the classes.
     Raises:
       ValueError: for another treatment, or classes below 1 or given twice.
     """
@@ -83,7 +83,7 @@ class Terms:
     Attributes:
       planes: logits float32 [b, n, voxels] of the n classes that the loss distinguishes.
       truth: returns the target shares float32 [b, n, voxels], which add up to 1 in each voxel. It
-        is a function because computing them again for the gradient is cheaper than keeping them.
+        is a function because recomputing them for the gradient is cheaper than keeping them.
       counted: weights of the n classes in the mean of the Dice.
     """
 

@@ -1,12 +1,12 @@
-"""A trained model as one folder: the files that a program needs to use it and a person to judge it.
+"""A trained model as one folder: the files that programs need to use it and people to judge it.
 
-<folder>/weights.safetensors   every weight by canonical name, those of a VAE branch included
+<folder>/weights.safetensors   every weight by canonical name, including those of a VAE branch
 <folder>/genotype.json         the network
 <folder>/plan.json             how scans are prepared: spacing, HU window, sliding window, classes
 <folder>/model.json            format, name, training data, scores and healthy gate, as numbers
 <folder>/model_card.md         the same as a page to read, see model_card
 
-The files name no scan, patient or path. The folder appears whole or not at all.
+The files do not name any scan, patient or path. The folder is written completely or not at all.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Model:
       plan: nested JSON values; a prediction reads `spacing_mm`, `window_hu`, `inference` and
         `classes`.
       training_data: e.g. sites, numbers of cases, ranges of spacing; {} if unknown.
-      scores: scores and the cases behind them, see `model_card`.
+      scores: scores and the cases they were computed on, see `model_card`.
       gate: its healthy gate as JSON values, see `healthy_gate`; {} if none was fitted.
     """
 
@@ -58,14 +58,14 @@ def save(folder: str | os.PathLike, model: Model) -> None:
     """Writes a model's folder; an earlier model in it is replaced.
 
     Raises:
-      ValueError: if `folder` exists and holds anything but a model.
+      ValueError: if `folder` exists and holds anything other than a model.
     """
     folder = pathlib.Path(folder)
     if folder.exists() and (
         not folder.is_dir() or {path.name for path in folder.iterdir()} - set(FILES)
     ):
         raise ValueError(
-            f"{folder} holds something else than a model; "
+            f"{folder} holds something other than a model; "
             "give a folder that is new or holds an earlier model"
         )
     with atomic.replacing_folder(folder) as temporary:
@@ -197,7 +197,7 @@ def check_shapes(
     Args:
       shapes: canonical name -> shape of the weight.
       genotype: the network.
-      folder: of the model, for the message.
+      folder: folder of the model, for the message.
     Raises:
       ValueError: if one is missing or has another shape than in the genotype.
     """

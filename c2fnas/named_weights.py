@@ -1,4 +1,4 @@
-"""Weights under canonical names: the same names, shapes and start values on both Keras stacks.
+"""Weights under canonical names: the same names, shapes and initial values on both Keras stacks.
 
 Names are recorded while the network is built from the genotype, e.g. `cell06/input0/op/kernel`, and
 never parsed from Keras names.
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from c2fnas.keras_stack import Variable
     from c2fnas.network import Network
 
-VAE_PREFIX = "vae/"  # of the canonical names of the VAE branch's weights
+VAE_PREFIX = "vae/"  # prefix of the canonical names of the VAE branch's weights
 _Layer = TypeVar("_Layer")
 
 
 class NamedLayers:
     """Layers under canonical names, in the order in which they are built.
 
-    A name may stand for several layers if their weights have different names.
+    Several layers may share a name if their weights have different names.
 
     Attributes:
       instance_norm: kind of instance norm that the network uses, see `keras_stack.instance_norm`.
@@ -121,7 +121,7 @@ def check(network: Network, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def initial(network: Network, seed: int) -> dict[str, np.ndarray]:
-    """Returns the start values, canonical name -> float32 array.
+    """Returns the initial values, canonical name -> float32 array.
 
     They depend only on seed, name and shape, so both Keras stacks start with the same bits. Kernels
     are Glorot uniform, gamma is 1, beta and biases are 0. With a class prior, the classifier's bias
@@ -143,8 +143,8 @@ def initial(network: Network, seed: int) -> dict[str, np.ndarray]:
 def _glorot_uniform(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
     receptive = int(np.prod(shape[:-2], dtype=np.int64))
     limit = np.sqrt(6.0 / (receptive * (shape[-2] + shape[-1])))
-    # Raw counter output, scaled by hand: NumPy keeps these bits in every version, but not those of
-    # its distributions.
+    # Raw counter output, scaled by hand: NumPy keeps these bits the same in every version, but not
+    # those of its distributions.
     raw = randomness.generator(seed, "initial weights", name).bit_generator.random_raw(
         int(np.prod(shape, dtype=np.int64))
     )
@@ -162,7 +162,7 @@ def save(
     Raises:
       OSError: if the system cannot write it, e.g. to a full disk.
     """
-    # not ascontiguousarray, which would give a scalar an axis
+    # not ascontiguousarray, which would add an axis to a scalar
     import safetensors  # not in the base installation, which only reads what describes a model
     import safetensors.numpy
 
@@ -170,7 +170,7 @@ def save(
     with atomic.replacing(path) as temporary:
         try:
             safetensors.numpy.save_file(contiguous, temporary, metadata=dict(metadata or {}))
-        except safetensors.SafetensorError as error:  # only its text names the system's error
+        except safetensors.SafetensorError as error:  # only its text holds the system's error
             number = re.search(r"os error (\d+)", str(error))
             if number is None:
                 raise
@@ -187,8 +187,8 @@ def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]
 
     Raises:
       ValueError: naming the file, if it is missing, truncated or of another kind.
-      OSError: if the system cannot open it (too many open files, no permission). That says nothing
-        about the file, so callers must not use another file instead.
+      OSError: if the system cannot open it (too many open files, no permission). The file itself
+        may be intact, so callers must not fall back to another file.
     """
     import safetensors
 

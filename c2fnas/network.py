@@ -118,9 +118,9 @@ class Body:
     Called on an image, it returns (logits, output of the encoder's last cell).
 
     Args:
-      layers: where the layers get their canonical names.
+      layers: registry in which the layers get their canonical names.
       genotype: the whole network.
-      operation_of: number of a cell -> what makes its operation.
+      operation_of: number of a cell -> the function that makes its operation.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ def build(
     seed: int = 0,
     make: Callable[..., Network] | None = None,
 ) -> Network:
-    """Returns the network of a genotype with its start values. Call it in `strategy.scope()`.
+    """Returns the network of a genotype with its initial values. Call it in `strategy.scope()`.
 
     Args:
       genotype: cells, filters and classes.
@@ -197,11 +197,12 @@ def build(
         logits and latent distribution are float32 in all of them.
       instance_norm: "rows" or "library", see `keras_stack.instance_norm`; weights and values are
         the same.
-      seed: seed of the start values, see `named_weights.initial`.
-      make: what makes the network, with the arguments of `Network`; None makes a `Network`.
+      seed: seed of the initial values, see `named_weights.initial`.
+      make: callable that makes the network, with the arguments of `Network`; None makes a
+        `Network`.
     Raises:
       ValueError: for a patch, prior, branch, precision, norm or latent size that does not fit; the
-        message carries it.
+        message contains it.
     """
     network = (make or Network)(
         genotype,

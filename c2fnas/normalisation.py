@@ -4,8 +4,8 @@ tests/benchmarks/block_candidates.py compares the candidates, forward and backwa
 fused batch norm, one sample at a time, is the fastest on large grids. But oneDNN adds up a channel
 voxel by voxel in float32, which leaves an error of 1e-4 at 64x64x64, and a network of 36 norms
 amplifies it. Adding up in rows has an error of 1e-6; it takes a third longer on the two largest
-grids and no longer on the others. So the forward pass adds up in rows here, and the gradient, where
-such an error does no harm, comes from the fused operation.
+grids and no longer on the others. The forward pass therefore adds up in rows, and the gradient,
+where such an error is harmless, comes from the fused operation.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import tensorflow as tf
 
 from c2fnas import gpus
 
-# The gradient takes one fused operation per sample. With more samples than this, or fewer voxels in
-# each, starting the operations costs more than the open formula.
+# The gradient takes one fused operation per sample. With more samples than this, or fewer voxels
+# per sample, starting the operations costs more than the explicit formula.
 _FUSED_SAMPLES = 8
 _FUSED_VOXELS = 16**3
 
@@ -36,7 +36,7 @@ def instance_normalise(
     """
     gamma, beta = tf.cast(gamma, tf.float32), tf.cast(beta, tf.float32)
     if gpus.is_used() and _known(voxels):
-        # cuDNN adds up accurately, and takes half precision without a copy.
+        # cuDNN adds up accurately, and accepts half precision without a copy.
         return _fused(voxels, gamma, beta, epsilon)
     return tf.cast(_in_rows(tf.cast(voxels, tf.float32), gamma, beta, epsilon), voxels.dtype)
 
@@ -46,8 +46,8 @@ def _in_rows(voxels: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: floa
     def normalise(voxels, gamma, beta):
         rows = _Rows(voxels)
         mean = rows.sums(rows.values) / rows.count
-        # The mean is subtracted first: in a single shift, an almost constant channel would lose its
-        # last three digits.
+        # The mean is subtracted first: in a combined scale and shift, an almost constant channel
+        # would lose its last three digits.
         centred = rows.values - rows.spread(mean)
         variance = rows.sums(tf.square(centred)) / rows.count
         inverse = tf.math.rsqrt(variance + epsilon)

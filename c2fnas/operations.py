@@ -34,7 +34,8 @@ class UpsampledConv3D(tf.keras.layers.Conv3D):
     """Trilinear doubling and a 3x3x3 convolution in one layer.
 
     float [b, x, y, z, c] to [b, 2x, 2y, 2z, filters]. Weights and values are those of
-    TrilinearUpsampling followed by Conv3D with `same` padding; doubling.py says why this is faster.
+    TrilinearUpsampling followed by Conv3D with `same` padding; doubling.py explains why this is
+    faster.
     """
 
     def __init__(self, filters: int, **kwargs: Any):
@@ -64,8 +65,8 @@ class ConvNorm:
       norm: whether there is an instance norm.
       bias: whether the convolution has a bias.
       double: whether the volume is doubled first; the kernel is then 3x3x3.
-      relu_first: whether the input goes through a ReLU. It comes after the padding, which changes
-        no value but leaves one volume instead of two to keep for the gradients.
+      relu_first: whether a ReLU is applied to the input. It comes after the padding, which does not
+        change any value but leaves one volume instead of two to keep for the gradients.
       full_precision: whether it computes in float32 whatever the network's precision.
     """
 
@@ -89,7 +90,7 @@ class ConvNorm:
             self.steps.append(tf.keras.layers.ZeroPadding3D(1, name=f"{keras_name}_pad"))
         if relu_first:
             self.steps.append(relu(name))
-        # named_weights.initial sets the start values later.
+        # named_weights.initial sets the initial values later.
         common: dict[str, Any] = {
             "use_bias": bias,
             "kernel_initializer": "zeros",

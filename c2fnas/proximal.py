@@ -1,4 +1,4 @@
-"""The proximal term of FedProx, which holds a site's training close to the model it received."""
+"""The proximal term of FedProx, which keeps a site's training close to the model it received."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 from c2fnas import keras_stack
 from c2fnas.keras_stack import Variable
 
-# Far beyond any use: the term holds the weights still long before. Its squares fit into float32.
+# Far beyond any useful value: much smaller ones already freeze the weights. Squares fit in float32.
 LARGEST_WEIGHT = 1e6
 
 
@@ -26,15 +26,15 @@ def check_weight(weight: float) -> None:
 class ProximalTerm:
     """weight / 2 * ||w - received||^2 over named weights, and its gradient weight * (w - received).
 
-    Make it inside `strategy.scope()`; it holds one more copy of these weights. The gradient is that
-    closed form, so no tape records it.
+    Create it inside `strategy.scope()`; it holds one more copy of these weights. The gradient is
+    that closed form, so it needs no tape.
 
     Args:
       weight: the paper's mu, above 0.
       variables: canonical name -> each weight that is trained and has a received value.
       replicas: number of replicas, each of which adds its share of the value.
     Attributes:
-      assigned: whether there are received weights; until then the term must not be used.
+      assigned: whether received weights were assigned; before that the term must not be used.
     Source: Li et al. 2020, Federated Optimization in Heterogeneous Networks (arXiv 1812.06127).
     """
 
@@ -69,7 +69,7 @@ class ProximalTerm:
         """Adds the term's gradient. Call it on every replica, after the sum over the replicas.
 
         Args:
-          names: canonical name of each gradient; one without a received value stays as it is.
+          names: canonical name of each gradient; those without a received value are unchanged.
           gradients: summed over the replicas, one per name.
         Returns:
           This replica's share of the term, scalar float32, and the gradients.

@@ -1,11 +1,11 @@
 """Computes the samples of a batch one by one, several at the same time.
 
-This is how a CPU shares a step among its cores. Nothing in this network mixes samples: its norms
-see one at a time, and losses and gradients are sums over them. Two cores that share each operation
-of a whole batch wait for each other at every operation; two cores with a sample each do not, and
-the parts that cannot be shared run on both at once. A step of two samples on two cores takes a
-sixth less time (tests/benchmarks/network_speed.py). Whatever the size of the batch, only the
-samples being computed need memory for their activations.
+This is how a step is divided among the cores of a CPU. Nothing in this network mixes samples: its
+norms act on one sample at a time, and losses and gradients are sums over samples. Two cores that
+share each operation of a whole batch wait for each other at every operation; two cores with one
+sample each do not, and the parts that cannot be shared run on both at once. A step of two samples
+on two cores takes a sixth less time (tests/benchmarks/network_speed.py). Whatever the size of the
+batch, only the samples being computed need memory for their activations.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import tensorflow as tf
 
-Sums = TypeVar("Sums")  # any structure of tensors that tf.nest knows
+Sums = TypeVar("Sums")  # any structure of tensors that tf.nest supports
 
 
 def summed(
@@ -27,7 +27,7 @@ def summed(
 ) -> tuple[Sums, tf.Tensor]:
     """Calls `compute` for each sample; adds up its first result and stacks its second.
 
-    Call it while a graph is traced.
+    Call it while a graph is being traced.
 
     Args:
       compute: takes a batch of one, cut from each of `samples`; returns (a structure of float32
@@ -58,7 +58,7 @@ def map_samples(
 ) -> tf.Tensor:
     """Calls `compute` for each sample and returns the results as one batch.
 
-    Call it while a graph is traced.
+    Call it while a graph is being traced.
 
     Args:
       compute: takes a batch of one, cut from `batch`; returns float32 [1, x, y, z, c].

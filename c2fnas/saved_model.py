@@ -20,8 +20,8 @@ def export(model: Model, folder: str | os.PathLike, *, window: Sequence[int] | N
     """Writes a SavedModel that computes the logits of one window.
 
     Its signature takes image float32 [1, *window, 1] in [-1, 1] and returns logits float32
-    [1, *window, classes]. `tf.saved_model.load` gives the same logits as the model here. The folder
-    `assets.extra` in it has plan, genotype and model card, which say how to prepare a scan.
+    [1, *window, classes], the same as the model itself. Its folder `assets.extra` has plan,
+    genotype and model card, which say how to prepare a scan.
 
     Args:
       model: the model; its VAE branch is left out.

@@ -1,9 +1,9 @@
 """Sliding-window inference: runs a network over a whole volume, window by window.
 
-The windows form a grid, so the weights of all windows over a voxel add up to a product of three
+The windows form a grid, so the sum of all windows' weights at a voxel is a product of three
 one-dimensional sums. The normaliser is therefore three vectors, and each window's weights are
 divided by it before use. Logits are blended, not probabilities, as in MONAI and nnU-Net; the
-softmax comes afterwards.
+softmax is applied afterwards.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Blending = Literal["constant", "gaussian"]
 LogitsFn = Callable[[np.ndarray], np.ndarray]
 # the lowest value of a scaled image, which pads a volume smaller than the window
 AIR = -1.0
-# Two threads saturate the memory. The results do not depend on their number.
+# Two threads saturate the memory bandwidth. The results do not depend on their number.
 _BLENDERS = min(2, os.cpu_count() or 1)
 _Result = TypeVar("_Result")
 
@@ -46,7 +46,7 @@ class WindowConfig:
         volume is shorter than the window, the window shrinks to the smallest such size that covers
         it, so that the instance norms see less air. 0 keeps the window as it is.
     Raises:
-      ValueError: for a value out of its range.
+      ValueError: for a value out of range.
     """
 
     size: tuple[int, int, int]
@@ -137,8 +137,8 @@ def slabs(
         which it must not keep.
       config: settings of the sliding window.
     Yields:
-      (first x, logits float32 [n, y, z, classes]); the array is valid until the next one is asked
-      for.
+      (first x, logits float32 [n, y, z, classes]); the array is valid until the next one is
+      requested.
     Raises:
       ValueError: if the image does not have three axes, or if the logits have another grid or are
         not finite.
@@ -180,7 +180,7 @@ def slabs(
                 blend = _Blend(config.size, covered[1:], logits.shape[-1])
             for slot, (in_y, in_z) in enumerate(batch):
                 blend.add((in_x, in_y, in_z), logits[slot])
-            # The next call of the network can then write into the same memory, still in a cache.
+            # The next call of the network can then reuse the same memory, which is still cached.
             del logits
         assert blend is not None  # there is at least one window
         end = along_x[number + 1].begin if number + 1 < len(along_x) else covered[0]
@@ -238,7 +238,7 @@ def _voxels(
 
 
 class _Blend:
-    """Sums of weighted logits, for the x planes to which windows still add.
+    """Sums of weighted logits, for the x planes to which windows still contribute.
 
     Plane x lies at index x modulo the thickness of the window.
     """
@@ -256,7 +256,7 @@ class _Blend:
         """
         in_x, in_y, in_z = window
         thickness, height, _, classes = logits.shape
-        # z and classes as one axis, as they lie in memory
+        # z and classes as one axis, because they are contiguous in memory
         arguments = (
             self._sums.reshape(*self._sums.shape[:2], -1),
             np.ascontiguousarray(logits, np.float32).reshape(thickness, height, -1),

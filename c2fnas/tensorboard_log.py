@@ -15,8 +15,8 @@ class TensorBoardLog:
     """Writes scalars of one model into a folder that TensorBoard reads.
 
     Nothing is created before the first value, and every value is in its file when a method returns.
-    A resumed run writes its steps into another file; TensorBoard shows the newer values. It does
-    not use TensorFlow's own summaries, which take up to a tenth of the time of a small step.
+    A resumed run writes its steps into another file; TensorBoard shows the newer values. This class
+    does not use TensorFlow's own summaries, which take up to a tenth of the time of a small step.
 
     Args:
       folder: folder of this model.

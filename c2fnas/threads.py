@@ -1,4 +1,4 @@
-"""Threads, seeds and deterministic kernels: what a process settles before TensorFlow computes."""
+"""Threads, seeds and deterministic kernels: settings to make before TensorFlow computes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def set_up(seed: int, threads: int, deterministic: bool = True, *, samples: int 
     """Sets threads, seeds and deterministic kernels. Call it before TensorFlow computes anything.
 
     Args:
-      seed: of Keras, NumPy and Python; nothing in this package depends on it.
+      seed: seed of Keras, NumPy and Python; nothing in this package depends on it.
       threads: number of threads that run operations. They are shared among the samples that are
         computed at the same time: each sample gets `threads // samples` threads per operation.
         Results depend on that number.
@@ -44,7 +44,7 @@ def set_up(seed: int, threads: int, deterministic: bool = True, *, samples: int 
 def samples_at_once() -> int:
     """Returns how many samples this process computes at the same time, each by itself.
 
-    `set_up` decides it on a CPU. With a GPU, or without `set_up`, it is 1.
+    On a CPU, `set_up` determines this number. With a GPU, or without `set_up`, it is 1.
     """
     within, between = _threads()
     if not within or not between or gpus.is_used():

@@ -25,7 +25,7 @@ Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor
 
 
 class TrainStep:
-    """The two compiled halves of a step. `make_train_step` makes it.
+    """The two compiled halves of a step, made by `make_train_step`.
 
     Between the halves the host checks the losses and the norm of the gradients, so a step with a
     non-finite loss leaves the weights unchanged.
@@ -94,16 +94,16 @@ class TrainStep:
     def gradients(
         self, batch: Batch, loss_scale: float = 1.0
     ) -> tuple[dict[str, tf.Tensor], tf.Tensor, np.ndarray, Gradients]:
-        """Computes losses and gradients, the first half of a step. No weight changes.
+        """Computes losses and gradients, the first half of a step. The weights do not change.
 
         Args:
           batch: a distributed batch, see `distribute`.
           loss_scale: in mixed_float16 the loss is multiplied by this power of 2 before the
             gradients, and the gradients are divided by it afterwards.
         Returns:
-          The loss parts over the global batch, scalar float32: dice and cross_entropy, with a VAE
-          branch kl and reconstruction, with evidence of absence false_alarms, all before their
-          weights; with a proximal weight proximal, the weighted term; and total, the weighted sum;
+          The loss parts over the global batch, scalar float32: dice and cross_entropy; with a VAE
+          branch, kl and reconstruction; with evidence of absence, false_alarms (all unweighted);
+          with a proximal weight, proximal, the weighted term; and total, the weighted sum;
           the norm of all gradients together before clipping, scalar float32;
           the total of each sample of this process in the order of the batch, float32 [samples];
           the gradients for `apply`.
@@ -126,7 +126,7 @@ class TrainStep:
         self._compiled_apply(gradients)
 
     def set_received(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Sets the weights from which the proximal term measures; without it, does nothing.
+        """Sets the reference weights of the proximal term; without the term, does nothing.
 
         Raises:
           ValueError: as `ProximalTerm.assign`.
@@ -165,7 +165,7 @@ class TrainStep:
 
     def _replica_gradients(self, batch, loss_scale):
         network = self._network
-        # Patches come as float16, which halves the bytes from the case store to the device.
+        # Patches arrive as float16, which halves the bytes from the case store to the device.
         image = tf.cast(tf.ensure_shape(batch["image"], (*self._patches, 1)), tf.float32)
         label = tf.ensure_shape(batch["label"], self._patches)
         if self._augment is not None:
@@ -275,7 +275,7 @@ def make_train_step(
     """Returns the two compiled halves of a step.
 
     Every loss is the sum over a replica's samples divided by the global batch, and gradients are
-    summed over the replicas. So the number of replicas changes neither the loss nor the gradients.
+    summed over the replicas. The number of replicas thus affects neither loss nor gradients.
     Latent noise depends only on a sample's own seed, so it does not matter which replica gets a
     sample.
 
@@ -341,8 +341,8 @@ def make_train_step(
 def global_norm(gradients: Gradients) -> tf.Tensor:
     """Returns the norm of all gradients together, scalar float32.
 
-    On a GPU it is one sum over all of them, one after another in memory, instead of one sum for
-    each: starting an operation takes longer there than adding up a weight's gradient.
+    On a GPU it is one sum over all gradients, concatenated in memory, instead of one sum for each:
+    starting an operation takes longer there than adding up a weight's gradient.
     """
     if not gpus.is_used():
         return tf.linalg.global_norm(gradients)
@@ -353,8 +353,8 @@ def global_norm(gradients: Gradients) -> tf.Tensor:
 def distribute(batch: Batch, strategy: tf.distribute.Strategy) -> Batch:
     """Distributes a global batch: the n-th replica gets the n-th equal share of the samples.
 
-    Unlike `experimental_distribute_dataset`, this keeps shapes static, and it is plain which
-    replica gets a sample, over several devices and several machines.
+    Unlike `experimental_distribute_dataset`, this keeps shapes static, and it is well defined which
+    replica gets which sample, across several devices and several machines.
 
     Args:
       batch: image float16 [b, x, y, z, 1], label uint8 [b, x, y, z], sample_seed int32 [b, 2].
@@ -372,7 +372,7 @@ def distribute(batch: Batch, strategy: tf.distribute.Strategy) -> Batch:
 
 
 def latent_noise(sample_seed: tf.Tensor, latent_size: int) -> tf.Tensor:
-    """Returns standard normal noise, each row of which depends only on its seed.
+    """Returns standard normal noise; each row depends only on its seed.
 
     Args:
       sample_seed: int32 [b, 2].

@@ -29,7 +29,7 @@ OnStep = Callable[[int, Mapping[str, float]], None]
 DescribePatches = Callable[[int, Sequence[int]], str]
 _WEIGHTS, _OPTIMIZER = "weights/", "optimizer/"
 NON_FINITE = ("stop", "skip")
-# A corrupt scan or a high loss scale costs a few steps; after this many, the training is lost.
+# A corrupt scan or a high loss scale costs a few steps; after this many, the training has failed.
 _SKIPPED_IN_A_ROW = 10
 # The loss scale of float16 at the start, and the number of good steps after which it doubles
 # (Micikevicius et al. 2018).
@@ -53,14 +53,14 @@ class TrainingConfig:
       clip_norm: if the norm of all gradients together is larger, they are scaled down to it; 0
         turns this off.
       non_finite: what happens at a non-finite loss or gradient: "stop" ends the training, "skip"
-        leaves out the step.
+        skips the step.
       frozen: prefixes of canonical names of weights that do not change.
       proximal_weight: weight of FedProx's proximal term, see `proximal.ProximalTerm`; 0 for none.
       private: canonical names of weights that the proximal term leaves out, because no server sends
         them.
       seed: seed of the run.
     Raises:
-      ValueError: for a value out of its range.
+      ValueError: for a value out of range.
     """
 
     batch_size: int
@@ -186,11 +186,11 @@ class Trainer:
     def set_weights(
         self, arrays: Mapping[str, np.ndarray], *, reset_optimizer: bool = False
     ) -> None:
-        """Sets all weights. The number of steps stays.
+        """Sets all weights. The number of steps is kept.
 
         Args:
           arrays: canonical name -> array.
-          reset_optimizer: whether Adam's moments are set to zero; otherwise they stay.
+          reset_optimizer: whether Adam's moments are set to zero; otherwise they are kept.
         Raises:
           ValueError: as `named_weights.assign`.
         """
@@ -274,10 +274,10 @@ class Trainer:
         Args:
           datasets: called once with (self.step, until_step); its n-th batch, from 0, is for step
             self.step + n.
-          until_step: the number of steps taken afterwards.
+          until_step: the number of steps that will have been taken.
           on_step: called after each step with the number of steps taken and its values: loss parts,
             gradient_norm, learning_rate, patches_per_second and data_wait_share. If the step was
-            left out, `skipped` takes the place of loss parts and gradient_norm.
+            skipped, `skipped` replaces loss parts and gradient_norm.
           label: label of the progress bar.
           describe: names the cases behind slots of a step, for the message about non-finite values.
         Returns:
@@ -285,9 +285,9 @@ class Trainer:
           the last step; patches_per_second; data_wait_share, the share of the time spent waiting
           for batches; and skipped_steps if there were any. Empty if there was no step to take.
         Raises:
-          OutOfDeviceMemory: naming batch, patch and what would fit.
-          NonFiniteLoss: naming step, part and cases; the weights are those before that step. With
-            `non_finite` "skip", only after ten such steps in a row.
+          OutOfDeviceMemory: naming batch, patch and the sizes that would fit.
+          NonFiniteLoss: naming step, loss part and cases; the weights are those before that step.
+            With `non_finite` "skip", only after ten such steps in a row.
           ValueError: if `until_step` lies beyond the run, or the datasets end early.
         """
         if until_step > self.config.total_steps:
@@ -306,8 +306,8 @@ class Trainer:
         with progress.bar(total=until_step - first, what=label, unit="step") as bar:
             while self.step < until_step:
                 rate = learning_rate_at(self.step, self.config)
-                # Assigned, because a schedule of the optimizer would follow its own count of steps,
-                # which a reset sets to 0.
+                # Assigned here, because a schedule of the optimizer would follow its own count of
+                # steps, which a reset sets to 0.
                 self._optimizer.learning_rate.assign(rate)
                 asked = time.perf_counter()
                 batch = self._next(batches, until_step)
@@ -360,7 +360,7 @@ class Trainer:
             self._train_step.apply(gradients)
             self._after_step(taken=True)
             return parts
-        # A loss scale that is too high; the scale is raised until this happens.
+        # The loss scale is too high; it is raised until this happens.
         overflow = self._scaled and non_finite == ["gradient_norm"]
         self._after_step(taken=False)
         message = self._explain(parts, non_finite, samples, describe)
@@ -404,7 +404,7 @@ class Trainer:
         return (
             f"step {self.step}: {', '.join(f'{name} is {parts[name]}' for name in named)} "
             f"at learning rate {learning_rate_at(self.step, self.config):.3g}, from {where}; "
-            "the step changed no weight. Look at these scans, or start again from the last "
+            "the weights are unchanged. Look at these scans, or start again from the last "
             "checkpoint with a lower rate, clipped gradients, or such steps left out"
         )
 

@@ -2,8 +2,8 @@
 
 It regularises the shared encoder during training and changes no logit. A dense layer estimates the
 standard deviation of the latent distribution, which is its softplus plus 1e-6.
-Source: Myronenko 2018 (arXiv 1810.11654), with the two dense heads of 128 of the federated pancreas
-study.
+Source: Myronenko 2018 (arXiv 1810.11654), with two dense heads of size 128 as in the federated
+pancreas study.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class VaeBranch:
     (reconstruction float [b, *patch_size, 1], mean [b, latent_size], std [b, latent_size]).
 
     Args:
-      layers: where the branch's layers get their canonical names.
+      layers: registry in which the branch's layers get their canonical names.
       architecture: genotype of the network; level l of the decoder has filters * 2**l, like the
         encoder.
-      patch_size: x, y, z in voxels; the dense layers work for this size only.
-      kind: "reduced" puts a stride-2 convolution to 16 channels before the dense layers; "direct"
-        flattens the encoder's end itself. At full size their dense layers have 0.17 million and
-        42.6 million weights.
+      patch_size: x, y, z in voxels; the dense layers work only for this size.
+      kind: "reduced" applies a stride-2 convolution to 16 channels before the dense layers;
+        "direct" flattens the encoder's end itself. At full size their dense layers have 0.17
+        million and 42.6 million weights.
       latent_size: size of mean, standard deviation and noise.
     Raises:
       ValueError: for another kind or a latent size below 1.
@@ -175,7 +175,7 @@ def _dense(
 def cost(network: Network) -> tuple[int, int]:
     """Returns (weights, multiply-accumulates for one patch) of a network's VAE branch.
 
-    Voxels at the border count as a full kernel. A doubling with its convolution counts as that
+    Voxels at the border count with a full kernel. A doubling with its convolution counts as that
     convolution on the doubled grid, however it is computed. Without a branch both numbers are 0.
     """
     weights = sum(

@@ -1,9 +1,9 @@
 """The two loops of a sliding window that touch every logit, compiled.
 
-Each passes over the memory once, where NumPy would need several passes. They are compiled at the
-first call in a process, in half a second. No operation is reordered or fused (numba's default), so
-results are the same on every processor. They release the interpreter, so threads can share the
-planes of a window.
+Each makes one pass over memory, where NumPy would need several. They are compiled at the first call
+in a process, in half a second. No operation is reordered or fused (numba's default), so results are
+the same on every processor. They release the interpreter lock, so threads can share the planes of a
+window.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numba
 import numpy as np
 
 _compiled = numba.njit(nogil=True)
-# all exponent bits of a float32, set in infinities and NaN only
+# all exponent bits of a float32; all are set only in infinities and NaN
 _NOT_FINITE = np.int32(0x7F800000)
 
 
@@ -58,7 +58,7 @@ def add_weighted(sums, logits, weights, place, fresh, begin, end):
 
 @_compiled
 def likeliest(logits, mask):
-    """Writes the class with the highest logit to a mask; of equal ones, the lowest class.
+    """Writes the class with the highest logit to a mask; in a tie, the lowest class.
 
     Args:
       logits: float32 [x, y, z, classes].

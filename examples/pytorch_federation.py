@@ -5,9 +5,9 @@
     python -m examples.pytorch_federation site kits/C1 journals/C1
     python -m examples.pytorch_federation site kits/C2 journals/C2
 
-Run each command in a terminal of its own, the server first. `provision` also writes the initial
-model, kits/initial.safetensors. Server and sites take a port as a last argument, for where 8443 is
-in use.
+Run each command in its own terminal, `provision` first, then the server. `provision` also writes
+the initial model, kits/initial.safetensors. If port 8443 is in use, give server and sites another
+port as the last argument.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from examples.pytorch_trainer import Cases, PyTorchTrainer
 from federated import ServerConfig, connect, provision, run_site, serve
 from federated.tensors import tensor_files
 
-SITES = {"C1": 3.0, "C2": 5.0}  # name to how bright a ball is; noise has a deviation of 1
-NUM_CASES = {"C1": 6, "C2": 4}  # for training
+SITES = {"C1": 3.0, "C2": 5.0}  # name -> brightness of a ball; the noise has a deviation of 1
+NUM_CASES = {"C1": 6, "C2": 4}  # training cases
 NUM_ROUNDS = 3
 _SIZE = 12  # voxels along an edge of a scan
 
 
 def network() -> nn.Module:
-    """Returns the network with the initial weights that all sites begin with."""
+    """Returns the network with the initial weights, from which all sites start."""
     torch.manual_seed(1)
     return nn.Sequential(
         nn.Conv3d(1, 4, 3, padding=1), nn.BatchNorm3d(4), nn.ReLU(), nn.Conv3d(4, 1, 3, padding=1)
@@ -40,7 +40,7 @@ def network() -> nn.Module:
 
 
 def cases(site: str, count: int, *, seed: int) -> Cases:
-    """Returns scans and labels of balls of unlike sizes at random places."""
+    """Returns scans and labels of balls of different sizes at random positions."""
     random = np.random.default_rng([seed, *site.encode()])
     grid = np.stack(np.meshgrid(*[np.arange(_SIZE)] * 3, indexing="ij"))
     scans, labels = [], []
@@ -61,7 +61,7 @@ def trainer(site: str) -> PyTorchTrainer:
 
 
 def main(role: str, kit: str, folder: str = "", port: str = "") -> None:
-    torch.set_num_threads(1)  # so that a second run gives the same bits
+    torch.set_num_threads(1)  # so that a rerun gives the same bits
     if role == "provision":
         provision(kit, "localhost", tuple(SITES))
         about = {"plan": json.dumps(pytorch_trainer.PLAN)}

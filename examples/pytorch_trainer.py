@@ -58,7 +58,7 @@ class PyTorchTrainer:
 
     def train(self, weights: NamedArrays, round_number: int) -> tuple[NamedArrays, dict]:
         from_arrays(self.network.train(), weights)
-        order = torch.Generator().manual_seed(round_number)  # the same again after a kill
+        order = torch.Generator().manual_seed(round_number)  # the same order after a restart
         optimiser = torch.optim.SGD(self.network.parameters(), lr=LEARNING_RATE)
         scans, labels = self.training
         for batch in torch.randperm(len(scans), generator=order).split(BATCH_SIZE):

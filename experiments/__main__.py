@@ -53,7 +53,7 @@ GROUPS = {
         "export",
         "reconstructions",
     ),
-    "Experiments that spoil a run on purpose, started by a study": ("faulty_site",),
+    "Experiments that corrupt a run on purpose, started by a study": ("faulty_site",),
 }
 
 

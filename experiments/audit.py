@@ -83,8 +83,8 @@ def main(argv: list[str]) -> None:
         print(f"recomputed from the sites' updates, to the same bits: {again}")
     if found.summed:
         print(
-            f"rounds {', '.join(map(str, found.summed))} added masked updates: that their models "
-            "are the average of what the sites sent cannot be checked, by this program or anyone"
+            f"rounds {', '.join(map(str, found.summed))} added masked updates: nobody, including "
+            "this program, can check that their models are the average of what the sites sent"
         )
     if found.rule_states:
         print(f"states of the aggregation rule that match the log: {len(found.rule_states)}")

@@ -3,11 +3,11 @@
     python -m experiments.cohort_report --manifest=C1/manifest.json --site_folder=sites/C1
 
 cohort.json may be given to other sites: it holds sums over the cases and no identifier, path or
-picture. Give out one report per study, because two of them show by their difference what changed in
-between; the program warns when it replaces one that differs. `compare_cohorts` shows the reports of
-several sites side by side and proposes one plan for all sites from them. cohort_cases.json stays at
-the site: it is updated after each case and lists the rules that each case breaks. If a case is
-refused, the others are still read, and the exit code is 1.
+picture. Give out one report per study, because the difference between two reports reveals what
+changed in between; the program warns when it replaces one that differs. `compare_cohorts` shows the
+reports of several sites side by side and uses them to propose one plan for all sites.
+cohort_cases.json stays at the site: it is updated after each case and lists the rules that each
+case breaks. If a case is refused, the others are still read, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     folder = pathlib.Path(experiment_flags.required("site_folder", _SITE_FOLDER))
     outputs = [folder / name for name in ("cohort.json", "cohort.html", "cohort_cases.json")]
     overwriting.require_apart({"--manifest": [listed, *manifest.files]}, {"--site_folder": outputs})
-    # Closed to other accounts only now: until the check above it may have been the scans' folder.
+    # Closed to other accounts only now: before the check above, it could be the scans' folder.
     experiment_flags.site_folder(_SITE_FOLDER, make=True)
 
     def keep(found: list[survey.CheckFinding], *, finished: bool = False) -> None:

@@ -7,7 +7,7 @@
 
 With --plan it writes a flag file for all other programs: the given settings, with spacing, HU
 window, patch, batch and class prior replaced by what suits all sites' scans. The reports hold sums
-over at least three patients; a proposal that needs more says within which bounds it lies.
+over at least three patients; a proposal that would need finer data states its bounds.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def main(argv: list[str]) -> int:
 
 
 def _proposals(reports: Sequence[dict[str, Any]]) -> tuple[list[Proposal], str]:
-    """Returns the proposals; or none, and why none can be made."""
+    """Returns the proposals; or an empty list, and the reason why there are none."""
     from c2fnas import genotype
     from preprocessing.checks import cohort_sums, plan_proposal
 
@@ -136,7 +136,7 @@ def _read(path: str) -> dict[str, Any]:
         formats.refuse_newer(path, report["format"], cohort.FORMAT)
     try:
         report_check.check(report)
-    except ValueError as error:  # whatever another site's file holds, the answer is one line
+    except ValueError as error:  # whatever another site's file holds, report one line
         raise ValueError(
             f"{path}: not a cohort report, or it was changed ({error}); give the cohort.json that "
             "experiments.cohort_report wrote"

@@ -18,7 +18,7 @@ from runkit import settings
 from runkit.classes import CLASSES
 from runkit.settings import SHARE, Condition, at_least, setting
 
-# What of a plan decides the scores of a model that is trained already.
+# The parts of a plan that decide the scores of a trained model.
 _EVALUATED = ("genotype", "classes", "spacing_mm", "window_hu", "inference")
 _VOXELS = Condition(
     lambda sizes: len(sizes) == 3 and min(sizes) >= 8, "three numbers of voxels, at least 8"
@@ -126,7 +126,7 @@ class ExperimentConfig:
     learning_rate: float = setting(1e-4, "Adam's learning rate at the first step.")
     final_learning_rate: float = setting(
         1e-5,
-        "Learning rate at the last step; cosine annealing over the whole training leads there.",
+        "Learning rate at the last step, reached by cosine annealing over the whole training.",
     )
     vae_rate: float = setting(
         1.0,
@@ -145,18 +145,18 @@ class ExperimentConfig:
         "How a federated site's loss treats classes that its labels never show "
         "(`declared_labels` in its manifest). 'background', as in the paper: absent everywhere. "
         "'exclude': left out of the Dice. 'restricted': left out of the softmax. 'marginal': a "
-        "voxel may be its drawn class or a missing one. 'distil': as the received model says. See "
-        "docs/missing-labels.md.",
+        "voxel may be its drawn class or a missing one. 'distil': taken from the received model. "
+        "See docs/missing-labels.md.",
     )
     absence_evidence: bool = setting(
         False,
         "With --missing_labels=restricted, marginal or distil: where no patient of a site has a "
-        "class (declared `absent`), train against the voxels in which the received model sees it.",
+        "class (declared `absent`), penalise the voxels in which the received model finds it.",
     )
     shared_candidates: int = setting(
         0,
         "Number of local models (at most 6, 0 for none) that a site without labels of every class "
-        "lends, so that the validation cases of all sites choose the best: the row "
+        "lends, so that the best is chosen on the validation cases of all sites: the row "
         "<site>_FL_local_shared. <site>_FL_local stays the best by the site's own validation.",
         condition=Condition(
             lambda number: 0 <= number <= 6,  # a site lends these beside its other models
@@ -165,10 +165,10 @@ class ExperimentConfig:
     )
     proximal_weight: float = setting(
         0.0,
-        "FedProx: weight (mu of Li et al. 2020) of the proximal term, which holds a site's "
-        "training close to the model it received. 0 leaves it out. Try 0.001 to 1 where the sites' "
-        "data differ much or a round has many epochs. A baseline receives no model and has no such "
-        "term.",
+        "FedProx: weight (mu of Li et al. 2020) of the proximal term, which keeps a site's "
+        "training close to the model it received. 0 omits the term. Try 0.001 to 1 if the sites' "
+        "data differ widely or a round has many epochs. A baseline receives no model and has no "
+        "such term.",
         condition=Condition(
             lambda weight: 0 <= weight <= 1e6,  # as c2fnas.proximal, which imports TensorFlow
             "a number up to 1e+06, or 0 for no such term",
@@ -185,7 +185,7 @@ class ExperimentConfig:
         "Arrays that sites take from the server, do not train and never send, so that they stay as "
         "in the initial model. Groups and patterns as for --keep_at_site.",
     )
-    # how a site computes and guards it: its own choice, as its GPUs are, so not in the plan
+    # how a site computes, with which safeguards: its own choice, like its GPUs, so not in the plan
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = setting(
         "float32",
         "Number format of the convolutions. The mixed formats halve a GPU's memory and use its "
@@ -210,7 +210,7 @@ class ExperimentConfig:
     )
     clip_norm: float = setting(
         0.0,
-        "Largest norm of all gradients together; longer ones are scaled down to it. 0 never clips. "
+        "Largest global norm of the gradients; larger ones are scaled down to it. 0 never clips. "
         "Try 12 (nnU-Net's) if the loss does not recover from peaks of the logged gradient_norm.",
         condition=Condition(
             lambda norm: 0 <= norm < float("inf"), "a finite number above 0, or 0 for no clipping"
@@ -242,7 +242,7 @@ class ExperimentConfig:
         condition=at_least(0),
     )
     local_epochs: int = settings.same_as(ServerConfig, "local_epochs")
-    # the server's alone, so not in the plan; here because all programs read the same flag files
+    # the server's own settings, so not in the plan; here because programs share their flag files
     aggregation: str = settings.same_as(ServerConfig, "aggregation")
     validation_every: int = setting(
         1,
@@ -312,8 +312,8 @@ class ExperimentConfig:
 def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, Any]:
     """Returns the settings that all sites of a federation must share, as nested JSON values.
 
-    The plan holds the genotype's content rather than its name: two files of one name may differ.
-    That of 0 rounds holds only what an evaluation needs.
+    The plan holds the genotype's content rather than its name, because two files with the same name
+    may differ. With 0 rounds, it holds only what an evaluation needs.
     """
     if config.num_rounds == 0:
         return evaluation_plan(plan(dataclasses.replace(config, num_rounds=1), genotype_json))
@@ -361,11 +361,11 @@ def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, A
 def evaluation_plan(trained: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the part of a model's plan that sites must share to evaluate it.
 
-    These are the network (or the supernet) without its VAE branch, the preparation and the sliding
-    window. How the model was trained does not matter.
+    It describes the network (or the supernet) without its VAE branch, the preparation and the
+    sliding window. How the model was trained does not matter.
 
     Args:
-      trained: the plan that the model was trained by.
+      trained: the plan that the model was trained with.
     Raises:
       ValueError: if the plan lacks a part.
     """
@@ -379,7 +379,7 @@ def evaluation_plan(trained: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _missing_labels(config: ExperimentConfig) -> dict[str, Any]:
-    """Returns nothing for the default, so that the plan equals that of earlier releases."""
+    """Returns an empty dict for the default, so that the plan equals that of earlier releases."""
     if config.missing_labels == "background":
         return {}
     return {"missing_labels": config.missing_labels, "absence_evidence": config.absence_evidence}

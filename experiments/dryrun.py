@@ -90,7 +90,7 @@ def main(argv: list[str]) -> None:
 
 
 def _about_network(network: Any, genotype: Any, patch: Sequence[int], seconds: float) -> str:
-    """Returns how large a network is, in words."""
+    """Describes the size of a network."""
     from c2fnas import vae_branch
 
     segmentation = genotype.macs(patch)
@@ -107,7 +107,7 @@ def _about_network(network: Any, genotype: Any, patch: Sequence[int], seconds: f
 
 
 def _about_supernet(network: Any, genotype: Any, patch: Sequence[int], seconds: float) -> str:
-    """Returns how large a supernet is, in words, after checking the shape of each kernel.
+    """Describes the size of a supernet, after checking the shape of each kernel.
 
     Raises:
       ValueError: if a path's kernels are not those of its genotype.

@@ -3,10 +3,9 @@
     python -m experiments.evaluate --prediction=masks --truth=labels --output=scores
 
 Masks and labels are NIfTI files of the same name in two folders (or two single files), on the same
-grid. Writes cases.csv, which grows by a row with each case, and summary.csv, summary.md and
-summary.json. If a pair cannot be compared, the program names it, scores the others and exits with
-code 1. A label without a mask is an error, and no means are computed, unless --missing tells how to
-count it.
+grid. Writes cases.csv, adding a row after each case, and summary.csv, summary.md and summary.json.
+If a pair cannot be compared, the program names it, scores the others and exits with code 1. A label
+without a mask is an error, and no means are computed, unless --missing says how to count it.
 """
 
 from __future__ import annotations
@@ -92,7 +91,7 @@ def main(argv: list[str]) -> int:
             rows.append(
                 {"case": pair.name, **columns, **({"mask": "missing"} if pair.mask is None else {})}
             )
-        except Exception as error:  # whatever happens to one pair, the others are scored
+        except Exception as error:  # if one pair fails, the others are still scored
             failed[pair.name] = str(error if type(error) is ValueError else _refusal(error, pair))
             print(f"error: {printable.block(failed[pair.name])}", file=sys.stderr)
             continue
@@ -133,7 +132,7 @@ def main(argv: list[str]) -> int:
 def _refusal(error: Exception, pair: _Pair) -> Exception:
     """Returns the rule that a pair breaks.
 
-    Where the rule's own remedy speaks of a manifest, it is replaced by one for this program.
+    A remedy that refers to a manifest is replaced by one for this program.
     """
     from preprocessing import rules
 

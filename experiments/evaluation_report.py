@@ -2,9 +2,9 @@
 
     python -m experiments.evaluation_report --store=evaluation --output=report
 
-Audits log, models and rows first, and works while sites are still at work. Writes evaluation.html,
-evaluation.md, evaluation.csv (every measure) and evaluation.json (with the rows). Any run will do,
-with training or without.
+Audits log, models and rows first, and can be run while sites are still working. Writes
+evaluation.html, evaluation.md, evaluation.csv (every measure) and evaluation.json (with the rows).
+Works for any run, with or without training.
 """
 
 from __future__ import annotations

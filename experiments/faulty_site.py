@@ -1,11 +1,11 @@
-"""EXPERIMENT ONLY: a site that spoils its updates, to see what an aggregation rule does.
+"""EXPERIMENT ONLY: a site that corrupts its updates, to see how an aggregation rule responds.
 
     python -m experiments.faulty_site --flagfile=experiments/flagfiles/demo.flags --fault=stuck \\
         --kit=federation/C3 --server=localhost:8443 --site_folder=sites/C3
 
-A study starts it in place of experiments.join at a site to which its file gives a `fault`. It takes
-the same flags. It connects only to a server on this machine, with a kit that was made for such a
-server, so that it harms no real federation.
+A study starts it in place of experiments.join at a site for which the study file sets a `fault`. It
+takes the same flags. It connects only to a server on this machine, with a kit made for such a
+server, so that it cannot harm a real federation.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     fault = experiment_flags.required("fault", "what the site does wrong")
     server = experiment_flags.required("server", "host:port of a server on this machine")
     faults.require_own_machine(experiment_flags.address(server)[0])
-    # A tunnel to a real server ends on this machine too, but the kit tells where the server is.
+    # A tunnel to a real server also ends on this machine, but the kit names the server's host.
     kit = experiment_flags.required("kit", "the site's kit, made by the study")
     faults.require_own_machine(Kit.read(kit, kinds=("site",), port=1).host, of_kit=kit)
     logging.warning("event=faulty_site EXPERIMENT: this site %s", faults.FAULTS[fault])

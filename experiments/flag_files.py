@@ -96,7 +96,7 @@ def _at(place: str, problem: str) -> str:
 
 
 def _problem(values: flags.FlagValues, text: str) -> str | None:
-    """Returns what is wrong with one argument; None if nothing is or its value comes next."""
+    """Returns the problem with one argument; None if it is valid or its value comes next."""
     if not text.startswith("-") or text == "--":
         return None
     name, separator, value = text.lstrip("-").partition("=")

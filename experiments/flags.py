@@ -1,4 +1,4 @@
-"""Flags that several programs share, and the frame in which every program runs.
+"""Flags that several programs share, and the wrapper in which every program runs.
 
 A program calls the `define_*` functions it needs and hands its `main` to `run`. Only programs and
 this module read `FLAGS`; library code gets frozen values.
@@ -44,7 +44,7 @@ _SINCE_FIRST_RELEASE = (
     "deterministic",
     "gpu_memory_mib",
 )
-# settings of the experiment that also concern programs which only use a model
+# settings of the experiment that also apply to programs which only use a model
 _COMPUTING = ("tf32", "deterministic", "gpu_memory_mib")
 _WINDOWS = 2  # windows computed at a time by a program that does not train; each needs its memory
 
@@ -59,7 +59,7 @@ def define_experiment() -> None:
 
 @program_help.group("This machine")
 def define_runtime() -> None:
-    """Defines flags that change the speed. Results are bit-equal for equal numbers of threads.
+    """Defines flags that affect speed. Results are bit-equal for equal numbers of threads.
 
     A program that also calls `define_experiment` calls that first.
     """
@@ -128,7 +128,7 @@ def define_privacy() -> None:
 
 
 def privacy_policy() -> PrivacyPolicy:
-    """Returns the site's policy; raises PolicyRefused naming the flag at fault."""
+    """Returns the site's policy; raises PolicyRefused naming the invalid flag."""
     try:
         return PrivacyPolicy(**setting_flags.values(PrivacyPolicy, FLAGS))
     except PolicyRefused as error:
@@ -166,8 +166,8 @@ def experiment_config(
     """Returns the checked configuration; raises app.UsageError as `settings_of` does.
 
     Args:
-      without_training: whether the program also takes 0 rounds, which evaluate given models.
-      supernet: whether the program can work on a supernet. One that takes 0 rounds can.
+      without_training: whether the program also accepts 0 rounds, an evaluation of given models.
+      supernet: whether the program can work on a supernet. One that accepts 0 rounds can.
     """
     config = settings_of(ExperimentConfig)
     if config.num_rounds == 0 and not without_training:
@@ -207,7 +207,7 @@ def experiment_flags_text() -> str:
     for name in settings.declared(ExperimentConfig):
         value = getattr(FLAGS, name)
         if name in _SINCE_FIRST_RELEASE and value == FLAGS[name].default:
-            continue  # so that a run of an earlier release has the same text and can be resumed
+            continue  # so that the text equals that of an earlier release, whose run can be resumed
         lines.append(f"--{name}={','.join(value) if isinstance(value, list) else value}")
     return "\n".join(lines) + "\n"
 
@@ -237,8 +237,8 @@ def site_folder(
     """Returns --site_folder after closing it to other accounts: it holds scans and models.
 
     Args:
-      meaning: what a missing flag is explained with.
-      make: whether to make a missing folder.
+      meaning: explanation of the flag, shown if it is missing.
+      make: whether to create a missing folder.
     """
     path = pathlib.Path(required("site_folder", meaning))
     return private.folder(path) if make or path.is_dir() else path
@@ -336,7 +336,7 @@ def run(
             sys.exit(getattr(error, "exit_code", 1))
 
     for stream in (sys.stdout, sys.stderr):
-        # A file name that the terminal's encoding cannot show is printed escaped.
+        # Escape file names that the terminal's encoding cannot show.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if program_help.asked_for(sys.argv[1:]):
@@ -356,7 +356,7 @@ def run(
 
 
 def _is_of_an_extra(error: ModuleNotFoundError) -> bool:
-    """Returns whether a package outside the base installation is missing, not a module of ours."""
+    """Returns whether the missing module belongs to an optional package, not to this product."""
     top = (error.name or "").partition(".")[0]
     return top not in ("", "c2fnas", "experiments", "federated", "preprocessing", "runkit")
 

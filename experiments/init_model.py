@@ -3,7 +3,7 @@
     python -m experiments.init_model --flagfile=experiments/flagfiles/demo.flags \\
         --output=initial.safetensors
 
-Each weight depends on the seed and on its own name only, so all stacks and machines write the same
+Each weight depends only on the seed and its own name, so all stacks and machines write the same
 numbers. The file also holds the plan that the server compares with each site's.
 """
 
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
     network = site_trainer.build_network(config)
     weights = named_weights.initial(network, config.seed)
     try:
-        config.share_rules.of(weights)  # the names that they match are known only now
+        config.share_rules.of(weights)  # checks them now that the names of the arrays are known
     except ValueError as error:
         raise ValueError(
             f"--keep_at_site or --only_receive: {error}. Groups are "

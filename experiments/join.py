@@ -6,8 +6,8 @@
 With --num_rounds=0, in an evaluation without training, it only scores the models that the server
 gives on the site's test cases, and only rows of numbers leave the site.
 
-Only weights, scores and rows of numbers leave the site. What leaves of the weights is up to the
-site's own privacy policy, best in a flag file of its own, e.g.
+Only weights, scores and rows of numbers leave the site. The site's own privacy policy decides how
+much of the weights leaves; keep it in a separate flag file, e.g.
 
     --privacy_filter=gaussian --privacy_clip=1 --privacy_noise=4 --privacy_budget=8 --nolend_local
 
@@ -93,8 +93,8 @@ def take_part(
     """Takes part in the run that the flags describe; returns the exit code.
 
     Args:
-      cases_as_read: returns the cases that the site works with; an experiment changes them.
-      updates: returns the trainer whose updates are sent; an experiment changes them.
+      cases_as_read: returns the cases that the site works with; an experiment may replace them.
+      updates: returns the trainer whose updates are sent; an experiment may replace it.
     """
     config = experiment_flags.experiment_config(without_training=True)
     if config.num_rounds == 0 and FLAGS.lend:
@@ -126,7 +126,7 @@ def take_part(
     lent = experiment_flags.named_files("lend")
     inputs = {"--lend": list(lent.values()), "--site_folder": [folder / "cases"]}
     part, picture = ("federated", "comparison") if config.num_rounds else ("evaluation",) * 2
-    if config.supernet:  # beside what ordinary runs leave
+    if config.supernet:  # separate from the files of ordinary runs
         part = "supernet" if config.num_rounds else "paths"
     written = [folder / part, folder / "figures" / f"{picture}.png"]
     overwriting.require_apart(
@@ -238,7 +238,7 @@ def _policy(num_rounds: int) -> PrivacyPolicy:
     """Returns the site's policy.
 
     Raises:
-      app.UsageError, PolicyRefused: for one that cannot hold together with the other flags.
+      app.UsageError, PolicyRefused: if it contradicts the other flags.
     """
     policy = experiment_flags.privacy_policy()
     if not policy.active:

@@ -5,7 +5,7 @@
 
 Layouts:
     nifti        two folders with files of the same names
-    dicom        per case one folder or zip of DICOM files, and a NIfTI label of the same name
+    dicom        for each case a folder or zip of DICOM files, and a NIfTI label of the same name
     pancreas_ct  NIH Pancreas-CT as downloaded; the orientation of each label is found by comparing
                  it with its scan
 

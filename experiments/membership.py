@@ -36,7 +36,7 @@ experiment_flags.define_runtime()
 with program_help.group("Models and scans"):
     flags.DEFINE_string("run", None, "Folder of a finished run on one machine.")
     flags.DEFINE_list(
-        "rounds", [], "Rounds to look at; by default a quarter, half and all of those of the run."
+        "rounds", [], "Rounds to measure. Default: those after a quarter, half and all of the run."
     )
     flags.DEFINE_list(
         "models", [], "Without --run: models to attack, as name:file of safetensors weights."
@@ -47,13 +47,13 @@ with program_help.group("Models and scans"):
     flags.DEFINE_list(
         "nonmembers",
         [],
-        "Folders that experiments.prepare made of patients that no site has, as site:folder.",
+        "Folders that experiments.prepare made from patients that no site has, as site:folder.",
     )
     flags.DEFINE_list(
         "references",
         [],
-        "Further weights that were trained on other patients, for the calibrated attack. A run's "
-        "baselines serve each other's sites anyway.",
+        "Further weights that were trained on other patients, for the calibrated attack. With "
+        "--run, each site's baseline is used anyway, for the scans of the other sites.",
     )
 flags.DEFINE_integer("patches", 4, "Patches for each scan.", lower_bound=1)
 flags.DEFINE_integer(

@@ -3,9 +3,9 @@
     python -m experiments.overfit --flagfile=experiments/flagfiles/demo.flags --image=ct.nii.gz \\
         --label=organs.nii.gz --label_values=7:1 --output=overfit
 
-Try this first on a new kind of data: if the network cannot learn one scan by heart, something is
-wrong with the data or the settings. Success says nothing about other scans. Writes the prediction
-on the scan's own grid, an overlay picture and result.json.
+Try this first on a new kind of data: if the network cannot memorise one scan, something is wrong
+with the data or the settings. Success says nothing about other scans. Writes the prediction on the
+scan's own grid, an overlay picture and result.json.
 """
 
 from __future__ import annotations

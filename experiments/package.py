@@ -26,7 +26,7 @@ flags.DEFINE_string("rows", None, "The server's rows.jsonl; the model's scores a
 flags.DEFINE_list(
     "site_folder",
     [],
-    "Folders of the sites that trained the model, as far as available; adds figures on the "
+    "Folders of the sites that trained the model, as far as available; adds figures about the "
     "training data, e.g. the shortest field of view, which `predict` checks.",
 )
 flags.DEFINE_string(

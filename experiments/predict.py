@@ -170,7 +170,7 @@ def main(argv: list[str]) -> int:
                 series=FLAGS.series,
                 orientation=orientation,
             )
-        except Exception as error:  # whatever happens to one scan, the others are segmented
+        except Exception as error:  # if one scan fails, the others are still segmented
             names_a_file = type(error) is ValueError and any(
                 str(path) in str(error) for path in (image, mask)
             )
@@ -381,7 +381,7 @@ def _jobs() -> list[tuple[pathlib.Path, pathlib.Path]]:
 
 
 def _listed(file: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the paths in a list; names that are not UTF-8 must be written byte for byte."""
+    """Returns the paths in a list file; names that are not UTF-8 must appear byte for byte."""
     from runkit import text_files
 
     found = []

@@ -88,7 +88,7 @@ def main(argv: list[str]) -> int:
         )
         return _check(manifest, experiment_flags.site_folder(_SITE_FOLDER, make=True) / "check")
     overwriting.require_apart(inputs, {}, folders={"--site_folder": [folder / "cases"]})
-    # Closed to other accounts only now: until the check above it may have been the scans' folder.
+    # Closed to other accounts only now: before the check above, it could be the scans' folder.
     experiment_flags.site_folder(_SITE_FOLDER, make=not FLAGS.dry_run)
     counts = experiment_flags.numbers("split", int, 3) if FLAGS.split else None
     how = {

@@ -16,7 +16,7 @@ _GROUPS: dict[str, list[str]] = {}  # heading -> names of the flags below it
 
 @contextlib.contextmanager
 def group(heading: str) -> Iterator[None]:
-    """Lists the flags that are defined in this context or decorated function under a heading."""
+    """Lists under a heading the flags that this context or the decorated function defines."""
     before = set(flags.FLAGS)
     yield
     names = _GROUPS.setdefault(heading, [])
@@ -47,8 +47,8 @@ def text(doc: str, own: Sequence[str], required: Sequence[str]) -> str:
     sections = {"Required": list(required), "Flags of this program": list(own), **_GROUPS}
     shown: set[str] = set()
     for heading, names in sections.items():
-        # A program's own flags are sorted by name; those of a group keep their order, which is the
-        # order of the work.
+        # A program's own flags are sorted by name; those of a group keep the order of definition,
+        # which follows the workflow.
         names = [
             name
             for name in (names if heading in _GROUPS or heading == "Required" else sorted(names))

@@ -7,7 +7,7 @@
 
 Further steps in an existing federation: --renew=server,C1, --revoke=C2, --revoke=server, --list.
 
-With --requests the sites made their own keys (`experiments.request`), and nothing secret has to be
+With --requests the sites make their own keys (`experiments.request`), and nothing secret has to be
 sent. Read the authority's fingerprint out to every site, which needs it to install your answer.
 Keep the folder `authority` offline.
 """
@@ -58,7 +58,7 @@ flags.DEFINE_list(
 flags.DEFINE_list(
     "replace_credential",
     [],
-    "Sites whose request may bring a new credential; their present kit stops working.",
+    "Sites whose request may contain a new credential; their present kit then stops working.",
 )
 flags.DEFINE_bool(
     "list",

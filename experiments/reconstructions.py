@@ -4,9 +4,9 @@
         --site_folder=sites/C1 --weights=sites/C1/baseline/best.safetensors \\
         --output=sites/C1/figures/reconstructions.png
 
-As in validation, the latent vector is the mean of its distribution. If the reconstructions are a
-grey fog, the branch has learned no more than the mean scan. The picture shows scans, so keep it at
-the site.
+As in validation, the latent vector is the mean of its distribution. If the reconstructions are
+uniformly grey, the branch has learned no more than the mean scan. The picture shows scans, so keep
+it at the site.
 """
 
 from __future__ import annotations

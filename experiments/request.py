@@ -7,10 +7,10 @@
 
 The first command writes kit/site.csr: send it to the operator and compare fingerprints by
 telephone. The second installs the answer, after which the kit is ready for experiments.join. The
-third takes in that earlier certificates of the server are revoked.
+third stops trusting earlier certificates of the server, which the operator has revoked.
 
 The operator reads out the fingerprint of the authority. Without that check, somebody between you
-and the operator could pose as the server. To renew a certificate, repeat the first two commands
+and the operator could impersonate the server. To renew a certificate, repeat the first two commands
 without --authority. Neither site.csr nor the answer is secret.
 """
 

@@ -5,7 +5,7 @@
 `make search` runs it. The cost is printed first (`--dry_run` stops there). Stop it at any time; run
 the same command again to resume. The stages are the programs search_topology, search_operations and
 search_evidence, each with the flag file search_<stage>_<profile>.flags; start them yourself for
-cases of your own. docs/search.md explains what is searched and how it is judged.
+your own cases. docs/search.md explains what is searched and how it is judged.
 
 Writes <runs>/search_<profile>/search.html, and below it a folder per stage.
 """

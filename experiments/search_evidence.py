@@ -7,11 +7,11 @@
 
 Each network is trained alone with several seeds, those after --seed. Networks are compared on test
 cases. The search has used neither these seeds nor these cases. The claims and the rules of their
-verdicts were written before any number was known (docs/search.md). What is not given is reported as
-not measured. Networks, paths and the number of trainings are fixed by the first start; verdicts
-come with the last training. --genotype is the network that the search is measured by: the published
-one, unless you give another. The cost is printed first (`--dry_run` stops there). Stop it at any
-time; run the same command again to resume.
+verdicts were written before any number was known (docs/search.md). Networks and paths that are not
+given are reported as not measured. The first start fixes the networks, the paths and the number of
+trainings; verdicts are given after the last training. --genotype is the network with which the
+search is compared: the published one, unless you give another. The cost is printed first
+(`--dry_run` stops there). Stop it at any time; run the same command again to resume.
 
 Writes evidence.json, evidence.html, a page of it, and one file per finished training.
 """
@@ -127,7 +127,7 @@ def main(argv: list[str]) -> None:
 
 
 def _trainer(config: Any, chosen: EvidenceSettings, stores: Any, folder: pathlib.Path) -> Any:
-    """Returns what does one training."""
+    """Returns a function that runs one training."""
     from experiments.models import devices
     from experiments.search import candidate_training
 

@@ -3,11 +3,11 @@
     python -m experiments.search_federated --flagfile=search.flags --genotype=topology.json \\
         --supernet --trained=store/global/round_020.safetensors --output=search
 
-First train the supernet: init_model, serve and join with --supernet. Then call this program again
-and again. Each call takes the rows of the generation before, writes the next generation of paths as
-a list, and prints the command by which the server has all sites score it on their validation cases
-(an evaluation without training, in which only rows leave a site). The last call writes the winner,
-operations.json, which --genotype of every program takes, and search.html.
+First train the supernet: init_model, serve and join with --supernet. Then call this program
+repeatedly. Each call reads the rows of the previous generation, writes the next generation of paths
+as a list, and prints the command with which the server has all sites score it on their validation
+cases (an evaluation without training, in which only rows leave a site). The last call writes the
+winner, operations.json, which every program accepts as --genotype, and search.html.
 
 Needs neither patient data nor TensorFlow; for its page it needs matplotlib (pip install '.[site]').
 """
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> None:
         "patch_size": list(config.patch_size),
     }
     plan = configuration.plan(config, genes.to_json())
-    given_paths.load(trained, configuration.evaluation_plan(plan))  # only to see that it fits
+    given_paths.load(trained, configuration.evaluation_plan(plan))  # only to check that it fits
     pooled = (
         federated_search.pooled_search(pathlib.Path(FLAGS.pooled), space) if FLAGS.pooled else None
     )
@@ -88,7 +88,7 @@ def main(argv: list[str]) -> None:
             f"  python -m experiments.serve <flags> --supernet --num_rounds=0 --kit=<kit> "
             f"--models={file} --store={store}"
         )
-        print("and at each site experiments.join with --supernet --num_rounds=0; then this again")
+        print("and at each site: experiments.join with --supernet --num_rounds=0; then repeat this")
         return
     for line in federated_search.write_winner(space, state, folder):
         print(line)

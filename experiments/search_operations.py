@@ -9,11 +9,11 @@ First a supernet, which holds conv2d, conv3d and p3d for every cell, is trained 
 cases of all sites; each step takes one path through it, drawn uniformly. Then paths are scored on
 the validation cases with the weights that they have in the supernet, without training: those that
 evolution proposes, and as many drawn at random. No score uses a test case. A path's score only
-ranks it; train the winner alone to know what it is worth. The cost is printed first (`--dry_run`
+ranks it; train the winner alone to learn how good it is. The cost is printed first (`--dry_run`
 stops there). Stop it at any time; run the same command again to resume.
 
-Writes operations.json and operations_random.json, the best genotype of each arm, which --genotype
-of every program takes; operations.safetensors, the winner's weights in the supernet, which
+Writes operations.json and operations_random.json, the best genotype of each arm, which every
+program accepts as --genotype; operations.safetensors, the winner's weights in the supernet, which
 `train_local --fine_tune` takes; search.html, a page that shows the search; search.json, its state;
 and paths.json, the random arm's paths, for experiments.search_evidence.
 """
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
         settings,
         seed=config.seed,
         about={
-            # the file's content decides, not its place
+            # the file's content decides, not its path
             "experiment": {**config.to_json(), "genotype": space.base.to_json()},
             "supernet": {**dataclasses.asdict(chosen), "operations": list(space.operations)},
             "cases": searched_cases.record(stores, ("training", "validation")),
@@ -124,7 +124,7 @@ def _space(base: Any, config: Any, chosen: SupernetSettings) -> Any:
 
 
 def _results(state: Any, space: Any, folder: pathlib.Path, trained: Any) -> Iterator[str]:
-    """Writes what was found; yields a line about each file."""
+    """Writes the results; yields a line about each file."""
     from c2fnas import named_weights
     from c2fnas.search import evolution, supernet
     from experiments.search import federated_search, operation_search

@@ -4,13 +4,13 @@
         --flagfile=experiments/flagfiles/search_topology_demo.flags \\
         --site_folders=sites/C1,sites/C2
 
-Every candidate is trained alone from nothing on the training cases of all sites, for --proxy_steps
+Every candidate is trained alone from scratch on the training cases of all sites, for --proxy_steps
 steps, and scored on their validation cases; no score uses a test case. A second arm draws as many
 topologies at random. The cost is printed first (`--dry_run` stops there). Stop it at any time; run
 the same command again to resume.
 
-Writes topology.json and topology_random.json, the best genotype of each arm, which --genotype of
-every program takes; search.html, a page that shows the search; and search.json, its state.
+Writes topology.json and topology_random.json, the best genotype of each arm, which every program
+accepts as --genotype; search.html, a page that shows the search; and search.json, its state.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("cells_down", 6, "Cells on the way down.", lower_bound=1)
 flags.DEFINE_integer("cells_up", 6, "Cells on the way up.", lower_bound=1)
 flags.DEFINE_integer("most_trainings", 0, MOST_TRAININGS, lower_bound=0)
-flags.DEFINE_bool("random_arm", True, "Draw as many topologies at random, to compare with.")
+flags.DEFINE_bool("random_arm", True, "Also draw as many topologies at random, for comparison.")
 flags.DEFINE_bool("dry_run", False, "Print the cost and exit.")
 _WINNERS = ("topology.json", "topology_random.json")
 _PAGE, _CANDIDATES = "search.html", "candidates"
@@ -73,8 +73,8 @@ def main(argv: list[str]) -> None:
     possible = topology_search.deepest_level([*config.patch_size, *config.inference_window])
     if FLAGS.deepest > possible:
         raise ValueError(
-            f"--deepest is {FLAGS.deepest}; patch and window have sizes that level {possible} at "
-            "most divides: enlarge them or lower it"
+            f"--deepest is {FLAGS.deepest}; the sizes of patch and window allow at most level "
+            f"{possible}: enlarge them or lower it"
         )
     space = TopologySpace(
         down=FLAGS.cells_down,
@@ -132,7 +132,7 @@ def _cores() -> int:
 def _scorer(
     config: Any, proxy: ProxySettings, space: Any, stores: Any, folder: pathlib.Path
 ) -> Score:
-    """Returns what trains and scores one topology."""
+    """Returns a function that trains and scores one topology."""
     from experiments.models import devices
     from experiments.search import candidate_training
     from experiments.search import proxy as proxies

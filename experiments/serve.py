@@ -1,16 +1,16 @@
-"""Runs the server of a federation: leads the rounds and averages the sites' updates.
+"""Runs the server of a federation: coordinates the rounds and averages the sites' updates.
 
     python -m experiments.serve --flagfile=experiments/flagfiles/demo.flags \\
         --kit=federation/server --store=server --initial_model=initial.safetensors
 
-With --num_rounds=0 it trains nothing: the models of --models travel to the sites, which score them
+With --num_rounds=0 nothing is trained: the sites receive the models given by --models, score them
 on their test cases and return rows of numbers.
 
     python -m experiments.serve --flagfile=study.flags --num_rounds=0 --kit=federation/server \\
         --store=evaluation --models=models/FL_global,other:models/other
 
-It needs neither patient data nor the neural network. Stop it at any time; run the same command
-again to resume.
+The server needs neither patient data nor the neural network. Stop it at any time; run the same
+command again to resume.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ flags.DEFINE_integer(
 flags.DEFINE_string(
     "metrics_host",
     "127.0.0.1",
-    "Address of the Prometheus endpoint. It asks for no password, so on any other than this "
-    "machine's own, let a firewall admit only the Prometheus server.",
+    "Address of the Prometheus endpoint. The endpoint has no password; if the address can be "
+    "reached from other machines, let a firewall admit only the Prometheus server.",
 )
 
 
@@ -97,7 +97,7 @@ def main(argv: list[str]) -> int:
         files = _files(experiment, until_ready)
 
         def tell_ready(port: int) -> None:
-            until_ready.close()  # the store has its own copies now
+            until_ready.close()  # the store now has its own copies
             print(f"serving on port {port}", flush=True)
             systemd.notify("READY=1")
 
@@ -133,7 +133,7 @@ def main(argv: list[str]) -> int:
 
 
 def _metrics() -> tuple[str, int] | None:
-    """Returns address and port of the Prometheus endpoint, None for none. Raises UsageError."""
+    """Returns address and port of the Prometheus endpoint, or None. Raises UsageError."""
     if not FLAGS.metrics_port:
         if FLAGS["metrics_host"].present:
             raise app.UsageError(
@@ -150,11 +150,11 @@ def _metrics() -> tuple[str, int] | None:
 
 
 def _files(config: ExperimentConfig, until_ready: contextlib.ExitStack) -> given_models.Files:
-    """Returns the initial model and the given models, those in a folder until the store has them.
+    """Returns the initial model and the given models, in a folder kept until the store has copies.
 
     Raises:
       app.UsageError, ValueError: if a flag is missing or does not belong to this kind of run, or if
-        a model has another plan than the flags.
+        a model's plan differs from the flags.
     """
     if config.num_rounds:
         if FLAGS.models:

@@ -1,7 +1,7 @@
 """Shows the state of a running federation: sites, rounds, bytes, scores.
 
     python -m experiments.status --kit=federation/operator              # once
-    python -m experiments.status --kit=federation/operator --every=2    # again and again
+    python -m experiments.status --kit=federation/operator --every=2    # repeatedly
     python -m experiments.status --kit=federation/operator --json       # for other programs
 
 With --every it ends when the federation has finished, or with Ctrl-C.

@@ -5,8 +5,8 @@
         --data=folder_of_manifest --runs=runs
 
 The cost is printed first (`--dry_run` stops there). Stop it at any time; run the same command again
-to resume. If a run fails, the others continue, and the table shows what there is. After each run,
-<runs>/<name>/study.md, study.json and study.html are updated.
+to resume. If a run fails, the others continue, and the table shows the results so far. After each
+run, <runs>/<name>/study.md, study.json and study.html are updated.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ flags.DEFINE_string("runs", "runs", "Folder of runs; the study is written to <ru
 flags.DEFINE_list("seeds", [], "Run only these of the study's seeds.")
 flags.DEFINE_list("points", [], "Run only these of the study's points.")
 flags.DEFINE_bool("dry_run", False, "Print the cost and exit.")
-flags.DEFINE_bool("report_only", False, "Start no run; only write the report of the finished ones.")
+flags.DEFINE_bool("report_only", False, "Only write the report of the finished runs; start none.")
 
 
 def main(argv: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Reproduces Table 1 from nothing: synthetic cohort, baselines, federation, evaluation, report.
+"""Reproduces Table 1 from scratch: synthetic cohort, baselines, federation, evaluation, report.
 
     python -m experiments.table1 --flagfile=experiments/flagfiles/demo.flags --seed=1 --runs=runs
 
@@ -107,7 +107,7 @@ def main(argv: list[str]) -> None:
 
 def _own_flags_text() -> str:
     names = ["cases_c1", "cases_c2", "split_c1", "split_c2", "threads_per_site"]
-    if FLAGS.phantom != "standard":  # else as in earlier releases, whose runs can be resumed so
+    if FLAGS.phantom != "standard":  # otherwise as in earlier releases, so their runs can resume
         names.append("phantom")
     return "".join(
         f"--{name}={json.dumps(getattr(FLAGS, name))}\n".replace(" ", "") for name in names

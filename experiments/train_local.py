@@ -49,7 +49,7 @@ flags.DEFINE_string(
 flags.DEFINE_bool(
     "freeze_encoder",
     False,
-    "With --fine_tune: keep the weights of stem and encoder, and train only the decoder and the "
+    "With --fine_tune: freeze the weights of stem and encoder, and train only the decoder and the "
     "VAE branch. Useful with few cases.",
 )
 

@@ -1,7 +1,7 @@
-"""The weight exchange: moves named arrays in rounds and knows neither networks nor scans.
+"""The weight exchange: moves named arrays in rounds, independently of networks and scans.
 
-It never imports TensorFlow. The public names below are loaded on first use, so that a site loads no
-server code and a server no site code.
+It never imports TensorFlow. The public names below are loaded on first use, so that a site does not
+load server code, nor a server site code.
 """
 
 from __future__ import annotations

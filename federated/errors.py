@@ -1,4 +1,4 @@
-"""What can go wrong in a federation: one class per cause.
+"""The errors of a federation: one class per cause.
 
 The name of the class is sent to the other end, so that both ends raise the same error.
 """
@@ -22,7 +22,7 @@ class FederationError(Exception):
 
     Attributes:
       exit_code: exit code of a program that ends with this error.
-      reasons: one per tensor at fault, if tensors are; sent to the other end with the error.
+      reasons: one per faulty tensor, if tensors are the cause; sent to the other end.
     """
 
     exit_code = 1
@@ -39,7 +39,7 @@ class ServerUnreachable(FederationError):
 class CertificateOutOfDate(ServerUnreachable):
     """By one end's clock, a certificate has expired or is not valid yet.
 
-    Trying again helps once it is renewed.
+    Trying again helps once the certificate is renewed.
     """
 
 
@@ -54,7 +54,7 @@ class DamagedTransfer(FederationError):
 class StorageTrouble(FederationError):
     """The server could not write what it received, and acknowledged nothing.
 
-    Its disk is full, for example, or its folder read-only.
+    For example, its disk is full or its folder is read-only.
     """
 
 
@@ -112,18 +112,18 @@ class ModelRefused(FederationError):
 
 
 class PrivacyRefused(FederationError):
-    """A report holds something that may not leave a site.
+    """A report contains something that may not leave a site.
 
     The message names the column or key and never repeats its content.
     """
 
 
 class UnknownSite(FederationError):
-    """The site takes no part in what it asks for."""
+    """The site does not take part in what it asks for."""
 
 
 class ServerMisbehaves(FederationError):
-    """The server sent something that no server of this product sends.
+    """The server sent something that a server of this product never sends.
 
     Examples: a path in place of a name; an impossible size, number or receipt. The site ignores it
     and does not repeat the call, because only people can find out what kind of server this is.
@@ -141,9 +141,9 @@ class ServerMisbehaves(FederationError):
 
 
 class PolicyRefused(FederationError):
-    """A site's own privacy policy forbids what would come next, or cannot be kept.
+    """A site's own privacy policy forbids the next step, or cannot be satisfied.
 
-    For example, its budget is spent. Nothing leaves the site instead.
+    For example, its budget is spent. Nothing then leaves the site.
     """
 
     exit_code = 77  # EX_NOPERM of <sysexits.h>: only people can decide, so restarting is no use

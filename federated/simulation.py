@@ -1,4 +1,4 @@
-"""Rounds without sockets: sites and a coordinator in one process, to develop methods and for tests.
+"""Rounds without sockets: sites and a coordinator in one process, for development and tests.
 
     from federated import simulation
     from federated.aggregation.fedavgm import FedAvgM
@@ -8,8 +8,8 @@
     rule = FedAvgM(momentum=0.5)
     simulation.run(trainers, "initial.safetensors", "results", num_rounds=20, rule=rule)
 
-Everything but the network is what a real federation runs: the folder then holds the server's store,
-whose models and log the audit can check, and a journal per site.
+Everything but the network is the same as in a real federation: the folder then contains the
+server's store, whose models and log the audit can check, and a journal per site.
 """
 
 from __future__ import annotations
@@ -66,17 +66,17 @@ def run(
     models: Mapping[str, str | os.PathLike] | None = None,
     **settings: Any,
 ) -> ServerSummary:
-    """Leads a whole run, each site in a thread; run again with the same folder, it resumes.
+    """Runs a whole federation with a thread per site; a second call with the folder resumes it.
 
     Args:
-      trainers: site name to trainer; a round waits for all of them.
+      trainers: site name -> trainer; a round waits for all of them.
       initial: safetensors file of global model 0; its metadata key "plan" holds the plan as JSON.
-      folder: of the run; `server` is the store, `<site>` a site's journal.
+      folder: folder of the run; `server` is the store, `<site>` a site's journal.
       rule: makes the next global model; FedAvg by default. It need not be in the table of rules.
-      models: of a run of 0 rounds, what every site evaluates: name to safetensors file.
-      settings: further ones of `ServerConfig`.
+      models: in a run of 0 rounds, the models that every site evaluates: name -> safetensors file.
+      settings: further settings of `ServerConfig`.
     Raises:
-      Whatever a trainer raises, and what `Store.open_run` and `site.loop.run` do.
+      Whatever a trainer, `Store.open_run` or `site.loop.run` raises.
     """
     rule = rule or FedAvg()
     if rules.RULES.setdefault(rule.name, type(rule)) is not type(rule):
@@ -128,7 +128,7 @@ def run(
             loop.run(trainers[site], transport, folder / site)
         except _Stopped:
             pass
-        except BaseException as error:  # handed to the thread that leads, which raises it
+        except BaseException as error:  # passed to the main thread of the run, which raises it
             failures.append(error)
             lead.stop()
 
@@ -152,9 +152,9 @@ def run(
 
 
 def signers_in(folder: str | os.PathLike, sites: Iterable[str]) -> dict[str, Signer]:
-    """Returns certificates by which the sites know each other's keys, and their authority.
+    """Returns certificates with which the sites verify each other's keys, and their authority.
 
-    They are made once and kept in `folder`: a run that is resumed goes on with them.
+    They are made once and kept in `folder`, so that a resumed run continues with them.
     """
     folder, now = private.folder(folder), datetime.datetime.now(datetime.timezone.utc)
 
@@ -189,12 +189,13 @@ class _Pair(NamedTuple):
 
 
 class _Stopped(BaseException):
-    """Ends a site's loop, which would otherwise wait for a server that has left."""
+    """Ends a site's loop, which would otherwise wait for a server that has stopped."""
 
 
 class InProcessTransport(Transport):
-    """A transport to a coordinator in the same process; arrays still pass through the codec, tokens
-    through the sessions.
+    """A transport to a coordinator in the same process.
+
+    Arrays still pass through the codec, and tokens through the sessions.
     """
 
     def __init__(

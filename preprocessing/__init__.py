@@ -1,1 +1,1 @@
-"""Voxels: from a site's CT files to patches. Knows no network and no rounds."""
+"""Voxels: from a site's CT files to patches. Knows nothing about networks or rounds."""

@@ -11,8 +11,8 @@ import dataclasses
 import tensorflow as tf
 
 _AXES = ("x", "y", "z")
-# The purpose of a random number, folded into the sample's seed, from which the latent noise of the
-# network is drawn as well.
+# The purpose of a random number is folded into the sample's seed, because the latent noise of the
+# network is drawn from the same seed.
 _FLIPS, _SCALE, _SHIFT = 101, 102, 103
 
 
@@ -21,12 +21,12 @@ class AugmentationConfig:
     """Which changes are applied to patches.
 
     Attributes:
-      flip_axes: axes that are reversed, each with probability 1/2. An abdomen is not symmetric: to
-          flip x is a choice.
-      intensity_scale: s of a factor that is uniform in [1 - s, 1 + s], about the middle of the
-          window.
-      intensity_shift: s of an offset that is uniform in [-s, s], in units of the scaled image, in
-          which the window is 2 wide.
+      flip_axes: axes that are reversed, each with probability 1/2. The abdomen is not symmetric, so
+          flipping x is a deliberate choice.
+      intensity_scale: s; intensities are scaled about the middle of the window by a factor that is
+          uniform in [1 - s, 1 + s].
+      intensity_shift: s; an offset that is uniform in [-s, s] is added, in units of the scaled
+          image, in which the window is 2 wide.
     """
 
     flip_axes: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ def three(values: Iterable[T]) -> tuple[T, T, T]:
 
 
 def mirrored(array: np.ndarray, flips: Iterable[bool]) -> np.ndarray:
-    """Returns a view of `array` with every axis reversed whose flip is true."""
+    """Returns a view of `array` with the axes reversed whose flip is true."""
     return array[tuple(slice(None, None, -1) if flip else slice(None) for flip in flips)]
 
 

@@ -1,4 +1,4 @@
-"""Estimates what a preparation will need from the files' headers: memory, disk and time."""
+"""Estimates from the files' headers the memory, disk space and time that a preparation needs."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _MARGIN = 1.1
 _USUAL_DENSITY = 32  # largest usual ratio of compression of a CT
 _SLABS_BYTES = 48 * 2**20  # slabs in progress, growth of the interpreter, reserve of the allocator
 _DICOM_SLICE = (512, 512)  # assumed for every file of a series, whose headers are not read
-_DISK_BYTES_PER_S = 300e6  # assumed: the only figure that is neither computed nor measured
+_DISK_BYTES_PER_S = 300e6  # assumed; all other figures are computed or measured
 _WORKER_BYTES = 400 * 2**20  # at most, for the imports of a fresh process
-_START_S = 1.5  # until worker processes have imported what they need
+_START_S = 1.5  # time until worker processes have finished their imports
 _SAMPLE = (256, 256, 48)
 
 
 @dataclasses.dataclass(frozen=True)
 class CaseNeed:
-    """What one case needs.
+    """The resources that one case needs.
 
     Attributes:
-      native_voxels: of the scan on its own grid.
-      prepared_voxels: of the scan on the training grid.
+      native_voxels: number of voxels of the scan on its own grid.
+      prepared_voxels: number of voxels of the scan on the training grid.
       read_bytes: size of its files.
-      memory_bytes: peak while it is prepared, beyond an idle process.
+      memory_bytes: peak memory during preparation, beyond that of an idle process.
       disk_bytes: size of its folder in the case store.
     """
 
@@ -64,15 +64,15 @@ class Speed:
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """What a preparation as a whole needs.
+    """The resources that a whole preparation needs.
 
     Attributes:
       cases: number of cases to prepare.
       done: number of cases that an earlier run has prepared.
-      unreadable: how many of the cases to prepare have a header that cannot be read.
+      unreadable: number of cases to prepare whose header cannot be read.
       workers: number of cases prepared at the same time.
-      memory_bytes: peak of all processes together. The run keeps below it.
-      disk_bytes: by how much the case store will grow.
+      memory_bytes: peak of all processes together. The run stays below it.
+      disk_bytes: growth of the case store.
       seconds: approximate duration.
     """
 
@@ -97,9 +97,9 @@ class Budget:
 
 
 def case_need(case: Case, target_mm: Sequence[float]) -> CaseNeed | None:
-    """Returns what a labelled case needs.
+    """Returns the resources that a labelled case needs.
 
-    None if its headers cannot be read or used: such a case is refused before it needs anything.
+    None if its headers cannot be read or used: such a case is refused before it is processed.
     """
     try:
         label = case.required_label
@@ -120,7 +120,7 @@ def case_need(case: Case, target_mm: Sequence[float]) -> CaseNeed | None:
                 return None
         if not all(low <= length <= high for length in grid.spacing_mm):
             return None
-    except Exception:  # it is reported when the case is read
+    except Exception:  # reported when the case is read
         return None
     upright = geometry.ras_grid(grid)
     prepared = resampling.resampled_shape(upright.shape, upright.spacing_mm, target_mm)
@@ -141,7 +141,7 @@ def case_need(case: Case, target_mm: Sequence[float]) -> CaseNeed | None:
 def _is_whole(image: pathlib.Path, grid: Grid, dtype: np.dtype, label_grid: Grid) -> bool:
     """Returns whether scan and label can be as large as their headers declare.
 
-    A wrong number in one header must not stop a cohort because it would need too much memory.
+    A wrong number in one header must not stop the whole cohort by inflating its memory estimate.
     """
     if math.prod(grid.shape) != math.prod(label_grid.shape):
         return False
@@ -160,7 +160,7 @@ def cohort_budget(
     """Returns the budget of a cohort.
 
     Args:
-      needs: of the cases that are not done.
+      needs: resources of the cases that are not done.
       limit_bytes: memory limit; cases wait rather than exceed it.
     Raises:
       ValueError: if a single case needs more than the limit.
@@ -198,7 +198,7 @@ def idle_bytes(workers: int) -> int:
 
 
 def default_limit_bytes() -> int:
-    """Returns four fifths of the memory that is free now."""
+    """Returns four fifths of the memory that is currently free."""
     return int(0.8 * psutil.virtual_memory().available)
 
 
@@ -231,7 +231,7 @@ def _dicom_form(image: pathlib.Path, label: pathlib.Path) -> tuple[Grid, int, in
     """Returns the estimated grid of a series, bytes per voxel in memory, and bytes of its files."""
     label_grid, _, _ = nifti.stored_form(label)
     affine = np.diag([*label_grid.spacing_mm, 1.0])
-    if not image.is_dir():  # a zip or a multi-frame file: as many voxels as its label
+    if not image.is_dir():  # a zip or a multi-frame file: assume as many voxels as in its label
         return Grid(label_grid.shape, affine), 6, image.stat().st_size
     sizes = [path.stat().st_size for path in dicom.files_in(image)]
     return Grid((*_DICOM_SLICE, max(2, len(sizes))), affine), 6, sum(sizes)

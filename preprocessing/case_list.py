@@ -1,4 +1,4 @@
-"""A site's cases as values: which files belong together, and what the site says about them."""
+"""A site's cases as values: which files belong together, and what the site states about them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _TURN = re.compile(r"(?=.*x)(?=.*y)(?=.*z)([+-][xyz]){3}\Z")
 
 
 class ListProblem(ValueError):
-    """What is wrong with a list of cases; `manifest.read` adds the file that it came from."""
+    """A problem in a list of cases; `manifest.read` adds the file that it came from."""
 
     def __init__(self, rule: Rule, problem: str, fix: str | None = None):
-        problem = printable.text(problem, limit=1000)  # it may quote a file that others wrote
+        problem = printable.text(problem, limit=1000)  # it may quote a file from outside
         super().__init__(f"{problem} [{rule.id} {rule.name}]; {fix or rule.fix}")
         self.rule, self.problem, self.fix = rule, problem, fix
 
@@ -35,8 +35,8 @@ class Case:
       label: a NIfTI file; None for a scan without a label.
       series: which DICOM series, if there are several, see `dicom.read_series`.
       label_turn: how to turn the label's voxels onto the image's, e.g. "+x-y+z", ignoring the
-          label's header; None to believe the header.
-      accept: ids of rules that this case may break, because somebody has checked it.
+          label's header; None to trust the header.
+      accept: ids of rules that this case may break, because a person has checked the case.
       orientation: directions of the array's axes for NIfTI files whose header gives none, e.g.
           "LPS", see `nifti.read_ct`.
     """
@@ -89,8 +89,8 @@ class CaseManifest:
       label_values: file value -> class, for label files with values other than 0, 1, 2. Values that
           are not listed become background.
       excluded: ids of cases that are listed but not to be used.
-      declared: what the site says about each class of its labels, see `declared_labels`; None if it
-          says nothing.
+      declared: the site's declaration about each class of its labels, see `declared_labels`; None
+          without a declaration.
     """
 
     site: str

@@ -1,7 +1,7 @@
-"""What code that reads prepared cases needs of a case and of a store of cases.
+"""The interfaces of a prepared case and of a store of such cases, for code that reads them.
 
 `case_store.CaseStore` holds a site's cases on disk. Other stores pool the cases of several sites or
-keep them in memory; training, scoring and reports take any of them.
+keep them in memory; training, scoring and reports accept any of them.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class CaseSource(Protocol):
 
     Attributes:
       site: name of the site.
-      declared: what the site says about each class of its labels, see `declared_labels`; None if it
-          says nothing.
+      declared: the site's declaration about each class of its labels, see `declared_labels`; None
+          without a declaration.
     """
 
     @property

@@ -10,13 +10,13 @@
     native_runs.npy       the same for the label on the scan's own grid
     case.json             sources and settings, native grid
 
-C order suits patches: one of 96 x 96 x 96 from 360 x 360 x 200 is 96 pieces of the file of 38 KB
-each, together twice the bytes of the patch. Blocks of 32 x 32 x 32 would read as much and would
-have to be assembled.
+C order suits patches: reading 96 x 96 x 96 voxels from 360 x 360 x 200 takes 96 pieces of the file
+of 38 KB each, together twice the bytes of the patch. Blocks of 32 x 32 x 32 would read as much and
+would have to be assembled.
 
-Only the account that prepares can read the root, whatever the umask. A folder is written completely
-or not at all. It records a fingerprint of the files and settings it was made from, so that a case
-of other files or settings is never mistaken for the current one.
+Only the account that prepares the cases can read the root, whatever the umask. A folder is written
+completely or not at all. It records a fingerprint of the files and settings it was made from, so
+that a case made from other files or settings is never mistaken for the current one.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from preprocessing.volume import Grid
 from runkit import array_files, atomic, formats, private, release
 from runkit.classes import CLASSES
 
-FORMAT = 2  # increase it when the same files and settings give another store
+FORMAT = 2  # increase it when the same files and settings result in a different store
 UNSTATED = 2  # format of the stores and cases of release 0.1.0, which do not state it
 
-_OPEN_MAPS = 256  # of the 1024 file handles that a process usually has
+_OPEN_MAPS = 256  # a process usually has 1024 file handles
 _MAPPED = ("image.npy", "label.npy")
 
 
 class StoreSettings(TypedDict):
-    """How the cases of a store are made.
+    """The settings with which the cases of a store are made.
 
     Attributes:
       target_mm: spacing of the training grid, x, y, z.
@@ -73,10 +73,10 @@ class StoredCase:
     """One prepared case on disk, see `case_source.PreparedCase`.
 
     The arrays are mapped when they are read, and a limited number of maps stays open: a cohort of
-    hundreds of cases would otherwise use up the file handles of the process.
+    hundreds of cases would otherwise exhaust the file handles of the process.
 
     Attributes:
-      fingerprint: of the files and settings that made the case.
+      fingerprint: digest of the files and settings from which the case was made.
     """
 
     case_id: str
@@ -113,7 +113,7 @@ class StoredCase:
 
     @functools.cached_property
     def _layouts(self) -> dict[str, tuple[np.dtype, tuple[int, ...], int]]:
-        # read once: parsing the file's header takes four times as long as mapping it
+        # read only once: parsing the file's header takes four times as long as mapping it
         maps = {name: array_files.load(self.folder / name, mmap_mode="r") for name in _MAPPED}
         return {name: (array.dtype, array.shape, array.offset) for name, array in maps.items()}
 
@@ -122,8 +122,8 @@ class StoredCase:
 def _opened(
     fingerprint: str, path: pathlib.Path, dtype: np.dtype, shape: tuple[int, ...], offset: int
 ) -> np.ndarray:
-    # Kept open, because a new map of a file would have to load its pages again. The fingerprint is
-    # part of the key, so that the map of an earlier version is not used.
+    # Maps stay open, because a new map of a file would have to load its pages again. The
+    # fingerprint is part of the key, so that the map of an earlier version is not used.
     del fingerprint
     return np.memmap(path, dtype, "r", offset, shape)
 
@@ -132,11 +132,11 @@ class CaseStore:
     """The prepared cases of a site on disk, see `case_source.CaseSource`.
 
     Attributes:
-      seed: of the split.
+      seed: seed of the split.
       splits: name -> cases.
 
     Raises:
-      ValueError: if `root` holds no finished store, or one of a newer release.
+      ValueError: if `root` holds no finished store, or a store written by a newer release.
     """
 
     def __init__(self, root: str | os.PathLike):
@@ -203,17 +203,17 @@ class CaseStore:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What a store was made with. Entries that an earlier release did not record are None.
+    """How a store was made. Entries that an earlier release did not record are None.
 
     Attributes:
-      number_of_cases: of all splits together.
+      number_of_cases: number of cases in all splits together.
       target_mm: spacing of the training grid, x, y, z.
       window_hu: HU that became -1 and 1.
       label_values: file value -> class; None if the label files hold the classes themselves.
       classes: value of a prepared label -> name.
       format: `FORMAT` of the release that prepared the cases.
       release: version of that release.
-      declared: what the site says about each class of its labels.
+      declared: the site's declaration about each class of its labels.
       problems: one phrase for each case that does not match the index, with its running number.
     """
 
@@ -246,7 +246,7 @@ def site_of(root: str | os.PathLike) -> str:
 
 
 def record_of(root: str | os.PathLike) -> Record:
-    """Returns what the cases in `root` were made with, without changing anything there.
+    """Returns how the cases in `root` were made, without changing anything there.
 
     Raises:
       ValueError: if it holds no finished store.
@@ -314,7 +314,7 @@ def case_folder(root: pathlib.Path, case_id: str) -> pathlib.Path:
 
 
 def fingerprint(sources: Mapping[str, str], settings: Mapping[str, object]) -> str:
-    """Returns a hex digest of what a case depends on: the content of its files and the settings."""
+    """Returns a hex digest of everything a case depends on: its files' content and the settings."""
     text = json.dumps([FORMAT, dict(sources), dict(settings)], sort_keys=True)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
@@ -323,7 +323,7 @@ def read_case_record(folder: pathlib.Path) -> dict[str, Any] | None:
     """Returns the content of case.json, or None if there is no complete case.
 
     Raises:
-      OSError: if the file cannot be read, which says nothing about the case.
+      OSError: if the file cannot be read, in which case nothing is known about the case.
     """
     try:
         return atomic.read_json(pathlib.Path(folder) / "case.json")
@@ -353,15 +353,15 @@ def write_case(
 
     Args:
       image: float16 in [-1, 1] on the training grid, as slabs [n, y, z] in the order of x; each is
-          written before the next is asked for.
+          written before the next is requested.
       label: classes on the training grid, with the image's shape.
       native_label: classes on the scan's own grid.
-      sources: what -> sha256 of the file.
+      sources: name of the source -> sha256 of the file.
       slices: marks by which the scan is recognised under another name.
     Raises:
       ValueError: if the volume has too many voxels for a 32-bit index, or image and label differ in
           the number of voxels.
-      CannotWrite: naming the file. Nothing of the case is left; an earlier version of it stays.
+      CannotWrite: naming the file. No part of the case is left; an earlier version is kept.
     """
     voxels = math.prod(label.shape)
     if voxels > np.iinfo(np.int32).max:
@@ -393,7 +393,7 @@ def write_case(
             "native": {"shape": [int(n) for n in native.shape], "affine": native.affine.tolist()},
             "slices": list(slices),
         }
-        # not written atomically: the whole folder is synced and renamed
+        # no atomic write here: the whole folder is synced and renamed
         (folder / "case.json").write_text(
             json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8"
         )

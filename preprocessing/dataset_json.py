@@ -32,7 +32,7 @@ def of_msd(value: Json, folder: pathlib.Path, site: str | None) -> CaseManifest:
 
     Args:
       value: content of the file.
-      folder: of the file, to which its paths are relative.
+      folder: folder of the file, to which its paths are relative.
       site: name of the site; the dataset's own name by default.
     Raises:
       ListProblem: if an entry is malformed or the labels are not of a pancreas.
@@ -51,7 +51,7 @@ def of_msd(value: Json, folder: pathlib.Path, site: str | None) -> CaseManifest:
                     "`label`"
                 )
                 raise ListProblem(rules.MANIFEST_KEYS, problem)
-            # macOS writes such a companion file beside each file of the archive; it is not a scan
+            # macOS writes such a companion file beside each file of an archive; it is not a scan
             if pathlib.PurePosixPath(str(image)).name.startswith("._"):
                 continue
             pairs.append(

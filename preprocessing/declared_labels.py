@@ -1,9 +1,10 @@
 """A site's declaration of its labels: for each class, whether it is drawn wherever it occurs.
 
-The declaration goes from the manifest to the case store, the loss (`--missing_labels`), the server
-and the model card. It has one of these words for each class:
+The declaration passes from the manifest to the case store, the loss (`--missing_labels`), the
+server and the model card. It has one of these words for each class:
 
-  complete    the class is drawn wherever it is; a patient whose label lacks it does not have it.
+  complete    the class is drawn wherever it occurs; a patient whose label lacks it does not have
+              it.
   absent      no patient has it. Labels cannot show it, and a mask that does is a false alarm.
   unlabelled  patients may have it, but it is not drawn.
 """
@@ -66,10 +67,10 @@ def contradicted(declared: Declared | None, found: Iterable[int]) -> list[str]:
 
 
 def merged(declared: Iterable[Declared | None]) -> dict[str, str] | None:
-    """Returns the declaration of the cases of several sites together, None if one has none.
+    """Returns the joint declaration of several sites, None if one of them has none.
 
-    A class that is absent at one site and complete at the others is complete in the merged list,
-    because it is drawn wherever it occurs.
+    A class that is absent at one site and complete at the others is complete in the joint
+    declaration, because it is drawn wherever it occurs.
     """
     given: list[Declared] = []
     for one in declared:

@@ -5,7 +5,7 @@ each is rescaled with its own slope and intercept. A series that is not one upri
 spaced slices is refused.
 
 `dicom_folder` finds the files of a series, `dicom_header` reads their attributes, `dicom_slices`
-describes each slice, `dicom_acquisitions` tells several passes in one series apart, `dicom_stack`
+describes each slice, `dicom_acquisitions` separates several passes in one series, `dicom_stack`
 checks that the slices form a stack, and `dicom_pixels` reads the pixels.
 """
 
@@ -82,15 +82,15 @@ def read_series(path: str | os.PathLike, series: str | None = None) -> Volume:
       whole number that fits, otherwise float32. Fortran-ordered. Padding becomes air. `warnings`
       lists what is unusual about the series.
     Raises:
-      IntegrityError: for the first rule of groups D and F that is broken. It names the folder, or
-          the file and the attribute.
+      IntegrityError: for the first broken rule of groups D and F. It names the folder, or the file
+          and the attribute.
       ValueError: if pydicom is not installed.
     """
     with _opened(path, series) as (slices, warnings):
         first, last = slices[0], slices[-1]
         steps = (np.array(last.position) - first.position) / (len(slices) - 1)
-        # Normalised: some scanners print direction cosines with so few digits that their length
-        # would make a voxel measurably larger.
+        # Normalised, because some scanners print direction cosines with so few digits that their
+        # length would make a voxel measurably larger.
         row, column = (
             direction / np.linalg.norm(direction)
             for direction in np.reshape(first.directions, (2, 3))

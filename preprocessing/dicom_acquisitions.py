@@ -1,8 +1,8 @@
 """Several acquisitions in one series: two contrast phases, or two passes of the table.
 
-They share a SeriesInstanceUID. Sorted by position, their slices interleave, and if they lie half a
-slice apart, the result looks like one even stack. Acquisitions that follow each other along the
-patient, such as the blocks of a step-and-shoot scan, form one stack and are left together.
+They share a SeriesInstanceUID. If sorted by position, their slices interleave, and if they lie half
+a slice apart, the result looks like one even stack. Acquisitions that follow one another along the
+patient, such as the blocks of a step-and-shoot scan, form one stack and are kept together.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from preprocessing.dicom_header import Header
 from preprocessing.rules import IntegrityError, broken
 
 ALL = "all"
-_SAME_PLACE = 0.05  # of a slice distance
+_SAME_PLACE = 0.05  # as a share of the slice distance
 _MOST_PASSES = 20
-# Attributes that have one value within an acquisition and its reconstruction, besides its number
-# and time.
+# Attributes besides number and time that have a single value within an acquisition and its
+# reconstruction.
 _SETTINGS = (
     "AcquisitionDateTime",
     "TemporalPositionIdentifier",
@@ -38,13 +38,13 @@ _SETTINGS = (
 
 @dataclasses.dataclass(frozen=True)
 class Marks:
-    """What identifies the acquisition of a slice; None where the file does not say it.
+    """The values that identify the acquisition of a slice; None for those that the file lacks.
 
     Attributes:
-      number: of the acquisition.
-      time: of the acquisition.
+      number: number of the acquisition.
+      time: time of the acquisition.
       order: number of the slice within the series.
-      settings: further attributes by name; those that the file lacks are left out.
+      settings: further attributes by name, without those that the file lacks.
     """
 
     number: int | None
@@ -57,8 +57,8 @@ class Marks:
         """Returns the marks of a slice.
 
         Args:
-          header: of its file.
-          content: describes the slice alone: the header itself, or the content of its frame.
+          header: header of its file.
+          content: describes only this slice: the header itself, or the content of its frame.
           frame: index in a multi-frame file; None in a file of one slice.
         """
         if content is None:
@@ -66,7 +66,7 @@ class Marks:
         number: int | None = None
         time: str | None = None
         order = frame
-        # A malformed value says nothing, and nothing else depends on it.
+        # A malformed value is ignored, because nothing else depends on it.
         with contextlib.suppress(IntegrityError):
             if frame is not None:
                 number = content.short("FrameAcquisitionNumber")
@@ -82,7 +82,7 @@ class Marks:
 
 
 class MarkedSlice(Protocol):
-    """What this module needs to know of a slice; `dicom_slices.Slice` is one."""
+    """The properties of a slice that this module needs; `dicom_slices.Slice` has them."""
 
     @property
     def position(self) -> tuple[float, float, float]: ...
@@ -117,10 +117,10 @@ def choose(path: pathlib.Path, uid: str, slices: list[S], wanted: str | None) ->
     """Returns the slices of one acquisition.
 
     Args:
-      path: of the series, for error messages.
-      uid: of the series, for error messages.
-      slices: with one size, spacing and orientation.
-      wanted: which acquisition; `ALL` to read the series as one; None if it should be the only one.
+      path: path of the series, for error messages.
+      uid: UID of the series, for error messages.
+      slices: slices with the same size, spacing and orientation.
+      wanted: which acquisition; `ALL` to read the series as one; None to expect a single one.
     Raises:
       IntegrityError: if several acquisitions overlap and `wanted` is None, or the wanted one does
           not exist.
@@ -150,7 +150,7 @@ def choose(path: pathlib.Path, uid: str, slices: list[S], wanted: str | None) ->
 def _overlapping(slices: Sequence[MarkedSlice], heights: np.ndarray) -> dict[str, list[int]]:
     """Returns acquisitions that overlap along the patient, as lists of slice indices.
 
-    The result is {} if there is only one acquisition, or if they follow each other.
+    The result is {} if there is only one acquisition, or if they follow one another.
     """
     marks = [one.acquisition for one in slices]
     names: set[str] = set().union(*(mark.settings for mark in marks))
@@ -220,7 +220,7 @@ def _passes_in_order(marks: Sequence[Marks], heights: np.ndarray) -> dict[str, l
         else:
             direction = sign
     groups.append(in_order[start:])
-    # Where the table turns, the length of its step shows to which pass the last slice belongs.
+    # Where the table reverses, the length of its step shows to which pass the last slice belongs.
     for i, members in enumerate(groups[:-1]):
         steps = np.abs(np.diff(heights[members]))
         if len(steps) > 2 and abs(steps[-1] - np.median(steps)) > 0.1 * np.median(steps):

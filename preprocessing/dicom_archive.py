@@ -21,8 +21,8 @@ from preprocessing.rules import IntegrityError, broken
 
 MOST_FILES = 50_000
 MOST_BYTES = 16 * 2**30
-# Largest ratio of compression, beyond the first bytes: a CT shrinks by a factor of two to four, air
-# alone by a thousand; small archives do no harm.
+# Largest compression ratio, beyond the first bytes: a CT shrinks by a factor of two to four, pure
+# air by a thousand; small archives do no harm.
 _RATIO, _FREE_OF_RATIO = 100, 2**26
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,12}\Z")
@@ -51,16 +51,17 @@ def unpacked(
 ) -> Iterator[pathlib.Path]:
     """Yields a folder with the archive's files and removes it at the end of the block.
 
-    Hidden files are left out; files of different folders stay apart. An IntegrityError of the block
-    that names a file in the folder is changed to name the file in the archive.
+    Hidden files are left out; files of different folders stay separate. If the block raises an
+    IntegrityError that names a file in the folder, the error is changed to name the file in the
+    archive.
 
     Args:
-      most_files, most_bytes: limits of what the archive may hold.
+      most_files, most_bytes: limits on the contents of the archive.
     Raises:
       IntegrityError: rule D16 for a damaged file or one that is not a zip, for too many files or
         bytes, for contents that are compressed more densely than scans can be, a password, a link,
-        and a name that leads out of the archive or occurs twice. Whatever the archive's list of
-        files shows is refused before anything is written. Rule F01 if there is no such file.
+        and a name that leads out of the archive or occurs twice. Problems that the archive's list
+        of files shows are refused before anything is written. Rule F01 if there is no such file.
     """
     try:
         archive = zipfile.ZipFile(path)
@@ -126,7 +127,7 @@ def _members(
 
 def _parts(info: zipfile.ZipInfo) -> tuple[str, ...] | None:
     """Returns the folders and the name of a member, None if its path leads out of the archive."""
-    name = info.orig_filename.replace("\\", "/")  # as older packers of Windows write it
+    name = info.orig_filename.replace("\\", "/")  # older Windows programs write backslashes
     parts = tuple(part for part in name.split("/") if part != ".")
     inside = (
         not name.startswith("/")

@@ -1,7 +1,7 @@
 """Finds the files of a folder that are the slices of a CT series.
 
 A series is refused if a file that may be one of its slices cannot be read, because the scan would
-look complete without it. Files that are certainly something else (reports, localizers, text,
+look complete without it. Files that are clearly something else (reports, localizers, text,
 pictures) are left out.
 """
 
@@ -29,11 +29,11 @@ _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _UID = re.compile(r"[0-2](\.(0|[1-9]\d*))+\Z")
 _DICOMDIR = "1.2.840.10008.1.3.10"
 SUFFIXES = frozenset((".dcm", ".dicom", ".ima"))
-# Suffixes behind the usual one: of a slice that is still being copied, or compressed.
+# Suffixes after the usual one, of a slice that is still being copied, or compressed.
 _ON_TOP = frozenset(
     (".part", ".partial", ".crdownload", ".filepart", ".download", ".tmp", ".gz", ".bz2", ".xz")
 )
-# Beginnings of texts that stand for a file whose content was not fetched, and the remedy.
+# Beginnings of placeholder texts for a file whose content was not fetched, and the remedy.
 _POINTERS = {
     b"/annex/objects/": "datalad get {path} (or git annex get {path})",
     b"version https://git-lfs": "git lfs pull --include={path}",
@@ -60,7 +60,7 @@ class Series:
 
     Attributes:
       slices: headers of its files.
-      left_out: kind and header of files of the series that are not taken for slices.
+      left_out: kind and header of the series' files that are not treated as slices.
     """
 
     uid: str
@@ -133,7 +133,7 @@ def listing(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path
 
 
 def may_be_slice(file: pathlib.Path) -> bool:
-    """Returns whether a file is DICOM, or by name and beginning may be a slice that is damaged."""
+    """Returns whether a file is DICOM, or may be a damaged slice by its name and beginning."""
     try:
         start = dicom_header.start_of(file)
     except OSError:
@@ -245,10 +245,10 @@ def _is_named_as_slice(file: pathlib.Path, others: Collection[str]) -> bool:
 
 
 def _kind(header: Header, modality: str) -> str | None:
-    """Returns what a DICOM file is, None for a CT slice.
+    """Returns the kind of a DICOM file, None for a CT slice.
 
     Raises:
-      IntegrityError: if it may be a CT slice and lacks an attribute to tell.
+      IntegrityError: if it may be a CT slice but lacks an attribute that would tell.
     """
     storage = header.storage_class
     if storage == _DICOMDIR:
@@ -263,7 +263,7 @@ def _kind(header: Header, modality: str) -> str | None:
         raise _incomplete(header, "SOPClassUID")
     if storage.startswith(_SECONDARY_CAPTURE):
         return "secondary capture"
-    # A specialised class may name the general one whose attributes it all has.
+    # A specialised class may name the general class, all of whose attributes it has.
     if storage not in _CT_STORAGE and not set(_CT_STORAGE).intersection(
         header.texts("RelatedGeneralSOPClassUID")
     ):
@@ -335,8 +335,8 @@ def _unlike_dicom(file: pathlib.Path, start: bytes) -> IntegrityError | None:
             problem = "stands for a file whose content was not fetched"
             return broken(rules.MISSING, file, problem, remedy.format(path=file))
     named = any(suffix.lower() in SUFFIXES for suffix in file.suffixes)
-    # LICENSE is a text and thumbs a picture. But if IM0017 is a text, it may be the error message
-    # of the server that should have sent the slice, and if it is gzip, the compressed slice.
+    # LICENSE is a text and thumbs a picture. But if IM0017 is a text, it may be an error message of
+    # the server that should have sent the slice, and if it is gzip, it may be the compressed slice.
     if not (named or any(character.isdigit() for character in file.name)) and (
         start.startswith(_OTHER_KINDS) or _is_text(start)
     ):

@@ -1,8 +1,8 @@
 """The attributes of a DICOM file as numbers and texts. No other module reads pydicom's values.
 
-A value is taken from the bytes of its attribute. It is of the requested kind (a text, a number, so
-many numbers) or absent; otherwise the file is refused, naming the attribute. pydicom itself would
-guess, warn, or raise any error of its converters.
+A value is taken from the bytes of its attribute. It is of the requested kind (a text, a number, a
+given count of numbers) or absent; otherwise the file is refused, naming the attribute. pydicom
+itself would guess, warn, or raise any error of its converters.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ try:
     import pydicom
     from pydicom import filereader
 
-    # These loggers print stack traces; our errors say what matters.
+    # These loggers print stack traces; our own errors say what matters.
     for _name in ("pydicom", "libjpeg", "openjpeg"):
         logging.getLogger(_name).setLevel(logging.CRITICAL)
 except ImportError:
@@ -40,7 +40,7 @@ _PIXEL_REPRESENTATIONS = (None, "OW", "OB", "UN", "OF", "OD")  # None: implicit
 _WIDE_CODES = "OB OD OF OL OV OW SQ SV UC UN UR UT UV"
 _WIDE = frozenset(name.encode() for name in _WIDE_CODES.split())
 _NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\Z")
-# In mm, HU or as a factor: beyond it, float32 voxels and sums of squares lose their meaning.
+# In mm, in HU or as a factor; beyond it, float32 voxels and sums of squares become meaningless.
 _LARGEST = 1e7
 _UNDEFINED = 0xFFFFFFFF
 _PIXEL_DATA = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # float, double, integers
@@ -52,7 +52,7 @@ _IMPLICIT = "1.2.840.10008.1.2"
 _EXPLICIT = "1.2.840.10008.1.2.1"
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
-# Transfer syntaxes whose pixels are stored as they are, in little-endian order; and the others
+# Transfer syntaxes whose pixels are stored uncompressed in little-endian order; and the others
 # whose pixels are not encapsulated.
 NATIVE = (_IMPLICIT, _EXPLICIT)
 OTHER_NATIVE = (_BIG_ENDIAN, _DEFLATED)
@@ -60,12 +60,12 @@ OTHER_NATIVE = (_BIG_ENDIAN, _DEFLATED)
 
 @dataclasses.dataclass(frozen=True)
 class PixelData:
-    """Where the pixels of a file are.
+    """The location of the pixels in a file.
 
     Attributes:
-      tag: of the attribute that holds them.
+      tag: tag of the attribute that holds them.
       start: its first byte in the file.
-      length: in bytes; None if they are encapsulated.
+      length: length in bytes; None if they are encapsulated.
     """
 
     tag: int
@@ -81,8 +81,8 @@ class Header:
 
     Attributes:
       path: the file.
-      where: the item, e.g. "frame 3: ", with which errors begin; empty for the file itself.
-      pixels: where its pixel data are; None for a file without them and for an item.
+      where: the item, e.g. "frame 3: ", prefixed to error messages; empty for the file itself.
+      pixels: location of its pixel data; None for a file without them and for an item.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Header:
 
     @property
     def pixel_data(self) -> PixelData:
-        """Where the pixel data are. Raises IntegrityError if there are none."""
+        """Location of the pixel data. Raises IntegrityError if there are none."""
         if self.pixels is None:
             raise broken(rules.UNDECODABLE, self.path, f"{self.where}has no pixel data")
         return self.pixels
@@ -118,7 +118,7 @@ class Header:
         """Returns a text to display, decoded as well as possible; never raises."""
         try:
             return " ".join(str(self._dataset[_tag(name)].value or "").split())
-        except Exception:  # it is only displayed
+        except Exception:  # the text is only displayed
             return ""
 
     def numbers(self, name: str, count: int) -> tuple[float, ...] | None:
@@ -198,7 +198,7 @@ class Header:
 
         Raises:
           IntegrityError: if the meta group does not name the transfer syntax, or names an implicit
-              one for explicit attributes or vice versa: readers then disagree or skip the file.
+              one for explicit attributes or vice versa, where readers disagree or skip the file.
         """
         implicit, little = self._dataset.original_encoding
         rows = self._dataset.get_item(_tag("Rows"))  # which every image has
@@ -315,7 +315,7 @@ def read(path: pathlib.Path) -> Header:
             problem = f"its header cannot be read ({_one_line(error)})"
             raise broken(rules.UNDECODABLE, path, problem) from error
     # Readers disagree on such files; some skip the slice.
-    element: Any  # raw or converted: pydicom's types do not tell which attributes each has
+    element: Any  # raw or converted: pydicom's types do not say which attributes each has
     for element in dataset.values():
         if element.VR not in _REPRESENTATIONS and not (
             element.VR is None and element.is_implicit_VR
@@ -340,9 +340,9 @@ def _damaged(path: pathlib.Path, what: str) -> IntegrityError:
 
 
 def _are_items(content: bytes) -> bool:
-    """Returns whether the bytes of a sequence are items one after another.
+    """Returns whether the bytes of a sequence are consecutive items.
 
-    Readers disagree on sequences that are not.
+    Readers disagree on other sequences.
     """
     at = 0
     while at < len(content):
@@ -415,7 +415,7 @@ def decode(path: pathlib.Path, transfer_syntax: str) -> np.ndarray:
         return dataset.pixel_array
     except (KeyboardInterrupt, SystemExit):
         raise
-    # Each decoder raises its own errors; a panic of one in Rust is not even an Exception.
+    # Each decoder raises its own errors; a panic in a Rust decoder is not even an Exception.
     except BaseException as error:
         syntax = transfer_syntax or "none"
         problem = f"its pixels in transfer syntax {syntax} cannot be decoded ({_one_line(error)})"

@@ -12,7 +12,7 @@ from preprocessing.dicom_slices import Slice, StoredPixels
 from preprocessing.rules import IntegrityError, broken
 
 _AIR_HU = -1024
-# Between air and the largest value of a scanner's 12 bits, a padding value may also be tissue.
+# Between air and the largest value of a scanner's 12 bits, padding values may also occur in tissue.
 _PADDING_TISSUE_HU = (-900.0, 3000.0)
 
 
@@ -58,7 +58,7 @@ def read_hu(slices: Sequence[Slice]) -> tuple[np.ndarray, list[IntegrityError]]:
     warnings = []
     if in_tissue:
         problem = (
-            f"PixelPaddingValue {slices[0].stored.padding} stands for HU of tissue; "
+            f"PixelPaddingValue {slices[0].stored.padding} equals HU of tissue; "
             f"{in_tissue} pixels at borders became air"
         )
         warnings.append(broken(rules.PADDING_IN_TISSUE, slices[0].file, problem))
@@ -80,8 +80,8 @@ def _padded(pixels: np.ndarray, one: Slice) -> tuple[np.ndarray | None, int]:
     low, high = sorted((first * slope + intercept, last * slope + intercept))
     if high <= _PADDING_TISSUE_HU[0] or low >= _PADDING_TISSUE_HU[1]:
         return mask, 0
-    # The value also occurs in tissue: outside the reconstruction it fills the border of the slice,
-    # inside the patient it stands alone.
+    # The value also occurs in tissue. Outside the reconstruction it fills the border of the slice;
+    # inside the patient it occurs in isolated pixels.
     parts, _ = scipy.ndimage.label(mask)
     border = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
     mask = np.isin(parts, border[border > 0])
@@ -90,7 +90,7 @@ def _padded(pixels: np.ndarray, one: Slice) -> tuple[np.ndarray | None, int]:
 
 
 def _require_in_range(stored: StoredPixels, lowest: int, highest: int) -> None:
-    """Raises IntegrityError if pixels exceed BitsStored, on whose meaning readers disagree."""
+    """Raises IntegrityError if pixels exceed BitsStored, because readers disagree about those."""
     used = stored.bits[1]
     low, high = (-(2 ** (used - 1)), 2 ** (used - 1) - 1) if stored.signed else (0, 2**used - 1)
     if lowest < low or highest > high:

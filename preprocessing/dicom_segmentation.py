@@ -1,8 +1,8 @@
 """Writes a mask as a DICOM segmentation object of the study of its CT series.
 
 As DICOM requires, the object repeats the patient's name and number from the series. Attributes that
-DICOM allows to be empty are empty if the series lacks them. This is the only module that imports
-highdicom, which the extra `dicom_seg` installs.
+DICOM allows to be empty are left empty if the series lacks them. This is the only module that
+imports highdicom, which the extra `dicom_seg` installs.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ def write(
     """Writes a mask as a DICOM segmentation object with one binary segment per class that occurs.
 
     Args:
-      path: of the .dcm file, which is written completely or not at all.
+      path: the .dcm file to write, completely or not at all.
       mask: uint8 [x, y, z] in the axis order of `dicom.read_series`: 1 pancreas, 2 tumour.
-      folder, series: of its CT, as for `dicom.read_series`.
-      model_name: of the model that made the mask.
+      folder, series: folder and series of its CT, as for `dicom.read_series`.
+      model_name: name of the model that made the mask.
     Raises:
       ValueError: if highdicom is not installed; if the mask is empty, which a segmentation object
         cannot be, or not on the grid of the series; or if the series is one multi-frame file or
@@ -127,7 +127,7 @@ def _write(
 
 
 def _source(file: pathlib.Path) -> pydicom.Dataset:
-    """Returns the dataset of a slice without pixels, absent attributes that may be empty added."""
+    """Returns the dataset of a slice without pixels; adds absent attributes that may be empty."""
     header = dicom_header.read(file)
     absent = [name for name in _MUST_REPEAT if not header.text(name)]
     if absent:

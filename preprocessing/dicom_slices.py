@@ -16,7 +16,7 @@ from preprocessing.rules import IntegrityError, broken
 # Largest difference between direction cosines of two slices: DICOM prints six digits, some
 # exporters fewer.
 DIRECTION_TOLERANCE = 1e-3
-_LARGEST_SLICE = 2**26  # pixels; a header that says more would have its decoder reserve gigabytes
+_LARGEST_SLICE = 2**26  # pixels; a header with more would make its decoder allocate gigabytes
 _INTEGER_PIXELS = 0x7FE00010
 
 
@@ -26,9 +26,9 @@ class StoredPixels:
 
     Attributes:
       size: rows, columns.
-      frames: None in a file of one slice.
+      frames: number of frames; None in a file of one slice.
       bits: allocated, stored.
-      padding: first and last pixel value that stands for "not measured".
+      padding: first and last pixel value that means "not measured".
     """
 
     file: pathlib.Path
@@ -47,13 +47,13 @@ class Slice:
 
     Attributes:
       frame: index in a multi-frame file; None in a file of one slice.
-      position: of the first pixel, in mm, in DICOM's LPS coordinates.
+      position: position of the first pixel, in mm, in DICOM's LPS coordinates.
       directions: cosines along a row, then along a column.
       spacing: mm between rows, between columns.
       rescale: slope and intercept.
       instance: InstanceNumber of its file.
       of_acquisition: number of images that its acquisition produced.
-      acquisition: what identifies its acquisition.
+      acquisition: values that identify its acquisition.
     """
 
     stored: StoredPixels
@@ -107,9 +107,9 @@ def _stored_pixels(header: Header) -> StoredPixels:
     if not colour:
         raise broken(rules.ATTRIBUTE, path, "has no PhotometricInterpretation")
     if colour == "MONOCHROME1":
-        # The standard says that this concerns display only and that HU follow from the rescale, but
-        # SimpleITK and the tools built on it invert the values. If two programs read one scan as
-        # bone and as air, it cannot be labelled reliably.
+        # By the standard this concerns only the display, and HU follow from the rescale; but
+        # SimpleITK and tools built on it invert the values. A scan that one program reads as bone
+        # and another as air cannot be labelled reliably.
         problem = "has pixels of MONOCHROME1, to be shown from white to black"
         fix = "export the slices as MONOCHROME2: tools differ in whether they invert such pixels"
         raise broken(rules.NOT_GREY, path, problem, fix)
@@ -160,7 +160,7 @@ def _stored_pixels(header: Header) -> StoredPixels:
 
 
 def _frames(header: Header) -> int | None:
-    """Returns how many frames a multi-frame file holds, None for a file of one slice."""
+    """Returns the number of frames of a multi-frame file, None for a file of one slice."""
     frames = header.count("NumberOfFrames")
     groups = len(header.items("PerFrameFunctionalGroupsSequence"))
     if frames is not None and frames < 1:
@@ -177,7 +177,7 @@ def _frames(header: Header) -> int | None:
 
 
 def _require_whole(stored: StoredPixels) -> None:
-    """Raises IntegrityError if native pixels have another length than declared."""
+    """Raises IntegrityError if the length of native pixels is not as declared."""
     there = stored.where.length
     if there is None:
         problem = f"has encapsulated pixels, but names transfer syntax {stored.transfer_syntax}"
@@ -188,7 +188,7 @@ def _require_whole(stored: StoredPixels) -> None:
     if there > left:
         problem = f"is cut short: of {there} bytes of pixel data {left} are there"
         raise broken(rules.UNDECODABLE, stored.file, problem)
-    # Some writers add a few bytes at the end; an extra row means another picture.
+    # Some writers add a few bytes at the end; an extra row would mean another picture.
     if not expected <= there < expected + max(row, 2):
         shape = f"{stored.size[0]} x {stored.size[1]} pixels of {stored.bits[0]} bits"
         shape = shape if stored.frames is None else f"{stored.frames} frames of {shape}"
@@ -200,7 +200,7 @@ def _require_whole(stored: StoredPixels) -> None:
 
 
 def _padding(header: Header, signed: bool) -> tuple[int, int] | None:
-    # The value has the sign of the pixels, however the attribute is written.
+    # The value has the pixels' signedness, whatever the representation of the attribute.
     value = header.short("PixelPaddingValue", signed=signed, any_sign=True)
     limit = header.short("PixelPaddingRangeLimit", signed=signed, any_sign=True)
     if value is None:
@@ -218,7 +218,7 @@ def _slice(
     """Returns a slice.
 
     Args:
-      header: of the file.
+      header: header of the file.
       own: attributes of this frame alone.
       groups: where to look for the slice's attributes: the header itself, or the functional groups
           of the frame and the shared ones.

@@ -15,7 +15,7 @@ from preprocessing.dicom_header import Header
 from preprocessing.dicom_slices import DIRECTION_TOLERANCE, Slice
 from preprocessing.rules import IntegrityError, broken
 
-_UNEVEN = 0.25  # of a slice distance, from where an even stack has the slice
+_UNEVEN = 0.25  # largest offset from an even stack, as a share of the slice distance
 _ROUNDING_MM = 0.06  # some writers print positions with one decimal
 _TILT = 0.002  # in-plane drift per length of the stack: 0.1 degrees
 
@@ -45,8 +45,8 @@ def sorted_stack(slices: Sequence[Slice], path: pathlib.Path) -> list[Slice]:
     """Returns the slices sorted along their normal.
 
     Raises:
-      IntegrityError: if there is only one, two lie at one place, one is missing, the distances are
-          uneven, or the stack is tilted.
+      IntegrityError: if there is only one slice, two lie at one place, one is missing, the
+          distances are uneven, or the stack is tilted.
     """
     if len(slices) < 2:
         raise broken(rules.ONE_SLICE, path, "holds a single slice")
@@ -87,15 +87,15 @@ def sorted_stack(slices: Sequence[Slice], path: pathlib.Path) -> list[Slice]:
 def gap_warnings(slices: Sequence[Slice], path: pathlib.Path) -> list[IntegrityError]:
     """Returns a warning if the numbering of the slices has a gap.
 
-    It finds slices missing at the ends of the stack, which positions cannot show.
+    It detects slices missing at the ends of the stack, which positions cannot show.
     """
     numbers = sorted({one.instance for one in slices if one.instance is not None})
     if not numbers:
         return []
     files = len({one.file for one in slices})
     unit = "slices" if slices[0].frame is None else "files"
-    # Numbers may begin anywhere, as in the second reconstruction of a scan. Only a beginning a few
-    # above 1 looks like a lost one.
+    # Numbers may begin anywhere, e.g. in the second reconstruction of a scan. Only a first number
+    # slightly above 1 suggests that the beginning is missing.
     begin = 1 if 1 < numbers[0] <= files else numbers[0]
     absent = sorted(set(range(begin, min(numbers[-1] + 1, begin + 100 * files))) - set(numbers))
     expected = max((one.of_acquisition or 0 for one in slices), default=0)
@@ -106,7 +106,7 @@ def gap_warnings(slices: Sequence[Slice], path: pathlib.Path) -> list[IntegrityE
         )
     elif expected > len(slices):
         problem = (
-            f"holds {len(slices)} slices of the {expected} that its acquisition gave "
+            f"holds {len(slices)} slices of the {expected} that its acquisition produced "
             "(ImagesInAcquisition)"
         )
     else:

@@ -1,8 +1,8 @@
 """The foreground of a label map: the box around it, or its runs along z.
 
 About one voxel in a hundred is pancreas or tumour. The box makes it cheap to resample and store a
-label map. The runs number every foreground voxel, which is all that sampling needs, in a few
-kilobytes.
+label map. The runs index every foreground voxel in a few kilobytes, which is all that sampling
+needs.
 """
 
 from __future__ import annotations

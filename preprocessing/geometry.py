@@ -1,7 +1,7 @@
 """Orientation: brings array axes to right-anterior-superior (RAS+) and back.
 
-Only by permutations and flips: no voxel value changes, and the way back is exact. An oblique scan
-stays oblique; each of its axes is named after the patient axis to which it is closest.
+This uses only permutations and flips: no voxel value changes, and the inverse is exact. An oblique
+scan stays oblique; each of its axes is named after the closest patient axis.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from preprocessing.axes import mirrored, three
 from preprocessing.volume import Grid, Volume
 
-# Of x, y and z: where the positive and the negative axis point.
+# For x, y and z: where the positive and the negative axis point.
 _DIRECTIONS = ("RL", "AP", "SI")
 
 
@@ -35,9 +35,9 @@ class Orientation:
 def turn_to_ras(affine: np.ndarray) -> Orientation:
     """Returns the permutation and flips that bring an affine closest to RAS+.
 
-    Among the six assignments of array axes to patient axes, it takes the one with the largest sum
-    of absolute direction cosines; of equal ones (an axis at 45 degrees), the one that leaves the
-    earliest axes in place.
+    Of the six assignments of array axes to patient axes, it takes the one with the largest sum of
+    absolute direction cosines; in a tie (an axis at 45 degrees), the one that leaves the earliest
+    axes in place.
 
     Raises:
       ValueError: if the affine gives an axis no direction.
@@ -50,7 +50,7 @@ def turn_to_ras(affine: np.ndarray) -> Orientation:
             "write a valid sform or qform into the header"
         )
     directions = matrix / lengths
-    # rounded, so that sums that differ in the last bits only are equal on every machine
+    # rounded, so that sums that differ only in the last bits are equal on every machine
     axes = max(
         itertools.permutations(range(3)),
         key=lambda order: round(sum(abs(directions[i, order[i]]) for i in range(3)), 9),
@@ -59,7 +59,7 @@ def turn_to_ras(affine: np.ndarray) -> Orientation:
 
 
 def affine_of_axes(axes: str, shape: Sequence[int], spacing_mm: Sequence[float]) -> np.ndarray:
-    """Returns an affine for a volume with only its axis directions known.
+    """Returns an affine for a volume of which only the axis directions are known.
 
     The centre of the volume lies at the origin.
 
@@ -93,7 +93,7 @@ def require_axes(axes: str) -> None:
 
 
 def at_place_of(volume: Volume, other: Volume) -> Volume:
-    """Returns `volume` moved to where `other` lies if exactly one of the two is placed.
+    """Returns `volume` moved to the place of `other` if exactly one of the two is placed.
 
     They are two volumes of one patient, such as a scan and its label. The axes of `volume` stay as
     they are. If both or neither are placed, or shape or spacing differ, it is returned unchanged.
@@ -111,7 +111,7 @@ def at_place_of(volume: Volume, other: Volume) -> Volume:
 
 
 def to_ras(volume: Volume) -> Volume:
-    """Returns the volume in RAS+ order: a view of the same voxels, each at its place."""
+    """Returns the volume in RAS+ order: a view of the same voxels, each in the same place."""
     return Volume(
         to_ras_order(volume.array, volume.grid), ras_grid(volume.grid).affine, volume.placed
     )
@@ -143,9 +143,10 @@ def from_ras(array: np.ndarray, native: Grid) -> np.ndarray:
 
 
 def corner_displacement_mm(one: Grid, other: Grid) -> float:
-    """Returns the largest distance between the same corner voxel of two grids of one shape, in mm.
+    """Returns the largest distance in mm between corresponding corner voxels of two grids.
 
-    It covers shift, rotation and spacing: no voxel of the two grids lies further apart.
+    The grids have the same shape. The distance covers shift, rotation and spacing: no
+    corresponding voxels lie further apart.
     """
     corners = np.array(
         [[*corner, 1.0] for corner in itertools.product(*((0, n - 1) for n in one.shape))]

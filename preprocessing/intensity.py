@@ -28,10 +28,10 @@ def window(hu: np.ndarray, low: float = -200.0, high: float = 250.0) -> np.ndarr
 def window_float16(hu: np.ndarray, low: float = -200.0, high: float = 250.0) -> np.ndarray:
     """Returns `window(hu)` rounded to float16, in half the time.
 
-    NumPy converts float32 to float16 one value at a time. Here whole registers are converted: the
-    division also scales by 2**-112, which gives a value the exponent bits of a float16, so that its
-    upper bits, rounded half to even, are the float16. Values below 2**-14 are rounded twice and may
-    differ from NumPy's by 6e-8.
+    NumPy converts float32 to float16 one value at a time. This function converts whole registers:
+    the division also scales by 2**-112, which gives a value the exponent bits of a float16, so that
+    its upper bits, rounded half to even, are the float16. Values below 2**-14 are rounded twice and
+    may differ from NumPy's by 6e-8.
 
     Args, raises: as `window`.
     """

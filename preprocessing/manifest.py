@@ -1,7 +1,7 @@
 """Reads and writes the list of a site's cases.
 
-The list is our own JSON, or the dataset.json of the Medical Segmentation Decathlon (MSD) or of
-nnU-Net as it is.
+The list is our own JSON, or the unchanged dataset.json of the Medical Segmentation Decathlon (MSD)
+or of nnU-Net.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def read(
         the folder of the file.
       site: replaces the name of the site in the file, which for a dataset.json is the name of the
         dataset.
-      orientation: of every case that does not give its own.
+      orientation: orientation of every case that does not give its own.
     Raises:
       IntegrityError: naming the file and a rule of group M, if the file is missing, is not JSON,
           lacks a key, lists no case, or lists one twice.
@@ -65,8 +65,8 @@ def read(
 def write(path: str | os.PathLike, manifest: CaseManifest) -> None:
     """Writes our own JSON, with paths relative to its folder.
 
-    Scans and manifest can thus be moved together. A scan that is a link, as in a DataLad dataset,
-    is listed by its own name and not by its target's.
+    Scans and manifest can therefore be moved together. A scan that is a link, as in a DataLad
+    dataset, is listed by its own name, not by its target's.
     """
     folder = pathlib.Path(path).resolve().parent
 

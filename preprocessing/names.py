@@ -1,4 +1,4 @@
-"""Names of files as people choose them: with blanks, umlauts and suffixes in capitals."""
+"""File names as people choose them: with spaces, umlauts and suffixes in capitals."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def nifti_files(folder: pathlib.Path) -> list[pathlib.Path]:
 def stem(path: str | os.PathLike) -> str:
     """Returns the name of a scan without .nii, .nii.gz, .zip or .dcm, or the name of a folder.
 
-    The name of a folder given as "." or ".." is found as well. Umlauts are brought to one form of
-    Unicode (macOS decomposes them), so that equal names compare equal.
+    This also works for a folder given as "." or "..". Umlauts are converted to one form of Unicode
+    (macOS decomposes them), so that equal names compare equal.
     """
     name = pathlib.Path(path).name
     if name in ("", ".", ".."):
@@ -47,7 +47,7 @@ def by_stem(paths: Iterable[pathlib.Path], *, without: str = "") -> dict[str, pa
     """Returns stem -> file.
 
     Args:
-      without: removed from the end of a stem.
+      without: suffix to remove from the end of a stem.
     Raises:
       ValueError: naming all files that share a stem.
     """
@@ -63,9 +63,9 @@ def by_stem(paths: Iterable[pathlib.Path], *, without: str = "") -> dict[str, pa
 def case_ids(names: Iterable[str]) -> Mapping[str, str]:
     """Returns name -> case id.
 
-    The id is the name itself if it is a valid id, otherwise what remains of it in letters, digits,
-    '.', '_' and '-'. If letters are lost (Cyrillic ones, say) or two names would become one id, a
-    digest of the name is appended, so that an id depends only on names that resemble its own.
+    The id is the name itself if it is a valid id; otherwise only the name's letters, digits, '.',
+    '_' and '-' are kept. If letters are lost (Cyrillic ones, say) or two names would become one id,
+    a digest of the name is appended, so that an id depends only on names that resemble its own.
     """
     names = list(names)
     ids = {name: name if CASE_ID.match(name) else _readable(name) for name in names}

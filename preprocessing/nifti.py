@@ -22,9 +22,9 @@ from preprocessing.volume import Grid, Volume
 from runkit import atomic
 from runkit.classes import CLASSES
 
-_CT_RANGE = (-200, 100)  # every CT spans it, no label map does
+_CT_RANGE = (-200, 100)  # the values of every CT span it; those of label maps never do
 _FRACTION = 1e-4  # largest rounding error that a float32 slope leaves in a class
-_DENSEST = 1032  # largest ratio of compression that deflate reaches
+_DENSEST = 1032  # largest compression ratio that deflate can reach
 _BLOCK = 2**18  # bytes decompressed at a time
 _LARGEST_INTERCEPT = 1e30  # beyond it, float32 may overflow
 _ISAL_ERROR: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # wrong in isal's stub
@@ -182,7 +182,7 @@ def read_header(path: str | os.PathLike) -> NiftiHeader:
 def stored_form(
     path: str | os.PathLike, *, ignore_place: bool = False, orientation: str | None = None
 ) -> tuple[Grid, np.dtype, bool]:
-    """Returns what the header alone says of the voxels.
+    """Returns the properties of the voxels that the header states.
 
     Args, raises: as `read_labels`.
     Returns:
@@ -232,7 +232,7 @@ def _read(path: str | os.PathLike) -> tuple[NiftiHeader, np.ndarray]:
             offset = nifti_header.voxel_offset(path, header)
             size = math.prod(shape) * dtype.itemsize
             content, held = _voxels(stream, start, offset, size, os.path.getsize(path) * _DENSEST)
-            while stream.read(_BLOCK):  # to the end: the checksum of a compressed file is there
+            while stream.read(_BLOCK):  # to the end, where a compressed file has its checksum
                 pass
     except _BROKEN_FILE as error:
         raise _unreadable(path, error) from error
@@ -252,11 +252,11 @@ def _voxels(
     the file nor a growing buffer is in memory beside them.
 
     Args:
-      start: bytes of the file that were read already.
+      start: bytes of the file that were already read.
       offset: byte of the file at which the voxels begin.
-      most: bytes that the file can hold; no memory is reserved for a header that declares more.
+      most: bytes that the file can hold; no memory is allocated for a header that declares more.
     Returns:
-      uint8 [size], and how many of them the file held.
+      uint8 [size], and the number of bytes that the file held.
     """
     content = np.empty(size if size <= most else 0, dtype=np.uint8)
     skipped, block, held = 0, start, 0
@@ -276,7 +276,7 @@ def _mapped(stored: np.ndarray, values: Mapping[int, int]) -> np.ndarray:
         raise ValueError(
             f"label values are mapped to {unknown}; expected the classes {sorted(CLASSES)}"
         )
-    # the usual type of organ maps: one pass through a table, however many values there are
+    # uint8, the usual type of organ maps: one pass through a table for any number of values
     if stored.dtype == np.uint8:
         table = np.zeros(256, dtype=np.uint8)
         for value, class_ in values.items():
@@ -290,7 +290,7 @@ def _mapped(stored: np.ndarray, values: Mapping[int, int]) -> np.ndarray:
 
 
 def _require_finite(path: str | os.PathLike, array: np.ndarray) -> None:
-    # the extremes first: NaN passes through both, and no mask of the whole volume is needed
+    # the extremes first: NaN propagates to both, so that no mask of the whole volume is needed
     if np.isfinite(array.min()) and np.isfinite(array.max()):
         return
     bad = ~np.isfinite(array)
@@ -322,7 +322,7 @@ def _unreadable(path: str | os.PathLike, error: Exception) -> rules.IntegrityErr
 def _end_of_members(path: str | os.PathLike) -> int | None:
     """Returns the byte at which the complete members of a gzip file end and other data begin.
 
-    None if the last member is cut short. Zeros and further members belong to a gzip file.
+    None if the last member is cut short. Zeros and further members are part of a gzip file.
     """
     with open(path, "rb") as stream:
         position, pending, member = 0, b"", isal_zlib.decompressobj(wbits=31)

@@ -28,9 +28,9 @@ _SMALLEST_VOXEL_MM3 = 1e-9  # below it, an axis has no extent
 # Units of length: the lowest three bits of xyzt_units.
 _UNITS = {0: "unknown", 1: "m", 2: "mm", 3: "micron"}
 _MILLIMETRES = (0, 2)  # many writers leave "unknown"; all readers take it as mm
-_UNSET_PIXDIM = (0.0, 1.0)  # on all three axes: the writer set only the sform
+_UNSET_PIXDIM = (0.0, 1.0)  # on all three axes, if the writer set only the sform
 _LONGEST_QUATERNION = 1.0001  # rounding leaves less; a longer one is not a rotation
-_SMALLEST_SLOPE = 1e-12  # other software takes a smaller slope for "not scaled"
+_SMALLEST_SLOPE = 1e-12  # other software takes a smaller slope to mean "not scaled"
 FORM_FIX = (
     "write a valid sform or qform into the header, or say how the axes of the array run: "
     "--orientation=LPS or the like"
@@ -53,7 +53,7 @@ def parse(path: str | os.PathLike, start: bytes) -> NiftiHeader:
         if size in _HEADERS and len(start) >= size:
             header = _HEADERS[size](start[:size], endianness=mark, check=False)
             kind = np.asarray(header["magic"]).tobytes()[:4]
-            # With another ending, other software does not take it for NIfTI and ignores its place.
+            # With other suffixes, some software does not recognise NIfTI and ignores its geometry.
             if kind == _MAGIC[size]:
                 return header
             if kind[:2] == b"ni":
@@ -100,7 +100,7 @@ def like(reference: NiftiHeader) -> NiftiHeader:
 
 
 def file_beginning(header: NiftiHeader) -> bytes:
-    """Returns what precedes the voxels in a file of unscaled voxels: the header, no extensions."""
+    """Returns the bytes before the voxels in an unscaled file: the header, no extensions."""
     header["vox_offset"] = int(header["sizeof_hdr"]) + 4
     header["scl_slope"], header["scl_inter"] = 1, 0
     header["magic"] = header.single_magic
@@ -151,7 +151,7 @@ def scaling(path: str | os.PathLike, header: NiftiHeader) -> tuple[float, float]
     if "scl_slope" not in header.keys():  # noqa: SIM118 - a header is not a mapping
         return 1.0, 0.0
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    # By the standard such a slope means "not scaled"; readers disagree on an intercept beside it.
+    # By the standard such a slope means "not scaled"; readers disagree about its intercept.
     if slope == 0 or not math.isfinite(slope):
         if intercept == 0 or math.isnan(intercept):
             return 1.0, 0.0
@@ -210,8 +210,8 @@ def affine(
 def _qform(path: str | os.PathLike, header: NiftiHeader) -> np.ndarray:
     """Returns the affine of the qform.
 
-    Read as the standard's own library does, where nibabel refuses a quaternion that is only
-    rounded.
+    It is read as in the standard's own library; nibabel would refuse a quaternion that is slightly
+    too long because of rounding.
 
     Raises:
       IntegrityError: if the quaternion is not a rotation, a spacing is negative, or pixdim[0] is
@@ -236,7 +236,7 @@ def _qform(path: str | os.PathLike, header: NiftiHeader) -> np.ndarray:
 def _require_one_place(path: str | os.PathLike, header: NiftiHeader, grid: Grid) -> None:
     """Raises IntegrityError if other software would place the voxels elsewhere.
 
-    It may read the qform instead of the sform, which counts, or pixdim if there is no qform.
+    Other software may read the qform instead of the sform, or pixdim if there is no qform.
     """
     if int(header["sform_code"]) <= 0:
         return

@@ -1,7 +1,7 @@
 """Draws training patches. A patch is a function of (seed, step, slot), not of earlier draws.
 
 A resumed run, a prefetching pipeline and another machine therefore see the same patches, and a
-checkpoint only has to keep the step.
+checkpoint only has to store the step.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from runkit.randomness import generator, seed_pair
 
 _TUMOUR = 2
 _AIR = -1.0  # the value outside the volume: the lower end of the window
-_COPIERS = min(2, os.cpu_count() or 1)  # threads; more of them would only wait for the memory
+_COPIERS = min(2, os.cpu_count() or 1)  # threads; more would only wait for memory
 
 
 class PatchSource(Protocol):
-    """What patches are cut from. Every `case_source.PreparedCase` is one.
+    """A case from which patches are cut. Every `case_source.PreparedCase` is one.
 
     Attributes:
       case_id: its name at the site.
       image: float16 [x, y, z] in [-1, 1].
       label: uint8 [x, y, z].
-      runs: where the label is above 0.
+      runs: the voxels where the label is above 0.
     """
 
     @property
@@ -56,7 +56,7 @@ class PatchBatch(TypedDict):
     Attributes:
       image: float16 [batch, x, y, z, 1], -1 outside the volume.
       label: uint8 [batch, x, y, z], 0 outside the volume.
-      sample_seed: int32 [batch, 2], for everything else that is random about a sample.
+      sample_seed: int32 [batch, 2], for all other random choices for a sample.
     """
 
     image: np.ndarray
@@ -73,7 +73,7 @@ class PatchConfig:
       foreground_fraction: share of patches centred on pancreas or tumour.
       tumour_fraction: share of these that are centred on tumour; the others are centred anywhere on
           the foreground.
-      patches_per_case: in an epoch.
+      patches_per_case: number of patches per case in an epoch.
     """
 
     size: tuple[int, int, int]
@@ -121,11 +121,11 @@ class PatchSampler:
     The patches of all steps form one sequence, position = step * batch_size + slot. Each run of
     cases * patches_per_case positions is an epoch: a seeded permutation in which every case occurs
     exactly patches_per_case times. Foreground and background centres alternate along the sequence,
-    so that their ratio is exact, not only expected.
+    so that their ratio is exact, not just expected.
 
     Every voxel can be a centre: a foreground centre is uniform over the voxels above 0, a
     background centre over the voxels that are 0, and the part of a patch beyond the border is
-    filled. A case without foreground gives only background patches. A case without a tumour gives
+    filled. A case without foreground yields only background patches. A case without a tumour yields
     foreground patches instead of tumour patches.
 
     Raises:
@@ -206,7 +206,7 @@ class PatchSampler:
                 choice = self.choose(step, slot)
                 case = self._cases[choice.case]
                 cut(case.image, choice.centre, image[slot, ..., 0], fill=_AIR)
-                # only the box around the foreground has to be read of the label
+                # of the label, only the box around the foreground has to be read
                 cut(
                     case.label,
                     choice.centre,
@@ -227,9 +227,9 @@ class PatchSampler:
         ) % len(self._cases)
 
     def _background_centre(self, case: int, rng: np.random.Generator) -> int:
-        # Rejection sampling: uniform over the background voxels without a list of them, which would
-        # be as large as the volume. About one voxel in a hundred is foreground, so that one draw is
-        # nearly always enough.
+        # Rejection sampling is uniform over the background voxels without a list of them, which
+        # would be as large as the volume. About one voxel in a hundred is foreground, so one draw
+        # is nearly always enough.
         runs, voxels = self._runs[case], math.prod(self._shapes[case])
         while (flat := int(rng.integers(voxels))) in runs:
             pass
@@ -258,7 +258,7 @@ def cut(
     The centre is voxel `size // 2` of the patch along each axis.
 
     Args:
-      within: a box; outside it every voxel is `fill` and need not be read. By default the whole
+      within: a box outside which every voxel is `fill` and need not be read; by default the whole
           volume.
     """
     source, target = [], out
@@ -269,7 +269,7 @@ def cut(
         low = min(max(start, box.start), start + size)
         high = max(min(start + size, box.stop), low)
         source.append(slice(low, high))
-        # only the outside is filled, because writing a patch twice takes as long as reading it
+        # fill only the outside, because writing a patch twice takes as long as reading it
         along = (slice(None),) * (len(source) - 1)
         before, behind = (*along, slice(None, low - start)), (*along, slice(high - start, None))
         target[before], target[behind] = fill, fill

@@ -24,7 +24,7 @@ def not_there(link: str | os.PathLike, fix: str) -> IntegrityError:
     """Returns the error for a link without a target.
 
     Args:
-      fix: the remedy; in a DataLad dataset, the command that fetches the file takes its place.
+      fix: the remedy; in a DataLad dataset, the command that fetches the file is used instead.
     """
     target = os.readlink(os.fspath(link))
     if "annex/objects/" in target.replace("\\", "/"):

@@ -1,8 +1,8 @@
 """Resamples between a scan's own grid and the training grid: CT linear, labels nearest.
 
-The first voxel centre stays where it is; the last lies within half a target voxel of where it was
-(MONAI's convention: its `Spacing` with align_corners False and border padding). Positions beyond
-the last voxel centre take its value.
+The first voxel centre stays in place; the last one moves by at most half a target voxel (MONAI's
+convention: its `Spacing` with align_corners False and border padding). Positions beyond the last
+voxel centre take its value.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from preprocessing.axes import memory_order, three
 from preprocessing.foreground import LabelBox
 from preprocessing.volume import Grid
 
-# Interpolated at a time on the way back: 16 MB of float32, whatever the size of the scan.
+# Voxels interpolated at a time on the way back: 16 MB of float32, whatever the size of the scan.
 _RESTORED_VOXELS = 2**22
 
 
@@ -62,7 +62,7 @@ def linear_slabs(
 ) -> Iterator[np.ndarray]:
     """Yields the result of `resample_linear` as slabs along x, in C order.
 
-    The whole is never in memory; see `separable.slabs`.
+    The whole volume is never in memory; see `separable.slabs`.
     """
     return separable.slabs(
         array, _positions(array.shape, spacing_mm, target_mm), finish=finish, threads=threads
@@ -74,7 +74,7 @@ def resample_nearest(
 ) -> np.ndarray:
     """Resamples labels: each voxel takes the value of the nearest one.
 
-    Half-way between two voxels it is the one with the even index, as in MONAI.
+    Half-way between two voxels, the one with the even index is taken, as in MONAI.
 
     Args:
       array: [x, y, z] of any dtype and memory order.
@@ -96,7 +96,7 @@ def resample_nearest(
 def resample_box(
     label: LabelBox, spacing_mm: Sequence[float], target_mm: Sequence[float]
 ) -> LabelBox:
-    """Returns the box of what `resample_nearest` makes of a label map, from its box alone."""
+    """Returns the box that `resample_nearest` of a label map would have, from its box alone."""
     start, indices = [], []
     for first, size, nearest in zip(
         label.start, label.voxels.shape, _nearest(label.shape, spacing_mm, target_mm), strict=True
@@ -116,8 +116,8 @@ def resample_box(
 def restore_labels(mask: np.ndarray, native: Grid, target_mm: Sequence[float]) -> np.ndarray:
     """Brings a mask from the training grid back to a scan's own grid.
 
-    Each class is interpolated linearly and the largest share wins; of equal shares, the lower class
-    wins. The surface is smoother than with nearest voxels, and a native voxel that coincides with a
+    Each class is interpolated linearly and the largest share wins; in a tie, the lower class wins.
+    The surface is smoother than with nearest voxels, and a native voxel that coincides with a
     training voxel keeps its class. Only the box around the foreground is interpolated, a few slabs
     at a time.
 
@@ -156,8 +156,7 @@ def restored_probabilities(
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Yields class probabilities on a scan's own grid in RAS+ order, as slabs along x.
 
-    The probabilities are interpolated linearly, a few slabs at a time and one class after the
-    other.
+    The probabilities are interpolated linearly, a few slabs at a time and one class after another.
 
     Args:
       probabilities: real [x, y, z, classes] on the training grid, as for `restore_labels`; may be a
@@ -191,7 +190,7 @@ def _write_likeliest(
 
     Args:
       labels: a box of the training grid.
-      positions: of the voxels of `target` in that box, for each axis.
+      positions: positions of the voxels of `target` in that box, for each axis.
     """
     lowest, *others = np.unique(labels)
     for outputs, inputs, places in _row_blocks(positions, target.shape, 1):
@@ -199,7 +198,7 @@ def _write_likeliest(
         winner = np.full(best.shape, lowest, dtype=np.uint8)
         for value in others:
             share = separable.interpolate(labels[inputs] == value, places)
-            # by more than rounding errors, so that the lower class wins between equal shares
+            # larger by more than rounding errors, so that the lower class wins a tie
             winner[share > best + np.float32(1e-5)] = value
             np.maximum(best, share, out=best)
         target[outputs] = winner

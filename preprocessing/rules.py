@@ -1,4 +1,4 @@
-"""The rules that a site's data must pass. The id of a rule never changes, so that it can be cited.
+"""The rules that a site's data must meet. The id of a rule never changes, so that it can be cited.
 
 The first letter of an id is its group: F files, G geometry, L labels, C content, D DICOM series, M
 manifests, X the cohort as a whole, N the layout of NIH Pancreas-CT. docs/data.md lists the rules
@@ -17,8 +17,8 @@ from absl import logging
 from runkit import printable
 
 SPACING_MM = (0.05, 20.0)
-# In units of the shortest voxel edge: rounding in headers stays far below, a shift by half a voxel
-# is above.
+# In units of the shortest voxel edge: rounding in headers stays far below it; a shift by half a
+# voxel exceeds it.
 MISPLACED_VOXELS = 0.25
 
 _EXCLUDE = "or list the case under `excluded` in the manifest"
@@ -29,12 +29,12 @@ _ACCEPT = (
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What is required of a case, and the remedy for a case that breaks the rule.
+    """A requirement on a case, and the remedy for a case that breaks it.
 
     Attributes:
       severity: an "error" refuses the case, a "warning" is only reported.
-      acceptable: whether a manifest may accept a case that breaks the rule. Only judgements of
-          content can be accepted, never what makes a case unusable.
+      acceptable: whether a manifest may accept a case that breaks the rule. Only judgements about
+          content can be accepted, never defects that make a case unusable.
     """
 
     id: str
@@ -390,7 +390,7 @@ class IntegrityError(ValueError):
         )
         self.rule, self.file, self.problem, self.fix = rule, str(file), problem, fix
 
-    # pickled on its way from worker processes
+    # for pickling on the way from worker processes
     def __reduce__(self) -> tuple[type[IntegrityError], tuple[str, str, str, str]]:
         return IntegrityError, (self.rule, self.file, self.problem, self.fix)
 
@@ -398,7 +398,7 @@ class IntegrityError(ValueError):
 def refusal(error: Exception, file: str | os.PathLike) -> IntegrityError:
     """Returns the IntegrityError with which a case is refused after any error.
 
-    An IntegrityError is returned as it is. A programming error refuses only the case, too; its
+    An IntegrityError is returned as it is. A programming error also refuses only this case; its
     stack trace goes to the log.
 
     Args:

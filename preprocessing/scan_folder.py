@@ -11,17 +11,16 @@ from preprocessing import dicom, dicom_folder, names
 def scans_in(
     path: pathlib.Path, *, leave_out: str | os.PathLike | None = None
 ) -> list[pathlib.Path]:
-    """Returns the scans that a path stands for.
+    """Returns the scans that a path refers to.
 
-    A folder of scans stands for the NIfTI files, zips and folders in it; other files in it (text,
-    Thumbs.db) are left out, and a link whose target does not exist counts as a scan. Any other
-    path, such as a file or a folder with DICOM files, which is a series, stands for itself.
+    A folder of scans refers to the NIfTI files, zips and folders in it; other files in it (text,
+    Thumbs.db) are left out, and a link whose target does not exist counts as a scan. Any other path
+    refers to a single scan: a file, or a folder with DICOM files, which is a series.
 
     Args:
       leave_out: a folder of masks that an earlier run may have put there.
     Raises:
-      ValueError: if a folder holds NIfTI files and loose DICOM files, which would not become a
-          scan.
+      ValueError: if a folder holds NIfTI files and loose DICOM files, which would be left out.
     """
     if not path.is_dir():
         return [path]

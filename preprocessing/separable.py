@@ -1,4 +1,4 @@
-"""Linear interpolation of a volume, one axis after the other.
+"""Linear interpolation of a volume, one axis after another.
 
 Trilinear interpolation on a grid parallel to the voxels is the product of three one-dimensional
 operators, each with two weights per voxel. It needs neither a coordinate grid nor a gather of eight
@@ -8,8 +8,8 @@ become more).
 
 `interpolate` returns a whole volume in the memory order of its input; besides input and output,
 only a few planes are in memory. `slabs` yields the volume piece by piece in C order, whatever the
-order of the input: the matrix products transpose on the way, and a piece is still in the cache when
-it is yielded.
+order of the input: the matrix products also transpose, and a piece is still in the cache when it is
+yielded.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Taps:
     """
 
     def __init__(self, coordinates: np.ndarray, size: int):
-        # float64, because float32 places voxel 1000 only to 6e-5 of a voxel
+        # float64, because float32 represents position 1000 only to 6e-5 of a voxel
         clamped = np.clip(np.asarray(coordinates, dtype=np.float64), 0.0, size - 1)
         self.size, self.count = size, len(clamped)
         self.lower = np.floor(clamped).astype(np.int32)
         self.upper = np.minimum(self.lower + 1, size - 1).astype(np.int32)
-        self.weight = (clamped - self.lower).astype(np.float32)  # of `upper`
+        self.weight = (clamped - self.lower).astype(np.float32)  # weight of `upper`
         self.identity = (
             self.count == size
             and not self.weight.any()
@@ -72,8 +72,9 @@ class _Rows:
 
 
 class _Columns:
-    """Applies an operator along the last axis of a slab: narrow dense bands, since gathering single
-    columns is three times slower.
+    """Applies an operator along the last axis of a slab, as narrow dense bands.
+
+    Gathering single columns would be three times slower.
     """
 
     def __init__(self, taps: Taps):
@@ -87,7 +88,7 @@ class _Columns:
         return result
 
     def turned(self, slab: np.ndarray, result: np.ndarray) -> None:
-        """Writes the transpose of what a call returns into `result`."""
+        """Writes the transpose of the result of a call into `result`."""
         for outputs, inputs, band in self._bands:
             np.matmul(band.T, slab[:, inputs].T, out=result[outputs])
 
@@ -138,7 +139,7 @@ def slabs(
 ) -> Iterator[np.ndarray]:
     """Yields the volume that `interpolate` returns as slabs along its first axis.
 
-    Besides input and slabs, the planes across the axis that is slowest in memory are in memory: as
+    Besides input and slabs, only the planes across the axis that is slowest in memory are kept: as
     many as that axis has voxels before or after interpolation, whichever is less.
 
     Args:
@@ -196,7 +197,7 @@ def slabs(
 class _InPlane:
     """Applies both in-plane operators to one plane [first, second].
 
-    It holds buffers, so that each thread needs its own.
+    It holds buffers, so each thread needs its own.
 
     Args:
       turned: whether the first axis of the planes is the faster one in memory.
@@ -217,7 +218,7 @@ class _InPlane:
         """Interpolates a plane mixed with the next one into `result`, float32 [first, second].
 
         Args:
-          weight: of the next plane.
+          weight: weight of the next plane.
         """
         slab = self._below
         slab[...] = plane.T if self._turned else plane
@@ -292,7 +293,7 @@ def _plane(middle: Taps, fast: Taps) -> PlaneOperator:
         steps.append((middle.count / middle.size, _Rows(middle)))
     if not fast.identity:
         steps.append((fast.count / fast.size, _Columns(fast)))
-    # the axis that shrinks most comes first and leaves less work for the other
+    # the axis that shrinks more comes first and leaves less work for the other
     steps.sort(key=lambda step: step[0])
 
     def apply(slab: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ def read_case(case: Case, label_values: Mapping[int, int] | None = None) -> tupl
     """Returns CT and label of a case, each in its own axis order.
 
     Args:
-      case: with a label.
+      case: a case with a label.
       label_values: file value -> class, see `nifti.read_labels`.
     Raises:
       IntegrityError: naming the rule and the file, if one of them cannot be used.
@@ -38,7 +38,7 @@ def read_case(case: Case, label_values: Mapping[int, int] | None = None) -> tupl
 def read_case_and(
     case: Case, label_values: Mapping[int, int] | None, meanwhile: Callable[[np.ndarray], Found]
 ) -> tuple[Volume, Volume, Found]:
-    """Returns what `read_case` returns, and the result of `meanwhile` of the label's voxels.
+    """Returns the result of `read_case`, and that of `meanwhile` called with the label's voxels.
 
     `meanwhile` runs while the CT is still being read.
     """
@@ -53,7 +53,7 @@ def read_case_and(
                 orientation=case.orientation,
             )
         except IntegrityError:
-            reading.result()  # an error of the scan is reported first
+            reading.result()  # report an error of the scan first
             raise
         if case.label_turn is not None:
             label = Volume(turned(label.array, case.label_turn), label.affine)
@@ -67,7 +67,7 @@ def read_case_and(
 def read_image(case: Case) -> Volume:
     """Returns the CT of a case. Raises as `read_case`.
 
-    It is a DICOM series (a folder, a zip of one, a multi-frame file) or a NIfTI file.
+    The CT is a DICOM series (a folder, a zip of one, a multi-frame file) or a NIfTI file.
     """
     if dicom.is_series(case.image):
         return dicom.read_series(case.image, case.series)
@@ -85,10 +85,10 @@ def require_headers(case: Case) -> None:
 
 
 def digests(case: Case) -> dict[str, str]:
-    """Returns what a prepared case depends on.
+    """Returns everything that a prepared case depends on.
 
     Returns:
-      "image" and "label" -> SHA-256 in hex; and the settings of the case that are not empty.
+      "image" and "label" -> SHA-256 in hex; and the non-empty settings of the case.
     Raises:
       IntegrityError: naming a file that cannot be read.
     """
@@ -121,7 +121,7 @@ def turned(array: np.ndarray, turn: str) -> np.ndarray:
     Args:
       turn: e.g. "+y-x+z", which makes y the first axis and x, reversed, the second.
     Raises:
-      ValueError: for a turn that is not each of x, y and z once, with its sign.
+      ValueError: unless the turn names each of x, y and z once, with its sign.
     """
     signs, names = turn[0::2], turn[1::2]
     if len(turn) != 6 or sorted(names) != list(_AXES) or set(signs) - {"+", "-"}:
@@ -144,6 +144,6 @@ def file_sha256(path: pathlib.Path) -> str:
 
 
 def _folder_sha256(folder: pathlib.Path) -> str:
-    # of the content only, because the files of another copy of a series may have other names
+    # digest of the content only, because another copy of a series may have other file names
     hashes = sorted(file_sha256(path) for path in dicom.files_in(folder))
     return hashlib.sha256("".join(hashes).encode()).hexdigest()

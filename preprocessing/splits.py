@@ -25,7 +25,7 @@ def split_cases(
     The same cases and seed give the same split.
 
     Args:
-      case_ids: in any order, on which the split does not depend.
+      case_ids: in any order; the split does not depend on it.
       counts: cases in each split; further cases are in no split.
       ratio: shares of the splits if `counts` is None, in any unit, so that the paper's counts can
         be given.
@@ -59,7 +59,7 @@ def split_cases(
 
 
 def scaled_counts(cases: int, ratio: Sequence[float]) -> tuple[int, int, int]:
-    """Returns a number of cases divided by `ratio`, by largest remainders.
+    """Divides a number of cases by `ratio`, with the largest-remainder method.
 
     With three cases or more, no share is 0.
 
@@ -106,7 +106,7 @@ def listed_split(
     repeated = sorted(case_id for case_id, count in listed.items() if count > 1)
     if repeated:
         raise ValueError(
-            f"the split list has case {repeated[0]!r} twice; a case is in one split only"
+            f"the split list has case {repeated[0]!r} twice; list each case in one split only"
         )
     ids = set(case_ids)
     unknown = sorted(ids - set(listed))

@@ -12,7 +12,7 @@ from preprocessing.rules import IntegrityError
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Grid:
-    """Where the voxels of a volume lie.
+    """The positions of a volume's voxels.
 
     Attributes:
       shape: voxels along x, y, z of the array.
@@ -38,7 +38,7 @@ class Volume:
       affine: float64 [4, 4], voxel index -> mm in RAS+.
       placed: False if the file gives no orientation: the directions of the axes were given
         separately, and the origin is arbitrary.
-      warnings: what its reader found unusual in the file: rules of severity "warning".
+      warnings: unusual properties that the reader found, as rules of severity "warning".
     """
 
     array: np.ndarray

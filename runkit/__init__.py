@@ -1,17 +1,17 @@
-"""Tools that any program here may use, because they know nothing of networks, scans or rounds.
+"""General tools for all programs, which know nothing about networks, scans or rounds.
 
 Files:      atomic (whole or not at all), durable (names that survive a power cut), private
             (permissions), folder_lock, events (JSON lines),
-            overwriting (does an output replace an input?), text_files (encodings), array_files
-            (NumPy), formats (a newer release's files), disk (full disks), writeback (early
-            write-out), scalar_events (TensorBoard)
+            overwriting (checks that outputs do not replace inputs), text_files (encodings),
+            array_files (NumPy), formats (a newer release's files), disk (full disks), writeback
+            (early write-out), scalar_events (TensorBoard)
 Processes:  workers (pools), periodic (calls from a thread), child_programs, interrupts (Ctrl-C),
             systemd, memory (peak), allocator (malloc settings)
 Text:       progress (bars and lines), printable (foreign text), line_budget (limits on log lines),
             byte_counts
 Values:     randomness (keyed generators), backoff (pauses between retries), aligned (arrays for
             zero-copy use), release (the installed version), settings (declared once), classes (the
-            one list of what labels and networks distinguish)
+            list of classes that labels and networks distinguish)
 
 A leaf package: it uses the standard library, NumPy, tqdm and absl logging, and imports no other
 package of this product. A module belongs here if at least two packages or programs could use it

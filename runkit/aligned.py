@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# One cache line and the widest vector register; TensorFlow requires it of memory it takes over.
+# One cache line and the widest vector register; TensorFlow requires it of memory it borrows.
 _BYTES = 64
 
 
@@ -20,5 +20,5 @@ def aligned_empty(shape: Sequence[int], dtype: np.typing.DTypeLike) -> np.ndarra
 
 
 def is_aligned(array: np.ndarray) -> bool:
-    """Returns whether `array` is C-contiguous and its address a multiple of 64 bytes."""
+    """Returns whether `array` is C-contiguous and its address is a multiple of 64 bytes."""
     return array.flags.c_contiguous and array.ctypes.data % _BYTES == 0

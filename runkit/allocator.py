@@ -12,9 +12,9 @@ _LARGEST_KEPT, _MOST_KEPT = 4 * 2**20, 8 * 2**20  # bytes; a chunk of a model ta
 def share_arenas() -> bool:
     """Makes all threads started from now on share two memory pools (glibc's arenas).
 
-    By default glibc gives up to eight threads per core a pool of their own, and each pool keeps the
-    memory that its threads free: a server whose threads briefly hold a megabyte each seems to grow
-    with the number of threads.
+    By default glibc gives up to eight threads per core their own pool, and each pool keeps the
+    memory that its threads free: a server whose threads briefly hold a megabyte each appears to
+    grow with the number of threads.
 
     Returns:
       Whether the C library supports it.
@@ -23,7 +23,7 @@ def share_arenas() -> bool:
 
 
 def keep_buffers() -> bool:
-    """Makes freed buffers of up to 4 MiB available for reuse, 8 MiB in total.
+    """Keeps freed buffers of up to 4 MiB for reuse, 8 MiB in total.
 
     By default glibc returns a buffer of 1 MiB to the system and requests it again page by page; a
     program that moves a model in such chunks spends a sixth of its time on that. Larger buffers,

@@ -1,4 +1,4 @@
-"""Atomic writes: a reader finds a whole file or none, even if the writer is killed."""
+"""Atomic writes: a reader finds a complete file or none, even if the writer is killed."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def replacing(
     """Yields a temporary path beside `path`: renamed to it on success, removed on any error.
 
     The temporary name keeps the suffixes of `path`, because many writers choose their format by
-    them, and starts with a dot, so that no folder listing takes it for a result. The file's
-    permissions are no wider than its folder's (see `private`).
+    them, and starts with a dot, so that a folder listing does not mistake it for a result. The
+    file's permissions are no wider than its folder's (see `private`).
 
     Args:
       sync: False if the block syncs the file itself.
-      sync_folder: False if a power cut may bring back the earlier file.
+      sync_folder: False if a power cut may restore the earlier file.
     """
     path = pathlib.Path(path)
     with naming(path):
@@ -111,7 +111,7 @@ def naming(path: str | os.PathLike, needed: int | None = None) -> Iterator[None]
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-    """Writes a file; an error about a full disk has its name and size."""
+    """Writes a file; an error about a full disk includes its name and size."""
     with naming(path, len(content)), replacing(path) as temporary:
         temporary.write_bytes(content)
 

@@ -1,7 +1,7 @@
 """Child programs that end when their parent ends, even if the parent is killed.
 
-Parent and child each hold one end of a pipe. When the parent is gone, the system closes its end,
-and the child notices.
+Parent and child each hold one end of a pipe. When the parent ends, the system closes its end of the
+pipe, which the child notices.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
 _VARIABLE = "RUNKIT_LEASH"  # the descriptor of the child's end
-_LIMIT_S = 30.0  # for an orderly end
+_LIMIT_S = 30.0  # time for an orderly end
 
 
 def start(
@@ -47,14 +47,14 @@ def follow_parent() -> None:
 
     If the program has not ended 30 seconds after the signal, it is ended at once.
     """
-    # Taken out of the environment: programs that this one starts must not use its pipe.
+    # Remove it from the environment: programs that this one starts must not use its pipe.
     name = os.environ.pop(_VARIABLE, "")
     if not name:
         return
     descriptor = int(name)
     os.set_inheritable(descriptor, False)
     # On Linux the kernel sends the signal itself. A thread would have to wait for the interpreter
-    # lock, which a library may hold for long.
+    # lock, which a library may hold for a long time.
     signalled = hasattr(fcntl, "F_SETSIG")
     if signalled:
         fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())

@@ -1,4 +1,4 @@
-"""The classes that labels, networks and tables tell apart.
+"""The classes that labels, networks and tables distinguish.
 
 This is the only place that lists them: other modules derive their names, values and numbers of
 classes from it.

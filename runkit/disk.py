@@ -1,4 +1,4 @@
-"""Free space, and one wording for errors about a full disk."""
+"""Free space, and a uniform wording for errors about a full disk."""
 
 from __future__ import annotations
 

@@ -6,10 +6,10 @@ import os
 
 
 def sync_directory(folder: str | os.PathLike) -> None:
-    """Makes every name in `folder` survive a power cut: what was created, renamed or removed there.
+    """Makes the entries created, renamed or removed in `folder` survive a power cut.
 
-    Does nothing where folders cannot be opened (Windows). An error names the folder, which the
-    system leaves out.
+    Does nothing where folders cannot be opened (Windows). Errors name the folder, which the system
+    leaves out.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY)

@@ -31,7 +31,7 @@ class EventLog:
         with atomic.naming(self.path), open(self.path, "a+b", opener=private.opener) as stream:
             if stream.tell() > 0:
                 stream.seek(-1, os.SEEK_END)
-                # A power cut may have left half a line; this one must not be appended to it.
+                # A power cut may have left half a line; do not append this event to it.
                 if stream.read(1) != b"\n":
                     line = "\n" + line
             stream.write((line + "\n").encode("utf-8"))
@@ -58,7 +58,7 @@ class EventLog:
 
 
 def records(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """Yields the events of lines, without the lines that are not whole."""
+    """Yields the events in lines, skipping incomplete lines."""
     for line in lines:
         try:
             yield json.loads(line.decode("utf-8", "replace"))

@@ -1,7 +1,7 @@
-"""Locks a folder for one process; a second process is refused and told which one holds it.
+"""Locks a folder for one process; a second process is refused and told which one holds the lock.
 
-The lock ends with its process, even if that is killed. It is on the folder itself (flock), so it
-needs no write permission there and leaves no file behind.
+The lock ends with its process, even if the process is killed. It is on the folder itself (flock),
+so it needs no write permission there and leaves no file behind.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _in_use(folder: pathlib.Path, process: str) -> FolderInUse:
 def holder(descriptor: int) -> str:
     """Returns the holder of a lock on an open file, e.g. "process 1234 (experiments.join)".
 
-    Returns "" if the system does not tell.
+    Returns "" if the system does not say.
     """
     about = os.fstat(descriptor)
     try:

@@ -1,7 +1,7 @@
-"""Numbers of file formats: what a newer release wrote is refused by name.
+"""Version numbers of file formats: files written by a newer release are refused by name.
 
-A format gets the next number when earlier releases can no longer read it. Files of release 0.1.0
-state no number in some formats; these have the first.
+A format gets the next number when earlier releases can no longer read it. In some formats, files of
+release 0.1.0 do not state a number; they have the first one.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ def refuse_newer(path: str | os.PathLike, found: object, own: int, *, unstated: 
 
     Args:
       path: the file, for the message.
-      found: number that the file states, as an integer or its digits; None if it states none.
+      found: number in the file, as an integer or its digits; None if the file does not state one.
       own: the newest number that this release reads.
-      unstated: number of a file that states none.
+      unstated: number of a file that does not state one.
     Raises:
       ValueError: naming the file, both numbers and the remedy.
     """

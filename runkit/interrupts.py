@@ -18,8 +18,8 @@ _received = False
 def end_at_once() -> None:
     """Makes Ctrl-C end the process inside the signal handler, until `raise_instead` is called.
 
-    For use while modules are imported: there is nothing to clean up yet, and an interrupted import
-    may raise any error in place of KeyboardInterrupt.
+    Use it while modules are being imported: there is nothing to clean up yet, and an interrupted
+    import may raise any error in place of KeyboardInterrupt.
     """
     _handle(_end)
 
@@ -47,7 +47,7 @@ def end(line: str) -> NoReturn:
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.stdout.flush()
-    # A terminal has shown ^C, perhaps behind a progress bar: begin a new line.
+    # The terminal has shown ^C, perhaps after a progress bar: start a new line.
     sys.stderr.write(("\n" if sys.stderr.isatty() else "") + line + "\n")
     sys.stderr.flush()
     sys.exit(EXIT_CODE)
@@ -56,7 +56,7 @@ def end(line: str) -> NoReturn:
 def _handle(handler: Callable[[int, types.FrameType | None], None]) -> None:
     if threading.current_thread() is not threading.main_thread():
         return  # only the main thread may set handlers
-    # A program that a shell started in the background ignores SIGINT and must continue to.
+    # A program that a shell started in the background ignores SIGINT and must continue to do so.
     if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, _end, _raise):
         signal.signal(signal.SIGINT, handler)
 

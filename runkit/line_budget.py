@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 
-_MAX_KINDS = 10_000  # a kind contains text from a peer; beyond this number all new ones share one
+_MAX_KINDS = 10_000  # kinds contain text from a peer; beyond this number, new ones share one
 
 
 class LineBudget:
@@ -29,7 +29,7 @@ class LineBudget:
         self._lock, self._kinds = threading.Lock(), dict[Hashable, tuple[float, float, int]]()
 
     def take(self, kind: Hashable) -> int | None:
-        """Returns the number of lines of this kind omitted before this one; None: omit this one."""
+        """Returns how many earlier lines of this kind were omitted; None to omit this one too."""
         now = self._clock()
         with self._lock:
             if kind not in self._kinds and len(self._kinds) >= _MAX_KINDS:

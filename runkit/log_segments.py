@@ -3,9 +3,9 @@
     events.jsonl                the segment that is written to
     events/000001.jsonl.gz      the first one, and so on
 
-The first line of every segment but the first is an event `log_continued`, with the number of the
+The first line of every segment except the first is an event `log_continued`, with the number of the
 segment as `segment`. An archived segment counts only if its number is lower than that of
-`events.jsonl`: a kill can leave a copy of the segment that was about to be replaced.
+`events.jsonl`, because a kill can leave a copy of the segment that was about to be replaced.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def before(log: pathlib.Path, segment: int) -> list[pathlib.Path]:
 
 
 def remove_partial(log: pathlib.Path) -> None:
-    """Removes what a kill has left of a segment that was being compressed."""
+    """Removes the partial file that a kill left of a segment that was being compressed."""
     folder = log.with_suffix("")
     if folder.is_dir():
         for path in folder.glob(".partial-*"):
@@ -82,7 +82,7 @@ def lines(archive: pathlib.Path, file: BinaryIO | None = None) -> Iterator[bytes
     """Yields the lines of an archived segment.
 
     Args:
-      file: the segment, if it is open already.
+      file: the segment, if it is already open.
     Raises:
       ValueError: naming the file, if its content is damaged.
     """

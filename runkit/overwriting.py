@@ -112,7 +112,7 @@ def _upwards(path: str) -> Iterator[str]:
 
 
 def _location(path: str) -> str:
-    """Returns what a rename to `path` would replace: its folder's links followed, its own not."""
+    """Returns the path that a rename would replace: links of its folder followed, its own not."""
     path = os.path.abspath(path)
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 

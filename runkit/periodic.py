@@ -1,4 +1,4 @@
-"""Work that is done again and again in a thread of its own."""
+"""Work that is repeated at intervals in its own thread."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def calls(
 ) -> Iterator[None]:
     """Calls `work` every `every_s` seconds while the block runs, first after `every_s` seconds.
 
-    An error that `work` raises ends the calls, so it has to handle those that it expects.
+    If `work` raises an error, the calls end, so `work` must handle the errors that it expects.
 
     Args:
-      name: of the thread.
-      over: is set at the end of the block, so that `work` can stop early. If it is set before, by
-        `work` or by anybody else, the calls end.
-      join_s: how long the end of the block waits for a call in progress; None for as long as it
+      name: name of the thread.
+      over: set at the end of the block, so that `work` can stop early. If `work` or anyone else
+        sets it earlier, the calls end.
+      join_s: how long the end of the block waits for a call in progress; None waits as long as it
         takes.
     """
     over = over or threading.Event()

@@ -1,8 +1,8 @@
 """Makes foreign text safe to print: it cannot move the cursor, start a line or flood a log.
 
-Foreign text is what others wrote: a peer in the federation, a certificate, a scan's header, a
-file's name. Use `text` where it enters the program. `block` is the safety net: everything that a
-program prints to a log or a terminal goes through it.
+Foreign text is text from outside: from a peer in the federation, a certificate, a scan's header or
+a file's name. Use `text` where it enters the program. `block` is the safety net: everything that a
+program prints to a log or a terminal passes through it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def text(value: object, *, limit: int = LIMIT) -> str:
     kept = whole[:limit]
     if not kept.isprintable():
         kept = "".join(map(_visible, kept))
-    if len(whole) > limit or len(kept) > limit:  # escapes are longer than what they replace
+    if len(whole) > limit or len(kept) > limit:  # escapes are longer than the characters replaced
         return f"{kept[:limit]}… (cut, {len(whole)} characters)"
     return kept
 
@@ -32,8 +32,8 @@ def text(value: object, *, limit: int = LIMIT) -> str:
 def block(value: object) -> str:
     """Returns text of several lines with control characters other than tab and newline escaped.
 
-    Lines after the first are indented, so that foreign text in it, e.g. in a stack trace, cannot
-    begin a line and pass for a separate event.
+    Lines after the first are indented, so that foreign text, e.g. in a stack trace, cannot start a
+    line and be mistaken for a separate event.
     """
     lines = (
         "\t".join("".join(map(_visible, part)) for part in line.split("\t"))

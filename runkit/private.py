@@ -1,8 +1,8 @@
 """Files that other accounts on the machine cannot read, whatever the umask.
 
 One rule: a new file or folder never grants more rights than the folder that holds it. A folder made
-by `folder` is open to this account only (0700), so everything that this package writes below it is
-too (0700 and 0600). In any other folder the umask decides, as usual.
+by `folder` is open only to this account (0700), and so is everything that this package writes below
+it (0700 and 0600). In any other folder the umask decides, as usual.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _warned: set[str] = set()
 def folder(path: str | os.PathLike) -> pathlib.Path:
     """Creates a folder that only this account may enter, or closes an existing one; returns it.
 
-    The contents of an existing folder keep their permissions, though nobody else can reach them
-    now; see `tree`.
+    The contents of an existing folder keep their permissions, although nobody else can now reach
+    them; see `tree`.
     """
     path = make(path)
     _close(path)
@@ -33,10 +33,10 @@ def folder(path: str | os.PathLike) -> pathlib.Path:
 
 
 def tree(path: str | os.PathLike) -> pathlib.Path:
-    """Does what `folder` does and also closes everything in the folder, e.g. older files."""
-    path = folder(path)  # first: then nobody can swap its entries while they are examined
+    """Like `folder`, but also closes everything in the folder, e.g. older files."""
+    path = folder(path)  # first, so that nobody can swap its entries while they are examined
     for entry in list(open_to_others(path)):
-        with contextlib.suppress(FileNotFoundError):  # another process has removed it since
+        with contextlib.suppress(FileNotFoundError):  # another process has since removed it
             _close(entry)
     return path
 
@@ -44,7 +44,7 @@ def tree(path: str | os.PathLike) -> pathlib.Path:
 def make(path: str | os.PathLike) -> pathlib.Path:
     """Creates a folder and its missing parents, none granting more rights than its own parent.
 
-    A power cut does not take them away again.
+    They survive a power cut.
     """
     path = pathlib.Path(path)
     if not path.is_dir():
@@ -52,7 +52,7 @@ def make(path: str | os.PathLike) -> pathlib.Path:
             make(path.parent)
         try:
             path.mkdir(mode=0o777 & _given(path.parent))
-            # Without this, a power cut could take the folder with everything that is synced in it.
+            # Otherwise a power cut could remove the folder with everything that is synced in it.
             sync_directory(path.parent)
         except FileExistsError:  # another process was faster, or it is not a folder
             if not path.is_dir():
@@ -66,7 +66,7 @@ def opener(path: str | os.PathLike, flags: int) -> int:
 
 
 def inherit(path: str | os.PathLike) -> None:
-    """Applies the rule to what another library wrote: `path` and everything in it."""
+    """Applies the rule to files that another library wrote: `path` and everything in it."""
     if not _given(pathlib.Path(path).parent) & _OTHERS:
         tree(path)
 
@@ -144,7 +144,7 @@ def _close(path: pathlib.Path) -> None:
 
 
 def _umask() -> int:
-    # It can only be read by setting it: what another thread creates at this moment is then private.
+    # It can only be read by setting it; files that another thread then creates are private.
     mask = os.umask(0o077)
     os.umask(mask)
     return mask

@@ -1,4 +1,4 @@
-"""How many processors this process may use, which may be fewer than the machine has."""
+"""The number of processors that this process may use, which may be fewer than the machine has."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def available(root: str | os.PathLike = "/") -> int:
 
 
 def _container_limit(root: pathlib.Path) -> float | None:
-    """Returns the processor time per time that the container may take; None without a limit."""
+    """Returns the number of processors that the container may use; None without a limit."""
     try:
         quota, period = (root / _V2).read_text(encoding="ascii").split()
     except (OSError, ValueError):

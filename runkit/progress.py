@@ -12,7 +12,7 @@ import tqdm
 
 from runkit import printable
 
-PREFIX = "progress: "  # begins every line, so that a log can be searched for it
+PREFIX = "progress: "  # starts every line, so that a log can be searched for it
 # An environment variable, in seconds; set by a program that shows another one's progress.
 EVERY = "PROGRESS_EVERY_S"
 _EVERY_S = 60.0

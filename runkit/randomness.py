@@ -1,4 +1,4 @@
-"""Random numbers that depend on their purpose alone, never on what was drawn before.
+"""Random numbers that depend only on their purpose, never on earlier draws.
 
 A resumed run, a prefetching pipeline and a second machine all get the same numbers for (seed, what,
 step, slot).

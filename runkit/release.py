@@ -1,4 +1,4 @@
-"""The release of this product that is running."""
+"""The running release of this product."""
 
 from __future__ import annotations
 

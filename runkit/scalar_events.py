@@ -1,7 +1,7 @@
-"""Scalars for TensorBoard, written without TensorFlow or TensorBoard, which a server does not have.
+"""Scalars for TensorBoard, written without TensorFlow or TensorBoard, which servers do not install.
 
 An event file is a sequence of records: length (uint64), its checksum, the event, the event's
-checksum. An event is a protobuf message; only the few fields of a scalar are written here
+checksum. An event is a protobuf message; this module writes only the few fields of a scalar
 (tensorboard/compat/proto/event.proto).
 """
 

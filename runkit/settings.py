@@ -34,8 +34,8 @@ class Setting(NamedTuple):
       help: one or two sentences for --help.
       choices: the allowed values, if there are only a few and the type is not a Literal of them.
       condition: what the value must satisfy; None for any value of its type.
-      flag: name of its flag, where that is not the field's name.
-      unset: value of the flag that stands for None.
+      flag: name of its flag, if different from the field's name.
+      unset: value of the flag that means None.
     """
 
     help: str

@@ -40,7 +40,7 @@ def pool(
 
     The end of the block waits for running jobs; if an error or Ctrl-C ends the block, the workers
     are ended at once. They also end when this process is terminated or killed: each holds one end
-    of a pipe whose other end closes with this process.
+    of a pipe, whose other end closes with this process.
     """
     # spawn: a forked child of a process that runs TensorFlow can hang on a lock held at the fork
     context = multiprocessing.get_context("spawn")
@@ -65,7 +65,7 @@ def results(
     """Yields (index, result) of each job as it ends; the result is None if the job's process died.
 
     A dead process breaks the pool. The jobs that were running are then repeated one at a time, so
-    that the job that kills its process is found and does not stop the others.
+    that the job that kills its process is identified and does not stop the others.
 
     Args:
       jobs: the arguments of each call of `function`.
@@ -108,7 +108,7 @@ def _start(
 
 
 def _end_with_parent(worker_end: multiprocessing.connection.Connection) -> None:
-    worker_end.poll(None)  # nothing is ever sent: returns when the parent's end is closed
+    worker_end.poll(None)  # nothing is ever sent: returns when the parent's end closes
     os._exit(1)
 
 

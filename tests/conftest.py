@@ -1,4 +1,4 @@
-"""What holds for every test."""
+"""Settings that apply to every test."""
 
 import os
 
@@ -12,7 +12,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 @pytest.fixture(autouse=True)
 def _logs_as_programs_do():
-    """absl's own level is that of the programs, whatever a test before this one has made of it."""
+    """Gives absl the programs' log level, whatever an earlier test has set."""
     before = logging.get_verbosity()
     logging.set_verbosity(logging.INFO)
     yield
@@ -25,6 +25,6 @@ def pytest_runtest_setup(item):
 
 
 def _finds_a_gpu():
-    import tensorflow as tf  # here, because most tests do without it
+    import tensorflow as tf  # here, because most tests do not need it
 
     return bool(tf.config.list_physical_devices("GPU"))

@@ -1,4 +1,4 @@
-"""Prints the coverage of each package, and writes what no test reaches of each file.
+"""Prints the coverage of each package, and writes the lines of each file that no test reaches.
 
     python -m tests.coverage_table .coverage/coverage.json .coverage/files.txt
 
@@ -20,8 +20,9 @@ _BRANCHES = {"branches": ("covered_branches", "num_branches")}
 
 
 def table(report: dict[str, Any]) -> list[str]:
-    """Returns one line per package, and one for all, with shares of lines and, where they were
-    measured, of branches.
+    """Returns one line per package, and one for all packages.
+
+    A line has the share of covered lines and, if measured, of covered branches.
     """
     columns = _COUNTED | (_BRANCHES if report["meta"]["branch_coverage"] else {})
     sums: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
@@ -37,7 +38,7 @@ def table(report: dict[str, Any]) -> list[str]:
 
 
 def files(report: dict[str, Any]) -> list[str]:
-    """Returns one line per file that is not covered whole: what is missing of it."""
+    """Returns one line per file that is not fully covered, with the lines that are missed."""
     found = []
     for path, file in sorted(report["files"].items()):
         missing = [f"lines {_ranges(file['missing_lines'])}"] if file["missing_lines"] else []

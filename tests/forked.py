@@ -1,10 +1,9 @@
-"""Programs of the product, each a fork of a process that has imported TensorFlow already: that
-saves half of what a short one takes.
+"""Programs of the product, each a fork of a process that has already imported TensorFlow.
 
-A program so started is a process of its own as any other, with its flags, folder, environment and
-output; its own modules are imported in it, TensorFlow has computed nothing before it, and it can be
-killed. What a fork does not show is that the program finds its packages by itself: `test_programs`
-starts the chief programs as a user does.
+This halves the time of a short program. A forked program is a separate process like any other, with
+its own flags, folder, environment and output: its own modules are imported in it, TensorFlow has
+not computed anything before, and it can be killed. A fork does not test that the program finds its
+packages by itself; `test_programs` starts the main programs as a user does.
 """
 
 from __future__ import annotations
@@ -84,8 +83,9 @@ def start(
 def run(
     module: str, *arguments: object, folder=ROOT, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess:
-    """Runs it to its end, as subprocess.run with captured output; bytes that are not UTF-8 come as
-    surrogates.
+    """Runs a program to its end, like subprocess.run with captured output.
+
+    Bytes that are not UTF-8 become surrogates.
     """
     with tempfile.TemporaryDirectory() as said:
         files = [pathlib.Path(said) / name for name in ("stdout", "stderr")]
@@ -101,8 +101,9 @@ def run(
 
 
 class Group(ProgramGroup):
-    """A `ProgramGroup` that forks its programs, but for those of another Python and those named by
-    `fresh`.
+    """A `ProgramGroup` that forks its programs.
+
+    Programs of another Python and those named by `fresh` are started as usual.
     """
 
     def __init__(self, log_folder: pathlib.Path, *, fresh: Container[str] = ()):

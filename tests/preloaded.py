@@ -1,9 +1,8 @@
-"""What takes a program seconds to import or to compile; imported by the process that `forked`
-forks, and only there.
+"""Imports that take programs seconds to load or compile.
 
-Other people's packages and the compiled kernels, nothing else of the product: a program imports its
-own modules as it always does. Nothing here computes with TensorFlow, which could not be forked
-after that.
+Only the process that `forked` forks imports this module. It loads third-party packages and the
+compiled kernels, nothing else of the product, because a program imports its own modules as usual.
+Nothing here computes with TensorFlow, which could not be forked after that.
 """
 
 import experiments  # noqa: F401, I001 - first: it sets what TensorFlow reads when it loads

@@ -1,5 +1,6 @@
-"""What a program that is started by a test does on a signal must not depend on how the tests
-themselves were started.
+"""Signal handling of programs started by tests.
+
+It must not depend on how the tests themselves were started.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ import signal
 
 
 def usual() -> None:
-    """Given to subprocess as `preexec_fn`: a test run behind `nohup`, or in the background of a
-    script, ignores signals, and so would its programs.
+    """Restores default handlers; pass it to subprocess as `preexec_fn`.
+
+    A test run under `nohup`, or in the background of a script, ignores signals, and so would the
+    programs it starts.
     """
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)

@@ -15,7 +15,7 @@ from tests.c2fnas.test_operations import evaluate
 
 @pytest.fixture(autouse=True)
 def wide(monkeypatch):
-    """The one entry that the recipe asks for."""
+    """The single entry that the instructions require."""
     monkeypatch.setitem(
         genotype.OPERATIONS, "wide", {"in_plane/kernel": (5, 5, 1), "along/kernel": (1, 1, 5)}
     )

@@ -1,5 +1,6 @@
-"""Which package may import which, and which folder inside a package. `federated` has a contract of its
-own beside its tests.
+"""Which package may import which, and which folder inside a package.
+
+`federated` has a separate contract beside its tests.
 """
 
 import ast
@@ -109,7 +110,7 @@ def test_every_folder_of_experiments_with_code_is_in_the_contract():
 
 
 def test_no_two_public_classes_have_one_name():
-    """A reader who meets a name need not ask which one it is."""
+    """A reader who meets a name need not ask which class it is."""
     places = collections.defaultdict(list)
     for package in PACKAGES.keys() - {"examples"}:
         for path in (ROOT / package).rglob("*.py"):

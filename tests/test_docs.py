@@ -1,4 +1,4 @@
-"""The pages of documentation: links lead somewhere, and commands, flags and files exist."""
+"""The documentation pages: links resolve, and commands, flags and files exist."""
 
 from __future__ import annotations
 

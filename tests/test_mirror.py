@@ -1,8 +1,8 @@
 """Every module has its test file at the mirrored place.
 
 `federated/site/loop.py` is tested in `tests/federated/site/test_loop.py`, and the code of
-`preprocessing/layouts/__init__.py` in `tests/preprocessing/layouts/test_layouts.py`. Scenarios of
-many modules stand beside these files.
+`preprocessing/layouts/__init__.py` in `tests/preprocessing/layouts/test_layouts.py`. Scenarios that
+involve many modules are beside these files.
 """
 
 import ast

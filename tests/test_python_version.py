@@ -24,7 +24,7 @@ def oldest():
 
 
 def too_new(text):
-    """Returns what in a module's text the oldest supported Python would refuse."""
+    """Returns the parts of a module that the oldest supported Python would refuse."""
     try:
         tree = ast.parse(text, feature_version=oldest())
     except SyntaxError as error:

@@ -1,4 +1,4 @@
-"""What release 0.1.0 wrote opens today and goes on; see fixtures/release_0_1_0/README.md."""
+"""Files of release 0.1.0 still open and can be continued; see fixtures/release_0_1_0/README.md."""
 
 import functools
 import json

@@ -1,5 +1,7 @@
-"""For tests whose subprocess counts its own modules, page faults or bytes, or may write only a few:
-coverage, which would otherwise start in it too, stays out.
+"""Keeps coverage measurement out of a test's subprocess.
+
+This is for subprocesses that count their own modules, page faults or bytes, or that may write only
+a few.
 """
 
 from __future__ import annotations

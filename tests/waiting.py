@@ -1,4 +1,4 @@
-"""Waiting for what other programs do."""
+"""Waiting for other programs."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def until(
     """Waits for a condition that one of the processes makes true.
 
     Args:
-      told: returns what to say if it does not come true.
+      told: returns the message for the case that it does not become true.
     Raises:
-      AssertionError: if one of the processes ends before, or the time is over.
+      AssertionError: if one of the processes ends first, or the time is over.
     """
     processes, deadline = (process, *others), time.monotonic() + seconds
     while not condition():
@@ -34,7 +34,7 @@ def until(
 
 
 def look_again(*processes: subprocess.Popen) -> None:
-    """Returns a moment later, or at once when one process ends that is looked at first."""
+    """Waits a moment for each process, or less if it ends."""
     for process in processes:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_LOOK_S)

@@ -13,7 +13,7 @@ def around(mask: np.ndarray) -> Box | None:
     None if there is no such voxel.
     """
     box: list[slice] = []
-    for axis in range(3):  # within the box along the axes before
+    for axis in range(3):  # within the box along the previous axes
         hit = np.flatnonzero(mask[tuple(box)].any(axis=tuple({0, 1, 2} - {axis})))
         if not len(hit):
             return None

@@ -1,7 +1,7 @@
 """All measures of one prediction: overlap, surface distances, volumes and shape.
 
 Absent classes follow the rule in metrics.py. Public tools leave such cases undefined or drop them
-from their means. Here an invented tumour in a healthy patient counts, and no mean silently leaves
+from their means. Here a false tumour in a healthy patient counts, and means never silently leave
 out cases.
 """
 
@@ -16,12 +16,12 @@ import numpy as np
 from c2fnas.scores import boxes, components, metrics, surface
 from runkit.classes import FOREGROUND
 
-TOLERANCE_MM = 2.0  # default of the surface Dice
+TOLERANCE_MM = 2.0  # default tolerance of the surface Dice
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassScores:
-    """The scores of one class of one case. Names with `truth_` are the same measures of the truth.
+    """The scores of one class in one case. Names with `truth_` are the same measures of the truth.
 
     Attributes:
       dice: 2 |P and T| / (|P| + |T|).

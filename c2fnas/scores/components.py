@@ -38,9 +38,9 @@ def count(mask: np.ndarray) -> int:
 
 
 def count_matches(prediction: np.ndarray, truth: np.ndarray) -> Match:
-    """Counts the components of a predicted and a true mask, bool [x, y, z], that meet.
+    """Counts the components of a predicted and a true mask, bool [x, y, z], and those that overlap.
 
-    Two components meet if they share at least one voxel.
+    Two components overlap if they share at least one voxel.
     """
     box = boxes.around(prediction | truth)
     if box is None:
@@ -60,7 +60,7 @@ def keep_largest(mask: np.ndarray) -> np.ndarray:
 
     A component may consist of several classes above 0: pancreas and tumour count as one organ,
     because a tumour lies in or on the pancreas. Of two equally large components the first in array
-    order stays.
+    order is kept.
 
     Args:
       mask: uint8 [x, y, z].

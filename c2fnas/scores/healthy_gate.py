@@ -1,16 +1,17 @@
 """The healthy gate: a threshold on a patient's tumour score.
 
 A marked tumour whose score does not exceed the threshold counts as a false alarm and is removed
-from the mask. Its voxels become background, because a tumour invented outside the organ is not
-pancreas either; the pancreas of the mask stays as it was.
+from the mask. Its voxels become background, because a false tumour outside the organ is not
+pancreas either; the pancreas of the mask is unchanged.
 
-The gate is fitted on patients who are known to be healthy, as in split conformal prediction: of n
-scores the k-th smallest is the threshold, k = ceil((n + 1)(1 - share)). Another healthy patient
-like those then lies above it with a probability of at most 1 - k/(n + 1) <= share, whatever the
-distribution of the scores (Vovk et al. 2005; Angelopoulos and Bates 2021). With six patients and a
-share of a fifth, the threshold is the highest of the six scores and the probability one seventh.
-This is an expectation over the patients that the gate was fitted on, not a bound for one clinic.
-The gate promises nothing about real tumours; the `..._gated` rows of a table measure those.
+The gate is fitted on patients who are known to be healthy, as in split conformal prediction: the
+threshold is the k-th smallest of n scores, k = ceil((n + 1)(1 - share)). The score of another
+healthy patient like those then exceeds it with a probability of at most 1 - k/(n + 1) <= share,
+whatever the distribution of the scores (Vovk et al. 2005; Angelopoulos and Bates 2021). With six
+patients and a share of a fifth, the threshold is the highest of the six scores and the probability
+one seventh. This is an expectation over the patients that the gate was fitted on, not a bound for
+one clinic. The gate guarantees nothing about real tumours; the `..._gated` rows of a table measure
+those.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class HealthyGate:
       patients: number of healthy patients on whom the gate was fitted.
       share: share of healthy patients allowed above the threshold.
     Raises:
-      ValueError: for values that no fit can give.
+      ValueError: for values that a fit cannot produce.
     """
 
     threshold: float
@@ -113,7 +114,7 @@ class HealthyGate:
 def fit(scores: Sequence[float], share: float = SHARE) -> HealthyGate | None:
     """Returns the gate fitted to the scores of healthy patients.
 
-    None if there are too few of them to promise the share; a fifth takes at least four.
+    None if there are too few of them to guarantee the share; a fifth needs at least four.
     """
     rank = _rank(len(scores), share)
     if not 1 <= rank <= len(scores):

@@ -26,7 +26,7 @@ def dice(
       prediction, truth: integer [x, y, z] on one grid; values 0 to max(classes).
       classes: values of the classes to score.
     Raises:
-      ValueError: if the shapes differ or a value is not a class; the message carries both.
+      ValueError: if the shapes differ or a value is not a class; the message contains both.
     """
     _check_shapes(prediction, truth)
     values = max(classes) + 1
@@ -44,7 +44,7 @@ def check_pair(prediction: np.ndarray, truth: np.ndarray, values: int) -> None:
 
     Args:
       prediction, truth: [x, y, z].
-      values: number of classes, the background included.
+      values: number of classes, including the background.
     Raises:
       ValueError: unless both are integer masks of one shape with values 0 to `values` - 1.
     """
@@ -78,8 +78,8 @@ def dice_summary(
       pairs: (prediction, truth) of each case, integer [x, y, z].
       class_names: value of a class -> its name in the result.
     Returns:
-      `dice_<name>` and `cases_<name>`, the number of cases behind it, for every class that at least
-      one truth contains; `dice`, the mean of those class means; `cases`, the number of cases. A
+      `dice_<name>` and `cases_<name>`, the number of its cases, for every class that at least one
+      truth contains; `dice`, the mean of those class means; `cases`, the number of cases. A
       class that no truth contains has no entry, even if it is predicted: a site without tumours
       cannot tell how well tumours are found.
     Raises:

@@ -2,18 +2,18 @@
 
 A surface is a set of points with weights, in one of two definitions:
 
-* `border`: the voxels of the mask that have a face neighbour outside it, each with weight 1.
-  Beyond the volume counts as outside. MONAI's `compute_hausdorff_distance` uses it, and its
+* `border`: the voxels of the mask that have a face neighbour outside it, each with weight 1. The
+  space beyond the volume counts as outside. MONAI uses it in `compute_hausdorff_distance`, and in
   `compute_surface_dice` without subvoxels.
 * `area`: a marching-cubes element wherever eight neighbouring voxels differ, weighted by its area
   in mm2. DeepMind's `surface-distance` uses it, and MONAI's `compute_surface_dice` with subvoxels.
 
-A tree of the other surface's points finds the nearest one, so the time depends on the size of the
-surfaces and not on the volume or on how far apart they lie.
+A search tree of the other surface's points finds the nearest one, so the time depends on the size
+of the surfaces and not on the volume or on how far apart they lie.
 
-A distance is computed from the difference of two voxel indices, as DeepMind does, so that it is the
-same to the last bit wherever the two masks lie. Coordinates in mm are not exact enough: 12 x 0.4 mm
-minus 7 x 0.4 mm is more than 2 mm, 10 x 0.4 mm minus 5 x 0.4 mm is not.
+A distance is computed from the difference of two voxel indices, as in DeepMind's code, so that it
+is the same to the last bit wherever the two masks lie. Coordinates in mm are not exact enough:
+12 x 0.4 mm minus 7 x 0.4 mm is more than 2 mm, 10 x 0.4 mm minus 5 x 0.4 mm is not.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Surface:
     """The points of a surface.
 
     Attributes:
-      places: int64 [n, 3], voxels from the corner of the mask's array.
+      places: int64 [n, 3], in voxels from the corner of the mask's array.
       weights: float64 [n]: 1 for a border voxel, mm2 for an area element.
       definition: the definition of the surface.
       spacing_mm: spacing of the array along x, y, z.
@@ -58,7 +58,7 @@ class Surface:
 
         It does not depend on where in the array the mask lies.
         """
-        # Unbalanced: it is built in a fraction of the time, and queries are no slower.
+        # An unbalanced tree is built in a fraction of the time, and queries are no slower.
         return scipy.spatial.cKDTree(
             (self.places - self.corner) * self.spacing_mm, balanced_tree=False, compact_nodes=False
         )
@@ -86,7 +86,7 @@ def of_mask(mask: np.ndarray, spacing_mm: Sequence[float], definition: Definitio
         places, codes = _elements(inner)
         weights = surface_elements.areas(spacing_mm)[codes]
     start = np.array([part.start for part in box])
-    # An element lies between eight voxels; its place is that of the first one, in every surface.
+    # An element lies between eight voxels; its place is that of the first one.
     return Surface(places + start, weights, definition, spacing)
 
 
@@ -137,9 +137,9 @@ def distances(prediction: Surface, truth: Surface) -> Distances:
 def hausdorff_mm(measured: Distances, percentile: float = 95.0) -> float:
     """Returns the larger of the two percentiles of the distances.
 
-    Between border voxels it is interpolated between the two nearest ranks, as NumPy and MONAI do.
-    Between area elements it is the smallest distance within which at least that share of the area
-    lies, as DeepMind does.
+    For border voxels, it is interpolated between the two nearest ranks, as in NumPy and MONAI. For
+    area elements, it is the smallest distance within which at least that share of the area lies, as
+    in DeepMind's code.
     """
     return max(
         _percentile(measured.to_truth_mm, measured.prediction, percentile),
@@ -176,9 +176,9 @@ def _within(
 ) -> np.ndarray:
     """Returns bool [n]: whether each point of `surface` has one of `other` within the tolerance.
 
-    Two equally long steps may differ in the last bit of their length, for example three times
-    0.1 mm and once 0.3 mm. The tree returns either of them. Where the last bit decides, all points
-    at that distance are checked.
+    Two equal distances may differ in their last bit, for example three times 0.1 mm and once
+    0.3 mm, and the tree may return either. Where the last bit decides, all points at that distance
+    are checked.
     """
     within = distances_mm <= tolerance_mm
     limit = tolerance_mm * (1 + 1e-9)

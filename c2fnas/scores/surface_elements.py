@@ -1,11 +1,11 @@
 """The area of a mask's surface in each of the 256 neighbourhoods of eight voxels.
 
 The surface runs through the midpoints of the edges whose two voxels differ. Two rules settle the
-ambiguous neighbourhoods. Corners of the mask that meet only diagonally at a face are kept apart; if
-more than four corners belong to the mask, those outside are kept apart instead, so that a mask and
-its complement have the same surface. A polygon is cut into triangles in the way that gives the
-largest area in a unit cube. With these rules the areas equal those of DeepMind's `surface-distance`
-for every neighbourhood and spacing.
+ambiguous neighbourhoods. Corners of the mask that touch only diagonally across a face are kept
+apart; if more than four corners belong to the mask, those outside are kept apart instead, so that a
+mask and its complement have the same surface. A polygon is cut into the triangles with the largest
+area in a unit cube. With these rules the areas equal those of DeepMind's `surface-distance` for
+every neighbourhood and spacing.
 
 Source: Lorensen and Cline 1987 (marching cubes); Nikolov et al. 2021 (surface elements for the
 surface Dice).
@@ -26,8 +26,8 @@ Edge = frozenset[int]  # the numbers of two corners
 def areas(spacing_mm: Sequence[float]) -> np.ndarray:
     """Returns float64 [256]: the surface area in mm2 of each neighbourhood.
 
-    Bit k of a neighbourhood's number tells whether the corner (k // 4, k // 2 % 2, k % 2) belongs
-    to the mask.
+    Bit k of a neighbourhood's number says whether the corner (k // 4, k // 2 % 2, k % 2) belongs to
+    the mask.
     """
     x, y, z = (float(length) for length in spacing_mm)
     return np.linalg.norm(_normals() * np.array([y * z, x * z, x * y]), axis=-1).sum(axis=-1)
@@ -61,7 +61,7 @@ def _loops(inside: set[int]) -> Iterator[list[Edge]]:
             for pair in itertools.combinations(face, 2)
             if _is_edge(*pair) and len(inside & set(pair)) == 1
         ]
-        if len(cut) == 4:  # two diagonal corners: each is cut off by itself
+        if len(cut) == 4:  # two diagonal corners: each is cut off separately
             pairs = [
                 [edge for edge in cut if corner in edge] for corner in face if corner in inside
             ]
@@ -82,9 +82,9 @@ def _is_edge(one: int, other: int) -> bool:
 
 
 def _largest(loop: list[Edge]) -> np.ndarray:
-    """Returns float64 [n - 2, 3]: the normals of the triangles that a polygon is cut into.
+    """Returns float64 [n - 2, 3]: the normals of the triangles into which a polygon is cut.
 
-    Of all ways to cut a polygon of n corners, the one with the largest area.
+    Of all ways to cut a polygon of n corners, it takes the one with the largest area.
     """
     points = np.array([np.mean([_CORNERS[corner] for corner in edge], axis=0) for edge in loop])
     normals = (

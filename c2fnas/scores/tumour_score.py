@@ -1,13 +1,15 @@
 """The tumour score: how certain a network is that a scan shows a tumour, one number per patient.
 
 It is computed from the logits while they are in memory. The score is the mean margin of the most
-certain millilitre. The margin of a voxel is the tumour's logit minus the highest of the others',
-the natural log-odds of the two. Of the voxels that the mask calls tumour, the score takes those
-with the largest margins, up to 1 ml, and divides the sum of their margins by the number of voxels
-in 1 ml. Missing voxels count as 0: a mask without tumour scores 0, any other one more.
+certain millilitre. The margin of a voxel is the tumour's logit minus the highest of the other
+logits, which is the natural log-odds of the two classes. Of the voxels that the mask labels as
+tumour, the score takes those with the largest margins, up to 1 ml, and divides the sum of their
+margins by the number of voxels in 1 ml. Missing voxels count as 0: a mask without a tumour scores
+0, any other mask more.
 
-The volume would not do: networks that saw few healthy patients mark as much in them as a tumour
-has. Neither would the highest voxel: a single voxel is noise, while 1 ml is a sphere of 12 mm.
+The marked volume is not a suitable score: in healthy patients, networks that were trained on few of
+them mark as much as in a tumour. Nor is the highest voxel: a single voxel may be noise, while 1 ml
+is a sphere of 12 mm.
 Source: chosen on validation cases of seeds that no reported table uses, see docs/inference.md.
 """
 

@@ -1,1 +1,1 @@
-"""The search for a network: topologies and operations, evolution, and the supernet of the paths."""
+"""The search for a network: topologies, operations, evolution, and the supernet of all paths."""

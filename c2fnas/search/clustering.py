@@ -16,15 +16,15 @@ from c2fnas.search.draws import Draws
 
 
 def clusters(distances: np.ndarray, count: int) -> list[list[int]]:
-    """Returns groups of similar things by average linkage.
+    """Returns groups of similar items by average linkage.
 
     Args:
       distances: condensed, see `distance.pairwise`.
       count: number of groups.
     Returns:
-      `count` lists of the things' numbers, each ascending, in the order of their first numbers.
+      `count` lists of item numbers, each ascending, in the order of their first numbers.
     Raises:
-      ValueError: if there are fewer things than groups.
+      ValueError: if there are fewer items than groups.
     """
     things = squareform(distances).shape[0]
     if not 1 <= count <= things:
@@ -46,10 +46,10 @@ def one_of_each(groups: Sequence[Sequence[int]], seed: int) -> list[int]:
 
 
 def medoid(distances: np.ndarray, group: Sequence[int]) -> int:
-    """Returns the member with the least sum of distances to the others, the first of equals.
+    """Returns the member with the smallest sum of distances to the others, the first in a tie.
 
     Args:
-      distances: condensed, of all things.
+      distances: condensed, over all items.
       group: numbers of the members.
     """
     between = squareform(distances)[np.ix_(group, group)]

@@ -11,13 +11,13 @@ from c2fnas.search.operation_space import OperationSpace
 
 @dataclasses.dataclass(frozen=True)
 class SupernetCost:
-    """What a supernet holds and what one step along a path computes.
+    """The size of a supernet and the cost of one step along a path.
 
     Attributes:
       weights: convolution weights of all paths together, without biases, norms and VAE branch.
-      path_weights: those of the smallest and of the largest path.
+      path_weights: convolution weights of the smallest and of the largest path.
       macs: multiply-accumulates for one patch of the cheapest path, of all paths on average, and of
-        the dearest path.
+        the most expensive path.
     """
 
     weights: int
@@ -26,10 +26,10 @@ class SupernetCost:
 
 
 def supernet_cost(space: OperationSpace, patch_size: Sequence[int]) -> SupernetCost:
-    """Returns the cost of a supernet; a limit on MACs is left out of account.
+    """Returns the cost of a supernet, ignoring any limit on MACs.
 
-    Every path's cost is that of what all share plus one operation for each cell, so least, mean and
-    most follow from each cell alone.
+    The cost of a path is that of the shared part plus one operation per cell, so minimum, mean and
+    maximum follow from each cell separately.
 
     Raises:
       ValueError: if the patch does not fit the genotype.
@@ -66,6 +66,6 @@ def supernet_cost(space: OperationSpace, patch_size: Sequence[int]) -> SupernetC
 
 
 def _cell_of_operation(convolution: Convolution) -> int | None:
-    """Returns the place of the cell whose operation a convolution is part of; None for others."""
+    """Returns the index of the cell to whose operation a convolution belongs; None for others."""
     parts = convolution.name.split("/")
     return int(parts[0].removeprefix("cell")) - 1 if "op" in parts[:-1] else None

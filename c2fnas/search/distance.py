@@ -1,4 +1,4 @@
-"""How far apart two topologies are."""
+"""The distance between two topologies."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from scipy.spatial import distance
 def level_distance(one: Sequence[int], other: Sequence[int]) -> int:
     """Returns the sum over the cells of the difference of their levels.
 
-    It is 0 only for equal topologies, symmetric, and obeys the triangle inequality. Drawn as walks
-    over the levels, it is the area between the two. A cell on a neighbouring level counts 1; one
-    that is two levels away, where its convolutions see twice as far, counts 2.
+    It is 0 only for equal topologies, symmetric, and obeys the triangle inequality. If the
+    topologies are drawn as walks over the levels, it is the area between them. A cell on a
+    neighbouring level counts 1; a cell two levels away, where the receptive field of its
+    convolutions has changed by another factor of two, counts 2.
 
     Args:
       one, other: the level of each cell.

@@ -1,4 +1,4 @@
-"""Evolution over the genes of a space: a pure function of the seed and of the scores it is told.
+"""Evolution over the genes of a space: a pure function of the seed and of the recorded scores.
 
     state = evolution.start(space, settings, seed=1)
     while (candidate := evolution.waiting(state)) is not None:
@@ -6,8 +6,8 @@
     winner = evolution.best(state)[0]
 
 A generation is scored candidate by candidate. The best `parents` of all generations so far then
-bring forth the next one: some by mutation, some by crossover, the rest at random. No gene is
-proposed twice. The state can be written after every score as JSON and read again.
+produce the next one: some candidates by mutation, some by crossover, the rest at random. No gene is
+proposed twice. The state can be written as JSON after every score and read again.
 Source: Guo et al. 2019 (arXiv 1904.00420), algorithm 1, with its defaults.
 """
 
@@ -27,7 +27,7 @@ from runkit.settings import SHARE, at_least, setting
 FORMAT = 1  # raise it when earlier releases can no longer read a state
 Origin = Literal["given", "random", "mutation", "crossover"]
 
-_ATTEMPTS = 1000  # at each new gene, before something else takes its place
+_ATTEMPTS = 1000  # attempts at each new gene, before another kind replaces it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class EvolutionSettings:
     )
     generations: int = setting(
         20,
-        "Generations of the evolution, the random first one included. --population times "
+        "Generations of the evolution, including the random first one. --population times "
         "--generations candidates are scored.",
         condition=at_least(1),
     )
@@ -58,7 +58,7 @@ class EvolutionSettings:
         condition=at_least(0),
     )
     mutation_probability: float = setting(
-        0.1, "Probability that a mutation draws a cell's choice anew.", condition=SHARE
+        0.1, "Probability that a mutation redraws a cell's choice.", condition=SHARE
     )
 
     def __post_init__(self) -> None:
@@ -80,9 +80,9 @@ class Candidate:
     """A gene that was proposed.
 
     Attributes:
-      gene: what is scored.
-      generation: from 0.
-      origin: how it came about.
+      gene: the gene that is scored.
+      generation: number of its generation, from 0.
+      origin: how it was proposed.
       parents: the one or two genes it descends from.
       score: higher is better; None until it is recorded.
       details: further numbers that were recorded with the score.
@@ -98,11 +98,11 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True)
 class EvolutionState:
-    """A whole evolution so far.
+    """The state of an evolution.
 
     Attributes:
       settings, seed: as given to `start`.
-      candidates: all that were proposed, in order; those without a score come last.
+      candidates: all proposed candidates, in order; those without a score come last.
     """
 
     settings: EvolutionSettings
@@ -122,17 +122,17 @@ class EvolutionState:
 def start(
     space: GeneSpace, settings: EvolutionSettings, *, seed: int, given: Sequence[Gene] = ()
 ) -> EvolutionState:
-    """Returns an evolution whose first generation is proposed.
+    """Returns an evolution with its first generation.
 
     Args:
-      space: of the genes.
+      space: the space of genes.
       settings: sizes and probabilities.
-      seed: of every choice.
-      given: genes to begin the first generation with, e.g. one of each cluster; the rest of it is
+      seed: seed of every choice.
+      given: the first genes of the first generation, e.g. one from each cluster; the rest of it is
         random.
     Raises:
-      ValueError: if a given gene is not in the space, is given twice, or if there are more of them
-        than the population.
+      ValueError: if a given gene is not in the space or is given twice, or if there are more of
+        them than the population.
     """
     first = [space.checked(gene) for gene in given]
     if len(set(first)) < len(first) or len(first) > settings.population:
@@ -148,10 +148,10 @@ def start(
 def random_search(
     space: GeneSpace, settings: EvolutionSettings, *, seed: int, given: Sequence[Gene] = ()
 ) -> EvolutionState:
-    """Returns a search by chance alone that scores as many candidates as the evolution would.
+    """Returns a random search that scores as many candidates as the evolution would.
 
-    It is an evolution of one generation, so `waiting`, `record` and `best` work alike. Give it
-    another seed than the evolution, or both begin with the same genes.
+    It is an evolution with a single generation, so `waiting`, `record` and `best` work as usual.
+    Give it another seed than the evolution, or both start with the same genes.
     """
     return start(
         space,
@@ -178,15 +178,15 @@ def record(
     score: float,
     details: Mapping[str, float] | None = None,
 ) -> EvolutionState:
-    """Returns the state with a candidate's score; after a generation's last, with the next one.
+    """Returns the state with a candidate's score and, if a generation is complete, the next one.
 
-    A space that is used up makes a generation smaller, and ends the evolution once nothing new is
-    found.
+    If the space is nearly used up, a generation is smaller; if nothing new is found, the evolution
+    ends.
 
     Args:
-      state: with the gene among its candidates without a score.
-      space: the same at every call.
-      gene: what was scored.
+      state: a state in which the gene waits for a score.
+      space: the same space at every call.
+      gene: the gene that was scored.
       score: higher is better.
       details: further numbers to keep with it.
     Raises:
@@ -216,7 +216,7 @@ def record(
 
 
 def best(state: EvolutionState, count: int = 1) -> list[Candidate]:
-    """Returns the scored candidates with the highest scores; of equals, the one proposed first."""
+    """Returns the candidates with the highest scores; in a tie, the one proposed first."""
     return sorted(state.scored, key=lambda candidate: -(candidate.score or 0.0))[:count]
 
 
@@ -249,7 +249,7 @@ def from_json(value: Mapping[str, Any]) -> EvolutionState:
     """Returns the state that `to_json` has written.
 
     Raises:
-      ValueError: if the value is not such a state; the message names what is wrong.
+      ValueError: if the value is not such a state; the message names the problem.
     """
     if value.get("format") != FORMAT:
         raise ValueError(
@@ -276,7 +276,7 @@ def from_json(value: Mapping[str, Any]) -> EvolutionState:
 
 
 def mutated(space: GeneSpace, gene: Gene, probability: float, draws: Draws) -> Gene:
-    """Returns a gene whose places were each drawn anew with a probability; it may be not valid."""
+    """Returns a gene with each place redrawn with a probability; it may not be valid."""
     return tuple(
         draws.below(count) if draws.chance(probability) else choice
         for choice, count in zip(gene, space.choices, strict=True)
@@ -284,7 +284,7 @@ def mutated(space: GeneSpace, gene: Gene, probability: float, draws: Draws) -> G
 
 
 def crossed(one: Gene, other: Gene, draws: Draws) -> Gene:
-    """Returns a gene that takes each place from either parent; it may be not valid."""
+    """Returns a gene that takes each place from either parent; it may not be valid."""
     return tuple(pair[draws.below(2)] for pair in zip(one, other, strict=True))
 
 
@@ -315,7 +315,7 @@ def _random(
 ) -> list[Candidate]:
     draws = Draws(seed, "random candidates", number)
     found = list(_new(space, lambda: (space.sample(draws), ()), count, number, "random", known))
-    if len(found) < count:  # almost every gene is known: chance alone would miss the last ones
+    if len(found) < count:  # almost every gene is known: random draws would miss the last ones
         for gene in itertools.product(*map(range, space.choices)):
             if len(found) == count:
                 break

@@ -1,4 +1,4 @@
-"""What a search chooses from: genes, each a row of small numbers that stands for a genotype."""
+"""The space of a search: genes, each a row of small numbers that represents a genotype."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ATTEMPTS = 10_000
 
 
 class GeneSpace(abc.ABC):
-    """All genes of one kind. A subclass says what they are and which genotype each stands for."""
+    """All genes of one kind. A subclass defines them and the genotype that each represents."""
 
     @property
     @abc.abstractmethod
@@ -24,7 +24,7 @@ class GeneSpace(abc.ABC):
     @property
     @abc.abstractmethod
     def size(self) -> int:
-        """The number of valid genes; where a limit needs a look at each, without that limit."""
+        """The number of valid genes, ignoring limits that would have to be checked for each."""
 
     @abc.abstractmethod
     def is_valid(self, gene: Gene) -> bool:
@@ -42,8 +42,8 @@ class GeneSpace(abc.ABC):
         """Returns the gene as a tuple.
 
         Raises:
-          ValueError: if it has another number of places, a choice that does not exist, or is not
-            valid; the message carries the gene.
+          ValueError: if it has another number of places or a choice that does not exist, or is not
+            valid; the message contains the gene.
         """
         found = tuple(int(choice) for choice in gene)
         if len(found) != len(self.choices):
@@ -64,8 +64,8 @@ class GeneSpace(abc.ABC):
         """Returns one valid gene; all are equally likely.
 
         Raises:
-          ValueError: if none is found among ten thousand, because the space's limits leave almost
-            none.
+          ValueError: if none of ten thousand random genes is valid, because the space's limits
+            exclude almost all.
         """
         for _ in range(_ATTEMPTS):
             gene = tuple(draws.below(count) for count in self.choices)

@@ -17,16 +17,16 @@ _SHORT = {"conv2d": "2", "conv3d": "3", "p3d": "p"}  # in a genotype's name
 class OperationSpace(GeneSpace):
     """All choices of one operation for each cell of a genotype: the paths of its supernet.
 
-    A gene has one place per cell: the place of the cell's operation in `operations`.
+    A gene has one entry per cell: the index of the cell's operation in `operations`.
 
     Attributes:
       base: the genotype whose topology, width and kind of cell every path has.
-      operations: what a cell can apply, of `genotype.OPERATIONS`.
+      operations: the operations that a cell can apply, from `genotype.OPERATIONS`.
       patch_size: x, y, z in voxels, for `most_macs`.
       most_macs: the most multiply-accumulates that a path may need for one patch; None for any.
     Raises:
-      ValueError: for operations that do not exist or that are given twice, or a limit that not even
-        the cheapest path keeps.
+      ValueError: for operations that do not exist or that are given twice, or a limit that even the
+        cheapest path exceeds.
     """
 
     base: Genotype

@@ -1,7 +1,7 @@
 """Names of a supernet's weights, and the weights of one of its paths as those of a network.
 
-A weight that all paths share has the name it has in an ordinary network. Those of an operation say
-which one it is: `cell03/input0/op/p3d/in_plane/kernel` in the supernet is
+A weight that all paths share has the same name as in an ordinary network. The names of an
+operation's weights include the operation: `cell03/input0/op/p3d/in_plane/kernel` in the supernet is
 `cell03/input0/op/in_plane/kernel` in a network whose third cell applies p3d.
 """
 
@@ -35,10 +35,10 @@ def operation_of(name: str) -> tuple[int, str] | None:
 
 
 def extract(space: OperationSpace, gene: Gene, values: Mapping[str, Value]) -> dict[str, Value]:
-    """Returns what belongs to one path, under the names of an ordinary network.
+    """Returns the values of one path, under the names of an ordinary network.
 
     Args:
-      space: of the supernet.
+      space: the paths of the supernet.
       gene: the path.
       values: the supernet's canonical name -> e.g. an array.
     Returns:

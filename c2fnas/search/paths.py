@@ -9,13 +9,13 @@ from c2fnas.search.gene_space import Gene, GeneSpace
 def path_at(space: GeneSpace, seed: int, round_number: int, step: int) -> Gene:
     """Returns the path of a step; every valid path is equally likely.
 
-    It depends on its arguments alone. So a resumed training takes the same paths, and sites that
-    train one supernet together agree on them without a message.
+    It depends only on its arguments. A resumed training therefore takes the same paths, and sites
+    that train one supernet together agree on them without exchanging messages.
 
     Args:
-      space: of the paths.
-      seed: of the search.
-      round_number: of a federated training, from 1; 0 for a training without rounds.
+      space: the paths.
+      seed: seed of the search.
+      round_number: round of a federated training, from 1; 0 for a training without rounds.
       step: number of the step, from 0.
     Raises:
       ValueError: as `GeneSpace.sample`.

@@ -1,9 +1,9 @@
 """A network that holds every operation of every cell and applies one of each: a path.
 
-It is built, trained and used like the network of a genotype (`c2fnas.network.Network`). Which path
-it takes is the value of a variable, so one traced function serves all paths, and weights of other
-paths take no part in it. There are no batch statistics to compute again for each path: its norms
-are instance norms.
+It is built, trained and used like the network of a genotype (`c2fnas.network.Network`). A variable
+selects the current path, so one traced function serves all paths, and weights of other paths are
+not used. There are no batch statistics to recompute for each path, because its norms are instance
+norms.
 Source: single-path one-shot supernet of Guo et al. 2019 (arXiv 1904.00420).
 """
 
@@ -30,10 +30,10 @@ from c2fnas.vae_branch import VaeBranch
 
 
 class ChosenOperation:
-    """The blocks of all operations of one place in the network, of which one is applied.
+    """The blocks of all operations at one place in the network, of which one is applied.
 
     Called on float [b, x, y, z, c], it returns the same shape. While `choice` is None, it applies
-    all of them and returns the first's result, to build their layers.
+    all blocks, to build their layers, and returns the result of the first.
 
     Attributes:
       choice: returns the number of the operation, int32 [].
@@ -60,7 +60,7 @@ class Supernet(Network):
 
     Attributes:
       space: the paths.
-      genotype: `space.base`; its operations mean nothing here.
+      genotype: `space.base`; its operations have no meaning here.
       segmenter: a function like a Network's model of that name, along the current path.
       variables: canonical name -> trainable variable of all paths, see `path_weights`.
       trainer: None, unlike a Network's; `train_outputs` takes its place.
@@ -90,7 +90,7 @@ class Supernet(Network):
 
     def _build(self, layers: NamedLayers) -> None:
         cells = len(self.genotype.cells)
-        # int64, since TensorFlow keeps no variables of int32 on a GPU
+        # int64, because TensorFlow does not keep int32 variables on a GPU
         self._path = tf.Variable([0] * cells, trainable=False, dtype=tf.int64, name="path")
         places: list[tuple[int, ChosenOperation]] = []
 
@@ -161,7 +161,7 @@ class Supernet(Network):
         return tuple(int(choice) for choice in self._path.numpy())
 
     def choose(self, gene: Gene) -> None:
-        """Makes a path the current one; no function is traced again.
+        """Makes a path the current one, without retracing any function.
 
         Raises:
           ValueError: for a gene outside the space.
@@ -169,7 +169,7 @@ class Supernet(Network):
         self._path.assign(np.asarray(self.space.checked(gene), dtype=np.int64))
 
     def counts(self) -> np.ndarray:
-        """Returns how many steps each operation has been trained, int64 [cells, operations]."""
+        """Returns for how many steps each operation was trained, int64 [cells, operations]."""
         return np.stack([alternative.counts.numpy() for alternative in self.alternatives])
 
     def set_counts(self, counts: np.ndarray) -> None:
@@ -190,7 +190,7 @@ class Supernet(Network):
     def train_outputs(
         self, image: tf.Tensor | np.ndarray, noise: tf.Tensor | np.ndarray | None = None
     ) -> dict[str, tf.Tensor]:
-        """Does what `Network.train_outputs` does, along the current path."""
+        """As `Network.train_outputs`, along the current path."""
         image = tf.convert_to_tensor(image, tf.float32)
         logits, encoder_end = self._body(image)
         outputs = {"logits": logits}
@@ -205,7 +205,7 @@ class Supernet(Network):
 
 
 def build(space: OperationSpace, **settings: Any) -> Supernet:
-    """Returns the supernet of a space with its start values. Call it in `strategy.scope()`.
+    """Returns the supernet of a space with its initial values. Call it in `strategy.scope()`.
 
     Settings and errors are those of `c2fnas.network.build`.
     """

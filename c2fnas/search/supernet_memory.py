@@ -16,10 +16,9 @@ _FLOAT_BYTES = 4
 def training_step(supernet: Supernet, batch: int) -> MemoryEstimate:
     """Returns an estimate for `batch` patches on one device in float32.
 
-    Weights, gradients and moments are those of all paths; gradients of other paths are zeros that
-    take memory all the same. Activations are those of one path, estimated as in
-    `memory.training_step` for the path that keeps the most: the one whose operations have the most
-    convolutions in a row.
+    Weights, gradients and moments are those of all paths; gradients of other paths are zeros, but
+    still take memory. Activations are those of one path, estimated as in `memory.training_step` for
+    the path that keeps the most: the one whose operations have the most consecutive convolutions.
     """
     space = dataclasses.replace(supernet.space, most_macs=None)
     lengths = [len(OPERATIONS[op]) for op in space.operations]

@@ -19,16 +19,16 @@ _COUNTS = "path_counts"
 class SupernetTrainer(Trainer):
     """A `Trainer` of a supernet.
 
-    Only weights and moments of a step's own path change. `state` also holds `path_counts` int64
-    [cells, operations], see `Supernet.counts`.
+    A step changes only the weights and moments of its own path. `state` also holds `path_counts`
+    int64 [cells, operations], see `Supernet.counts`.
 
     Args:
       supernet: built inside `strategy.scope()`.
       config: settings of the whole run; its seed decides the paths.
       strategy: as in `Trainer`.
-      round_number: number of the federated round for the paths, 0 without rounds; a caller may
+      round_number: number of the federated round for the paths, 0 without rounds; callers may
         change the attribute between two calls of `train`.
-      arguments: further ones of `Trainer`.
+      arguments: further arguments of `Trainer`.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class SupernetTrainer(Trainer):
     def begin_round(self, round_number: int, first_step: int) -> None:
         """Counts the steps of the paths from a round's first step.
 
-        Sites so take the same paths in a round; one with fewer steps takes the first of them.
+        All sites thus take the same paths in a round; a site with fewer steps takes the first ones.
 
         Args:
           round_number: from 1.

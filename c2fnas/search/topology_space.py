@@ -1,16 +1,16 @@
 """The coarse stage: the topologies of a network whose cells all apply the same operation.
 
-A topology is a walk over the levels that starts where the stem ends, on level 1. Each cell of the
-way down keeps the level or goes one deeper; each cell of the way up keeps it or goes one higher;
-the last cell is back on level 1. With d of 6 cells going down and d of 6 going up these are the sum
-over d of C(6, d)**2 = C(12, 6) = 924 topologies. C2FNAS (Yu et al. 2020, arXiv 1912.09628) states
-the U-shape, six cells each way and this number. That its rules are exactly these is our reading:
-the number agrees, and the published topology obeys them.
+A topology is a walk over the levels that starts where the stem ends, on level 1. Each cell on the
+way down keeps the level or goes one deeper; each cell on the way up keeps it or goes one higher;
+the last cell is back on level 1. With d of 6 cells going down and d of 6 going up, the number of
+topologies is the sum over d of C(6, d)**2 = C(12, 6) = 924. C2FNAS (Yu et al. 2020, arXiv
+1912.09628) states the U-shape, six cells each way and this number. That its rules are exactly these
+is our interpretation: the number agrees, and the published topology obeys them.
 
-What a cell reads follows from the walk, by rules of this project. It reads the cell before it. A
-cell that goes up also reads the last cell of the way down on its own level. A cell that keeps its
-level also reads the one two before it, if that one is on the same level. By these rules the levels
-of the published topology have its wiring.
+The inputs of a cell follow from the walk, by rules of this project. A cell reads the cell before
+it. A cell that goes up also reads the last cell on the way down on its own level. A cell that keeps
+its level also reads the cell two before it, if that cell is on the same level. With these rules,
+the levels of the published topology result in its published connections.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from c2fnas.genotype import OPERATIONS, CellGene, Genotype
 from c2fnas.search.gene_space import Gene, GeneSpace
 
-DEFAULT_OPERATION = "conv3d"  # of the coarse stage
+DEFAULT_OPERATION = "conv3d"  # default of the coarse stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +35,10 @@ class TopologySpace(GeneSpace):
     Attributes:
       down, up: numbers of cells.
       deepest: the deepest level allowed. A patch must be a multiple of 2**deepest voxels.
-      filters: of the genotypes, at full resolution.
+      filters: number of filters of the genotypes, at full resolution.
       op: operation of every cell.
     Raises:
-      ValueError: for a number or an operation out of its range.
+      ValueError: for a number out of range or an unknown operation.
     """
 
     down: int = 6
@@ -106,7 +106,7 @@ class TopologySpace(GeneSpace):
         )
 
     def genotype(self, gene: Gene) -> Genotype:
-        levels = (1, *self.levels(gene))  # of the stem, and of each cell by its number
+        levels = (1, *self.levels(gene))  # level of the stem, and of each cell by its number
         last_on = {level: number for number, level in enumerate(levels[: self.down + 1])}
         cells = []
         for number in range(1, len(levels)):

@@ -14,7 +14,7 @@ from experiments.results.membership import Stratum
 
 _COLOURS = {"loss": "#0072b2", "calibrated": "#d55e00", "update": "#009e73", "alignment": "#cc79a7"}
 _LINES = ("-", "--", ":", "-.")
-_LEAST = 1e-3  # of the log axes; a curve begins at one scan
+_LEAST = 1e-3  # lower end of the log axes; a curve begins at one scan
 
 
 def strata(entry: Mapping[str, Any]) -> list[Stratum]:
@@ -65,7 +65,7 @@ def found_at(parts: Sequence[Stratum], shares: np.ndarray) -> np.ndarray:
 
 
 def histogram(entry: Mapping[str, Any], title: str) -> Figure:
-    """Draws the scores of members and non-members, as shares of each, every site centred.
+    """Draws histograms of the scores of members and non-members, each site centred.
 
     Sites are centred on the mean of their non-members, because the losses of healthy patients and
     of patients with tumours differ.
@@ -94,7 +94,7 @@ def areas(series: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]], axis: s
 
     Args:
       series: name -> (label on the axis, area with its interval), in order.
-      axis: what the labels are.
+      axis: title of the axis.
     """
     labels = list(dict.fromkeys(label for own in series.values() for label, _ in own))
     figure, axes = _axes(max(4.6, 1.5 + 0.75 * len(labels)), 3.6)

@@ -155,7 +155,7 @@ def _abdomen(axes: Axes, x: float, y: float, width: float, height: float, *, tum
       tumour: with a tumour and an empty stomach (C2); otherwise with an inflated stomach (C1).
     """
     box(axes, x, y, width, height, rounding=0.08, facecolor="#0f141a", edgecolor="none")
-    unit = height / 2.16  # half of the body's depth, so that it just fits
+    unit = height / 2.16  # half the depth of the body, so that it just fits
     cx, cy = x + width / 2, y + height / 2
 
     def at(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -16,8 +16,8 @@ def froc_figure(
 ) -> Figure:
     """Draws free-response curves: one step line per model over all thresholds.
 
-    A dot with its exact interval marks the unchanged mask. The healthy gate stops the same curve
-    earlier: a hollow square on the model's line.
+    A dot with its exact interval marks the unchanged mask. With the healthy gate, the same curve
+    ends earlier, at a hollow square.
 
     Args:
       measures: the result of `patients.of_runs`.

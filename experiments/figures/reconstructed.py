@@ -1,4 +1,4 @@
-"""Patches and what the VAE branch makes of them."""
+"""Patches and their reconstructions by the VAE branch."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ def round_figure(events: Sequence[Mapping[str, Any]], number: int = 1) -> Figure
 
     Args:
       events: the server's events.
-      number: the round. A model has the number of the round that made it, so the sites pull model
-          n - 1 in round n.
+      number: the round. A model has the number of the round that produced it, so in round n the
+          sites pull model n - 1.
     Raises:
       ValueError: if the log has no such round.
     """

@@ -23,8 +23,8 @@ def pareto_figure(
     """Draws the score of each candidate against its MACs, with the front and each arm's best.
 
     Args:
-      candidates: of all arms.
-      published_gmac: GMAC of the published genotype at the same width and patch, for a mark.
+      candidates: those of all arms.
+      published_gmac: GMAC of the published genotype at the same width and patch size, to mark it.
     """
     figure, axes = _axes()
     for arm in search_table.arms(candidates):
@@ -41,7 +41,7 @@ def pareto_figure(
             zorder=3,
         )
     front = search_table.pareto_front(candidates)
-    most = max((one.macs for one in candidates), default=0.0)  # the line goes on to the right end
+    most = max((one.macs for one in candidates), default=0.0)  # the line extends to the right end
     axes.step(
         [one.macs / 1e9 for one in front] + [most / 1e9],
         [100 * one.score for one in front] + [100 * one.score for one in front[-1:]],
@@ -81,7 +81,7 @@ def pareto_figure(
 
 
 def progress_figure(candidates: Sequence[ScoredCandidate]) -> Figure:
-    """Draws every score in the order of scoring, the best so far, and where generations begin."""
+    """Draws every score in order, the best so far, and the beginning of each generation."""
     figure, axes = _axes()
     for arm in search_table.arms(candidates):
         own = search_table.of_arm(candidates, arm)
@@ -123,7 +123,7 @@ def progress_figure(candidates: Sequence[ScoredCandidate]) -> Figure:
 def ranks_figure(
     supernet: Mapping[str, float], alone: Mapping[str, Sequence[float]], *, caption: str
 ) -> Figure:
-    """Draws each path's score in the supernet against its trainings alone.
+    """Draws each path's score in the supernet against its score when trained alone.
 
     Args:
       supernet: path -> score from 0 to 1.

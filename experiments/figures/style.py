@@ -46,7 +46,7 @@ def model_style(name: str) -> dict[str, Any]:
 
 
 def remove_frame(axes: Axes) -> None:
-    """Removes the frame of the axes but for thin lines at the left and the bottom."""
+    """Removes the frame of the axes except for thin lines on the left and at the bottom."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):

@@ -28,7 +28,7 @@ def federation_timeline(events: Sequence[Mapping[str, Any]]) -> Figure:
 
     Args:
       events: the server's events in order (`time`, `event`, usually `site`); unknown kinds are
-        ignored. The second of two consecutive events of a site tells what it did between them: it
+        ignored. Of two consecutive events of a site, the second shows what it did in between: it
         computed a score, or it trained an update.
     """
     events = [event for event in events if isinstance(event.get("time"), (int, float))]

@@ -36,7 +36,7 @@ def training_curves(
         "validation" (`round`, `step`, `dice` and possibly Dice per class) and "global_score"
         (`step`, `dice`: the received global model on this site's validation cases). Other events
         and keys are ignored.
-      rounds: number of rounds to show; by default those in the events.
+      rounds: number of rounds to show; by default all in the events.
     """
     timelines = {name: Timeline(events) for name, events in histories.items()}
     rounds = rounds or max((line.rounds for line in timelines.values()), default=1) or 1
@@ -108,7 +108,7 @@ def training_curves(
 
 
 class Timeline:
-    """One model's events, placed by round: step 30 of a round of steps 20 to 40 is its middle."""
+    """One model's events, placed by round: step 30 is the middle of a round of steps 20 to 40."""
 
     _ABOUT = frozenset(
         {
@@ -127,7 +127,7 @@ class Timeline:
     )
 
     def __init__(self, events: Sequence[Mapping[str, Any]]):
-        # A resumed epoch is reported again; the last report of a step counts.
+        # A resumed epoch is reported again; the last report for a step counts.
         self._events = {
             (e.get("event"), e.get("step")): e
             for e in events

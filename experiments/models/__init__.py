@@ -1,1 +1,1 @@
-"""Networks at work: training at a site, prediction of scans, model folders, devices."""
+"""Networks in use: training at a site, prediction of scans, model folders, devices."""

@@ -1,4 +1,4 @@
-"""Scores a model on a site's cases: rows of numbers out, masks of the first few cases kept."""
+"""Scores a model on a site's cases: returns rows of numbers, keeps masks of the first few cases."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from runkit.classes import FOREGROUND
 
 
 class CaseEvaluation:
-    """Scores whatever weights a network has at the moment.
+    """Scores the weights that a network currently has.
 
     Args:
       store: the site's prepared cases.
@@ -52,9 +52,9 @@ class CaseEvaluation:
     def rows(self, model_name: str) -> list[dict[str, Any]]:
         """Returns the rows of a model (see case_rows), without identifier, path or picture.
 
-        They are the test cases on the training grid and on their own grids. A site without tumours
-        adds its validation cases, to which the healthy gate is fitted. A candidate for a shared
-        choice has other rows, see `shared_choice`.
+        They cover the test cases, on the training grid and on their own grids. A site without
+        tumours adds its validation cases, to which the healthy gate is fitted. The rows of a
+        candidate for a shared choice differ, see `shared_choice`.
         """
         if shared_choice.candidate_of(model_name) is not None:
             return self._scored_candidate(model_name)
@@ -71,7 +71,7 @@ class CaseEvaluation:
         return rows + (self._validation_rows(model_name) if self._healthy else [])
 
     def _scored_candidate(self, model_name: str) -> list[dict[str, Any]]:
-        """Returns rows on the training grid: validation cases for the choice, and test cases."""
+        """Returns rows on the training grid: of validation cases for the choice, of test cases."""
         rows = self._validation_rows(model_name)
         for case in self._watched("test", f"scores {model_name}"):
             mask, score = self._segmented(case)
@@ -81,7 +81,8 @@ class CaseEvaluation:
     def _validation_rows(self, model_name: str) -> list[dict[str, Any]]:
         """Returns rows of the validation cases.
 
-        Only a site without tumours adds the patients' scores, to which the healthy gate is fitted.
+        Only a site without tumours includes the patients' scores, to which the healthy gate is
+        fitted.
         """
         rows = []
         for case in self._watched("validation", f"validates {model_name}"):

@@ -36,9 +36,9 @@ def strategy() -> Any:
 def mirrored(names: Sequence[str] | None = None) -> Any:
     """Returns a `MirroredStrategy` over devices of this machine.
 
-    Gradients are summed by NCCL between several GPUs, which is TensorFlow's choice for them. NCCL
-    cannot sum between parts of one GPU, and TensorFlow's ring between processors works for one
-    number of devices per process only; there one device sums for all.
+    Between several GPUs, NCCL sums the gradients, which is TensorFlow's default for them. NCCL
+    cannot sum between parts of one GPU, and TensorFlow's ring between processors supports only one
+    number of devices per process; in these cases one device sums for all.
 
     Args:
       names: e.g. ["GPU:0", "GPU:1"]; None takes all GPUs, or the processor if there is none.
@@ -57,7 +57,7 @@ def mirrored(names: Sequence[str] | None = None) -> Any:
 
 
 def record(*, tf32: bool, deterministic: bool, xla: bool = False) -> dict[str, Any]:
-    """Returns what a run records about its devices, as JSON values.
+    """Returns the record of a run's devices, as JSON values.
 
     Args:
       tf32, deterministic: as in `ExperimentConfig`.
@@ -100,8 +100,8 @@ def announce(found: dict[str, Any]) -> None:
 def of_training(folder: str | os.PathLike) -> list[str]:
     """Returns the devices on which the model in `folder` was trained, each text once.
 
-    They come from the events that a trainer wrote to `history.jsonl`. A training of an earlier
-    release has no such event.
+    They are read from the events that a trainer wrote to `history.jsonl`. Earlier releases did not
+    write this event.
     """
     history = events.EventLog(pathlib.Path(folder) / "history.jsonl").read()
     told = [event["devices"] for event in history if event["event"] == "devices"]
@@ -113,7 +113,7 @@ def _on(value: bool) -> str:
 
 
 def is_chief() -> bool:
-    """Returns whether this process writes files; of several machines only the chief does."""
+    """Returns whether this process writes files; among several machines only the chief does."""
     return VARIABLE not in os.environ or read_task() == ("worker", 0) or read_task()[0] == "chief"
 
 

@@ -1,8 +1,8 @@
 """The models of an evaluation without training: model folders in, files for the server out.
 
-The server sends only weights. So all models of one evaluation share network, preparation and
-sliding window, which the sites' flags name; how each was trained does not matter. Needs neither
-TensorFlow nor another package of a site.
+The server sends only weights. All models of one evaluation therefore share the network, preparation
+and sliding window that the sites' flags name; how each was trained does not matter. Needs neither
+TensorFlow nor any other package that only sites install.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _SHOWN = 6  # differences in one message
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """What `federated.server.serve.serve` takes: an initial model for the plan, and the models.
+    """The files for `federated.server.serve.serve`: an initial model for the plan, and the models.
 
     Attributes:
-      gated: models whose folders hold a healthy gate, which does not travel.
-      private: model -> which site's private arrays it holds; these travel with it.
+      gated: models whose folders hold a healthy gate, which is not sent.
+      private: model -> the site whose private arrays it holds; these are sent with it.
     """
 
     initial: pathlib.Path
@@ -83,11 +83,11 @@ def find(entries: Sequence[str]) -> dict[str, pathlib.Path]:
 def write(
     folders: Mapping[str, pathlib.Path], plan: Mapping[str, Any], into: str | os.PathLike
 ) -> Files:
-    """Writes what travels to the sites: each model's weights without its VAE branch.
+    """Writes what the sites receive: each model's weights without its VAE branch.
 
     Args:
       folders: name -> model folder.
-      plan: of the evaluation, see `configuration.plan`.
+      plan: the plan of the evaluation, see `configuration.plan`.
       into: folder to write to; the bytes depend only on the models.
     Raises:
       ValueError: naming the model that does not fit the plan or has a weight that is not finite.
@@ -114,10 +114,10 @@ def write(
 def scored_part(
     weights: Mapping[str, np.ndarray], place: str | os.PathLike, remedy: str
 ) -> dict[str, np.ndarray]:
-    """Returns the weights that a prediction needs: all but the VAE branch's.
+    """Returns the weights that a prediction needs: all except those of the VAE branch.
 
     Raises:
-      ValueError: naming `place` and the remedy, if one of them is not finite.
+      ValueError: naming `place` and the remedy, if a weight is not finite.
     """
     kept = {
         name: array

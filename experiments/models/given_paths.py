@@ -1,6 +1,6 @@
 """Paths of a supernet as the models of an evaluation: the operator's list, and the server's files.
 
-The list of paths is a JSON file. Every path travels with the weights of the whole supernet, because
+The list of paths is a JSON file. Every path is sent with the weights of the whole supernet, because
 all models of an evaluation have the same arrays. Needs neither TensorFlow nor a site's packages.
 """
 
@@ -24,7 +24,7 @@ from federated.rounds import plan as plans
 from federated.tensors import tensor_files
 from runkit import atomic, formats
 
-FORMAT = 1  # of the list of paths
+FORMAT = 1  # version of the list of paths
 
 
 def write_list(
@@ -33,7 +33,7 @@ def write_list(
     """Writes the list of paths that a server has its sites score.
 
     Args:
-      path: of the list (.json).
+      path: file to write (.json).
       supernet: safetensors file of the trained supernet, e.g. a global model of a server's store.
       genes: the paths.
     """
@@ -48,14 +48,14 @@ def write_list(
 
 
 def files(entries: Sequence[str], plan: Mapping[str, Any], into: str | os.PathLike) -> Files:
-    """Writes what travels to the sites: the supernet's weights without its VAE branch, per path.
+    """Writes what the sites receive: for each path, the supernet's weights without its VAE branch.
 
     Args:
-      entries: of --models: the list of paths alone.
-      plan: of the evaluation, see `configuration.plan`.
+      entries: the value of --models, which must be a single list of paths.
+      plan: the plan of the evaluation, see `configuration.plan`.
       into: folder to write to.
     Raises:
-      ValueError: naming the file that is not such a list, or a supernet that does not fit the plan.
+      ValueError: naming the file, if it is not such a list or its supernet does not fit the plan.
     """
     if len(entries) != 1 or not entries[0].endswith(".json"):
         raise ValueError(
@@ -83,10 +83,10 @@ def files(entries: Sequence[str], plan: Mapping[str, Any], into: str | os.PathLi
 
 
 def space_of(plan: Mapping[str, Any]) -> OperationSpace:
-    """Returns the paths of the supernet of a plan.
+    """Returns the paths of a plan's supernet.
 
     Raises:
-      ValueError: if the plan is not that of a supernet.
+      ValueError: if the plan is not for a supernet.
     """
     about = plan.get("supernet")
     if not isinstance(about, dict):
@@ -99,9 +99,9 @@ def load(file: str | os.PathLike, plan: Mapping[str, Any]) -> Mapping[str, np.nd
 
     Args:
       file: e.g. a global model of the server's store.
-      plan: of an evaluation of its paths, see `configuration.evaluation_plan`.
+      plan: the plan of an evaluation of its paths, see `configuration.evaluation_plan`.
     Raises:
-      ValueError: naming the file, if it was trained by another plan or is no supernet.
+      ValueError: naming the file, if it was trained with another plan or is not a supernet.
     """
     weights, metadata = tensor_files.load(file)
     if "plan" in metadata:
@@ -117,7 +117,7 @@ def load(file: str | os.PathLike, plan: Mapping[str, Any]) -> Mapping[str, np.nd
         path_weights.extract(space, (0,) * len(space.choices), weights)
     except ValueError as error:
         raise ValueError(
-            f"{file}: is no supernet of the flags' --genotype: {error}; give a global model that "
-            "sites trained with --supernet"
+            f"{file}: is not a supernet of the flags' --genotype: {error}; give a global model "
+            "that sites trained with --supernet"
         ) from error
     return weights

@@ -1,10 +1,10 @@
 """Training losses of single scans under a model's weights, for membership inference.
 
 A scan's loss is the mean over a few fixed patches of the training size, centred on foreground
-voxels that are evenly spaced in their order. Training saw such patches, at random places, so what a
-model remembers of a scan shows there; a patch without foreground costs next to nothing under any
-model, and a whole volume takes an order of magnitude longer. The patches depend on the scan alone,
-so the losses under different models can be subtracted.
+voxels at even intervals in the list of all foreground voxels. Training used patches like these, at
+random places, so they reveal what a model remembers of a scan. A patch without foreground has
+almost no loss under any model, and a whole volume would take an order of magnitude longer. The
+patches depend on the scan alone, so losses under different models can be subtracted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class MembershipLosses:
 
     Args:
       config: the settings of the model's training; its VAE branch is left out.
-      patches: for each scan.
+      patches: number of patches per scan.
     """
 
     def __init__(self, config: ExperimentConfig, *, patches: int = 4):
@@ -60,11 +60,11 @@ class MembershipLosses:
     def alignment(
         self, received: Weights, update: Weights, scans: Sequence[PatchSource], *, what: str
     ) -> np.ndarray:
-        """Returns the cosine between a step down each scan's loss and an update's change.
+        """Returns the cosine between each scan's descent direction and an update's change.
 
         Args:
           received: the global model that the site trained from, where the gradient is taken.
-          update: what the site sent.
+          update: the weights that the site sent.
         Returns:
           float64 [scans] in [-1, 1]; 0 for an update that changes nothing.
         """

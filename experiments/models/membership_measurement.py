@@ -1,7 +1,7 @@
-"""Measures attacks on the models of a run: losses in, the scores of every attack out.
+"""Measures attacks on the models of a run: losses in, scores of every attack out.
 
-The losses of one model on one site's scans are one file, so that an interrupted measurement
-continues after the last of them.
+The losses of each model on each site's scans are stored in one file, so that an interrupted
+measurement continues after the last one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from experiments.results.membership import Stratum
 from federated.tensors.tensor_files import TensorFile, file_digest
 from runkit import atomic, formats, release
 
-FORMAT = 1  # of membership.json and of the files of losses
+FORMAT = 1  # version of membership.json and of the files of losses
 # One patch of 48^3 voxels with 8 filters, forward, on one of two cores; see experiments.run.plan.
 _FORWARD_S, _FORWARD_MACS = 0.07, 48**3 * 189_772_333_056 / 96**3 / 16
 _BACKWARD = 3.0  # a gradient takes this many times as long as a loss
@@ -34,7 +34,7 @@ class Pass:
 
     file: pathlib.Path
     site: str
-    received: pathlib.Path | None = None  # of an alignment
+    received: pathlib.Path | None = None  # for an alignment only
 
 
 class Measurement:
@@ -46,7 +46,7 @@ class Measurement:
       targets: the models under attack.
       references: site -> models that were not trained on its scans.
       folder: where the losses are kept.
-      patches: for each scan.
+      patches: number of patches per scan.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Measurement:
         return list(found)
 
     def seconds(self) -> float:
-        """Returns a coarse estimate of the time that is left, on two cores."""
+        """Returns a rough estimate of the remaining time, on two cores."""
         genes = genotype.load(self._config.genotype)
         genes = genes.with_size(filters=self._config.filters, classes=len(CLASSES))
         patch = _FORWARD_S * genes.macs(self._config.patch_size) / _FORWARD_MACS
@@ -93,7 +93,7 @@ class Measurement:
         )
 
     def run(self, note: Callable[[str], object] = lambda text: None) -> dict[str, Any]:
-        """Computes what is left; returns the contents of `membership.json`."""
+        """Computes whatever is missing; returns the contents of `membership.json`."""
         passes = self.passes()
         for number, one in enumerate(passes, start=1):
             if self._kept(one) is None:

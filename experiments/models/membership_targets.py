@@ -1,8 +1,8 @@
-"""What membership inference is measured on: models of a run, and candidate scans.
+"""The models of a run and the candidate scans on which membership inference is measured.
 
 A candidate is a member if a model was trained on it: a global model on the training cases of all
 sites, a site's own model and its update on those of the site. Non-members are other patients of
-the same hospital that no site of the run has.
+the same hospital whom no site of the run has.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class AttackedModel:
     """A model whose training cases an attacker looks for.
 
     Attributes:
-      name: of the model; the same in all rounds.
+      name: name of the model; the same in all rounds.
       round: number of the global model, or of the update's round; None for other models.
-      sites: whose training cases are its members.
-      received: of an update, the global model that the site trained from.
+      sites: the sites whose training cases are its members.
+      received: for an update, the global model that the site trained from.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Candidates:
 
     Attributes:
       members: number of members.
-      key: changes with the scans and their labels, on which the losses depend.
+      key: a digest of the scans and labels, on which the losses depend.
     """
 
     scans: tuple[PreparedCase, ...]
@@ -69,7 +69,7 @@ class Candidates:
           limit: largest number of non-members, 0 for all.
           elsewhere: the cases of the run's other sites, which are members of the global model.
         Raises:
-          ValueError: if there are none of one kind, or if a scan is of both.
+          ValueError: if there are no members or no non-members, or if a scan is both.
         """
         inside = [members.open(case) for case in members.case_ids("training")]
         outside = [others.open(case) for case in others.case_ids()][: limit or None]
@@ -113,8 +113,8 @@ def of_run(
     (`--keep_updates`), and the sites' best local models and baselines.
 
     Args:
-      sites: whose training cases are looked for.
-      rounds: by default a quarter, half and all of those of the run.
+      sites: the sites whose training cases are looked for.
+      rounds: by default those after a quarter, half and all of the run's rounds.
     Raises:
       ValueError: for a folder without global models, or a round whose model is not there.
     """

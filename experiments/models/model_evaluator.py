@@ -1,4 +1,4 @@
-"""A site's part in an evaluation without training: it scores the models that the server gives."""
+"""A site's part in an evaluation without training: scoring the models that the server sends."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ModelEvaluator:
         strategy: tf.distribute.Strategy,
         example_cases: int = 4,
     ):
-        # A site without tumours also scores its validation cases, if it has any.
+        # A site without tumours also scores its validation cases, if there are any.
         cases = {
             split: [store.open(case_id) for case_id in store.case_ids(split)]
             for split in ("validation", "test")

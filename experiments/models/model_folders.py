@@ -50,7 +50,7 @@ def write(
       rows: per-case rows of this and any other model. This model's rows on the training grid become
         its scores; if it has rows with the healthy gate, the gate is written too.
       scores: further scores, see c2fnas.model_card.
-      private_arrays_of: the site whose own arrays the weights hold, where the settings keep some at
+      private_arrays_of: the site whose own arrays the weights hold, if the settings keep arrays at
         the sites; the model card says so.
       trained_with: site -> the devices it trained with, as `devices.of_training` describes them.
     Raises:
@@ -81,7 +81,7 @@ def write(
 
 
 def training_data(stores: Sequence[CaseSource], config: ExperimentConfig) -> dict[str, Any]:
-    """Returns numbers on the training data: cases, and ranges of spacing and field of view."""
+    """Summarises the training data: number of cases, and ranges of spacing and field of view."""
     if not stores:
         return {}
     grids = [
@@ -111,13 +111,13 @@ def training_data(stores: Sequence[CaseSource], config: ExperimentConfig) -> dic
 
 
 def _private_arrays(config: ExperimentConfig, site: str) -> dict[str, Any]:
-    """Returns what a model folder says about arrays that the settings keep at the sites."""
+    """Returns the model folder's entry on arrays that the settings keep at the sites."""
     patterns = config.share_rules.keep
     return {"private_arrays": {f"of {site}": ", ".join(patterns)}} if site and patterns else {}
 
 
 def _devices(trained_with: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Returns what a model folder says about the devices of its training, if they are known."""
+    """Returns the model folder's entry on the devices of the training, if they are known."""
     known = {site: "; ".join(texts) for site, texts in trained_with.items() if texts}
     return {"devices": known} if known else {}
 
@@ -166,7 +166,7 @@ def write_run(
 ) -> list[pathlib.Path]:
     """Writes `models/<name>` for each final model of a run on one machine; returns these folders.
 
-    Where the settings keep arrays at the sites, a global model is one model per site, with the
+    If the settings keep arrays at the sites, a global model becomes one model per site, with the
     site's own arrays and rows: `models/FL_global_<site>`.
 
     Args:
@@ -257,8 +257,8 @@ def of_site(
 
     Args:
       file: the server's file of the model.
-      name: of the model.
-      site_folder: the site's; its journal has the arrays.
+      name: name of the model.
+      site_folder: the site's folder, whose journal has the arrays.
     Raises:
       ValueError: if the site has no arrays of its own, or has lost them.
     """

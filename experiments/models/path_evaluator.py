@@ -1,8 +1,8 @@
 """A site's part in scoring paths of a supernet: no training, and validation cases only.
 
-The server sends the supernet's weights once for each path; the name of the model says which path,
-e.g. path_201122110022: one digit per cell, the place of its operation in the plan. Rows leave the
-site as in any other evaluation. No test case is touched, so a search cannot adapt to them.
+The server sends the supernet's weights once for each path. The name of the model encodes the path,
+e.g. path_201122110022: one digit per cell, the position of its operation in the plan's list. Rows
+leave the site as in any other evaluation. No test case is used, so a search cannot adapt to them.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ Weights = dict[str, np.ndarray]
 def forget_finished(folder: pathlib.Path) -> None:
     """Removes the journal of a finished evaluation, so that the next generation can be scored.
 
-    Every generation of a search is a run of its own, and a journal belongs to one run. An
-    unfinished one stays.
+    Every generation of a search is a separate run, and a journal belongs to one run. The journal of
+    an unfinished run is kept.
     """
     if folder.is_dir() and Journal(folder).finished:
         shutil.rmtree(folder)
@@ -54,7 +54,7 @@ class PathEvaluator:
     Args:
       config: the experiment's settings, with `num_rounds` 0 and `supernet`.
       store: the site's prepared cases.
-      folder: the site's own, for its journal.
+      folder: the site's folder for this evaluation, which holds its journal.
       strategy: the devices to use.
     Attributes:
       num_examples: the number of validation cases.
@@ -89,10 +89,10 @@ class PathEvaluator:
         self.num_examples, self.labels = len(self._cases), store.declared
 
     def evaluate(self, model_name: str, weights: Weights) -> list[dict[str, Any]]:
-        """Returns one row per validation case for the path that the name says.
+        """Returns one row per validation case for the path that the name encodes.
 
         Raises:
-          ServerMisbehaves: for a name that is not that of a path of this supernet.
+          ServerMisbehaves: if the name does not encode a path of this supernet.
         """
         try:
             gene = self._network.space.checked(path_names.gene_of(model_name))

@@ -17,7 +17,8 @@ class PooledStore:
     Args:
       stores: stores that were prepared with the same spacing and window.
     Raises:
-      ValueError: for fewer than two stores, two of the same site, or stores of different settings.
+      ValueError: for fewer than two stores, two stores of one site, or stores whose settings
+        differ.
     """
 
     site = "pooled"
@@ -48,7 +49,7 @@ class PooledStore:
         )
 
     def open(self, case_id: str) -> PreparedCase:
-        """Opens a case by its name here; raises ValueError for an unknown site."""
+        """Opens a case by its name `<site>/<case_id>`; raises ValueError for an unknown site."""
         site, _, own = case_id.partition("/")
         if site not in self._stores:
             raise ValueError(

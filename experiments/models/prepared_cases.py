@@ -20,7 +20,7 @@ def open_store(root: str | os.PathLike, config: ExperimentConfig) -> CaseStore:
     """Opens the prepared cases of an experiment.
 
     Raises:
-      ValueError: if `root` holds no finished store, or one with other settings than the
+      ValueError: if `root` holds no finished store, or a store whose settings are not the
         experiment's; the message names every difference.
     """
     found = differences(case_store.record_of(root), config)

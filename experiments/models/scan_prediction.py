@@ -1,4 +1,4 @@
-"""Predicts one scan from file to file: CT in; mask on the scan's own grid, and notes on it, out."""
+"""Segments one scan from file to file: CT in; mask on the scan's own grid, and notes on it, out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from preprocessing.volume import Grid, Volume
 from runkit import atomic
 from runkit.classes import FOREGROUND
 
-# Remedies of rules whose own remedy speaks of a manifest.
+# Remedies for rules whose own remedy refers to a manifest.
 _REMEDIES = {
     rules.SEVERAL_SERIES.id: "choose one with --series and its SeriesInstanceUID or number",
     rules.SEVERAL_ACQUISITIONS.id: (
@@ -41,7 +41,7 @@ _EXPECTED_VIEW = 0.5  # share of the shortest training scan; below it the organ 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PredictionSettings:
-    """How a scan is prepared for the network, and the mask made from its output.
+    """How a scan is prepared for the network, and how a mask is made from its output.
 
     Attributes:
       spacing_mm, window_hu: of the training grid.
@@ -89,11 +89,11 @@ class Prediction:
     Attributes:
       volumes_ml: class name -> volume on the scan's own grid.
       components: class name -> number of connected parts.
-      notes: what a reader should know before trusting the mask.
+      notes: warnings to read before trusting the mask.
       failed: one line for each further output that could not be written.
       score: certainty of the tumour, see c2fnas.scores.tumour_score; None for a mask of an earlier
         run.
-      gate: "stopped" if the gate removed a tumour, "passed" if it left one, else "".
+      gate: "stopped" if the gate removed a tumour, "passed" if it kept one, else "".
     """
 
     volumes_ml: Mapping[str, float]
@@ -128,7 +128,7 @@ def predict_scan(
       image: CT, as a NIfTI file or a DICOM series (its folder, a zip of it, or a multi-frame file).
       output: mask to write (.nii.gz).
       logits_fn: the network, see c2fnas.inference.logits_fn.
-      settings: how to prepare the scan and to make the mask.
+      settings: how to prepare the scan and make the mask.
       overlay: picture to write (.png).
       probabilities: whether to also write `<stem of output>.<class>.nii.gz`, the probability of
         each class on the scan's grid, float32.
@@ -208,7 +208,7 @@ def describe_mask(mask: str | os.PathLike, *, orientation: str | None = None) ->
 
 
 def probability_files(output: str | os.PathLike) -> list[pathlib.Path]:
-    """Returns where the probabilities of each class go, in the order of `FOREGROUND`."""
+    """Returns the files for the probabilities of each class, in the order of `FOREGROUND`."""
     return [_beside(output, f".{name}.nii.gz") for name in FOREGROUND.values()]
 
 

@@ -1,4 +1,4 @@
-"""What the plan's rules of sharing mean for a site, in words. Needs no TensorFlow."""
+"""Explains what the plan's sharing rules mean for a site. Needs no TensorFlow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from federated.tensors.weights import TensorSpec
 
 
 def lines(rules: ShareRules, specs: Sequence[TensorSpec], folder: str | os.PathLike) -> list[str]:
-    """Returns a line for the log per rule: how much of the model it covers, and what follows.
+    """Returns one log line per rule: how much of the model it covers, and what that means.
 
     Args:
       specs: the model's tensors.

@@ -1,8 +1,9 @@
 """Training at one site, for baseline and federation: cases -> patches -> steps -> named weights.
 
-The unit is a round: `train` runs its local epochs, validates on whole volumes (after each round, or
-less often if so configured), keeps the best model by the site's own validation, and writes a
-checkpoint after each epoch. A baseline runs the same rounds without an exchange in between.
+The unit of work is a round: `train` runs its local epochs, validates on whole volumes (after each
+round, or less often if so configured), keeps the best model by the site's own validation, and
+writes a checkpoint after each epoch. A baseline runs the same rounds without exchanging weights in
+between.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ Weights = dict[str, np.ndarray]
 
 
 def load_genotype(config: ExperimentConfig) -> genotype.Genotype:
-    """Returns the genotype of a configuration, at its number of filters."""
+    """Returns a configuration's genotype with its number of filters."""
     return genotype.load(config.genotype).with_size(filters=config.filters, classes=len(CLASSES))
 
 
@@ -80,7 +81,7 @@ def operation_space(config: ExperimentConfig) -> OperationSpace:
 
 
 def tensor_specs(built: network.Network) -> tuple[TensorSpec, ...]:
-    """Returns what the weights of a network are in the weight exchange, all float32."""
+    """Returns the specs of a network's weights for the weight exchange, all float32."""
     return tuple(
         TensorSpec(name, "F32", shape) for name, (shape, _) in named_weights.specs(built).items()
     )
@@ -89,7 +90,7 @@ def tensor_specs(built: network.Network) -> tuple[TensorSpec, ...]:
 def window_config(
     config: ExperimentConfig, strategy: tf.distribute.Strategy | None = None
 ) -> sliding_window.WindowConfig:
-    """Returns the sliding window; the strategy determines how many are computed at a time."""
+    """Returns the sliding window; the strategy determines how many windows run at a time."""
     return sliding_window.WindowConfig(
         size=config.inference_window,
         overlap=config.inference_overlap,
@@ -161,7 +162,7 @@ def build_trainer(
             loss=LossConfig(kl_kind=config.kl, missing=missing),
             clip_norm=config.clip_norm,
             non_finite=config.non_finite,
-            # Training what the next round replaces would fit the rest to weights that no one has.
+            # Training arrays that the next round replaces would fit the rest to lost weights.
             frozen=(*frozen, *sorted(sharing.received)),
             proximal_weight=config.proximal_weight if federated else 0.0,
             private=sharing.kept,
@@ -203,14 +204,14 @@ class SegmentationTrainer:
         `missing_labels(config, store)`. A baseline has no other source for these classes and
         trains on the labels as they are.
       federated: whether each round starts from a model that a server sent. Only then do the
-        proximal term and the share rules of the configuration hold; a baseline has no server.
+        proximal term and the sharing rules of the configuration apply; a baseline has no server.
       writes: whether this process writes files; of several machines that train together, only one
         does.
     Attributes:
-      devices: what is recorded about the devices, see `devices.record`.
+      devices: the record of the devices, see `devices.record`.
     """
 
-    vocabulary = REPORTS  # what its rows and scores may hold
+    vocabulary = REPORTS  # the words that its rows and scores may contain
 
     def __init__(
         self,
@@ -315,7 +316,7 @@ class SegmentationTrainer:
           weights: the received global model.
           round_number: number of the round, from 1.
         Raises:
-          ValueError: if the settings ask for what only a federated trainer does.
+          ValueError: if the settings request something that only a federated trainer does.
         """
         if not self._federated and (self._config.proximal_weight or self._config.share_rules):
             raise ValueError(
@@ -323,7 +324,7 @@ class SegmentationTrainer:
                 "baseline's; make it with federated=True"
             )
         start, begin = _fingerprint(weights), (round_number - 1) * self._steps_per_round
-        # An earlier release also trained rounds that a site had missed; its checkpoint may be from
+        # Earlier releases also trained rounds that a site had missed; their checkpoint may be from
         # the middle of one.
         elsewhere = not self._state["complete"] and self._trainer.step < begin
         if self._state["round"] != round_number or self._state["start"] != start or elsewhere:
@@ -387,7 +388,7 @@ class SegmentationTrainer:
         self._save()
 
     def _choose(self, round_number: int) -> dict[str, float]:
-        """Validates the weights, saves them if they are the best so far; returns their score."""
+        """Validates the weights and saves them if they are the best so far; returns their score."""
         score = self.validate(f"{self._label} validation")
         self._record(
             "validation", model=self._label, round=round_number, step=self._trainer.step, **score
@@ -452,7 +453,7 @@ class SegmentationTrainer:
             named_weights.save(path, self._trainer.weights(), about)
 
     def score(self, weights: Weights) -> dict[str, float]:
-        """Returns the mean validation Dice of the given weights; the trained ones stay."""
+        """Returns the mean validation Dice of the given weights; keeps the trained weights."""
         kept = self._trainer.weights()
         self._trainer.set_weights(weights)
         try:
@@ -479,7 +480,7 @@ class SegmentationTrainer:
     def local_models(self) -> dict[str, Weights]:
         """Returns the models that this site lends to the cross-site evaluation, by name.
 
-        They are earlier models and, if `lend_local`, the best federated one and its candidates.
+        These are earlier models and, if `lend_local`, the best federated model and its candidates.
         """
         models = {name: named_weights.load(path)[0] for name, path in self._extra_models.items()}
         if self._state["best"] is None:  # the run ended before the first validation

@@ -1,10 +1,10 @@
-"""Training of a supernet at one site, federated or alone: like that of one network, but for paths.
+"""Training of a supernet at one site, federated or alone: like one network, but path by path.
 
-The path of a step follows from the seed, the round and the number of the step in that round, so all
-sites of a federation train the same paths in the same order, a site with fewer steps the first of
-them, and nothing but weights travels. A supernet is no model: it takes no part in the evaluation at
-the end of a run, and global supernets are compared along one path, that of the genotype it was made
-from.
+The path of a step follows from the seed, the round and the number of the step in that round. All
+sites of a federation therefore train the same paths in the same order (a site with fewer steps
+trains the first of them), and only weights are exchanged. A supernet is not a model: it takes no
+part in the evaluation at the end of a run. Global supernets are compared along one path, that of
+the genotype they were made from.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class SupernetSite(SegmentationTrainer):
 def reference_path(space: OperationSpace) -> tuple[int, ...]:
     """Returns the path of the genotype from which the supernet was made.
 
-    Where that applies an operation that is not searched, the first one takes its place.
+    An operation that is not searched is replaced by the first one that is.
     """
     places = {op: place for place, op in enumerate(space.operations)}
     return tuple(places.get(cell.op, 0) for cell in space.base.cells)

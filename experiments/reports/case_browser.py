@@ -1,4 +1,4 @@
-"""Cases as a page shows them: all slices around the pancreas, and each model's masks.
+"""Cases for the slice browser of a page: all slices around the pancreas, and each model's masks.
 
 The pictures are made where the scans are. They go into the site's own page, and into a joint page
 only if the cohort is synthetic or public.
@@ -46,8 +46,8 @@ def choose_cases(
 ) -> list[tuple[str, Any]]:
     """Returns ("best", "median" or "worst", case), by the model's mean Dice over its classes.
 
-    Fewer than three cases with masks give fewer entries. Without masks of this model, the first
-    three cases are returned, with "" for the word.
+    With fewer than three masked cases there are fewer entries. If this model has no masks, the
+    first three cases are returned, each with "" in place of the word.
     """
     scored = []
     for case in cases:

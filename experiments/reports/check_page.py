@@ -20,7 +20,7 @@ from runkit import atomic
 def document(
     site: str, findings: Sequence[CheckFinding], *, finished: bool = True
 ) -> dict[str, Any]:
-    """Returns the findings as JSON values; `finished` tells whether all cases were checked."""
+    """Returns the findings as JSON values; `finished` says whether all cases were checked."""
     return {
         "site": site,
         "finished": finished,

@@ -100,9 +100,9 @@ def page(reports: Sequence[Mapping[str, Any]], proposals: Sequence[Proposal] = (
             + html_parts.table(["rule", "name", *(f"{name}#" for name in names)], counted)
         )
     subtitle = (
-        "All numbers are sums over a site's cases, none is of a single patient. Bins of fewer "
+        "All numbers are sums over a site's cases; none describes a single patient. Bins of fewer "
         f"than {cohort.FEWEST_CASES} cases are left out, and sometimes one more, so that no "
-        "subtraction shows them. Values beyond the ends are in the first and the last bin."
+        "subtraction reveals them. Values beyond the ends are in the first and the last bin."
     )
     return html_parts.page(
         f"Cohort{'s' * (len(names) > 1)} of {' and '.join(names)}", subtitle, *sections

@@ -1,5 +1,6 @@
-"""An evaluation of models at sites on disk: the JSON that holds it, and its tables as HTML,
-Markdown and CSV.
+"""The files of an evaluation of models at sites: its JSON, and its tables.
+
+The tables are written as HTML, Markdown and CSV.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ def document(store: str | os.PathLike) -> dict[str, Any]:
     """Returns the contents of `evaluation.json`, after auditing the store.
 
     Args:
-      store: a server's folder, or a copy of it; the run may still be going on.
+      store: a server's folder, or a copy of it; the run may still be in progress.
     Raises:
       ValueError: if the folder has no log, or no rows yet.
-      BrokenChain: if log, models and rows do not fit each other.
+      BrokenChain: if log, models and rows do not match.
     """
     files = StoreFolder(store)
     found = verification.verify(store)
@@ -62,7 +63,7 @@ def document(store: str | os.PathLike) -> dict[str, Any]:
         plan = json.loads(initial.metadata["plan"])
     if plan.get("schedule", {}).get("num_rounds") == 0:
         asked, expected = set(models), {site: announced.get(site, 0) for site in found.rows}
-    else:  # what a site announces are training cases, and some lent models only serve a choice
+    else:  # sites announce training cases, and some lent models only serve a choice
         asked, expected = models.keys() & scored, dict.fromkeys(found.rows, 0)
     gaps = evaluation_table.gaps(cases, sorted(asked), expected)
     return {
@@ -147,7 +148,7 @@ def _state(content: Mapping[str, Any]) -> str:
     if content["finished"]:
         ended = "The evaluation is finished."
     else:
-        ended = "The evaluation is still going on; this is what has come so far."
+        ended = "The evaluation is still running; this page shows the rows received so far."
     ended += f" No rows came from {', '.join(missing)}." if missing else ""
     if partial := [site for site, about in content["sites"].items() if about.get("missing")]:
         ended += (
@@ -232,14 +233,17 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def _logged(store: StoreFolder) -> tuple[dict[str, str], set[str], bool, dict[str, int]]:
-    """Returns (name -> digest of every model, the sites that take part, whether the run ended, site
-    -> number of cases that it announced).
+    """Reads a run's log.
+
+    Returns:
+      (Name -> digest of every model, the sites that take part, whether the run ended, site ->
+      number of cases that it announced).
     """
     models, sites, finished, globals_ = dict[str, str](), set[str](), False, dict[int, str]()
     announced = dict[str, int]()
     best: int | None = None
     for record in chain.read_chain(store.folder / "events.jsonl", None):
-        if record["event"] == "log_continued":  # the lines before it may be no longer kept
+        if record["event"] == "log_continued":  # earlier lines may have been removed
             run = Carried.from_json(record["carried"])
             models.update({name: sha256 for name, (_, sha256) in run.published.items()})
             models.update(run.given)
@@ -267,7 +271,7 @@ def _logged(store: StoreFolder) -> tuple[dict[str, str], set[str], bool, dict[st
     path = store.folder / "best.safetensors"
     if best in globals_:
         models["FL_best_global"] = globals_[best]
-    elif best and path.is_file():  # its round is among the lines that are no longer kept
+    elif best and path.is_file():  # the lines of its round have been removed
         with TensorFile(path) as file:
             models["FL_best_global"] = file_digest(file)
     return models, sites, finished, announced

@@ -1,6 +1,6 @@
 """Parts of stand-alone pages: one HTML file each, without scripts, fonts or links.
 
-Pages are light or dark like their reader's screen.
+Pages follow the reader's light or dark theme.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def picture(pixels: np.ndarray) -> str:
 
 
 def drawing(figure: Figure, alt: str) -> str:
-    """Returns a figure as a PNG inside the page, as wide as the text; `alt` says what it shows."""
+    """Returns a figure as a PNG inside the page, as wide as the text; `alt` describes it."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     encoded = base64.b64encode(buffer.getvalue()).decode()

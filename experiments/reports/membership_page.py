@@ -1,4 +1,4 @@
-"""What models give away about their training cases, as one HTML page and as Markdown."""
+"""What models reveal about their training cases, as one HTML page and as Markdown."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import Any
 from experiments.models.scan_prediction import Prediction
 from runkit import atomic, text_files
 
-# New columns go last, for readers that know columns by their position.
+# New columns go last, because some readers identify columns by position.
 COLUMNS = (
     *("scan", "mask", "pancreas_ml", "tumour_ml", "pancreas_components", "tumour_components"),
     *("seconds", "note", "tumour_score", "gate"),
@@ -47,7 +47,7 @@ class Table:
       path: the file; None keeps the rows in memory only.
       keep: whether to start with the rows of an existing file.
     Raises:
-      ValueError: naming the file, if its rows are to be kept but it is not such a table.
+      ValueError: naming the file, if its rows are to be kept but it is not a table of predictions.
     """
 
     def __init__(self, path: str | os.PathLike | None, *, keep: bool = False):

@@ -1,4 +1,4 @@
-"""The page of a search: all that was scored, evolution beside chance, the winner, evidence."""
+"""The page of a search: all scores, evolution beside random search, the winner, the evidence."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class StageResult:
 
     Attributes:
       stage: "topology" or "operations".
-      candidates: what is scored so far, in all arms.
+      candidates: those scored so far, in all arms.
       budget: number of candidates to score in all arms.
       winners: arm -> its best genotype.
       patch_size: of the training, in voxels.
-      shared_seconds: training of what all candidates share, e.g. the supernet.
-      place: "federated" or "pooled" where two searches stand side by side.
+      shared_seconds: time to train what all candidates share, e.g. the supernet.
+      place: "federated" or "pooled" if the page shows two searches side by side.
     """
 
     stage: str
@@ -68,10 +68,10 @@ def page(
     budget = sum(stage.budget for stage in stages)
     subtitle = "Scores are mean Dice over validation cases; no score uses a test case."
     if scored < budget:
-        subtitle += f" The search is still going on: {scored} of {budget}."
+        subtitle += f" The search is still running: {scored} of {budget}."
     if evidence and not evidence["finished"]:
         done, planned = evidence["trainings"]["done"], evidence["trainings"]["planned"]
-        subtitle += f" The evidence is still going on: {done} of {planned} trainings."
+        subtitle += f" The evidence is still being collected: {done} of {planned} trainings."
     cost = (
         (f"{seconds * cores / 3600:.2g}", f"CPU-hours, on {cores} cores", "")
         if seconds
@@ -91,14 +91,14 @@ def _stage(stage: StageResult) -> list[str]:
     found = list(stage.candidates)
     parts = [f"<h2>{html_parts.text(heading)}</h2>"]
     if not found:
-        return [*parts, "<p>Nothing is scored yet.</p>"]
+        return [*parts, "<p>Nothing has been scored yet.</p>"]
     published = _published_gmac(stage)
     parts += [
         html_parts.drawing(
             figures.pareto_figure(found, published_gmac=published),
             "Dice of each candidate against its multiply-accumulates",
         ),
-        "<h3>What evolution did, beside the random arm</h3>",
+        "<h3>Evolution beside the random arm</h3>",
         html_parts.drawing(
             figures.progress_figure(found), "Scores in the order of scoring, and the best so far"
         ),
@@ -152,7 +152,7 @@ def _generations(found: Sequence[ScoredCandidate]) -> list[list[str]]:
 
 
 _ORIGINS = {
-    "given": "of a cluster each",
+    "given": "one per cluster",
     "random": "at random",
     "mutation": "by mutation",
     "crossover": "by crossover",
@@ -192,8 +192,9 @@ def _best_rows(found: Sequence[ScoredCandidate]) -> list[list[str]]:
 def _claims() -> list[str]:
     rows = [[claim.claim, claim.source] for claim in SEARCH_CLAIMS]
     return [
-        "<h2>What the evidence will be asked</h2>",
-        "<p>The evidence was not run yet. Claims and rules were written before any number.</p>",
+        "<h2>What the evidence will test</h2>",
+        "<p>The evidence has not been run yet. Claims and rules were written before any number was "
+        "known.</p>",
         html_parts.table(["Claim", "Source"], rows),
     ]
 
@@ -219,7 +220,7 @@ def _evidence(evidence: Mapping[str, Any]) -> list[str]:
                 f"alone: mean {floor['mean']:.1f}, standard deviation {floor['deviation']:.1f} "
                 f"[{floor['low']:.1f}, {floor['high']:.1f}] points. Two single trainings of "
                 f"equally good networks differ by more than {floor['apart']:.1f} points in one "
-                "case of twenty."
+                "case in twenty."
             )
             + "</p>"
         )

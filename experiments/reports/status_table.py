@@ -11,7 +11,7 @@ from runkit import byte_counts
 def render(status: RunStatus, *, rounds: int = 10) -> str:
     """Returns a status as text; `rounds` is the number of newest rounds to show."""
     lines = [f"run {status['run']}   {_phase(status)}   release {status['release']}"]
-    if status.get("aggregation") and status["num_rounds"]:  # an earlier release does not send it
+    if status.get("aggregation") and status["num_rounds"]:  # earlier releases do not send it
         lines.append(f"aggregation {status['aggregation']}")
     lines.append("")
     lines += _table(
@@ -34,7 +34,7 @@ def render(status: RunStatus, *, rounds: int = 10) -> str:
     declared = {
         name: ", ".join(f"{of} {word}" for of, word in site["labels"].items())
         for name, site in status["sites"].items()
-        if site.get("labels")  # servers of earlier releases send none
+        if site.get("labels")  # servers of earlier releases do not send them
     }
     if declared:
         lines += ["", *(f"labels of {name}: {words}" for name, words in declared.items())]
@@ -68,7 +68,7 @@ def _phase(status: RunStatus) -> str:
 
 
 def _evaluated(status: RunStatus) -> str:
-    """Returns how far an evaluation without training is."""
+    """Returns the progress of an evaluation without training."""
     models, reported = status["models"], status["reported"]
     return (
         f"{len(models)} given {'model' if len(models) == 1 else 'models'}; rows of "

@@ -28,7 +28,7 @@ _HEADINGS = {
     "average": "Average",
 }
 _PAPER_FLAGS = pathlib.Path(__file__).parents[1] / "flagfiles" / "paper.flags"
-_NO_DEPARTURE = {"profile", "seed"}  # they name a run and are not part of the paper's setting
+_NO_DEPARTURE = {"profile", "seed"}  # these identify a run; the paper's setting has no such value
 _NOT_IN_PAPER = {
     "patches_per_case",
     "num_rounds",
@@ -46,7 +46,7 @@ class RunReport:
       document: the contents of `table1.json`.
       histories: model -> events of its training, for `figures.training_curves`.
       events: the server's events, for `figures.federation_timeline`.
-      pictures: the sites' own pictures, if the sites' folders are here.
+      pictures: the sites' own pictures, if the sites' folders are on this machine.
     """
 
     document: Mapping[str, Any]
@@ -120,7 +120,7 @@ def write_table(
       rows: per-case rows.
       metadata: `profile`, `seed`, `stack`, `configuration` and `wall_seconds` (stage -> seconds);
         optionally `peak_memory_bytes`, `notes` (sentences about the data), `fingerprints` (of
-        models and data) and `devices` (site -> what it trained on).
+        models and data) and `devices` (site -> the devices it trained on).
     """
     folder = pathlib.Path(folder)
     content = document(rows, metadata)
@@ -259,7 +259,7 @@ def csv_text(content: Mapping[str, Any]) -> str:
 
 
 def markdown(content: Mapping[str, Any], *, pictures: Sequence[str] = ()) -> str:
-    """Returns the report: the table beside the paper's, and what is needed to judge it.
+    """Returns the report: the table beside the paper's, and the information needed to judge it.
 
     Args:
       content: the contents of `table1.json`.

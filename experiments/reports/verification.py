@@ -20,7 +20,7 @@ _TOLERANCE = 1e-9  # per cent; other summation orders differ by less
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One check. `holds` is None if the files it needs are not here, which is not a failure."""
+    """One check. `holds` is None if the files it needs are missing, which is not a failure."""
 
     what: str
     holds: bool | None

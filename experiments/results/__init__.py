@@ -1,1 +1,1 @@
-"""Numbers made from per-case rows: Table 1, intervals, claims and verdicts, digests."""
+"""Numbers computed from per-case rows: Table 1, intervals, claims and verdicts, digests."""

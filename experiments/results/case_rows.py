@@ -1,6 +1,6 @@
 """The per-case row: its type, and the columns that hold a case's scores.
 
-All column names are made of the words that federated.security.report_filter lets out.
+All column names are composed of the words that federated.security.report_filter allows.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ UNITS = {
     "surface_volume_ratio": "1/mm",
     "truth_surface_volume_ratio": "1/mm",
 }
-# Continuity, smoothness, and what is found of the tumour.
+# Continuity and smoothness, and how much of the tumour is found.
 _TUMOUR_ONLY = (
     "components",
     "truth_components",

@@ -1,8 +1,8 @@
 """The table of an evaluation: k models by m sites, with intervals; rows in, values out.
 
-Every number of a site is a mean over its cases, every number of all sites together the mean over
-all cases, so that each site counts by its number of cases. Intervals are over patients; differences
-between sites do not count as spread (`intervals.mean_interval`).
+Every number for a site is a mean over its cases. Every number for all sites together is the mean
+over all cases, so that each site counts by its number of cases. Intervals are over patients;
+differences between sites do not count as spread (`intervals.mean_interval`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Line = dict[str, Any]
 def lines(rows: Iterable[CaseRow]) -> list[Line]:
     """Returns one line per model, site, grid and column of the rows, in the table's order.
 
-    With several sites, `ALL` follows them. The numbers are None where no case has a score. Of rows
-    of the same model, site, case and grid, the last one counts.
+    With several sites, `ALL` follows them. The numbers are None where no case has a score. If
+    several rows have the same model, site, case and grid, the last one counts.
     """
     latest = {(row["model"], row["site"], row["grid"], row["case"]): row for row in rows}
     groups: dict[tuple[str, str, str], list[CaseRow]] = {}
@@ -49,14 +49,15 @@ def lines(rows: Iterable[CaseRow]) -> list[Line]:
 def gaps(
     rows: Iterable[CaseRow], models: Iterable[str], sites: Mapping[str, int]
 ) -> dict[str, dict[str, int]]:
-    """Returns site -> model -> number of the site's test cases without a row, where there are any.
+    """Returns site -> model -> number of the site's test cases without a row, where above 0.
 
-    A site may leave out models or cases, by a fault or on purpose, and so choose which mean a model
-    gets. Every case counts that the site sent any row of, and at least as many as it has.
+    A site may leave out models or cases, by accident or on purpose, and so influence a model's
+    mean. The cases of a site are taken to be those with at least one row, but no fewer than the
+    site announced.
 
     Args:
       models: those that every site was asked to score.
-      sites: site -> number of its test cases, 0 if that is not known.
+      sites: site -> number of its test cases, 0 if unknown.
     """
     found: dict[str, dict[str, set[int]]] = {site: {} for site in sites}
     for row in rows:

@@ -1,6 +1,6 @@
-"""Digests of what a result was made from: rows, models, each site's prepared data.
+"""Digests of the inputs of a result: rows, models, each site's prepared data.
 
-A digest names no case and holds no number.
+A digest reveals neither a case's name nor any number.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def of_prepared_data(case_store: str | os.PathLike) -> str:
 def of_run(folder: str | os.PathLike) -> dict[str, dict[str, str]]:
     """Returns the digests of a run's `models` (by name) and prepared `data` (by site).
 
-    What is not in the folder is left out, e.g. the sites' data at a real server.
+    Whatever is not in the folder is left out, e.g. the sites' data at a real server.
     """
     folder = pathlib.Path(folder)
     models = {"initial": folder / "initial.safetensors"}

@@ -3,8 +3,8 @@
 A site whose patients have no tumour scores each model on its validation cases too. Their rows are
 the only validation rows with the column `score_tumour`, and the gate needs nothing else: its
 threshold is one of these scores (see c2fnas.scores.healthy_gate). The effect on a test case follows
-from the case's row, because the gate leaves the pancreas unchanged. So no site segments a case
-twice, and no further number leaves a site.
+from the case's row, because the gate leaves the pancreas unchanged. No site therefore has to
+segment a case twice, and no further number leaves a site.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _UNKNOWN = "hd95_mm_tumour"
 
 
 def resolve(rows: Iterable[CaseRow]) -> list[CaseRow]:
-    """Returns the rows of test cases; models with a gate have them again as `<model>_gated`."""
+    """Returns the rows of test cases, and copies as `<model>_gated` for models with a gate."""
     rows = list(rows)
     gates = fit_gates(rows)
     test = [row for row in rows if row["grid"] != GRID]
@@ -52,7 +52,7 @@ def fit_gates(rows: Sequence[CaseRow]) -> dict[str, HealthyGate]:
 
 
 def gated(row: CaseRow, gate: HealthyGate) -> CaseRow:
-    """Returns the row with the gate: the same numbers, or those of a mask without tumour."""
+    """Returns the row with the gate: the same numbers, or those of a mask without a tumour."""
     found = {column: value for column, value in row.items() if column != _UNKNOWN}
     score = row.get("score_tumour")
     if score is not None and gate.stops(score):

@@ -2,21 +2,21 @@
 
 A part of a claim compares two models on the same patients, or one model on two sites' patients. d
 is the first minus the second, in the measure's unit. Its mean has a 95 % interval that covers
-patients and trainings (`patients_and_trainings`), and a two-sided p of the same statistic, adjusted
-by Holm over all measured parts of all hypotheses. "Supported" and "contradicted" need p < 0.05
-after Holm, and:
+patients and trainings (`patients_and_trainings`), and a two-sided p-value of the same statistic,
+with Holm's correction over all measured parts of all hypotheses. "Supported" and "contradicted"
+need p < 0.05 after the correction, and:
 
   greater          the interval above 0; contradicted below
   less             the interval below 0; contradicted above
   not_less, bound  the interval above -margin: at least as good, within the margin; contradicted
                    below
-  gone, zero       the exact interval of the share of cases that are marked at all below the limit
-                   of 5 %; contradicted above
+  gone, zero       the exact interval of the share of cases with any mark below the limit of 5 %;
+                   contradicted above
 
 A part is undecided if neither holds, or if its trainings show no spread. It is not measured if a
 number is missing or there are fewer than three trainings. A hypothesis is supported if all its
-parts are; contradicted if one part is; not measured if one part is not measured and none
-contradicts it.
+parts are; contradicted if one part is; not measured if one part is not measured and none is
+contradicted.
 
 The rules were written before any result was known.
 """
@@ -54,16 +54,16 @@ NOT_ASKED = (
 class Outcome:
     """A part with its numbers, in the measure's unit or, for shares, from 0 to 1.
 
-    Numbers are None where nothing was measured.
+    Numbers that were not measured are None.
 
     Attributes:
       by_seed: each training's own difference, or number of marked cases.
-      trainings: number of trainings behind the interval.
+      trainings: number of trainings that the interval is based on.
       design: `patients_and_trainings.OWN` or `SAME`.
-      detectable: the smallest true distance from 0 (or from the margin) that this study would show
-        with 80 % power, if this part were its only test. For a share: how high it may still be if
-        no case is marked.
-      detectable_holm: the same at Holm's strictest step.
+      detectable: the smallest true distance from 0 (or from the margin) that this study would
+        detect with 80 % power, if this part were its only test. For a share: how high it may still
+        be if no case is marked.
+      detectable_holm: the same at the strictest step of Holm's correction.
     """
 
     part: Part
@@ -198,7 +198,7 @@ _Groups = list[tuple[float, dict[Unit, float]]]
 def _measure(
     part: Part, trainings: Mapping[str, Mapping[int, Scores]]
 ) -> tuple[Outcome, Evidence | Share | None]:
-    """Returns a part's numbers without a verdict, and the evidence behind its interval."""
+    """Returns a part's numbers without a verdict, and the evidence for its interval."""
     measured = {
         cohort: {seed: _groups(part, scores) for seed, scores in seeds.items()}
         for cohort, seeds in trainings.items()
@@ -299,7 +299,7 @@ def _strata(patients: Sequence[_Groups]) -> list[tuple[float, np.ndarray]]:
 def _detectable(
     outcome: Outcome, evidence: Evidence | Share | None, tests: int
 ) -> tuple[float | None, float | None]:
-    """Returns what the study can show by this part alone, and at Holm's strictest step."""
+    """Returns what the study can detect by this part alone, and at Holm's strictest step."""
     if evidence is None or outcome.p is None:
         return None, None
     levels = (1 - ALPHA, 1 - ALPHA / tests)

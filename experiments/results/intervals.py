@@ -1,12 +1,12 @@
 """Intervals and tests of means and shares: arrays in, values out.
 
-A *unit* is an independent observation: a patient, or a training. Values are on the last axis; any
-axes before it are repetitions with an interval each, so that simulations use the same code as
+A *unit* is an independent observation: a patient, or a training. Values are on the last axis; axes
+before it are repetitions, each with its own interval, so that simulations use the same code as
 reports.
 
 The interval of a mean is Student's t, per stratum, with Welch and Satterthwaite's degrees of
-freedom over the strata, and wider where the values are skewed. The percentile bootstrap is not
-used: from six values it covers 82 to 87 % instead of 95 %.
+freedom over the strata, and wider if the values are skewed. The percentile bootstrap is not used:
+with six values its coverage is 82 to 87 % instead of 95 %.
 
 scipy.stats takes as long to import as the rest of a small program, so only functions that need it
 import it.
@@ -22,9 +22,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 LEVEL = 0.95
-# Factors of the Edgeworth term below: 1.5 on the long side, because few values understate their
-# skewness, and half of that on the short side, because they may also mistake its sign. Chosen for a
-# coverage of at least 93 % from six values of an exponential (tests/benchmarks/verdict_rates.py).
+# Factors of the Edgeworth term below: 1.5 on the long side, because small samples understate their
+# skewness, and half of that on the short side, because they may also get its sign wrong. Chosen for
+# a coverage of at least 93 % with six values of an exponential (tests/benchmarks/verdict_rates.py).
 _LONG_SIDE, _SHORT_SIDE = 1.5, 0.75
 
 Bounds = tuple[float | None, float | None]
@@ -77,7 +77,7 @@ class Mean:
         )
 
     def p(self, null: float = 0.0) -> np.ndarray:
-        """Returns the two-sided p of the mean being `null`; 1 without spread.
+        """Returns the two-sided p-value for a true mean of `null`; 1 without spread.
 
         It is below 0.05 exactly if `null` lies outside the 95 % interval.
         """
@@ -95,7 +95,7 @@ class Mean:
         return np.where(known, np.minimum(1.0, 2 * stats.t.sf(t, self.freedom)), 1.0)
 
     def detectable(self, level: float = LEVEL, power: float = 0.8) -> float:
-        """Returns the true distance from a null at which the interval excludes it with this power.
+        """Returns the distance from a null at which the interval excludes the null with this power.
 
         Only for a single mean, not for an array.
         """
@@ -124,7 +124,7 @@ class Mean:
 def _relative_errors(freedom: float) -> np.ndarray:
     """Returns 500 equally likely ratios of an estimated standard error to the true one.
 
-    The ratio is distributed like the root of a chi-square over its degrees of freedom.
+    The ratio is distributed like the square root of a chi-square over its degrees of freedom.
     """
     from scipy import stats
 
@@ -135,7 +135,7 @@ def combination(parts: Sequence[tuple[float, np.ndarray]]) -> Mean | None:
     """Returns the sum of weight times mean over independent groups.
 
     Weights are e.g. the shares of strata, or 1 and -1 for a difference. A group of one value shows
-    no spread; it is given the pooled variance of the others.
+    no spread; it gets the pooled variance of the others.
 
     Args:
       parts: weight and values [..., n] of each group.
@@ -158,7 +158,7 @@ def combination(parts: Sequence[tuple[float, np.ndarray]]) -> Mean | None:
         own = weight**2 * (values.var(axis=-1, ddof=1) if n > 1 else pooled) / n
         estimate, variance = estimate + weight * mean, variance + own
         squares = squares + own**2 / (n - 1 if n > 1 else shared_freedom)
-        if n > 2:  # the unbiased third moment; two values show none
+        if n > 2:  # the unbiased third moment; two values do not have one
             third = third + weight**3 * ((values - mean[..., None]) ** 3).sum(axis=-1) / (
                 n * (n - 1) * (n - 2)
             )
@@ -188,7 +188,7 @@ def mean_interval(
 
     Args:
       values: one per unit.
-      strata: the group of each unit, for groups of given sizes (sites, seeds): differences between
+      strata: the group of each unit, for groups of fixed sizes (sites, seeds); differences between
         groups then do not count as spread.
       bounds: limits of the values, and so of the interval.
       level: of confidence.
@@ -230,7 +230,7 @@ def student_interval(values: Sequence[float], *, level: float = LEVEL) -> Interv
 
 
 def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Returns p-values adjusted for their number (Holm 1979); None is kept and not counted."""
+    """Returns p-values with Holm's correction (1979); None is kept and not counted."""
     known = sorted((p, name) for name, p in p_values.items() if p is not None)
     adjusted: dict[str, float | None] = dict.fromkeys(p_values)
     highest = 0.0

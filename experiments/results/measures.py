@@ -1,4 +1,4 @@
-"""The numbers of each patient that claims are about, read from the rows of trainings."""
+"""The numbers per patient that claims refer to, read from the rows of trainings."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """A number of each patient.
+    """A number per patient.
 
     Attributes:
       text: what it measures, for reports.
       unit: its unit, for reports.
-      column: its column in a row; None for Average, which is made of two columns.
+      column: its column in a row; None for Average, which combines two columns.
       sites: the sites whose patients count.
-      factor: from the column's unit to `unit`.
+      factor: converts the column's unit to `unit`.
       healthy_only: whether only patients without a tumour count.
       found_only: whether 0 means "no value": a model that finds nothing finds it in 0 pieces,
         which must not count in its favour.
@@ -98,7 +98,7 @@ class Scores:
     def of(
         self, models: Sequence[str], measure: str, site: str | None = None, *, marked: bool = False
     ) -> dict[Unit, float]:
-        """Returns patient -> mean value over `models`, for patients with a value of each model.
+        """Returns patient -> mean value over `models`, for patients with a value for each model.
 
         Args:
           models: the models.

@@ -4,10 +4,10 @@ An attacker holds a scan with its label and a model, and computes a number that 
 that the model was trained on. `ATTACKS` names the numbers; all come from the training loss of the
 scan under one or more models, so each model is computed once per scan.
 
-How well an attack works is the area under its ROC curve (AUC; 0.5 is guessing), and the share of
-members that it finds while at most 1 % of the non-members are accused. The second is what matters
-to a patient: an attack may be useless on average and still be certain about a few (Carlini et al.
-2022). 1 % of fewer than `FEWEST` non-members is less than one of them, so it is not computed there.
+An attack is measured by the area under its ROC curve (AUC; 0.5 is guessing), and by the share of
+members that it finds while accusing at most 1 % of the non-members. The second number matters to a
+patient: an attack may be useless on average and still be certain about a few patients (Carlini et
+al. 2022). It needs at least `FEWEST` non-members, because 1 % of fewer is less than one of them.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ ATTACKS = {
 class Stratum:
     """An attack's scores on one site's candidates, larger for those it takes for members.
 
-    Members and non-members come from the same hospital; otherwise an attack that tells hospitals
-    apart would look as if it found members.
+    Members and non-members come from the same hospital; otherwise an attack that only tells
+    hospitals apart would appear to find members.
     """
 
     members: np.ndarray  # [m]
@@ -64,11 +64,11 @@ def scores(
     """Returns an attack's score of each scan, float64 [scans].
 
     Args:
-      attack: a key of `ATTACKS`, but "alignment", whose scores are cosines of gradients.
+      attack: a key of `ATTACKS` except "alignment", whose scores are cosines of gradients.
       losses: [scans] by "model" and, for "update", "received".
       references: losses under models that were not trained on any of the scans.
     Raises:
-      ValueError: for another attack, or losses that it lacks.
+      ValueError: for another attack, or if losses that it needs are missing.
     """
     loss = np.asarray(losses["model"], dtype=float)
     if attack == "loss":
@@ -90,10 +90,10 @@ def scores(
 def area(strata: Sequence[Stratum], *, level: float = intervals.LEVEL) -> Interval:
     """Returns the area under the ROC curve, averaged over strata by their numbers of members.
 
-    The variance is that of DeLong et al. 1988: of the share of non-members below each member, and
-    of the share of members above each non-member. Its quantiles are Student's, with Welch and
-    Satterthwaite's degrees of freedom, because there may be few members. If nothing varies, as
-    for an area of 1, the interval covers what unseen scans could do to it.
+    The variance follows DeLong et al. 1988: that of the share of non-members below each member plus
+    that of the share of members above each non-member. The quantiles are Student's, with Welch and
+    Satterthwaite's degrees of freedom, because there may be few members. If nothing varies, as with
+    an area of 1, the interval covers how far unseen scans could change it.
     """
     total = sum(len(one.members) for one in strata)
     estimate, parts = 0.0, []
@@ -145,8 +145,8 @@ def found(
     """Returns the share of members found while at most `share` of the non-members are accused.
 
     Each stratum has its own threshold. The interval is Clopper and Pearson's, at these thresholds;
-    that another sample of n non-members would have set another one is not in it. A scan that is no
-    different from them lies above the threshold with a chance of (k + 1) / (n + 1) if k of them do.
+    it does not cover that another sample of n non-members would have set another threshold. If k of
+    them lie above the threshold, so does a further one, with a probability of (k + 1) / (n + 1).
 
     Returns:
       None if a stratum has too few non-members.
@@ -169,7 +169,7 @@ def curve(one: Stratum) -> tuple[np.ndarray, np.ndarray]:
 
 
 def summary(strata: Sequence[Stratum]) -> dict[str, Any]:
-    """Returns what a report says about an attack, ready for JSON."""
+    """Returns the results of an attack for a report, ready for JSON."""
     tpr = found(strata)
     return {
         "members": sum(len(one.members) for one in strata),

@@ -1,4 +1,4 @@
-"""Names of models that have a meaning in the rows: candidates for a shared choice, gated models."""
+"""Model names with a special meaning in rows: candidates for a shared choice, gated models."""
 
 from __future__ import annotations
 

@@ -56,10 +56,10 @@ class TableRow:
     """One row of the table.
 
     Attributes:
-      percent: column -> mean Dice in per cent; None if no case contributes, or if a column that it
-        is made of is None.
-      cases: column -> number of cases behind the mean, without cases where the class is absent; 0
-        for the row of means and the column "average", which are made of means.
+      percent: column -> mean Dice in per cent; None if no case contributes, or if a column that
+        this one combines is None.
+      cases: column -> number of cases in the mean, without cases where the class is absent; 0 for
+        the row of means and the column "average", which combine means.
     """
 
     percent: Mapping[str, float | None]
@@ -82,11 +82,11 @@ class Finding:
 
 
 def read_rows(path: str | os.PathLike, *, any_site: bool = False) -> list[CaseRow]:
-    """Reads the per-case rows of a JSON-lines file, with the choices that follow from them.
+    """Reads the per-case rows of a JSON-lines file, and applies the choices that follow from them.
 
-    Of the candidates for a shared choice only the chosen one is returned, under the name of its row
-    (see `shared_choice`). Validation cases are used, but not returned; each model for which they
-    give a healthy gate also has rows with the gate (see `gated_rows`).
+    Of the candidates for a shared choice, only the chosen one is returned, under the name of its
+    row (see `shared_choice`). Validation cases are used, but not returned; each model for which
+    they yield a healthy gate also has rows with the gate (see `gated_rows`).
 
     Args:
       path: the file.

@@ -12,7 +12,7 @@ def name_of(gene: Sequence[int]) -> str:
     """Returns the name of a path: one digit per cell.
 
     Raises:
-      ValueError: for a choice above 9 or more cells than a name has room for.
+      ValueError: for a choice above 9, or for more cells than fit in a name.
     """
     name = "path_" + "".join(map(str, gene))
     if not _PATH.fullmatch(name) or any(not 0 <= choice <= 9 for choice in gene):
@@ -23,12 +23,14 @@ def name_of(gene: Sequence[int]) -> str:
 
 
 def gene_of(name: str) -> tuple[int, ...]:
-    """Returns the path that a name says.
+    """Returns the path that a name encodes.
 
     Raises:
       ValueError: if it is not the name of a path.
     """
     match = _PATH.fullmatch(name)
     if match is None:
-        raise ValueError(f"{name!r} is not the name of a path; expected path_ and a digit per cell")
+        raise ValueError(
+            f"{name!r} is not the name of a path; expected path_ and one digit per cell"
+        )
     return tuple(int(digit) for digit in match["choices"])

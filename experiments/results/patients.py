@@ -5,10 +5,11 @@ contains at least one voxel of tumour, i.e. if the score (c2fnas.scores.tumour_s
 tumour is a connected part of the truth; it is *found* if it shares a voxel with the mask's tumour.
 A *false alarm* is a connected part of the mask's tumour that shares no voxel with the truth's.
 
-Intervals are over patients, not over trainings: exact (Clopper and Pearson 1934) for shares; the
-project's interval of a mean for false alarms; and for the AUC Newcombe's method 5 (2006), which
-takes Hanley and McNeil's variance at the bound instead of at the estimate, and so does not shrink
-to a point at an AUC of 1. Tumours count as independent of each other, even in the same patient.
+Intervals are over patients, not over trainings. For shares they are exact (Clopper and Pearson
+1934); for false alarms they are `intervals.mean_interval`; for the AUC they are Newcombe's method 5
+(2006), which evaluates Hanley and McNeil's variance at the bound instead of at the estimate, and so
+does not shrink to a point at an AUC of 1. Tumours count as independent of each other, even in the
+same patient.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from experiments.results.case_rows import CaseRow, value
 from experiments.results.intervals import Interval
 from experiments.results.measures import Run, Unit
 
-_CURVE_POINTS = 200  # a curve with more thresholds looks the same
+_CURVE_POINTS = 200  # more thresholds do not change how a curve looks
 
 
 @dataclasses.dataclass(frozen=True)
 class _Patient:
-    """One patient in one run. Values are None if the row, of an earlier release, lacks them."""
+    """One patient in one run. Values are None if a row of an earlier release lacks them."""
 
     unit: Unit
     run: int
@@ -88,7 +89,7 @@ def auc_interval(
     z, extra = stats.norm.ppf((1 + level) / 2), (with_tumour + healthy) / 2.0 - 1.0
 
     def excess(true: float) -> float:
-        """Returns the squared distance of the estimate from `true`, less what chance allows."""
+        """Returns the squared distance of the estimate from `true`, minus its chance variation."""
         variance = (
             true
             * (1 - true)
@@ -97,7 +98,7 @@ def auc_interval(
         )
         return (area - true) ** 2 - z * z * variance
 
-    # Chance allows nothing at 0 and at 1; these roots are not bounds.
+    # At 0 and 1 there is no chance variation; these roots are not bounds.
     low = 0.0 if area == 0 else optimize.brentq(excess, 0.0, min(area, 1 - 1e-9))
     high = 1.0 if area == 1 else optimize.brentq(excess, max(area, 1e-9), 1.0)
     return Interval(area, float(low), float(high), round(with_tumour + healthy))
@@ -111,7 +112,7 @@ def free_response(
     At each threshold, only the marks of patients with a higher score count.
 
     Args:
-      patients: (score, tumours, found, false alarms) of each.
+      patients: (score, tumours, found, false alarms) of each patient.
     Returns:
       Points from the highest threshold down to 0 (the mask unchanged): `threshold`, `false_alarms`
       (per patient), `found` (share of the tumours) and its exact interval `low`, `high`. Empty if
@@ -195,7 +196,7 @@ def _means(
 
 
 def _share(values: Mapping[Any, float]) -> dict[str, Any] | None:
-    # If patients have several runs, the sum may be fractional, and the interval is that of as many
+    # If patients have several runs, the sum may be fractional. The interval is then that of as many
     # patients in one run, which is wider than necessary.
     return (
         _json(intervals.share_interval(round(math.fsum(values.values()), 9), len(values)))

@@ -1,21 +1,21 @@
 """Interval, test and power of a number that varies between patients and between trainings.
 
-A training is a seed: it has its own initial weights, order of patches and, in a synthetic study,
-patients. Its result varies although the method is the same, so patients alone, however many, cannot
-tell what the next training would give. There are two designs.
+Each training has its own seed, and with it its own initial weights, order of patches and, in a
+synthetic study, patients. Results vary between trainings although the method is the same, so even
+many patients cannot show what the next training would give. There are two designs.
 
 * Every training has its own patients. The mean of each training is one value. Student's t over
-  these values covers all variation, patients included, with one degree of freedom less than there
-  are trainings. Three means may lie closer together by chance than their patients allow; if the
-  interval of the patients, stratified, is wider, it is used instead.
+  these values covers all variation, including that between patients, with one degree of freedom
+  fewer than there are trainings. By chance, three means may lie closer together than their patients
+  suggest; if the stratified interval over patients is wider, it is used instead.
 * All trainings are tested on the same patients, whose variation does not show between trainings.
   The variance of the patients' means (each over the trainings) and that of the trainings' means are
   added, with degrees of freedom by Welch and Satterthwaite. The effect of one training on one
   patient is in both, so the sum errs towards a wider interval (Owen 2007).
 
-With equal numbers of patients a mixed model gives the same, and with two degrees of freedom its
-likelihood gives nothing better. A bootstrap of three trainings has only ten different resamples.
-Both designs are simulated in tests/benchmarks/verdict_rates.py.
+With equal numbers of patients a mixed model gives the same result, and with two degrees of freedom
+its likelihood is no better. A bootstrap of three trainings has only ten different resamples. Both
+designs are simulated in tests/benchmarks/verdict_rates.py.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ def evidence(trainings: np.ndarray, patients: Mean | None, design: str) -> Evide
     between = intervals.combination([(1.0, trainings)])
     if between is None:
         raise ValueError(f"{trainings.shape[-1]} training; expected at least two")
-    # Three values are too few to tell a skewness.
+    # Three values are too few to estimate a skewness.
     between = dataclasses.replace(between, skewness=np.zeros_like(between.error))
     if patients is None:
         return Evidence((between,))
-    # Both parts are about the mean of the trainings, in which each counts the same.
+    # Both parts refer to the mean of the trainings, in which all have equal weight.
     patients = dataclasses.replace(patients, estimate=between.estimate)
     if design == OWN:
         return Evidence((between, patients))
@@ -97,11 +97,11 @@ def evidence(trainings: np.ndarray, patients: Mean | None, design: str) -> Evide
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """A share of patients, as of a number of independent ones.
+    """A share of patients, expressed as that of an equivalent number of independent patients.
 
     Attributes:
       estimate: the share.
-      effective: the number of independent patients to which the study's are equivalent.
+      effective: the equivalent number of independent patients.
       most: the same without a design effect, e.g. if no patient is marked.
     """
 

@@ -1,13 +1,13 @@
 """Kendall's tau between two scores of the same networks, with an interval over networks and seeds.
 
-The pairs of networks are counted that the two scores order alike, and those that they order
-differently (tau-b, which leaves out ties). The interval is the percentile bootstrap: networks are
-drawn with replacement, and for each draw its trainings. Two draws of one network make no pair. In
-simulated studies of 8 and of 12 networks with three trainings, it contained the true tau in 95 to
-99 % (`python -m tests.benchmarks.tau_coverage`), because a mean over three drawn trainings varies
-more than one over three trainings does.
+Tau compares the number of pairs of networks that the two scores order alike with the number that
+they order differently (tau-b, which leaves out ties). The interval is the percentile bootstrap:
+networks are drawn with replacement, and for each draw also its trainings. Two draws of one network
+are not a pair. In simulated studies of 8 and of 12 networks with three trainings, the interval
+contained the true tau in 95 to 99 % (`python -m tests.benchmarks.tau_coverage`), because a mean
+over three drawn trainings varies more than a mean over three trainings.
 
-The first score is taken as given: an interval over trainings of the supernet would need several.
+The first score is taken as fixed: covering the training of the supernet would need several of them.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class RankCorrelation:
     """Kendall's tau and its bootstrap.
 
     Attributes:
-      tau: of the scores, the trainings of each network averaged; None if one score does not
+      tau: Kendall's tau, with the trainings of each network averaged; None if one score does not
         distinguish the networks at all.
       low, high: ends of the 95 % interval.
       draws: float [resamples], tau of each draw that has one.
-      networks, seeds: how many there are.
+      networks, seeds: their numbers.
     """
 
     tau: float | None
@@ -43,7 +43,7 @@ class RankCorrelation:
     seeds: int
 
     def p(self, limit: float) -> float:
-        """Returns the two-sided p of tau being `limit`: twice the smaller share of draws beyond it.
+        """Returns the two-sided p-value for a tau of `limit`: twice the smaller share beyond it.
 
         It is below 0.05 only if `limit` lies outside the interval or at its end.
         """
@@ -79,7 +79,7 @@ def correlation(
     Args:
       first: one score per network.
       trainings: for each network the scores of its trainings, one per seed.
-      seed: of the bootstrap.
+      seed: seed of the bootstrap.
       resamples: number of draws.
     Raises:
       ValueError: for fewer than two networks, or networks with different numbers of trainings.

@@ -30,8 +30,8 @@ def of_rows(
     measure's bounds; an end without a bound is None. Columns are ordered by measure, then class.
 
     Args:
-      rows: of one model.
-      strata: the column that names the group of a row, e.g. "site": differences between groups do
+      rows: rows of one model.
+      strata: the column that names the group of a row, e.g. "site"; differences between groups do
         not count as spread.
     """
     found: dict[str, Interval | None] = {}

@@ -1,9 +1,9 @@
-"""What an architecture search is asked, and the rules by which its numbers answer.
+"""The claims about an architecture search, and the rules that decide them.
 
-A claim is either a comparison of two networks, each trained from nothing with several seeds, or it
+A claim is either a comparison of two networks, each trained from scratch with several seeds, or it
 is about the rank correlation of a supernet. Comparisons use the test cases, which no score of a
-search has used: a winner looks better on the cases that it was chosen by than it is. d is the first
-network minus the second, on the same cases and with the same seeds, in points of Dice.
+search has used, because a winner looks better than it is on the cases by which it was chosen. d is
+the first network minus the second, on the same cases and with the same seeds, in points of Dice.
 
   greater        the 95 % interval of the mean of d above 0; contradicted below
   less           the interval below 0; contradicted above
@@ -52,13 +52,13 @@ NOISE_SEEDS = 6
 
 @dataclasses.dataclass(frozen=True)
 class SearchClaim:
-    """A claim and what decides it.
+    """A claim and the rule that decides it.
 
     Attributes:
       rule: one of `COMPARED` or `CORRELATED`.
-      first, second: of `NETWORKS`, for a comparison.
-      measure: of `SEARCH_MEASURES`, for a comparison.
-      limit: of tau, for a correlation.
+      first, second: for a comparison, keys of `NETWORKS`.
+      measure: for a comparison, a key of `SEARCH_MEASURES`.
+      limit: for a correlation, the limit of tau.
       source: where the claim comes from.
     """
 

@@ -1,4 +1,4 @@
-"""What a search has scored, as lines: the Pareto front, the best so far, generations, costs."""
+"""The scored candidates of a search: their Pareto front, best so far, generations and costs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class ScoredCandidate:
     Attributes:
       arm: "evolution" or "random".
       number: place in its arm, from 1.
-      generation: from 0; the random arm has one.
-      origin: how it came about: given, random, mutation or crossover.
-      name: of its genotype.
+      generation: counted from 0; the random arm has only one.
+      origin: how it was proposed: given, random, mutation or crossover.
+      name: name of its genotype.
       score: mean Dice over the validation cases, from 0 to 1.
       macs: multiply-accumulates for one patch.
-      seconds: of its training and scoring; 0 if another arm had trained it.
+      seconds: time of its training and scoring; 0 if another arm had trained it.
       by_site: site -> mean score of its validation cases.
     """
 
@@ -38,7 +38,7 @@ class ScoredCandidate:
 def pareto_front(candidates: Sequence[ScoredCandidate]) -> list[ScoredCandidate]:
     """Returns the candidates that no other beats in score without needing more MACs.
 
-    They come in the order of their MACs, so that scores rise.
+    They are sorted by MACs, so that scores rise.
     """
     front: list[ScoredCandidate] = []
     for one in sorted(candidates, key=lambda c: (c.macs, -c.score)):
@@ -76,6 +76,6 @@ def arms(candidates: Sequence[ScoredCandidate]) -> list[str]:
 
 
 def winner(candidates: Sequence[ScoredCandidate], arm: str) -> ScoredCandidate | None:
-    """Returns the best of an arm, of equals the first; None if nothing is scored."""
+    """Returns the best candidate of an arm, the first of equal ones; None if none is scored."""
     own = of_arm(candidates, arm)
     return max(own, key=lambda c: c.score, default=None)

@@ -1,7 +1,7 @@
 """Judges the claims about a search by the rules of `search_claims`: trainings in, verdicts out.
 
-Intervals of comparisons are those of a study whose trainings share their patients: they cover other
-patients and other trainings (`patients_and_trainings`).
+Intervals of comparisons are those of a study whose trainings share their patients: they cover the
+variation between patients and between trainings (`patients_and_trainings`).
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class NoiseFloor:
     Attributes:
       deviation: standard deviation of the mean score; low and high are the ends of its 95 %
         interval, by chi-square.
-      apart: two single trainings of equally good networks differ by more than this in one case of
+      apart: two single trainings of equally good networks differ by more than this in one case in
         twenty.
     """
 
@@ -125,7 +125,7 @@ def judge_search(
     Args:
       trainings: scores on test cases; every training of a network has the same cases.
       tau: between the supernet and trainings alone, None if it was not measured.
-      same: network -> fingerprint of its genotype, to say where two names are one network.
+      same: network -> fingerprint of its genotype, to recognise one network under two names.
     """
     measured = [_measure(claim, trainings, tau, same or {}) for claim in claims]
     adjusted = intervals.holm({str(i): one.p for i, one in enumerate(measured)})
@@ -215,8 +215,8 @@ def _differences(
     one, two = (_values(rows, column) for rows in (first, second))
     if one.keys() != two.keys():
         raise ValueError(
-            f"{claim.key}: the trainings of {claim.first} and {claim.second} were scored on other "
-            "cases; score both on the same"
+            f"{claim.key}: the trainings of {claim.first} and {claim.second} were scored on "
+            "different cases; score both on the same"
         )
     differences = {patient: POINTS * (one[patient] - two[patient]) for patient in one}
     return [
@@ -226,7 +226,7 @@ def _differences(
 
 
 def _values(rows: Sequence[SearchedCase], column: str) -> dict[Patient, float]:
-    """Returns patient -> value; a class in neither mask of a case has none and counts as right."""
+    """Returns patient -> value; a class in neither mask has none and counts as correct."""
     found: dict[Patient, float] = {}
     for row in rows:
         value = row["score"] if column == "score" else row["dice_pancreas"]

@@ -2,8 +2,9 @@
 
 A site whose labels lack a class cannot see on its own validation cases whether a model has
 unlearned that class. It therefore lends some of its local models, the candidates. Every site scores
-them on its validation and test cases, and the choice is made here from the rows: models travel,
-scans do not. The chosen candidate's test rows become those of `<site>_FL_local_shared`.
+them on its validation and test cases, and this module makes the choice from the rows: models are
+exchanged, scans are not. The chosen candidate's test rows become those of
+`<site>_FL_local_shared`.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from experiments.results.model_names import candidate_name, candidate_of
 from runkit.classes import FOREGROUND
 
 __all__ = ["GRID", "candidate_name", "candidate_of", "candidate_rounds", "choose", "resolve"]
-GRID = "validation"  # grid of rows of validation cases, which are on the training grid
+GRID = "validation"  # the `grid` of validation rows, which are scored on the training grid
 _SUFFIX = "_shared"
 
 
 def candidate_rounds(num_rounds: int, validation_every: int, candidates: int) -> list[int]:
     """Returns the rounds whose local models are lent.
 
-    They are at most `candidates` of the rounds with a validation, evenly spaced up to the last one.
+    These are at most `candidates` rounds with a validation, evenly spaced up to the last one.
     """
     validated = [
         r for r in range(1, num_rounds + 1) if r % validation_every == 0 or r == num_rounds

@@ -26,7 +26,7 @@ REPORTS = Vocabulary(
         "ratio": None,
         "sensitivity": _SHARE,
         "precision": _SHARE,
-        "score": (0.0, 1e3),  # of a patient: log-odds, which the site cuts off there
+        "score": (0.0, 1e3),  # of a patient: log-odds, which the site clips to this range
         "seconds": (0.0, 1e9),
         # qualifiers
         "truth": (0.0, 1e6),

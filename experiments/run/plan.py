@@ -97,8 +97,8 @@ class RunSpec:
       flags_text: text of the flag file that all its programs receive.
       environment: variables added to this process's environment for its programs.
       stack: "own", or "other" for the Python of the other stack's environment.
-      nonmembers: patients per site, of no site of the run, against whom membership inference is
-          measured; 0 measures nothing.
+      nonmembers: number of patients per site, belonging to no site of the run, against whom
+          membership inference is measured; 0 measures nothing.
     """
 
     config: ExperimentConfig
@@ -143,7 +143,7 @@ _RECEIVED = 0.3  # the received model's forward pass adds this share of a step
 # For a copy of a scan of 512 x 512 x 200 voxels; experiments.deform_cohort estimates it better,
 # because it knows the sources.
 _DEFORMED_S = 60.0
-# a quarter of the filters takes a sixteenth of the operations
+# a quarter of the filters needs a sixteenth of the operations
 _DEMO_MACS = 4 * 48**3 * 189_772_333_056 / 96**3 / 16
 _WEIGHT_BYTES, _CASE_BYTES = 4, 17e6
 _PREPARED_BYTES = 2e6  # of these for the prepared case at 3 mm; the rest is its scan
@@ -152,7 +152,7 @@ _PREPARED_BYTES = 2e6  # of these for the prepared case at 3 mm; the rest is its
 def estimated_seconds(spec: RunSpec) -> dict[str, float]:
     """Returns stage -> estimated seconds on two cores.
 
-    A coarse estimate: within about a third for the demo profile, an order of magnitude elsewhere.
+    A rough estimate: within about a third for the demo profile, an order of magnitude elsewhere.
     """
     config = spec.config
     gene = genotype.load(config.genotype).with_size(filters=config.filters, classes=len(CLASSES))
@@ -168,8 +168,8 @@ def estimated_seconds(spec: RunSpec) -> dict[str, float]:
     own_validations = math.ceil(config.num_rounds / config.validation_every) * validated
     alone = epochs * longest * step + own_validations * validation
     models = 2 + len(spec.sites) * (2 if spec.baselines else 1)
-    # Validation cases too: a site without tumours fits a gate on them for every model, and the
-    # shared candidates are chosen on those of all sites.
+    # Validation cases are scored too: a site without tumours fits a gate to them for every model,
+    # and the shared candidates are chosen on those of all sites.
     evaluation = (models + config.shared_candidates) * (test * tested + validation * validated)
     received = (
         epochs
@@ -215,9 +215,10 @@ def estimated_seconds(spec: RunSpec) -> dict[str, float]:
 
 
 NONMEMBERS, MEMBERSHIP = "non-members", "membership inference"
-PATCHES = 2  # for each scan, whose foreground two patches of a toy setting nearly cover
-# Passes over a site's scans: losses under three global models, and of the last three updates under
-# the received and the trained model; gradients, each as long as three losses; two local models.
+PATCHES = 2  # per scan; two patches of a toy setting nearly cover its foreground
+# Passes over a site's scans: losses under three global models; for the last three updates, losses
+# under the received and the trained model, and gradients, each as long as three losses; two local
+# models.
 _LOSSES, _GRADIENTS = 3 + 2 * 3 + 3, 3
 _FORWARD = 0.3  # of a training step for the same patches
 
@@ -228,7 +229,12 @@ def nonmember_seed(seed: int) -> int:
 
 
 def _membership_seconds(spec: RunSpec, size: float, patch_s: float) -> dict[str, float]:
-    """Args: size: of a scan, relative to the demo profile's; patch_s: of a step for one patch."""
+    """Estimates the seconds of membership inference.
+
+    Args:
+      size: size of a scan, relative to the demo profile's.
+      patch_s: seconds of a step for one patch.
+    """
     scans = sum(spec.nonmembers + (site.counts or (200, 0, 0))[0] for site in spec.sites)
     made = spec.nonmembers * len(spec.sites)
     return {
@@ -238,10 +244,10 @@ def _membership_seconds(spec: RunSpec, size: float, patch_s: float) -> dict[str,
 
 
 def disk_bytes(spec: RunSpec, *, scans: bool = True, others: bool = True) -> float:
-    """Returns a coarse estimate of what a run writes: scans, prepared cases, the global models.
+    """Returns a rough estimate of what a run writes: scans, prepared cases, the global models.
 
     Args:
-      scans: whether it makes its scans; otherwise another run has made them already.
+      scans: whether the run makes its scans; otherwise another run has already made them.
       others: the same for its non-members.
     """
     gene = genotype.load(spec.config.genotype).with_size(

@@ -1,4 +1,4 @@
-"""Runs programs side by side: output to log files, progress on the terminal, memory summed."""
+"""Runs programs side by side: writes log files, shows their progress, sums their memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ProgramFailed(ValueError):
 
 
 class GroupTerminated(BaseException):
-    """SIGTERM arrived while programs ran. Not an Exception, so that no handler takes it for one."""
+    """SIGTERM arrived while programs ran. Not an Exception, so that handlers do not catch it."""
 
 
 @dataclasses.dataclass
@@ -83,7 +83,7 @@ class Program:
 
 
 class ProgramGroup:
-    """The programs of one run. A context manager: it stops what still runs at the end of the block.
+    """The programs of one run. A context manager, which stops programs still running on exit.
 
     When this process is killed, its programs end too. SIGTERM ends them first and then this
     process, with a line on standard error.

@@ -1,4 +1,4 @@
-"""The stages of one run; a stage that has succeeded is not repeated.
+"""The stages of one run; a finished stage is not repeated.
 
 Each stage starts the programs of a real federation, as separate processes connected only by TLS.
 """
@@ -320,8 +320,8 @@ class Stages:
             f"--max_num_clients={len(sites)}",
         ]
         if any(site.fault or site.privacy.guaranteed for site in sites):
-            # It would refuse what a bad site sends, and noise on every value; the experiment asks
-            # what the rule makes of it.
+            # The check would refuse a bad site's updates, and updates with noise on every value;
+            # the experiment tests how the rule handles them.
             arguments.append("--max_change_ratio=0")
         if self._spec.nonmembers:
             arguments.append(f"--keep_updates={self._spec.config.num_rounds}")
@@ -440,7 +440,7 @@ class Stages:
             f"--output={self._folder / 'membership'}",
         ]
         group.wait([group.start("membership", "experiments.membership", arguments)], MEMBERSHIP)
-        # The updates of all rounds were kept for this; the last round's stay, as usual.
+        # The updates of all rounds were kept only for this; now keep the last round's, as usual.
         for folder in sorted((self._folder / "server" / "kept").glob("round_*"))[:-1]:
             shutil.rmtree(folder)
 
@@ -457,13 +457,13 @@ class Stages:
         )
 
     def _private_arrays(self) -> list[str]:
-        """Returns a note on whose arrays a model had, where the sites keep some."""
+        """Returns a note on whose arrays a model had, if the sites keep any."""
         patterns = self._spec.config.share_rules.keep
         if not patterns:
             return []
         return [
             f"Private arrays ({', '.join(patterns)}) never left a site: each site evaluated every "
-            "model, also those of other sites and the global ones, with arrays of its own"
+            "model, including the global models and those of other sites, with its own arrays"
         ]
 
     def _data_notes(self) -> list[str]:
@@ -495,12 +495,12 @@ class Stages:
 
 
 def _workers_of_each(programs: int) -> int:
-    """Returns how many processes each of some programs that run at the same time may start."""
+    """Returns how many processes each of `programs` concurrent programs may start."""
     return max(1, processors.available() // max(1, programs))
 
 
 def _deciding(settings: str) -> list[str]:
-    """Returns the settings that a run keeps from start to start."""
+    """Returns the settings that must stay the same when a run is resumed."""
     return [one for one in settings.split() if not one.startswith("--gpu_memory_mib=")]
 
 

@@ -1,4 +1,4 @@
-"""One patch of a synthetic patient, to try a profile's training step on."""
+"""One patch of a synthetic patient, for trying a profile's training step."""
 
 from __future__ import annotations
 

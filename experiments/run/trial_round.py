@@ -64,7 +64,7 @@ def federate(
     Returns:
       The round's seconds, and the largest difference of a weight.
     Raises:
-      Whatever the server or a site raises.
+      Any error that the server or a site raises.
     """
     provision(folder / "kits", ["localhost"], tuple(EXAMPLES), port=0)
     initial = folder / "initial.safetensors"
@@ -82,7 +82,7 @@ def federate(
 
     def note(ended: concurrent.futures.Future) -> None:
         if ended.exception() is not None:
-            failed.set()  # the others would wait for it
+            failed.set()  # otherwise the others would wait for this site
             ports.put(None)
 
     def pause(seconds: float) -> None:

@@ -1,1 +1,1 @@
-"""An architecture search: what is trained and scored, in what order, how a stopped one resumes."""
+"""An architecture search: what it trains and scores, in which order, and how it resumes."""

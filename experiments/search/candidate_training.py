@@ -1,7 +1,7 @@
 """Trains one genotype alone for a small budget and scores it on whole cases.
 
-A training is a function of genotype, seed, number of steps and settings. It writes a checkpoint now
-and then, so a stopped one resumes and gives the same scores.
+A training is a function of genotype, seed, number of steps and settings. It writes checkpoints, so
+a stopped training can resume and gives the same scores.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class SiteCase:
 
 @dataclasses.dataclass(frozen=True)
 class TrainedScores:
-    """What a training gave.
+    """The scores of one training.
 
     Attributes:
-      rows: of every split that was scored.
-      seconds: wall time of training and scoring, interrupted attempts included.
+      rows: rows of every split that was scored.
+      seconds: wall time of training and scoring, including interrupted attempts.
     """
 
     rows: Mapping[str, list[SearchedCase]]
@@ -57,7 +57,7 @@ def cases_of(stores: Iterable[CaseSource], split: str) -> list[SiteCase]:
     """Returns the cases of a split at all sites.
 
     Raises:
-      ValueError: naming a site without one.
+      ValueError: naming a site without such cases.
     """
     found = []
     for store in stores:
@@ -90,14 +90,14 @@ def train_and_score(
       config: settings of the training; its genotype and seed are replaced.
       genotype: its filters and classes are replaced by those of the settings.
       stores: prepared cases of each site.
-      folder: for the genotype and the checkpoint; removed at the end.
-      seed: of start values and patches.
+      folder: folder for the genotype and the checkpoint; removed at the end.
+      seed: seed of initial weights and patches.
       steps: number of steps, over which the learning rate falls.
       splits: which cases to score. A search may only use "validation".
       label: name in progress bars.
       checkpoint_every: steps between two checkpoints.
     Raises:
-      NonFiniteLoss: for a training that diverged.
+      NonFiniteLoss: if the training diverges.
     """
     begin, earlier = time.monotonic(), 0.0
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ def train_and_score(
 
 
 def scored(cases: Iterable[SiteCase], logits: LogitsFn, window: WindowConfig) -> list[SearchedCase]:
-    """Returns the Dice of each case on the training grid, with the weights as they are."""
+    """Returns the Dice of each case on the training grid, with the current weights."""
     rows: list[SearchedCase] = []
     for one in cases:
         mask = inference.segment(np.asarray(one.case.image, np.float32), logits, window)
@@ -166,9 +166,9 @@ def row(site: str, case: int, mask: np.ndarray, truth: np.ndarray) -> SearchedCa
 def released_or_zero(
     train: Callable[[], TrainedScores], stores: Sequence[CaseSource], splits: Sequence[str]
 ) -> TrainedScores:
-    """Returns the scores of a training; 0 on every case for one that diverged.
+    """Returns the scores of a training; 0 on every case if it diverged.
 
-    Without this, one training that diverges, and would each time, keeps all others from their end.
+    A training that diverges does so on every attempt, and would keep the others from finishing.
     """
     try:
         return released(train)
@@ -187,9 +187,9 @@ def released_or_zero(
 
 
 def released(work: Callable[[], Any]) -> Any:
-    """Returns what `work` returns after giving back the memory of its networks.
+    """Returns the result of `work` after releasing the memory of its networks.
 
-    Keras keeps every network of a process in global tables; a search builds hundreds.
+    Keras keeps every network of a process in global tables, and a search builds hundreds.
     """
     try:
         return work()

@@ -1,12 +1,12 @@
-"""The evidence on a search: which trainings it needs, and what they say.
+"""The evidence on a search: the trainings that it needs, and what they show.
 
-Every training is that of an ordinary genotype alone, with a seed that the search did not use. A
-finished one is a file, named by its network and seed, so evidence that was stopped goes on where it
-was; a network that has two names (both arms found it) is trained once.
+Each training trains one ordinary genotype alone, with a seed that the search did not use. A
+finished training is a file, named by its network and seed, so an interrupted program resumes after
+it. A network with two names (because both arms found it) is trained once.
 
-What is compared, by how many trainings and by which rules is written down before the first
+The comparisons, their number of trainings and their rules are written down before the first
 training. A folder with another plan is refused, and there are no verdicts before the last training,
-so nobody can add trainings until a verdict is welcome.
+so nobody can keep adding trainings until a verdict suits them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from experiments.search import search_state
 from runkit import atomic, formats, settings
 from runkit.settings import at_least, setting
 
-FORMAT = 1  # of evidence.json and of a training's file
+FORMAT = 1  # version of evidence.json and of a training's file
 TRAININGS, CANDIDATES = "trainings", "candidates"
 SETTINGS, DOCUMENT, PAGE = "settings.json", "evidence.json", "evidence.html"
 SPLITS = ("validation", "test")
@@ -53,7 +53,7 @@ class EvidenceSettings:
     )
     noise_seeds: int = setting(
         NOISE_SEEDS,
-        "Trainings of the published genotype that differ by their seed alone.",
+        "Trainings of the published genotype that differ only in their seed.",
         condition=at_least(1),
     )
     rank_paths: int = setting(
@@ -77,29 +77,29 @@ class AloneTraining:
 
     @property
     def key(self) -> str:
-        """Its file's name: the same for two names of one network."""
+        """The name of its file, which is the same for two names of one network."""
         return f"{fingerprint(self.genotype)[:16]}_{self.seed}"
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoredPath:
-    """A path of the supernet as a genotype, and its score there."""
+    """A path of the supernet as a genotype, and its score in the supernet."""
 
     genotype: Genotype
     score: float
 
 
 def write_paths(path: str | os.PathLike, paths: Iterable[ScoredPath]) -> None:
-    """Writes paths of a supernet with their scores in it, best a uniform sample of all paths."""
+    """Writes paths of a supernet, preferably a uniform sample of all, with their scores in it."""
     listed = [{"genotype": one.genotype.to_json(), "score": one.score} for one in paths]
     atomic.write_json(path, {"format": FORMAT, "paths": listed})
 
 
 def read_paths(path: str | os.PathLike, filters: int, *, least: int = 0) -> list[ScoredPath]:
-    """Returns what `write_paths` wrote, at a number of filters.
+    """Reads the file that `write_paths` wrote; the genotypes get this number of filters.
 
     Raises:
-      ValueError: naming the file, if it is something else or holds fewer than `least` paths.
+      ValueError: naming the file, if it is not such a file or holds fewer than `least` paths.
     """
     if not pathlib.Path(path).is_file():
         raise ValueError(
@@ -141,10 +141,10 @@ def networks(published: Genotype, found: Mapping[str, Genotype]) -> dict[str, Ge
     """Returns the networks to compare, in the order of `NETWORKS`.
 
     Args:
-      published: the genotype that a search is measured by.
-      found: name of `NETWORKS` -> what an arm of a search found.
+      published: the genotype that a search is compared with.
+      found: name in `NETWORKS` -> the genotype that an arm of a search found.
     Raises:
-      ValueError: for another name.
+      ValueError: for an unknown name.
     """
     known = {
         PUBLISHED: published,
@@ -153,7 +153,7 @@ def networks(published: Genotype, found: Mapping[str, Genotype]) -> dict[str, Ge
         **found,
     }
     if unknown := sorted(known.keys() - NETWORKS.keys()):
-        raise ValueError(f"{unknown[0]} is no network of a claim; known are {', '.join(NETWORKS)}")
+        raise ValueError(f"{unknown[0]} is not in any claim; known are {', '.join(NETWORKS)}")
     return {name: known[name] for name in NETWORKS if name in known}
 
 
@@ -161,7 +161,7 @@ def training_seeds(seed: int, count: int) -> range:
     """Returns the seeds of a network's trainings: those that follow the experiment's.
 
     The search trained all of its candidates with the experiment's seed, so a winner may owe its
-    place to start values and patches that suited it.
+    rank to initial weights and patches that happened to suit it.
     """
     return range(seed + 1, seed + 1 + count)
 
@@ -173,12 +173,12 @@ def planned(
     *,
     seed: int,
 ) -> list[AloneTraining]:
-    """Returns all trainings, one seed after the other, so that a part of them is balanced.
+    """Returns all trainings, one seed after the other, so that an unfinished series is balanced.
 
     Args:
       compared: see `networks`.
-      paths: scored in the supernet; the first `rank_paths` are taken.
-      seed: of the experiment; see `training_seeds`.
+      paths: paths scored in the supernet; the first `rank_paths` are taken.
+      seed: seed of the experiment; see `training_seeds`.
     """
     found: dict[str, AloneTraining] = {}
     ranked = paths[: chosen.rank_paths]
@@ -204,13 +204,13 @@ def run(
     after_each: Callable[[], None] = lambda: None,
     most_trainings: int = 0,
 ) -> None:
-    """Does the trainings that have no file yet.
+    """Runs the trainings that have no file yet.
 
     Args:
-      folder: for the files.
+      folder: folder for the files.
       train: returns the rows of each split and the seconds of a training, given its label.
       after_each: called after each training.
-      most_trainings: number of trainings after which to return all the same; 0 for no limit.
+      most_trainings: number of trainings after which to return early; 0 for no limit.
     """
     done = 0
     for number, one in enumerate(trainings, start=1):
@@ -245,7 +245,7 @@ def plan(
     *,
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Returns what must not change once a training is known, as JSON values for `keep_plan`.
+    """Returns everything that must not change after the first training, as JSON for `keep_plan`.
 
     Args:
       about: settings and cases of the trainings.
@@ -263,10 +263,10 @@ def plan(
 
 
 def keep_plan(folder: pathlib.Path, planned: Mapping[str, Any]) -> None:
-    """Writes a plan into the folder of the evidence, or compares it with the one that is there.
+    """Writes a plan into the folder of the evidence, or compares it with an existing one.
 
     Raises:
-      ValueError: naming every difference; or if the folder holds files of something else.
+      ValueError: naming every difference; or if the folder holds other files.
     """
     path = folder / SETTINGS
     if not path.exists():
@@ -275,8 +275,8 @@ def keep_plan(folder: pathlib.Path, planned: Mapping[str, Any]) -> None:
         return
     if found := search_state.differences(atomic.read_json(path), planned):
         raise ValueError(
-            f"{path}: this evidence was begun by another plan: {'; '.join(found)}; give another "
-            "--output, or delete this folder"
+            f"{path}: this evidence was started with another plan: {'; '.join(found)}; give "
+            "another --output, or delete this folder"
         )
 
 
@@ -288,7 +288,7 @@ def document(
     *,
     seed: int,
 ) -> dict[str, Any]:
-    """Returns what the finished trainings say, as JSON values for `evidence.json`."""
+    """Returns the results of the finished trainings, as JSON values for `evidence.json`."""
     trainings = planned(compared, paths, chosen, seed=seed)
     rows: dict[str, dict[str, list[SearchedCase]]] = {}
     seconds = 0.0
@@ -342,7 +342,7 @@ def _ranks(
     of: Callable[[Genotype, int, str], Mapping[int, list[SearchedCase]]],
     seed: int,
 ) -> tuple[dict[str, Any] | None, rank_correlation.RankCorrelation | None]:
-    """Returns the scores of both kinds on validation cases, and tau over the finished paths."""
+    """Returns both kinds of scores on validation cases, and tau over the finished paths."""
     alone = {
         path.genotype.name: list(of(path.genotype, chosen.rank_seeds, "validation").values())
         for path in paths

@@ -1,4 +1,4 @@
-"""The fine stage across sites: evolution over paths whose scores are rows that the sites return."""
+"""The fine stage across sites: evolution over paths, scored by the rows that the sites return."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from runkit.classes import FOREGROUND
 STAGE, ROWS, LOG = "operations", "rows.jsonl", "events.jsonl"
 WINNERS = ("operations.json", "operations_random.json")
 PAGE = "search.html"
-CASES = "cases_"  # before a site's name, among the details of a candidate
+CASES = "cases_"  # prefix of a site's name in the details of a candidate
 
 
 def digest(path: pathlib.Path) -> str:
@@ -41,12 +41,12 @@ def first_state(
     seed: int,
     about: Mapping[str, Any],
 ) -> SearchState:
-    """Returns a search whose first candidates are proposed: evolution, and as many paths at random.
+    """Returns a search with its first candidates: evolution, and as many paths drawn at random.
 
     Args:
-      space: of the paths.
-      settings: of the evolution.
-      seed: of every choice.
+      space: the space of paths.
+      settings: settings of the evolution.
+      seed: seed of every choice.
       about: further settings that decide the numbers, as JSON values.
     """
     arms = {
@@ -58,10 +58,10 @@ def first_state(
 
 
 def pooled_search(folder: pathlib.Path, space: OperationSpace) -> SearchState:
-    """Returns a search of the same supernet's paths in one place, to show beside this one.
+    """Returns a search over the same paths on pooled data, to show beside this one.
 
     Raises:
-      ValueError: naming the folder, if it holds no search, or one of something else.
+      ValueError: naming the folder, if it holds no search, or a search of something else.
     """
     state = search_state.read(folder)
     if state is None:
@@ -80,9 +80,9 @@ def pooled_search(folder: pathlib.Path, space: OperationSpace) -> SearchState:
 
 
 def batch(state: SearchState) -> list[tuple[int, ...]]:
-    """Returns the paths of the next evaluation, each once: a generation, and its part of chance.
+    """Returns the paths of the next evaluation, without repeats: one generation of both arms.
 
-    Both arms go forward together, so that a search that is stopped compares like with like.
+    Both arms advance together, so that even an unfinished search compares like with like.
     """
     random, found = state.arms[RANDOM], dict[tuple[int, ...], None]()
     waiting = [one for one in state.arms[EVOLUTION].candidates if one.score is None]
@@ -98,14 +98,14 @@ def place(state: SearchState, folder: pathlib.Path) -> tuple[pathlib.Path, pathl
     number = state.arms[EVOLUTION].generation + 1
     name = f"generation_{number:02d}"
     if evolution.waiting(state.arms[EVOLUTION]) is None:
-        name = "rest"  # of the random arm
+        name = "rest"  # the remaining paths of the random arm
     return folder / f"{name}.json", folder / name
 
 
 def next_list(
     state: SearchState, folder: pathlib.Path, trained: pathlib.Path
 ) -> tuple[pathlib.Path, pathlib.Path] | None:
-    """Writes the list of the next evaluation; returns it and its store, None at the end."""
+    """Writes the list of the next evaluation; returns the list and its store, None at the end."""
     paths = batch(state)
     if not paths:
         return None
@@ -117,28 +117,28 @@ def next_list(
 def take_rows(
     space: OperationSpace, state: SearchState, folder: pathlib.Path, patch_size: Sequence[int]
 ) -> SearchState:
-    """Returns the state with the scores of the evaluation that was next, if its rows are there.
+    """Returns the state with the scores of the pending evaluation, if its rows are there.
 
     Raises:
-      ValueError: if the evaluation is not finished, or if its paths or those of an earlier one were
-        scored on other cases.
+      ValueError: if the evaluation is not finished, or if its paths were scored on other cases than
+        each other's or an earlier evaluation's.
     """
     asked = batch(state)
     _, store = place(state, folder)
     if not asked or not (store / ROWS).is_file():
         return state
-    if not finished(store):  # sites send their rows one after the other
+    if not finished(store):  # sites send their rows one after another
         raise ValueError(
-            f"{store}: the evaluation is not finished; let the server and all sites run to their "
-            "end, then call this again"
+            f"{store}: the evaluation is not finished; let the server and all sites finish, then "
+            "run this program again"
         )
     rows = paper_table.rows_as_sent(store / ROWS, any_site=True)
     found = scores(rows)
     missing = [path_names.name_of(gene) for gene in asked if path_names.name_of(gene) not in found]
     if missing:
         raise ValueError(
-            f"{store / ROWS}: has no rows of {', '.join(missing[:3])}; the server had another list "
-            f"than {store}.json: delete {store} and start it with that list"
+            f"{store / ROWS}: has no rows of {', '.join(missing[:3])}; the server was started with "
+            f"another list than {store}.json: delete {store} and start it with that list"
         )
     scored_on = [cases_scored(found[path_names.name_of(gene)]) for gene in asked]
     before = [
@@ -147,7 +147,7 @@ def take_rows(
         for one in arm.scored
     ]
     for other in (*before, *scored_on):
-        if other and other != scored_on[0]:  # releases before this one did not note them
+        if other and other != scored_on[0]:  # earlier releases did not record them
             raise ValueError(
                 f"{store / ROWS}: paths were scored on different cases, {_words(other)} and "
                 f"{_words(scored_on[0])}, so their scores cannot be compared; delete {store} and "
@@ -185,9 +185,10 @@ def _words(cases: Mapping[str, float]) -> str:
 
 
 def scores(rows: Sequence[CaseRow]) -> dict[str, dict[str, list[float]]]:
-    """Returns path -> site -> score of each validation case, as everywhere in a search.
+    """Returns path -> site -> score of each validation case.
 
-    The score of a case is the mean Dice of the classes that its label shows.
+    As everywhere in a search, the score of a case is the mean Dice of the classes that its label
+    shows.
     """
     latest = {
         (row["model"], row["site"], row["case"]): row

@@ -1,4 +1,4 @@
-"""Work that would be done after every score, if it did not take longer than some scores."""
+"""Work that is too slow to do after every score, so that some calls are skipped."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Generic, TypeVar
 
 What = TypeVar("What")
 
-PAGE_EVERY_S = 60.0  # a page takes a second, a path on few cases not much longer
+PAGE_EVERY_S = 60.0  # a page takes a second; scoring a path on few cases is not much slower
 
 
 class Occasional(Generic[What]):
-    """Does its work when it is called, but not again before some seconds have passed.
+    """Runs `work` when called, unless it last ran less than `every_s` seconds ago.
 
     Args:
-      work: what to do.
-      every_s: least seconds between two times.
+      work: the function to call.
+      every_s: least number of seconds between two runs.
       clock: returns seconds; a parameter so that tests can set the time.
     """
 

@@ -1,4 +1,4 @@
-"""The fine stage in one place: trains a supernet, then scores its paths without training them."""
+"""The fine stage on pooled data: trains a supernet, then scores its paths without training them."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class TrainedSupernet:
     """A supernet at the end of its training.
 
     Attributes:
-      trainer: with the weights.
-      seconds: wall time of the training, interrupted attempts included up to their checkpoints.
+      trainer: the trainer, which holds the weights.
+      seconds: wall time of the training, including interrupted attempts up to their checkpoints.
     """
 
     trainer: SupernetTrainer
@@ -51,14 +51,14 @@ def train_supernet(
     folder: pathlib.Path,
     strategy: tf.distribute.Strategy,
 ) -> TrainedSupernet:
-    """Trains a supernet on the training cases of all sites, or what is left of its training.
+    """Trains a supernet on the training cases of all sites, resuming from a checkpoint if any.
 
-    It is a function of the settings: a stopped training ends with the same weights.
+    The weights are a function of the settings: an interrupted training ends with the same ones.
 
     Args:
-      config: with `supernet` set.
-      space: of the paths, over the configuration's genotype.
-      folder: for the checkpoint.
+      config: the configuration, with `supernet` set.
+      space: the paths over the configuration's genotype.
+      folder: folder for the checkpoint.
     Raises:
       ValueError: for a site without training cases, a checkpoint of other settings, or a training
         that diverged.
@@ -68,7 +68,7 @@ def train_supernet(
     sampler = site_trainer.patch_sampler(config, cases)
     trainer = site_trainer.build_trainer(config, strategy, total_steps=settings.supernet_steps)
     assert isinstance(trainer, SupernetTrainer)
-    trainer.supernet.space = space  # with its limit
+    trainer.supernet.space = space  # which includes the limit on MACs
     trainer.set_weights(named_weights.initial(trainer.network, config.seed))
     if (kept := checkpoints.load(folder / CHECKPOINT, trainer)) is not None:
         earlier = float(kept["seconds"])
@@ -92,7 +92,7 @@ def path_scorer(
     stores: Sequence[CaseSource],
     strategy: tf.distribute.Strategy,
 ) -> Score:
-    """Returns what scores one path on the validation cases of all sites.
+    """Returns a function that scores one path on the validation cases of all sites.
 
     The score is the mean over all cases of the Dice of the classes that each label shows.
     """
@@ -123,7 +123,7 @@ def run(
     *,
     after_each: Callable[[SearchState], None] = lambda state: None,
 ) -> SearchState:
-    """Does `scoring.run` for paths."""
+    """Runs `scoring.run` for paths."""
     return scoring.run(
         space,
         state,
@@ -137,7 +137,7 @@ def run(
 def write_paths(space: OperationSpace, state: SearchState, folder: pathlib.Path) -> pathlib.Path:
     """Writes the paths of the random arm, a uniform sample of all, with their scores.
 
-    The evidence trains the first few of them alone, to compare the ranking.
+    The evidence program trains the first few of them alone, to compare the rankings.
     """
     path = folder / PATHS
     evidence.write_paths(
@@ -159,7 +159,7 @@ def cost(
     stores: Sequence[CaseSource],
     cores: int,
 ) -> str:
-    """Returns what a search costs, in words: the supernet, its training, and the scoring."""
+    """Describes what a search costs: the supernet, its training, and the scoring."""
     size = supernet_cost(space, config.patch_size)
     least, mean, most = (macs / 1e9 for macs in size.macs)
     cases, voxels = search_cost.scored_voxels(stores, "validation")

@@ -1,4 +1,4 @@
-"""The small budget by which a candidate is judged, and what becomes of a training that diverges."""
+"""The small budget with which a candidate is judged, and the score of a training that diverges."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 MOST_TRAININGS = (
-    "Number of trainings after which the program ends, to give back its memory: each leaves up to "
-    "200 MB behind. The same command resumes. 0 does all."
+    "Number of trainings after which the program ends, to release its memory: each leaves up to "
+    "200 MB behind. The same command resumes. 0 runs all."
 )
 
 
@@ -26,13 +26,13 @@ class ProxySettings:
 
     proxy_steps: int = setting(
         20_000,
-        "Steps of a candidate's training, over which the learning rate falls; a full training has "
-        "many times as many.",
+        "Steps of a candidate's training, over which the learning rate falls; a full training "
+        "takes many times as many.",
         condition=at_least(1),
     )
     checkpoint_every: int = setting(
         500,
-        "Steps between two checkpoints of a training, for a search that is stopped.",
+        "Steps between two checkpoints of a training, from which a stopped search resumes.",
         condition=at_least(1),
     )
 
@@ -44,11 +44,11 @@ def scored(train: Callable[[], TrainedScores], macs: float) -> tuple[float, Mapp
     """Returns a candidate's score and the numbers to keep with it.
 
     The score is the mean over all validation cases of the Dice of the classes that each label
-    shows. A training with a non-finite loss scores 0: a network that diverges with the settings of
-    all others is no candidate.
+    shows. A training with a non-finite loss scores 0: a network that diverges with the settings
+    that all candidates share is ruled out.
 
     Args:
-      train: trains and scores it; its networks' memory is given back afterwards.
+      train: trains and scores the candidate; the memory of its networks is released afterwards.
       macs: multiply-accumulates of the candidate for one patch.
     """
     from c2fnas.training import NonFiniteLoss

@@ -1,4 +1,4 @@
-"""Scores what is left of a search, candidate by candidate, in both arms."""
+"""Scores the remaining candidates of a search, one by one, in both arms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from c2fnas.search.gene_space import Gene, GeneSpace
 from experiments.search import search_state
 from experiments.search.search_state import SearchState
 
-# gene, name in progress bars -> score, higher is better, and numbers to keep with it
+# gene, name in progress bars -> score (higher is better), and numbers to keep with it
 Score = Callable[[Gene, str], tuple[float, Mapping[str, float]]]
 
 
@@ -24,18 +24,18 @@ def run(
     after_each: Callable[[SearchState], None] = lambda state: None,
     most_scores: int = 0,
 ) -> SearchState:
-    """Scores what is left of a search and returns it; the state file is written after each score.
+    """Scores the remaining candidates and returns the search; writes its state after each score.
 
     A gene that both arms propose is scored once and counts in both.
 
     Args:
-      space: of the genes.
+      space: the space of genes.
       state: see `search_state.resumed`.
-      folder: for the state file.
+      folder: folder for the state file.
       score: scores a gene.
-      words: what a gene is, for progress bars.
+      words: describes a gene, for progress bars.
       after_each: called after each score, e.g. to write a page.
-      most_scores: number of scores after which to return all the same; 0 for no limit.
+      most_scores: number of scores after which to return early; 0 for no limit.
     """
     search_state.write(folder, state)
     done = 0

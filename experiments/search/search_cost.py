@@ -1,4 +1,4 @@
-"""What the trainings of a search cost, estimated before the first one."""
+"""Estimates the cost of a search's trainings before the first one starts."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from experiments.search.proxy import ProxySettings
 from experiments.search.search_state import SearchState
 from preprocessing.case_source import CaseSource
 
-GPU_DAYS = 333  # of C2FNAS (Yu et al. 2020): the search that this one makes small
+GPU_DAYS = 333  # cost of C2FNAS (Yu et al. 2020), of which this search is a smaller version
 
 # CPU seconds of trainings on an EPYC with AVX-512, two threads, at 4 mm with 32^3 patches:
 # published genotype with 4 filters (0.113 GMAC per patch) and with 8.
 START_S = 24.5  # building the network, tracing its functions, the first case; on one core
-_STEP_S, _SECONDS_PER_MAC = 0.060, 1.1e-10  # of a step: whatever its size, and per MAC
-_CASE_S, _CASE_PER_SIZE_S = 0.16, 0.09  # of scoring a whole case of 272,000 voxels
+_STEP_S, _SECONDS_PER_MAC = 0.060, 1.1e-10  # for a step: a constant, and per MAC
+_CASE_S, _CASE_PER_SIZE_S = 0.16, 0.09  # for scoring a whole case of 272,000 voxels
 _CASE_MACS, _CASE_VOXELS = 0.113e9 / 32**3, 272_000
 
 
@@ -34,7 +34,7 @@ def training_seconds(
     cases: int,
     voxels_per_case: float,
 ) -> float:
-    """Returns the estimated CPU seconds of one training with its scores, without its start.
+    """Returns the estimated CPU seconds of one training and its scoring, without its start-up.
 
     Args:
       cases: number of cases that are scored.
@@ -50,7 +50,7 @@ def training_seconds(
 def text(core_seconds: Iterable[float], what: str, *, cores: int) -> str:
     """Returns a line such as "80 trainings: about 41:20 min on 2 cores, 1.4 CPU-hours".
 
-    The start of a training runs on one core, its steps and scores share all.
+    The start of a training runs on one core; its steps and scores use all cores.
     """
     each = list(core_seconds)
     wall = len(each) * START_S + sum(each) / max(1, cores)
@@ -76,9 +76,10 @@ def of_topologies(
     stores: Sequence[CaseSource],
     cores: int,
 ) -> str:
-    """Returns what a search of topologies costs, in words.
+    """Describes what a search of topologies costs.
 
-    Candidates that are not proposed yet are taken to cost what those of the first generations do.
+    Candidates that are not proposed yet are assumed to cost as much as those of the first
+    generations.
     """
     cases, voxels = scored_voxels(stores, "validation")
     proposed = [
@@ -110,7 +111,7 @@ def of_trainings(
     stores: Sequence[CaseSource],
     cores: int,
 ) -> str:
-    """Returns what trainings alone cost that are scored on validation and test cases, in words."""
+    """Describes the cost of single trainings that are scored on validation and test cases."""
     validation, test = (scored_voxels(stores, split) for split in ("validation", "test"))
     cases = validation[0] + test[0]
     voxels = (validation[0] * validation[1] + test[0] * test[1]) / max(1, cases)

@@ -1,7 +1,7 @@
-"""The state file of a search: what was proposed and scored in each arm.
+"""The state file of a search: the candidates proposed and scored in each arm.
 
-It is replaced as a whole after every score, so a search that was stopped at any point goes on with
-the candidate that it was at, and ends with the same result.
+It is replaced as a whole after every score, so a search that is stopped at any point resumes at the
+same candidate and ends with the same result.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ EVOLUTION, RANDOM = "evolution", "random"
 
 @dataclasses.dataclass(frozen=True)
 class SearchState:
-    """A search so far.
+    """The state of a search.
 
     Attributes:
       stage: "topology" or "operations".
-      settings: everything that decides its numbers, as JSON values.
+      settings: all settings that decide its numbers, as JSON values.
       arms: name of an arm -> its candidates.
     """
 
@@ -42,9 +42,9 @@ class SearchState:
         return dataclasses.replace(self, arms={**self.arms, name: arm})
 
     def next_candidate(self) -> tuple[str, Candidate] | None:
-        """Returns arm and candidate to score next; None at the end.
+        """Returns the arm and the candidate to score next; None at the end.
 
-        The arms take turns, so that a search that is looked at half-way compares like with like.
+        The arms alternate, so that even an unfinished search compares like with like.
         """
         turns = sorted(self.arms, key=lambda name: (len(self.arms[name].scored), name))
         for name in turns:
@@ -71,7 +71,7 @@ class SearchState:
 
 
 def random_arm_seed(seed: int) -> int:
-    """Returns the seed of a search's random arm, so that the two arms begin with other genes."""
+    """Returns the seed of a search's random arm, whose first genes thus differ from evolution's."""
     return int.from_bytes(randomness.digest(seed, "random arm")[:4], "big")
 
 
@@ -92,7 +92,7 @@ def read(folder: pathlib.Path) -> SearchState | None:
     """Returns the state of a search, None if the folder has none.
 
     Raises:
-      ValueError: naming the file, if it is not a search's state or is of a newer release.
+      ValueError: naming the file, if it is not a search's state or comes from a newer release.
     """
     path = folder / FILE_NAME
     if not path.exists():
@@ -113,10 +113,10 @@ def resumed(folder: pathlib.Path, first: SearchState, *, writes: Sequence[str] =
     """Returns the state in a folder, or `first` if there is none yet.
 
     Args:
-      writes: names of what the program will write into the folder.
+      writes: names of the files and folders that the program will write into the folder.
     Raises:
       ValueError: naming every difference, if the folder holds a search with other settings; or if
-        it holds no search, but something with one of these names.
+        it holds no search, but a file or folder with one of these names.
     """
     found = read(folder)
     if found is None:
@@ -134,12 +134,12 @@ def resumed(folder: pathlib.Path, first: SearchState, *, writes: Sequence[str] =
 
 
 def require_free(folder: pathlib.Path, names: Sequence[str]) -> None:
-    """Raises ValueError naming the first of these files or folders that a folder has already."""
+    """Raises ValueError naming the first of these files or folders that already exists."""
     for name in names:
         if (folder / name).exists():
             raise ValueError(
-                f"--output is {folder}, where {name} exists and is not of a search that could be "
-                "resumed; give a folder of its own"
+                f"--output is {folder}, where {name} exists but does not belong to a search that "
+                "can be resumed; give another folder"
             )
 
 
@@ -162,13 +162,14 @@ def result(
     *,
     shared_seconds: float = 0.0,
 ) -> StageResult:
-    """Returns what a page shows of a search.
+    """Returns the results of a search that a page shows.
 
     Args:
-      state: with a detail `macs` for each score, and `seconds` and `dice_<site>` where measured.
-      genotype_of: the genotype of a gene.
-      patch_size: of the training, in voxels.
-      shared_seconds: of the training of what all candidates share.
+      state: the search, with a detail `macs` for each score, and `seconds` and `dice_<site>` where
+        measured.
+      genotype_of: returns the genotype of a gene.
+      patch_size: patch size of the training, in voxels.
+      shared_seconds: time to train what all candidates share.
     """
     candidates = [
         ScoredCandidate(

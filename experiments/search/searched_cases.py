@@ -1,4 +1,4 @@
-"""What a search must have again when it is resumed: the sites' prepared cases, as a record."""
+"""A record of the sites' prepared cases, which must be the same when a search is resumed."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from preprocessing.case_store import CaseStore
 
 
 def record(stores: Sequence[CaseStore], splits: Sequence[str]) -> dict[str, Any]:
-    """Returns the sites in their order, and number and digest of each split's cases.
+    """Returns the sites in order, with the number and digest of each split's cases.
 
     Other cases, labels or splits would make later scores incomparable with earlier ones. A case's
     part in the digest is its number and the fingerprint of the files and settings it was made from.
 
     Args:
       stores: prepared cases of each site.
-      splits: those that are used.
+      splits: the splits that the search uses.
     Raises:
-      ValueError: for a site that is given twice, or that has no case of a split, which would
-        otherwise show only after a training.
+      ValueError: for a site that is given twice, or that has no case of a split; otherwise this
+        would be noticed only after a training.
     """
     sites = [store.site for store in stores]
     if repeated := sorted({site for site in sites if sites.count(site) > 1}):

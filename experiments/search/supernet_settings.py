@@ -14,13 +14,13 @@ class SupernetSettings:
 
     supernet_steps: int = setting(
         120_000,
-        "Steps of the supernet's training, over which the learning rate falls. Each step takes one "
-        "path, so an operation of a cell is trained in a third of them.",
+        "Steps of the supernet's training, over which the learning rate falls. Each step trains "
+        "one path, so each operation of a cell is trained in a third of them.",
         condition=at_least(1),
     )
     checkpoint_every: int = setting(
         500,
-        "Steps between two checkpoints of a training, for a search that is stopped.",
+        "Steps between two checkpoints of a training, from which a stopped search resumes.",
         condition=at_least(1),
     )
     most_gmac: float = setting(

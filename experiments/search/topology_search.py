@@ -1,4 +1,4 @@
-"""The coarse stage: topologies in two arms, evolution and chance, with equally many trainings."""
+"""The coarse stage: topologies in two arms, evolution and random, with equally many trainings."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def first_state(
     about: Mapping[str, Any],
     random_arm: bool = True,
 ) -> SearchState:
-    """Returns a search whose first candidates are proposed.
+    """Returns a search with its first candidates.
 
-    Evolution begins with one topology of each cluster, as many clusters as its first generation has
-    candidates; the random arm draws all of its candidates uniformly.
+    Evolution starts with one topology from each cluster; there are as many clusters as candidates
+    in its first generation. The random arm draws all of its candidates uniformly.
 
     Args:
-      space: of the topologies.
-      settings: of the evolution.
-      seed: of every choice.
+      space: the space of topologies.
+      settings: settings of the evolution.
+      seed: seed of every choice.
       about: further settings that decide the numbers, as JSON values.
-      random_arm: whether to have one.
+      random_arm: whether to have a random arm.
     Raises:
       ValueError: if the space has fewer topologies than one arm scores.
     """
@@ -78,7 +78,7 @@ def run(
     after_each: Callable[[SearchState], None] = lambda state: None,
     most_trainings: int = 0,
 ) -> SearchState:
-    """Does `scoring.run` for topologies, where `score` trains each one first."""
+    """Runs `scoring.run` for topologies; `score` trains each one first."""
     return scoring.run(
         space,
         state,

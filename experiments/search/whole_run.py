@@ -1,7 +1,7 @@
 """A whole search as stages: cohort, preparation, topology, operations, evidence, page.
 
-Each stage starts the programs that a user would start, with the flag files of the profile; a stage
-that has succeeded is not repeated, and each program resumes by itself.
+Each stage starts the programs that a user would start, with the flag files of the profile. A
+finished stage is not repeated, and each program resumes by itself.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ SETTINGS_OF = {
     "operations": (SupernetSettings, EvolutionSettings),
     "evidence": (EvidenceSettings,),
 }
-# Core-seconds per case of the synthetic cohort: made, prepared; seconds of a program's start.
+# Core-seconds per case of the synthetic cohort to make and to prepare; seconds to start a program.
 _COHORT_S, _PREPARE_S, _START_S = 2.0, 0.4, 10.0
 _CASE_VOXELS_4MM = 272_000
-_PER_PROCESS = 12  # trainings: TensorFlow keeps up to 200 MB of each until its process ends
+_PER_PROCESS = 12  # trainings: TensorFlow keeps up to 200 MB of each until the process ends
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WholeSearch:
-    """What a whole search does.
+    """The settings of a whole search.
 
     Attributes:
-      folder: of the run.
-      flag_files: stage -> its flag file; all of one profile.
-      seed: of cohort, trainings and choices.
-      cases: of each site's synthetic cohort.
+      folder: folder of the run.
+      flag_files: stage -> its flag file; all belong to one profile.
+      seed: seed of cohort, trainings and choices.
+      cases: number of cases of each site's synthetic cohort.
       split: number of training, validation and test cases of each site.
-      threads: of each program.
+      threads: number of threads of each program.
     """
 
     folder: pathlib.Path
@@ -159,7 +159,7 @@ class SearchStages:
         self._cost = estimated_seconds(run)
 
     def all(self) -> None:
-        """Does what is left of every stage."""
+        """Runs the remaining stages."""
         for name, work in (
             ("cohort", self._cohort),
             ("preparation", self._prepare),
@@ -207,7 +207,7 @@ class SearchStages:
         group.wait(programs, "preparation")
 
     def _experiment(self) -> list[str]:
-        """Returns the experiment alone, for programs that do not search."""
+        """Returns only the experiment's flags, for programs that do not search."""
         config = self._run.check().to_json()
         lines = [
             f"--{name}={','.join(map(str, value)) if isinstance(value, list) else value}"
@@ -224,10 +224,10 @@ class SearchStages:
         done: Callable[[], int],
         *arguments: str,
     ) -> None:
-        """Starts a program again and again until it has done all its trainings.
+        """Starts a program repeatedly until it has done all its trainings.
 
         Args:
-          done: returns the number of trainings, or of their scores, that there are.
+          done: returns the number of finished trainings, or of their scores.
         """
         while True:
             before = done()
@@ -285,7 +285,7 @@ class SearchStages:
 
 
 def write_page(run: WholeSearch) -> None:
-    """Writes search.html of what there is."""
+    """Writes search.html from the results so far."""
     from c2fnas.search.operation_space import OperationSpace
 
     config, folder = run.check(), run.folder

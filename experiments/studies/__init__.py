@@ -1,1 +1,1 @@
-"""Studies: their files, what runs them, and what comes of them."""
+"""Studies: their files, how they run, and their results."""

@@ -1,18 +1,19 @@
 """Compares the points of a sweep with one another: which of them keep another point's result?
 
 The result of a run is the Average of FL_global, the mean of pancreas and tumour Dice over the test
-cases of C1 and C2, in points. d is that of a point minus that of the point it is `against`, in runs
-of one seed, hence on the same patients. These rules were written before any number was looked at:
+cases of C1 and C2, in points. d is the result of a point minus that of the point named by its
+`against`, in runs with the same seed, hence on the same patients. These rules were written before
+any result was known:
 
-  no basis    the point it is against reaches less than 20 points in a seed: what has not learned
-              cannot lose anything
+  no basis    the point it is against reaches less than 20 points in a seed: a model that has not
+              learned cannot lose anything
   kept        d is at least -margin in every seed
   lost        d is below -margin in every seed
   mixed       neither
   unfinished  a run of one of the two is missing
 
-They describe the runs. What they say about other trainings is in the interval and the verdict next
-to them, by the rule `not less` of docs/verdicts.md, with Holm's correction over all comparisons.
+The outcomes describe the runs. The interval and the verdict next to them refer to other trainings,
+by the rule `not less` of docs/verdicts.md, with Holm's correction over all comparisons.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ def outcome(pairs: Sequence[tuple[float | None, float | None]], margin: float) -
     """Returns the outcome of a comparison.
 
     Args:
-      pairs: of each seed the point's result and that of the point it is against; None for a run
-        that has no result.
-      margin: in points.
+      pairs: for each seed, the point's result and that of the point it is against; None for a run
+        without a result.
+      margin: the margin in points.
     """
     known = [(own, base) for own, base in pairs if own is not None and base is not None]
     if len(known) < len(pairs) or not known:
@@ -102,7 +103,7 @@ def rules_text(content: Mapping[str, Any]) -> list[str]:
 
 
 def faults_text(content: Mapping[str, Any]) -> list[str]:
-    """Returns which sites are bad on purpose, and what each fault is, one per line; or nothing."""
+    """Returns which sites are faulty on purpose, and their faults, one per line; may be empty."""
     bad = [(site, fault) for point in content["points"] for site, fault in point["fault"].items()]
     if not bad:
         return []
@@ -120,7 +121,7 @@ def faults_text(content: Mapping[str, Any]) -> list[str]:
 
 
 def grid(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]] | None:
-    """Returns what survives as a table, rules by faults: its head and its lines.
+    """Returns a table of which results are kept, rules by faults: its head and its lines.
 
     None if no point has a fault.
     """

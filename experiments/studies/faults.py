@@ -1,4 +1,4 @@
-"""What a bad site does in an experiment: it trains like any other and then spoils what it sends.
+"""Faults of a site in an experiment: it trains like any other, but corrupts the updates it sends.
 
 Nothing here is part of a real site's program; only `experiments.faulty_site` uses it.
 """
@@ -22,8 +22,8 @@ SCALE = 100.0
 _OWN_MACHINE = ("localhost", "127.0.0.1", "::1")
 LABELS_SHUFFLED, STUCK = "labels_shuffled", "stuck"
 
-# What is sent in place of an update; the arguments are one array of the received global model, the
-# trained one, and that of the first model that the site ever received.
+# What is sent in place of an update. The arguments are one array of the received global model, of
+# the trained model, and of the first model that the site received.
 _SENT: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
     "sign_flipped": lambda model, update, first: model - (update - model),
     "scaled": lambda model, update, first: model + np.float32(SCALE) * (update - model),
@@ -39,7 +39,7 @@ FAULTS: Mapping[str, str] = {
 
 
 def require_own_machine(host: str, *, of_kit: str = "") -> None:
-    """Raises ValueError unless the server is on this machine, where it harms no real federation.
+    """Raises ValueError unless the server is on this machine, so that no real federation is harmed.
 
     Args:
       of_kit: the kit that names this host; without it, the host is the one to connect to.
@@ -47,8 +47,8 @@ def require_own_machine(host: str, *, of_kit: str = "") -> None:
     if host not in _OWN_MACHINE:
         what = f"kit {of_kit} is for a server on" if of_kit else "server is on"
         raise ValueError(
-            f"{what} {host!r}: this program spoils a run on purpose and only takes part in runs on "
-            f"this machine ({', '.join(_OWN_MACHINE)}); use experiments.join"
+            f"{what} {host!r}: this program corrupts a run on purpose, so it only takes part in "
+            f"runs on this machine ({', '.join(_OWN_MACHINE)}); use experiments.join"
         )
 
 
@@ -69,12 +69,12 @@ def sent(fault: str, model: NamedArrays, update: NamedArrays, first: NamedArrays
 
 
 class FaultyTrainer:
-    """A trainer whose updates are spoilt; everything else is as the trainer does it.
+    """Wraps a trainer and corrupts its updates; everything else is unchanged.
 
     Args:
       trainer: the site's trainer.
       fault: a key of `FAULTS`.
-      folder: where the first received model is kept, so that a restart sends the same.
+      folder: where the first received model is kept, so that it is sent again after a restart.
     """
 
     def __init__(self, trainer: SiteTrainer, fault: str, folder: pathlib.Path):
@@ -95,7 +95,7 @@ class FaultyTrainer:
 
 
 class ShuffledLabels:
-    """A store whose training cases have each other's labels; validation and test are untouched."""
+    """A store whose training cases have swapped labels; validation and test cases are unchanged."""
 
     def __init__(self, store: CaseSource):
         self._store = store
@@ -121,7 +121,7 @@ class ShuffledLabels:
 
 
 class _OtherLabel:
-    """A case with the label of another one, laid over its middle; what sticks out is cut off."""
+    """A case with another case's label, aligned at the centre and cropped to the scan."""
 
     def __init__(self, case: PreparedCase, other: PreparedCase):
         self._case = case
@@ -154,7 +154,7 @@ class _OtherLabel:
 
 
 def _fitted(label: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns a label map of `shape` with the middle of `label` at its middle, 0 elsewhere."""
+    """Returns a label map of `shape` with `label` at its centre, cropped to it, 0 elsewhere."""
     result = np.zeros(shape, dtype=np.uint8)
     source, target = [], []
     for own, wanted in zip(label.shape, shape, strict=True):

@@ -1,6 +1,6 @@
-"""What the models of a study give away: membership inference pooled over sites and seeds.
+"""What the models of a study reveal: membership inference pooled over sites and seeds.
 
-Each run has measured it (`experiments.membership`). A site of a seed is a stratum: its members are
+Each run measures it (`experiments.membership`). Each site and seed is a stratum: its members are
 compared with non-members of its own hospital, under its own models.
 """
 
@@ -17,7 +17,7 @@ from experiments.results.membership import Stratum
 from experiments.studies.study_file import Study
 from runkit import atomic, formats
 
-FORMAT = 1  # of membership.json, as experiments.models.membership_measurement writes it
+FORMAT = 1  # version of membership.json that experiments.models.membership_measurement writes
 HEAD = ["Point", "Model", "Round#", "Attack", "AUC#", "Found at 1 %#", "Members#", "Verdict"]
 HEAD_AGAINST = ["Point", "Against", "Model", "Attack", "AUC#", "AUC against#", "Verdict"]
 _Key = tuple[str, str, int | None, str]  # point, model, round, attack
@@ -63,7 +63,7 @@ def collect(
 
 
 def _model(entry: Mapping[str, Any]) -> str:
-    """Returns the name that a model shares with those of the other sites."""
+    """Returns the name that a site's model shares with the other sites' models of its kind."""
     if entry["kind"] == "global":
         return str(entry["model"])
     return f"site's {str(entry['model']).partition('_')[2]}"
@@ -81,10 +81,10 @@ def latest(lines: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def compare(auc: Mapping[str, Any], without: Mapping[str, Any]) -> str:
-    """Returns what a setting does to an attack, by the intervals with and without it.
+    """Returns the effect of a setting on an attack, by the intervals with and without it.
 
-    "nothing to hide" if the attack does not work without it, "hidden" if it does not work with it,
-    "reduced" if the area with it is below every value that is plausible without it.
+    "nothing to hide" if the attack does not work without the setting, "hidden" if it does not work
+    with it, "reduced" if the area with it is below every plausible value of the area without it.
     """
     if membership.verdict(without) != "found":
         return "nothing to hide"
@@ -202,7 +202,7 @@ def by_point(
 
 def _measured(content: Mapping[str, Any]) -> str:
     seeds = ", ".join(f"{label} {count}" for label, count in content["seeds"].items())
-    filtered = content.get("filtered")  # not in results from before
+    filtered = content.get("filtered")  # not in results of earlier releases
     local = (
         " A filter changes what is sent. A site's FL_local passes none and stays at the site in: "
         f"{', '.join(filtered)}; its lines show what nobody else has."

@@ -1,6 +1,6 @@
-"""Dice against epsilon: what the sites' privacy policies cost, where the sites told it.
+"""Dice against epsilon: the cost of the sites' privacy policies, if the sites report epsilon.
 
-A site tells its epsilon of the run so far with each update if its policy allows it
+With each update a site reports its epsilon of the run so far, if its policy allows it
 (--privacy_tell_epsilon). The result of a run is FL_global's Average, in points, as in `comparison`.
 """
 
@@ -22,10 +22,10 @@ _NO_FILTER, _NO_GUARANTEE = "no filter", "none"
 
 
 def told(server_events: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Returns site -> what the server's log says of its updates.
+    """Returns site -> a summary of its updates in the server's log.
 
     The keys of a site are `updates`, `bytes` (of whole updates), `received_bytes`, and `epsilon`,
-    the largest one told, where it told any.
+    the largest one that it reported, if any.
     """
     sites: dict[str, dict[str, float]] = {}
     for event in server_events:
@@ -65,14 +65,14 @@ def collect(study: Study, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] |
 
 
 def of_one_run(run: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Returns the same for one run; None if no site told an epsilon."""
+    """Returns the same for one run; None if no site reported an epsilon."""
     found = _of_runs([run])
     if found["epsilon"] is None:
         return None
     of_seed = {str(run["seed"]): average(run["rows"])}
     return {
         "points": [
-            {"label": run["label"], "policy": "told by the sites", **found, "by_seed": of_seed}
+            {"label": run["label"], "policy": "reported by the sites", **found, "by_seed": of_seed}
         ]
     }
 
@@ -99,10 +99,10 @@ def average(rows: Sequence[Any]) -> float | None:
 
 HEAD = ["point", "policy", "epsilon of the run", "sent of an update", "Average of FL_global"]
 TEXT = (
-    "Epsilon bounds what all updates of a site in a run tell about one of its patients; the "
-    "largest that a site told, over the seeds. Patients of a site that told none may have no "
-    "guarantee. It does not cover scores and rows of the evaluation. Above about 10 it promises "
-    "nothing that anyone would notice."
+    "Epsilon bounds how much all updates of a site in a run reveal about one of its patients; "
+    "shown is the largest that a site reported, over the seeds. Patients of a site that reported "
+    "none may have no guarantee. Epsilon does not cover scores and rows of the evaluation. Above "
+    "about 10 it gives no meaningful guarantee."
 )
 
 
@@ -127,8 +127,8 @@ def lines_of(content: Mapping[str, Any]) -> list[list[str]]:
 def _epsilon(point: Mapping[str, Any]) -> str:
     if point["epsilon"] is None:
         return _NO_GUARANTEE
-    told, sites = point.get("sites_told"), point.get("sites")  # not in results from before
-    of = "" if told == sites else f" (told by {told} of {sites} sites)"
+    told, sites = point.get("sites_told"), point.get("sites")  # not in results of earlier releases
+    of = "" if told == sites else f" (reported by {told} of {sites} sites)"
     return f"{number(point['epsilon'])}{of}"
 
 

@@ -1,4 +1,4 @@
-"""Runs a study: its runs one after another, their failures, and the estimated cost beforehand."""
+"""Runs a study: estimates its cost, does its runs one after another and records their failures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from experiments.studies.study_file import Study
 from federated.privacy.policy import PrivacyPolicy
 from runkit import atomic
 
-_PREPARED = 0.1  # what preparing costs of making a synthetic scan and preparing it
+_PREPARED = 0.1  # the share of preparation in the cost of making and preparing a synthetic scan
 Specs = Mapping[tuple[str, int], RunSpec]  # (point's label, seed) -> run
 _METHODS = {"table1": "", "beyond": " (beyond the paper)", "membership": " (membership inference)"}
 Programs = Callable[[pathlib.Path], processes.ProgramGroup]
@@ -31,7 +31,7 @@ def run(
     after_each: Callable[[], None],
     programs: Programs = processes.ProgramGroup,
 ) -> list[str]:
-    """Does what is left of every run; returns the failures. A failed run does not stop the others.
+    """Finishes every run and returns the failures. A failed run does not stop the others.
 
     Args:
       after_each: called after every run, to write the results so far.
@@ -49,7 +49,7 @@ def run(
 
 
 def cost_text(study: Study, folder: pathlib.Path, specs: Specs) -> str:
-    """Returns the runs left and an estimate of their cost, scaled by the stages timed here."""
+    """Describes the remaining runs and their estimated cost, scaled by the stages timed here."""
     costs = _costs(specs)
     done, expected, spent = {}, 0.0, 0.0
     for key, spec in specs.items():
@@ -143,7 +143,7 @@ def _order(study: Study, specs: Specs) -> Iterator[tuple[tuple[str, int], RunSpe
 
 
 def _attempt(spec: RunSpec, method: str, programs: Programs) -> str | None:
-    """Does what is left of a run; returns its error, if any, and writes it to failure.txt."""
+    """Finishes a run; returns its error, if any, and writes it to failure.txt."""
     failure = spec.folder / "failure.txt"
     failure.unlink(missing_ok=True)
     try:

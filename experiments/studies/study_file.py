@@ -17,9 +17,9 @@
          "rows": {"FL_global": "FL_global_no_vae"}}
       ],
       "axis": "local epochs per round",   for a sweep: the quantity that the labels are values of
-      "margin": 10,                       of a sweep: judges points `against` others, in points
-      "nonmembers": 100,                  measures membership inference against as many patients
-                                          per site that no site has (`leakage_results`)
+      "margin": 10,                       for a sweep: judges points `against` others, in points
+      "nonmembers": 100,                  measures membership inference against this many patients
+                                          per site whom no site has (`leakage_results`)
       "variants": true                    the points compute one setting in different ways
     }
 
@@ -31,13 +31,13 @@ Instead of a `cohort` or a `manifest`, sites C1 and C2 can have `"deformed": "ma
 list of real CTs with masks of healthy pancreases; experiments.deform_cohort then makes the cases,
 and `split` is the number of copies.
 
-In a sweep with a `margin`, points can name an earlier point of the same sites as `against`; the
-report then says whether they keep its result (`comparison`). A point can make a site bad on
+In a sweep with a `margin`, points can name an earlier point with the same sites as `against`; the
+report then says whether they keep its result (`comparison`). A point can make a site faulty on
 purpose: `"fault": {"C3": "stuck"}`, with one of the faults in `faults`. It can give sites a privacy
-policy, by the names of its settings, "*" standing for every site that is not named:
+policy, by the names of its settings, where "*" means every site that is not named:
 `"privacy": {"*": {"filter": "percentile", "percentile": 75}}`.
 
-If the study has `variants`, it counts in how many of them each finding holds. Their points can have
+If the study has `variants`, it counts in how many of them each finding holds. Its points can have
 `threads_per_site`, an `environment` for their programs, e.g. {"ONEDNN_MAX_CPU_ISA": "AVX2"}, and
 `"stack": "other"`, which uses the Python of the other stack's environment.
 """
@@ -268,7 +268,7 @@ def _nonmembers(value: Mapping[str, Any]) -> int:
 
 
 def _margin(value: Mapping[str, Any], points: Sequence[Point]) -> float | None:
-    """Returns the margin after checking it and what the points are compared with."""
+    """Returns the margin after checking it and the points' `against`."""
     margin, earlier = value.get("margin"), dict[str, Point]()
     if margin is not None and (
         not isinstance(margin, (int, float)) or isinstance(margin, bool) or not 0 < margin <= 100

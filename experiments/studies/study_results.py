@@ -168,7 +168,7 @@ def _joint(
 
     Args:
       joint: the runs of the table.
-      judged: the runs that the claims are judged by, if they are not the same.
+      judged: the runs on which the claims are judged, if different.
     """
     return {
         "table": table(joint),

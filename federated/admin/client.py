@@ -18,8 +18,8 @@ from federated.wire.messages import OPERATION_PREFIX
 from federated.wire.status import RunStatus
 from runkit import printable
 
-# Many connections may be waiting at the server's port, and room comes up now and then: short pauses
-# get in sooner than long ones.
+# Many connections may be waiting at the server's port, where places become free now and then: with
+# short pauses, a call gets one sooner.
 _PAUSE_S, _TRIES = 0.1, 20
 
 
@@ -30,7 +30,7 @@ class AdminClient:
       timeout_s: time limit for each call.
     Raises (any method): the error with which the server refused the call; ServerUnreachable or
     CertificateRefused, with the reason, if there was no answer; ServerMisbehaves for an answer that
-    no server of this product gives.
+    a server of this product never gives.
     """
 
     def __init__(self, kit: Kit, *, timeout_s: float = 15.0):
@@ -92,12 +92,12 @@ class AdminClient:
             except grpc.RpcError as error:
                 assert isinstance(error, grpc.Call)
                 cut = error.code() == grpc.StatusCode.UNAVAILABLE
-                # Finding out why takes connections too, so only at first and in the end.
+                # Finding out why also takes connections, so do it only the first and the last time.
                 if not cut or attempt in (1, _TRIES):
                     reason = self._error(error)
                     may_help = cut and isinstance(reason, errors.ServerUnreachable)
                     if not may_help or attempt == _TRIES:
-                        raise reason from None  # gRPC's own text holds addresses and internals
+                        raise reason from None  # gRPC's own text contains addresses and internals
             time.sleep(_PAUSE_S)
         raise AssertionError("the last attempt returns or raises")
 

@@ -1,6 +1,7 @@
-"""Which of a run's events go to TensorBoard.
+"""Sends some of a run's events to TensorBoard.
 
-The scores of every global model, the metrics of every update, and the size and duration of rounds.
+These are the scores of every global model, the metrics of every update, and the size and duration
+of rounds.
 """
 
 from __future__ import annotations

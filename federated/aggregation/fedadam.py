@@ -28,8 +28,8 @@ class FedAdam(AggregationRule):
         second moment  <-  beta_2 * second moment + (1 - beta_2) * change ** 2
         model          <-  model + learning_rate * first moment / (sqrt(second moment) + tau)
 
-    Moments are per value of the model. The first one begins at 0, the second one at tau ** 2, and
-    neither is corrected for its beginning: FedAdam in Algorithm 2 of the source.
+    Moments are per value of the model. The first moment starts at 0, the second at tau ** 2, and
+    neither is bias-corrected: FedAdam in Algorithm 2 of the source.
 
     Source: Reddi et al. 2021, Adaptive Federated Optimization (arXiv 2003.00295).
     """

@@ -1,4 +1,4 @@
-"""Which global model is best, by the scores that the sites gave the models they received."""
+"""Selects the best global model by the scores that sites gave the models they received."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ SCORE = "dice"  # the score by which global models are compared
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """The best global model, and the scores behind the choice."""
+    """The best global model, and the scores on which the choice is based."""
 
     best: int
-    mean: Mapping[int, float]  # model number to the weighted mean of the sites' scores
-    worst: Mapping[int, float]  # model number to the lowest score of a site
-    sites: tuple[str, ...]  # whose scores are compared
+    mean: Mapping[int, float]  # model number -> the weighted mean of the sites' scores
+    worst: Mapping[int, float]  # model number -> the lowest score of a site
+    sites: tuple[str, ...]  # the sites whose scores are compared
     best_worst_site: int = 0  # the model with the highest `worst`
 
 
@@ -25,11 +25,11 @@ def select(
     """Returns the model with the highest weighted mean score, or None if nothing was scored.
 
     Models are compared on the same sites: those that scored the newest scored model. A model that
-    one of these sites did not score is left out. A tie goes to the later model, which has seen more
-    data.
+    one of these sites did not score is left out. A tie goes to the later model, which was trained
+    on more data.
 
     Args:
-      scores: model number (0 = initial) to site to score; higher is better.
+      scores: model number (0 = initial) -> site -> score; higher is better.
       num_examples: weight of each site.
     """
     scored = {number: by_site for number, by_site in scores.items() if by_site}
@@ -53,7 +53,7 @@ def select(
 
 
 def _highest(values: Mapping[int, float]) -> int:
-    """Returns the number with the highest value, the latest of equal ones."""
+    """Returns the number with the highest value; in a tie, the latest."""
     return max(values, key=lambda number: (values[number], number))
 
 
@@ -65,8 +65,8 @@ def has_plateaued(
     That is, none of them is better than the best one before them by more than `min_improvement`.
 
     Args:
-      mean: model number to mean score.
-      patience: number of models; 0 never sees a plateau.
+      mean: model number -> mean score.
+      patience: number of models; with 0 there is never a plateau.
     """
     numbers = sorted(mean)
     if not patience or len(numbers) <= patience:

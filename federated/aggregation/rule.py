@@ -1,8 +1,8 @@
-"""What an aggregation rule is: how the updates of a round become the next global model.
+"""The interface of an aggregation rule, which makes the next global model from a round's updates.
 
-A rule is a frozen dataclass whose fields are its parameters. It sees a model slab by slab: a few
-tens of thousands of values of every update at a time, so that the server's memory grows with
-neither the model nor the number of rounds. CONTRIBUTING.md says how to add one.
+A rule is a frozen dataclass whose fields are its parameters. It processes a model slab by slab, a
+few tens of thousands of values of every update at a time, so that the server's memory grows with
+neither the model nor the number of rounds. CONTRIBUTING.md explains how to add a rule.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _NO_STATE: Mapping[str, np.ndarray] = types.MappingProxyType({})
 
 @dataclasses.dataclass(frozen=True)
 class Slab:
-    """The same stretch of values of every update, of the global model and of the rule's state.
+    """The same range of values of every update, of the global model and of the rule's state.
 
     Attributes:
       updates: the sites' values, sorted by site name, in the model's dtype. Each is read from disk
-          when the iteration reaches it, and the iteration works once.
+          when the iteration reaches it; they can be iterated only once.
       num_examples: number of training cases of each site, in the same order.
       model: the values of the global model that the sites trained from, in the model's dtype; empty
           unless the rule sets `reads_model`.
-      state: name to float64 values, for each name that `init` returned: what the rule kept at the
-          end of the round before.
+      state: name -> float64 values, for each name that `init` returned: what the rule kept at the
+          end of the previous round.
     """
 
     updates: Iterable[np.ndarray]
@@ -56,13 +56,13 @@ class AggregationRule(abc.ABC):
     and an audit compute a round again and expect the same bits.
 
     Raises:
-      ValueError: for a parameter of a wrong type or out of its range.
+      ValueError: for a parameter of the wrong type or out of range.
     """
 
     name: ClassVar[str]  # as in --aggregation
     reads_model: ClassVar[bool] = False  # whether `aggregate` needs `Slab.model`
-    # Whether `aggregate` holds all updates of a slab at once; its slabs are then the smaller, the
-    # more sites there are.
+    # Whether `aggregate` holds all updates of a slab at once; the more sites there are, the smaller
+    # its slabs then are.
     gathers_updates: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -94,7 +94,7 @@ class AggregationRule(abc.ABC):
         """Checks that the rule can work with `count` updates in a round.
 
         Args:
-          given: where the count comes from and what to change, for the message.
+          given: the origin of the count and what to change, for the message.
         Raises:
           ValueError: with the least number, the reason for it, and `given`.
         """
@@ -105,10 +105,10 @@ class AggregationRule(abc.ABC):
             )
 
     def init(self, specs: Sequence[TensorSpec]) -> Mapping[str, float]:
-        """Returns what the rule keeps from round to round, and the value that it starts from.
+        """Returns the names of what the rule keeps from round to round, with initial values.
 
         The server keeps one float64 of each name for every value of the model, in a file beside the
-        global model. By default a rule keeps nothing.
+        global model. By default a rule does not keep anything.
 
         Args:
           specs: the tensors of the model.
@@ -121,7 +121,7 @@ class AggregationRule(abc.ABC):
         """Returns the next global model's values of a slab, and the state to keep with them."""
 
     def __str__(self) -> str:
-        """Returns the rule as --aggregation takes it, every parameter spelled out."""
+        """Returns the rule as --aggregation accepts it, with all its parameters."""
         values = [f"{f.name}={getattr(self, f.name)!r}" for f in dataclasses.fields(self)]
         return ":".join([self.name, *([",".join(values)] if values else [])])
 
@@ -130,8 +130,8 @@ def parameter(default: Any, meaning: str, holds: Callable[[Any], bool], expected
     """Declares a parameter of a rule: a field of its dataclass.
 
     Args:
-      default: decides the type too: float, int or bool.
-      meaning: for --help.
+      default: also determines the type: float, int or bool.
+      meaning: description for --help.
       holds: whether a value of that type is in range.
       expected: type and range in words, e.g. "a number more than 0".
     """

@@ -14,7 +14,7 @@ from federated.aggregation.trimmed_mean import TrimmedMean
 RULES: dict[str, type[AggregationRule]] = {
     rule.name: rule for rule in (FedAvg, FedAvgM, FedAdam, Median, TrimmedMean)
 }
-DEFAULT = str(FedAvg())  # also of a store or log written before there was a choice
+DEFAULT = str(FedAvg())  # also for a store or log written before there was a choice
 
 
 def parse(text: str) -> AggregationRule:
@@ -23,8 +23,8 @@ def parse(text: str) -> AggregationRule:
     A parameter that the text leaves out has its default.
 
     Raises:
-      ValueError: for an unknown rule or parameter, or a value out of range; it says what is
-          expected.
+      ValueError: for an unknown rule or parameter, or a value out of range; the message says what
+          is expected.
     """
     name, _, listed = text.partition(":")
     if name not in RULES:
@@ -60,7 +60,7 @@ def described() -> str:
 
 
 def _value(kind: type, text: str) -> bool | float | str:
-    """Returns a parameter's value; one of a wrong type stays text, which its rule refuses."""
+    """Returns a parameter's value; a value of the wrong type stays text, which the rule refuses."""
     if kind is bool:
         return {"true": True, "false": False}.get(text.lower(), text)
     try:

@@ -1,5 +1,6 @@
-"""Applies an aggregation rule to updates of any size, slab by slab: the same bits for any order of
-arrival, slab size or restart.
+"""Applies an aggregation rule to updates of any size, slab by slab.
+
+The result has the same bits for any order of arrival, slab size or restart.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from federated.aggregation.rule import AggregationRule, Slab
 from federated.tensors.weights import CHUNK_BYTES, TensorSpec, check_same, dtype_runs, stretches
 
 SLAB_BYTES = 2**18  # bytes of each update worked on at a time: they stay in a processor's cache
-# Of all updates together where a rule gathers them, as long as that leaves _LEAST_SLAB_BYTES each.
+# For all updates together if a rule gathers them, as long as that leaves _LEAST_SLAB_BYTES each.
 _GATHERED_BYTES = 2**20
 _LEAST_SLAB_BYTES = 2**12  # a multiple of every dtype
 _WORKERS = 2  # chunks that are aggregated at the same time
-_AHEAD = 4  # chunks that at most wait to be written
+_AHEAD = 4  # largest number of chunks that wait to be written
 _STATE = np.dtype("<f8")
 
 
 class Source(Protocol):
-    """Anything that hands out a model's bytes piece by piece, e.g. `tensor_files.TensorFile`.
+    """Anything that returns a model's bytes piece by piece, e.g. `tensor_files.TensorFile`.
 
-    Several threads may ask, each for the pieces of one chunk in order.
+    Several threads may read, each the pieces of one chunk in order.
     """
 
     @property
@@ -51,10 +52,10 @@ class _Stretch(NamedTuple):
 
 
 def state_specs(rule: AggregationRule, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """Returns the tensors of the rule's state for a model; none where the rule keeps nothing.
+    """Returns the tensors of the rule's state for a model; () if the rule keeps no state.
 
-    One float64 tensor [values, names]: the model's values in canonical order, and for each of them
-    the names that `init` returned, in that order.
+    The state is one float64 tensor [values, names]: the model's values in canonical order, and for
+    each of them the names that `init` returned, in that order.
     """
     names = rule.init(specs)
     size = sum(spec.size for spec in specs)
@@ -74,16 +75,16 @@ def aggregate(
     """Aggregates updates into `sink`, slab by slab.
 
     Args:
-      updates: site name to (update, number of training cases); their specs must be equal.
-      sink: takes the new global model.
-      model: the global model that the sites trained from; needed where the rule reads it.
-      state: the rule's state after the round before; None for its initial values.
-      state_sink: takes the rule's new state; needed where the rule keeps one.
+      updates: site name -> (update, number of training cases); their specs must be equal.
+      sink: receives the new global model.
+      model: the global model that the sites trained from; needed if the rule reads it.
+      state: the rule's state after the previous round; None for its initial values.
+      state_sink: receives the rule's new state; needed if the rule keeps one.
       finish: applied to each piece of the new model, e.g. rounding.
     Raises:
-      ValueError: with fewer updates than the rule can work with, or for one without training
+      ValueError: for fewer updates than the rule can work with, or an update without training
           cases.
-      IncompatibleWeights: where two updates differ in a name, shape or dtype.
+      IncompatibleWeights: if two updates differ in a name, shape or dtype.
     """
     ordered = [(site, *updates[site]) for site in sorted(updates)]
     specs = _checked(rule, ordered)
@@ -158,7 +159,7 @@ def _state_of(
 
 
 def _chunks(specs: Sequence[TensorSpec]) -> Iterator[list[_Stretch]]:
-    """Yields each chunk of a model as its stretches of one dtype."""
+    """Yields each chunk of a model as ranges of one dtype."""
     runs, values = dtype_runs(specs), 0
     for start in range(0, sum(nbytes for _, _, nbytes in runs), CHUNK_BYTES):
         chunk = []

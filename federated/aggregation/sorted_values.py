@@ -1,4 +1,4 @@
-"""The values of all sites, sorted value by value: what the robust rules look at."""
+"""The values of all sites, sorted value by value, for the robust rules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def sorted_values(slab: Slab) -> np.ndarray:
 def mean_of_sorted(values: np.ndarray) -> np.ndarray:
     """Returns the float64 mean of each column of `sorted_values`, or of some rows of it.
 
-    The same bits for any order of the sites, on any machine: sorting leaves only the order of -0
-    and 0 open, and a sum of zeros is made 0 here.
+    The result has the same bits for any order of the sites, on any machine: sorting leaves only the
+    order of -0 and 0 undetermined, and this function makes a sum of zeros 0.
     """
     return weighted_mean(values, [1] * len(values)) + 0.0

@@ -1,6 +1,6 @@
 """Aggregates a round's spooled updates into the files of the next global model.
 
-Each update is read once, and checked on the way against the digest under which it was received.
+Each update is read once, and meanwhile checked against the digest under which it was received.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from federated.tensors.tensor_files import TensorFile, TensorFileWriter, file_di
 from federated.tensors.weights import CHUNK_BYTES, TensorManifest, TensorSpec
 from runkit import atomic
 
-STATE_FORMAT = "1"  # of the file that holds a rule's state
+STATE_FORMAT = "1"  # version of the file that holds a rule's state
 
 
 Combine = Callable[[Mapping[str, tuple[Source, int]], Source], tuple[Source, int]]
 
 
 class CorruptUpdate(Exception):
-    """A spooled update is no longer what was received."""
+    """A spooled update differs from what was received."""
 
     def __init__(self, update: Update):
         super().__init__(update)
@@ -36,7 +36,7 @@ class CorruptUpdate(Exception):
 
 
 class DamagedStore(OSError):
-    """A file that the server itself wrote is missing or no longer as written."""
+    """A file that the server itself wrote is missing or was changed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,30 +69,30 @@ def aggregate_spooled(
     verified: Collection[pathlib.Path] = (),
     combine: Combine | None = None,
 ) -> tuple[TensorManifest, TensorManifest | None]:
-    """Writes the next global model, and the rule's state where it keeps one.
+    """Writes the next global model, and the rule's state if it keeps one.
 
-    Each file is written as a whole or not at all, the state first.
+    Each file is written completely or not at all, the state first.
 
     Args:
-      targets: `targets.state` is written only where the rule keeps a state.
-      specs: of the model.
-      metadata: of the model's file.
-      model: the global model that the sites trained from; opened only where the rule reads it.
+      targets: `targets.state` is written only if the rule keeps a state.
+      specs: the tensors of the model.
+      metadata: metadata of the model's file.
+      model: the global model that the sites trained from; opened only if the rule reads it.
       state: what the rule kept with that model; None for its initial values.
-      shared: names of the tensors that the updates hold, by default all. The others are as in
+      shared: names of the tensors that the updates hold, by default all. The others are taken from
         `model`, which is then opened whatever the rule.
       rounding: applied to each piece of the new model.
-      verified: those of the updates that are known to be what was received.
-      combine: takes the updates and the shared part of `model`, and returns one update that stands
-        for all of them, with its number of training cases. The updates must all be `verified`.
+      verified: those of the updates that are known to be as received.
+      combine: takes the updates and the shared part of `model`, and returns one update that
+        represents all of them, with its number of training cases. The updates must all be
+        `verified`.
     Returns:
-      The manifests of the model and of the state; None for a rule that keeps none.
+      The manifests of the model and of the state; None for a rule without a state.
     Raises:
       CorruptUpdate: naming an update whose content the disk has changed or lost; the targets are
-        then as they were.
-      DamagedStore: where `model` or `state` is missing or no longer as written.
-      OSError: where the system cannot read an update or write a target; it says nothing about the
-        updates.
+        then unchanged.
+      DamagedStore: if `model` or `state` is missing or was changed.
+      OSError: if the system cannot read an update or write a target; the updates may be intact.
     """
     names = {spec.name for spec in specs} if shared is None else frozenset(shared)
     kept_specs = state_specs(rule, [spec for spec in specs if spec.name in names])
@@ -116,7 +116,7 @@ def aggregate_spooled(
         state_writer = None
         if kept_specs:
             about = {"format": STATE_FORMAT, "rule": str(rule)}
-            # Entered last, so renamed first: a global model is never without its state.
+            # Entered last, so renamed first: a global model never exists without its state.
             state_writer = opened.enter_context(_writer(targets.state, kept_specs, about))
         sink = writer if before is None or not partial else CompletingSink(writer, before, names)
         shared_model = None if before is None else selected(before, names)
@@ -141,7 +141,7 @@ def aggregate_spooled(
 
 @contextlib.contextmanager
 def _writer(path, specs, metadata):
-    """Yields a writer of a file that takes its name once the block ends without an error."""
+    """Yields a writer of a file that gets its name once the block ends without an error."""
     with (
         atomic.replacing(path, sync=False) as temporary,
         TensorFileWriter(temporary, specs, metadata) as writer,
@@ -150,7 +150,7 @@ def _writer(path, specs, metadata):
 
 
 def _open_stored(stored: StoredFile) -> TensorFile:
-    """Opens a file of the store whose content is still that of its digest."""
+    """Opens a file of the store after checking that its content still has its digest."""
     remedy = f"restore {stored.path.name} from a backup, or discard the round before"
     try:
         file = TensorFile(stored.path)
@@ -198,7 +198,7 @@ class _SpooledUpdate:
         return data
 
     def check(self) -> None:
-        """Raises CorruptUpdate unless what was read is what was received."""
+        """Raises CorruptUpdate unless the bytes read are those received."""
         if self._verified:
             return
         addresses = b"".join(self._chunks[index].digest() for index in sorted(self._chunks))

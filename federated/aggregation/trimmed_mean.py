@@ -14,8 +14,8 @@ class TrimmedMean(AggregationRule):
     """The mean without the largest and smallest updates of each value; every site counts once.
 
     As long as at most `trim` sites are bad, each value lies within the range of the sound sites'
-    values. The source drops a share of the sites; here it is their number, so that a round with few
-    sites drops as many as one with all. With 2 * trim + 1 updates it is the median.
+    values. The source drops a share of the sites; this rule drops a fixed number, so that a round
+    with few sites drops as many as a round with all. With 2 * trim + 1 updates it is the median.
 
     Source: Yin et al. 2018, Byzantine-Robust Distributed Learning: Towards Optimal Statistical
     Rates (arXiv 1803.01498), Definition 2.

@@ -1,4 +1,4 @@
-"""Adds to an aggregated model the arrays that sites do not share, as in the model before it."""
+"""Completes an aggregated model with the arrays that sites do not share, from the last model."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from federated.tensors.weights import CHUNK_BYTES, TensorSpec
 
 
 class CompletingSink:
-    """Takes the bytes of the shared tensors in canonical order and writes those of all tensors.
+    """Receives the bytes of the shared tensors in canonical order; writes those of all tensors.
 
-    One chunk at a time is in memory.
+    Only one chunk at a time is in memory.
 
     Args:
-      sink: takes the whole model.
-      model: gives its tensors, and the bytes of those that are not shared.
-      shared: names of the tensors whose bytes come by `write`.
+      sink: receives the whole model.
+      model: provides the tensors, and the bytes of those that are not shared.
+      shared: names of the tensors whose bytes are passed to `write`.
     """
 
     def __init__(self, sink: Sink, model: TensorFile, shared: Collection[str]):
@@ -35,7 +35,7 @@ class CompletingSink:
             view, self._left = view[len(piece) :], self._left - len(piece)
 
     def finish(self) -> None:
-        """Writes what follows the last shared tensor."""
+        """Writes the tensors after the last shared one."""
         for spec in self._specs:
             self._copy(spec)
 

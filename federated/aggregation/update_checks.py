@@ -18,7 +18,7 @@ from federated.tensors.tensor_files import TensorFile, TensorSelection
 from federated.tensors.weights import CHUNK_BYTES, DTYPES, TensorSpec, dtype_runs, stretches
 
 _LEAST, _MOST = 0.2, 2.0  # bounds of the usual change, in norms of the initial model
-_SMALL_VALUE = 1e-3  # what each value counts as in an initial model of zeros
+_SMALL_VALUE = 1e-3  # assumed for each value of an initial model of zeros
 
 
 class UpdateCheck:
@@ -65,7 +65,7 @@ class UpdateCheck:
         self._squares[index] = total
 
     def _count(self, start: int, data: bytes | memoryview) -> Counter[int]:
-        """Returns tensor number to its number of non-finite values in a chunk."""
+        """Returns tensor number -> its number of non-finite values in a chunk."""
         counts, number = Counter[int](), bisect.bisect_right(self._places, start) - 1
         while number < len(self._specs) and self._places[number] < start + len(data):
             dtype = DTYPES[self._specs[number].dtype]
@@ -125,14 +125,14 @@ def usual_change(others: Sequence[float], *, initial_norm: float, num_values: in
     """Returns the Euclidean norm of a change to the model that can be expected of an update.
 
     That is the median of the changes by other sites; the site's own updates do not count. It is at
-    least a fifth of the norm of the initial model: before other sites have sent anything, there is
-    no other measure, and a hostile site that sends tiny changes must not shut the others out. It is
-    at most twice that norm, since otherwise a growing model would widen the bound from round to
-    round. For scale: a whole training of 65 epochs in the demo's profile moves the weights by 0.37
-    times the norm of the initial ones.
+    least a fifth of the norm of the initial model, because there is no other measure before other
+    sites have sent updates, and because a hostile site must not shut others out by sending tiny
+    changes. It is at most twice that norm, because otherwise a growing model would widen the bound
+    from round to round. For scale: a whole training of 65 epochs in the demo's profile moves the
+    weights by 0.37 times the norm of the initial ones.
 
     Args:
-      others: norms of the changes by other sites, in the rounds before and in the open one.
+      others: norms of the changes by other sites, in earlier rounds and in the open one.
       initial_norm: norm of global model 0; a model of zeros counts as if every value were 0.001.
       num_values: number of values of a model.
     """

@@ -10,12 +10,12 @@ import numpy as np
 def weighted_mean(arrays: Iterable[np.ndarray], num_examples: Sequence[int]) -> np.ndarray:
     """Returns sum(n_i * x_i) / sum(n_i) in float64, accumulated in the order given.
 
-    It asks for one array after the other, so a generator keeps one of them in memory. An integer n
-    times a float32 is exact in float64 while n < 2**29, so the mean of one site is that site, bit
-    for bit.
+    The arrays are consumed one by one, so with a generator only one of them is in memory. An
+    integer n times a float32 is exact in float64 while n < 2**29, so the mean of a single site
+    equals that site's values bit for bit.
 
     Raises:
-      ValueError: without arrays, or with another number of them than of weights.
+      ValueError: without arrays, or if their number differs from that of the weights.
     """
     total: np.ndarray | None = None
     for array, examples in zip(arrays, num_examples, strict=True):

@@ -1,1 +1,1 @@
-"""The server's log as a hash chain, and the verification of what a run left behind."""
+"""The server's log as a hash chain, and the verification of a run's log and store."""

@@ -28,8 +28,8 @@ def complete(log: EventLog, store: Store) -> None:
             sha256=globals_.get(first - 1),
             backfilled=True,
         )
-        # Replayed once more: an update logged before this line no longer counts, so it is logged
-        # again if the store has it.
+        # An update logged before this line no longer counts, so it is logged again if the store has
+        # it.
         known = _replayed(cast(Iterable[LogLine], log.read()))
     for site, record in store.sites().items():
         if record.num_examples and known.num_examples.get(site) != record.num_examples:
@@ -74,7 +74,7 @@ def complete(log: EventLog, store: Store) -> None:
     for model, by_site in scores.items():
         for site, found in by_site.items():
             if model <= known.removed_scores and (model, site) not in known.scores:
-                continue  # it was logged in a segment that is no longer kept
+                continue  # it was logged in a segment that has been removed
             if known.scores.get((model, site)) != found:
                 log.append("scored", site=site, model=model, scores=found, backfilled=True)
     for name, (site, sha256) in models.items():
@@ -108,14 +108,14 @@ def complete(log: EventLog, store: Store) -> None:
 
 
 def _about_sums(store: Store) -> dict[str, dict[str, int]]:
-    """Returns what the store knows of a round's sum; nothing without secure aggregation."""
+    """Returns the store's facts about a round's sum; {} without secure aggregation."""
     settings = store.secure_aggregation
     return {} if not settings else {"secure_aggregation": {"threshold": settings["threshold"]}}
 
 
 @dataclasses.dataclass
 class _Known:
-    """What a log says was received and not discarded later, by digest."""
+    """The digests of what a log says was received and not discarded later."""
 
     aggregated: dict[int, str] = dataclasses.field(default_factory=dict)  # round -> global model
     # (round in which it counts, site, update)
@@ -127,14 +127,14 @@ class _Known:
     num_examples: dict[str, int] = dataclasses.field(default_factory=dict)
     # (model, site) -> scores
     scores: dict[tuple[int, str], dict[str, float]] = dataclasses.field(default_factory=dict)
-    fixed: bool = False  # which models are evaluated
+    fixed: bool = False  # whether the models to evaluate are fixed
     finished: bool = False
-    removed_rounds: int = 0  # whose lines are in segments that are no longer kept
-    removed_scores: int = -1  # the newest model whose scores may be there
+    removed_rounds: int = 0  # number of rounds whose lines are in removed segments
+    removed_scores: int = -1  # the newest model whose scores may be in removed segments
 
     @classmethod
     def carried(cls, record: ContinuedLine) -> _Known:
-        """Begins with the first line of a log whose earlier segments are no longer kept."""
+        """Starts from the first line of a log whose earlier segments have been removed."""
         found = Carried.from_json(record["carried"])
         return cls(
             aggregated={found.round: found.sha256 or ""} if found.round else {},

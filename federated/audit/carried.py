@@ -1,8 +1,8 @@
-"""What a new segment of the log carries on from the lines before it.
+"""The state of a run that the first line of a new log segment carries over from earlier lines.
 
-Its first line holds this, so that a run goes on, and is audited from there, without the earlier
-segments. It does not grow with the number of rounds: only the scores of earlier models and the
-digests of earlier rounds are left out.
+With it, a run can continue, and be audited from there, without the earlier segments. It does not
+grow with the number of rounds, because the scores of earlier models and the digests of earlier
+rounds are left out.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from federated.rounds.log_lines import LogLine
 
 @dataclasses.dataclass
 class Carried:
-    """The run as a log records it, up to one line."""
+    """The state of a run as recorded by its log, up to one line."""
 
-    round: int = 0  # the last one that was aggregated
-    sha256: str | None = None  # of its global model, if logged
+    round: int = 0  # the last round that was aggregated
+    sha256: str | None = None  # digest of its global model, if logged
     # (round in which it counts, site) -> (round that it was trained for, its digest, cases); only
-    # of rounds that are not aggregated
+    # for rounds that are not aggregated
     pushed: dict[tuple[int, str], tuple[int, str, int]] = dataclasses.field(default_factory=dict)
     num_examples: dict[str, int] = dataclasses.field(default_factory=dict)
     evicted: set[str] = dataclasses.field(default_factory=set)
@@ -30,13 +30,13 @@ class Carried:
     # name of a model that the operator gave -> digest
     given: dict[str, str] = dataclasses.field(default_factory=dict)
     rows: dict[str, str] = dataclasses.field(default_factory=dict)  # site -> digest
-    fixed: bool = False  # which models are evaluated
+    fixed: bool = False  # whether the models to evaluate are fixed
     best_round: int | None = None  # once it is fixed
     finished: bool = False
-    certificate: str = ""  # of the server that was started last
+    certificate: str = ""  # certificate of the server that was started last
 
     def take(self, record: LogLine) -> None:
-        """Adds one line; a line of another kind changes nothing."""
+        """Adds one line; lines of other kinds change nothing."""
         if record["event"] == "started":
             self.certificate = record.get("certificate", "")
         elif record["event"] == "login":
@@ -74,7 +74,7 @@ class Carried:
                 self.best_round = record.get("best_round")
 
     def to_json(self) -> dict[str, Any]:
-        """Returns it as JSON, the same for the same run."""
+        """Returns the state as JSON, the same for the same run."""
         return {
             **dataclasses.asdict(self),
             "pushed": [[*key, *found] for key, found in sorted(self.pushed.items())],
@@ -87,7 +87,7 @@ class Carried:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Carried:
-        """Raises KeyError, TypeError or ValueError for anything else than `to_json` returns."""
+        """Raises KeyError, TypeError or ValueError for anything that `to_json` does not return."""
         return cls(
             **{
                 **value,

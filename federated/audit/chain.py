@@ -1,5 +1,7 @@
-"""Reads the event log and checks its chain: each line has the hash of the one before, rounds are
-signed by the server, and segments follow each other. How it is written: `federated.audit.log`.
+"""Reads the event log and checks its chain.
+
+Each line has the hash of the previous one, rounds are signed by the server, and segments follow one
+another. `federated.audit.log` writes the log.
 """
 
 from __future__ import annotations
@@ -36,9 +38,9 @@ _LINE = re.compile(
 
 
 class BrokenChain(ValueError):
-    """The log, or what it is about, is not as it was written; `line` is the first to show it.
+    """The log, or a file that it describes, was changed; `line` is the first to show it.
 
-    `segment` is the file of the full segment at fault, None for any other fault.
+    `segment` is the file of the damaged full segment, None for any other fault.
     """
 
     def __init__(self, line: int, why: str, *, segment: str | None = None):
@@ -61,8 +63,8 @@ def read_chain(
     """
     path = pathlib.Path(path)
     head, last, server = FIRST, 0, None
-    name: str | None = None  # of the full segment that is read
-    ends: dict[int, tuple[int, str]] = {}  # of segments: last line, its hash
+    name: str | None = None  # name of the full segment that is read
+    ends: dict[int, tuple[int, str]] = {}  # segment -> its last line and that line's hash
     for number, segment, line in _segments(path):
         before, name = name, None if segment is None else _name(segment)
         place = {"segment": name}
@@ -73,7 +75,7 @@ def read_chain(
                 return
             raise BrokenChain(due, "is not whole", **place)
         record, found = _checked(line, due, place)
-        if first and number != 1 and last == 0:  # the segments before it are not kept
+        if first and number != 1 and last == 0:  # earlier segments have been removed
             head, due = record["previous"], record["line"]
         if record["previous"] != head or record["line"] != due:
             ended = f", with which {before} ends" if first and before else ""
@@ -112,7 +114,7 @@ def read_chain(
 def _checked(
     line: bytes, number: int, place: dict[str, str | None]
 ) -> tuple[LogLine, re.Match[bytes]]:
-    """Returns the record of a line and its parts. Raises BrokenChain unless its hash fits."""
+    """Returns the record of a line and its parts. Raises BrokenChain unless its hash matches."""
     found = _LINE.fullmatch(line)
     if not found:
         raise BrokenChain(number, "is not a chained event", **place)
@@ -122,13 +124,16 @@ def _checked(
 
 
 def _segments(path: pathlib.Path) -> Iterator[tuple[int | None, pathlib.Path | None, bytes]]:
-    """Yields the lines of a log with (number of the segment at its first line, else None; file of
-    the full segment, None for the newest).
+    """Yields (segment, file, line) for each line of a log.
+
+    The segment is its number at its first line, else None; the file is that of the full segment,
+    None for the newest.
 
     Raises:
-      BrokenChain: if a segment is missing that the log does not say was removed, or is damaged.
+      BrokenChain: if a segment is damaged, or is missing without the log saying that it was
+        removed.
     """
-    with open(path, "rb") as stream:  # first: a running server may replace it by its next segment
+    with open(path, "rb") as stream:  # first, because a running server may replace it
         opening = stream.readline()
         full = log_segments.archived(path)
         newest, removed = _opened_by(opening, full)
@@ -157,8 +162,9 @@ def _segments(path: pathlib.Path) -> Iterator[tuple[int | None, pathlib.Path | N
 
 
 def _opened_by(line: bytes, full: dict[int, pathlib.Path]) -> tuple[int, int]:
-    """Returns the number of the newest segment by its first line, and how many it says were
-    removed. A line that was changed says nothing: it is then looked at where it is due.
+    """Returns the newest segment's number by its first line, and how many segments were removed.
+
+    A line that was changed is ignored here: it is checked later, in its turn.
     """
     try:
         record, _ = _checked(line, 1, {})
@@ -175,7 +181,7 @@ def _name(segment: pathlib.Path) -> str:
 
 
 def _first_line(line: bytes) -> int:
-    """Returns the number that a line states, 0 if it states none."""
+    """Returns the number that a line states, 0 if it does not state one."""
     found = re.search(rb', "line": (\d{1,15}), "previous": "', line)
     return int(found[1]) if found else 0
 

@@ -1,16 +1,16 @@
-"""An event log in which changes show: each line has the hash of the one before, rounds are signed.
+"""A tamper-evident event log: each line has the hash of the previous one, rounds are signed.
 
     {"time": ..., "event": "aggregated", ..., "line": 17, "previous": <hash of line 16>,
      "hash": <hash of this line up to here>, "signature": ...}
 
 `hash` is the SHA-256 of the line's bytes before the key "hash". To change, remove or insert a line,
-all later lines have to be rewritten. That shows in the signatures by the server's key, and in a
-hash of the last line (`head`) that was recorded elsewhere.
+all later lines have to be rewritten. That is detected by the signatures of the server's key, and by
+a hash of the last line (`head`) that was recorded elsewhere.
 
-A log that has grown to a given size goes on in a new segment, see `runkit.log_segments`. The chain
-goes on with it: the first line of a segment has the hash of the last line of the one before. That
-line is signed, and also holds what the segment builds on (`carried`), so that the oldest segments
-can be removed if the operator wants that; it then says so.
+A log that has grown to a given size continues in a new segment, see `runkit.log_segments`. The
+chain continues across segments: the first line of a segment has the hash of the last line of the
+previous one. That first line is signed, and also holds the state on which the segment builds
+(`carried`), so that the operator may have the oldest segments removed; the line then says so.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from runkit.events import EventLog, records
 from runkit.log_segments import CONTINUED
 
 _ONE_SEGMENT = 1  # format of a log in one segment, which earlier releases read too
-# On disk before the next line is written: an operator may note the hash of a signed line.
+# Synced before the next line is written, because an operator may record the hash of a signed line.
 SYNCED = SIGNED | {"started"}
 SEGMENT_BYTES = 16 * 2**20
 Listener = Callable[[LogLine], None]  # called with every line once it is written
@@ -48,14 +48,14 @@ Listener = Callable[[LogLine], None]  # called with every line once it is writte
 class AuditLog(EventLog):
     """Appends chained events. Thread-safe.
 
-    Half a line that a kill left behind is cut off: its event was never acknowledged.
+    Half a line that a kill left behind is cut off, because its event was never acknowledged.
 
     Args:
       path, clock: as in `EventLog`.
       key: PEM file of the elliptic-curve key that signs the end of a round; None signs nothing.
       listeners: called with every record once it is written, e.g. for TensorBoard.
-      segment_bytes: size at which the log goes on in a new segment.
-      keep_segments: number of newest full segments that stay, 0 for all.
+      segment_bytes: size at which the log continues in a new segment.
+      keep_segments: number of newest full segments to keep, 0 for all.
     Raises:
       ValueError: if the last line is not chained, because another program wrote the log or it was
         changed; if a segment is missing; or if the key is of another kind.
@@ -79,11 +79,11 @@ class AuditLog(EventLog):
         self._pending: tuple[str, dict[str, Any]] = ("", {})
         self._carried = Carried()
         self._segment, self._before = 1, 0  # number of the segment, and of lines before it
-        self._ends: dict[int, tuple[int, str]] = {}  # of full segments: last line, its hash
-        self._removed: RemovedSegments | None = None  # what the log says is no longer kept
+        self._ends: dict[int, tuple[int, str]] = {}  # full segment -> last line and its hash
+        self._removed: RemovedSegments | None = None  # what the log says has been removed
         self._segment_bytes, self._keep_segments = segment_bytes, keep_segments
         self._rotate_at = segment_bytes
-        self._unsynced_name = False  # whether a power cut may bring the earlier segment back
+        self._unsynced_name = False  # whether a power cut may restore the earlier segment
         self._resume()
 
     @property
@@ -93,22 +93,22 @@ class AuditLog(EventLog):
 
     @property
     def format(self) -> int:
-        """The number of the format that the log has now."""
+        """The current format number of the log."""
         return _ONE_SEGMENT if self._segment == 1 else FORMAT
 
     def read(self) -> Iterator[LogLine]:
-        """Yields the events in order, without one whose sync failed: the next line replaces it.
+        """Yields the events in order, except one whose sync failed, which the next line replaces.
 
-        Events of segments that are no longer kept are left out.
+        Events of removed segments are left out.
         """
         with contextlib.ExitStack() as held:
-            with self._mutex:  # a segment may be added and removed while this one reads
+            with self._mutex:  # a segment may be added and removed while this method reads
                 if not self.path.exists():
                     return
                 stream = held.enter_context(open(self.path, "rb"))
                 count = self._count - self._before
                 earlier = log_segments.before(self.path, self._segment)
-                # Held open only if they may be removed meanwhile.
+                # Keep them open only if they may be removed meanwhile.
                 files = [
                     held.enter_context(open(path, "rb")) if self._keep_segments else None
                     for path in earlier
@@ -144,7 +144,7 @@ class AuditLog(EventLog):
             logging.warning("event=listener_failed reason=%s", reason)
 
     def _note(self, pending: tuple[str, dict[str, Any]]) -> LogLine:
-        """Counts a line that is written, and returns it."""
+        """Counts a line that was written, and returns it."""
         self._count, (self._head, fields) = self._count + 1, pending
         record = cast(LogLine, fields)
         self._carried.take(record)
@@ -158,7 +158,7 @@ class AuditLog(EventLog):
             self._unsynced_name = False
 
     def _rotate(self) -> list[LogLine]:
-        """Goes on in a new segment; returns its first record, nothing if the disk forbids it now.
+        """Continues in a new segment; returns its first record, or [] if the disk prevents it.
 
         At each moment the whole log is on disk: the full segment is compressed and synced beside
         the log before the new one takes its name.
@@ -180,7 +180,7 @@ class AuditLog(EventLog):
         try:
             self._sync()
             self._remove()
-        except OSError as error:  # the next signed line is synced with the name, or not written
+        except OSError as error:  # the next signed line syncs the name too, or is not written
             logging.warning("event=log_segment_left reason=%s", error.strerror)
         return [opening]
 
@@ -211,7 +211,7 @@ class AuditLog(EventLog):
                     raise
 
     def _remove(self) -> None:
-        """Removes the segments that the log says are no longer kept."""
+        """Removes the segments that the log declares as removed."""
         if self._removed is None:
             return
         for number, path in log_segments.archived(self.path).items():
@@ -264,7 +264,7 @@ class AuditLog(EventLog):
             self.append("log_cut", lines=rest.count(b"\n"), reason=str(damage))
 
     def _continued(self, record: ContinuedLine, *, active: bool) -> None:
-        """Takes over what the first line of a segment says."""
+        """Adopts the state in the first line of a segment."""
         if self._count == 0 and record["line"] > 1:
             self._carried = Carried.from_json(record["carried"])
         self._ends[record["segment"] - 1] = record["line"] - 1, record["previous"]
@@ -273,12 +273,13 @@ class AuditLog(EventLog):
             self._segment, self._before = record["segment"], record["line"] - 1
 
     def _set_aside(self, rest: bytes, damage: BrokenChain) -> None:
-        """Keeps the end of the log that a power cut has damaged beside it; what it told is logged
-        again from the store.
+        """Moves the end of the log that a power cut has damaged into a file beside it.
+
+        Its events are logged again from the store.
 
         Raises:
-          ValueError: where it cannot be the work of a power cut: such a line is synced, with all
-            that is before it, before the next is written.
+          ValueError: if a power cut cannot be the cause, because the damaged line was synced, with
+            everything before it, before the next one was written.
         """
         earlier = rest[: rest.rstrip(b"\n").rfind(b"\n") + 1]
         if damage.segment is not None:

@@ -36,12 +36,12 @@ from federated.tensors.weights import Digest, TensorSpec
 
 @dataclasses.dataclass(frozen=True)
 class Verified:
-    """What `verify` found to be in order."""
+    """The results of `verify`."""
 
     lines: int  # number of lines of the log
     head: str  # hash of its last line
-    rounds: tuple[int, ...]  # whose global models are in the store, as logged
-    recomputed: tuple[int, ...]  # of these, the rounds whose kept updates give the model again
+    rounds: tuple[int, ...]  # rounds whose global models are in the store, as logged
+    recomputed: tuple[int, ...]  # of these, the rounds whose model the kept updates reproduce
     pruned: tuple[int, ...]  # rounds whose global models the server did not keep
     rule_states: tuple[int, ...] = ()  # rounds whose state of the aggregation rule is as logged
     discarded: tuple[int, ...] = ()  # rounds that the operator discarded, with repetitions
@@ -49,16 +49,16 @@ class Verified:
     given: tuple[str, ...] = ()  # models that the operator gave that are as logged
     rows: tuple[str, ...] = ()  # sites whose rows are as logged
     best_round: int | None = None  # selected again by the logged scores; None before it is final
-    segments: int = 1  # of the log, those that are no longer kept included
-    removed_lines: int = 0  # first lines of the log, in segments that are no longer kept
+    segments: int = 1  # number of segments of the log, including removed ones
+    removed_lines: int = 0  # first lines of the log, in removed segments
     removed_rounds: int = 0  # first rounds, which cannot be checked without these lines
-    # Rounds of masked updates, whose average cannot be computed again by anyone.
+    # Rounds of masked updates, whose average nobody can compute again.
     summed: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass
 class _Run:
-    """The run as the log records it, up to one line."""
+    """The state of the run as recorded by the log, up to one line."""
 
     pushed: dict[tuple[int, str], tuple[str, int]] = dataclasses.field(default_factory=dict)
     aggregated: dict[int, AggregatedLine] = dataclasses.field(default_factory=dict)
@@ -82,7 +82,7 @@ class _Run:
         return max(self.aggregated, default=self.removed_rounds)
 
     def begin(self, record: ContinuedLine) -> None:
-        """Begins with the first line of a log whose earlier segments are no longer kept."""
+        """Starts from the first line of a log whose earlier segments have been removed."""
         line, time = record["line"], record["time"]
         self.carried = found = Carried.from_json(record["carried"])
         self.removed_lines, self.removed_rounds = line - 1, found.round
@@ -194,12 +194,12 @@ def verify(
 ) -> Verified:
     """Checks a store's log, compares the store with it, and recomputes rounds from kept updates.
 
-    It only reads, and may run beside the server.
+    It only reads, and may run while the server runs.
 
     Args:
       store: the server's folder, or a copy of it.
       authority: as in `log.read_chain`.
-      head: a hash recorded earlier, or its first digits; the log must still have that line.
+      head: a hash recorded earlier, or its first digits; the log must still contain that line.
     Raises:
       BrokenChain: naming the first line that is wrong, or that the store contradicts.
       ValueError: if the folder has no log.
@@ -295,7 +295,7 @@ def _has_rule_state(store: StoreFolder, record: AggregatedLine) -> bool:
 
 
 def _sharing(store: StoreFolder, numbers: Iterable[int]) -> Sharing:
-    """Returns what the plan says about each array; every global model holds the plan."""
+    """Returns the plan's sharing rule for each array; every global model holds the plan."""
     for path in filter(pathlib.Path.is_file, map(store.global_path, numbers)):
         try:
             with TensorFile(path) as file:
@@ -416,7 +416,7 @@ def _recompute(store: StoreFolder, record: AggregatedLine, sharing: Sharing) -> 
     if "secure_aggregation" in record:
         return False  # the updates of its line are masked
     folder = store.kept_folder(number)
-    # The file is named after the round that it was trained for; a late one counts in the next.
+    # The file is named after the round for which it was trained; a late update counts in the next.
     found = {
         site: list(folder.glob(f"round_*.{site}.{sha256[:16]}.safetensors"))
         for site, sha256 in record["updates"].items()
@@ -493,7 +493,7 @@ def _digests(
 
 
 class _DigestSink:
-    """Takes the bytes of tensors and keeps their digest only."""
+    """Receives the bytes of tensors and keeps only their digest."""
 
     def __init__(self, specs: tuple[TensorSpec, ...]):
         self._digest = Digest(specs)

@@ -1,6 +1,4 @@
-"""The calls in progress at a server: how many each caller may have, how long each may stand still,
-and what ends them early.
-"""
+"""The calls in progress at a server, with limits on their number per caller and on silence."""
 
 from __future__ import annotations
 
@@ -16,8 +14,8 @@ from absl import logging
 from federated.errors import FederationError, TooManyCalls
 from runkit import periodic
 
-# A waiting call, a heart beat, a transfer or its place in the queue; and as many again that are
-# left over from a site that was killed.
+# A waiting call, a heart beat, a transfer or its place in the queue; and as many again that may be
+# left over from a killed process of the site.
 PER_CALLER = 6
 FIRST_MESSAGE_S = 60.0  # from a call's headers to its first message
 # Between two messages of a transfer, in either direction; slow links send one far more often.
@@ -28,8 +26,9 @@ Message = TypeVar("Message")
 
 
 class Call:
-    """One call in progress. `moved` reports every message, so that a slow transfer is kept alive
-    and a silent one ends.
+    """One call in progress.
+
+    `moved` reports every message, so that a slow transfer is kept alive and a silent one ends.
     """
 
     def __init__(
@@ -59,10 +58,10 @@ class Call:
 class Calls:
     """Every call of every caller, from its headers to its end. Thread-safe.
 
-    A caller is a site that is admitted, or was a moment ago. By holding calls open it uses up only
-    its own places. Once a second every call is checked: it ends if it has stood still for too long,
-    or if its caller would now be turned away (evicted, revoked, expired). An upload that ended this
-    way resumes once the site is admitted again.
+    A caller is a site that is, or recently was, admitted. By holding calls open it uses up only its
+    own places. Once a second every call is checked: it ends if it has been idle for too long, or if
+    its caller would now be turned away (evicted, revoked, expired). An upload that ended this way
+    resumes once the site is admitted again.
 
     Args:
       per_caller: limit on the calls that one caller may have at the same time.
@@ -130,7 +129,7 @@ class Calls:
     def _watch(self) -> None:
         try:
             self.check()
-        except Exception:  # a check that fails ends no call; the next one follows in a second
+        except Exception:  # a failed check ends no call; the next one follows in a second
             logging.exception("event=calls_not_checked")
 
 

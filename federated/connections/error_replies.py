@@ -1,5 +1,6 @@
-"""Errors as replies: one gRPC status per class; the class name and its reasons travel in the
-trailing metadata.
+"""Errors as replies: one gRPC status per class.
+
+The class name and the reasons are sent in the trailing metadata.
 """
 
 from __future__ import annotations
@@ -38,18 +39,18 @@ _STATUS = {
     errors.UnknownModel: grpc.StatusCode.NOT_FOUND,
     errors.DamagedTransfer: grpc.StatusCode.DATA_LOSS,
 }
-# Bytes of an error's text: percent-encoding may double it, and the other end accepts 64 KiB of
-# metadata.
+# Limit on an error's text in bytes: percent-encoding may double it, and the other end accepts
+# 64 KiB of metadata.
 _MAX_TEXT = 24 * 2**10
-_MAX_LOGGED = 1500  # characters of it in the server's own log
+_MAX_LOGGED = 1500  # characters of an error's text in the server's own log
 _lines = LineBudget()
 
 
 def turned_away(error: errors.FederationError) -> grpc.RpcMethodHandler:
     """Returns a handler that answers with `error` before it reads a message."""
     _log(error)
-    # Stream in, stream out: before such a handler asks for a message gRPC reads none, whatever the
-    # method is.
+    # Stream in, stream out: for such a handler gRPC does not read a message before it asks for one,
+    # whatever the method is.
     return grpc.stream_stream_rpc_method_handler(lambda _, context: _abort(context, error))
 
 
@@ -57,8 +58,8 @@ def turned_away(error: errors.FederationError) -> grpc.RpcMethodHandler:
 def answering(context: grpc.ServicerContext) -> Iterator[None]:
     """Ends a call with the error that its block raises.
 
-    Errors of this package go to the caller as they are. Any other error is logged here, and the
-    caller hears only that the server failed.
+    Errors of this package are sent to the caller unchanged. Any other error is logged here, and the
+    caller only learns that the server failed.
     """
     try:
         yield
@@ -78,10 +79,10 @@ def answering(context: grpc.ServicerContext) -> Iterator[None]:
 
 
 def storage_trouble(error: BaseException) -> errors.StorageTrouble | None:
-    """Returns the reply for an error of the system that keeps the server from using its store;
-    None for any other error.
+    """Returns the reply for a system error that keeps the server from using its store.
 
-    Such trouble passes, and the caller tries again. A damaged database does not pass.
+    None for any other error. Such trouble is temporary, and the caller tries again. A damaged
+    database is not temporary.
     """
     if not isinstance(error, (OSError, sqlite3.OperationalError)):
         return None
@@ -94,8 +95,9 @@ def storage_trouble(error: BaseException) -> errors.StorageTrouble | None:
 
 
 def _log(error: errors.FederationError) -> None:
-    """Logs a refusal, within a budget: a caller that is refused again and again must not fill the
-    log.
+    """Logs a refusal within a budget.
+
+    A caller that is refused repeatedly thus cannot fill the log.
     """
     omitted = _lines.take(type(error).__name__)
     if omitted is not None:

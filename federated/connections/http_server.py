@@ -1,5 +1,6 @@
-"""A plain HTTP server for one small page, which no flood of connections can make take the process's
-file descriptors or threads from the sites.
+"""A plain HTTP server for one small page.
+
+A flood of connections cannot make it take the process's file descriptors or threads from the sites.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication  # Python 3.11
 
 PLACES = 16  # connections at a time; a monitoring system needs one or two
-LONGEST_S = 10.0  # for a whole request and its answer
-_LOOK_S = 0.1  # between two looks whether it is to end
+LONGEST_S = 10.0  # time limit for a whole request and its answer
+_LOOK_S = 0.1  # time between two checks whether to end
 
 
 @contextlib.contextmanager
@@ -38,14 +39,14 @@ def answering(
 ) -> Iterator[int]:
     """Answers requests with `app` while the block runs; yields the port.
 
-    A connection beyond `places` is closed at once, and so is one that is not over after
-    `longest_s`, however it spends its time.
+    A connection beyond `places` is closed at once, and so is one that takes longer than
+    `longest_s`, however it spends the time.
 
     Args:
-      host: the address to listen on, an IPv6 address with or without brackets.
+      host: the address to listen on; an IPv6 address may have brackets.
       port: 0 takes any free one.
-      what: what cannot be served, for the message, e.g. "metrics".
-      remedy: what to do if the port is in use or the address not of this machine.
+      what: the subject of the error message, e.g. "metrics".
+      remedy: the remedy if the port is in use or the address is not one of this machine.
     Raises:
       PortInUse: if the address or port cannot be used.
     """
@@ -70,12 +71,12 @@ def answering(
 
 class _Handler(simple_server.WSGIRequestHandler):
     def log_message(self, format: str, *values: Any) -> None:
-        """Logs nothing: whoever can reach the port could fill the disk."""
+        """Logs nothing, because anyone who can reach the port could fill the disk."""
 
 
 class _Server(socketserver.ThreadingMixIn, simple_server.WSGIServer):
     daemon_threads = True
-    request_queue_size = 64  # that wait to be accepted
+    request_queue_size = 64  # connections that wait to be accepted
 
     def __init__(self, host: str, port: int, places: int, longest_s: float):
         self._free, self._longest_s = threading.Semaphore(places), longest_s
@@ -85,7 +86,7 @@ class _Server(socketserver.ThreadingMixIn, simple_server.WSGIServer):
         super().__init__(address[:2], _Handler)  # type: ignore[arg-type]
 
     def server_bind(self) -> None:
-        # Not HTTPServer's, which looks up the name of the address and may wait long for it.
+        # Not HTTPServer's method, which looks up the name of the address and may wait long for it.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
         self.setup_environ()

@@ -1,4 +1,4 @@
-"""The messages of one incoming stream, counted, measured and decoded as they are asked for."""
+"""The messages of one incoming stream, counted, measured and decoded on demand."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from federated.errors import DamagedTransfer
 
 
 class Inbox:
-    """Keeps what has arrived until it is asked for, even if the call is cut meanwhile.
+    """Keeps arrived messages until they are requested, even if the call is cut meanwhile.
 
-    If a call is cut before the handler asks for a message that arrived whole, gRPC forgets that
+    If a call is cut before the handler asks for a message that has fully arrived, gRPC drops that
     message; in a transfer, that would be one more chunk to send again. gRPC reads one message ahead
     of the handler, so the inbox holds at most one.
 

@@ -1,8 +1,8 @@
-"""Notices that the server no longer accepts connections.
+"""Detects that the server no longer accepts connections.
 
-gRPC gives up its listening socket for good when the system refuses it a connection once: without
-memory for it, without free descriptors in the whole system, or by a rule of its firewall. The port
-stays open, the system completes connections to it, and callers wait without end.
+gRPC permanently abandons its listening socket if the system refuses it a connection once: for lack
+of memory, for lack of free descriptors in the whole system, or by a firewall rule. The port stays
+open, the system completes connections to it, and callers wait forever.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ _STEP_S = 0.05
 class ListenerCheck:
     """Connects to the server's own port from time to time.
 
-    A connection counts as accepted once this process has its other end. If none can be made, that
-    says nothing: a crowd may fill the queue of a server that accepts as fast as it can.
+    A connection counts as accepted once this process has its other end. If no connection can be
+    made, that is inconclusive: many callers may fill the queue of a server that accepts as fast as
+    it can.
 
     Args:
-      host: that the server listens on; of a wildcard address, the loopback address is used.
+      host: the address that the server listens on; for a wildcard, the loopback address is used.
       on_loss: called once, when a connection was not accepted within `patience_s`.
       clock: seconds since any fixed moment.
     """
@@ -49,7 +50,7 @@ class ListenerCheck:
         self._over = threading.Event()
 
     def is_lost(self) -> bool:
-        """Makes one connection; returns whether nobody accepts it."""
+        """Makes one connection; returns whether it is not accepted."""
         try:
             ours = socket.create_connection(self._address, self._patience_s)
         except OSError:
@@ -78,7 +79,7 @@ class ListenerCheck:
     def _watch(self) -> None:
         try:
             lost = self.is_lost()
-        except OSError as error:  # no free descriptor to look with
+        except OSError as error:  # no free descriptor to check with
             logging.debug("event=listener_check_blind reason=%s", error.strerror)
             return
         if lost:

@@ -1,4 +1,4 @@
-"""How often a site may log in: several times in a row after restarts, then at a steady pace."""
+"""Limits how often a site may log in: several times in a row after restarts, then steadily."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Callable
 
 from federated.errors import TooManyCalls
 
-# Logins in a row, e.g. of a site that is restarted again and again while it is being set up.
+# Logins in a row, e.g. of a site that is restarted repeatedly while it is being set up.
 AT_ONCE = 20
-EVERY_S = 1.0  # after that
+EVERY_S = 1.0  # time between logins after that
 _LONGEST_WAIT_S = 10.0
 
 
 class LoginPace:
-    """When each site may log in next. Thread-safe.
+    """Schedules when each site may log in next. Thread-safe.
 
     A login costs the server a handshake and the comparison of two plans. A site that keeps logging
-    in waits here, in its own call, and takes no time from the rounds of the others.
+    in waits here, in its own call, and does not delay the rounds of the others.
 
     Args:
       clock: seconds since any fixed moment.

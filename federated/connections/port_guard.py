@@ -1,8 +1,8 @@
-"""Keeps room at the server's port: silent connections make way, and no caller holds many.
+"""Keeps places free at the server's port: closes silent connections and limits each caller's.
 
-gRPC itself accepts a fixed number of connections and ends handshakes that stand still. With these
-limits alone, the first to come could hold every place for as long as a handshake may take, and one
-site with a valid certificate could hold them forever.
+gRPC itself accepts a fixed number of connections and ends stalled handshakes. With these limits
+alone, the first callers could hold every place for as long as a handshake may take, and one site
+with a valid certificate could hold them forever.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from absl import logging
 
 from runkit import periodic
 
-CONNECTIONS_PER_CALLER = 6  # a site has one, its doctor and a restart another
+CONNECTIONS_PER_CALLER = 6  # a site has one; its doctor and a restart have another each
 _EVERY_S = 0.25
-_PATIENCE_S = 0.5  # for a handshake and a first call, once places are scarce
+_PATIENCE_S = 0.5  # time for a handshake and a first call, once places are scarce
 
 Address = tuple[str, int]
 
@@ -46,10 +46,10 @@ class PortGuard:
         self._lock = threading.Lock()
         self._callers: dict[str, str] = {}  # peer -> caller
         self._since: dict[Address, float] = {}
-        self._told = -math.inf  # when connections that were closed were last logged
+        self._told = -math.inf  # when closed connections were last logged
 
     def note(self, peer: str, caller: str) -> None:
-        """Records whose connection it is.
+        """Records the caller of a connection.
 
         Args:
           peer: as gRPC writes it: "ipv4:127.0.0.1:1234", "ipv6:%5B::1%5D:1234".
@@ -58,9 +58,7 @@ class PortGuard:
             self._callers[peer] = caller
 
     def look(self, port: int) -> int:
-        """Closes the connections to the server's own `port` that have to make way; returns their
-        number.
-        """
+        """Closes the excess connections to the server's own `port`; returns their number."""
         now = self._clock()
         with contextlib.ExitStack() as stack:
             connections = {
@@ -88,7 +86,7 @@ class PortGuard:
                 leaving += old[: max(0, len(unknown) - self._places // 4)]
             for address in leaving:
                 with contextlib.suppress(OSError):  # it may have ended by itself
-                    # gRPC notices that it is closed, and closes its end.
+                    # gRPC notices that the connection is closed, and closes its end.
                     connections[address].shutdown(socket.SHUT_RDWR)
         return len(leaving)
 
@@ -99,7 +97,7 @@ class PortGuard:
     def _watch(self, port: int) -> None:
         try:
             closed = self.look(port)
-        except OSError as error:  # no free descriptor to look with; gRPC's own limits hold
+        except OSError as error:  # no free descriptor to check with; gRPC's own limits apply
             logging.debug("event=door_blind reason=%s", error.strerror)
             return
         if closed and self._clock() - self._told >= 60:
@@ -111,8 +109,9 @@ class PortGuard:
 
 
 def _beyond(callers: dict[Address, str], since: dict[Address, float]) -> list[Address]:
-    """Returns the oldest connections of each caller that has too many: a site that connects again
-    keeps the new one.
+    """Returns the oldest connections of each caller that has too many.
+
+    A site that connects again thus keeps its new connection.
     """
     by_caller = defaultdict[str, list[Address]](list)
     for address in sorted(callers, key=since.__getitem__):
@@ -125,8 +124,9 @@ def _beyond(callers: dict[Address, str], since: dict[Address, float]) -> list[Ad
 
 
 def connections_to(port: int) -> Iterator[tuple[Address, socket.socket]]:
-    """Yields this process's connections to its own `port`: the address of the other end, and a
-    duplicate of our socket.
+    """Yields this process's connections to its own `port`.
+
+    Each is the address of the other end, and a duplicate of our socket.
     """
     for name in os.listdir("/dev/fd"):
         try:
@@ -159,7 +159,8 @@ def _address(peer: str) -> Address | None:
 
 
 def _plain(host: str) -> str:
-    """Returns an address as both sources write it: a dual-stack socket shows an IPv4 address as
-    ::ffff:127.0.0.1.
+    """Returns an address in the form that both sources share.
+
+    A dual-stack socket shows an IPv4 address as ::ffff:127.0.0.1.
     """
     return host.removeprefix("::ffff:").partition("%")[0]

@@ -1,5 +1,7 @@
-"""Transfers wait for slots: only a few move bytes at once, so that memory does not grow with the
-number of sites, and no site holds more than one slot.
+"""A queue in which transfers wait for slots.
+
+Only a few transfers move bytes at once, so that memory does not grow with the number of sites, and
+no site holds more than one slot.
 """
 
 from __future__ import annotations
@@ -15,21 +17,21 @@ PACE_BYTES = 32 * 2**20  # in `lapse_s` seconds; at the default 5 s about 54 Mbi
 
 
 class TransferQueue:
-    """Hands out `count` slots. The next one goes to the name whose last slot is longest ago, or, if
-    that does not decide, to the first to ask.
+    """Hands out `count` slots. Thread-safe.
 
-    Thread-safe. Each name holds one slot at a time, so calls that hold a slot and move nothing
-    delay only further calls of the same name.
+    The next slot goes to the name whose last slot was longest ago or, in a tie, to the first to
+    ask. Each name holds one slot at a time, so calls that hold a slot and move nothing delay only
+    further calls of the same name.
 
-    A slow link starves no other: a slot lapses when its transfer moves fewer than PACE_BYTES in
-    `lapse_s` seconds, and the transfer continues without it. So does a transfer that has waited for
-    `patience_s`.
+    A slow link does not starve others: a slot lapses when its transfer moves fewer than PACE_BYTES
+    in `lapse_s` seconds, and the transfer continues without it. So does a transfer that has waited
+    for `patience_s`.
 
     Args:
-      count: slots at once.
+      count: number of slots.
       lapse_s: how long a slot lasts from its start, and again from every PACE_BYTES.
-      patience_s: how long a transfer waits for a slot. Must be far below the time after which the
-          other end gives up a call that stands still.
+      patience_s: how long a transfer waits for a slot. It must be far below the time after which
+          the other end gives up an idle call.
       clock: seconds.
     """
 
@@ -55,11 +57,12 @@ class TransferQueue:
     def slot(
         self, wanted: Callable[[], bool] = lambda: True, *, name: str | None = None
     ) -> Iterator[Slot]:
-        """Waits for a slot and holds it for the block. A block that waits too long runs without a
-        slot.
+        """Waits for a slot and holds it for the block.
+
+        A block that waits too long runs without a slot.
 
         Args:
-          name: who holds the slot. A slot reserved under this name is used at once.
+          name: holder of the slot. A slot reserved under this name is used at once.
           wanted: called at the start and at every `wake`; once it returns False, the wait ends.
         """
         with self._changed:
@@ -70,8 +73,9 @@ class TransferQueue:
             self._end(slot)
 
     def reserve(self, name: str, wanted: Callable[[], bool] = lambda: True) -> None:
-        """Waits for a slot, which the next `slot` of that name uses. If none comes, it lapses like
-        any other.
+        """Waits for a slot, which the next `slot` of that name uses.
+
+        If no such call follows, the slot lapses like any other.
         """
         with self._changed:
             earlier = self._reserved.pop(name, None)
@@ -101,17 +105,18 @@ class TransferQueue:
                 now = self._clock()
         finally:
             self._queue.remove(slot)
-            self._changed.notify_all()  # the next one may be the first now
+            self._changed.notify_all()  # the next in line may now be first
         slot.begin()
         return slot
 
     def _next(self) -> Slot | None:
-        """Returns the slot to hand out next. A name that holds one waits; among the others, the one
-        that was not served for longest goes first.
+        """Returns the slot to hand out next.
+
+        A name that holds one waits; among the others, the one served longest ago goes first.
         """
         busy = {held.name for held in self._held} - {None}
         waiting = (slot for slot in self._queue if slot.name not in busy)
-        # Of equal ones `min` takes the first in the queue.
+        # In a tie, `min` takes the first in the queue.
         return min(waiting, key=lambda slot: self._served.get(slot.name, 0), default=None)
 
     def load(self) -> tuple[int, int]:
@@ -121,13 +126,13 @@ class TransferQueue:
             return sum(held.ends > now for held in self._held), len(self._queue)
 
     def wake(self) -> None:
-        """Makes every waiting call check again whether it still wants a slot, and the clock."""
+        """Makes every waiting call check the clock, and whether it still wants a slot."""
         with self._changed:
             self._changed.notify_all()
 
 
 class Slot:
-    """One transfer's place among those at once; `ends` moves on with its bytes."""
+    """One transfer's slot; `ends` is extended as its bytes move."""
 
     def __init__(self, clock: Callable[[], float], lapse_s: float, name: str | None = None):
         self.name = name

@@ -1,1 +1,1 @@
-"""The doctor: checks of kit, folders and network; each says what it found and what to do."""
+"""The doctor: checks of kit, folders and network, each with a finding and a remedy."""

@@ -11,14 +11,14 @@ from typing import Literal
 
 from runkit import printable
 
-_TEXT = 2_000  # characters of `found` and of `remedy`, at most
+_TEXT = 2_000  # largest number of characters of `found` and of `remedy`
 State = Literal["good", "warning", "fault", "skipped"]
 MARKS: dict[State, str] = {"good": "✓", "warning": "!", "fault": "✗", "skipped": "-"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """What one check found.
+    """The result of one check.
 
     `remedy` says what to do about a warning or fault, and who can do it.
     """
@@ -60,7 +60,7 @@ def skipped(check: str, why: str) -> Diagnosis:
 
 
 def is_well(findings: Iterable[Diagnosis]) -> bool:
-    """Returns whether nothing keeps the federation from working; warnings do not."""
+    """Returns whether there is no fault; warnings do not keep a federation from working."""
     return all(finding.state != "fault" for finding in findings)
 
 

@@ -1,6 +1,6 @@
 """All of the doctor's checks for a site or a server.
 
-They come in an order in which the first fault explains those behind it.
+They are ordered so that the first fault explains those after it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from federated.wire import addresses
 from federated.wire.endpoint import ServerEndpoint
 from runkit import byte_counts
 
-if TYPE_CHECKING:  # the messages do not load if protobuf is not the right one
+if TYPE_CHECKING:  # the messages do not load with an unsuitable protobuf
     from federated.wire.operation_pb2 import ProbeReply
 
 # Bytes of the full-size network in float32; used while the real size is unknown.
@@ -59,7 +59,7 @@ def of_site(
       kit: folder of the kit.
       folder: the site's folder of models, if there is one.
       site: name of the site whose prepared cases are in `folder`.
-      host, port: the server's, used instead of those in the kit.
+      host, port: those of the server, used instead of those in the kit.
       plan: the plan of the site's flags, compared with the server's.
       environ, now, disk_usage: the machine; parameters, so that tests can plant faults.
       timeout_s: time limit for each connection.
@@ -70,7 +70,7 @@ def of_site(
     ]
     model_bytes = _USUAL_MODEL
     if is_well(finding for finding in findings if finding.check != "validity"):
-        # Only now, when the packages were found to work.
+        # Imported only now that the packages are known to work.
         from federated.admin import client as admin_client
 
         try:

@@ -277,7 +277,7 @@ def _book(kit: pathlib.Path) -> Diagnosis:
 
 
 def check_packages(importing: Callable[[str], object] = importlib.import_module) -> list[Diagnosis]:
-    """Checks that the packages which the weight exchange needs are installed and fit together."""
+    """Checks that the packages of the weight exchange are installed and compatible."""
     check = "packages"
     try:
         versions = [
@@ -295,7 +295,7 @@ def check_packages(importing: Callable[[str], object] = importlib.import_module)
     try:
         importing("federated.wire.weight_exchange_pb2")
         importing("federated.wire.operation_pb2")
-    # protobuf raises all kinds of errors if generated code and library do not fit together.
+    # protobuf raises all kinds of errors if generated code and library are not compatible.
     except Exception as error:
         protobuf = importlib.metadata.version("protobuf")
         return [
@@ -317,7 +317,7 @@ def check_packages(importing: Callable[[str], object] = importlib.import_module)
 def check_folder(
     check: str, folder: pathlib.Path, needed_bytes: int, disk_usage: DiskUsage = shutil.disk_usage
 ) -> list[Diagnosis]:
-    """Checks that a folder, or the one in which it would be made, is writable and has room."""
+    """Checks that a folder, or the one in which it would be made, is writable and has space."""
     there = folder
     while not there.exists() and there != there.parent:
         there = there.parent

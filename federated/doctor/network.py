@@ -1,7 +1,7 @@
 """Checks the connection to the server step by step.
 
-Proxy, name, port, TLS, certificates, and what the server itself says. gRPC reports all of these
-failures as UNAVAILABLE; this module tells them apart.
+The steps are proxy, name, port, TLS, certificates, and the server's own report. gRPC reports all of
+these failures as UNAVAILABLE; this module distinguishes them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from federated.wire.endpoint import ProxyRefused, ServerEndpoint
 from federated.wire.messages import PROTOCOL
 from runkit import release
 
-if TYPE_CHECKING:  # the messages do not load if protobuf is not the right one
+if TYPE_CHECKING:  # the messages do not load with an unsuitable protobuf
     from federated.wire.operation_pb2 import ProbeReply
 
 _STEPS = (
@@ -54,7 +54,7 @@ def examine(
     now: Callable[[], float] = time.time,
     plan: dict[str, Any] | None = None,
 ) -> list[Diagnosis]:
-    """Checks step by step until one fails, and marks those behind it as skipped.
+    """Checks step by step until one fails, and marks the later steps as skipped.
 
     Args:
       endpoint: where the server is, and the proxy settings.
@@ -290,7 +290,7 @@ def _judge(
 
 def _own(endpoint: ServerEndpoint, identity: Identity) -> Diagnosis:
     check = "own certificate"
-    # A server that refuses a certificate hangs up after a handshake that, to the client, went well.
+    # A server that refuses a certificate hangs up after a handshake that the client sees succeed.
     for _ in range(2):
         try:
             with (
@@ -408,7 +408,7 @@ def _plan(reply: ProbeReply, plan: dict[str, Any] | None) -> Diagnosis:
 def _look(endpoint: ServerEndpoint, identity: Identity) -> tuple[x509.Certificate, str]:
     """Returns the server's certificate, trusted or not, and the TLS version."""
     context = _context(identity)
-    # The certificate is only looked at: `_judge` checks it, and nothing is sent to this server.
+    # The certificate is only read: `_judge` checks it, and nothing is sent to this server.
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with (
         endpoint.connected() as plain,

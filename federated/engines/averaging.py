@@ -1,5 +1,6 @@
-"""Weighted means of whole updates in memory, with the bits of this product's own server, and of
-metrics.
+"""Weighted means of metrics, and of whole updates in memory.
+
+The means of updates have the same bits as those of this product's own server.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from federated.tensors.weights import NamedArrays, check_same, specs_of
 def averaged(updates: Mapping[str, tuple[Mapping[str, np.ndarray], int]]) -> NamedArrays:
     """Returns the mean of the sites' arrays, weighted by their numbers of training cases.
 
-    Computed in float64, in the order of the sites' names. The engines' own rules add up in the
-    weights' dtype and in order of arrival.
+    It is computed in float64, in the order of the sites' names. The engines' own rules add up in
+    the weights' dtype and in order of arrival.
 
     Args:
-      updates: site name to (arrays, number of training cases).
+      updates: site name -> (arrays, number of training cases).
     Raises:
       ValueError: without updates.
-      IncompatibleWeights: where two updates differ in a name, shape or dtype.
+      IncompatibleWeights: if two updates differ in a name, shape or dtype.
     """
     if not updates:
         raise ValueError("no update to average; a round needs at least one")
@@ -44,8 +45,8 @@ def mean_metrics(
     """Returns the weighted mean of each metric that every site reports, sorted by name.
 
     Args:
-      metrics: site name to metrics; of one site at least.
-      num_examples: site name to number of training cases.
+      metrics: site name -> metrics, of at least one site.
+      num_examples: site name -> number of training cases.
     """
     shared = set.intersection(*(set(reported) for reported in metrics.values()))
     total = sum(num_examples[site] for site in metrics)

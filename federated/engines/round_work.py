@@ -1,4 +1,4 @@
-"""What a site does in a round, whichever engine moves the weights."""
+"""A site's work in a round, for any engine that moves the weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from federated.tensors.weights import DTYPES, NamedArrays, canonical, check_same
 
 
 class SiteUpdate(NamedTuple):
-    """A site's weights after local training, and what it reports with them."""
+    """A site's weights after local training, and the numbers it reports with them."""
 
     arrays: NamedArrays
     num_examples: int
@@ -29,13 +29,14 @@ def take_round(
     """Scores the received global model, trains from it and returns the update.
 
     Args:
-      received: name to array, as the engine delivers them.
+      received: name -> array, as the engine delivers them.
       round_number: from 1, as everywhere in this package; the engines count from 0.
-      plan: the server's, to be compared with the trainer's; None where the engine did not send it.
+      plan: the server's plan, to be compared with the trainer's; None if the engine did not send
+        it.
     Raises:
       ValueError: for a plan that keeps arrays at a site or lets sites only receive some.
       PlanDiffers: naming every difference.
-      IncompatibleWeights: where the received arrays, or the update, are not those of the trainer.
+      IncompatibleWeights: if the received arrays, or the update, are not those of the trainer.
       PrivacyRefused: for a metric that may not leave the site.
     """
     if sharing.of_plan(trainer.plan):
@@ -65,11 +66,11 @@ def take_round(
 
 
 def restored(trainer: SiteTrainer, received: Mapping[str, Any]) -> NamedArrays:
-    """Returns what an engine delivered as arrays of the trainer's shapes and dtypes, in canonical
-    order, to be changed at will.
+    """Returns the delivered arrays with the trainer's shapes and dtypes, in canonical order.
 
-    Engines turn arrays without an axis into scalars and float32 scalars into float64, and have an
-    order of their own; a trainer that draws a random number per array would notice.
+    The caller may change them. Engines turn arrays without an axis into scalars and float32 scalars
+    into float64, and use their own order; this would affect a trainer that draws a random number
+    per array.
 
     Raises:
       IncompatibleWeights: for other names or shapes.

@@ -1,4 +1,4 @@
-"""Which releases of an engine the adapters are tested with."""
+"""The releases of an engine with which the adapters are tested."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ def require_release(package: str, first: Release, last: Release, *, extra: str) 
     """Raises ImportError unless a release from `first` to `last` is installed.
 
     Args:
-      package: its name in the package index.
-      first, last: major and minor number, both included.
-      extra: this product's extra that installs a release that fits.
+      package: name of the engine in the package index.
+      first, last: major and minor number, both inclusive.
+      extra: this product's extra that installs a suitable release.
     """
     wanted = f"{package} {first[0]}.{first[1]} to {last[0]}.{last[1]}"
     remedy = f"in an environment of its own: pip install '.[{extra}]'"

@@ -1,1 +1,1 @@
-"""What a site's privacy policy does to an update before it leaves, and what that guarantees."""
+"""Privacy policies: how a site changes an update before it leaves, and what that guarantees."""

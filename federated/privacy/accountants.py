@@ -1,4 +1,4 @@
-"""What releases cost together: accountants of the dp-accounting package behind one protocol."""
+"""The privacy cost of several releases: accountants of dp-accounting behind one protocol."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from typing import Any, Protocol
 from federated.errors import PolicyRefused
 
 _STEP, _LARGEST_STEP = 1e-4, 10.0  # of the table of privacy losses
-# Noise in units of what one patient can move the released values by -> number of releases.
+# Noise in units of the distance by which one patient can move the values -> number of releases.
 Multipliers = Mapping[float, int]
 
 
 class Accountant(Protocol):
-    """Composes releases of the Gaussian mechanism, each on all patients (nothing is sampled, so
-    nothing is amplified).
+    """Composes releases of the Gaussian mechanism.
+
+    Each is on all patients, so there is no amplification by sampling.
     """
 
     def __call__(self, multipliers: Multipliers, delta: float) -> float:
-        """Returns the epsilon of all releases together at `delta`, never too small."""
+        """Returns the epsilon of all releases together at `delta`; it is never too small."""
 
 
 def analytic(multipliers: Multipliers, delta: float) -> float:
-    """Returns the exact epsilon: releases of one or several multipliers are together one Gaussian
-    mechanism (Dong et al. 2022), whose epsilon is known (Balle and Wang 2018).
+    """Returns the exact epsilon.
+
+    Releases with one or several multipliers together are one Gaussian mechanism (Dong et al. 2022),
+    whose epsilon is known (Balle and Wang 2018).
     """
     squares = math.fsum(count / sigma**2 for sigma, count in multipliers.items())
     if not squares:
@@ -37,8 +40,8 @@ def pld(multipliers: Multipliers, delta: float) -> float:
     """Returns the epsilon from the distribution of the privacy loss, computed numerically."""
     if not multipliers:
         return 0.0
-    # The losses spread over some standard deviations of 1 / sigma around its half square; with a
-    # fixed step their table would not fit into memory for little noise.
+    # The losses spread over some standard deviations of 1 / sigma around half its square; with a
+    # fixed step, their table would not fit into memory for small noise.
     squares = math.fsum(count / sigma**2 for sigma, count in multipliers.items())
     step = max(_STEP, _STEP * (squares + math.sqrt(squares)))
     if step > _LARGEST_STEP:
@@ -63,7 +66,7 @@ def require(name: str) -> Accountant:
     """Returns an accountant that can be used here.
 
     Raises:
-      PolicyRefused: for an unknown name, with the names there are, or without the package.
+      PolicyRefused: if the name is unknown, listing the known ones, or the package is missing.
     """
     if name not in ACCOUNTANTS:
         raise PolicyRefused(
@@ -77,8 +80,8 @@ def _composed(
     make: Callable[..., Any], multipliers: Multipliers, delta: float, **options: float
 ) -> float:
     package = _package("")
-    # The multipliers already are in units of what replacing a patient moves. Of the two relations,
-    # the package's PLD accountant would double that for REPLACE_ONE, its RDP accountant would not.
+    # The multipliers are already in units of what replacing a patient moves. For REPLACE_ONE, the
+    # package's PLD accountant would double that; its RDP accountant would not.
     accountant = make(neighboring_relation=package.NeighboringRelation.ADD_OR_REMOVE_ONE, **options)
     for sigma, count in multipliers.items():
         accountant.compose(package.GaussianDpEvent(sigma), count)

@@ -1,4 +1,4 @@
-"""Bounds the norm of an update's change: what one patient can move it by is then known."""
+"""Bounds the norm of an update's change, and so the effect that one patient can have on it."""
 
 from __future__ import annotations
 

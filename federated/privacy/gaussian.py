@@ -1,10 +1,10 @@
 """The Gaussian mechanism on an update: its change is clipped, then noise is added to every value.
 
-Neighbouring data sets differ in one patient, who is replaced by another; their number stays. Both
-clipped changes lie in a ball of radius C, so they differ by at most 2 C, whatever the training did
-with the patient, and the noise of standard deviation z C is z / 2 times that. The bound is on the
-whole change, so the same holds if any number of the patients are replaced. Dwork and Roth 2014;
-Balle and Wang 2018.
+Neighbouring data sets differ in one patient, who is replaced by another; the number of patients is
+the same. Both clipped changes lie in a ball of radius C, so they differ by at most 2 C, whatever
+the training did with the patient, and the noise of standard deviation z C is z / 2 times that. The
+bound is on the whole change, so the same holds if any number of the patients are replaced. Dwork
+and Roth 2014; Balle and Wang 2018.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from federated.privacy.noise import (
     system_bits,
 )
 
-REACH = 2.0  # how far one patient can move a clipped change, in clipping norms
+REACH = 2.0  # distance by which one patient can move a clipped change, in clipping norms
 
 
 def noisy(
@@ -37,8 +37,8 @@ def noisy(
       noise: standard deviation of the noise in clipping norms.
       bits: source of randomness.
     Raises:
-      ValueError: for so many values that rounding them to the grid of the noise could move the
-        change by as much as the clipping norm.
+      ValueError: if there are so many values that rounding them to the grid of the noise could move
+        the change by as much as the clipping norm.
     """
     cell = grid(noise * clip_norm, GAUSSIAN_BITS)
     limit = clip_norm - 0.5 * cell * math.sqrt(change.size)  # rounding adds at most the rest

@@ -1,15 +1,15 @@
 """Noise from the operating system's generator, added on a grid.
 
-A sum of floating-point numbers betrays its terms: only some sums can occur for a given value, so
+A sum of floating-point numbers reveals its terms: only some sums can occur for a given value, so
 the low bits of a noisy number may show what it was before (Mironov 2012). Therefore values and
-noise are rounded to whole multiples of one power of two, which depends on the scale of the noise
-only, and added as whole numbers. A whole number plus rounded noise is what rounding does to their
-exact sum, and no number occurs for one patient's data that could not occur for another's.
+noise are rounded to whole multiples of one power of two, which depends only on the scale of the
+noise, and added as integers. An integer plus rounded noise equals the rounded value of their exact
+sum, and every number that occurs for one patient's data could also occur for another's.
 
-What remains is that a sampler in float64 only comes close to the distribution: a cell of the grid
-holds thousands of its values, tails reach 13 standard deviations (Gaussian) or 88 scales (Laplace),
-and the time it takes is not constant. An exact sampler of the discrete distribution would have
-neither (Canonne et al. 2020), but would take hours for a network.
+What remains is that a sampler in float64 only approximates the distribution: a cell of the grid
+contains thousands of its values, the tails reach 13 standard deviations (Gaussian) or 88 scales
+(Laplace), and the time it takes is not constant. An exact sampler of the discrete distribution
+would have neither flaw (Canonne et al. 2020), but would take hours for a network.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ import numpy as np
 
 Bits = Callable[[int], bytes]  # returns that many random bytes
 GAUSSIAN_BITS, LAPLACE_BITS = 30, 40  # grid cells per scale of the noise, as powers of two
-_BLOCK = 2**18  # values made at a time, so that memory does not grow with the model
+_BLOCK = 2**18  # values generated at a time, so that memory does not grow with the model
 
 
 def system_bits(count: int) -> bytes:
-    """Returns random bytes of the operating system, never a run's seed: what a program can draw
-    again, a server that knows the seed can subtract.
+    """Returns random bytes from the operating system, never from a run's seed.
+
+    A server that knows the seed could draw the same noise and subtract it.
     """
     return os.urandom(count)
 
@@ -60,7 +61,7 @@ def grid(scale: float, bits_per_scale: int) -> float:
 
 
 def on_grid(values: np.ndarray, cell: float) -> np.ndarray:
-    """Returns the nearest whole numbers of cells, as float64 that holds them exactly."""
+    """Returns the nearest whole numbers of cells, which float64 represents exactly."""
     whole: np.ndarray = np.rint(values / cell)
     return whole
 
@@ -75,8 +76,9 @@ def _words(count: int, bits: Bits) -> np.ndarray:
 
 
 def _uniform(count: int, bits: Bits) -> np.ndarray:
-    """Returns values in (0, 1] with full float64 precision, however small, from 128 bits each: with
-    fewer, the tail of the noise would have gaps.
+    """Returns values in (0, 1] with full float64 precision, however small, from 128 bits each.
+
+    With fewer bits, the tail of the noise would have gaps.
     """
     high, low = _words(count, bits), _words(count, bits)
     uniform: np.ndarray = (high + (low + 0.5) * 2.0**-64) * 2.0**-64

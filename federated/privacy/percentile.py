@@ -1,7 +1,7 @@
 """Shares only the largest changes of an update (Li et al. 2019; Shokri and Shmatikov 2015).
 
-It guarantees nothing: which values are shared, and what they are, depends on every patient without
-any noise. It makes an update smaller and hides what changed least.
+This gives no guarantee: which values are shared, and what they are, depends on every patient
+without any noise. It makes an update smaller and hides the smallest changes.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ def largest(change: np.ndarray, percentile: float) -> np.ndarray:
 
     Args:
       change: float64 [values].
-      percentile: this many per cent of the values are not shared. Of equal values at the border the
-        first ones are, so that never more is shared than was asked for.
+      percentile: this many per cent of the values are not shared. Of equal values at the threshold,
+        the first ones are shared, so that never more values are shared than requested.
     """
     shared = np.zeros(change.size, dtype=bool)
     count = int(change.size * (1.0 - percentile / 100.0))
@@ -30,5 +30,5 @@ def largest(change: np.ndarray, percentile: float) -> np.ndarray:
 
 
 def bounded(change: np.ndarray, gamma: float | None) -> np.ndarray:
-    """Returns the values cut off at plus and minus gamma; None leaves them as they are."""
+    """Returns the values clipped to the range from -gamma to gamma; None leaves them unchanged."""
     return change if gamma is None else np.clip(change, -gamma, gamma)

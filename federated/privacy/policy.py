@@ -1,7 +1,7 @@
-"""A site's privacy policy: what it does to its updates before they leave, set at the site.
+"""A site's privacy policy: how it changes its updates before they leave. It is set at the site.
 
-No server and no plan can change it; the settings are flags of experiments.join. What a policy asks
-for happens, or the site stops: it is never applied in part.
+Neither the server nor the plan can change it; the settings are flags of experiments.join. A policy
+is applied in full, or the site stops.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from federated.privacy.sparse_vector import SparseVector, lyu_epsilon2
 from runkit import settings
 from runkit.settings import Condition, setting
 
-EPSILON = "privacy_epsilon"  # what a site tells of its epsilon, in the metrics of its update
+EPSILON = "privacy_epsilon"  # the epsilon that a site reports, in the metrics of its update
 _POSITIVE = Condition(
     lambda value: value is None or 0.0 < value <= 1e30, "a number above 0, at most 1e30"
 )
-_OF = {  # filter -> the settings that it reads, the first ones required
+_OF = {  # filter -> the settings that it reads, of which the first ones are required
     "none": ((), ()),
     "clip": (("clip_norm",), ()),
     "gaussian": (("clip_norm", "noise", "budget"), ("delta", "accountant")),
@@ -47,8 +47,10 @@ _WEAKER_IF_SMALLER = ("noise", "percentile")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrivacyPolicy:
-    """The settings of a policy. Those that a filter does not read must stay as they are, so that no
-    setting is silently without effect.
+    """The settings of a policy.
+
+    Those that a filter does not read must keep their defaults, so that a setting is never silently
+    without effect.
 
     Raises:
       PolicyRefused: naming a setting, its value and what is expected.
@@ -200,7 +202,7 @@ class PrivacyPolicy:
 
     @property
     def guaranteed(self) -> bool:
-        """Whether an epsilon holds."""
+        """Whether an epsilon is guaranteed."""
         return self.filter in ("gaussian", "svt")
 
     @property
@@ -209,7 +211,7 @@ class PrivacyPolicy:
         return self.filter in ("percentile", "svt")
 
     def sparse_vector(self, num_values: int) -> SparseVector:
-        """Returns the parameters of 'svt' for a model of that many shared values."""
+        """Returns the parameters of 'svt' for a model with that many shared values."""
         if self.gamma is None or self.epsilon3 is None:
             raise PolicyRefused(f"privacy_filter is {self.filter!r}, not 'svt'")
         answers = max(1, int(num_values * self.fraction))
@@ -223,7 +225,7 @@ class PrivacyPolicy:
         )
 
     def release(self, num_values: int) -> Release:
-        """Returns what one update of that many shared values costs."""
+        """Returns the cost of one update with that many shared values."""
         if self.filter == "gaussian" and self.noise is not None:
             return Release("gaussian", self.noise)
         if self.filter == "svt":
@@ -231,7 +233,7 @@ class PrivacyPolicy:
         return Release("none")
 
     def check_delta(self, num_examples: int) -> None:
-        """Raises PolicyRefused if delta is so large that it may give a whole patient away."""
+        """Raises PolicyRefused if delta is so large that it may reveal a whole patient."""
         if self.filter == "gaussian" and self.delta >= 1.0 / num_examples:
             raise PolicyRefused(
                 f"privacy_delta is {self.delta:g}, not less than 1 / {num_examples}, one in the "
@@ -246,7 +248,7 @@ class PrivacyPolicy:
         return {name: getattr(self, name) for name in read}
 
     def flags(self) -> tuple[str, ...]:
-        """Returns the flags of experiments.join that give this policy."""
+        """Returns the flags of experiments.join that specify this policy."""
         found = []
         for name, value in self.to_json().items():
             if isinstance(value, bool):
@@ -263,9 +265,9 @@ def flag(name: str) -> str:
 
 
 def weaker(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
-    """Returns in what the policy `now` is weaker than the one `before`, both from `to_json`.
+    """Returns the settings in which policy `now` is weaker than `before`, both from `to_json`.
 
-    Another filter counts as weaker: which of two is stronger depends on what one fears.
+    Another filter counts as weaker: which of two is stronger depends on the threat.
     """
     if now["filter"] != before["filter"]:
         return [f"privacy_filter {before['filter']} before, {now['filter']} now"]
@@ -278,9 +280,9 @@ def weaker(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
             if name not in now or name not in before:
                 continue
             if name == "clip_norm" and now["filter"] == "gaussian":
-                continue  # the noise is a multiple of it
+                continue  # the noise is a multiple of this setting
             old, new = (_bound(name, entry[name]) for entry in (before, now))
-            # An automatic epsilon 2 depends on the model, so nobody can tell which one is larger.
+            # An automatic epsilon 2 depends on the model, so it is unknown which one is larger.
             automatic = name == "epsilon2" and (now[name] is None) != (before[name] is None)
             if automatic or is_weaker(new, old):
                 found.append(f"{flag(name)} {before[name]} before, {now[name]} now")

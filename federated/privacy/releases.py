@@ -1,4 +1,4 @@
-"""What leaves a site, as the accountant sees it, and the guarantee of several releases together."""
+"""Releases of a site as the accountant sees them, and the guarantee of several together."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Literal
 from federated.privacy.accountants import Accountant
 from federated.privacy.gaussian import REACH
 
-_SMALLEST = 1e-6  # no reader can tell smaller ones apart
+_SMALLEST = 1e-6  # differences below this are of no use to a reader
 
 
 @dataclasses.dataclass(frozen=True)
 class Release:
-    """One update that left, or was about to.
+    """One update that left, or was about to leave.
 
     Attributes:
       kind: "gaussian", "pure" (an epsilon with delta 0), or "none" for one without a guarantee.
-      amount: the noise in clipping norms of the first, the epsilon of the second; 0 for "none".
+      amount: the noise in clipping norms for "gaussian", the epsilon for "pure", 0 for "none".
     """
 
     kind: Literal["gaussian", "pure", "none"]
@@ -29,12 +29,13 @@ class Release:
 
 @dataclasses.dataclass(frozen=True)
 class Guarantee:
-    """What holds for one patient of the site: the odds of any conclusion from what was released
-    change by at most a factor of exp(epsilon) if another patient was in their place, except with
-    probability delta.
+    """The guarantee for one patient of the site.
+
+    The odds of any conclusion from the released data change by at most a factor of exp(epsilon) if
+    another patient was in their place, except with probability delta.
 
     Attributes:
-      epsilon: None if nothing holds.
+      epsilon: None if there is no guarantee.
     """
 
     epsilon: float | None
@@ -48,7 +49,7 @@ class Guarantee:
 
 
 def number(epsilon: float) -> str:
-    """Returns an epsilon with three digits at least, rounded up, e.g. "0.724" or "70,333"."""
+    """Returns an epsilon with at least three digits, rounded up, e.g. "0.724" or "70,333"."""
     if 0.0 < epsilon < _SMALLEST:
         return f"below {_SMALLEST:f}"
     if not math.isfinite(epsilon) or epsilon == 0.0:
@@ -60,7 +61,7 @@ def number(epsilon: float) -> str:
 def together(releases: Iterable[Release], *, accountant: Accountant, delta: float) -> Guarantee:
     """Returns the guarantee of all releases.
 
-    Those with Gaussian noise are composed by the accountant; epsilons with delta 0 are added up.
+    The accountant composes those with Gaussian noise; epsilons with delta 0 are added up.
     """
     noise: Counter[float] = Counter()
     pure = 0.0

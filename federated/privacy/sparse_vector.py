@@ -1,14 +1,13 @@
-"""The sparse vector technique on an update: noise decides which values are shared, and is added to
-each of them.
+"""The sparse vector technique: a noisy selection of an update's values, which get noise as well.
 
 The selection is Algorithm 1 of Li et al. 2019 (arXiv 1910.00962), the standard technique of Lyu, Su
 and Li 2017 (Algorithm 7): a value is shared if its size plus noise reaches a threshold plus noise,
-until q values are. Three things differ from programs that are in use, and make the sum of the three
+until q values are shared. Three differences from programs that are in use make the sum of the three
 epsilons the true guarantee:
 
 * A patient may turn a value from -gamma into gamma, so one answer moves by up to 2 gamma. The
-  sizes, which are compared, lie between 0 and gamma and move by up to gamma.
-* The search ends with the q-th value that is accepted. Choosing q at random from all that were
+  sizes, which are compared, are between 0 and gamma and move by up to gamma.
+* The search ends with the q-th accepted value. Choosing q at random from all values that were
   accepted at once would cost more than epsilon 2.
 * The noise of an answer is for q answers, not for one.
 """
@@ -22,7 +21,7 @@ import numpy as np
 from federated.privacy.noise import LAPLACE_BITS, Bits, grid, laplace, on_grid, system_bits
 
 _BLOCK = 2**18  # values compared at a time
-# Every value is asked about so often at most; then fewer than q are shared, which costs no more.
+# Each value is queried at most this often. Fewer than q are shared then, which costs no more.
 MAX_PASSES = 100
 
 
@@ -31,8 +30,8 @@ class SparseVector:
     """The parameters for one size of a model.
 
     Attributes:
-      answers: q, the number of values that are shared at most.
-      gamma: values are cut off at plus and minus this.
+      answers: q, the largest number of values that are shared.
+      gamma: values are clipped to the range from -gamma to gamma.
       threshold: independent of the data.
       epsilon1, epsilon2, epsilon3: spent on the threshold, on all comparisons together, and on all
         answers together.
@@ -47,7 +46,7 @@ class SparseVector:
 
     @property
     def epsilon(self) -> float:
-        """What one update costs, with delta 0."""
+        """The cost of one update, with delta 0."""
         return self.epsilon1 + self.epsilon2 + self.epsilon3
 
     @property
@@ -66,8 +65,10 @@ class SparseVector:
 def shared(
     values: np.ndarray, with_: SparseVector, bits: Bits = system_bits
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (which values are shared, bool [values]; the noisy values, float64 [values], 0 where
-    they are not shared).
+    """Selects the values to share and adds noise to them.
+
+    Returns:
+      (Which values are shared, bool [values]; the noisy values, float64 [values], 0 if not shared).
     """
     limited = np.clip(values, -with_.gamma, with_.gamma)
     chosen = _chosen(np.abs(limited), with_, bits)
@@ -82,13 +83,13 @@ def shared(
 
 
 def lyu_epsilon2(epsilon1: float, answers: int) -> float:
-    """Returns the share of the comparisons that makes them most accurate (Lyu et al. 2017)."""
+    """Returns the epsilon of the comparisons that makes them most accurate (Lyu et al. 2017)."""
     return epsilon1 * float(2.0 * answers) ** (2.0 / 3.0)
 
 
 def _chosen(sizes: np.ndarray, with_: SparseVector, bits: Bits) -> np.ndarray:
     """Returns the numbers of the accepted values, in an order that does not depend on the data."""
-    # The order needs no secret, only independence of the data.
+    # The order need not be secret, only independent of the data.
     order = np.random.default_rng(int.from_bytes(bits(16), "little")).permutation(sizes.size)
     limit = with_.threshold + float(laplace(1, bits)[0]) * with_.threshold_scale
     found: list[np.ndarray] = []

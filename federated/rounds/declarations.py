@@ -1,4 +1,4 @@
-"""What a site may declare at login about its labels: one word of a fixed list for each class."""
+"""What a site may declare about its labels at login: one word from a fixed list per class."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def check_labels(site: str, labels: Mapping[str, str]) -> dict[str, str]:
     """Returns a site's declaration sorted by class.
 
     Args:
-      labels: class name to one of `WORDS`.
+      labels: class name -> one of `WORDS`.
     Raises:
-      UpdateRefused: for anything else.
+      UpdateRefused: if the declaration holds anything else.
     """
     odd = [word for word in labels.values() if word not in WORDS]
     if odd or len(labels) > _MAX_CLASSES or not all(_NAME.fullmatch(name) for name in labels):

@@ -1,8 +1,8 @@
-"""What the events of a run's log hold, for those who read it.
+"""Contents of the events in a run's log, for the programs that read it.
 
-Readers pass over events of other kinds. Classes whose names begin with `_New` have the keys that
-logs of earlier releases lack, or that a line has only in some cases: one with `backfilled` was
-written from the store after a kill, and lacks what only the request knew.
+Readers skip events of other kinds. Classes whose names begin with `_New` have the keys that logs of
+earlier releases lack, or that a line has only in some cases: a line with `backfilled` was written
+from the store after a kill, and lacks what only the request contained.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class _Line(TypedDict):
 
 class _Chained(_Line, total=False):
     line: int
-    previous: str  # hash of the line before
+    previous: str  # hash of the previous line
     hash: str
     backfilled: bool
 
@@ -33,15 +33,15 @@ class StartedLine(_NewStarted):
 
 
 class RemovedSegments(TypedDict):
-    """The first segments of a log, which the server's setting no longer keeps."""
+    """The first segments of a log, which the server has removed as its settings demand."""
 
-    segments: int  # so many
-    lines: int  # that they held
-    head: str  # hash of the last one
+    segments: int  # number of removed segments
+    lines: int  # number of lines in them
+    head: str  # hash of the last of these lines
 
 
 class _NewContinued(_Chained, total=False):
-    removed: RemovedSegments  # since then
+    removed: RemovedSegments  # removed since then
 
 
 class ContinuedLine(_NewContinued):
@@ -50,7 +50,7 @@ class ContinuedLine(_NewContinued):
     event: Literal["log_continued"]
     segment: int  # its number
     format: int
-    carried: dict[str, Any]  # what it builds on: `federated.audit.carried.Carried`
+    carried: dict[str, Any]  # state at its beginning: `federated.audit.carried.Carried`
 
 
 class LoginLine(_Chained):
@@ -62,10 +62,10 @@ class LoginLine(_Chained):
 
 
 class _NewRefused(_Chained, total=False):
-    error: str  # of a login
-    times: int  # so many such logins of the site; not every one has a line
-    what: str  # was sent
-    reasons: list[dict[str, str]]  # tensor by tensor
+    error: str  # class of the error, if a login was refused
+    times: int  # number of such logins of the site so far; not every one has a line
+    what: str  # what was sent
+    reasons: list[dict[str, str]]  # one per faulty tensor
     omitted: int  # lines of this kind that were left out before this one
 
 
@@ -111,7 +111,7 @@ class PushedLine(_NewPushed):
 
     event: Literal["pushed"]
     site: str
-    round: int  # for which it was trained
+    round: int  # round for which it was trained
     num_examples: int
     sha256: str
 
@@ -124,12 +124,12 @@ class RoundOpenedLine(_Chained):
 
 
 class _NewAggregated(_Chained, total=False):
-    aggregation: str  # the rule, every parameter spelled out
+    aggregation: str  # the rule with all its parameters
     rule_state_sha256: str
-    rounding_error: float  # of a model that travels rounded
+    rounding_error: float  # of a model that is sent rounded
     bytes: int  # of the global model
     seconds: float  # of the aggregation
-    secure_aggregation: dict[str, Any]  # threshold, number of the exchange, sites that dropped out
+    secure_aggregation: dict[str, Any]  # threshold, exchange number, sites that dropped out
 
 
 class AggregatedLine(_NewAggregated):
@@ -138,12 +138,12 @@ class AggregatedLine(_NewAggregated):
     event: Literal["aggregated"]
     round: int
     sites: dict[str, int]  # site -> number of training cases
-    updates: dict[str, str]  # site -> digest, with secure aggregation of its masked update
+    updates: dict[str, str]  # site -> digest of its update (masked, with secure aggregation)
     sha256: str  # of the global model
 
 
 class _NewDiscarded(_Chained, total=False):
-    sha256: str | None  # of the global model before
+    sha256: str | None  # of the global model before that round
 
 
 class RoundDiscardedLine(_NewDiscarded):
@@ -154,7 +154,7 @@ class RoundDiscardedLine(_NewDiscarded):
 
 
 class _NewEvicted(_Chained, total=False):
-    models: list[str]  # that the site had lent
+    models: list[str]  # models that the site had lent
 
 
 class EvictedLine(_NewEvicted):
@@ -165,7 +165,7 @@ class EvictedLine(_NewEvicted):
 
 
 class SiteLine(_Chained):
-    """A site was admitted again, or has heard of the end."""
+    """A site was readmitted, or was told that the run has ended."""
 
     event: Literal["readmitted", "site_finished"]
     site: str
@@ -203,15 +203,15 @@ class SelectedLine(_Chained):
 
 
 class _NewFixed(_Chained, total=False):
-    asked: int  # number of models that each site is asked to evaluate
+    asked: int  # number of models that every site has to evaluate
     best_round: int
-    scored_by: list[str]  # sites
+    scored_by: list[str]  # sites that scored the model
 
 
 class FixedLine(_NewFixed):
     """The models to evaluate are fixed, or the run has ended.
 
-    The first such line that names the best global model makes the choice final.
+    The choice of the best global model is final at the first such line that names one.
     """
 
     event: Literal["models_fixed", "finished"]

@@ -1,4 +1,4 @@
-"""The plan of a federation: a nested dict of everything that must be the same at every site."""
+"""The plan of a federation: a nested dict of all settings that must be equal at every site."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _ABSENT = object()
 
 
 def normal(plan: dict) -> dict:
-    """Returns the plan as it is after JSON: tuples become lists, and keys strings.
+    """Returns the plan as JSON represents it: tuples become lists, and keys become strings.
 
     Raises:
-      ValueError: for a plan that JSON cannot hold.
+      ValueError: if the plan cannot be represented as JSON.
     """
     try:
         return json.loads(json.dumps(plan, allow_nan=False, sort_keys=True))
@@ -23,7 +23,7 @@ def normal(plan: dict) -> dict:
 
 
 def fingerprint(plan: dict) -> str:
-    """Returns the SHA-256 of a plan, 64 hexadecimal digits; equal plans have equal ones."""
+    """Returns the SHA-256 of a plan as 64 hexadecimal digits; equal plans have equal digests."""
     return hashlib.sha256(
         json.dumps(normal(plan), sort_keys=True, separators=(",", ":")).encode("utf-8")
     ).hexdigest()
@@ -35,7 +35,7 @@ def differences(
     """Returns one line for every value that differs, e.g. "patch.size: server 48, site 64".
 
     Args:
-      words: what to call the first plan, and the second.
+      words: names of the first and the second plan in these lines.
     """
     ours, theirs = _leaves(normal(server)), _leaves(normal(site))
     return [

@@ -1,12 +1,12 @@
 """A round as a pure state machine: which updates count, which sites it waits for, when it ends.
 
-A round opens at `opened_at`. Once the minimum of updates is there, it ends at the earliest of
-  - when every site that it still expects has pushed: `max_num_clients`, less those that left
+A round opens at `opened_at`. Once it has the minimum number of updates, it ends at the earliest of
+  - the moment when every expected site has pushed: `max_num_clients` less the sites that left
   - `wait_after_min_clients_s` after the minimum was reached
   - `round_deadline_s` after it opened, if there is a deadline.
 While bytes of a missing site's update arrive, the last two are postponed, by at most
-`max_extension_s`: a slow link is not a failure. A deadline that passes below the minimum starts
-another attempt, which keeps the updates received so far.
+`max_extension_s`: a slow link is not a failure. If the deadline passes before the minimum is
+reached, another attempt starts, which keeps the updates received so far.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ LATE = ("discard", "keep")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Policy:
-    """How many sites a round takes and how long it waits for late ones."""
+    """How many sites take part in a round, and how long it waits for late ones."""
 
     min_num_clients: int
     max_num_clients: int
     num_rounds: int
     wait_after_min_clients_s: float
     round_deadline_s: float | None
-    progress_grace_s: float  # how long a transfer may pause and still be waited for
-    max_extension_s: float  # by which arriving bytes may postpone a deadline in all
-    # keep: an update of the round before counts in the open round, once
+    progress_grace_s: float  # longest pause of a transfer for which the round still waits
+    max_extension_s: float  # most by which arriving bytes may postpone a deadline in all
+    # keep: an update of the previous round counts in the open round, once
     late_updates: Literal["discard", "keep"]
 
     def __post_init__(self):
@@ -61,16 +61,16 @@ class Policy:
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-    """What a round knows about an update; its arrays are in a file named by the digest."""
+    """What a round records of an update; the arrays are in a file named after the digest."""
 
     site: str
-    round: int  # the round that it was trained for
+    round: int  # the round for which it was trained
     num_examples: int
     sha256: str
 
 
 class Arrival(NamedTuple):
-    """An update that is arriving."""
+    """An update that is being received."""
 
     since: float  # when its bytes began to arrive without a pause longer than `progress_grace_s`
     last: float  # when the last bytes arrived
@@ -81,10 +81,10 @@ class Round:
     """An open round: it starts from global model `number - 1` and makes global model `number`.
 
     Attributes:
-      received: site to its update.
-      opened_at, min_reached_at: seconds, like all times here, of one clock that is never set.
-      attempt: 1, and one more each time that the deadline passed below the minimum.
-      arriving: site to its update that is arriving.
+      received: site -> its update.
+      opened_at, min_reached_at: in seconds of one monotonic clock, like all times here.
+      attempt: 1, and one more each time the deadline passed before the minimum was reached.
+      arriving: site -> its update that is being received.
       absent: sites that left or were evicted; the round does not wait for them.
       counted_before: sites whose updates are in global model `number - 1`.
     """
@@ -103,7 +103,7 @@ def check(state: Round, update: Update, *, policy: Policy) -> None:
     """Checks that the round can accept an update.
 
     Raises:
-      StaleUpdate: if it is of another round than the open one.
+      StaleUpdate: if it belongs to a round other than the open one.
       UnknownSite: if the round already has its `max_num_clients` updates.
     """
     site = update.site
@@ -163,21 +163,21 @@ def progressed(state: Round, site: str, *, policy: Policy, now: float) -> Round:
 
 
 def refused(state: Round, site: str) -> Round:
-    """Returns `state` after a site's update was refused; the round does not wait for another."""
+    """Returns `state` after a site's update was refused; the round does not wait for a new one."""
     return dataclasses.replace(
         state, arriving={name: arrival for name, arrival in state.arriving.items() if name != site}
     )
 
 
 def without(state: Round, absent: Iterable[str]) -> Round:
-    """Returns `state` with `absent` as the sites that it does not wait for."""
+    """Returns `state` with `absent` as the sites for which it does not wait."""
     absent = frozenset(absent)
     arriving = {site: arrival for site, arrival in state.arriving.items() if site not in absent}
     return dataclasses.replace(state, absent=absent, arriving=arriving)
 
 
 def reopened(state: Round, *, now: float) -> Round:
-    """Returns the next attempt at a round whose deadline passed below the minimum.
+    """Returns the next attempt at a round whose deadline passed before the minimum was reached.
 
     It has the same updates and a new deadline.
     """
@@ -192,9 +192,9 @@ def resumed(state: Round, *, now: float) -> Round:
 
 
 def closes_at(state: Round, policy: Policy) -> float | None:
-    """Returns when the round is over, in seconds; None below the minimum.
+    """Returns when the round is over, in seconds; None while it has fewer updates than the minimum.
 
-    If minimum and maximum are equal, no clock decides: the last update closes the round.
+    If minimum and maximum are equal, the clock plays no part: the last update closes the round.
     """
     if state.min_reached_at is None:
         return None
@@ -210,7 +210,7 @@ def closes_at(state: Round, policy: Policy) -> float | None:
 def expires_at(state: Round, policy: Policy) -> float | None:
     """Returns when this attempt ends for lack of updates.
 
-    None if there is no deadline, or the minimum is reached.
+    None if there is no deadline, or if the minimum has been reached.
     """
     if policy.round_deadline_s is None or state.min_reached_at is not None:
         return None
@@ -228,7 +228,7 @@ def is_expired(state: Round, policy: Policy, *, now: float) -> bool:
 
 
 def next_moment(state: Round, policy: Policy) -> float | None:
-    """Returns when the passing of time alone may end the round or the attempt; None if never."""
+    """Returns when the round or the attempt may end without a further event; None if never."""
     moments = [
         moment
         for moment in (closes_at(state, policy), expires_at(state, policy))
@@ -240,7 +240,7 @@ def next_moment(state: Round, policy: Policy) -> float | None:
 def _extended(due: float, state: Round, policy: Policy) -> float:
     """Returns a deadline, postponed while bytes arrive.
 
-    Only a transfer that was under way before the deadline, as postponed so far, counts.
+    A transfer counts only if it was under way before the deadline as postponed so far.
     """
     limit = due + policy.max_extension_s
     for arrival in sorted(state.arriving.values()):

@@ -1,7 +1,7 @@
-"""Which arrays of a model travel between sites and server: share, keep, receive.
+"""Which arrays of a model are sent between sites and server: share, keep, receive.
 
 The rules are part of the plan, as patterns of array names, so that every site, the server and the
-audit read the same ones. An array that no pattern names is shared.
+audit use the same ones. An array that matches no pattern is shared.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _LISTED = 6  # names listed in one message
 
 @dataclasses.dataclass(frozen=True)
 class ShareRules:
-    """Patterns of array names, as in `fnmatch`: `*` stands for any text, also with a slash.
+    """Patterns of array names, as in `fnmatch`: `*` matches any text, slashes included.
 
     Attributes:
       keep: arrays that never leave a site; each site has its own.
-      receive: arrays that sites take from the server and never send, so that they stay as in the
+      receive: arrays that sites take from the server and never send, so that they remain as in the
         initial model.
     Raises:
-      ValueError: for a pattern that is empty or not a text.
+      ValueError: if a pattern is empty or not a string.
     """
 
     keep: tuple[str, ...] = ()
@@ -45,18 +45,19 @@ class ShareRules:
         return bool(self.keep or self.receive)
 
     def to_plan(self) -> dict[str, Any]:
-        """Returns the entry for a plan; empty where everything is shared, as in every plan before
-        there were rules.
+        """Returns the entry for a plan.
+
+        It is empty if everything is shared, as in every plan made before there were rules.
         """
         listed = {"keep": list(self.keep), "receive": list(self.receive)}
         return {PLAN_KEY: {key: value for key, value in listed.items() if value}} if self else {}
 
     def of(self, names: Iterable[str]) -> Sharing:
-        """Returns what the rules say about each array of a model.
+        """Applies the rules to the arrays of a model.
 
         Raises:
-          ValueError: for a pattern that matches no array, for an array that is kept and received,
-            and where no array remains to share; it says what to change.
+          ValueError: saying what to change, if a pattern matches no array, an array is both kept
+            and received, or no array remains to share.
         """
         names = tuple(names)
         kept = _matching("keep", self.keep, names)
@@ -79,7 +80,7 @@ class ShareRules:
 
 @dataclasses.dataclass(frozen=True)
 class Sharing:
-    """The arrays of one model by what happens to them; every array is in one of the three sets."""
+    """The arrays of one model as three sets: shared, kept, received; each array is in one."""
 
     shared: frozenset[str]
     kept: frozenset[str]
@@ -91,10 +92,10 @@ class Sharing:
         return not self.kept and not self.received
 
     def check_sent(self, names: Collection[str], *, what: str) -> None:
-        """Checks names that a site sends, or is about to send.
+        """Checks the names of the arrays that a site sends, or is about to send.
 
         Raises:
-          IncompatibleWeights: if one of them is kept or only received, or a shared one is missing.
+          IncompatibleWeights: if one is kept or only received, or a shared one is missing.
         """
         for found, rule in (
             (sorted(self.kept.intersection(names)), "keeps at the site"),
@@ -114,10 +115,10 @@ class Sharing:
 
 
 def of_plan(plan: Mapping[str, Any]) -> ShareRules:
-    """Returns the rules of a plan; without an entry everything is shared.
+    """Returns the rules of a plan; without an entry, everything is shared.
 
     Raises:
-      ValueError: for an entry that is not as `ShareRules.to_plan` writes it.
+      ValueError: if the entry is not of the form that `ShareRules.to_plan` returns.
     """
     entry = plan.get(PLAN_KEY, {})
     if not (

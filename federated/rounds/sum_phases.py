@@ -1,14 +1,14 @@
 """The exchange by which sites mask their updates and open the sum, as a pure state machine.
 
     keys     each site that has trained sends public keys; the round's own policy ends this phase
-    share    each seals shares of its secrets for every other
-    mask     each uploads its masked update
-    consent  each signs for the sites whose updates have arrived
-    reveal   a threshold of them opens the sum
+    share    each site seals shares of its secrets for every other site
+    mask     each site uploads its masked update
+    consent  each site signs the list of sites whose updates have arrived
+    reveal   a threshold of the sites opens the sum
 
-A later phase ends when every site that is expected has done its part, or at its deadline with those
-that have. If fewer than the threshold have, the exchange is given up, and the round begins another
-one with fresh keys.
+Each later phase ends when every expected site has done its part or, at its deadline, with the sites
+that have. If these are fewer than the threshold, the exchange is abandoned, and the round begins
+another one with new keys.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from federated.rounds.rounds import Policy, Round, Update
 
 Phase = Literal["keys", "share", "mask", "consent", "reveal"]
 PHASES: tuple[Phase, ...] = ("keys", "share", "mask", "consent", "reveal")
-MAX_EXCHANGES = 1000  # in one round, so that no server keeps sites at it for ever
+MAX_EXCHANGES = 1000  # in one round, so that no server can keep sites busy for ever
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SumPolicy:
-    """When a phase ends."""
+    """The conditions under which a phase ends."""
 
-    threshold: int  # sites that every phase needs
-    phase_deadline_s: float  # of each phase after the keys
+    threshold: int  # number of sites that every phase needs
+    phase_deadline_s: float  # for each phase after the keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Exchange:
     """An exchange of the open round.
 
     Attributes:
-      number: from 1, and one more each time that the round had to begin again.
+      number: 1 for the first exchange of the round, and one more for each that followed.
       opened_at: when the phase began, in seconds of the round's clock.
-      done: site to when it did its part in this phase.
-      closed: phase to the sites that did their part, of each phase before.
-      again: sites whose sum may have been opened in an exchange before; sites help to open no other
-        in this round, so it should become the same one. Empty if none was.
+      done: site -> when it did its part in this phase.
+      closed: each earlier phase -> the sites that did their part in it.
+      again: sites whose sum may have been opened in an earlier exchange. Sites help to open only
+        one sum in a round, so this exchange should form the same one. Empty if there was none.
     """
 
     number: int
@@ -56,7 +56,7 @@ class Exchange:
 
     @property
     def members(self) -> frozenset[str] | None:
-        """The sites that this phase is for; None for all."""
+        """The sites that take part in this phase; None for all."""
         if self.phase == "keys":
             return None
         return self.closed[PHASES[PHASES.index(self.phase) - 1]]
@@ -68,7 +68,7 @@ class Exchange:
 
     @property
     def dropped(self) -> frozenset[str]:
-        """The sites that shared and are not in the sum."""
+        """The sites that sent shares and are not in the sum."""
         return self.closed.get("share", frozenset()) - self.survivors
 
 
@@ -76,7 +76,7 @@ def check(state: Exchange, site: str, phase: str, number: int) -> None:
     """Checks that a site may act in a phase now.
 
     Raises:
-      StaleUpdate: if the exchange is another one, in another phase, or without this site.
+      StaleUpdate: if this is another exchange, is in another phase, or does not include the site.
     """
     if number != state.number or phase != state.phase:
         raise errors.StaleUpdate(
@@ -91,21 +91,23 @@ def check(state: Exchange, site: str, phase: str, number: int) -> None:
 
 
 def acted(state: Exchange, site: str, *, now: float) -> Exchange:
-    """Returns `state` after a site did its part; a repetition changes nothing."""
+    """Returns `state` after a site has done its part; a repetition changes nothing."""
     check(state, site, state.phase, state.number)
     return dataclasses.replace(state, done={site: now, **state.done})
 
 
 def task_of(state: Exchange, site: str) -> Phase | None:
-    """Returns the phase in which `site` has to act now, None if it has to wait."""
+    """Returns the phase in which `site` has to act now; None if it has to wait."""
     if site in state.done or (state.members is not None and site not in state.members):
         return None
     return state.phase
 
 
 def gathering(state: Exchange, opened: Round, policy: Policy) -> Round:
-    """Returns the round as it would be if the keys that have come were its updates: its policy
-    decides when the phase of the keys is over. Only its maximum of sites counts, the first ones.
+    """Returns the round as it would be if the keys received so far were its updates.
+
+    The round's policy thus decides when the phase of the keys is over. If there are more sites than
+    its maximum, the first ones count.
     """
     gathered = dataclasses.replace(opened, received={}, min_reached_at=None)
     first = sorted(state.done.items(), key=lambda entry: (entry[1], entry[0]))
@@ -118,12 +120,12 @@ def gathering(state: Exchange, opened: Round, policy: Policy) -> Round:
 def outcome(
     state: Exchange, absent: Collection[str], policy: SumPolicy, *, since: float, now: float
 ) -> Literal["wait", "next", "failed"]:
-    """Returns what becomes of a phase after the keys.
+    """Decides whether a phase after the keys continues ("wait"), ends ("next") or failed.
 
     Args:
       absent: sites that were evicted or have been silent for too long.
-      since: the deadline counts from here if that is later than the beginning of the phase: from
-        the end of a pause, or from the last bytes of an upload.
+      since: end of a pause, or arrival of the last bytes of an upload. The deadline counts from
+        here if that is later than the beginning of the phase.
     """
     members = state.members or frozenset()
     enough = len(state.done) >= policy.threshold
@@ -137,13 +139,14 @@ def outcome(
 
 
 def deadline(state: Exchange, policy: SumPolicy, *, since: float) -> float:
-    """Returns when the phase ends at the latest."""
+    """Returns the latest time at which the phase ends."""
     return max(state.opened_at, since) + policy.phase_deadline_s
 
 
 def advanced(state: Exchange, *, now: float) -> Exchange:
-    """Returns the next phase, for the sites that did their part in this one. If all are there whose
-    sum may have been opened before, the masks are for them alone.
+    """Returns the next phase, for the sites that did their part in this one.
+
+    If all sites are present whose sum may have been opened before, the masks are for them alone.
     """
     done = frozenset(state.done)
     if state.phase == "share" and state.again and state.again <= done:
@@ -154,6 +157,6 @@ def advanced(state: Exchange, *, now: float) -> Exchange:
 
 
 def restarted(state: Exchange, *, now: float) -> Exchange:
-    """Returns the first phase of the next exchange, in place of one that was given up."""
+    """Returns the first phase of the next exchange, which replaces an abandoned one."""
     again = state.survivors if state.phase == "reveal" else state.again
     return Exchange(state.number + 1, now, again=again)

@@ -1,4 +1,4 @@
-"""What a site has to do next, as a pure function of what has been done: the order of a run."""
+"""The order of a run: a site's next task as a pure function of what has been done so far."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ Kind = Literal[
 SUM_KINDS: tuple[Kind, ...] = ("share", "mask", "consent", "reveal")  # with secure aggregation
 # A model's name appears in file names, rows and logs at both ends; it can never be a path.
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-MAX_ROUND = 100_000  # rounds of a run; each leaves a few hundred bytes in a site's journal
+MAX_ROUND = 100_000  # rounds of a run; each adds a few hundred bytes to a site's journal
 # Models that a site evaluates in one run; each costs it a pass over its test cases. The largest
 # federation of hospitals that trained one segmentation model, FeTS 2022, had 71 sites: with three
 # models each and the two global ones that would be 215.
 MAX_MODELS = 256
-MAX_DISCARDED = 100  # times a run may go back, so that no server keeps a site training for ever
-LAST_GLOBAL = "FL_global"  # the last global model, unselected
-BEST_GLOBAL = "FL_best_global"  # the global model that the sites scored best
+MAX_DISCARDED = 100  # times a run may go back, so that no server can keep a site training for ever
+LAST_GLOBAL = "FL_global"  # the last global model, without a selection
+BEST_GLOBAL = "FL_best_global"  # the global model with the best scores from the sites
 
 
 def global_name(number: int) -> str:
@@ -44,7 +44,7 @@ def global_name(number: int) -> str:
 
 
 def global_number(name: str) -> int | None:
-    """Returns the number of the global model of that name, None for any other name."""
+    """Returns the number of the global model with this name; None for any other name."""
     match = re.fullmatch(r"round_(\d{3,9})", name)
     return int(match[1]) if match else None
 
@@ -65,14 +65,14 @@ class Task:
       `sum_phases`); "train" then ends with the site's keys in place of its update.
     - evaluate: download each of `models`, score it on the test cases, and submit the rows.
     - wait: do nothing now, and ask again.
-    - finished: leave; the run needs nothing more from this site.
+    - finished: stop; the run needs nothing more from this site.
     """
 
     kind: Kind
     round: int = 0
     model: str = ""
     models: tuple[str, ...] = ()
-    discarded: int = 0  # of train: how often the operator took the run back to an earlier round
+    discarded: int = 0  # of train: how often the operator discarded rounds of the run
     exchange: int = 0  # number of the exchange within the round, 0 without secure aggregation
 
 
@@ -84,18 +84,18 @@ def check_task(
     discarded: int = 0,
     evaluated: Collection[str] = (),
 ) -> None:
-    """Checks at a site that a task fits what the site has done: rounds go forward, within bounds.
+    """Checks at a site that a task fits what the site has done: rounds increase, within bounds.
 
     Args:
       trained: the last round that this site trained, 0 before the first. The same round may come
         again, because the server may have lost the update. Rounds may be skipped, because the site
         may have been away.
-      num_rounds: number of rounds of the run, as the server said at login.
-      discarded: how often the run had been taken back when this site last heard of it. Each further
-        time it may go back to any round.
+      num_rounds: number of rounds of the run, as the server stated at login.
+      discarded: how often rounds had been discarded when this site last heard of it. Each further
+        time, the run may go back to any round.
       evaluated: models that this site has evaluated in this run.
     Raises:
-      ServerMisbehaves: naming the task and what is wrong with it.
+      ServerMisbehaves: naming the task and its fault.
     """
     refused = errors.ServerMisbehaves.because
     if task.kind == "train":
@@ -169,10 +169,10 @@ def _check_model_of(task: Task, number: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
-      open_round: None after the last round.
+      open_round: number of the open round; None after the last round.
       num_rounds: fewer than planned if the run was told to end early.
       paused: the operator has paused the run; sites that ask are told to wait.
       closing: the open round is over and being aggregated.
@@ -181,8 +181,8 @@ class Progress:
       declared: sites that have published all their models, or have none to publish.
       models: the models that every site evaluates; empty until they are fixed.
       reported: sites whose rows were received.
-      discarded: how often the operator has taken the run back.
-      exchange: of the open round, in a run with secure aggregation.
+      discarded: how often the operator has discarded rounds.
+      exchange: the exchange of the open round, in a run with secure aggregation.
     """
 
     open_round: Round | None

@@ -1,1 +1,1 @@
-"""Secure aggregation: the server learns the sum of the sites' updates and no single one."""
+"""Secure aggregation: the server learns the sum of the sites' updates but no single update."""

@@ -1,7 +1,7 @@
 """Keys of one exchange: agreement (X25519), derivation (HKDF), sealed shares (ChaCha20-Poly1305).
 
-Every key is derived for one purpose in one exchange, which `Context` describes: no key and no
-stream is ever used twice.
+Every key is derived for one purpose in one exchange, which `Context` describes, so that keys and
+streams are never used twice.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _PURPOSE = "federated secure aggregation 1"
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What one exchange is about; all of it is signed, and derived into every key.
+    """The description of one exchange; all of it is signed, and enters every derived key.
 
     Attributes:
       model: digest of the global model that the sites trained from. A server that gave the sites
-        different models could read updates off their sum (Pasquini et al. 2022, Eluding Secure
+        different models could infer updates from their sum (Pasquini et al. 2022, Eluding Secure
         Aggregation in Federated Learning via Model Inconsistency).
     """
 
@@ -48,7 +48,7 @@ class Context:
         return hashlib.sha256(_canonical([_PURPOSE, dataclasses.asdict(self)])).digest()
 
     def statement(self, what: str, *parts: object) -> bytes:
-        """Returns the bytes that a site signs to say `what` in this exchange."""
+        """Returns the bytes that a site signs to state `what` in this exchange."""
         return _canonical([_PURPOSE, what, self.digest.hex(), *parts])
 
 
@@ -66,8 +66,9 @@ def public_key(private: bytes) -> bytes:
 
 
 def is_usable(public: bytes) -> bool:
-    """Returns whether sites can agree on secrets with a public key: points of small order give
-    none.
+    """Returns whether sites can agree on secrets with a public key.
+
+    Points of small order yield no secret.
     """
     try:
         X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(public))
@@ -77,13 +78,12 @@ def is_usable(public: bytes) -> bool:
 
 
 def agreed(private: bytes, public: bytes, context: Context, purpose: str, *names: str) -> bytes:
-    """Returns the key of 32 bytes that two sites share for one purpose.
+    """Returns the 32-byte key that two sites share for one purpose.
 
     Args:
-      names: whose key it is, in an order that both sites use.
+      names: the sites whose key it is, in an order that both use.
     Raises:
-      ValueError: for a public key of another size, or one that gives no secret (a point of small
-        order).
+      ValueError: if the public key has another size, or yields no secret (a point of small order).
     """
     shared = X25519PrivateKey.from_private_bytes(private).exchange(
         X25519PublicKey.from_public_bytes(public)
@@ -92,13 +92,13 @@ def agreed(private: bytes, public: bytes, context: Context, purpose: str, *names
 
 
 def derived(secret: bytes, context: Context, purpose: str, *names: str) -> bytes:
-    """Returns a key of 32 bytes for one purpose (HKDF with SHA-256)."""
+    """Returns a 32-byte key for one purpose (HKDF with SHA-256)."""
     info = _canonical([purpose, *names])
     return HKDF(hashes.SHA256(), KEY_BYTES, salt=context.digest, info=info).derive(secret)
 
 
 def pair_seed(private: bytes, public: bytes, context: Context, site: str, other: str) -> bytes:
-    """Returns the seed of the stream that two sites share; the same at both."""
+    """Returns the seed of the stream that two sites share; it is the same at both."""
     return agreed(private, public, context, "pair mask", *sorted((site, other)))
 
 
@@ -108,7 +108,7 @@ def self_seed(secret: bytes, context: Context, site: str) -> bytes:
 
 
 def commitment(secret: bytes, context: Context, site: str) -> bytes:
-    """Returns 32 bytes that fix the secret of a self mask and tell nothing about it."""
+    """Returns 32 bytes that commit to the secret of a self mask and reveal nothing about it."""
     return derived(secret, context, "commitment", site)
 
 
@@ -122,7 +122,7 @@ def unseal(key: bytes, sealed: bytes) -> tuple[bytes, bytes]:
     """Returns (share of the self mask's secret, share of the masking key).
 
     Raises:
-      ValueError: for anything that was not sealed with this key.
+      ValueError: if the bytes were not sealed with this key.
     """
     if len(sealed) != SEALED_BYTES:
         raise ValueError(f"a sealed share has {len(sealed)} bytes; expected {SEALED_BYTES}")

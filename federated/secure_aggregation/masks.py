@@ -1,8 +1,8 @@
-"""Masks: streams of ring values that two sites, or one alone, make from a seed of 256 bits.
+"""Masks: streams of ring values that two sites, or one alone, generate from a seed of 256 bits.
 
-Of two sites, the one whose name comes first adds the stream that both know, and the other subtracts
-it, so that it is gone from their sum. AES-256 in counter mode makes the stream, so any piece of it
-can be made by itself and a model is masked slab by slab.
+Of two sites, the one whose name sorts first adds the stream that both know, and the other subtracts
+it, so that it cancels in their sum. AES-256 in counter mode generates the stream, so any piece of
+it can be computed by itself and a model is masked slab by slab.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _BLOCK_BYTES = 16
 
 
 class Mask(NamedTuple):
-    """A stream that is added, or subtracted."""
+    """A stream that is added or subtracted."""
 
-    seed: bytes  # used for this one stream and nothing else
+    seed: bytes  # used for this stream and nothing else
     negative: bool = False
 
     def opposite(self) -> Mask:
@@ -44,7 +44,7 @@ def add(values: np.ndarray, masks: Iterable[Mask], first: int) -> np.ndarray:
 
     Args:
       values: uint64 [n].
-      first: number of the first value within the model.
+      first: index of the first value within the model.
     """
     for mask in masks:
         stream = words(mask.seed, first, values.size)

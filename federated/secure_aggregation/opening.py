@@ -1,4 +1,4 @@
-"""The server's part: takes the masks off a sum, and reads the mean of the updates slab by slab."""
+"""The server's part: removes the masks from a sum and reads the mean update slab by slab."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from federated.secure_aggregation.roster import Roster
 from federated.tensors.weights import TensorSpec, dtype_runs
 from federated.wire.messages import SumPost
 
-# Of shares to try for one secret: all of them with up to 13 sites. Each takes milliseconds.
+# Choices of shares to try for one secret: all of them with up to 13 sites. Each takes milliseconds.
 _MAX_CHOICES = 2000
 
 
@@ -26,7 +26,7 @@ class CannotOpen(Exception):
 
 
 class Opened(NamedTuple):
-    """The masks that are left in a sum, and the sites that revealed a wrong share."""
+    """The masks that remain in a sum, and the sites that revealed a wrong share."""
 
     masks: list[Mask]
     liars: tuple[str, ...]
@@ -48,19 +48,19 @@ def masks_of_sum(
     commitments: Mapping[str, bytes],
     revealed: Mapping[str, SumPost],
 ) -> Opened:
-    """Returns the masks that are left in the sum of the survivors, to be taken off.
+    """Returns the masks that remain in the sum of the survivors and have to be removed.
 
-    If more sites than the threshold have revealed shares, some may have revealed wrong ones.
+    If more sites than the threshold have revealed shares, some of the shares may be wrong.
 
     Args:
-      dropped: sites that shared and whose masked update is not in the sum.
-      commitments: site to what fixes its self mask.
-      revealed: site to the shares that it revealed.
+      dropped: sites that sent shares and whose masked update is not in the sum.
+      commitments: site -> the commitment to its self mask.
+      revealed: site -> the shares that it revealed.
     Returns:
-      The masks with the signs with which they are in the sum: the self masks of the survivors, and
-      those that survivors have with sites that dropped out.
+      The masks with the signs that they have in the sum: the self masks of the survivors, and the
+      masks that survivors have in common with sites that dropped out.
     Raises:
-      CannotOpen: naming the site whose secret the shares do not give.
+      CannotOpen: naming the site whose secret cannot be recovered from the shares.
     """
     found, liars = [], set()
     of_masks = {by: post.self_masks for by, post in revealed.items()}
@@ -96,7 +96,7 @@ def _secret(
     shares: Mapping[str, Mapping[str, bytes]],
     fits: Callable[[bytes], bool],
 ) -> tuple[bytes, list[str]]:
-    """Returns (a site's secret, the sites whose shares are not of it)."""
+    """Returns (a site's secret, the sites whose shares do not belong to it)."""
     given = {by: each[site] for by, each in shares.items() if site in each}
     threshold = context.settings.threshold
     by_place = {roster.place(by): share for by, share in given.items()}
@@ -117,8 +117,9 @@ def _secret(
 
 
 def _choices(places: list[int], threshold: int) -> Iterator[tuple[int, ...]]:
-    """Yields places of shares to try: each run of neighbours, so that a single wrong share is
-    avoided by one of the first, and then others; `_MAX_CHOICES` in all.
+    """Yields up to `_MAX_CHOICES` choices of places whose shares to try.
+
+    Runs of neighbouring places come first, so that an early choice avoids a single wrong share.
     """
     round_about = [*places, *places]
     runs = (tuple(round_about[at : at + threshold]) for at in range(len(places)))
@@ -130,12 +131,12 @@ def _choices(places: list[int], threshold: int) -> Iterator[tuple[int, ...]]:
 class OpenedMean:
     """The weighted mean of the updates in an opened sum, as a model that is read piece by piece.
 
-    Each piece adds the same stretch of every masked update and takes the masks off, so no more of
-    them is in memory than of plain updates. Threads may read different pieces.
+    For each piece, the same range of every masked update is added and the masks are removed, so it
+    takes no more memory than plain updates. Threads may read different pieces.
 
     Args:
       updates: the masked updates.
-      left: the masks that are in their sum.
+      left: the masks that remain in their sum.
       model: the global model that the sites trained from; the mean has its tensors.
       num_examples: training cases of all sites in the sum.
     """
@@ -158,7 +159,7 @@ class OpenedMean:
             first += nbytes // dtype.itemsize
 
     def read_range(self, start: int, size: int) -> bytes:
-        """Returns `size` bytes of the mean, in the model's dtypes, from byte `start` on."""
+        """Returns `size` bytes of the mean, in the model's dtypes, beginning at byte `start`."""
         pieces = []
         for dtype, begin, end, first in self._runs:
             low, high = max(start, begin), min(start + size, end)

@@ -1,6 +1,6 @@
 """The server's checks of what a site sends in a phase.
 
-One site with unusable keys or shares is refused here, and not every other site that would receive
+A site with unusable keys or shares is refused here; otherwise every other site would have to refuse
 them.
 """
 
@@ -27,7 +27,7 @@ from federated.wire.messages import SumKeys, SumPost
 
 @dataclasses.dataclass(frozen=True)
 class Standing:
-    """How far an exchange is.
+    """The progress of an exchange.
 
     Attributes:
       done: sites that have done their part in the phase.
@@ -53,13 +53,13 @@ def check_part(
     """Checks that a part has what its phase needs, in the right sizes, and nothing else.
 
     Args:
-      site: who sends it.
-      post: of the phase that is open.
-      known: site to its keys, of all that have sent keys in this exchange.
-      now: decides whether certificates are valid.
+      site: the sender.
+      post: the part, which belongs to the open phase.
+      known: site -> its keys, for all sites that have sent keys in this exchange.
+      now: the time at which certificates must be valid.
     Raises:
-      UpdateRefused: for a part that no other site could use.
-      StaleUpdate: for the keys of one site too many.
+      UpdateRefused: if other sites could not use the part.
+      StaleUpdate: if the exchange already has the keys of all the sites that it can take.
     """
     fits = False
     if post.phase == "keys" and post.keys is not None and post.keys.site == site:
@@ -71,7 +71,7 @@ def check_part(
     elif post.phase == "consent":
         fits = _is_consent(site, post.consent, state, context, known)
     elif post.phase == "reveal":
-        # A site that could not open what another one sealed for it has no share of that one.
+        # A site that could not open what another site sealed for it has no share of that site.
         in_sum = state.survivors & post.self_masks.keys()
         out = state.dropped & post.mask_keys.keys()
         fits = _are(post.self_masks, in_sum, SHARE_BYTES)
@@ -136,5 +136,5 @@ def _is_consent(
 
 
 def _are(shares: Mapping[str, bytes], sites: Collection[str], size: int) -> bool:
-    """Returns whether there is a share of that size for each of the sites, and for no other."""
+    """Returns whether there is a share of that size for each of these sites and for no other."""
     return shares.keys() == set(sites) and all(len(share) == size for share in shares.values())

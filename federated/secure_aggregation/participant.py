@@ -1,8 +1,8 @@
-"""A site's part in one exchange, as a value that goes forward phase by phase.
+"""A site's part in one exchange, as a value that advances phase by phase.
 
-Each function takes what the server says, checks it against what the site did and saw before, and
-returns the next value. The caller writes that to disk before anything that follows from it leaves
-the site, so a site that was killed repeats the very same bytes.
+Each function takes what the server sent, checks it against what the site did and received before,
+and returns the next value. The caller writes that value to disk before anything derived from it
+leaves the site, so a site that was killed sends the same bytes again.
 
 Source: Bonawitz et al. 2017, Practical Secure Aggregation for Privacy-Preserving Machine Learning
 (CCS), the protocol against active adversaries (its figure 4).
@@ -30,17 +30,17 @@ _refused = errors.ServerMisbehaves.because
 
 @dataclasses.dataclass(frozen=True)
 class Participant:
-    """What a site knows in an exchange; the private parts never leave it.
+    """What a site knows in an exchange; the private parts never leave the site.
 
     Attributes:
       update: names the update that the masks are for. They are used for no other.
-      sealing, masking: private keys; self_secret: of its own mask.
+      sealing, masking: the site's private keys; self_secret: the secret of its own mask.
       keys: its public keys, as it sent them.
       roster: the keys of all sites, once it has checked them.
-      shares: site to the sealed shares that it sent.
-      received: site to (share of the self mask's secret, share of the masking key), its own
-        included: of every site that shared. Two empty ones where they could not be opened.
-      survivors: the sites for whose sum it has signed.
+      shares: site -> the sealed shares that this site sent to it.
+      received: site -> (share of its self mask's secret, share of its masking key), for every site
+        that sent shares, this one included. Both are empty if they could not be opened.
+      survivors: the sites whose sum it has signed for.
       masked: digest of its masked update.
     """
 
@@ -79,12 +79,12 @@ class Participant:
         return SumPost(phase, self.place, **parts)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the value as JSON can hold it; `from_json` is the inverse."""
+        """Returns the value in a form that JSON can represent; `from_json` is the inverse."""
         return _plain(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Participant:
-        """Raises ValueError, KeyError, TypeError for anything that `to_json` does not return."""
+        """Raises ValueError, KeyError or TypeError for anything that `to_json` cannot return."""
         about = found["context"]
         context = Context(
             about["run"],
@@ -129,9 +129,9 @@ def share(
     """Checks the keys of all sites and seals a share of each secret for every other site.
 
     Raises:
-      ServerMisbehaves: for fewer than three sites, other keys than this site sent under its name,
-        keys that come twice or that their site has not signed for this exchange, or other keys than
-        the server gave before.
+      ServerMisbehaves: if there are fewer than three sites, if the keys under this site's name are
+        not those that it sent, if keys occur twice or were not signed by their site for this
+        exchange, or if the keys differ from those that the server gave before.
     """
     found = {each.site: each for each in roster}
     if me.roster:
@@ -153,7 +153,7 @@ def share(
 
 
 def _sealed_shares(me: Participant, roster: Roster) -> tuple[dict[str, bytes], tuple[bytes, bytes]]:
-    """Returns (site to sealed shares, this site's own shares)."""
+    """Returns (site -> sealed shares, this site's own shares)."""
     count, threshold = len(roster.sites), me.context.settings.threshold
     of_mask, of_key = (
         shamir.split(secret, count=count, threshold=threshold)
@@ -177,13 +177,14 @@ def shares_post(me: Participant) -> SumPost:
 
 
 def receive(me: Participant, sealed: Mapping[str, bytes]) -> Participant:
-    """Opens the shares of the other sites; these and this site are masked against each other.
+    """Opens the shares of the other sites, with which this site then has masks in common.
 
-    Shares that cannot be opened count as none: whether the server or the site that sealed them is
-    at fault cannot be told here, and a threshold of other sites may have theirs.
+    Shares that cannot be opened are treated as missing: whether the server or the site that sealed
+    them is at fault cannot be determined here, and a threshold of other sites may have theirs.
 
     Raises:
-      ServerMisbehaves: for shares of too few sites, of unknown ones, or of other sites than before.
+      ServerMisbehaves: if the shares come from too few sites, from unknown ones, or from other
+        sites than before.
     """
     roster, settings = me._roster(), me.context.settings
     if me.received:
@@ -209,7 +210,7 @@ def receive(me: Participant, sealed: Mapping[str, bytes]) -> Participant:
 
 
 def own_masks(me: Participant) -> list[Mask]:
-    """Returns the masks that the site adds: its own, and one with every site that shared."""
+    """Returns the masks that the site adds: its own, and one per other site that sent shares."""
     roster = me._roster()
     found = [Mask(keys.self_seed(me.self_secret, me.context, me.site))]
     for site in me.received.keys() - {me.site}:
@@ -220,11 +221,12 @@ def own_masks(me: Participant) -> list[Mask]:
 
 
 def consent(me: Participant, survivors: Collection[str], dropped: Collection[str]) -> Participant:
-    """Notes the sites whose sum this site will help to open. It does so for one sum only.
+    """Records the sites whose sum this site will help to open. It does so for one sum only.
 
     Raises:
-      ServerMisbehaves: for sites that are both in the sum and dropped, that did not share or are
-        missing, for too few, without this site, or for another sum than before.
+      ServerMisbehaves: if sites are both in the sum and dropped, if sites did not send shares or
+        are missing, if there are too few sites or this site is not among them, or if this is
+        another sum than before.
     """
     settings, listed = me.context.settings, [*survivors, *dropped]
     if set(survivors) & set(dropped):
@@ -257,9 +259,10 @@ def consent_post(me: Participant, signer: Signer) -> SumPost:
 
 
 def reveal_post(me: Participant, consents: Mapping[str, bytes]) -> SumPost:
-    """Returns the shares that open the sum for which this site has signed: of each site in it the
-    share of the self mask, of each that dropped out that of the masking key. Never both, and
-    neither of a site whose shares could not be opened.
+    """Returns the shares that open the sum for which this site has signed.
+
+    These are the self-mask share of each site in the sum, and the masking-key share of each site
+    that dropped out: never both of one site, and neither if its shares could not be opened.
 
     Raises:
       ServerMisbehaves: unless a threshold of sites signed for the same sum.

@@ -1,9 +1,9 @@
-"""Fixed point in the ring of integers modulo 2**64, in which masked updates are added.
+"""Fixed-point numbers in the ring of integers modulo 2**64, in which masked updates are added.
 
 A site sends n * (x - g) for each value: n is its number of training cases, x the value after local
 training, g the value of the global model that it trained from. In units of 2**-FRACTION_BITS and
-rounded to an integer, such values add up exactly, whatever the order, and a mask can be added and
-taken away without a trace.
+rounded to an integer, such values add up exactly in any order, and a mask can be added and removed
+without an error.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ FRACTION_BITS = 32
 
 @dataclasses.dataclass(frozen=True)
 class Ring:
-    """The fixed point of one run.
+    """The fixed-point format of one run.
 
     The error of the mean of k sites with N training cases in all is at most
-    `error_bound(k, N, largest)`: each site rounds each value once, by half a unit at most, and
-    computes it in float64. The sum itself is exact.
+    `error_bound(k, N, largest)`: each site computes each value in float64 and rounds it once, by at
+    most half a unit. The sum itself is exact.
 
     Attributes:
       value_range: largest absolute change of a value by local training that a site can send.
       max_sites: number of sites that may be added.
     Raises:
-      ValueError: if not even one training case for each site fits.
+      ValueError: if not even one training case per site fits.
     """
 
     value_range: float
@@ -53,15 +53,15 @@ class Ring:
 
     @property
     def max_examples(self) -> int:
-        """The most training cases that a site may have, so that no sum can wrap."""
-        # Half of the ring is for negative sums. A product in float64 may be too large by a
-        # 2**-53th, and is then rounded: less than 2**10 units for each site.
+        """The most training cases that a site may have without a risk that a sum wraps around."""
+        # Half of the ring is for negative sums. A product in float64 may be too large by a relative
+        # 2**-53, and is then rounded: less than 2**10 units per site.
         room = 2 ** (_WORD_BITS - 1) - 1 - self.max_sites * 2**10
         numerator, denominator = (self.value_range * 2.0**FRACTION_BITS).as_integer_ratio()
         return room * denominator // (numerator * self.max_sites)
 
     def check_examples(self, site: str, num_examples: int) -> None:
-        """Raises UpdateRefused for a site with so many cases that a sum might wrap."""
+        """Raises UpdateRefused if a site has so many cases that a sum might wrap around."""
         if num_examples > self.max_examples:
             raise errors.UpdateRefused(
                 f"site {site!r} has {num_examples} training cases; with secure aggregation at most "
@@ -74,7 +74,7 @@ class Ring:
         """Raises UpdateRefused if a value changed by more than `value_range`, or is not finite.
 
         Args:
-          what: names the update, for the message.
+          what: name of the update, for the message.
         """
         with np.errstate(invalid="ignore", over="ignore"):
             change = np.abs(np.subtract(values, model, dtype=np.float64))
@@ -98,7 +98,7 @@ class Ring:
         Returns:
           uint64 [n].
         Raises:
-          UpdateRefused: as `check` and `check_examples`; nothing ever wraps.
+          UpdateRefused: as in `check` and `check_examples`; nothing ever wraps around.
         """
         self.check(values, model, what=what)
         self.check_examples(what, num_examples)
@@ -122,8 +122,8 @@ class Ring:
         """Returns the largest error of `mean`, in the model's own unit.
 
         Args:
-          sites: number of summands.
-          num_examples: their training cases in all.
+          sites: number of sites in the sum.
+          num_examples: number of their training cases in all.
           largest: the largest absolute value of a global model or an update.
         """
         rounding = sites * 2.0 ** -(FRACTION_BITS + 1) / num_examples
@@ -132,16 +132,16 @@ class Ring:
 
 
 def masked_specs(num_values: int) -> tuple[TensorSpec, ...]:
-    """Returns the one tensor of a masked update: a word for each value, in canonical order."""
+    """Returns the one tensor of a masked update: one word per value, in canonical order."""
     return (TensorSpec("masked_update", "U64", (num_values,)),)
 
 
 def check_settings(settings: SumSettings) -> None:
-    """Checks what a server says about its sums.
+    """Checks the settings of secure aggregation that a server states.
 
     Raises:
-      ValueError: naming the setting: fewer than three sites, a threshold that is not a majority, a
-        fixed point that this release does not use, or a range that cannot hold.
+      ValueError: naming the faulty setting: fewer than three sites, a threshold that is not a
+        majority, a fixed-point format that this release does not use, or an impossible range.
     """
     if not 3 <= settings.max_sites <= MAX_SUMMANDS:
         raise ValueError(

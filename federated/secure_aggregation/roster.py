@@ -1,7 +1,8 @@
-"""Who takes part in an exchange: keys signed by the sites' certificates, and their verification.
+"""The sites that take part in an exchange: their signed keys, and the verification of these.
 
-The server passes keys on, and could pass on its own. So each site signs its keys with the key of
-the certificate that the federation's authority gave it, and checks those of every other site.
+The server passes keys on, and could replace them by its own. So each site signs its keys with the
+private key of the certificate that the federation's authority issued to it, and verifies the keys
+of every other site.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from federated.wire.messages import SumKeys
 from runkit import printable
 
 LEAST_SITES = 3
-MAX_CERTIFICATE = 4 * 2**10  # bytes; one of this product has less than 700
+MAX_CERTIFICATE = 4 * 2**10  # bytes; a certificate of this product has less than 700
 MAX_SIGNATURE = 80  # bytes; an ECDSA signature over P-256 has at most 72
 _SKEW = datetime.timedelta(hours=1)  # between the clocks of two sites
 _ALGORITHM = ec.ECDSA(hashes.SHA256())
 
 
 class NotSigned(ValueError):
-    """Keys, or a consent, that the site which they name has not signed for this exchange."""
+    """Keys or a consent not signed for this exchange by the site that they name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Signer:
-    """A site's certificate and its key, and the authority that all sites trust."""
+    """A site's certificate and private key, and the authority that all sites trust."""
 
     site: str
     key: ec.EllipticCurvePrivateKey = dataclasses.field(repr=False)
@@ -64,12 +65,12 @@ def verify_keys(
     """Checks the public keys of one site.
 
     Raises:
-      NotSigned: naming what is wrong: the name, the certificate, its owner, its dates, or the
+      NotSigned: stating what is wrong: the name, the certificate, its owner, its dates, or the
         signature.
     """
     who = f"the keys of site {printable.text(repr(keys.site), limit=80)}"
     if keys.site.lower() in certificates.RESERVED:
-        # Whoever runs the server has the operator's certificate, which is made like a site's.
+        # The server's operator has the operator's certificate, which is made like a site's.
         raise NotSigned(f"{who} have a name that no site has")
     if not (is_usable(keys.sealing_key) and is_usable(keys.masking_key)):
         raise NotSigned(f"{who} are not public keys of X25519, {KEY_BYTES} bytes each")
@@ -94,7 +95,7 @@ def verify_keys(
 
 
 def check_apart(keys: Sequence[SumKeys]) -> None:
-    """Raises ValueError if two of the sites have the same name or the same key."""
+    """Raises ValueError if two sites have the same name or the same key."""
     names = {each.site for each in keys}
     public = {each.sealing_key for each in keys} | {each.masking_key for each in keys}
     if len(names) != len(keys) or len(public) != 2 * len(keys):
@@ -110,7 +111,7 @@ class Roster:
     """The sites of an exchange and their keys, checked against one another.
 
     Raises:
-      ValueError: for too few or too many sites, a site that comes twice, or repeated keys.
+      ValueError: if there are too few or too many sites, a site occurs twice, or keys are repeated.
     """
 
     keys: Mapping[str, SumKeys]
@@ -135,7 +136,7 @@ class Roster:
         return tuple(self.keys)
 
     def place(self, site: str) -> int:
-        """Returns the place of a site's shares, from 1."""
+        """Returns the place of a site's shares, counted from 1."""
         return self.sites.index(site) + 1
 
     def statement(self, context: Context, survivors: Collection[str]) -> bytes:

@@ -1,10 +1,10 @@
-"""Shamir's secret sharing: any `threshold` shares give a secret of 32 bytes, fewer give nothing.
+"""Shamir's secret sharing: `threshold` shares recover a 32-byte secret, fewer reveal nothing.
 
 The secret is the constant term of a polynomial of degree threshold - 1 whose other coefficients are
-random; a share is its value at one place.
+random; a share is the value of the polynomial at one place.
 
 Source: Shamir 1979, How to Share a Secret. The field is that of the integers modulo the Mersenne
-prime 2**521 - 1, which holds any 32 bytes.
+prime 2**521 - 1, which is large enough for any 32 bytes.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ def split(
     threshold: int,
     below: Callable[[int], int] = secrets.randbelow,
 ) -> dict[int, bytes]:
-    """Returns place to share, for the places 1 to `count`.
+    """Returns {place: share} for the places 1 to `count`.
 
     Args:
       secret: 32 bytes.
-      below: returns a random number of at least 0 and less than its argument.
+      below: returns a random integer of at least 0 and less than its argument.
     Raises:
-      ValueError: for a secret of another size, or a threshold that is not 1 to `count`.
+      ValueError: if the secret has another size, or the threshold is not 1 to `count`.
     """
     if len(secret) != SECRET_BYTES:
         raise ValueError(f"the secret has {len(secret)} bytes; expected {SECRET_BYTES}")
@@ -44,10 +44,10 @@ def split(
 
 
 def combine(shares: Mapping[int, bytes]) -> bytes:
-    """Returns the secret of exactly as many shares as its threshold was.
+    """Recovers a secret from exactly as many shares as its threshold.
 
     Raises:
-      ValueError: for shares that are none, or are not of one secret of 32 bytes.
+      ValueError: if these are not shares, or not shares of one 32-byte secret.
     """
     secret = _interpolated(shares, 0)
     if secret >= 2 ** (8 * SECRET_BYTES):
@@ -56,10 +56,10 @@ def combine(shares: Mapping[int, bytes]) -> bytes:
 
 
 def differing(shares: Mapping[int, bytes], others: Mapping[int, bytes]) -> list[int]:
-    """Returns the places in `others` whose shares are not of the secret that `shares` give.
+    """Returns the places in `others` whose shares do not belong to the secret of `shares`.
 
     Args:
-      shares: right ones, exactly as many as the threshold.
+      shares: correct shares, exactly as many as the threshold.
     """
     return [
         place
@@ -69,7 +69,7 @@ def differing(shares: Mapping[int, bytes], others: Mapping[int, bytes]) -> list[
 
 
 def _interpolated(shares: Mapping[int, bytes], at: int) -> int:
-    """Returns the value at a place of the polynomial of lowest degree through the shares."""
+    """Returns the value, at one place, of the polynomial of lowest degree through the shares."""
     if not shares or min(shares) < 1:
         raise ValueError(f"shares at the places {sorted(shares)}; expected places from 1 on")
     values = {place: _number(share) for place, share in shares.items()}

@@ -1,4 +1,4 @@
-"""Who takes part, and what may leave a site.
+"""The members of a federation, and what may leave a site.
 
-Certificates, TLS, credentials, kits, revocation, and the filter of reports.
+Certificates, TLS, credentials, kits, revocation, and the filter for reports.
 """

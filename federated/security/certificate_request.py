@@ -1,10 +1,10 @@
-"""A site makes its own key and has the operator certify it; no secret ever travels.
+"""A site makes its own key and has the operator certify it; secrets are never sent.
 
     <kit>/{site.key.next, credential, site.csr}   after `request`; only site.csr is sent
     <kit>/{ca.pem, site.pem, site.key, credential, site.json}   after `install` of the answer
 
-People check both directions by telephone: the site reads out the request's fingerprint, the
-operator the authority's.
+People verify both directions by telephone: the site reads out the request's fingerprint, and the
+operator reads out the authority's.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def request(kit_folder: str | os.PathLike, site: str) -> certificates.Request:
     later ones keep it.
 
     Raises:
-      ValueError: for a name that cannot be used, a kit of another site, or a link in place of a
-        file.
+      ValueError: if the name cannot be used, the kit belongs to another site, or a link is in place
+        of a file.
     """
     kit = pathlib.Path(kit_folder)
     private.refuse_links(kit)
@@ -47,7 +47,7 @@ def request(kit_folder: str | os.PathLike, site: str) -> certificates.Request:
         )
     private.tree(kit)
     credential = kit / "credential"
-    # A kill of an earlier release may have left an empty one.
+    # An earlier release, if killed, may have left an empty one.
     if not credential.is_file() or not credential.read_bytes().strip():
         write_private(credential, new_secret().encode("ascii") + b"\n")
     secret = credential.read_text(encoding="ascii").strip()
@@ -67,19 +67,19 @@ def install(
 ) -> x509.Certificate:
     """Installs the operator's answer in the kit; returns the certificate that is now in use.
 
-    The answer travels unprotected. Its authority's fingerprint, which the operator reads out,
-    proves that it is genuine: the first answer needs it, and later ones must have the authority,
-    address and site name of the kit.
+    The answer is sent unprotected. The fingerprint of its authority, which the operator reads out,
+    proves that it is genuine. The first answer needs the fingerprint; later ones must have the
+    authority, address and site name of the kit.
 
     Args:
-      authority: fingerprint of the authority as it was read out; spaces, colons and capitals do not
-        matter.
+      authority: fingerprint of the authority as it was read out; spaces, colons and upper or lower
+        case do not matter.
       confirm_change: the operator has confirmed a new authority, host, port or name; a new
         authority needs its fingerprint too.
     Raises:
-      ValueError: if the answer is incomplete, holds a link, is for another key or site, or was not
-        issued by the authority that comes with it; or if that authority, or a change, is not
-        confirmed. The kit is then unchanged.
+      ValueError: if the answer is incomplete, contains a link, is for another key or site, or was
+        not issued by the authority that comes with it; or if that authority or a change is not
+        confirmed. The kit is then left unchanged.
     """
     kit, answer = pathlib.Path(kit_folder), pathlib.Path(answer_folder)
     private.refuse_links(kit)
@@ -125,7 +125,7 @@ def install(
             ) from error
     private.tree(kit)
     if (kit / "ca.pem").is_file() and _certificate(kit / "ca.pem") != issuer:
-        (kit / revocation.FILE).unlink(missing_ok=True)  # by the former authority
+        (kit / revocation.FILE).unlink(missing_ok=True)  # issued by the former authority
     atomic.write_bytes(kit / "ca.pem", (answer / "ca.pem").read_bytes())
     atomic.write_json(kit / "site.json", {"format": FORMAT, **about})
     if statement.is_file():
@@ -145,14 +145,14 @@ def authority_of(kit_folder: str | os.PathLike) -> str:
 
 
 def take_revocation(kit_folder: str | os.PathLike, statement: str | os.PathLike) -> int:
-    """Keeps the authority's statement on revoked server certificates in a kit.
+    """Stores the authority's statement on revoked server certificates in a kit.
 
-    The authority has signed it, so it may come over any channel.
+    The authority has signed it, so it may be sent over any channel.
 
     Returns:
       The first generation of server certificates that is trusted.
     Raises:
-      ValueError: for a file that is not such a statement by the kit's authority.
+      ValueError: if the file is not such a statement by the kit's authority.
     """
     kit, path = pathlib.Path(kit_folder), pathlib.Path(statement)
     private.refuse_links(kit)
@@ -199,7 +199,7 @@ def _check_changes(
     given: str,
     confirmed: bool,
 ) -> None:
-    """Raises ValueError if authority, site, host or port is not the kit's, unless confirmed."""
+    """Raises ValueError for an unconfirmed change of the kit's authority, site, host or port."""
     changes = []
     if (kit / "ca.pem").is_file() and _certificate(kit / "ca.pem") != issuer:
         changes.append("its authority is not the kit's")

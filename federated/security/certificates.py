@@ -1,6 +1,6 @@
 """X.509 as a federation uses it: one authority, P-256 keys, one purpose per certificate.
 
-Functions of bytes and values; no files.
+The functions work on bytes and values, not on files.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from runkit import printable
 
 BACKDATED = datetime.timedelta(hours=1)  # so that a site whose clock is slow can start at once
 _NAME = 64  # longest common name in characters (X.520)
-RESERVED = ("server", "operator", "authority")  # names of members that are no sites
+RESERVED = ("server", "operator", "authority")  # names of members that are not sites
 WARN_DAYS = 30  # before a certificate expires
 _GENERATION = re.compile(r"server-([1-9][0-9]{0,5})\.federation\.invalid")
-_SPOKEN_BITS = 128  # of a fingerprint that people compare, at least
+_SPOKEN_BITS = 128  # least number of bits of a fingerprint that people compare
 
 
 class Request(NamedTuple):
     """What a site asks to have certified.
 
-    The private key never leaves the site, and of its credential it sends only the hash.
+    The private key never leaves the site, and the site sends only the hash of its credential.
     """
 
     name: str
@@ -69,12 +69,12 @@ def issue(
     hosts: Sequence[str] = (),
     generation: int = 0,
 ) -> x509.Certificate:
-    """Returns a server's certificate if `hosts` are given, else a client's.
+    """Returns a server's certificate if `hosts` is given, else a client's.
 
     It expires no later than its authority.
 
     Args:
-      generation: how often the server's certificate was revoked before this one. The certificate
+      generation: number of revocations of the server's certificate before this one. The certificate
         bears the names of all generations up to this one, so that a client that does not know of
         the newest revocation can still connect, and then learns of it.
     Raises:
@@ -122,10 +122,10 @@ def new_request(name: str, key: ec.EllipticCurvePrivateKey, credential_sha256: s
 
 
 def read_request(pem: bytes) -> Request:
-    """Returns what a request asks for.
+    """Reads and checks a certificate request.
 
     Raises:
-      ValueError: unless `new_request` made it, and the key it names signed it.
+      ValueError: unless `new_request` made it, signed with the key that it names.
     """
     try:
         request = x509.load_pem_x509_csr(pem)
@@ -153,9 +153,9 @@ def read_request(pem: bytes) -> Request:
 
 
 def server_name(generation: int) -> str:
-    """Returns the name that server certificates bear from a generation on.
+    """Returns the name that server certificates of this and later generations bear.
 
-    No host can be reached under it (RFC 6761).
+    A host cannot be reached under this name (RFC 6761).
     """
     return f"server-{generation}.federation.invalid"
 
@@ -181,8 +181,8 @@ def new_revocation(
 ) -> bytes:
     """Returns the authority's statement that server certificates before a generation are revoked.
 
-    It is a PEM list of revoked certificates (X.509 CRL) whose number is the generation, and is
-    valid as long as the authority.
+    It is a PEM list of revoked certificates (X.509 CRL) whose number is the generation. It is valid
+    as long as the authority.
     """
     builder = (
         x509.CertificateRevocationListBuilder()
@@ -206,9 +206,10 @@ def read_revocation(pem: bytes, authority: x509.Certificate | None) -> int:
     """Returns the first generation of server certificates that is trusted.
 
     Args:
-      authority: who must have signed the statement; None if nobody relies on the answer.
+      authority: the authority that must have signed the statement; None skips this check, for
+        callers that do not rely on the answer.
     Raises:
-      ValueError: for anything but a statement by `new_revocation` that this authority signed.
+      ValueError: unless `new_revocation` made the statement, signed by this authority.
     """
     try:
         statement = x509.load_pem_x509_crl(pem)
@@ -233,7 +234,7 @@ def _has_signed(authority: x509.Certificate, statement: x509.CertificateRevocati
 def fingerprint(certificate: x509.Certificate) -> str:
     """Returns the SHA-256 of the DER form: what `openssl x509 -fingerprint -sha256` prints.
 
-    Lower-case, without colons.
+    It is in lower case and has no colons.
     """
     return certificate.fingerprint(hashes.SHA256()).hex()
 
@@ -257,10 +258,10 @@ def spoken(digest: str) -> str:
 def is_spoken(text: str, digest: str) -> bool:
     """Returns whether a fingerprint that somebody typed is the beginning of `digest`.
 
-    Spaces, colons, hyphens and capitals do not matter.
+    Spaces, colons, hyphens and upper or lower case do not matter.
 
     Raises:
-      ValueError: for text that is not a fingerprint, or for fewer than 128 bits of one.
+      ValueError: if the text is not a fingerprint, or has fewer than 128 bits of one.
     """
     given = re.sub(r"[\s:-]", "", text).lower()
     if not re.fullmatch(r"[0-9a-f]*", given) or not _SPOKEN_BITS // 4 <= len(given) <= len(digest):

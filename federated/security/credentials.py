@@ -1,6 +1,6 @@
-"""Credentials and tokens: how a server knows which site is calling.
+"""Credentials and tokens, by which a server knows which site is calling.
 
-Secrets have 256 bits. Only their SHA-256 is stored, so that a stolen store is of no use.
+Secrets have 256 bits. Only their SHA-256 is stored, so that a stolen store is useless.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def new_secret() -> str:
 
 
 def hashed(secret: str) -> str:
-    """Returns what is stored of a secret.
+    """Returns the hash of a secret, which is stored in its place.
 
     Plain SHA-256 is enough, because 256 random bits cannot be guessed.
     """
@@ -39,7 +39,7 @@ def hashed(secret: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class TokenRecord:
-    """What a token stands for."""
+    """The site, certificate and lifetime that belong to a token."""
 
     site: str
     certificate: str  # fingerprint of the certificate it was issued to
@@ -48,16 +48,16 @@ class TokenRecord:
 
 @dataclasses.dataclass(frozen=True)
 class Credentials:
-    """Who may call, and which certificates are revoked, at one moment.
+    """The callers allowed and the certificates revoked at one moment.
 
     Attributes:
       hashes: site -> hash of its credential.
-      operator: hash of the operator's credential, "" for none.
+      operator: hash of the operator's credential; "" if there is none.
       revoked: fingerprints of revoked certificates.
       revocation: the authority's statement of the revoked server certificates. b"" if none was
         revoked, and also while this server still has the revoked certificate: a site that knew of
         the revocation would refuse it.
-      generation: of the server's certificate, 0 where `revocation` is b"".
+      generation: generation of the server's certificate; 0 if `revocation` is b"".
     """
 
     hashes: Mapping[str, str]
@@ -91,8 +91,11 @@ class Credentials:
             )
 
     def check_standing(self, record: TokenRecord) -> None:
-        """Raises SessionExpired if the site of a token is no longer provisioned, CertificateRefused
-        if the certificate that the token was issued to was revoked.
+        """Checks that the site of a token still belongs to the federation.
+
+        Raises:
+          SessionExpired: if the site is no longer provisioned.
+          CertificateRefused: if the certificate to which the token was issued has been revoked.
         """
         if record.site not in self.hashes:
             raise SessionExpired(
@@ -114,7 +117,7 @@ class Credentials:
 
 
 class CredentialBook:
-    """The credentials of a federation, and what becomes of them while a server runs.
+    """The credentials of a federation, and their changes while a server runs.
 
     Args:
       hashes, operator, revoked: as in `Credentials`.
@@ -132,11 +135,11 @@ class CredentialBook:
     def read(cls, path: str | os.PathLike) -> CredentialBook:
         """Reads `credentials.json`, and reads it again whenever it changes.
 
-        A revocation thus takes effect at the next call. If the file becomes unreadable later, that
-        is logged, and what was read last stays in force.
+        A revocation thus takes effect at the next call. If the file becomes unreadable later, this
+        is logged, and the last content read remains in force.
 
         Raises:
-          ValueError: naming a file that is missing, malformed or of a newer release.
+          ValueError: naming a file that is missing, malformed or written by a newer release.
         """
         path = pathlib.Path(path)
         private.refuse_link(path)
@@ -150,8 +153,9 @@ class CredentialBook:
         return book
 
     def current(self) -> Credentials:
-        """Returns what holds now. Looks at the file once, so take one value for all checks of one
-        call.
+        """Returns the credentials that are in force now.
+
+        The file is examined each time, so use one value for all checks of one call.
         """
         if self._path is None:
             return self._read
@@ -175,8 +179,9 @@ class CredentialBook:
         return dataclasses.replace(read, revocation=revocation, generation=generation)
 
     def _served_revocation(self, path: pathlib.Path, revocation: bytes) -> tuple[bytes, int]:
-        """Returns `revocation` and its generation, or (b"", 0) while this server still has the
-        revoked certificate.
+        """Returns `revocation` and its generation.
+
+        Both are empty, (b"", 0), while this server still has the revoked certificate.
         """
         try:
             files = [path.with_name(name) for name in ("server.pem", "server.key")]
@@ -220,13 +225,13 @@ def _read(path: pathlib.Path) -> Credentials:
 
 
 def _version(file: pathlib.Path) -> tuple[int, ...]:
-    """Returns a value that changes when the file does."""
+    """Returns a value that changes whenever the file changes."""
     found = os.stat(file)
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 class SessionStore(Protocol):
-    """Where sessions survive a restart, e.g. `storage.Store`."""
+    """A place in which sessions survive a restart, e.g. `storage.Store`."""
 
     def add_session(self, token_sha256: str, session: TokenRecord, *, now: float) -> None: ...
 
@@ -234,17 +239,17 @@ class SessionStore(Protocol):
 
 
 class Sessions:
-    """Issues tokens, and finds what a token stands for.
+    """Issues tokens, and finds the record of a token.
 
-    The `generation` of the methods is that of the server's certificate. Tokens issued under an
-    earlier one are void, because whoever stole its key may have seen them; and logging in again
-    tells the sites about the revocation.
+    The argument `generation` of the methods is that of the server's certificate. Tokens issued
+    under an earlier one are void, because a thief of its key may have seen them; besides, logging
+    in again informs the sites of the revocation.
 
     Args:
       store: keeps hashes of tokens across restarts.
       lifetime_s: seconds until a token expires.
-      clock: seconds since the epoch.
-      run: the run in which the tokens are valid, even if another run has a copy of the hashes.
+      clock: returns the seconds since the epoch.
+      run: the only run in which the tokens are valid, even if another has a copy of the hashes.
     """
 
     def __init__(
@@ -260,7 +265,7 @@ class Sessions:
     def open(
         self, site: str, certificate: str, *, until: float = math.inf, generation: int = 0
     ) -> tuple[str, float]:
-        """Returns a new token and when it expires, in seconds since the epoch.
+        """Returns a new token and its expiry time, in seconds since the epoch.
 
         The token is bound to the site and to the certificate with which it logged in.
 
@@ -275,10 +280,10 @@ class Sessions:
         return token, expires_at
 
     def record_of(self, token: str, generation: int = 0) -> TokenRecord:
-        """Returns what a token stands for, while the connection it came over is not known yet.
+        """Returns the record of a token, before the connection it came over is known.
 
         Raises:
-          SessionExpired: for an unknown token or one past its lifetime.
+          SessionExpired: if the token is unknown or has expired.
         """
         record = self._store.session(self._key(token, generation))
         if record is None:
@@ -288,8 +293,12 @@ class Sessions:
         return record
 
     def check_bound(self, record: TokenRecord, certificate: str) -> None:
-        """Raises CertificateRefused unless the caller's certificate, given by its digest, is the
-        one that the token was issued to.
+        """Checks that a token comes with the certificate to which it was issued.
+
+        Args:
+          certificate: fingerprint of the caller's certificate.
+        Raises:
+          CertificateRefused: if the token was issued to another certificate.
         """
         if not hmac.compare_digest(record.certificate, certificate):
             raise CertificateRefused(

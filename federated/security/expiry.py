@@ -14,7 +14,7 @@ from federated.security import certificates
 def warnings(kit: str | os.PathLike, now: datetime.datetime | None = None) -> list[str]:
     """Returns one line per certificate of a kit that has expired or will within 30 days.
 
-    Skips damaged certificates, which the doctor reports.
+    Damaged certificates are skipped; the doctor reports them.
     """
     now, lines = now or datetime.datetime.now(datetime.timezone.utc), []
     for path in sorted(pathlib.Path(kit).glob("*.pem")):

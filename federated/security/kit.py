@@ -1,4 +1,4 @@
-"""Reads a kit as `provision` made it: for a site, the operator or the doctor."""
+"""Reads a kit as `provision` wrote it, for a site, the operator or the doctor."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ KINDS = ("site", "operator")
 
 
 class NoPort(ValueError):
-    """Neither the kit nor the caller says at which port the server listens."""
+    """Neither the kit nor the caller states the port of the server."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Kit:
-    """Who connects, to which server, and what proves it."""
+    """The name, server address and credentials of a member of the federation."""
 
     name: str  # "operator", or the site's name
     host: str
     port: int
-    credential: str = dataclasses.field(repr=False)  # never in a log
+    credential: str = dataclasses.field(repr=False)  # must never appear in a log
     identity: tls.Identity
 
     @classmethod
@@ -39,15 +39,16 @@ class Kit:
         port: int | None = None,
         learned: str | os.PathLike | None = None,
     ) -> Kit:
-        """Reads a kit and changes nothing in it.
+        """Reads a kit without changing anything in it.
 
         Args:
-          kinds: the kinds of kit that will do.
+          kinds: the kinds of kit that are accepted.
           host, port: used instead of the kit's own.
           learned: as in `tls.Identity.of`.
         Raises:
           NoPort: if neither the kit nor `port` names a port.
-          ValueError: naming a file that is missing, malformed, a link or of a newer release.
+          ValueError: naming a file that is missing, malformed, a link or written by a newer
+            release.
         """
         folder = pathlib.Path(folder)
         private.refuse_links(folder)

@@ -7,7 +7,7 @@ from typing import Any
 
 from runkit import atomic, formats
 
-FORMAT = 1  # raise it when earlier releases can no longer read these files
+FORMAT = 1  # increase it if earlier releases can no longer read these files
 
 
 def read_kit_file(path: pathlib.Path) -> Any:

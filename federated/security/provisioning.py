@@ -1,14 +1,14 @@
-"""Makes a federation's authority and the kits of its server, its operator and its sites.
+"""Makes the authority of a federation and the kits of its server, operator and sites.
 
     <folder>/authority/{ca.pem, ca.key, federation.json}
              server/{ca.pem, server.pem, server.key, credentials.json}
              operator/{ca.pem, operator.pem, operator.key, credential, operator.json}
              <site>/{ca.pem, site.pem, site.key, credential, site.json}
 
-`authority` stays offline; only provisioning, renewing and revoking need it. A site that made its
+`authority` is kept offline; it is needed only to provision, renew and revoke. A site that made its
 own key (see `certificate_request`) gets ca.pem, site.pem and site.json only, none of which is
-secret. Once a server's certificate has been revoked, `revoked.crl` says so (see `revocation`) in
-the folders of the authority and the operator, and in every site's kit written from then on.
+secret. Once a server's certificate has been revoked, `revoked.crl` states this (see `revocation`)
+in the folders of the authority and the operator, and in every site's kit written from then on.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ def provision(
     requests: Sequence[str | os.PathLike] = (),
     overwrite: bool = False,
 ) -> pathlib.Path:
-    """Writes a new authority and all kits, private to this account; returns the folder.
+    """Writes a new authority and all kits, readable by this account only; returns the folder.
 
     Args:
       server_hosts: names or addresses under which sites reach the server. The first is written into
         the sites' kits; localhost, 127.0.0.1 and ::1 are added to the certificate.
-      sites: names of the sites whose keys are made here. A site's name is that of its folder, its
-        certificate and its rows.
+      sites: names of the sites whose keys are made here. A site's folder, certificate and rows bear
+        its name.
       port: the server's port, written into the sites' kits.
       valid_days: lifetime of the certificates, which can be renewed while the authority is valid.
-      authority_days: lifetime of the authority; after it, everything has to be provisioned again.
+      authority_days: lifetime of the authority, after which everything has to be provisioned again.
       requests: certificate requests of sites that made their own keys.
       overwrite: replaces existing kits, which then stop working.
     Raises:
-      ValueError: for a name that cannot be used, a file that is not a request, or a folder that
-        already holds kits.
+      ValueError: if a name cannot be used, a file is not a request, or the folder already contains
+        kits.
     """
     hosts = [
         addresses.plain(host)
@@ -102,7 +102,7 @@ def provision(
     try:
         _write_all(folder, hosts, port, sites, asked, valid_days, authority_days)
     except BaseException:
-        if not there:  # half a federation would stop the next attempt
+        if not there:  # half a federation would prevent the next attempt
             for name in (*RESERVED, *names):
                 shutil.rmtree(folder / name, ignore_errors=True)
         raise
@@ -167,10 +167,10 @@ def add(
       requests: certificate requests of new sites, or of sites that renew their certificates.
       valid_days: lifetime of the certificates.
       replace_credential: sites whose request may come with a credential other than the known one.
-        Nobody can take a site's place by a request alone: the operator has to allow it here.
+        A request alone does not let anybody take a site's place: the operator has to allow it here.
     Raises:
-      ValueError: for names that cannot be used or exist already, a file that is not a request, or
-        a request with an unexpected credential.
+      ValueError: if a name cannot be used or exists already, a file is not a request, or a request
+        comes with an unexpected credential.
     """
     authority = _Authority.of(folder)
     asked = [read_request_file(path) for path in requests]
@@ -217,7 +217,7 @@ def add(
 
 
 def meaning(folder: str | os.PathLike, request: certificates.Request) -> str:
-    """Returns what signing a request would do to the federation, to be shown to the operator."""
+    """Returns the effect that signing a request would have, to be shown to the operator."""
     book = _Authority.of(folder).book()
     if request.name not in book["sites"]:
         return "a new site"
@@ -232,8 +232,8 @@ def renew(folder: str | os.PathLike, names: Sequence[str], *, valid_days: int = 
     Credentials and running sessions stay valid.
 
     Raises:
-      ValueError: for a name that has no kit here. A site that made its own key sends a new request
-        instead (see `add`).
+      ValueError: if there is no kit of that name here. A site that made its own key sends a new
+        request instead (see `add`).
     """
     authority = _Authority.of(folder)
     for name in names:
@@ -249,20 +249,20 @@ def renew(folder: str | os.PathLike, names: Sequence[str], *, valid_days: int = 
 def revoke(
     folder: str | os.PathLike, names: Sequence[str], *, valid_days: int = VALID_DAYS
 ) -> None:
-    """Shuts out sites or "operator": drops their credentials and revokes all their certificates.
+    """Excludes sites or "operator": deletes their credentials and revokes all their certificates.
 
     This takes effect at the next call to a server that reads this folder's `credentials.json`. If
     the server runs on another machine, copy the file there; until then, the operator can evict the
     site.
 
     For "server", makes a new key and certificate for the server, and a statement that earlier ones
-    are revoked. The server hands the statement on at every login, and from then on sites refuse
+    are revoked. The server passes the statement on at every login, and from then on sites refuse
     the earlier certificates. Copy the whole folder to the server.
 
     Args:
       valid_days: lifetime of the server's new certificate.
     Raises:
-      ValueError: for a name that is not part of the federation.
+      ValueError: if a name is not part of the federation.
     """
     authority = _Authority.of(folder)
     book = authority.book()
@@ -297,7 +297,7 @@ class Issued:
 
 
 def issued(folder: str | os.PathLike) -> list[Issued]:
-    """Returns every certificate that was issued: the authority's own, then oldest first."""
+    """Returns every issued certificate: the authority's own, then the others from the oldest on."""
     authority, now = _Authority.of(folder), _now()
     revoked = set(authority.book()["revoked"])
 
@@ -325,7 +325,7 @@ def issued(folder: str | os.PathLike) -> list[Issued]:
 
 
 def authority_fingerprint(folder: str | os.PathLike) -> str:
-    """Returns what the operator reads out to a site that installs an answer."""
+    """Returns the fingerprint that the operator reads out to a site that installs an answer."""
     return certificates.spoken(certificates.fingerprint(_Authority.of(folder).certificate))
 
 
@@ -341,15 +341,15 @@ def read_request_file(path: str | os.PathLike) -> certificates.Request:
 
 
 def write_private(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file into a private folder, whole or not at all.
+    """Writes a file into a private folder, completely or not at all.
 
-    Half a credential must never exist: anybody can guess an empty one.
+    A truncated credential must never exist: anybody can guess an empty one.
     """
     atomic.write_bytes(path, content)
 
 
 class _Authority:
-    """The authority's folder, opened: issues certificates and keeps a list of them."""
+    """The opened folder of the authority: issues certificates and keeps a list of them."""
 
     def __init__(
         self,
@@ -427,7 +427,7 @@ class _Authority:
             if entry["name"] == "server" and "serial" in entry
         ]
         self.about["server_generation"] = generation = self.about.get("server_generation", 0) + 1
-        # This notes the generation first; after a kill, the next attempt only begins another one.
+        # The generation is recorded first; after a kill, the next attempt merely begins another.
         self.write_kit("server", valid_days)
         statement = certificates.new_revocation(
             generation, held, self.certificate, self._key, _now()
@@ -438,13 +438,13 @@ class _Authority:
         return statement
 
     def _member(self, name: str) -> pathlib.Path:
-        """Returns the folder of a kit. Raises ValueError if it is a link, or holds one."""
+        """Returns the folder of a kit. Raises ValueError if it is a link or contains one."""
         private.refuse_link(self.folder / name)
         private.refuse_links(self.folder / name)
         return self.folder / name
 
     def book(self) -> dict[str, Any]:
-        """Returns what the server's `credentials.json` holds."""
+        """Returns the content of the server's `credentials.json`."""
         book = read_kit_file(self.folder / "server" / "credentials.json")
         return {"sites": {}, "operator": "", "revoked": [], **book}
 
@@ -486,13 +486,13 @@ class _Authority:
             "ends": certificate.not_valid_after_utc.isoformat(),
         }
         self.about["issued"].append(entry)
-        # Before the kit, so that every certificate that exists can be revoked.
+        # This precedes the kit, so that every certificate that exists can be revoked.
         atomic.write_json(self.folder / "authority" / "federation.json", self.about)
         return certificate
 
 
 def check_site_name(name: str) -> None:
-    """Raises ValueError for a name that a site cannot have."""
+    """Raises ValueError if a site cannot have this name."""
     if not _SITE_NAME.fullmatch(name) or name.lower() in RESERVED:
         raise ValueError(
             f"site name {name!r} cannot be used; letters, digits, '_' and '-', at most 32, and not "
@@ -511,10 +511,10 @@ def _check_names(names: Sequence[str]) -> None:
 
 
 def _check_apart(new: Sequence[str], known: Sequence[str] = ()) -> None:
-    """Raises ValueError if a model of one site could be taken for another's.
+    """Raises ValueError if a model of one site could be mistaken for another's.
 
-    A model's name begins with its site's name and "_". Pairs of sites that an earlier release let
-    in stay; the server then takes a model for that of the longer name (see `server.uploads`).
+    A model's name begins with its site's name and "_". Pairs of sites that an earlier release
+    accepted are kept; the server then assigns a model to the longer name (see `server.uploads`).
     """
     for name in new:
         for other in (*known, *new):

@@ -1,4 +1,4 @@
-"""What may leave a site in a report: numbers under known names, and nothing else.
+"""The filter of what may leave a site in a report: numbers under known names, and nothing else.
 
 Both ends pass every report through this filter.
 """
@@ -17,7 +17,7 @@ _TEXT_COLUMNS = ("model", "site", "grid", "class")
 _MAX_CASE = 100_000
 MAX_ROWS = 50_000  # per site: 60 models and 400 test cases on two grids
 _MAX_COLUMNS = 64
-_ANY: Range = (-1e30, 1e30)  # losses and the like: fits in float32, with room for a sum
+_ANY: Range = (-1e30, 1e30)  # for losses and the like; sums of such values still fit in float32
 _METRIC = re.compile(r"[a-zA-Z][a-zA-Z0-9_/]{0,63}")
 _LONG_NUMBER = re.compile(r"[0-9]{4}")  # could be a date or a record number
 _MAX_METRICS = 64
@@ -28,14 +28,14 @@ def check_metrics(
 ) -> dict[str, float]:
     """Returns `metrics` as plain floats, sorted by name, without the values that are None.
 
-    Sorted because a protobuf map keeps no order.
+    They are sorted because a protobuf map does not preserve an order.
 
     Args:
-      vocabulary: if given, its ranges hold for the values that it has a word for.
+      vocabulary: if given, its ranges apply to the values for which it has a word.
     Raises:
-      PrivacyRefused: for more than 64 metrics, for a key that is not a short metric name, or for a
-        value that is not a finite number of at most 1e30. The mean of such numbers is finite in
-        float32 too.
+      PrivacyRefused: if there are more than 64 metrics, a key is not a short metric name, or a
+        value is not a finite number of at most 1e30. The mean of such numbers is finite in float32
+        too.
     """
     if len(metrics) > _MAX_METRICS:
         raise PrivacyRefused(f"{what}: {len(metrics)} values, at most {_MAX_METRICS} leave a site")
@@ -58,7 +58,7 @@ def check_scores(
     """Returns a site's scores of a global model as `check_metrics` does.
 
     Raises:
-      PrivacyRefused: as `check_metrics`, and for a score outside the range of its measure.
+      PrivacyRefused: as in `check_metrics`, and if a score is outside the range of its measure.
     """
     return check_metrics(scores, what=what, vocabulary=vocabulary)
 
@@ -71,18 +71,18 @@ def checked_rows(
     models: Iterable[str],
     max_cases: int = _MAX_CASE,
 ) -> Iterator[dict[str, Any]]:
-    """Yields per-case rows as plain values, columns in the order given, each row checked first.
+    """Checks per-case rows and yields each as plain values, with the columns in the given order.
 
     A row holds `model`, `site`, `case` (the case's running number, from 1) and `grid`, and may hold
-    `class`. Its other columns hold numbers or None, and are named in the words of the vocabulary.
-    There is one row per model, case, grid and class.
+    `class`. Its other columns hold numbers or None, and their names consist of words of the
+    vocabulary. There is one row per model, case, grid and class.
 
     Args:
-      max_cases: how many different cases a site can have.
+      max_cases: number of different cases that a site can have.
     Raises:
       PrivacyRefused: naming the row and the column, but never the content of a column that is not
-        known to be harmless. Also for a second row of the same case, and for more than MAX_ROWS
-        rows or `max_cases` cases.
+        known to be harmless. Also raised for a second row of the same case, and for more than
+        MAX_ROWS rows or `max_cases` cases.
     """
     allowed: Mapping[str, Collection[str]] = {
         "model": frozenset(models),
@@ -115,7 +115,7 @@ def checked_rows(
 
 
 def _check_keys(row: Mapping[str, Any], here: str, allowed: Mapping[str, Collection[str]]) -> int:
-    """Checks the columns that say what a row is about; returns the case's number."""
+    """Checks the columns that identify a row; returns the case's number."""
     for column in ("model", "site", "case", "grid"):
         if column not in row:
             raise PrivacyRefused(f"{here}: column {column!r} is missing")
@@ -166,8 +166,8 @@ def _check_counts(row: Mapping[str, Any], here: str, vocabulary: Vocabulary) -> 
 
 
 def _number(value: Any, where: str, allowed: Range) -> float:
-    # NumPy scalars count as numbers through __float__. Strings do not have it, and a bool is an int
-    # with another meaning.
+    # NumPy scalars count as numbers because they have __float__. Strings do not have it, and a bool
+    # is an int with another meaning.
     scalar = hasattr(value, "__float__") and not getattr(value, "ndim", None)
     if isinstance(value, (bool, str, bytes)) or not scalar:
         raise PrivacyRefused(f"{where} is not a number; only numbers leave a site")

@@ -1,14 +1,14 @@
-"""What a site or an operator knows about revoked server certificates.
+"""Revoked server certificates, as a site or the operator knows them.
 
-It is a statement by the authority, kept in a file:
+The authority states in a file which ones they are:
 
     <kit>/revoked.crl              came with the operator's answer, or by `experiments.request
                                    --revoked`
-    <site>/federated/revoked.crl   was handed on by the server at a login
+    <site>/federated/revoked.crl   was passed on by the server at a login
 
-gRPC for Python accepts no list of revoked certificates from a client, and does not show it the
-server's certificate. The client therefore asks TLS for a *name* that only certificates from a
-certain generation on bear (see `certificates.issue`); a revoked one does not bear it.
+gRPC for Python does not accept a list of revoked certificates from a client, nor does it give the
+client access to the server's certificate. The client therefore has TLS verify a *name* that only
+certificates from a certain generation on bear (see `certificates.issue`); a revoked one does not.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def lowest_trusted(authority: str | os.PathLike, *folders: str | os.PathLike) ->
     """Returns the first generation of server certificates that is trusted; 0 if none was revoked.
 
     Args:
-      authority: file ca.pem. Statements that it did not sign, and damaged ones, are logged and
-        ignored.
-      folders: where statements are kept.
+      authority: file ca.pem. Statements not signed by this authority, and damaged ones, are logged
+        and ignored.
+      folders: folders that may contain statements.
     """
     known = 0
     for folder in folders:
@@ -47,7 +47,7 @@ def lowest_trusted(authority: str | os.PathLike, *folders: str | os.PathLike) ->
 
 
 def read(statement: bytes, authority: str | os.PathLike) -> int:
-    """Returns what `certificates.read_revocation` does, for an authority in a file.
+    """Calls `certificates.read_revocation` with an authority that is read from a file.
 
     Raises ValueError.
     """
@@ -62,9 +62,9 @@ def read(statement: bytes, authority: str | os.PathLike) -> int:
 
 
 def keep(folder: str | os.PathLike, statement: bytes, authority: str | os.PathLike) -> int:
-    """Keeps a statement in `folder` unless a newer one is there; returns its generation.
+    """Stores a statement in `folder` unless a newer one is there; returns its generation.
 
-    Raises ValueError, OSError.
+    Raises ValueError or OSError.
     """
     generation = read(statement, authority)
     if generation > lowest_trusted(authority, folder):

@@ -1,4 +1,4 @@
-"""TLS between sites and server: credentials for gRPC, the caller's name, and why a call failed."""
+"""TLS between sites and server: gRPC credentials, the caller's name, causes of failed calls."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from federated.wire import replies
 from federated.wire.endpoint import ServerEndpoint
 from runkit import printable, private
 
-# Pieces of the texts with which gRPC says why it could not connect.
+# Parts of the texts in which gRPC states why it could not connect.
 _NAME_DIFFERS = ("Hostname Verification Check failed", "is not in peer certificate")
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
 _HUNG_UP = ("Socket closed", "Connection reset by peer", "Broken pipe", "GOAWAY")
@@ -66,11 +66,10 @@ class Identity:
         """Finds the files of a kit.
 
         Args:
-          learned: folder in which this end keeps what servers said about revoked certificates, if
-            that is not the kit.
+          learned: folder in which this end keeps what servers reported about revoked certificates,
+            if that is not the kit.
         Raises:
-          ValueError: naming the file that is missing, unreadable, a link, or belongs to another
-            key.
+          ValueError: naming a file that is missing, unreadable, a link, or for another key.
         """
         folder = pathlib.Path(folder)
         identity = cls(folder / "ca.pem", folder / f"{name}.pem", folder / f"{name}.key")
@@ -84,8 +83,8 @@ class Identity:
         """Returns the name that the server's certificate must bear.
 
         That is the host's name or, after a revocation, the name of the oldest trusted generation.
-        gRPC checks one name only. The second is as good: the authority gives it to servers of this
-        federation alone.
+        gRPC checks one name only. The latter is as good: the authority gives it only to servers of
+        this federation.
         """
         return server_name(self.generation) if self.generation else host
 
@@ -106,7 +105,7 @@ class Identity:
         return x509.load_pem_x509_certificate(self.certificate.read_bytes()).not_valid_after_utc
 
     def context(self, protocol: int) -> ssl.SSLContext:
-        """Returns a context with these files. Raises ValueError naming one that cannot be used."""
+        """Returns a context with these files. Raises ValueError naming any that cannot be used."""
         for path in (self.authority, self.certificate, self.key):
             private.refuse_link(path)
             if not path.is_file() or not os.access(path, os.R_OK):
@@ -130,7 +129,7 @@ class Identity:
     def for_server(self) -> grpc.ServerCredentials:
         """Returns credentials for mutual TLS.
 
-        The handshake turns away callers without a certificate of this authority. A renewed server
+        The handshake rejects callers without a certificate of this authority. A renewed server
         certificate is used from the next handshake on, without a restart.
         """
         seen = [self.version()]
@@ -140,7 +139,7 @@ class Identity:
             if version == seen[0] or not version:
                 return None
             try:
-                # Certificate and key are two files, which do not match while they are replaced.
+                # Certificate and key are two files, which do not match while being replaced.
                 self.context(ssl.PROTOCOL_TLS_CLIENT)
                 configuration = self._configuration()
             except (OSError, ValueError) as error:
@@ -194,7 +193,7 @@ def fingerprint(context: grpc.ServicerContext) -> str:
 def certificate_ends(context: grpc.ServicerContext) -> float:
     """Returns when the caller's certificate expires, in seconds since the epoch.
 
-    0 if there is no certificate, or none that can be read.
+    Returns 0 if there is no readable certificate.
     """
     pem = _fact(context, "x509_pem_cert")
     try:
@@ -204,16 +203,16 @@ def certificate_ends(context: grpc.ServicerContext) -> float:
 
 
 def _fact(context: grpc.ServicerContext, key: str) -> bytes:
-    """Returns what TLS found out about the caller, or b""."""
-    # The stubs give the type of one element of a value, not of the list that gRPC returns.
+    """Returns a property of the caller that TLS determined, or b""."""
+    # The stubs declare the type of one element of a value, not of the list that gRPC returns.
     facts = cast(Mapping[str, Sequence[bytes]], context.auth_context())
     return (facts.get(key) or [b""])[0]
 
 
 def explain_call(error: grpc.Call, endpoint: ServerEndpoint, identity: Identity) -> FederationError:
-    """Returns the error that a failed call stands for.
+    """Returns the error that a failed call represents.
 
-    That is the error the server raised or, if the server did not answer, the reason why.
+    That is the error that the server raised or, if the server did not answer, the cause of that.
     """
     told = replies.error(error)
     if told is not None:
@@ -226,20 +225,21 @@ def explain_call(error: grpc.Call, endpoint: ServerEndpoint, identity: Identity)
 
 
 def explain_failure(details: str, endpoint: ServerEndpoint, identity: Identity) -> FederationError:
-    """Returns what is behind a call that gRPC gave up as UNAVAILABLE.
+    """Returns the cause of a call that gRPC ended as UNAVAILABLE.
 
-    gRPC reports a refused certificate and a restarting server alike. Only what gRPC itself met can
-    end a site for good: whoever else answers at that name, for example if gRPC goes through a
-    proxy, proves nothing. There is one case whose cause gRPC cannot tell, a connection that the
-    server closes; then this function connects to the server again, the way gRPC does.
+    gRPC reports a refused certificate and a restarting server alike. Only what gRPC itself found
+    can stop a site permanently: another program that answers at that name, for example if gRPC
+    goes through a proxy, proves nothing. There is one case in which gRPC cannot determine the
+    cause, a connection that the server closes; then this function connects to the server again in
+    the same way as gRPC.
 
     Args:
-      details: gRPC's own text. It holds addresses and internals, so it is never shown.
-      endpoint: the server, with the proxy settings that gRPC has.
+      details: gRPC's own text. It contains addresses and internals, so it is never shown.
+      endpoint: the server, with the proxy settings of gRPC.
     Returns:
       CertificateRefused: one end does not trust the other; trying again does not help.
-      CertificateOutOfDate: a certificate has expired or is not valid yet; trying again helps once
-          it is renewed.
+      CertificateOutOfDate: a certificate has expired or is not valid yet; trying again helps after
+          its renewal.
       ServerUnreachable: anything else; worth another try.
     """
     where = printable.text(endpoint.address)
@@ -260,8 +260,9 @@ def explain_failure(details: str, endpoint: ServerEndpoint, identity: Identity) 
             f"{where}: the program listening there does not speak TLS; check host and port"
         )
     hung_up = any(words in details for words in _HUNG_UP) and "Handshake read failed" not in details
-    # A server that refuses a client's certificate hangs up after a handshake that, to the client,
-    # went well. So does one that is killed in that moment, but not three times running.
+    # A server that refuses a client's certificate closes the connection after a handshake that the
+    # client saw succeed. So does a server that is killed at that moment, but not three times in a
+    # row.
     if "_ALERT_" in details or (hung_up and all(_hangs_up(endpoint, identity) for _ in range(3))):
         return _refused_client(where, details, identity)
     return ServerUnreachable(f"{where}: {_words(details)}")
@@ -307,7 +308,7 @@ def _words(details: str) -> str:
 
 
 def _hangs_up(endpoint: ServerEndpoint, identity: Identity) -> bool:
-    """Returns whether this federation's server hangs up right after it has proved its identity."""
+    """Returns whether this federation's server closes the connection after proving its identity."""
     context = identity.context(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["h2"])
     shaken = False
@@ -319,9 +320,9 @@ def _hangs_up(endpoint: ServerEndpoint, identity: Identity) -> bool:
             ) as secure,
         ):
             shaken = True
-            return not secure.recv(1)  # an HTTP/2 server speaks first
+            return not secure.recv(1)  # an HTTP/2 server sends first
     except ssl.SSLCertVerificationError:
-        return False  # gRPC met somebody else
+        return False  # gRPC was connected to another program
     except ssl.SSLError as error:
         return shaken or "alert" in (error.reason or "").lower()
     except (ConnectionError, ssl.SSLEOFError):

@@ -1,7 +1,7 @@
 """The words and values that a site's reports may hold.
 
-The program that makes the reports defines them; this package knows no measure and no class. A site
-uses its own vocabulary and never one that a server sends, so a server cannot widen a report.
+The program that makes the reports defines them; this package does not know any measure or class. A
+site uses its own vocabulary and never one that a server sends, so a server cannot extend a report.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections.abc import Mapping
 
 Range = tuple[float, float]
 
-# Short, and without a long run of digits: no date or record number can pose as a word.
+# Short, and without a long run of digits: a date or a record number cannot pass for a word.
 _WORD = re.compile(r"(?!.*[0-9]{4})[A-Za-z][A-Za-z0-9]{0,31}")
 _MAX_WORDS = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """What the columns of a report are called, and what their numbers can be.
+    """The names that the columns of a report can have, and the ranges of their numbers.
 
     A column's name consists of `words` and `classes`, joined by "_", so that no identifier can hide
     in a name.
@@ -29,12 +29,12 @@ class Vocabulary:
       classes: names of the classes that reports are about.
       grids: names of the grids on which a model is evaluated.
       words: measures and their qualifiers. Each maps to the lowest and highest value of a column
-        in whose name it is the first word with a range, or to None if it sets no range.
+        in whose name it is the first word with a range, or to None if it does not set a range.
       counts: words of columns that hold whole numbers.
       parts: column of a part -> column of the whole, both without the class at the end. A part is
         never more than the whole.
     Raises:
-      ValueError: for a word that could hold an identifier, or more than 64 of them.
+      ValueError: if a word could hold an identifier, or if there are more than 64 words.
     """
 
     classes: tuple[str, ...]
@@ -64,7 +64,7 @@ class Vocabulary:
         return set(name.split("_")) <= self.known
 
     def range_of(self, name: str) -> Range | None:
-        """Returns the lowest and highest value under a name, or None if the name sets no range."""
+        """Returns the lowest and highest value of a column, or None if its name sets no range."""
         words = re.split(r"[/_]", name.lower())
         return next((found for word in words if (found := self.words.get(word))), None)
 

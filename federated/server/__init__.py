@@ -1,1 +1,1 @@
-"""The server: it leads the rounds, receives uploads, answers sites and the operator."""
+"""The server: coordinates the rounds, receives uploads, answers the sites and the operator."""

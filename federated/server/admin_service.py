@@ -1,5 +1,6 @@
-"""The operator's service of a server: probe, status and orders. Each call is checked on its headers
-before a message is read.
+"""The server's service for the operator: probe, status and orders.
+
+The headers of each call are checked before a message is read.
 """
 
 from __future__ import annotations
@@ -32,31 +33,32 @@ class AdminApi(Protocol):
     """What the operator can see and do, e.g. `overview.Overview`."""
 
     def standing(self, site: str) -> str:
-        """Returns the standing of a site: "admitted", "welcome" (it may log in), "evicted" or
-        "full".
+        """Returns the standing of a site.
+
+        This is "admitted", "welcome" (it may log in), "evicted" or "full".
         """
 
     def model_facts(self) -> tuple[int, dict[str, Any]]:
-        """Returns (bytes of the model, the plan)."""
+        """Returns (size of the model in bytes, the plan)."""
 
     def log_head(self) -> tuple[int, str]:
-        """Returns (lines of the run's log, hash of the last one)."""
+        """Returns (number of lines of the run's log, hash of the last one)."""
 
     def status(self) -> RunStatus:
         """Returns the state of the run as JSON-able values."""
 
     def order(self, kind: str, site: str, round_number: int) -> str:
-        """Carries an order out and returns the result in words. Raises OrderRefused."""
+        """Carries out an order and returns the result in words. Raises OrderRefused."""
 
 
 class AdminServicer(grpc.GenericRpcHandler):
     """Answers the calls of this service and no others.
 
     Args:
-      api: answers the calls.
-      credentials: of the operator and of every site.
-      calls: the calls in progress; the operator has its own places, however many the sites take.
-      clock: seconds since the epoch.
+      api: carries out the calls.
+      credentials: credentials of the operator and of every site.
+      calls: the calls in progress; the operator's places are separate from those of the sites.
+      clock: returns the seconds since the epoch.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class AdminServicer(grpc.GenericRpcHandler):
         }
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        """Returns how gRPC is to answer a call; called with the headers, before any message."""
+        """Returns the handler of a call; gRPC asks for it with the headers, before any message."""
         if not details.method.startswith(OPERATION_PREFIX):
             return None
         method = details.method[len(OPERATION_PREFIX) :]
@@ -92,8 +94,9 @@ class AdminServicer(grpc.GenericRpcHandler):
     def _handler(
         self, method: Callable[[str, Any], Any], request: Any, reply: Any
     ) -> grpc.RpcMethodHandler:
-        """Returns a handler that to gRPC is a stream both ways, so that gRPC reads no message
-        before it is asked for one.
+        """Returns a handler that gRPC treats as a stream in both directions.
+
+        gRPC therefore does not read a message before it is asked for one.
         """
 
         def answer(stream: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
@@ -124,9 +127,7 @@ class AdminServicer(grpc.GenericRpcHandler):
         return name
 
     def _caller(self, context: grpc.ServicerContext) -> str:
-        """Returns the caller, once the certificate of the connection is found to bear the name of
-        the credential.
-        """
+        """Returns the caller, if the certificate of the connection bears the credential's name."""
         name, _ = conversion.presented_credential(context.invocation_metadata())
         owner, certificate = tls.caller(context)
         self._credentials.current().check_certificate(certificate)

@@ -1,4 +1,4 @@
-"""The operator's decisions for a server, and its summary of how a run ended."""
+"""The operator's settings for a server, and the server's summary of how a run ended."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NOT_NEGATIVE = at_least(0)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServerConfig:
-    """The operator's decisions. Names as in Clara Train, which its users recognise."""
+    """The operator's settings. The names are those of Clara Train, which its users recognise."""
 
     num_rounds: int
     local_epochs: int = setting(10, "Epochs of local training per round.", condition=at_least(1))
@@ -31,7 +31,7 @@ class ServerConfig:
     max_num_clients: int = setting(2, "Largest number of sites that may take part.")
     wait_after_min_clients_s: float = setting(
         10.0,
-        "Seconds to wait for further sites once the minimum of updates has arrived.",
+        "Seconds to wait for further sites once the minimum number of updates has arrived.",
         flag="wait_after_min_clients",
     )
     round_deadline_s: float | None = setting(
@@ -41,7 +41,7 @@ class ServerConfig:
         flag="round_deadline",
         unset=0.0,
     )
-    # How long a transfer in progress may stand still before the round no longer waits for it.
+    # How long a transfer in progress may pause before the round no longer waits for it.
     progress_grace_s: float = 60.0
     max_extension_s: float = 6 * 3600.0  # limit on all extensions of a deadline together
     late_updates: Literal["discard", "keep"] = setting(
@@ -72,10 +72,10 @@ class ServerConfig:
     patience_rounds: int = setting(
         0,
         "End the run after this many scored global models in a row without a better mean score; 0 "
-        "never does. Sites score one model every --validation_every rounds.",
+        "disables this. Sites score one model every --validation_every rounds.",
         condition=_NOT_NEGATIVE,
     )
-    min_improvement: float = 0.0  # of the mean score, to count as better
+    min_improvement: float = 0.0  # increase of the mean score that counts as an improvement
     heart_beat_timeout_s: float = setting(
         600.0,
         "Seconds without a sign of life after which the server no longer waits for a site, as long "
@@ -98,47 +98,47 @@ class ServerConfig:
     )
     keep_updates: int = setting(
         1,
-        "Number of newest rounds whose updates stay in the store, so that experiments.audit can "
+        "Number of newest rounds whose updates remain in the store, so that experiments.audit can "
         "average them again.",
         condition=_NOT_NEGATIVE,
     )
     keep_globals: int = setting(
         0,
         "Number of newest global models to keep besides the initial and the best one; 0 keeps all.",
-        # The newest but one is scored while the newest is made, and may prove to be the best.
+        # The second newest is scored while the newest is made, and may turn out to be the best.
         condition=Condition(
             lambda number: number == 0 or number >= 2, "at least 2 models, or 0 for all"
         ),
     )
     log_segment_mib: float = setting(
         16.0,
-        "Size of the event log in MiB at which it goes on in a new segment; full segments are "
-        "compressed and stay in <store>/events.",
+        "Size of the event log in MiB at which it continues in a new segment; full segments are "
+        "compressed and remain in <store>/events.",
         condition=at_least(0.01),
     )
     keep_log_segments: int = setting(
         0,
-        "Number of newest full segments of the event log to keep; 0 keeps all. The log states what "
-        "was removed, signed, and experiments.audit cannot check the rounds in it.",
+        "Number of newest full segments of the event log to keep; 0 keeps all. A signed line of "
+        "the log states what was removed; experiments.audit cannot check the rounds in it.",
         condition=_NOT_NEGATIVE,
     )
     secure_aggregation: bool = setting(
         False,
-        "Let sites mask their updates, so that this server learns their sum and no single one. For "
-        "three or more sites; needs --max_change_ratio=0 --keep_updates=0, and a rule that works "
-        "on the mean.",
+        "Let sites mask their updates, so that this server learns their sum but no single update. "
+        "For three or more sites; needs --max_change_ratio=0 --keep_updates=0, and a rule that "
+        "works on the mean.",
     )
     secure_aggregation_threshold: int = setting(
         0,
-        "With secure aggregation: sites that must agree to open a sum, and sites in a sum at "
-        "least; more than half of --max_num_clients. 0 takes the smallest such number. The others "
-        "may drop out of a round.",
+        "With secure aggregation: number of sites that must agree to open a sum, and smallest "
+        "number of sites in a sum; more than half of --max_num_clients. 0 takes the smallest such "
+        "number. The others may drop out of a round.",
         condition=_NOT_NEGATIVE,
     )
     secure_aggregation_range: float = setting(
         64.0,
         "With secure aggregation: largest absolute change of any value in a round. A site whose "
-        "update changes one by more stops with an error.",
+        "update changes a value by more stops with an error.",
         condition=at_least(2.0**-20),
     )
     secure_aggregation_deadline_s: float = setting(
@@ -148,7 +148,7 @@ class ServerConfig:
         condition=SECONDS,
         flag="secure_aggregation_deadline",
     )
-    # How long a server stays up after the end for sites that have not heard of it.
+    # How long a server keeps running after the end for sites that have not been told of it.
     linger_s: float = 60.0
     host: str = setting("0.0.0.0", "Address to listen on.")
     port: int = setting(
@@ -189,8 +189,10 @@ class ServerConfig:
                 )
 
     def _check_secure_aggregation(self) -> None:
-        """Raises ValueError listing everything that secure aggregation excludes, with the reasons
-        and the remedies.
+        """Checks the settings that secure aggregation excludes.
+
+        Raises:
+          ValueError: listing all excluded settings, with the reasons and the remedies.
         """
         refused = [f"{what}: {why}" for excluded, what, why in self._exclusions() if excluded]
         if refused:
@@ -254,7 +256,7 @@ class ServerConfig:
 
     @property
     def sums(self) -> SumSettings | None:
-        """What is fixed for a run with secure aggregation; None without."""
+        """The fixed settings of a run with secure aggregation; None without it."""
         return self._sum_settings() if self.secure_aggregation else None
 
     @property
@@ -266,7 +268,7 @@ class ServerConfig:
 
     @property
     def heart_beat_s(self) -> float:
-        """Seconds between two heart beats of a site."""
+        """Seconds between two heartbeats of a site."""
         return min(60.0, self.heart_beat_timeout_s / 4)
 
     def to_json(self) -> dict[str, str | float | None]:
@@ -299,12 +301,14 @@ class ServerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ServerSummary:
-    """How a server ended. `finished` is False if it was stopped before the end of the run; the same
-    command then resumes it.
+    """How a server ended.
+
+    `finished` is False if it was stopped before the end of the run; the same command then resumes
+    the run.
     """
 
     finished: bool
-    rounds: int  # aggregated
-    sites: tuple[str, ...]  # that took part
+    rounds: int  # number of aggregated rounds
+    sites: tuple[str, ...]  # sites that took part
     best_round: int | None
     rows: int

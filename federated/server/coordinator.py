@@ -1,9 +1,9 @@
-"""The run as the server leads it: logins, updates, the end of a round, the next task.
+"""The coordination of a run by the server: logins, updates, the end of a round, the next task.
 
-Any number of threads call the methods that stand for a site's request. One thread drives the run
+Any number of threads call the methods that answer sites' requests. One thread drives the run
 (`drive`), and it alone aggregates, selects and decides that a phase is over. The parts are `login`,
-`uploads` (updates and models), `evaluation` (scores and rows) and `orders` (the operator's), over
-one `run_state`; the rules are the pure functions of `rounds` and `tasks`.
+`uploads` (updates and models), `evaluation` (scores and rows) and `orders` (the operator's), which
+share one `run_state`; the rules are the pure functions of `rounds` and `tasks`.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ from runkit.events import EventLog
 
 
 class Coordinator:
-    """Leads one run.
+    """Coordinates one run.
 
     Args:
       store: an open store whose run has been opened.
-      config: the operator's decisions.
+      config: the operator's settings.
       credentials: the sites of the federation and their credentials.
       events: the run's log.
       vocabulary: what sites may report.
       authority: the federation's authority; needed for secure aggregation only.
-      clock: seconds since the epoch; decides when tokens and certificates expire.
-      monotonic: seconds; decides deadlines and silence.
+      clock: returns the seconds since the epoch; decides when tokens and certificates expire.
+      monotonic: returns seconds; decides deadlines and silence.
     Attributes:
       orders: the operator's orders.
-      specs: of every model of the run.
+      specs: the tensors of every model of the run.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Coordinator:
         self._uploads = Uploads(self._run, lambda: credentials.current().sites, self._sums)
         self._evaluation = Evaluation(self._run, vocabulary)
         self.orders = Orders(self._run, self._uploads, self._evaluation)
-        # Requests of sites that one part answers by itself; its docstrings say what they raise.
+        # Requests of sites that one part answers by itself; see its docstrings for their errors.
         self.check_credential = self._login.check_credential
         self.login = self._login.login
         self.record_of, self.identify = self._login.record_of, self._login.identify
@@ -103,8 +103,9 @@ class Coordinator:
     def next_task(
         self, site: str, *, wait_s: float = 0.0, asking: Callable[[], bool] = lambda: True
     ) -> tasks.Task:
-        """Returns the next task of `site`. If that is to wait, returns only after `wait_s`, or once
-        `asking` returns False.
+        """Returns the next task of `site`.
+
+        If that is to wait, returns only after `wait_s`, or once `asking` returns False.
         """
         run, deadline = self._run, time.monotonic() + wait_s
         with run.changed:
@@ -127,11 +128,11 @@ class Coordinator:
             self._run.changed.notify_all()
 
     def ask_sum(self, site: str, phase: str, place: SumPlace) -> SumState:
-        """Returns what a site needs for a phase of secure aggregation; raises as `Sums.ask`."""
+        """Returns what a site needs for a phase of secure aggregation; raises like `Sums.ask`."""
         return self._secure().ask(site, phase, place)
 
     def post_sum(self, site: str, post: SumPost) -> None:
-        """Records a site's part in a phase of secure aggregation; raises as `Sums.post`."""
+        """Records a site's part in a phase of secure aggregation; raises like `Sums.post`."""
         self._secure().post(site, post)
 
     def _secure(self) -> Sums:
@@ -147,17 +148,17 @@ class Coordinator:
 
     @property
     def header_bytes(self) -> int:
-        """Returns roughly the size in bytes of the header of one of this run's models."""
+        """Returns the approximate size, in bytes, of the header of a model of this run."""
         specs = self._run.specs
         return sum(len(spec.name) + 40 for spec in specs) + 32 * (1 + specs.nbytes // CHUNK_BYTES)
 
     def open_model(self, name: str, sha256: str | None = None) -> tuple[TensorFile, TensorManifest]:
-        """Opens a model: "round_000", "FL_global", "FL_best_global" or a published one. Returns the
-        file and its manifest.
+        """Opens a model: "round_000", "FL_global", "FL_best_global" or a published one.
 
+        Returns:
+          The file and its manifest.
         Raises:
-          UnknownModel: if no model has that name, or it is no longer the one of digest
-              `sha256`.
+          UnknownModel: if no model has that name, or its digest is no longer `sha256`.
         """
         store = self._run.store
         with self._run.changed:
@@ -176,7 +177,7 @@ class Coordinator:
         return file, TensorManifest(file.specs, addresses)
 
     def note_pulled(self, site: str, name: str, *, nbytes: int, seconds: float) -> None:
-        """Logs that `site` received the chunks of a model that it asked for."""
+        """Logs that `site` has received the chunks of a model for which it asked."""
         with self._run.changed:
             self._run.note_traffic(site, sent=nbytes)
         if nbytes:
@@ -187,11 +188,11 @@ class Coordinator:
     # The driving thread.
 
     def drive(self) -> bool:
-        """Leads the run until it is finished (returns True) or `stop` is called (False).
+        """Drives the run until it is finished (returns True) or `stop` is called (returns False).
 
-        On trouble with the system (a full disk, too many open files, a failed read) it logs the
-        trouble, waits and tries again. Sites wait meanwhile. What was confirmed stays, and nothing
-        is dropped: only its content makes a file corrupt.
+        If the system fails (a full disk, too many open files, a failed read), this logs the
+        failure, waits and tries again. Sites wait meanwhile. Confirmed data is kept, and nothing is
+        deleted: a file counts as corrupt only because of its content.
 
         Raises:
           sqlite3.DatabaseError: if the database itself is damaged.
@@ -211,7 +212,7 @@ class Coordinator:
                 run.trouble = f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"
                 logging.error("event=storage_trouble next_try_s=%g reason=%s", wait_s, run.trouble)
                 with run.changed:
-                    # Only the store knows how far a change went.
+                    # Only the store shows how much of a change was made.
                     run.stale = run.log_is_behind = True
                     run.changed.wait_for(lambda: run.stopping, wait_s)
                     if run.stopping:
@@ -221,7 +222,7 @@ class Coordinator:
                 run.changed.wait_for(functools.partial(self._has_changed_since, version), wait_s)
 
     def _complete_log(self) -> None:
-        """Logs what could not be logged before; called with the lock held."""
+        """Logs the events that could not be logged before; called with the lock held."""
         if self._run.log_is_behind:
             backfill.complete(self._events, self._run.store)
             self._run.log_is_behind = False
@@ -230,8 +231,10 @@ class Coordinator:
         return self._run.version != version or self._run.stopping
 
     def advance(self) -> float | None:
-        """Does everything that is due. Returns seconds until something may be due by the clock
-        alone, or None if nothing will be.
+        """Does everything that is due.
+
+        Returns:
+          Seconds until something may be due without a further event, or None if nothing will be.
         """
         run = self._run
         while True:
@@ -271,15 +274,16 @@ class Coordinator:
                 run.closing, closed = True, run.round
             try:
                 self._close_round(closed)
-            except BaseException:  # only the store knows whether the round is closed
+            except BaseException:  # only the store shows whether the round is closed
                 run.stale = run.log_is_behind = True
                 raise
             finally:
                 run.closing = False
 
     def wait_confirmed(self) -> None:
-        """Returns when every site that was not evicted knows that the run is finished, after
-        `linger_s` at the latest.
+        """Waits until every site that was not evicted knows that the run is finished.
+
+        It waits for at most `linger_s`.
         """
         with self._run.changed:
             self._run.changed.wait_for(
@@ -293,8 +297,9 @@ class Coordinator:
             self._run.changed.notify_all()
 
     def close(self) -> None:
-        """Stops, and closes the store under the lock: SQLite must not be closed while a thread
-        still answers a site.
+        """Stops, and closes the store with the lock held.
+
+        SQLite must not be closed while a thread still answers a site.
         """
         with self._run.changed:
             self.stop()
@@ -313,8 +318,9 @@ class Coordinator:
             )
 
     def _close_round(self, closed: rounds.Round) -> None:
-        """Aggregates without the lock: meanwhile sites score, wait and beat as before; late
-        updates are refused.
+        """Aggregates a round without holding the lock.
+
+        Meanwhile sites can score, wait and send heartbeats as before; late updates are refused.
         """
         run, began = self._run, time.monotonic()
         error = codec.RoundingError() if run.config.transport == "half" else None
@@ -394,7 +400,7 @@ class Coordinator:
         self._run.store.prune(keep_updates=config.keep_updates, keep_globals=config.keep_globals)
 
     def _try_again(self, expired: rounds.Round, now: float) -> None:
-        """Starts another attempt at a round whose deadline passed below the minimum."""
+        """Starts another attempt at a round whose deadline passed before it had its minimum."""
         run = self._run
         run.round = state = rounds.reopened(expired, now=now)
         run.store.keep_attempt(state.number, state.attempt, now)
@@ -420,8 +426,9 @@ class Coordinator:
         return max(0.0, min(known) - now) if known else None
 
     def _give_back(self, update: rounds.Update) -> None:
-        """Removes a spooled update that the disk has corrupted from its round, so that the site
-        trains it again.
+        """Removes from its round a spooled update that the disk has corrupted.
+
+        The site then trains it again.
         """
         run = self._run
         with run.changed:
@@ -454,14 +461,14 @@ class Coordinator:
 
     def _all_confirmed(self) -> bool:
         # This includes a site whose updates came too late for every round: otherwise it would wait
-        # for a server that has left.
+        # for a server that has stopped.
         return all(
             record.confirmed or record.evicted for record in self._run.store.sites().values()
         )
 
 
 def _about_sum(exchange: Exchange | None, settings: SumSettings | None) -> dict[str, Any]:
-    """Returns what the log line of a round says about secure aggregation; nothing without it."""
+    """Returns the entry for secure aggregation in a round's log line; empty without it."""
     if exchange is None or settings is None:
         return {}
     return {

@@ -1,5 +1,6 @@
-"""Scores and selection of global models, and what follows the last round: the models that every
-site evaluates, and the rows that the sites return.
+"""Scores and selection of global models, and the evaluation after the last round.
+
+In the evaluation, every site scores the same models and returns rows.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from federated.security.vocabulary import Vocabulary
 from federated.server.run_state import RunState
 from federated.storage.database import SiteRecord
 
-_LISTED_MODELS = 1000  # a longer run lists only its newest ones in the record of the selection
+_LISTED_MODELS = 1000  # the record of the selection lists only the newest models of a longer run
 _RESCORED = 20  # different scores of one model that a site may send
 # Test cases that a site can have, given its training cases: far more than any split leaves.
 _FEW_CASES, _CASES_PER_EXAMPLE = 1000, 10
@@ -32,15 +33,15 @@ class Evaluation:
     def __init__(self, run: RunState, vocabulary: Vocabulary):
         self._run, self._vocabulary = run, vocabulary
         self._rescored: dict[tuple[str, int], int] = {}
-        self._enough_at: float | None = None  # when the rows of the minimum of sites were in
+        self._enough_at: float | None = None  # when the rows of the minimum of sites had arrived
 
     def report_scores(
         self, site: str, model: int, scores: Mapping[str, float], sha256: str = ""
     ) -> None:
-        """Records what `site` scored on global model number `model`.
+        """Records the scores of `site` for global model number `model`.
 
         Args:
-          sha256: digest of the weights that were scored, "" from an earlier release.
+          sha256: digest of the weights that were scored; "" from an earlier release.
         Raises:
           UnknownModel, PrivacyRefused, UpdateRefused.
         """
@@ -63,7 +64,7 @@ class Evaluation:
                 or run.store.fixed_models()
                 or run.store.finished
             ):
-                return  # sent again, or too late: the best model is chosen already
+                return  # sent again, or too late: the best model has already been chosen
             times = self._rescored.get((site, model), 0)
             if times >= _RESCORED:
                 raise errors.UpdateRefused(
@@ -71,14 +72,16 @@ class Evaluation:
                     "its last scores stay"
                 )
             run.store.record_scores(model, site, checked)
-            # Only now: on a full disk the site sends the same scores again and again.
+            # Counted only now: on a full disk the site sends the same scores again and again.
             self._rescored[site, model] = times + 1
             run.note_change()
             run.log("scored", site=site, model=model, scores=checked)
 
     def declare_models(self, site: str, names: Sequence[str]) -> None:
-        """Records that `site` will publish no more models. Raises UnknownModel for a name that has
-        not arrived.
+        """Records that `site` has published all its models.
+
+        Raises:
+          UnknownModel: if a model of these names has not arrived.
         """
         run = self._run
         with run.changing():
@@ -101,13 +104,14 @@ class Evaluation:
         rows: Iterable[Mapping[str, Any]],
         verify: Callable[[], object] = lambda: None,
     ) -> None:
-        """Records the per-case rows of `site`, each checked as it arrives. They count once; later
-        rows change nothing.
+        """Records the per-case rows of `site`, each checked as it arrives.
+
+        They count once; rows sent later change nothing.
 
         Args:
           verify: raises once the site is no longer admitted; called again after the last row.
         Raises:
-          PrivacyRefused, UnknownModel, UnknownSite, and what `verify` raises.
+          PrivacyRefused, UnknownModel, UnknownSite, and whatever `verify` raises.
         """
         run = self._run
         with run.changed:
@@ -124,8 +128,8 @@ class Evaluation:
                 )
             if site in run.store.reported():
                 return
-            # A site that evaluates while another one is evicted may still report the models of the
-            # other one; they are left out.
+            # A site that evaluates while another one is evicted may still report models of the
+            # evicted one; they are left out.
             withdrawn = run.store.withdrawn_models()
             cases = _cases(run.store.sites()[site].num_examples)
             discarded = run.store.discarded
@@ -152,14 +156,16 @@ class Evaluation:
             self._log_rows([site])
 
     def withdraw(self, site: str) -> list[str]:
-        """Removes the models of an evicted site from the run and returns their names; called with
-        the lock held.
+        """Removes the models of an evicted site from the run and returns their names.
+
+        Called with the lock held.
         """
         return self._run.store.drop_models(site)
 
     def rewrite_rows(self) -> None:
-        """Writes `rows.jsonl` with the sites and models that count now; called with the lock
-        held.
+        """Writes `rows.jsonl` with the sites and models that count now.
+
+        Called with the lock held.
         """
         if self._run.store.reported():
             self._run.store.write_rows()
@@ -173,8 +179,10 @@ class Evaluation:
                 self._run.log("rows", site=site, rows=count, sha256=sha256)
 
     def advance(self, now: float) -> float | None:
-        """Takes the next step after the last round: selection, the list of models to evaluate, the
-        end. Returns seconds until something may be due by the clock alone, or None.
+        """Takes the next step after the last round: selection, list of models to evaluate, end.
+
+        Returns:
+          Seconds until something may be due without a further event, or None.
         """
         run = self._run
         if run.store.finished:
@@ -219,11 +227,11 @@ class Evaluation:
     def _rows_are_in(
         self, expected: frozenset[str], reported: frozenset[str], now: float
     ) -> tuple[bool, float | None]:
-        """Returns (whether the evaluation ends, seconds until it may end by the clock alone).
+        """Returns (whether the evaluation ends, seconds until it may end without a further event).
 
-        After rounds it ends with the rows of all sites that trained. Without rounds it takes sites
-        as a round does: the minimum, and then up to `wait_after_min_clients_s` for others. In both
-        cases it waits for those at work.
+        After rounds, it ends with the rows of all sites that trained. Without rounds, it takes
+        sites as a round does: it waits for the minimum, and then up to `wait_after_min_clients_s`
+        for others. In both cases it waits for sites that are at work.
         """
         run = self._run
         if not run.store.only_evaluates:
@@ -267,12 +275,12 @@ class Evaluation:
         return not record.evicted and 0 <= score <= 1
 
     def _scored_by(self) -> list[str]:
-        """Returns the sites whose scores choose the best model, for the log."""
+        """Returns the sites on whose scores the choice of the best model depends, for the log."""
         chosen = self._chosen(held_only=True)
         return [] if chosen is None else list(chosen.sites)
 
     def select(self) -> int:
-        """Compares what has been scored so far, keeps the best model, and returns its number."""
+        """Compares the models scored so far, stores the best one, and returns its number."""
         run = self._run
         if run.store.only_evaluates:
             return 0  # there is nothing to choose from

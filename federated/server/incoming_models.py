@@ -1,5 +1,6 @@
-"""The models that sites are sending: at most one for each site. A second attempt, or two at once,
-fill the same one.
+"""The models that sites are sending: at most one per site.
+
+A second attempt continues the first; two attempts at the same time fill the same model.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ class Transfer:
     `Transfers` calls the methods with its lock held.
 
     Args:
-      partial: what has arrived.
-      check: has seen every chunk of it.
+      partial: the part that has arrived.
+      check: the check, to which every chunk of that part has been given.
       trained_from: digest of the global model on which sparse chunks may be based; "" for none.
       close: closes the files.
     """
@@ -45,8 +46,9 @@ class Transfer:
             self._close()
 
     def retire(self) -> None:
-        """Closes the files, or leaves that to the last user: a thread that still writes must not
-        find its file's number given to another file.
+        """Closes the files, or leaves that to the last user.
+
+        Otherwise a thread that still writes could find its file descriptor reused for another file.
         """
         if not self._retired and not self._users:
             self._close()
@@ -63,12 +65,14 @@ class Transfers:
 
     @contextlib.contextmanager
     def of(self, site: str, key: str, begin: Callable[[], Transfer]) -> Iterator[Transfer]:
-        """Yields the transfer of `site` named `key`: the one in progress, which is resumed, or the
-        result of `begin` in place of any other transfer of that site.
+        """Yields the transfer of `site` named `key`.
+
+        If that one is in progress, it is resumed; otherwise the result of `begin` replaces any
+        other transfer of the site.
         """
         with self._lock:
             site_lock = self._site_locks.setdefault(site, threading.Lock())
-        with site_lock:  # `begin` reads what a file holds already, which takes time
+        with site_lock:  # `begin` reads the existing content of a file, which takes time
             with self._lock:
                 name, transfer = self._in_progress.get(site, ("", None))
                 found = transfer is not None and name == key and transfer.begin_use()
@@ -85,7 +89,7 @@ class Transfers:
                 transfer.end_use()
 
     def end(self, site: str, transfer: Transfer | None = None) -> None:
-        """Forgets the transfer of a site, if there is one, and if it is `transfer` where given."""
+        """Forgets the transfer of a site; if `transfer` is given, only if it is that one."""
         with self._lock:
             held = self._in_progress.get(site)
             if held is not None and transfer in (None, held[1]):

@@ -1,5 +1,6 @@
-"""Who takes part: a credential and the server's plan admit a site; from then on a token identifies
-it.
+"""Admission of sites: a site logs in with its credential and the server's plan.
+
+From then on a token identifies it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Login:
         )
 
     def check_credential(self, site: str, credential: str) -> None:
-        """Raises WrongCredential; called before a byte of a login is read."""
+        """Raises WrongCredential; called before any byte of a login is read."""
         with self._counting_refusals(site):
             self._credentials.current().check(site, credential)
 
@@ -53,14 +54,14 @@ class Login:
         labels: Mapping[str, str] | None = None,
         masking: int = 0,
     ) -> Session:
-        """Admits a site whose plan is the server's.
+        """Admits a site whose plan equals the server's.
 
         Args:
-          certificate: fingerprint of the site's certificate, which the token is bound to.
-          certificate_ends: seconds since the epoch; the token expires with the certificate at the
-              latest.
+          certificate: fingerprint of the site's certificate, to which the token is bound.
+          certificate_ends: expiry time of the certificate in seconds since the epoch; the token
+              expires no later.
           labels: what the site's labels show of each class, see `declarations`.
-          masking: version of secure aggregation that the site knows, 0 for none.
+          masking: version of secure aggregation that the site supports; 0 for none.
         Raises:
           WrongCredential, CertificateRefused, CertificateOutOfDate, UnknownSite, VersionDiffers,
           PlanDiffers, FederationFull, UpdateRefused.
@@ -119,7 +120,7 @@ class Login:
             )
 
     def _check_masking(self, site: str, masking: int, num_examples: int) -> None:
-        """Raises VersionDiffers, UpdateRefused for a site that cannot take part in sums."""
+        """Raises VersionDiffers or UpdateRefused if a site cannot take part in sums."""
         sums = self._run.config.sums
         if masking < 0:
             raise errors.VersionDiffers(
@@ -151,7 +152,7 @@ class Login:
             )
 
     def _check_may_join(self, site: str, num_examples: int) -> None:
-        """Raises FederationFull, UnknownSite, UpdateRefused; called with the lock held."""
+        """Raises FederationFull, UnknownSite or UpdateRefused; called with the lock held."""
         run = self._run
         sites = run.store.sites()
         taking_part = [name for name, record in sites.items() if not record.evicted]
@@ -174,8 +175,9 @@ class Login:
 
     @contextlib.contextmanager
     def _counting_refusals(self, site: str) -> Iterator[None]:
-        """Logs the 1st, 10th, 100th, ... refusal of each kind in the block: a caller that keeps
-        trying must not fill the disk.
+        """Logs the 1st, 10th, 100th, ... refusal of each kind in the block.
+
+        A caller that keeps trying must not fill the disk.
         """
         try:
             yield
@@ -194,11 +196,13 @@ class Login:
 
     # A token is checked twice: when a call's headers arrive, and when its connection is known.
     # Long calls check the token again: every second, and before an upload counts (`check_token`).
-    # Each check looks at the file of credentials once.
+    # Each check examines the file of credentials once.
 
     def record_of(self, token: str) -> TokenRecord:
-        """Returns what the token of a call's headers stands for. Raises SessionExpired,
-        CertificateRefused.
+        """Returns the record of the token in a call's headers.
+
+        Raises:
+          SessionExpired, CertificateRefused.
         """
         with self._run.changed:
             credentials = self._credentials.current()
@@ -207,8 +211,12 @@ class Login:
             return record
 
     def identify(self, record: TokenRecord, certificate: str) -> str:
-        """Returns the site of a token that came with the site's own certificate, and records that
-        the site was heard. Raises CertificateRefused, SessionExpired.
+        """Returns the site of a token that came with the site's own certificate.
+
+        Also records that the site was heard.
+
+        Raises:
+          CertificateRefused, SessionExpired.
         """
         with self._run.changed:
             self._sessions.check_bound(record, certificate)
@@ -217,11 +225,11 @@ class Login:
             return record.site
 
     def site_of(self, token: str, certificate: str = "") -> str:
-        """Makes both checks at once, for a call without headers. Raises as they do."""
+        """Makes both checks at once, for a call without headers. Raises as both of them do."""
         return self.identify(self.record_of(token), certificate)
 
     def check_token(self, token: str, certificate: str = "") -> str:
-        """Returns the site that a token was issued to.
+        """Returns the site to which a token was issued.
 
         Raises:
           SessionExpired, CertificateRefused.

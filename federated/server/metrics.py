@@ -1,9 +1,10 @@
-"""What a monitoring system may know of a running server: names, units and values by Prometheus's
-conventions, without the package that writes them.
+"""The metrics of a running server for a monitoring system.
 
-Whoever can reach the endpoint reads all of it, and nobody is asked for a password. So there is
-nothing here that only the operator should see: no score, number of cases, label or path of a site.
-Sites appear by name, with their state and what they transferred.
+Names, units and values follow the conventions of Prometheus; `metrics_endpoint` serves them.
+
+Anyone who can reach the endpoint can read all metrics, without a password. So they do not contain
+anything that only the operator should see, such as a site's scores, number of cases, labels or
+paths. Sites appear by name, with their state and what they transferred.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ class Metric:
     """One metric.
 
     Attributes:
-      name: with its unit; that of a counter ends in "_total".
-      kind: a counter only grows, until the server is started again.
+      name: name with the unit; the name of a counter ends in "_total".
+      kind: a counter only increases, until the server is restarted.
       help: a sentence.
       labels: names of the labels.
-      samples: values of the labels -> value.
+      samples: values of the labels -> value of the metric.
     """
 
     name: str
@@ -43,12 +44,12 @@ class Metric:
 
 
 class ServerMetrics:
-    """Reads the metrics of a server whenever they are asked for.
+    """Reads the metrics of a server whenever they are requested.
 
     Args:
       status: returns the state of the run, see `Overview.status`.
-      statistics: hears every event of the run.
-      load: returns (transfers that hold a slot, transfers that wait for one).
+      statistics: statistics of every event of the run.
+      load: returns (number of transfers that hold a slot, number that wait for one).
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Serves metrics to Prometheus, by the package prometheus-client of the extra [metrics]."""
+"""Serves metrics to Prometheus by means of the package prometheus-client (extra [metrics])."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def require() -> None:
 def serving(collect: Callable[[], list[Metric]], host: str, port: int) -> Iterator[int]:
     """Answers http://host:port/metrics while the block runs; yields the port.
 
-    Besides what `collect` returns, it shows prometheus-client's own metrics of this process
-    (resident memory, processor time, open files).
+    Besides the metrics that `collect` returns, it shows those that prometheus-client provides for
+    this process (resident memory, processor time, open files).
 
     Args:
       collect: called for every request.
       host: the address to listen on.
-      port: 0 takes any free one.
+      port: the port to listen on; 0 takes any free one.
     Raises:
       PortInUse: if the address or port cannot be used.
     """
@@ -62,7 +62,7 @@ def serving(collect: Callable[[], list[Metric]], host: str, port: int) -> Iterat
 
 
 class _Collector:
-    """What a registry of prometheus-client asks for metrics."""
+    """The collector from which a registry of prometheus-client gets the metrics."""
 
     def __init__(self, collect: Callable[[], list[Metric]]):
         self._collect = collect

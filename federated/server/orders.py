@@ -1,5 +1,7 @@
-"""What the operator may do to a run in progress: look, pause, resume, evict a site and readmit it,
-go back to an earlier round, end the run early.
+"""The operator's orders to a run in progress.
+
+The operator can see its status, pause and resume it, evict and readmit a site, discard rounds, and
+end the run early.
 """
 
 from __future__ import annotations
@@ -14,17 +16,17 @@ from federated.server.uploads import Uploads
 from federated.storage.database import SiteRecord
 from federated.wire.status import RunSnapshot, SiteSnapshot
 
-_USUAL_EXCHANGES = 3  # of secure aggregation in one round; more need a look
+_USUAL_EXCHANGES = 3  # of secure aggregation in one round; more should be examined
 
 
 class Orders:
-    """The operator's orders. Each holds across restarts, and giving it twice does no harm."""
+    """The operator's orders. Each survives restarts, and giving it twice does no harm."""
 
     def __init__(self, run: RunState, uploads: Uploads, evaluation: Evaluation):
         self._run, self._uploads, self._evaluation = run, uploads, evaluation
 
     def pause(self) -> None:
-        """Stops handing out tasks and closing rounds; sites may still send updates."""
+        """Stops giving tasks to sites and closing rounds; sites may still send updates."""
         run = self._run
         with run.changing():
             if not run.store.paused:
@@ -46,9 +48,10 @@ class Orders:
                 run.log("resumed", round=run.round.number if run.round else None)
 
     def evict(self, site: str) -> None:
-        """Evicts a site: its sessions end; its update of the open round, its lent models, scores
-        and rows do not count. With secure aggregation, an update that is in a sum to which the
-        sites have agreed does.
+        """Evicts a site: its sessions end, and what it sent does not count.
+
+        That is its update of the open round, the models that it lent, its scores and its rows. With
+        secure aggregation, an update still counts if it is in a sum to which the sites have agreed.
 
         Raises:
           UnknownSite.
@@ -63,10 +66,11 @@ class Orders:
                     f"round {run.round.number} is being averaged with the update of site {site!r}; "
                     "ask again in a moment"
                 )
-            # Sites have agreed to the sum that it is in, and help to open no other in this round.
+            # Sites have agreed to the sum that contains it, and help to open only that one in this
+            # round.
             summed = run.exchange is not None and run.exchange.phase == "reveal"
             update = None if summed else update
-            # First of all: if the eviction then fails, the site lends its models again.
+            # Done first: if the eviction then fails, the site lends its models again.
             models = self._evaluation.withdraw(site)
             try:
                 run.store.evict(site, True, update_counts=summed)
@@ -88,7 +92,9 @@ class Orders:
 
     def readmit(self, site: str) -> None:
         """Lets a site log in again: after its eviction, or with another number of training cases.
-        Raises UnknownSite.
+
+        Raises:
+          UnknownSite.
         """
         run = self._run
         with run.changing():
@@ -100,12 +106,13 @@ class Orders:
             run.note_change()
 
     def discard_round(self, number: int) -> None:
-        """Takes the run back to the global model before round `number`; that round and those after
-        it are trained again.
+        """Returns the run to the global model before round `number`.
+
+        That round and all later ones are trained again.
 
         Raises:
           OrderRefused: if there is no such round, or a site that was not evicted has reported its
-              rows and left.
+              rows and finished.
           StaleUpdate: while a round is being averaged.
         """
         run = self._run
@@ -138,8 +145,8 @@ class Orders:
                     f"round {number} cannot be discarded: "
                     f"global model {number - 1} is no longer kept (--keep_globals)"
                 )
-            # Whatever fails from here on, no update is accepted for a round that the store no
-            # longer has.
+            # Even if something fails from here on, updates are not accepted for a round that is no
+            # longer in the store.
             run.stale = True
             try:
                 store.discard_rounds(number)
@@ -161,8 +168,9 @@ class Orders:
         run.store.empty_discarded()
 
     def finish(self, *, immediately: bool = False, reason: str = "operator") -> int:
-        """Makes the open round the last one, or with `immediately` the one before it; returns its
-        number. The evaluation follows as usual.
+        """Makes the open round the last one, or the round before it if `immediately` is true.
+
+        Returns the number of the last round. The evaluation follows as usual.
         """
         run = self._run
         with run.changing():
@@ -179,10 +187,12 @@ class Orders:
         return number
 
     def _finish_evaluation(self, reason: str) -> int:
-        """Makes a run without rounds end with the sites that have come; called with the lock held.
+        """Makes a run without rounds end with the sites that have joined.
+
+        Called with the lock held.
 
         Raises:
-          OrderRefused: if no site has come.
+          OrderRefused: if no site has joined.
         """
         run = self._run
         if not any(not record.evicted for record in run.store.sites().values()):
@@ -199,7 +209,7 @@ class Orders:
     def hindrance(self) -> str:
         """Returns what keeps the run from continuing by itself and which orders help, or "".
 
-        A slow site is not a hindrance; a site that has left or was evicted may be one.
+        A slow site is not a hindrance; one that has left or was evicted may be.
         """
         run = self._run
         with run.changed:
@@ -279,8 +289,9 @@ class Orders:
         return f"Have another site join, or give up the round: {', then '.join([*orders, end])}"
 
     def standing(self, site: str) -> str:
-        """Returns the standing of a site: "admitted", "welcome" (it may log in), "evicted" or
-        "full".
+        """Returns the standing of a site.
+
+        This is "admitted", "welcome" (it may log in), "evicted" or "full".
         """
         run = self._run
         with run.changed:
@@ -291,18 +302,18 @@ class Orders:
             return "full" if taking_part >= run.policy.max_num_clients else "welcome"
 
     def model_facts(self) -> tuple[int, dict[str, Any]]:
-        """Returns (bytes of the model, the plan)."""
+        """Returns (size of the model in bytes, the plan)."""
         with self._run.changed:
             return self._run.specs.nbytes, self._run.store.plan
 
     @property
     def trouble(self) -> str:
-        """Why the system keeps the run from continuing at the moment, or ""."""
+        """The failure of the system that keeps the run from continuing at the moment, or ""."""
         with self._run.changed:
             return self._run.trouble
 
     def status(self) -> RunSnapshot:
-        """Returns the state of the run as plain values for a table or JSON; ages in seconds."""
+        """Returns the state of the run as plain values for a table or JSON; ages are in seconds."""
         run = self._run
         with run.changed:
             store, state, now = run.store, run.round, run.clock()

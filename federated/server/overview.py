@@ -1,4 +1,4 @@
-"""What the operator of a running server sees and orders, as `admin_service` offers it."""
+"""The operator's view of a running server and its orders, for `admin_service`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Overview:
     Args:
       orders: carries out the operator's orders.
       events: the run's log, for the head of its chain.
-      statistics: hears every event.
-      store_folder: for the scores behind the selection, and the free space.
-      warnings: returns what the operator should know, e.g. certificates that end soon; called for
+      statistics: statistics of every event.
+      store_folder: folder with the scores behind the selection; its free space is reported.
+      warnings: returns warnings for the operator, e.g. of certificates that expire soon; called for
           every status.
     """
 
@@ -40,8 +40,9 @@ class Overview:
         self.standing, self.model_facts = orders.standing, orders.model_facts
 
     def order(self, kind: str, site: str, round_number: int = 0) -> str:
-        """Carries an order out, durably, before it returns. The answer also says what keeps the run
-        from continuing.
+        """Carries out an order; it is durable when this returns.
+
+        The answer also states what keeps the run from continuing, if anything does.
 
         Raises:
           OrderRefused, UnknownSite, StaleUpdate.
@@ -152,7 +153,7 @@ class Overview:
         }
 
     def _site(self, name: str, site: SiteSnapshot) -> SiteStatus:
-        # Counted from the log, so that a restart forgets nothing.
+        # Counted from the log, so that nothing is lost by a restart.
         counted = self._statistics.sites.get(name, SiteStatistics())
         return {
             **site,

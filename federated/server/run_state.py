@@ -1,4 +1,4 @@
-"""What the parts of a coordinator share: a store, a lock, a clock, the open round and the log."""
+"""The state that the parts of a coordinator share: store, lock, clock, open round and log."""
 
 from __future__ import annotations
 
@@ -24,32 +24,33 @@ from runkit.line_budget import LineBudget
 
 
 class RunState:
-    """One run of a federation while a server leads it. Everything but `log` may be used only with
-    `changed` held.
+    """One run of a federation while a server coordinates it.
+
+    Everything but `log` may be used only with `changed` held.
 
     Args:
-      clock: seconds since the epoch, the time of day.
-      monotonic: seconds since any fixed moment, of a clock that is never set.
+      clock: returns the time of day in seconds since the epoch.
+      monotonic: returns seconds since any fixed moment, from a clock that is never set.
     Attributes:
       clock: decides deadlines and silence. It is the time of day at which the server started,
-          continued by `monotonic`, so that no deadline moves when the machine's clock is set. The
-          next server understands the times that the store keeps.
+          continued by `monotonic`, so that deadlines do not move if the machine's clock is set. The
+          times in the store remain valid for the next server.
       wall_clock: decides when tokens and certificates expire.
       changed: the lock, and the condition that is notified when the next task of a site or of the
           driving thread may have changed.
-      round: the open round, None after the last one.
-      exchange: of the open round, in a run with secure aggregation.
+      round: the open round; None after the last one.
+      exchange: the exchange of the open round, in a run with secure aggregation.
       closing: the open round is over and is being aggregated, without the lock.
-      stale: the open round may differ from that of the store, after an error while one was closed
-          or while a request changed the store.
-      log_is_behind: an event could not be written; the store holds what it was about.
-      trouble: why the system keeps the run from continuing at the moment, or "".
+      stale: the open round may differ from that in the store, after an error while a round was
+          closed or while a request changed the store.
+      log_is_behind: an event could not be written; the store has the facts.
+      trouble: the failure of the system that keeps the run from continuing at the moment, or "".
       traffic: site -> bytes of models (sent to it, received from it) since the server started.
       verified_files: the spooled updates that need not be checked again.
-      specs, metadata: of the initial model, and so of every global model of the run.
-      sharing: what the plan says about each of these arrays.
+      specs, metadata: tensors and metadata of the initial model, and so of every global model.
+      sharing: how the plan treats each of these arrays.
       shared_specs: the arrays of an update, and of a model that a site lends.
-      num_values: of an update.
+      num_values: number of values in an update.
       initial_norm: Euclidean norm of the shared arrays of the initial model.
     """
 
@@ -77,7 +78,7 @@ class RunState:
         self.verified_files = VerifiedFiles()
         self.round: Round | None = None
         self.exchange: Exchange | None = None
-        # The time during which the server was away does not count as a site's silence.
+        # The time during which the server was down does not count as a site's silence.
         self.last_seen = dict.fromkeys(store.sites(), self.clock())
         self.reopen()
         with TensorFile(store.global_path(0)) as initial:
@@ -92,8 +93,8 @@ class RunState:
     def changing(self) -> Iterator[None]:
         """Holds `changed` while the store is changed.
 
-        If the system fails in the block, only the store knows how far the change went. The driving
-        thread then reads the open round from it again, and completes the log.
+        If the system fails in the block, only the store shows how much of the change was made. The
+        driving thread then reads the open round from it again, and completes the log.
         """
         with self.changed:
             try:
@@ -108,7 +109,7 @@ class RunState:
         return self.store.num_rounds(self.policy)
 
     def reopen(self) -> None:
-        """Reads the open round from the store, and adds which sites are absent."""
+        """Reads the open round from the store, and determines which sites are absent."""
         state = self.store.open_round(self.policy, now=self.clock())
         self.round = None if state is None else rounds.without(state, self.absent(self.clock()))
         sums = self.store.sums
@@ -134,10 +135,10 @@ class RunState:
         self.changed.notify_all()
 
     def log(self, event: str, **fields: Any) -> None:
-        """Appends an event; no field may hold a secret or a path.
+        """Appends an event; its fields must not contain a secret or a path.
 
-        A failed write raises nothing: the store holds what was done, and the log is
-        completed from it (`audit.backfill`).
+        A failed write does not raise an error: the store has the facts, and the log is completed
+        from it (`audit.backfill`).
         """
         try:
             self._events.append(event, **fields)
@@ -151,8 +152,9 @@ class RunState:
         logging.info("event=%s %s", event, " ".join(shown))
 
     def log_repeatable(self, event: str, *, site: str, **fields: Any) -> None:
-        """Appends an event that a site can cause as often as it likes; beyond a budget of lines it
-        is only counted.
+        """Appends an event that a site can cause any number of times.
+
+        Beyond a budget of lines, the event is only counted.
         """
         omitted = self._lines.take((site, event))
         if omitted is not None:
@@ -179,10 +181,10 @@ class RunState:
     def expected(
         self, participants: frozenset[str], now: float
     ) -> tuple[frozenset[str], float | None]:
-        """Returns (the sites that a closing phase waits for, seconds until that may change).
+        """Returns (the sites for which a closing phase waits, seconds until that may change).
 
-        The phase does not wait for a silent site, unless fewer than the minimum would remain: with
-        minimum = maximum no clock decides.
+        The phase does not wait for a silent site, unless fewer than the minimum would remain: if
+        minimum and maximum are equal, the clock plays no part.
         """
         sites = self.store.sites()
         participants = frozenset(site for site in participants if not sites[site].evicted)

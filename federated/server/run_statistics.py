@@ -1,7 +1,7 @@
-"""Statistics of a run from its event log, for the status table: bytes in each direction, the
-progress of each site, the duration of each round.
+"""Statistics of a run from its event log, for the status table.
 
-Of a log whose first segments are no longer kept, they are those of the lines that are.
+They comprise bytes in each direction, the progress of each site and the duration of each round. If
+the first segments of the log have been removed, they cover the remaining lines.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Iterable
 from federated.audit.carried import Carried
 from federated.rounds.log_lines import LogLine, RefusedLine
 
-_KEPT_ROUNDS = 1000  # a longer run shows only its newest ones
+_KEPT_ROUNDS = 1000  # only the newest rounds of a longer run are shown
 
 
 @dataclasses.dataclass
 class SiteStatistics:
-    """One site. `doing` is the last thing it is known to have done, and `at` the time of that."""
+    """One site. `doing` is its last known action, and `at` the time of that action."""
 
     sent_bytes: int = 0
     received_bytes: int = 0
@@ -32,8 +32,10 @@ class SiteStatistics:
 
 @dataclasses.dataclass
 class RoundStatistics:
-    """One round. `wall_s` is the time from its opening to its global model, None if the opening is
-    not in the log.
+    """One round.
+
+    `wall_s` is the time from its opening to its global model; None if the opening is not in the
+    log.
     """
 
     sites: dict[str, int]
@@ -49,11 +51,11 @@ class RunStatistics:
     Args:
       records: earlier records, e.g. `AuditLog.read()`.
     Attributes:
-      refusals: kind -> refused updates, models and logins. The log names the 1st, 10th, 100th, ...
-        refusal of a login, so of these as many are known.
+      refusals: kind -> number of refused updates, models and logins. The log has only the 1st,
+        10th, 100th, ... refusal of a login, so only these logins are counted.
       seconds: phase -> seconds: "collection" (from the opening of a round to its aggregation),
         "aggregation", "upload" and "download" (summed over the transfers, which overlap) and
-        "evaluation" (after the last round, once it has ended).
+        "evaluation" (after the last round, once the evaluation has ended).
     """
 
     def __init__(self, records: Iterable[LogLine] = ()):
@@ -90,7 +92,7 @@ class RunStatistics:
                 del self.rounds[min(self.rounds)]
 
     def _note_phase(self, record: LogLine, at: float) -> None:
-        """Adds what a record says of the seconds of a phase, or of a refusal."""
+        """Adds the seconds of a phase, or the refusal, that a record states."""
         if record["event"] == "refused" or record["event"] == "login_refused":
             self._note_refusal(record)
         elif record["event"] == "pulled":
@@ -101,7 +103,7 @@ class RunStatistics:
             if self._evaluation_began is None:
                 self._evaluation_began = at
         elif record["event"] == "log_continued":
-            # The line that began the evaluation may be no longer kept.
+            # The line that began the evaluation may have been removed.
             run = Carried.from_json(record["carried"])
             under_way = (run.fixed or run.given) and not run.finished
             if under_way and self._evaluation_began is None:
@@ -118,7 +120,7 @@ class RunStatistics:
             return
         site, kind, times = record.get("site", ""), str(record.get("error")), record.get("times", 1)
         before = self._login_refusals.get((site, kind), 0)
-        # A server that was started again counts from 1.
+        # A server that was restarted counts from 1.
         self.refusals[kind] += times - before if times > before else times
         self._login_refusals[site, kind] = times
 

@@ -1,4 +1,4 @@
-"""Serves a run: opens the store, listens, leads the run to its end, and shuts down cleanly."""
+"""Serves a run: opens the store, listens, runs the rounds to the end, and shuts down cleanly."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ from federated.wire import addresses, conversion
 from runkit import allocator, atomic, interrupts, private, release
 
 _GRACE_S = 5.0  # for calls in progress when the server stops
-_CONNECTIONS = 256  # besides four for each site
+_CONNECTIONS = 256  # in addition to four per site
 _STORE_FILES = 512  # descriptors for the store, with a margin
 _HANDSHAKE_MS = 10_000  # over the slowest usable line (5 kB/s) it takes two seconds
-_STREAMS = 100  # calls of one connection, with those that are turned away
-_OPERATION_CALLS = 4  # of each caller to the operator's service
+_STREAMS = 100  # calls of one connection, including those that are refused
+_OPERATION_CALLS = 4  # calls of each caller to the operator's service
 _SITES_TO_COME = 4  # sites that may be provisioned while the server runs
 _TURNED_AWAY = 16  # calls that are being refused
-# How serving ended: None at the end of the run, the reason of a stop, or an error.
+# How serving ended: None at the end of the run, the reason for a stop, or an error.
 Endings = queue.SimpleQueue[None | str | BaseException]
 
 
@@ -70,30 +70,30 @@ def serve(
     on_ready: Callable[[int], None] = lambda port: None,
     stop: threading.Event | None = None,
 ) -> ServerSummary:
-    """Serves one run until every round is aggregated and every site's rows are in, or until
-    SIGTERM, SIGINT or `stop`.
+    """Serves one run until it is finished, or until SIGTERM, SIGINT or `stop`.
 
-    Start it again with the same store to resume. It changes the process for good: from here on all
-    threads share their pools of freed memory.
+    The run is finished once every round is aggregated and every site's rows have arrived. A server
+    started again with the same store resumes it. The process is changed permanently: from here on
+    all threads share their pools of freed memory.
 
     Args:
-      config: the operator's decisions.
-      store_folder: made if missing; holds the whole state (see `storage.store`).
+      config: the operator's settings.
+      store_folder: created if missing; contains the whole state (see `storage.store`).
       kit_folder: the server's folder as made by `provision`.
       vocabulary: what sites may report: the words of their rows and the ranges of their numbers.
       initial_weights: safetensors file of global model 0; its metadata key "plan" holds the plan as
           JSON.
-      models: of a run of 0 rounds, which trains nothing: what every site evaluates, name to
-          safetensors file.
-      metrics: address and port of a Prometheus endpoint, None for none (see `metrics_endpoint`).
-      clock: seconds since the epoch; for the log, tokens and certificates.
-      monotonic: seconds; for deadlines and silence.
+      models: in a run of 0 rounds, which does not train: the models that every site evaluates,
+          name -> safetensors file.
+      metrics: address and port of a Prometheus endpoint; None for none (see `metrics_endpoint`).
+      clock: returns the seconds since the epoch; for the log, tokens and certificates.
+      monotonic: returns seconds; for deadlines and silence.
       listeners: called with every event that is logged in `<store>/events.jsonl`.
       on_ready: called with the bound port once sites may connect.
       stop: set it from another thread to end serving.
     Raises:
-      ValueError: for a kit or initial model that cannot be used, or for metrics without the
-        package that writes them.
+      ValueError: if the kit or the initial model cannot be used, or the package for metrics is
+        missing.
       PortInUse, StoreInUse, DifferentRun: naming the port, store or run at fault.
       StorageTrouble: if the store can no longer be written; what was confirmed is safe.
       ListenerLost: if the system no longer gives the server the connections made to its port.
@@ -221,7 +221,7 @@ def serve(
         finally:
             coordinator.stop()
             server.stop(_GRACE_S).wait()
-            with contextlib.suppress(OSError):  # a full disk may be why the server stops
+            with contextlib.suppress(OSError):  # the server may stop because of a full disk
                 events.append("stopped")
         if isinstance(ending, BaseException):
             raise ending
@@ -244,7 +244,7 @@ def _drive(coordinator: Coordinator, endings: Endings, store_folder: pathlib.Pat
             if coordinator.drive():
                 coordinator.wait_confirmed()
         endings.put(None)
-    except BaseException as error:  # handed to the thread that serves, which raises it
+    except BaseException as error:  # passed to the serving thread, which raises it
         endings.put(error)
 
 
@@ -252,8 +252,9 @@ def _drive(coordinator: Coordinator, endings: Endings, store_folder: pathlib.Pat
 def _storage_errors(
     folder: pathlib.Path, kinds: tuple[type[Exception], ...] = (sqlite3.Error,)
 ) -> Iterator[None]:
-    """Turns errors of these kinds in the block into StorageTrouble that names the store and the
-    remedy.
+    """Converts errors of these kinds in the block to StorageTrouble.
+
+    The message names the store and the remedy.
     """
     try:
         yield
@@ -276,12 +277,13 @@ def _chosen_port(config: ServerConfig, store_folder: pathlib.Path) -> int:
     address = store_folder / "address.json"
     if config.port or not address.exists():
         return config.port
-    return atomic.read_json(address)["port"]  # after a restart, sites look for the same port
+    return atomic.read_json(address)["port"]  # after a restart, sites use the same port
 
 
 def _places(connections: int) -> int:
-    """Raises the limit on open files to what all connections and the store need; returns how many
-    connections there is room for.
+    """Raises the limit on open files to what all connections and the store need.
+
+    Returns the number of connections that fit within the limit.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections + _STORE_FILES
@@ -294,7 +296,7 @@ def _places(connections: int) -> int:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
         return connections
-    # If the system allows few files: a third for connections, a third for the port guard, which
+    # If the system allows few files, a third is for connections, a third for the port guard, which
     # opens all of them at once, and a third for the store.
     return min(connections, max(limit - _STORE_FILES, limit // 3))
 
@@ -309,28 +311,28 @@ def _listen(
     places: int,
     sites: int,
 ) -> tuple[grpc.Server, int]:
-    # Enough for every site and the operator to have all their calls at once: no call waits for a
-    # thread that another caller holds.
+    # Enough for every site and the operator to have all their calls at once, so that a call never
+    # waits for a thread that another caller occupies.
     workers = (PER_CALLER + _OPERATION_CALLS) * sites + _OPERATION_CALLS + _TURNED_AWAY
     server = grpc.server(
         futures.ThreadPoolExecutor(max_workers=workers, thread_name_prefix="rpc"),
         maximum_concurrent_rpcs=workers,
         options=[
             *conversion.CHANNEL_OPTIONS,
-            # Otherwise a second server on the port would silently take half of the calls.
+            # Otherwise a second server on the port would silently receive half of the calls.
             ("grpc.so_reuseport", 0),
-            # Each takes a descriptor, and the store needs some, too.
+            # Each needs a descriptor, and so does the store.
             ("grpc.max_allowed_incoming_connections", places),
             ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
             ("grpc.max_concurrent_streams", _STREAMS),
             ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
             ("grpc.http2.max_ping_strikes", 0),
             # Otherwise every connection keeps the largest buffer that it ever needed, a megabyte
-            # and more. Older versions of gRPC ignore this option.
+            # or more. Older versions of gRPC ignore this option.
             ("grpc.experimental.tcp_max_read_buffer_size", 128 * 2**10),
         ],
     )
-    # Messages are decoded by these handlers, not by gRPC, which would decode whatever comes.
+    # Messages are decoded by these handlers, not by gRPC, which would decode anything that arrives.
     server.add_generic_rpc_handlers((exchange, admin))
     try:
         bound = server.add_secure_port(addresses.joined(config.host, port), identity.for_server())
@@ -347,8 +349,9 @@ def _listen(
 
 @contextlib.contextmanager
 def _signals(handle: Callable[[int], None]) -> Iterator[None]:
-    """Calls `handle` on SIGTERM and SIGINT inside the block. Does nothing outside the main thread,
-    the only one that can have handlers.
+    """Calls `handle` on SIGTERM and SIGINT inside the block.
+
+    Does nothing outside the main thread, which is the only one that can have handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,9 +1,10 @@
-"""The weight exchange as gRPC sees it: identifies the caller, decodes, calls the coordinator,
-encodes. Decides nothing else.
+"""The gRPC service of the weight exchange.
+
+It identifies the caller, decodes, calls the coordinator and encodes, and decides nothing else.
 
 A call is checked in this order: its token (for a login, the credential) when the headers arrive;
 whether the token belongs to the certificate of the connection; the caller's free places; and the
-size of each message before it is decoded. No message is read before the first three have passed.
+size of each message before it is decoded. Messages are read only after the first three checks.
 """
 
 from __future__ import annotations
@@ -36,28 +37,29 @@ from federated.wire.messages import OPERATION_PREFIX, Offer, Session
 _SERVICE = "/weight_exchange.WeightExchange"
 # Size limits for messages, in bytes, applied before a message is decoded.
 _SMALL, _MIDDLE, _PLAN = 2**10, 16 * 2**10, 512 * 2**10
-_SUM = 64 * 2**10  # a share for, or of, every site: some 200 bytes each
+_SUM = 64 * 2**10  # a share for, or from, every site: about 200 bytes each
 _ENVELOPE = 64  # bytes around a chunk's data
 # Bytes that a header may have beyond twice those of the run's own model: the header of a different
-# model is read, and refused by the names of its tensors.
+# model is thus read, and refused with the names of its tensors.
 _HEADER_SLACK = 64 * 2**10
 
 
 class Caller(NamedTuple):
-    """The site that calls, and a check that raises once it is no longer admitted."""
+    """The calling site, and a check that raises once the site is no longer admitted."""
 
     site: str
     verify: Callable[[], object]
 
 
 class WeightExchangeServicer(grpc.GenericRpcHandler):
-    """The service over a coordinator: one method for each call, given the caller, the request and
-    gRPC's context.
+    """The service of a coordinator.
+
+    It has one method per call, which gets the caller, the request and gRPC's context.
 
     Args:
       queue: transfers of models wait in it for a slot.
       calls: the calls in progress.
-      poll_s: a site with nothing to do gets an answer after this many seconds.
+      poll_s: a site without a task gets an answer after this many seconds.
     """
 
     def __init__(
@@ -69,12 +71,12 @@ class WeightExchangeServicer(grpc.GenericRpcHandler):
         header = 2 * coordinator.header_bytes + _HEADER_SLACK
         self._max_bytes = {"Offer": header, "Send": max(header, CHUNK_BYTES + _ENVELOPE)}
 
-    # What gRPC asks for every call of the port but the operator's.
+    # gRPC calls this for every call to the port except the operator's.
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        """Returns how gRPC is to answer a call; called with the headers, before any message.
+        """Returns the handler of a call; gRPC asks for it with the headers, before any message.
 
-        A call without a valid token, and a login without a valid credential, is turned away.
+        A call without a valid token and a login without a valid credential are refused.
         """
         if details.method.startswith(OPERATION_PREFIX):
             return None
@@ -98,8 +100,9 @@ class WeightExchangeServicer(grpc.GenericRpcHandler):
     def _handler(self, name: str, identify: Identify) -> grpc.RpcMethodHandler:
         """Returns the handler of one call.
 
-        To gRPC every method is a stream both ways, so that gRPC reads no message before it is asked
-        for one: by then the caller is known and has a place. On the wire nothing is different.
+        gRPC treats every method as a stream in both directions, so it does not read a message
+        before it is asked for one: by then the caller is known and has a place. The bytes on the
+        wire are the same.
         """
         read, write, streams, max_bytes = _METHODS[name]
         method, inbox = getattr(self, name), Inbox(read, self._max_bytes.get(name, max_bytes))
@@ -126,14 +129,12 @@ class WeightExchangeServicer(grpc.GenericRpcHandler):
     def _identified_by_token(
         self, token: str, record: TokenRecord, context: grpc.ServicerContext
     ) -> Caller:
-        """Returns the token's site, once the certificate of the connection is found to be the one
-        that the token was issued to.
-        """
+        """Returns the token's site, if the token was issued to the connection's certificate."""
         certificate = tls.fingerprint(context)
         site = self._coordinator.identify(record, certificate)
         return Caller(site, functools.partial(self._coordinator.check_token, token, certificate))
 
-    # One method for each call of the service.
+    # One method per call of the service.
 
     def Login(
         self, caller: Caller, request: pb.LoginRequest, context: grpc.ServicerContext
@@ -189,7 +190,7 @@ class WeightExchangeServicer(grpc.GenericRpcHandler):
     def NextTask(
         self, caller: Caller, request: pb.TaskRequest, context: grpc.ServicerContext
     ) -> pb.Task:
-        # A site that hangs up frees its thread at once.
+        # A site that disconnects frees its thread at once.
         context.add_callback(self._coordinator.wake)
         return conversion.task_to_message(
             self._coordinator.next_task(caller.site, wait_s=self._poll_s, asking=context.is_active)
@@ -210,7 +211,7 @@ class WeightExchangeServicer(grpc.GenericRpcHandler):
     def Pull(
         self, caller: Caller, request: pb.PullRequest, context: grpc.ServicerContext
     ) -> Iterator[codec.Chunk]:
-        context.add_callback(self._queue.wake)  # a site that hangs up gives up its place at once
+        context.add_callback(self._queue.wake)  # a site that disconnects frees its place at once
         with self._queue.slot(context.is_active, name=caller.site) as slot:
             began, sent = time.monotonic(), 0
             file, manifest = self._coordinator.open_model(request.model, request.sha256)
@@ -239,7 +240,7 @@ class WeightExchangeServicer(grpc.GenericRpcHandler):
     ) -> pb.OfferReply:
         offer = conversion.header_from_message(request, self._specs)
         answer = self._coordinator.offer(caller.site, offer)
-        if answer.receipt is None:  # waits here, before any of the model's bytes are on their way
+        if answer.receipt is None:  # waits here, before any of the model's bytes are sent
             context.add_callback(self._queue.wake)
             self._queue.reserve(caller.site, context.is_active)
         return conversion.answer_to_message(answer)
@@ -248,7 +249,7 @@ class WeightExchangeServicer(grpc.GenericRpcHandler):
         self, caller: Caller, parts: Iterator[conversion.Part], context: grpc.ServicerContext
     ) -> pb.Receipt:
         context.add_callback(self._queue.wake)
-        # Nothing is taken from the stream before the transfer has its slot.
+        # Nothing is read from the stream before the transfer has its slot.
         with self._queue.slot(context.is_active, name=caller.site) as slot:
             offer, chunks = conversion.model_from_parts(parts, self._specs)
             receipt = self._coordinator.send(
@@ -285,8 +286,8 @@ class WeightExchangeServicer(grpc.GenericRpcHandler):
 
 Identify = Callable[[grpc.ServicerContext], Caller]
 
-# name -> (decoder, encoder, which way it streams, size limit of a message; a model's header and its
-# chunks have limits of their own)
+# name -> (decoder, encoder, direction in which it streams, size limit of a message; a model's
+# header and its chunks have their own limits)
 _METHODS: dict[str, tuple[Callable[[bytes], Any], Callable[[Any], bytes], str, int]] = {
     "Login": (pb.LoginRequest.FromString, pb.LoginReply.SerializeToString, "", _PLAN),
     "NextTask": (pb.TaskRequest.FromString, pb.Task.SerializeToString, "", _SMALL),
@@ -304,12 +305,12 @@ _METHODS: dict[str, tuple[Callable[[bytes], Any], Callable[[Any], bytes], str, i
 
 
 def _identified_by_credential(site: str, context: grpc.ServicerContext) -> Caller:
-    """Returns the caller of a login, whose credential was checked on the headers."""
+    """Returns the caller of a login, whose credential was checked with the headers."""
     return Caller(site, lambda: None)
 
 
 def _only(messages: Iterator[Any]) -> Any:
-    """Returns the one message of a call that streams nothing in."""
+    """Returns the one message of a call whose requests are not streamed."""
     for message in messages:
         return message
     raise errors.DamagedTransfer(

@@ -1,7 +1,7 @@
-"""Secure aggregation at the server: carries keys and shares between sites, and opens their sum.
+"""Secure aggregation at the server: passes keys and shares between sites, and opens their sum.
 
-The phases are those of `rounds.sum_phases`; what sites check is in
-`secure_aggregation.participant`, what the server checks in `part_checks`.
+The phases are those of `rounds.sum_phases`; the checks of the sites are in
+`secure_aggregation.participant`, those of the server in `part_checks`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Sums:
     Args:
       authority: the federation's authority, which certified the sites.
     Raises:
-      ValueError: without an authority.
+      ValueError: if there is no authority.
     """
 
     def __init__(self, run: RunState, authority: x509.Certificate | None):
@@ -50,8 +50,8 @@ class Sums:
                 "sites check each other's keys; use a server's kit as `provision` made it"
             )
         self._run, self._authority = run, authority
-        self._began_at = run.clock()  # the time during which the server was away ends no phase
-        # Where a sum could not be opened: the exchange, and the sites that had revealed shares.
+        self._began_at = run.clock()  # a phase never ends because the server was down
+        # If a sum could not be opened: the exchange, and the sites that had revealed shares.
         self._unopened: tuple[SumPlace, frozenset[str]] | None = None
         self._reason = ""
 
@@ -72,13 +72,13 @@ class Sums:
         """Returns the tensor of a masked update."""
         return ring.masked_specs(self._run.num_values)
 
-    # What sites ask and send.
+    # Requests of sites.
 
     def ask(self, site: str, phase: str, place: SumPlace) -> SumState:
         """Returns what `site` needs for a phase.
 
         Raises:
-          StaleUpdate: if that is not the phase, or the site takes no part in it.
+          StaleUpdate: if that is not the open phase, or the site does not take part in it.
         """
         with self._run.changed:
             state, _ = self._open(site, phase, place)
@@ -100,11 +100,11 @@ class Sums:
             )
 
     def post(self, site: str, post: SumPost) -> None:
-        """Records what `site` did in a phase; the same again changes nothing.
+        """Records the part of `site` in a phase; the same part sent again changes nothing.
 
         Raises:
-          StaleUpdate: as `ask`, and for something else than the site sent before in the phase.
-          UpdateRefused: for keys, shares or a signature that no other site would accept.
+          StaleUpdate: as in `ask`, and if the site sent something else before in the phase.
+          UpdateRefused: if other sites would not accept the keys, shares or signature.
         """
         run = self._run
         with run.changing():
@@ -136,8 +136,9 @@ class Sums:
         )
 
     def check_upload(self, site: str, exchange: int) -> None:
-        """Raises StaleUpdate unless `site` may upload its masked update for that exchange now;
-        called with the lock held.
+        """Raises StaleUpdate unless `site` may upload its masked update for that exchange now.
+
+        Called with the lock held.
         """
         state = self._run.exchange
         if state is None:
@@ -145,7 +146,7 @@ class Sums:
         sum_phases.check(state, site, "mask", exchange)
 
     def note_uploaded(self, site: str) -> None:
-        """Notes that the masked update of `site` counts; called with the lock held."""
+        """Records that the masked update of `site` counts; called with the lock held."""
         if self._run.exchange is not None:
             self._run.exchange = sum_phases.acted(self._run.exchange, site, now=self._run.clock())
 
@@ -177,7 +178,7 @@ class Sums:
         return state, opened
 
     def _check(self, site: str, post: SumPost, state: Exchange) -> None:
-        """Raises as `part_checks.check_part`."""
+        """Raises as `part_checks.check_part` does."""
         now = datetime.datetime.fromtimestamp(self._run.wall_clock(), datetime.timezone.utc)
         standing = part_checks.Standing(
             frozenset(state.done),
@@ -209,7 +210,7 @@ class Sums:
         return {site: post.keys for site, post in posts.items() if post.keys is not None}
 
     def _roster(self) -> Roster:
-        """Returns the keys of the sites of the exchange, each checked when it came."""
+        """Returns the keys of the sites of the exchange, each of which was checked on arrival."""
         state, known = self._run.exchange, self._keys()
         sites = state.closed["keys"] if state is not None else ()
         return Roster({site: known[site] for site in sorted(sites)})
@@ -220,8 +221,8 @@ class Sums:
         """Does what is due in the open exchange.
 
         Returns:
-          (Whether the sum can be opened, seconds until something may be due by the clock alone).
-          If it cannot be opened and the seconds are 0.0, something was done.
+          (Whether the sum can be opened, seconds until something may be due without a further
+          event). If it cannot be opened and the seconds are 0.0, something was done.
         """
         run, state = self._run, self._run.exchange
         if run.round is None or state is None:
@@ -229,8 +230,8 @@ class Sums:
         if state.phase == "keys":
             return self._gather(state, run.round, now)
         gone = {site for site, record in run.store.sites().items() if record.evicted}
-        # Once shares may have been revealed, the sum stays as it was agreed to: sites help to open
-        # no other one in this round.
+        # Once shares may have been revealed, the agreed sum no longer changes: sites help to open
+        # only that one in this round.
         if state.phase != "reveal" and state.survivors & gone:
             self.give_up(f"{', '.join(sorted(state.survivors & gone))} was evicted")
             return False, 0.0
@@ -252,8 +253,9 @@ class Sums:
         return False, 0.0
 
     def _gather(self, state: Exchange, opened: Round, now: float) -> tuple[bool, float | None]:
-        """Returns as `advance`, in the phase of the keys. If a sum may have been opened before, it
-        waits for the same sites for a while.
+        """Does the work of `advance` in the phase of the keys.
+
+        If a sum may have been opened before, the phase waits for the same sites for a while.
         """
         run = self._run
         gathered = sum_phases.gathering(state, opened, run.policy)
@@ -275,7 +277,10 @@ class Sums:
         return False, 0.0
 
     def _opens(self, state: Exchange, now: float, *, due: float) -> tuple[bool, float | None]:
-        """Returns as `advance`: not before more shares have come than could not open the sum."""
+        """Returns as `advance` does.
+
+        After shares that did not open the sum, it waits until more have arrived.
+        """
         if self._unopened != (self._context(state).place, frozenset(state.done)):
             return True, 0.0
         coming = (state.members or frozenset()) - state.done.keys() - self._run.absent(now)
@@ -285,8 +290,9 @@ class Sums:
         return False, 0.0
 
     def cannot_open(self, reason: str) -> None:
-        """Notes that the shares so far do not open the sum: those of other sites may. Called with
-        the lock held.
+        """Records that the shares so far do not open the sum: those of other sites may.
+
+        Called with the lock held.
         """
         state = self._run.exchange
         if state is None or self._run.round is None:
@@ -307,7 +313,7 @@ class Sums:
         )
 
     def keys_expired(self, now: float) -> bool:
-        """Returns whether the round's deadline passed before the minimum of keys had come."""
+        """Returns whether the round's deadline passed before the minimum of keys had arrived."""
         run, state = self._run, self._run.exchange
         if run.round is None or state is None or state.phase != "keys":
             return False
@@ -315,7 +321,7 @@ class Sums:
         return rounds.is_expired(gathered, run.policy, now=now)
 
     def _until(self, due: float | None, now: float) -> float | None:
-        """Returns seconds until `due`, or until a site may have fallen silent if that is sooner."""
+        """Returns seconds until `due`, or until a site may become silent if that is sooner."""
         run = self._run
         timeout_s = run.config.heart_beat_timeout_s
         moments = [seen + timeout_s for seen in run.last_seen.values() if seen + timeout_s > now]
@@ -340,8 +346,10 @@ class Sums:
         )
 
     def _last_progress(self, state: Exchange) -> float:
-        """Returns from when a phase's deadline counts: the start of the server, the end of a pause,
-        or the last bytes of an update, within the limit on all extensions.
+        """Returns the time from which a phase's deadline counts.
+
+        This is the start of the server, the end of a pause, or the arrival of the last bytes of an
+        update, within the limit on all extensions.
         """
         run, opened = self._run, self._run.round
         if opened is None:
@@ -353,8 +361,9 @@ class Sums:
         return max(since, min(last, state.opened_at + run.policy.max_extension_s))
 
     def give_up(self, reason: str) -> None:
-        """Gives the exchange up; the round begins another one with fresh keys. After the last
-        exchange that sites follow, it pauses the run instead.
+        """Abandons the exchange; the round begins another one with new keys.
+
+        After the last exchange that sites accept, the run is paused instead.
         """
         run, state, opened = self._run, self._run.exchange, self._run.round
         if state is None or opened is None:
@@ -377,13 +386,13 @@ class Sums:
             reason=reason,
         )
 
-    # Opening the sum, without the lock: nothing of a closing round changes.
+    # Opening the sum, without the lock: a closing round does not change.
 
     def masks(self, closed: Round, state: Exchange) -> list[Mask]:
-        """Returns the masks that are in the sum of a round's masked updates.
+        """Returns the masks that remain in the sum of a round's masked updates.
 
         Raises:
-          CannotOpen: if the revealed shares do not open it.
+          CannotOpen: if the revealed shares do not open the sum.
         """
         commitments = {site: post.commitment for site, post in self._posts("share").items()}
         if closed.received.keys() != state.survivors:
@@ -408,7 +417,7 @@ class Sums:
     def mean(
         self, masks: Collection[Mask], updates: Mapping[str, tuple[Source, int]], model: Source
     ) -> tuple[Source, int]:
-        """Returns (the weighted mean as a model, the number of training cases in it)."""
+        """Returns (the weighted mean as a model, the number of training cases behind it)."""
         total = sum(examples for _, examples in updates.values())
         sources = [source for source, _ in updates.values()]
         return opening.OpenedMean(sources, masks, model, Ring.of(self._settings), total), total

@@ -1,5 +1,7 @@
-"""What sites send: updates and published models. They are checked before, while and after they
-arrive, and durable before their receipt.
+"""Receives updates and published models from sites.
+
+They are checked before, during and after their transfer, and are durable before the receipt is
+sent.
 """
 
 from __future__ import annotations
@@ -33,30 +35,32 @@ from federated.wire.messages import Answer, Offer, Receipt
 # Models that one site may publish; each takes space on the server's disk and time at every site.
 MAX_LENT = 8
 # Different updates that a site may send for one round; an honest site that was killed sends the
-# same one again, or one other.
+# same one again, or a second one.
 _REPLACED = 20
-_HISTORY = 5  # closed rounds whose changes say what is usual
-_NOTE_EVERY_S = 1.0  # between two notes that bytes of a site arrive
-# Chunks that are checked at the same time: more would only wait for a processor, each in memory.
+_HISTORY = 5  # closed rounds whose changes determine what is usual
+_NOTE_EVERY_S = 1.0  # between two records that bytes of a site arrive
+# Chunks that are checked at the same time: more would only wait for a processor and take memory.
 _CHECKED_AT_ONCE = max(2, os.cpu_count() or 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckedOffer:
-    """An offer of one site after all checks that need nothing but the offer; its manifest was
-    checked when it was made. Every instance has passed them, so no code below repeats them.
+    """An offer of one site after all checks that need only the offer.
+
+    The offer's manifest was checked when it was made. Every instance has passed these checks, so
+    the code below does not repeat them.
 
     Args:
       site_names: every site of the federation, logged in or not; the name of a published model
         begins with one of them.
     Attributes:
-      what: names the upload in messages.
-      update: as the rounds know it; None for a model that is published.
-      metrics: of an update, as plain floats.
-      sha256: of the model.
+      what: name of the upload for messages.
+      update: the update as rounds represent it; None for a published model.
+      metrics: metrics of an update, as plain floats.
+      sha256: digest of the model.
     Raises:
-      ModelRefused: for a model whose name is malformed, reserved or begins with another site's.
-      PrivacyRefused: for metrics that may not leave a site.
+      ModelRefused: if a model's name is malformed, reserved or begins with another site's name.
+      PrivacyRefused: if the metrics may not leave a site.
     """
 
     site: str
@@ -88,20 +92,20 @@ class CheckedOffer:
 
 
 class _Standing(NamedTuple):
-    """How often the operator has taken the run back, and the exchange of the open round."""
+    """How often the operator has discarded rounds, and the exchange of the open round."""
 
     discarded: int
-    exchange: int  # 0 without secure aggregation
+    exchange: int  # its number; 0 without secure aggregation
 
 
 class Uploads:
-    """Receives models from sites. Any number of threads call it.
+    """Receives models from sites. Any number of threads may call it.
 
-    An offer without a model's name is an update, otherwise a model for cross-site evaluation.
+    An offer without a model's name is an update; otherwise it is a model for cross-site evaluation.
 
     Args:
       site_names: as in `CheckedOffer`.
-      sums: of a run with secure aggregation, in which every update is masked.
+      sums: the exchanges of a run with secure aggregation, in which every update is masked.
     """
 
     def __init__(
@@ -114,14 +118,15 @@ class Uploads:
         self._sums = sums
         # (site, round, exchange) -> different updates
         self._sent: Counter[tuple[str, int, int]] = Counter()
-        # site -> (round, attempt and exchange, the most chunks of its update that were there)
+        # site -> (round, attempt and exchange, largest number of chunks of its update so far)
         self._most: dict[str, tuple[tuple[int, int, int] | None, int]] = {}
         self._checking = threading.Semaphore(_CHECKED_AT_ONCE)
 
     def offer(self, site: str, offer: Offer) -> Answer:
-        """Checks an offer and returns which chunks are missing, or the receipt if the server has
-        all of the model already.
+        """Checks an offer.
 
+        Returns:
+          The missing chunks, or the receipt if the server has the whole model already.
         Raises:
           StaleUpdate, UpdateRefused, IncompatibleWeights, ModelRefused, DamagedTransfer,
           PrivacyRefused, StorageTrouble.
@@ -130,7 +135,7 @@ class Uploads:
         standing = self._accepted(checked)
         if standing is None:
             return Answer(checked.receipt())
-        # The transfer may have to wait for its slot, and no deadline may pass meanwhile.
+        # The transfer may have to wait for its slot, and a deadline must not pass meanwhile.
         self._note_progress(checked)
         with self._transfer(checked, standing) as transfer:
             return Answer(
@@ -150,8 +155,8 @@ class Uploads:
           verify: raises once the site is no longer admitted. An upload may take hours, so it is
             called again before the upload counts.
         Raises:
-          As `offer`, and what `verify` raises. Then nothing has changed, except that the next
-          attempt need not send again what arrived.
+          The errors of `offer` and of `verify`. Nothing has changed then, except that the next
+          attempt need not resend the chunks that arrived.
         """
         run, began, received = self._run, time.monotonic(), 0
         checked = CheckedOffer(site, offer, self._site_names)
@@ -176,7 +181,7 @@ class Uploads:
             try:
                 transfer.partial.finish()
             except errors.DamagedTransfer:
-                verify()  # the file of an evicted site is gone; the site should hear the cause
+                verify()  # the file of an evicted site is gone; the site should be told the cause
                 raise
             try:
                 transfer.check.check(checked.what)
@@ -208,16 +213,16 @@ class Uploads:
         """Checks an offer against the state of the run: raises what `offer` raises.
 
         Returns:
-          How the run stands, or None if the server has all of the model already.
+          The standing of the run, or None if the server has the whole model already.
         """
         run, offer = self._run, checked.offer
         with run.changed:
-            if self._is_there(checked):  # its receipt was lost on the way
+            if self._is_there(checked):  # its receipt was lost in transit
                 return None
             self._wait_while_closing(checked)
             standing = self._standing()
             if checked.update is not None:
-                # If the run was taken back, the round may be open again, from another global model.
+                # If rounds were discarded, this one may be open again, from another global model.
                 if offer.discarded not in (None, standing.discarded):
                     raise errors.StaleUpdate(
                         f"site {checked.site!r} trained round {offer.round} before the operator "
@@ -253,20 +258,20 @@ class Uploads:
         return _Standing(self._run.store.discarded, 0 if exchange is None else exchange.number)
 
     def _is_there(self, checked: CheckedOffer) -> bool:
-        """Returns whether the server has this very model. Raises as `_is_published`."""
+        """Returns whether the server has this very model. Raises as `_is_published` does."""
         if checked.update is None:
             return self._is_published(checked)
         return self._run.store.update(checked.site, checked.offer.round) == checked.update
 
     def _wait_while_closing(self, checked: CheckedOffer) -> None:
-        """Waits for the end of an aggregation if an update may count in the round after it."""
+        """Waits for the end of an aggregation if the update may count in the next round."""
         run = self._run
         late = checked.update is not None and run.policy.late_updates == "keep"
         while late and run.closing and not run.stopping:
             run.changed.wait(1.0)
 
     def _open_round(self, checked: CheckedOffer) -> rounds.Round:
-        """Returns the open round. Raises StaleUpdate, StorageTrouble if it takes no updates."""
+        """Returns the open round. Raises StaleUpdate or StorageTrouble if it takes no updates."""
         run = self._run
         if run.stale:  # the store may have closed or discarded the round that is open here
             raise errors.StorageTrouble(
@@ -281,9 +286,10 @@ class Uploads:
         return run.round
 
     def _check_not_taken_back(self, checked: CheckedOffer, standing: _Standing) -> None:
-        """Raises StaleUpdate if the operator took the run back during the transfer: the change was
-        measured against a global model that may be gone. Also if the round had to begin another
-        exchange: the masks of an update belong to one.
+        """Raises StaleUpdate if rounds were discarded or the exchange changed during the transfer.
+
+        The change of the update was measured against a global model that may be gone, and the masks
+        of an update belong to one exchange.
         """
         if self._sums is not None and checked.update is not None:
             self._sums.check_upload(checked.site, standing.exchange)
@@ -293,7 +299,7 @@ class Uploads:
             )
 
     def _count(self, checked: CheckedOffer, transfer: Transfer, about: dict[str, float]) -> None:
-        """Lets an update count in the open round; called with the lock held."""
+        """Makes an update count in the open round; called with the lock held."""
         run, update, site = self._run, checked.update, checked.site
         if update is None or self._is_there(checked):
             return
@@ -321,7 +327,7 @@ class Uploads:
             counts_in=state.number,
             change=change,
         )
-        # Only now: on a full disk the site sends the same update again and again.
+        # Counted only now: on a full disk the site sends the same update again and again.
         self._sent[sent] += 1
         run.round = accepted
         if self._sums is not None:
@@ -343,7 +349,7 @@ class Uploads:
         )
 
     def _publish(self, checked: CheckedOffer, transfer: Transfer, about: dict[str, float]) -> None:
-        """Keeps a model for cross-site evaluation; called with the lock held."""
+        """Stores a model for cross-site evaluation; called with the lock held."""
         if self._is_there(checked):
             return
         run, offer = self._run, checked.offer
@@ -386,7 +392,7 @@ class Uploads:
                 f"{checked.what} came after the models to evaluate were fixed; "
                 "ask for the next task"
             )
-        if self._run.round is not None:  # or open again, if the operator has taken the run back
+        if self._run.round is not None:  # or open again, if the operator has discarded rounds
             raise errors.StaleUpdate(
                 f"{checked.what} came before the last round was over; ask for the next task"
             )
@@ -399,8 +405,8 @@ class Uploads:
     def _note_progress(self, checked: CheckedOffer, chunks: int = 0) -> None:
         """Records that a site's update makes progress.
 
-        Only chunks beyond those that were there before in this round count, so that sending the
-        same ones again keeps no round open.
+        Only chunks beyond those that were present before in this round count, so that a round is
+        not kept open by sending the same chunks again.
         """
         run, site = self._run, checked.site
         with run.changed:
@@ -424,7 +430,7 @@ class Uploads:
 
     @contextlib.contextmanager
     def _transfer(self, checked: CheckedOffer, standing: _Standing) -> Iterator[Transfer]:
-        """Yields the transfer of an offer that was accepted: the one in progress or a new one."""
+        """Yields the transfer of an accepted offer: the one in progress or a new one."""
         site, offer = checked.site, checked.offer
         key = f"{offer.model} {offer.round} {checked.sha256} {standing.discarded}"
         begin = functools.partial(self._begin, checked)
@@ -443,7 +449,7 @@ class Uploads:
         store, offer, reference, trained_from = self._run.store, checked.offer, None, ""
         with contextlib.ExitStack() as files:
             if checked.update is not None and self._sums is None:
-                # An old model may have been cleared away.
+                # An old model may have been removed.
                 with contextlib.suppress(FileNotFoundError):
                     model = files.enter_context(TensorFile(store.global_path(offer.round - 1)))
                     reference = selected(model, self._run.sharing.shared)
@@ -462,8 +468,9 @@ class Uploads:
 
 
 def _check_name(site: str, name: str, site_names: Collection[str]) -> None:
-    """Raises ModelRefused unless a model's name is well-formed and begins with its site's name, so
-    that no site takes another's.
+    """Raises ModelRefused unless a model's name is well-formed and begins with its site's name.
+
+    A site thus cannot take a name that belongs to another.
     """
     if not tasks.MODEL_NAME.fullmatch(name) or tasks.is_global(name):
         raise errors.ModelRefused(

@@ -1,8 +1,8 @@
-"""How much a site tells about its patients by scoring models: counted, bounded, rounded.
+"""Limits on what a site reveals of its patients by scoring models: a count, a bound, rounding.
 
 Each model that a site scores is a question about its patients, and the server chooses the models.
-The site therefore counts the models that it scores in a run, in a file that outlasts restarts and
-rounds that are discarded, and stops at its own bound.
+The site therefore counts the models that it scores in a run, in a file that survives restarts and
+discarded rounds, and stops at its own bound.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from federated.rounds.tasks import MAX_MODELS
 from runkit import atomic, formats, settings
 from runkit.settings import Condition, at_least, setting
 
-FORMAT = 1  # of answers.json; raise it when earlier releases can no longer read a new file
+FORMAT = 1  # of answers.json; increase it if earlier releases can no longer read a new file
 Kind = Literal["scores", "rows"]
 _FLAGS: Mapping[Kind, str] = {"scores": "max_scored_models", "rows": "max_evaluated_models"}
 _ABOUT: Mapping[Kind, str] = {
     "scores": "global models scored on validation cases",
     "rows": "models evaluated on test cases",
 }
-_DIGITS = 8  # more of them would round nothing that a reader can see
+_DIGITS = 8  # with more digits, rounding would have no visible effect
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AnswerLimits:
-    """What a site answers in one run, as the site itself decides."""
+    """The limits that a site sets for its answers in one run."""
 
     max_scored_models: int = setting(
         0,
@@ -72,7 +72,7 @@ class AnswerLimits:
 
 
 def usual_scores(num_rounds: int, every: int = 1) -> int:
-    """Returns how many global models a site scores in a run without discarded rounds.
+    """Returns the number of global models that a site scores in a run without discarded rounds.
 
     They are the initial model, every `every`-th one and the last one.
     """
@@ -82,15 +82,15 @@ def usual_scores(num_rounds: int, every: int = 1) -> int:
 class Answers:
     """The count of the models that a site has scored in a run, in `answers.json`.
 
-    A model is noted before it is scored, on the disk. The same model under the same name counts
-    once, so a restart in the middle costs nothing.
+    A model is recorded on disk before it is scored. The same model under the same name counts once,
+    so a restart in the middle costs nothing.
 
     Args:
-      folder: of the site's journal.
-      limits: with the bounds that hold in this run.
-      earlier: models whose rows an earlier release has sent; they count where there is no file.
+      folder: the folder of the site's journal.
+      limits: the limits with the bounds of this run.
+      earlier: models whose rows an earlier release has sent; they count if there is no file.
     Raises:
-      ValueError: if the file is not what this class writes, or of a newer release.
+      ValueError: if the file was not written by this class, or was written by a newer release.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Answers:
         self._noted: dict[str, list[str]] = {"scores": [], "rows": sorted(earlier)}
         if self._path.exists():
             self._read()
-        elif earlier:  # the journal forgets them if the run goes back
+        elif earlier:  # the journal forgets them if rounds are discarded
             self._write(self._noted)
 
     def _read(self) -> None:
@@ -118,7 +118,7 @@ class Answers:
             self._noted[kind] = keys
 
     def count(self, kind: Kind) -> int:
-        """Returns how many models have been scored so far."""
+        """Returns the number of models scored so far."""
         return len(self._noted[kind])
 
     def bound(self, kind: Kind) -> int:
@@ -127,7 +127,7 @@ class Answers:
     def require(self, kind: Kind, names: Collection[str]) -> None:
         """Raises AnswersUsedUp if scoring all these models would exceed the bound.
 
-        For the start of an evaluation: none of them is scored if not all of them may be.
+        For the start of an evaluation: none of the models is scored unless all of them may be.
         """
         known = {key.partition(" ")[0] for key in self._noted[kind]}
         new = len(set(names) - known)
@@ -140,10 +140,10 @@ class Answers:
             raise self._used_up("scores", models)
 
     def note(self, kind: Kind, name: str, sha256: str) -> int:
-        """Notes that a model is about to be scored, and returns the count with it.
+        """Records that a model is about to be scored, and returns the count including it.
 
         Args:
-          sha256: of everything that decides the answer.
+          sha256: digest of everything on which the answer depends.
         Raises:
           AnswersUsedUp: if the bound is reached; the model must not be scored.
         """
@@ -174,12 +174,12 @@ class Answers:
 
 
 def rounded(values: Mapping[str, Any], digits: int) -> dict[str, Any]:
-    """Returns the numbers of a report, rounded; texts, None and the number of a case stay.
+    """Returns the numbers of a report, rounded; texts, None and a case's number are unchanged.
 
     Args:
       digits: decimals of a number up to 1, significant digits of a larger one; 0 for no rounding.
-        The step only grows with the number, so counts stay whole and none exceeds the total that
-        it is part of.
+        The step never decreases with the number, so counts remain whole numbers and do not exceed
+        the total of which they are a part.
     """
     return {
         key: _rounded(value, digits) if digits and key != "case" else value

@@ -1,7 +1,7 @@
 """The transport over gRPC with mutual TLS.
 
-Every call has a deadline, and raises the error that the server raised. `replies` checks every
-answer of the server before it is used.
+Every call has a deadline, and raises the error that the server raised. `replies` checks every reply
+of the server before it is used.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ from runkit import printable, private, release
 
 _SERVICE = "/weight_exchange.WeightExchange/"
 _SHORT_S = 60.0  # calls without weights
-# On a slow link a transfer may take hours, after waiting for a free slot, but it never stands still
-# for this long. A dead link shows sooner.
+# On a slow link a transfer may take hours, after waiting for a free slot, but it never pauses for
+# this long. A dead link is detected sooner.
 _SILENCE_S = 600.0
 _OPTIONS = (
     *conversion.CHANNEL_OPTIONS,
-    # gRPC's own pause between connection attempts would grow to two minutes; the site loop has its
-    # own backoff.
+    # gRPC's own pause between connection attempts would increase to two minutes; the site loop has
+    # its own backoff.
     ("grpc.initial_reconnect_backoff_ms", 200),
     # How long one attempt may take: handshakes over a long or busy line are slow.
     ("grpc.min_reconnect_backoff_ms", 20_000),
@@ -75,16 +75,16 @@ def connect(
 ) -> GrpcTransport:
     """Returns a transport for the site whose kit is in `kit_folder`. It does not connect yet.
 
-    The kit's files become private to this account.
+    The kit's files become readable by this account only.
 
     Args:
       kit_folder: a kit as `provision` made it.
       host, port: used instead of those in the kit's `site.json`.
-      learned: folder that keeps what the server says about its revoked certificates; by default the
-        kit's.
+      learned: folder that keeps the server's statements about its revoked certificates; by default
+        the kit's.
     Raises:
-      ValueError: for a kit with a file missing or malformed, without a port, or with a link in
-        place of a file.
+      ValueError: if the kit has a missing or malformed file, lacks a port, or has a link in place
+        of a file.
     """
     folder = pathlib.Path(kit_folder)
     private.refuse_links(folder)
@@ -95,7 +95,7 @@ def connect(
 
 
 class GrpcTransport(Transport):
-    """Calls over the network. Thread-safe, because heart beats come from their own thread."""
+    """Calls over the network. Thread-safe, because heartbeats are sent from their own thread."""
 
     def __init__(self, kit: Kit, *, learned: pathlib.Path | None = None):
         self.site, self._credential = kit.name, kit.credential
@@ -104,8 +104,8 @@ class GrpcTransport(Transport):
         self._learned = learned
         self._token, self._poll_s, self._encoding = "", 0.0, "raw"
         self._sent_whole = ""  # digest of an update that could not be sent as differences
-        # Whether chunks came in another encoding than agreed at login. The server may have been
-        # restarted with another one, so that is worth one more login.
+        # Whether chunks came in an encoding other than agreed at login. The server may have been
+        # restarted with another one, so one more login is tried.
         self._other_encoding = False
         self._open_channel()
 
@@ -115,7 +115,7 @@ class GrpcTransport(Transport):
         self._channel = grpc.secure_channel(
             addresses.joined(self._host, self._port), self._identity.for_client(), options=options
         )
-        # Replies stay bytes here: `replies` checks their size before it decodes them.
+        # Replies remain bytes here: `replies` checks their size before it decodes them.
         self._sending = self._channel.stream_unary(
             _SERVICE + "Send",
             request_serializer=chunk_encoding.part_to_bytes,
@@ -130,14 +130,14 @@ class GrpcTransport(Transport):
     def _renewed(self) -> bool:
         """Reconnects if the kit's certificate was renewed meanwhile; returns whether it was.
 
-        A token is bound to the certificate that it was issued to, so the next call finds that it
-        has to log in again.
+        A token is bound to the certificate to which it was issued, so the site has to log in again
+        at the next call.
         """
         version = self._identity.version()
         if not version or version == self._opened:
             return False
         try:
-            # Certificate and key are two files, which do not match while they are being replaced.
+            # Certificate and key are two files, which do not match while being replaced.
             self._identity.context(ssl.PROTOCOL_TLS_CLIENT)
         except (OSError, ValueError):
             return False
@@ -148,7 +148,7 @@ class GrpcTransport(Transport):
         return True
 
     def _learn(self, statement: bytes) -> None:
-        """Notes which server certificates are revoked, and reconnects, refusing those."""
+        """Stores which server certificates are revoked, and reconnects, refusing those."""
         try:
             generation = revocation.read(statement, self._identity.authority)
         except ValueError as error:
@@ -193,7 +193,7 @@ class GrpcTransport(Transport):
                     self._ask("Login", request, pb.LoginReply, metadata=metadata)
                 )
         except errors.VersionDiffers as error:
-            # A server of release 0.1.0 does not name its own, and no server knows this one.
+            # A server of release 0.1.0 does not state its own, and servers do not know this one.
             raise errors.VersionDiffers(
                 f"{error} (release {release.version()} is installed here)"
             ) from error
@@ -209,7 +209,7 @@ class GrpcTransport(Transport):
             )
 
     def heart_beat(self) -> None:
-        # Not renewing: the loop's own call does that, and may be using the same connection now.
+        # Does not renew: the loop's own call does that, and may be using the same connection now.
         with self._calling(renewing=False):
             self._ask("HeartBeat", pb.HeartBeatRequest(), pb.Acknowledgement)
 
@@ -241,9 +241,9 @@ class GrpcTransport(Transport):
     def _chunks(
         self, messages: Iterable[bytes], model: str, wanted: set[int]
     ) -> Iterator[codec.Chunk]:
-        """Yields the chunks that were asked for.
+        """Yields the requested chunks.
 
-        Raises ServerMisbehaves at any other chunk, or the stream might never end.
+        Raises ServerMisbehaves for any other chunk; otherwise the stream might never end.
         """
         for message in messages:
             chunk = chunk_encoding.chunk_from_bytes(message)
@@ -334,7 +334,7 @@ class GrpcTransport(Transport):
             raise
 
     def _due(self, offer: Offer) -> dict[str, str]:
-        """Returns what a receipt for an offer must say."""
+        """Returns the values that a receipt for an offer must have."""
         what = offer.model or global_name(offer.round)
         return {"site": self.site, "what": what, "sha256": offer.sha256}
 
@@ -403,7 +403,7 @@ class GrpcTransport(Transport):
                 reason = errors.ServerUnreachable(
                     "the certificate of this site was renewed; trying again with it"
                 )
-            raise reason from None  # gRPC's own text holds addresses and internals
+            raise reason from None  # gRPC's own text contains addresses and internals
 
     def _error(self, error: Exception) -> errors.FederationError:
         endpoint = ServerEndpoint(self._host, self._port, os.environ)
@@ -415,9 +415,9 @@ class GrpcTransport(Transport):
 
 
 class _Watchdog:
-    """Cancels a transfer that stands still.
+    """Cancels a transfer that has stalled.
 
-    Every message moves the deadline, so that a slow link is not taken for a dead one.
+    Every message moves the deadline, so that a slow link is not mistaken for a dead one.
     """
 
     _call: grpc.Call
@@ -433,14 +433,16 @@ class _Watchdog:
                 self._moved.set()
                 yield message
         except ValueError:
-            # If the server has heard enough, the file is closed while gRPC is still reading ahead.
+            # If the server ends the call early, the file is closed while gRPC still reads ahead.
             if not self._over.is_set():
                 raise
         self._moved.set()
 
     def sending(self, messages: Iterable[Item]) -> Iterator[Item]:
-        """Yields the messages to gRPC, which would only show the stack trace of an error in reading
-        them. The end of the block raises it.
+        """Yields the messages to gRPC.
+
+        gRPC would only print the stack trace of an error in reading them, so the error is raised at
+        the end of the block.
         """
         try:
             yield from self.following(messages)
@@ -448,7 +450,7 @@ class _Watchdog:
             self._failed = error
 
     def of(self, call: grpc.Call) -> _Watchdog:
-        """Sets the call to be cancelled."""
+        """Sets the call that will be cancelled."""
         self._call = call
         return self
 
@@ -461,7 +463,7 @@ class _Watchdog:
         self._over.set()
         self._moved.set()
         self._thread.join()
-        self._call.cancel()  # no effect on a call that is over
+        self._call.cancel()  # without effect on a call that has ended
         if self._failed is not None:
             raise self._failed from None
 

@@ -1,6 +1,7 @@
-"""What a site remembers across restarts.
+"""A site's records, which survive restarts.
 
-Which run it is in, what it has done there, and the update that it has not delivered yet.
+They state the run in which it takes part and what it has done there, and hold the update that it
+has not delivered yet.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from federated.tensors import tensor_files
 from federated.tensors.weights import TensorManifest
 from runkit import atomic, formats, private
 
-# Of journal.json; raise it when earlier releases can no longer read a new journal. Format 2 has
-# `filtered`: an earlier release, which knows no privacy policy, must not go on with it.
+# Of journal.json; increase it if earlier releases can no longer read a new journal. Format 2 has
+# `filtered`: an earlier release, which does not know privacy policies, must not continue with it.
 FORMAT = 2
 _UNFILTERED_FORMAT = 1
 
@@ -48,7 +49,7 @@ class _Update(TypedDict):
 
 
 class _State(TypedDict):
-    """What `journal.json` holds."""
+    """The content of `journal.json`."""
 
     format: int
     run: str | None
@@ -59,7 +60,7 @@ class _State(TypedDict):
     update: _Update | None
     published: dict[str, str]  # model -> digest
     rows: dict[str, str]  # model -> digest of the file of its rows
-    private: dict[str, str]  # a round or a lent model -> digest of the site's own arrays of it
+    private: dict[str, str]  # a round or a lent model -> digest of its arrays kept at the site
     globals: dict[str, int]  # digest of a global model -> its number
     declared: bool
     reported: bool
@@ -70,20 +71,20 @@ class _State(TypedDict):
 class Journal:
     """A folder that is consistent after a kill at any moment.
 
-    It holds one JSON file, which is replaced atomically, and the files that it refers to. The JSON
-    file has the digests of the update and of each model's rows, and a file with another digest does
-    not count.
+    It contains one JSON file, which is replaced atomically, and the files to which it refers. The
+    JSON file has the digests of the update and of each model's rows; a file with another digest
+    does not count.
 
     Raises:
-      ValueError: if `journal.json` is not JSON, was not written by this class, or is of a newer
-        release.
+      ValueError: if `journal.json` is not JSON, or was not written by this class, or was written by
+        a newer release.
     """
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = private.tree(folder)
         self._path = self.folder / "journal.json"
         self._syncing: threading.Thread | None = None
-        # The update's manifest, and its file's stamp when that was read.
+        # The update's manifest, and the stamp of its file when it was read.
         self._manifest: tuple[TensorManifest, tuple[int, ...]] | None = None
         self._state: _State = {
             "format": _UNFILTERED_FORMAT,
@@ -122,7 +123,7 @@ class Journal:
         self._state.update(found)
         self._state["format"] = FORMAT if self.filtered else _UNFILTERED_FORMAT
         if self.update is not None:
-            # An earlier release noted the round with the update only.
+            # An earlier release recorded the round with the update only.
             self._state["trained"] = max(self.trained, self.update.round)
 
     def manifest(self) -> TensorManifest | None:
@@ -132,7 +133,7 @@ class Journal:
         return self._manifest[0]
 
     def _check_update(self) -> None:
-        """Forgets an update whose file is not the one noted, as after a kill between the two."""
+        """Forgets an update whose file is not the recorded one, as after a kill between the two."""
         noted = self._state["update"]
         if noted is None:
             return
@@ -141,7 +142,7 @@ class Journal:
             with tensor_files.TensorFile(self.update_path) as file:
                 manifest = tensor_files.file_manifest(file)
         except (ValueError, FileNotFoundError):
-            # Any other system error says nothing about the update, so it must not be forgotten.
+            # Any other system error implies nothing about the update, so it must not be forgotten.
             manifest = None
         if manifest is None or manifest.sha256 != noted["sha256"]:
             self._state["update"] = None
@@ -152,7 +153,7 @@ class Journal:
         """Raises DifferentRun if the folder belongs to a run of another federation.
 
         Args:
-          authority: fingerprint of the authority that this site trusts now, "" for none.
+          authority: fingerprint of the authority that this site trusts now; "" for none.
         """
         known = self._state["authority"]
         if authority and known not in (None, authority):
@@ -184,7 +185,7 @@ class Journal:
             self._write()
 
     def _remedy(self) -> str:
-        # The earlier run's weights, optimiser and best model are beside the journal; the next run
+        # The earlier run's weights, optimiser and best model are next to the journal; the next run
         # must not start from them.
         return (
             f"To take part in the other run, move {self.folder.parent} away (it holds what the "
@@ -200,7 +201,7 @@ class Journal:
         return self._state["finished"]
 
     def finish(self) -> None:
-        """Notes that the run is finished, and removes what only an unfinished one needs."""
+        """Records that the run is finished, and removes what only an unfinished run needs."""
         self._state["update"] = self._manifest = None
         self._state["finished"] = True
         self._write()
@@ -208,7 +209,7 @@ class Journal:
         self.lent_path.unlink(missing_ok=True)
 
     def remove_leftovers(self) -> None:
-        """Removes files that a kill left half-written; no other process may write here now."""
+        """Removes partly written files left by a kill; other processes must not write here now."""
         for folder in (self.folder, self.folder / "rows", self.folder / "private"):
             for path in folder.glob(".partial-*"):
                 path.unlink(missing_ok=True)
@@ -223,7 +224,7 @@ class Journal:
         return found if isinstance(found, dict) else None
 
     def keep_scores(self, model: int, scores: Mapping[str, float]) -> None:
-        # Not worth waiting for the disk: after a power cut the model is scored again.
+        # It is not necessary to wait for the disk: after a power cut the model is scored again.
         kept = {**self._state["scores"], str(model): dict(scores)}
         newest = sorted(kept, key=int)[-_KEPT_SCORES:]
         self._state["scores"] = {number: kept[number] for number in newest}
@@ -284,13 +285,13 @@ class Journal:
         self._write()
 
     def note_global(self, sha256: str, number: int) -> None:
-        """Notes which number the global model of that digest has."""
+        """Records the number of the global model with that digest."""
         if self._state["globals"].get(sha256) != number:
             self._state["globals"][sha256] = number
             self._write(durable=False)
 
     def number_of(self, sha256: str) -> int | None:
-        """Returns the number of a global model that this site has had; None for any other."""
+        """Returns the number of a global model that this site has received; else None."""
         return self._state["globals"].get(sha256)
 
     @property
@@ -299,14 +300,14 @@ class Journal:
 
     @property
     def lent_path(self) -> pathlib.Path:
-        """Where a model is while it is published."""
+        """The path of a model while it is published."""
         return self.folder / "model.safetensors"
 
     @property
     def incoming_path(self) -> pathlib.Path:
-        """Where global models arrive.
+        """The path at which global models arrive.
 
-        One stays until the next is written over it, so that a restart need not download it again.
+        A model remains until the next overwrites it, so that a restart need not download it again.
         """
         return self.folder / "incoming.safetensors"
 
@@ -322,10 +323,10 @@ class Journal:
         num_examples: int,
         metrics: Mapping[str, float],
     ) -> PendingUpdate:
-        """Keeps a trained update until the server confirms it.
+        """Stores a trained update until the server confirms it.
 
-        From now on the update survives a kill, and from the return of `wait_until_durable` on a
-        power cut too.
+        From now on the update survives a kill; once `wait_until_durable` has returned, it also
+        survives a power cut.
         """
         self.wait_until_durable()
         self._state["update"] = self._manifest = None
@@ -349,8 +350,8 @@ class Journal:
         self._syncing = threading.Thread(
             target=self._sync_update, args=(os.open(self.update_path, os.O_RDWR),), name="sync"
         )
-        # While the update is sent: soon the server's copy is as good, and the digest tells whether
-        # this one is corrupt.
+        # Synced while the update is sent: soon the server's copy is as good, and the digest shows
+        # whether this one is corrupt.
         self._syncing.start()
         return pending
 
@@ -372,11 +373,12 @@ class Journal:
     def release_update(self) -> None:
         """Removes an update that the server has confirmed.
 
-        A kill may bring back the note of it in `journal.json`. Without its file that is ignored,
-        and if the update is sent again, the server only confirms it again.
+        After a kill, its entry may reappear in `journal.json`. The entry is ignored if the file is
+        missing, and if the update is sent again, the server merely confirms it again.
         """
         self._state["update"] = self._manifest = None
-        # Removing a file takes as long as copying it, so do it now, while waiting for other sites.
+        # Removing a file takes as long as copying it, so this is done while waiting for other
+        # sites.
         self.update_path.unlink(missing_ok=True)
 
     def drop_update(self) -> None:
@@ -388,7 +390,7 @@ class Journal:
 
     @property
     def published(self) -> dict[str, str]:
-        """Name -> digest of the models that the server has confirmed."""
+        """Name -> digest, for the models that the server has confirmed."""
         return dict(self._state["published"])
 
     def keep_published(self, model: str, sha256: str) -> None:
@@ -409,9 +411,9 @@ class Journal:
 
     @property
     def reported(self) -> bool:
-        """Whether the server has confirmed the last thing that it expects from this site.
+        """Whether the server has confirmed everything that it expects from this site.
 
-        That is its rows or, in a run without evaluation, its scores of the last global model.
+        Last, that is its rows or, in a run without evaluation, its scores of the last global model.
         """
         return self._state["reported"]
 
@@ -421,11 +423,11 @@ class Journal:
 
     @property
     def filtered(self) -> bool:
-        """Whether this run's updates pass a privacy policy; never without one again."""
+        """Whether this run's updates pass a privacy policy; once true, this remains so."""
         return self._state["filtered"]
 
     def keep_filtered(self) -> None:
-        """Notes that this run has a privacy policy. An update from before is not sent again."""
+        """Records that this run has a privacy policy. An earlier update is not sent again."""
         self._state.update({"filtered": True, "format": FORMAT, "update": None})
         self._manifest = None
         self._write()
@@ -433,13 +435,13 @@ class Journal:
 
     @property
     def evaluated(self) -> tuple[str, ...]:
-        """The models whose rows are noted."""
+        """The models whose rows are recorded."""
         return tuple(self._state["rows"])
 
     def rows(self, model: str) -> list[dict[str, Any]] | None:
         """Returns the rows of a model that has been evaluated already, else None.
 
-        None also if the file is not the one that was noted.
+        Also returns None if the file is not the recorded one.
         """
         try:
             with atomic.naming(self._rows_path(model)):

@@ -1,8 +1,8 @@
 """A site's part in secure aggregation: its state on disk, its masked update, and the calls.
 
-The state is durable before anything that follows from it is sent, and names the one update that its
-masks are for. So a site that was killed in the middle repeats the same bytes, and the same masks
-are never used for two different updates.
+The state is durable before anything derived from it is sent, and names the one update that its
+masks are for. So a site that was killed in the middle sends the same bytes again, and the same
+masks are never used for two different updates.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Plain(NamedTuple):
 
     @property
     def identity(self) -> str:
-        """Names what is masked: the update, and the number that weights it."""
+        """Identifies what is masked: the update, and the number that weights it."""
         return f"{self.num_examples} x {self.sha256}"
 
 
@@ -117,7 +117,7 @@ class Masking:
 
     @staticmethod
     def forget(folder: pathlib.Path) -> None:
-        """Forgets the secrets of a run that is over for this site, if it had any."""
+        """Deletes the secrets of a run that is over for this site, if it had any."""
         found = _read(folder / _NAME)
         if found is not None and found["participant"] is not None:
             last = Participant.from_json(found["participant"]).place
@@ -140,16 +140,17 @@ class Masking:
         self._me, self._last = me, last
 
     def finish(self) -> None:
-        """Forgets the secrets of the last exchange."""
+        """Deletes the secrets of the last exchange."""
         self._save(None)
         self.masked_path.unlink(missing_ok=True)
 
     def note_model(self, task: Task, sha256: str) -> None:
-        """Notes the global model from which a round is about to be trained, on disk: its digest is
-        what this site will sign, whatever the server says by then.
+        """Records on disk the global model from which a round is about to be trained.
+
+        This site will sign its digest, whatever the server states by then.
 
         Raises:
-          ServerMisbehaves: for another one than before in the round.
+          ServerMisbehaves: if the round had another global model before.
         """
         known = self.model_of(task)
         if known not in ("", sha256):
@@ -161,7 +162,7 @@ class Masking:
             self._save(self._me)
 
     def model_of(self, task: Task) -> str:
-        """Returns the digest of the model from which a round was trained; "" if none is noted."""
+        """Returns the digest of the model from which a round was trained; "" if not recorded."""
         if self._model is None or self._model[:2] != (task.discarded, task.round):
             return ""
         return self._model.sha256
@@ -175,9 +176,10 @@ class Masking:
         """Returns the keys with which this site enters an exchange, the same each time.
 
         Raises:
-          UpdateRefused: for an update with a change that the sum cannot hold.
-          StaleUpdate: if this exchange began with another update: the site sits it out.
-          ServerMisbehaves: for an exchange before the last one, or from another global model.
+          UpdateRefused: if a change in the update is too large for the sum.
+          StaleUpdate: if this exchange began with another update; the site then sits it out.
+          ServerMisbehaves: if the exchange is earlier than the last one, or for another global
+            model.
         """
         place, me = SumPlace(task.discarded, task.round, task.exchange), self._me
         context = Context(self._run, place, plain.model_sha256, self._settings)
@@ -299,9 +301,7 @@ class Masking:
 
 
 def _pieces(plain: Plain) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Yields (number of the first value, values of the update, values of the model), a chunk at a
-    time.
-    """
+    """Yields (index of the first value, values of the update, values of the model) per chunk."""
     with TensorFile(plain.update) as update, TensorFile(plain.model) as whole:
         model: TensorFile | TensorSelection = selected(whole, plain.shared)
         runs, first = dtype_runs(update.specs), 0
@@ -329,7 +329,7 @@ def _with_masked(me: Participant, sha256: str) -> Participant:
 
 
 def _read(path: pathlib.Path) -> dict[str, Any] | None:
-    """Returns what `masking.json` holds, None if there is no such file.
+    """Returns the content of `masking.json`; None if there is no such file.
 
     Raises ValueError if this class did not write it.
     """

@@ -1,10 +1,10 @@
-"""The sums that a site has helped to open, one line for each on disk, and never two of one round.
+"""The sums that a site has helped to open, one line per sum on disk, and never two of one round.
 
-Two sums of the same round that differ by a site give away that site's update: one minus the other.
-So a site that has revealed shares for the sum of some sites reveals none for that of others: not in
-another exchange, and not after the run was taken back, when the same cases train from the same
-model. As every sum takes the shares of more than half of the sites, the server cannot find enough
-others for a second one. The same sum again tells nothing more.
+Two sums of the same round that differ by a site reveal that site's update: one minus the other. So
+a site that has revealed shares for the sum of some sites does not reveal any for the sum of others,
+either in another exchange or after rounds were discarded, when the same cases train from the same
+model. As every sum needs the shares of more than half of the sites, the server cannot find enough
+others for a second one. Opening the same sum again reveals nothing more.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ class OpenedSums:
     Args:
       folder: the site's journal, which only this account may enter.
       run: the run's id.
-      repeats: in how many sums this site helps although it helped with another one of the round.
+      repeats: number of sums that this site helps to open although it has helped with another one
+        of the same round.
     Raises:
-      ValueError: for a file that this class did not write.
+      ValueError: if this class did not write the file.
     """
 
     def __init__(self, folder: pathlib.Path, run: str, *, repeats: int = 0):
         self._path, self._run, self._allowed = folder / "opened_sums.jsonl", run, repeats
         self._repeated = 0
-        self._rounds: dict[int, dict[frozenset[str], int]] = {}  # -> how often it had gone back
+        self._rounds: dict[int, dict[frozenset[str], int]] = {}  # -> number of discards before
         self._sets: dict[frozenset[str], frozenset[str]] = {}  # thousands of rounds, few sets
         for record in self._read():
             if record["run"] == run:
@@ -45,10 +46,10 @@ class OpenedSums:
         """Checks that this site may help to open the sum of `sites`.
 
         Raises:
-          PolicyRefused: for another sum of a round of which it has opened one, after the run was
-            taken back.
-          StaleUpdate: without that, in another exchange. The site sits it out: sites that have
-            revealed nothing in the round yet may be enough.
+          PolicyRefused: if it has opened another sum of the round, before rounds were discarded.
+          StaleUpdate: if it has opened another sum of the round in an earlier exchange. The site
+            then sits this exchange out: sites that have not revealed anything in the round yet may
+            be enough.
         """
         others = self._others(place.round, frozenset(sites))
         if not others or self._repeated < self._allowed:
@@ -63,9 +64,9 @@ class OpenedSums:
         )
 
     def note(self, place: SumPlace, sites: Collection[str]) -> None:
-        """Makes durable that shares for the sum of `sites` are about to leave; raises as `check`.
+        """Records durably that shares for the sum of `sites` are about to leave.
 
-        A sum that is noted already is not noted again.
+        A sum that is already recorded is not recorded again. Raises as `check` does.
         """
         self.check(place, sites)
         found = frozenset(sites)
@@ -84,7 +85,7 @@ class OpenedSums:
         self._count(place, found)
 
     def _others(self, number: int, sites: frozenset[str]) -> dict[frozenset[str], int]:
-        """Returns the sums of a round that were opened, none if that of `sites` is among them."""
+        """Returns the opened sums of a round, or none if that of `sites` is among them."""
         opened = self._rounds.get(number, {})
         return {} if sites in opened else opened
 
@@ -94,7 +95,7 @@ class OpenedSums:
         self._rounds.setdefault(place.round, {}).setdefault(sites, place.discarded)
 
     def _read(self) -> list[dict[str, Any]]:
-        """Returns the lines. One that a kill left half-written is removed: nothing had left."""
+        """Returns the lines. A line left incomplete by a kill is removed: nothing had left."""
         if not self._path.exists():
             return []
         with atomic.naming(self._path):

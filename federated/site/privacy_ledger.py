@@ -1,9 +1,9 @@
-"""What a site has spent of its patients' privacy in a run; no restart forgets it.
+"""The ledger of the privacy that a site has spent in a run; it survives restarts.
 
     <journal>/privacy/ledger.json
 
-The file is replaced atomically and synced before noise is drawn, so that a kill or a power cut may
-make a site count an update that never left, but never the other way round.
+The file is replaced atomically and synced before noise is drawn, so that after a kill or a power
+cut a site may count an update that never left, but every update that left is counted.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _KINDS = ("gaussian", "pure", "none")
 
 
 def path_in(folder: str | os.PathLike) -> pathlib.Path:
-    """Returns the ledger's file in a folder."""
+    """Returns the path of the ledger in a folder."""
     return pathlib.Path(folder) / "ledger.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Spent:
-    """One update for which noise was drawn, or which left without any."""
+    """One update for which noise was drawn, or that left without noise."""
 
     round: int
     release: Release
@@ -44,10 +44,11 @@ class PrivacyLedger:
     Attributes:
       path: its file.
       spent: one entry per update, in order.
-      unfiltered_rounds: how many rounds the site had trained without a policy before this one, as
-        far as it knows; 0 only if none was.
+      unfiltered_rounds: number of rounds, as far as known, that the site had trained without a
+        policy before this one; 0 only if there were none.
     Raises:
-      ValueError: if the file is not JSON, not written by this class, or of a newer release.
+      ValueError: if the file is not JSON, was not written by this class, or was written by a newer
+        release.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -66,13 +67,13 @@ class PrivacyLedger:
     def enter(
         self, run: str, site: str, policy: Mapping[str, Any], *, unfiltered_rounds: int = 0
     ) -> None:
-        """Begins or goes on with the ledger of a site in a run.
+        """Begins or continues the ledger of a site in a run.
 
         Args:
           policy: from `PrivacyPolicy.to_json`.
-          unfiltered_rounds: of a new ledger.
+          unfiltered_rounds: the attribute, for a new ledger.
         Raises:
-          As `check`.
+          The errors of `check`.
         """
         self.check(run, site, policy)
         if not self.exists:
@@ -82,23 +83,24 @@ class PrivacyLedger:
             self._write(self.spent)
 
     def spend(self, round_number: int, release: Release) -> None:
-        """Notes an update. On return it is durable, and noise may be drawn."""
+        """Records an update. On return the entry is durable, and noise may be drawn."""
         self._write((*self.spent, Spent(round_number, release)))
 
     @property
     def releases(self) -> tuple[Release, ...]:
-        """What has left so far, with one release without a guarantee for the rounds before the
-        policy.
+        """The releases so far.
+
+        They include one without a guarantee if there were rounds before the policy.
         """
         before = (Release("none"),) if self.unfiltered_rounds else ()
         return (*before, *(entry.release for entry in self.spent))
 
     def check(self, run: str, site: str, policy: Mapping[str, Any]) -> bool:
-        """Returns whether an update that was made before is not what the policy asks for now.
+        """Returns whether an earlier update does not satisfy the present policy.
 
         Raises:
-          DifferentRun: for the ledger of another run.
-          PolicyRefused: for that of another site, or if the policy is weaker than before.
+          DifferentRun: if the ledger is that of another run.
+          PolicyRefused: if it is that of another site, or the policy is weaker than before.
         """
         if not self.exists:
             return False
@@ -155,7 +157,7 @@ class PrivacyLedger:
 
 
 def _content(policy: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what of a policy decides what an update holds."""
+    """Returns the settings of a policy on which the content of an update depends."""
     return {name: value for name, value in policy.items() if name not in _ABOUT_THE_RUN}
 
 

@@ -1,8 +1,8 @@
-"""A site's own arrays: those that the plan keeps at the site, after every round it trained.
+"""A site's private arrays: those that the plan keeps at the site, after every round it trained.
 
-A global model holds them with the initial model's values. A site puts its own in their place before
-it scores, trains or evaluates, and takes them out before anything is sent. One file per round is
-kept, because the operator may go back to any round and because the best global model may be any.
+In a global model these arrays have the initial model's values. A site replaces them by its own
+before it scores, trains or evaluates, and removes them before anything is sent. One file per round
+is kept, because the operator may go back to any round and any global model may be the best one.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from runkit import atomic, private
 
 
 class PrivateArrays:
-    """Splits a site's models into what travels and what stays, and keeps the latter.
+    """Splits a site's models into shared and private arrays, and stores the private ones.
 
     Args:
-      journal: notes the digest of every file; the files are in its folder `private`.
-      sharing: what the plan says about each array.
+      journal: records the digest of every file; the files are in its folder `private`.
+      sharing: how the plan treats each array.
       specs: the tensors of the model in canonical order.
     Attributes:
       shared_specs: the tensors of an update, and of a lent model.
@@ -42,7 +42,7 @@ class PrivateArrays:
         """Returns the arrays that may be sent.
 
         Raises:
-          IncompatibleWeights: if a shared one is missing.
+          IncompatibleWeights: if a shared array is missing.
         """
         if self.sharing.everything:
             return arrays
@@ -51,10 +51,10 @@ class PrivateArrays:
         return sent
 
     def keep(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keeps the private arrays of a model on disk before the rest of it is sent.
+        """Stores the private arrays of a model on disk before the rest of it is sent.
 
         Args:
-          name: `global_name` of the round that was trained, or the name of a model that is lent.
+          name: `global_name` of the trained round, or the name of a lent model.
         Raises:
           IncompatibleWeights: if a private array is missing.
         """
@@ -77,12 +77,14 @@ class PrivateArrays:
     def completed(
         self, model: str, arrays: NamedArrays, *, number: int | None = None
     ) -> tuple[NamedArrays, str]:
-        """Returns all arrays of a received model with this site's own in their places, and the name
-        of the model whose private arrays these are, "" for those that were received.
+        """Completes a received model with this site's private arrays.
 
         For a model that this site lent, these are the ones with which it was lent; otherwise those
         of the last round that this site trained, up to round `number` if it is given.
 
+        Returns:
+          (All arrays, name of the model to which the private arrays belong; "" if they are the
+          received ones).
         Raises:
           ValueError: if the file of the private arrays is missing or was changed.
         """
@@ -123,13 +125,14 @@ class PrivateArrays:
         return arrays
 
     def _first_to_train_again(self, name: str) -> str:
-        """Returns the first round to discard, so that the site can continue without the file of
-        `name` from what is still there.
+        """Returns the first round to discard if the file of `name` is missing.
+
+        The site can then continue from the files that remain.
         """
         noted = self._journal.private
         rounds = sorted(found for of in noted if (found := global_number(of)) is not None)
         number = global_number(name)
-        # A model is lent again after any round that is discarded.
+        # A model is lent again after any discarded round.
         last = number if number is not None else max(rounds, default=1)
         for before in reversed(rounds):
             sha256 = noted[global_name(before)]
@@ -143,7 +146,7 @@ class PrivateArrays:
 
 
 def _intact(path: pathlib.Path, sha256: str) -> NamedArrays | None:
-    """Returns the arrays of a file, None if it is missing or has another digest."""
+    """Returns the arrays of a file; None if it is missing or has another digest."""
     try:
         with tensor_files.TensorFile(path) as file:
             return file.read() if tensor_files.file_digest(file) == sha256 else None

@@ -1,4 +1,4 @@
-"""A transport that keeps trying: waits while the server is down, logs in again when necessary."""
+"""A transport that keeps trying: waits while the server is down, logs in again if necessary."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 
 class Persistent:
-    """Wraps a transport: the same methods, which return once the server has answered.
+    """Wraps a transport: has the same methods, which return once the server has answered.
 
     Args:
       transport: the transport that carries the calls.
@@ -66,7 +66,7 @@ class Persistent:
             except errors.SessionExpired as error:
                 if not may_log_in:
                     raise
-                # A server that voids every token at once must not be called without a pause.
+                # A server that voids all tokens immediately must not be called without a pause.
                 if logged_in:
                     self._wait(name, next(pauses), error)
                 else:

@@ -53,13 +53,13 @@ def masking_of(
 
 
 class SumPart:
-    """What the loop does in place of sending its update.
+    """The steps that the loop takes instead of sending its update.
 
     Args:
       masking: the site's masks.
-      server: the calls, which are tried again.
-      journal: has the update.
-      specs: of the global model; shared: names of the tensors that updates hold.
+      server: the calls, which are retried.
+      journal: contains the update.
+      specs: tensors of the global model; shared: names of the tensors in updates.
       note: writes an event.
     """
 
@@ -77,15 +77,15 @@ class SumPart:
         self._specs, self._shared, self._note, self._clock = specs, shared, note, clock
 
     def note_model(self, task: Task, sha256: str) -> None:
-        """Notes the model that a round is about to be trained from; raises as `Masking`."""
+        """Records the model from which a round is about to be trained; raises as `Masking` does."""
         self._masking.note_model(task, sha256)
 
     def knows_model(self, task: Task) -> bool:
-        """Returns whether it is noted which model a round was trained from."""
+        """Returns whether it is recorded from which model a round was trained."""
         return self._masking.model_of(task) != ""
 
     def send_keys(self, task: Task, pending: PendingUpdate) -> None:
-        """Enters an exchange with a trained update. Raises as `Masking.keys`."""
+        """Enters an exchange with a trained update. Raises as `Masking.keys` does."""
         self._server.post_sum(self._masking.keys(task, self._plain(task, pending)))
         self._note("sum", phase="keys", round=task.round, exchange=task.exchange)
 
@@ -128,14 +128,14 @@ class SumPart:
         return task.kind == "mask"
 
     def finish(self) -> None:
-        """Forgets the secrets of the last exchange."""
+        """Deletes the secrets of the last exchange."""
         self._masking.finish()
 
     def _plain(self, task: Task, pending: PendingUpdate) -> Plain:
-        """Returns the update of a round with the model that it was trained from.
+        """Returns the update of a round with the model from which it was trained.
 
         Raises:
-          StaleUpdate: if it is not noted which model that was.
+          StaleUpdate: if that model is not recorded.
           ServerMisbehaves: if the server now has another one.
         """
         trained_from = self._masking.model_of(task)
@@ -144,11 +144,11 @@ class SumPart:
                 f"this site has trained no update of round {task.round} since the run was taken "
                 "back; waiting for the next exchange"
             )
-        path = self._journal.incoming_path  # still has it, unless a kill or a discard came between
+        path = self._journal.incoming_path  # still the model, unless a kill or a discard intervened
         manifest = self._server.pull(global_name(task.round - 1), path, specs=self._specs)
         if manifest.sha256 != trained_from:
-            # Signed by this site, the digest of the new one would hide from the other sites that it
-            # trained from another model than they did.
+            # If this site signed the digest of the new one, the other sites would not notice that
+            # it trained from another model than they did.
             raise errors.ServerMisbehaves.because(
                 f"has another global model {task.round - 1} now than the one that this site "
                 "trained from"

@@ -1,4 +1,4 @@
-"""The calls that a site's loop makes to the server, over any connection."""
+"""The calls of a site's loop to the server, over any connection."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _NO_SUMS = (
 
 
 class ModelBefore(NamedTuple):
-    """The global model that an update was trained from: its digest, and the update's tensors."""
+    """The global model from which an update was trained: its digest, and the update's tensors."""
 
     sha256: str
     tensors: TensorFile | TensorSelection
 
 
 def unknown() -> None:
-    """The manifest of a file that the caller has not read."""
+    """Stands for the manifest of a file that the caller has not read."""
 
 
 class Transport(abc.ABC):
@@ -58,7 +58,7 @@ class Transport(abc.ABC):
 
     @abc.abstractmethod
     def next_task(self) -> Task:
-        """Returns the next task. The server holds the call until there is one, at most `poll_s`."""
+        """Returns the next task. The server waits for up to `poll_s` until there is one."""
 
     @abc.abstractmethod
     def heart_beat(self) -> None:
@@ -70,11 +70,11 @@ class Transport(abc.ABC):
     ) -> TensorManifest:
         """Downloads a model into the file `path`; returns its manifest.
 
-        Chunks that the file already holds are not sent again.
+        Chunks that are already in the file are not sent again.
 
         Args:
-          specs: those of the site's own model. If the server describes another model, this raises
-            ServerMisbehaves and leaves the file as it is.
+          specs: the tensors of the site's own model. If the server describes another model, this
+            raises ServerMisbehaves and does not change the file.
         """
 
     @abc.abstractmethod
@@ -100,11 +100,11 @@ class Transport(abc.ABC):
         """Uploads the update in the file `path`.
 
         Args:
-          discarded: how often the operator had discarded rounds when the update was trained. It
-            does not count in a model made after a later discard.
-          trained_from: file of the global model that the update was trained from, as `pull` left
-            it. If the server has the same model, chunks that differ from it in few values travel as
-            these.
+          discarded: how often the operator had discarded rounds when the update was trained. The
+            update does not count in a model made after a later discard.
+          trained_from: file of the global model from which the update was trained, as `pull` left
+            it. If the server has the same model, only the differing values are sent for chunks in
+            which they are few.
           manifest: returns the file's manifest if the file is unchanged since the caller read it,
             else None; the file is then read again.
         """
@@ -133,12 +133,12 @@ class Transport(abc.ABC):
         """Offers the model in `file` and uploads the chunks that the server lacks.
 
         Args:
-          before: what the model was trained from, for chunks that differ from it in few values.
+          before: the model from which it was trained, for chunks that differ from it in few values.
         """
 
     @abc.abstractmethod
     def declare_models(self, names: Sequence[str]) -> None:
-        """Says that the site has published all its models, which are these."""
+        """Declares that the site has published all its models, which have these names."""
 
     def ask_sum(self, phase: str, place: SumPlace) -> SumState:
         """Returns what the site needs for a phase of secure aggregation."""
@@ -149,7 +149,7 @@ class Transport(abc.ABC):
         raise VersionDiffers(_NO_SUMS)
 
     def signer(self) -> Signer:
-        """Returns what signs for this site towards the other sites, as it is on disk now."""
+        """Returns the site's signer towards the other sites, from the files as they are now."""
         raise VersionDiffers(_NO_SUMS)
 
     @abc.abstractmethod
@@ -164,8 +164,10 @@ class Transport(abc.ABC):
 def model_before(
     path: str | os.PathLike, update: TensorFile, files: contextlib.ExitStack
 ) -> ModelBefore | None:
-    """Returns the global model in the file `path`, open in `files`; None if it cannot serve: there
-    is none, or it lacks a tensor of the update. The update then travels whole.
+    """Returns the global model in the file `path`, open in `files`.
+
+    Returns None if there is none or it lacks a tensor of the update. All of the update is sent
+    then.
     """
     try:
         model = files.enter_context(TensorFile(path))

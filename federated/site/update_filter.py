@@ -1,9 +1,9 @@
 """Applies a site's privacy policy to its updates, after training and before the journal.
 
-What the journal keeps and the server gets is the filtered update; the trainer's own models are
-untouched. The order matters: the budget is checked before training, the spending is on disk before
-noise is drawn, and an update that is sent again has the same bytes. Where they are lost, new noise
-is drawn and counted again, because the mean of two noisy copies has less noise.
+The journal and the server get the filtered update; the trainer's own models are not changed. The
+order matters: the budget is checked before training, the spending is on disk before noise is drawn,
+and an update that is sent again has the same bytes. If these are lost, new noise is drawn and
+counted again, because the mean of two noisy copies has less noise.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from federated.site.journal import Journal
 from federated.site.privacy_ledger import PrivacyLedger
 from federated.tensors.weights import DTYPES, NamedArrays, TensorSpec
 
-_MOST_TOLD = 1e30  # what a report may hold
+_MOST_TOLD = 1e30  # largest number in a report
 
 
 class UpdateFilter:
     """The policy of one site in one run.
 
     Args:
-      policy: the site's; not "none".
-      folder: of the ledger.
+      policy: the site's policy; its filter is not "none".
+      folder: the folder of the ledger.
       specs: the tensors of an update in canonical order.
-      num_examples: the site's training cases.
-      steps: training steps of a round.
-      bits: source of the noise.
+      num_examples: number of the site's training cases.
+      steps: training steps per round.
+      bits: source of randomness for the noise.
     Raises:
-      PolicyRefused: for a policy that cannot hold here.
-      ValueError: for a ledger that cannot be read.
+      PolicyRefused: if the policy cannot be applied here.
+      ValueError: if the ledger cannot be read.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class UpdateFilter:
         self.policy, self._specs, self._steps, self._bits = policy, tuple(specs), steps, bits
         self._num_values = sum(spec.size for spec in specs)
         policy.check_delta(num_examples)
-        # Only the Gaussian mechanism needs the package.
+        # Only the Gaussian mechanism needs the package dp-accounting.
         self._accountant = (
             accountants.require(policy.accountant)
             if policy.filter == "gaussian"
@@ -88,18 +88,18 @@ class UpdateFilter:
         return self._ledger.exists
 
     def is_stricter(self, run: str, site: str) -> bool:
-        """Returns whether updates from before pass no more. Raises as `PrivacyLedger.check`."""
+        """Returns whether earlier updates no longer pass. Raises as `PrivacyLedger.check` does."""
         return self._ledger.check(run, site, self.policy.to_json())
 
     def enter(self, run: str, site: str, *, unfiltered_rounds: int = 0) -> None:
-        """Begins or goes on with the site's ledger. Raises as `PrivacyLedger.enter`."""
+        """Begins or continues the site's ledger. Raises as `PrivacyLedger.enter` does."""
         self._ledger.enter(run, site, self.policy.to_json(), unfiltered_rounds=unfiltered_rounds)
 
     def check_ledger(self, trained: int) -> None:
         """Raises PolicyRefused if the ledger lacks rounds that the journal has.
 
         Args:
-          trained: the last round that the journal knows of.
+          trained: the last round in the journal.
         """
         noted = max((entry.round for entry in self._ledger.spent), default=0)
         if self.has_ledger and trained > max(noted, self._ledger.unfiltered_rounds):
@@ -118,8 +118,8 @@ class UpdateFilter:
         policy = self.policy
         if policy.filter != "gaussian" or policy.clip_norm is None or policy.noise is None:
             return
-        # The largest of n normal values is about sqrt(2 ln n), and 1 more than that in less than
-        # one of a thousand updates of a network.
+        # The largest of n normal values is about sqrt(2 ln n), and exceeds that by 1 in less than
+        # one in a thousand updates of a network.
         most = math.sqrt(2.0 * math.log(max(1, self._num_values))) + 1.0
         largest = policy.clip_norm * (1.0 + policy.noise * most)
         if largest > value_range:
@@ -133,16 +133,16 @@ class UpdateFilter:
 
     @property
     def spent(self) -> Guarantee:
-        """What holds for all updates of the run so far."""
+        """The guarantee for all updates of the run so far."""
         return self._together(self._ledger.releases)
 
     @property
     def of_a_round(self) -> Guarantee:
-        """What one update costs by itself."""
+        """The guarantee for one update by itself."""
         return self._together([self._cost])
 
     def after(self, rounds: int) -> Guarantee:
-        """Returns what will hold after that many further updates."""
+        """Returns the guarantee after that many further updates."""
         return self._together([*self._ledger.releases, *[self._cost] * rounds])
 
     def affordable(self, most: int) -> int:
@@ -154,8 +154,9 @@ class UpdateFilter:
         return low
 
     def check_budget(self, round_number: int) -> None:
-        """Raises PolicyRefused if the budget does not allow one more update; called before it is
-        trained.
+        """Raises PolicyRefused if the budget does not allow one more update.
+
+        Called before the update is trained.
         """
         if not self._within(1):
             raise PolicyRefused(
@@ -168,14 +169,14 @@ class UpdateFilter:
     def filtered(
         self, received: Mapping[str, np.ndarray], trained: Mapping[str, np.ndarray], number: int
     ) -> NamedArrays:
-        """Returns what may leave in place of a trained update, after it is noted as spent.
+        """Records the spending, then returns the arrays that may leave in place of an update.
 
         Args:
-          received: the global model that was trained from; at least the shared arrays.
+          received: the global model at the start of training; at least the shared arrays.
           trained: the shared arrays after training.
-          number: of the round.
+          number: number of the round.
         Raises:
-          UpdateRefused: for a value that is not finite.
+          UpdateRefused: if a value is not finite.
           PolicyRefused: if the budget does not allow it.
         """
         change = np.concatenate(
@@ -196,8 +197,9 @@ class UpdateFilter:
         return self._applied(received, change, shared)
 
     def metrics(self, trained: Mapping[str, float]) -> dict[str, float]:
-        """Returns what is sent beside an update: the policy says whether the metrics of the
-        training are, and whether the epsilon is told.
+        """Returns the metrics that are sent with an update.
+
+        The policy decides whether the metrics of the training and the epsilon are among them.
         """
         told = dict(trained) if self.policy.send_metrics else {}
         epsilon = self.spent.epsilon
@@ -206,7 +208,7 @@ class UpdateFilter:
         return told
 
     def _released(self, change: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
-        """Returns (which values are shared, None for all; what they change by)."""
+        """Returns (which values are shared, None for all; their changes)."""
         policy = self.policy
         if policy.filter == "clip" and policy.clip_norm is not None:
             return None, clipping.clipped(change, policy.clip_norm)
@@ -224,7 +226,7 @@ class UpdateFilter:
     def _applied(
         self, received: Mapping[str, np.ndarray], change: np.ndarray, shared: np.ndarray | None
     ) -> NamedArrays:
-        """Returns the received model with the change; a value that is not shared keeps its bits."""
+        """Returns the received model with the change; values not shared keep their exact bits."""
         result, start = {}, 0
         for spec in self._specs:
             part = slice(start, start + spec.size)
@@ -240,7 +242,7 @@ class UpdateFilter:
     def _within(self, rounds: int) -> bool:
         if self.policy.budget is None or not self.policy.guaranteed:
             return True
-        if self._ledger.unfiltered_rounds:  # what left before is lost; the rest is still bounded
+        if self._ledger.unfiltered_rounds:  # what left before is unprotected; the rest is bounded
             own = [entry.release for entry in self._ledger.spent]
             epsilon = self._together([*own, *[self._cost] * rounds]).epsilon
         else:
@@ -262,8 +264,8 @@ def prepared(
     """Returns the filter of a site with its ledger in the journal's folder; None without a policy.
 
     Raises:
-      PolicyRefused: for a policy that cannot hold, or is missing, or whose ledger is missing or
-        older than the journal, in a run that had one.
+      PolicyRefused: if the policy cannot be applied; or, in a run that had one, if the policy is
+        missing or its ledger is missing or older than the journal.
     """
     folder = journal.folder / "privacy"
     if policy is None or not policy.active:
@@ -286,14 +288,14 @@ def prepared(
 def begun(
     filter_: UpdateFilter, journal: Journal, run: str, site: str, num_rounds: int
 ) -> dict[str, Any]:
-    """Begins or goes on with the ledger in a run; returns what the operator should know of it.
+    """Begins or continues the ledger in a run; returns what the operator should know of it.
 
-    Raises as `PrivacyLedger.enter`.
+    Raises as `PrivacyLedger.enter` does.
     """
-    # A site that went back forgets which rounds it had trained; what it sent is not undone by that.
+    # After discarded rounds a site forgets which ones it had trained; what it sent is not undone.
     unfiltered = max(journal.trained, int(journal.discarded > 0))
     if filter_.is_stricter(run, site) and journal.update is not None:
-        journal.drop_update()  # it may not have left yet, and holds more than is allowed now
+        journal.drop_update()  # it may not have left yet, and contains more than is allowed now
     filter_.enter(run, site, unfiltered_rounds=0 if journal.filtered else unfiltered)
     if not journal.filtered:
         journal.keep_filtered()

@@ -1,1 +1,1 @@
-"""What the server keeps on disk: its database and its models."""
+"""The server's data on disk: its database and its models."""

@@ -1,4 +1,4 @@
-"""The best global models as files of their own, and the record of how they were selected."""
+"""The best global models as separate files, and the record of how they were selected."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class BestModels:
 
     def __init__(self, folder: pathlib.Path):
         self._folder, self._record = folder, folder / "selection.json"
-        self._read: dict[str, Any] | None = None  # the record as it is on disk, once it was read
+        self._read: dict[str, Any] | None = None  # the record on disk, once it has been read
 
     def keep(
         self,
@@ -30,8 +30,8 @@ class BestModels:
     ) -> None:
         """Writes the best global model, the one with the best worst site, and `selection.json`.
 
-        Each file is replaced as a whole, the models first; each model names its round in its
-        metadata. The same call again completes what a kill interrupted.
+        Each file is replaced as a whole, the models first; the metadata of a model states its
+        round. Repeating the call completes what a kill interrupted.
 
         Args:
           best, worst_site: numbers of the two global models.
@@ -49,38 +49,39 @@ class BestModels:
                 _link(path_of(number), path)
         content = {"best_round": best, "best_worst_site_round": worst_site, **table}
         if content != before:
-            self._read = None  # if the writing fails, the file decides what it holds
+            self._read = None  # if writing fails, the record is whatever the file contains
             atomic.write_text(self._record, _one_line_each(content))
             self._read = content
 
     def best_round(self) -> int | None:
-        """Returns the number of the best global model, None before the first selection."""
+        """Returns the number of the best global model; None before the first selection."""
         return self._content().get("best_round")
 
     def rounds(self) -> set[int]:
-        """Returns the numbers of the models that were selected; 0 stands for none."""
+        """Returns the numbers of the selected models; 0 stands for none."""
         content = self._content()
         return {content.get("best_round", 0), content.get("best_worst_site_round", 0)}
 
     def forget(self, first: int) -> None:
-        """Removes the record if it names a model from round `first` on: a round that is trained
-        again would be taken for the one that was selected.
+        """Removes the record if it names a model of round `first` or later.
+
+        Otherwise a round that is trained again would be mistaken for the selected one.
         """
         if max(self.rounds()) >= first:
             self._record.unlink()
             self._read = None
 
     def _content(self) -> dict[str, Any]:
-        # Every round asks several times, and a record of thousands of rounds takes long to parse.
+        # Every round needs it several times, and a record of thousands of rounds is slow to parse.
         if self._read is None and self._record.exists():
             self._read = atomic.read_json(self._record)
         return self._read or {}
 
 
 def _one_line_each(content: Mapping[str, Any]) -> str:
-    """Returns JSON with one line for each entry and for each scored model.
+    """Returns JSON with one line per entry and per scored model.
 
-    Indented as a whole, it would be written by Python's encoder instead of the one in C.
+    With an indent for all of it, Python's encoder would write it instead of the one in C.
     """
     lines = []
     for key, value in content.items():
@@ -112,5 +113,5 @@ def _link(source: pathlib.Path, target: pathlib.Path) -> None:
         return
     os.replace(temporary, target)
     temporary.unlink(missing_ok=True)  # a rename onto the same file does nothing
-    # Now, so that a record that names this model cannot outlive a power cut without it.
+    # Synced now, so that a record that names this model cannot survive a power cut without it.
     atomic.sync_directory(target.parent)

@@ -46,17 +46,17 @@ CREATE TABLE IF NOT EXISTS reports (site TEXT PRIMARY KEY, rows TEXT NOT NULL);
 
 
 Scores = dict[int, dict[str, dict[str, float]]]  # global model -> site -> measure -> value
-GIVEN = ""  # in place of the site that published it, of a model that the operator gave
+GIVEN = ""  # the site of a model that was not published by a site but given by the operator
 FIRST_AGGREGATION = "fedavg"  # the rule of every run that began before there was a choice
-_SESSIONS = 8  # that a site may have at a time; each login adds one
+_SESSIONS = 8  # sessions that a site may have at a time; each login adds one
 
 
 @dataclasses.dataclass(frozen=True)
 class SiteRecord:
-    num_examples: int  # 0 until the next login, if the operator lets the number change
+    num_examples: int  # 0 until the next login, if the operator has allowed another number
     confirmed: bool  # whether the site was told that it is finished
     evicted: bool = False
-    # class to whether the site's labels show it, see `rounds.declarations`
+    # class -> whether the site's labels show it, see `rounds.declarations`
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -75,7 +75,7 @@ class Records:
 
     def __init__(self, path: str | os.PathLike):
         # Two threads that run the same statement share its cursor in the connection's cache, and
-        # take rows from each other.
+        # would take rows from each other.
         self._serial = threading.RLock()
         # SQLite gives its further files the permissions of this one.
         os.close(private.opener(path, os.O_RDWR | os.O_CREAT))
@@ -129,7 +129,7 @@ class Records:
 
     @property
     def aggregation(self) -> str:
-        """The run's aggregation rule and its parameters, as --aggregation takes them."""
+        """The run's aggregation rule and its parameters, in the form that --aggregation takes."""
         return self._value("settings").get("aggregation", FIRST_AGGREGATION)
 
     @property
@@ -153,13 +153,13 @@ class Records:
 
     @property
     def last_round(self) -> int | None:
-        """The round after which the run was told to end early, None if it was not."""
+        """The round after which the run was told to end early; None if it was not."""
         value = self._value("last_round")
         return None if value is None else value["round"]
 
     @property
     def discarded(self) -> int:
-        """How often the run was taken back to an earlier round."""
+        """How often the operator has discarded rounds."""
         return self._value("discarded") or 0
 
     def end_after(self, number: int, reason: str) -> None:
@@ -189,7 +189,10 @@ class Records:
         }
 
     def num_examples(self, site: str) -> int | None:
-        """Returns the number that a site logged in with, see `SiteRecord`; None if it never did."""
+        """Returns the number of training cases at a site's login; None if it never logged in.
+
+        See `SiteRecord`.
+        """
         row = self._one("SELECT num_examples FROM sites WHERE name = ?", site)
         return None if row is None else row[0]
 
@@ -201,7 +204,7 @@ class Records:
         """Evicts a site, with its sessions and its update of the open round, or readmits it.
 
         Args:
-          update_counts: the update stays.
+          update_counts: the update is kept.
         """
         with self._transaction() as database:
             if evicted and not update_counts:
@@ -219,7 +222,7 @@ class Records:
             database.execute("UPDATE sites SET num_examples = 0 WHERE name = ?", (site,))
 
     def add_session(self, token_sha256: str, session: TokenRecord, *, now: float) -> None:
-        """Adds a session; drops expired ones and all but the newest few of the site."""
+        """Adds a session; removes expired ones and all but the newest few of the site."""
         with self._transaction() as database:
             database.execute("DELETE FROM sessions WHERE expires_at <= ?", (now,))
             database.execute(
@@ -242,7 +245,7 @@ class Records:
     # Rounds.
 
     def attempt(self, number: int) -> tuple[int, float] | None:
-        """Returns (number of the attempt at a round, when it began), None before the first."""
+        """Returns (number of the attempt at a round, its beginning); None before the first."""
         return self._one("SELECT attempt, opened_at FROM attempts WHERE round = ?", number)
 
     def keep_attempt(self, number: int, attempt: int, opened_at: float) -> None:
@@ -252,15 +255,15 @@ class Records:
             )
 
     def globals(self) -> dict[int, str]:
-        """Returns number to digest of every global model; 0 is the initial one."""
+        """Returns {number: digest} for every global model; 0 is the initial one."""
         return dict(self._all("SELECT number, sha256 FROM globals ORDER BY number"))
 
     def rule_states(self) -> dict[int, str]:
-        """Returns number of a global model to digest of the aggregation rule's state with it."""
+        """Returns {number of a global model: digest of the aggregation rule's state with it}."""
         return dict(self._all("SELECT number, sha256 FROM rule_states ORDER BY number"))
 
     def manifest_addresses(self, sha256: str) -> bytes | None:
-        """Returns the SHA-256 of every chunk of a model, None if it is not known."""
+        """Returns the SHA-256 of every chunk of a model; None if they are not known."""
         row = self._one("SELECT chunks FROM addresses WHERE sha256 = ?", sha256)
         return None if row is None else row[0]
 
@@ -269,7 +272,7 @@ class Records:
             insert_addresses(database, manifest)
 
     def update(self, site: str, number: int) -> Update | None:
-        """Returns what was received from a site for a round, closed rounds included."""
+        """Returns the update received from a site for a round, closed rounds included."""
         row = self._one(
             "SELECT site, round, num_examples, sha256 FROM updates "
             "WHERE round = ? AND site = ? ORDER BY counts_in DESC",
@@ -279,7 +282,7 @@ class Records:
         return None if row is None else Update(*row)
 
     def counted_updates(self) -> dict[int, list[Update]]:
-        """Returns round to the updates that count in it, sorted by site.
+        """Returns {round: updates that count in it, sorted by site}.
 
         Only the newest rounds still have the files.
         """
@@ -312,7 +315,7 @@ class Records:
 
     def participants(self) -> frozenset[str]:
         """Returns the sites with an update in any round; without rounds, all that logged in."""
-        # Asks once for each site, not once for each update: every request of a site needs this.
+        # One query per site, not one per update: every request of a site needs this.
         statement = "SELECT name FROM sites"
         if not self.only_evaluates:
             statement += " WHERE EXISTS (SELECT 1 FROM updates WHERE updates.site = sites.name)"
@@ -335,12 +338,12 @@ class Records:
             )
 
     def score(self, model: int, site: str) -> dict[str, float] | None:
-        """Returns what a site scored on a global model, None if it did not."""
+        """Returns a site's scores of a global model; None if it did not score it."""
         row = self._one("SELECT scores FROM scores WHERE model = ? AND site = ?", model, site)
         return None if row is None else json.loads(row[0])
 
     def scores(self, *, since: int = 0) -> Scores:
-        """Returns model number to site to scores, from model `since` on."""
+        """Returns {model number: {site: scores}}, beginning with model `since`."""
         result: Scores = {}
         for model, site, scores in self._all(
             "SELECT model, site, scores FROM scores WHERE model >= ? ORDER BY model, site", since
@@ -349,9 +352,9 @@ class Records:
         return result
 
     def each_score(self, measure: str) -> list[tuple[int, str, float]]:
-        """Returns (model number, site, score) wherever a site scored a model by `measure`.
+        """Returns (model number, site, score) for every score of a model by `measure`.
 
-        Of thousands of rounds this takes a small part of the memory that `scores` takes.
+        For thousands of rounds this takes a small fraction of the memory that `scores` takes.
         """
         found = (
             (model, sys.intern(site), json.loads(scores).get(measure))
@@ -370,8 +373,9 @@ class Records:
     # Cross-site evaluation.
 
     def models(self) -> dict[str, tuple[str, str]]:
-        """Returns name to (site, digest) of the published models; the site is `GIVEN` for those
-        that the operator gave.
+        """Returns {name: (site, digest)} for the published models.
+
+        The site is `GIVEN` for models that the operator gave.
         """
         return {
             name: (site, sha256)
@@ -407,7 +411,7 @@ class Records:
         return self._value("evaluation")["best"]
 
     def rows(self, site: str | None = None) -> dict[str, list[dict[str, Any]]]:
-        """Returns site to its rows, for one site or for all."""
+        """Returns {site: its rows}, for one site or for all."""
         found = self._all(
             "SELECT site, rows FROM reports WHERE ?1 IS NULL OR site = ?1 ORDER BY site", site
         )

@@ -1,4 +1,4 @@
-"""The models that the operator gives to a run without rounds, for every site to evaluate."""
+"""The models that the operator gives to a run without rounds; every site evaluates them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from federated.tensors.weights import TensorManifest, TensorSpec, check_same
 def read(
     models: Mapping[str, str | os.PathLike], specs: Sequence[TensorSpec], *, num_rounds: int
 ) -> dict[str, TensorManifest]:
-    """Returns name to manifest of the given models, after checking that a run can evaluate them.
+    """Returns {name: manifest} of the given models, after checking that a run can evaluate them.
 
     Args:
-      models: name to safetensors file, in the order in which sites evaluate them.
-      specs: of the tensors that each of them must have.
-      num_rounds: of the run; models are given to a run without rounds, and only to one.
+      models: name -> safetensors file, in the order in which sites evaluate them.
+      specs: the tensors that each of them must have.
+      num_rounds: number of rounds of the run; models are given if and only if it is 0.
     Raises:
       ValueError: naming the model or the number at fault.
     """
@@ -50,7 +50,7 @@ def read(
 
 
 def differences(stored: Mapping[str, str], asked: Mapping[str, str]) -> list[str]:
-    """Returns a line for every model that is not the same in both, name to digest each."""
+    """Returns a line for every model that differs between the two, each {name: digest}."""
 
     def shown(digest: str | None) -> str:
         return "no such model" if digest is None else f"the one with digest {digest[:16]}…"

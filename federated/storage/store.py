@@ -1,7 +1,7 @@
-"""What the server remembers: facts in SQLite, weights in safetensors files. All survives a crash.
+"""The server's store: facts in SQLite, weights in safetensors files. Both survive a crash.
 
-A file gets its final name only when it is whole and synced, and counts only when the database says
-so. What a kill leaves in between is removed at the next start.
+A file gets its final name only when it is complete and synced, and counts only once the database
+names it. What a kill leaves in between is removed at the next start.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _FORMAT_WITH_SUMS = "4"
 class Store(StoreFolder, Records):
     """The durable state of one run: a method that changes it returns when the change is on disk.
 
-    It has the files of `StoreFolder`, the facts of `Records`, and the changes that touch both. Not
-    thread-safe: the coordinator's lock protects it.
+    It has the files of `StoreFolder`, the facts of `Records`, and the changes that concern both.
+    Not thread-safe: the coordinator's lock protects it.
 
     Raises:
       StoreInUse: if another process has the folder open.
@@ -57,7 +57,7 @@ class Store(StoreFolder, Records):
         self._lock = store_folder.lock(self.folder)  # until close()
         self._best = BestModels(self.folder)
         Records.__init__(self, self.folder / "state.sqlite")
-        self.sums: SumRecords | None = None  # of a run with secure aggregation
+        self.sums: SumRecords | None = None  # records of a run with secure aggregation
         try:
             self._refuse_newer()
             self._open_sums()
@@ -129,15 +129,16 @@ class Store(StoreFolder, Records):
 
         Args:
           initial: safetensors file; its metadata key "plan" holds the plan as JSON.
-          authority: fingerprint of the federation's authority, "" for none. A store belongs to one
+          authority: fingerprint of the federation's authority; "" for none. A store belongs to one
             authority; a store of an earlier release, which has none, takes this one.
-          aggregation: the aggregation rule with every parameter spelled out.
-          models: of a run without rounds, what every site evaluates: name to safetensors file.
-          sums: what is fixed for a run with secure aggregation, as JSON can hold it.
+          aggregation: the aggregation rule with all its parameters.
+          models: in a run without rounds, the models that every site evaluates: name -> safetensors
+            file.
+          sums: the fixed settings of a run with secure aggregation, as JSON values.
         Raises:
-          ValueError: if the file is not a model or has no plan, for rules of sharing that do not
-            fit its arrays, or as `given_models.read`.
-          DifferentRun: listing what differs from the run in the store.
+          ValueError: if the file is not a model or has no plan, if the sharing rules do not fit its
+            arrays, or as in `given_models.read`.
+          DifferentRun: listing the differences from the run in the store.
         """
         with TensorFile(initial) as file:
             manifest, metadata = file_manifest(file), file.metadata
@@ -201,9 +202,9 @@ class Store(StoreFolder, Records):
             )
         stored = {"aggregation": FIRST_AGGREGATION, **self._value("settings")}
         if stored["format"] in (FORMAT, _FORMAT_WITH_RULE, _FORMAT_WITH_SUMS):
-            del wanted["format"]  # it follows from rule and plan, which are compared themselves
-        # Given models are compared by name; the initial model is only one of them, which holds the
-        # plan, and another order of the list makes it another one.
+            del wanted["format"]  # it follows from rule and plan, which are themselves compared
+        # Given models are compared by name. The initial model is merely the one of them that holds
+        # the plan, and is another one if the list has another order.
         by_name = ("models", "initial model") if digests and "models" in stored else ("models",)
         lines = [
             f"{key}: the store has {stored.get(key)}, asked for is {value}"
@@ -224,7 +225,7 @@ class Store(StoreFolder, Records):
 
     @property
     def secure_aggregation(self) -> Mapping[str, Any] | None:
-        """What is fixed for a run with secure aggregation; None without."""
+        """The fixed settings of a run with secure aggregation; None without it."""
         return (self._value("settings") or {}).get(_SUMS)
 
     # Rounds.
@@ -239,13 +240,13 @@ class Store(StoreFolder, Records):
         counts_in: int | None = None,
         change: float = 0.0,
     ) -> pathlib.Path:
-        """Moves a whole and synced file into the spool and records it. Returns where it is now.
+        """Moves a complete and synced file into the spool and records it. Returns its new path.
 
-        It replaces what the site sent before for that round.
+        It replaces the update that the site sent before for that round.
 
         Args:
-          counts_in: the round in which it counts; by default the one that it was trained for.
-          change: norm of its change to the global model.
+          counts_in: the round in which it counts; by default the one for which it was trained.
+          change: norm of its change of the global model.
         """
         counts_in = update.round if counts_in is None else counts_in
         replaced = self._one(
@@ -293,7 +294,7 @@ class Store(StoreFolder, Records):
         return [Update(*row) for row in rows]
 
     def restart_exchange(self, opened: Round, state: Exchange) -> None:
-        """Begins the next exchange of the open round, without the updates of the one before."""
+        """Begins the next exchange of the open round, without the updates of the previous one."""
         if self.sums is None:
             raise ValueError("the run has no secure aggregation; begin another run with it")
         self.sums.restart(opened.number, state)
@@ -353,11 +354,11 @@ class Store(StoreFolder, Records):
 
         Args:
           closed: the round.
-          manifest: of the global model, whose file is in place.
-          rule_state: of what the aggregation rule keeps with it, whose file is in place too.
-          keep_updates: number of newest rounds whose updates stay, in `kept`.
-          keep_globals: number of newest global models that stay, 0 for all; the initial and the
-            best ones always do.
+          manifest: manifest of the global model, whose file is in place.
+          rule_state: manifest of the aggregation rule's state, whose file is in place too.
+          keep_updates: number of newest rounds whose updates are kept, in `kept`.
+          keep_globals: number of newest global models that are kept; 0 for all. The initial and the
+            best ones are always kept.
         """
         with self._transaction() as database:
             database.execute("INSERT INTO globals VALUES (?, ?)", (closed.number, manifest.sha256))
@@ -388,7 +389,7 @@ class Store(StoreFolder, Records):
                 self._discard(self.global_path(number))
 
     def prune(self, *, keep_updates: int = 0, keep_globals: int = 0) -> None:
-        """Removes what `close_round` would have removed, had no kill or error come between."""
+        """Removes what `close_round` would have removed if a kill or error had not prevented it."""
         # A run that was ended without its open round leaves updates that will never count.
         spooled = [] if self.finished else self._spooled()
         known = {self.update_path(update).name for update in spooled}
@@ -402,7 +403,7 @@ class Store(StoreFolder, Records):
     # Selection and cross-site evaluation.
 
     def keep_selection(self, best: int, worst_site: int, table: Mapping[str, Any]) -> None:
-        """Keeps the best global models; see `BestModels.keep`. Every start calls it again."""
+        """Stores the best global models; see `BestModels.keep`. Called again at every start."""
         self._best.keep(best, worst_site, table, path_of=self.global_path)
 
     def best_round(self) -> int | None:
@@ -411,7 +412,7 @@ class Store(StoreFolder, Records):
     def keep_model(
         self, received: pathlib.Path, name: str, site: str, manifest: TensorManifest
     ) -> None:
-        """Moves a whole and synced file to the published models."""
+        """Moves a complete and synced file to the published models."""
         os.replace(received, self.model_path(name))
         atomic.sync_directory(self.model_path(name).parent)
         with self._transaction() as database:
@@ -421,7 +422,7 @@ class Store(StoreFolder, Records):
             insert_addresses(database, manifest)
 
     def drop_models(self, site: str) -> list[str]:
-        """Removes a site's published models, also from the evaluation; returns their names."""
+        """Removes a site's published models, from the evaluation too; returns their names."""
         names = [name for name, (owner, _) in self.models().items() if owner == site]
         fixed = self._value("evaluation")
         # One transaction for all: a model that is evaluated must exist.
@@ -442,7 +443,7 @@ class Store(StoreFolder, Records):
         return names
 
     def keep_rows(self, site: str, lines: Sequence[str]) -> None:
-        """Records the rows of a site, in place of those it sent before, and rewrites `rows.jsonl`.
+        """Records the rows of a site, replacing earlier ones, and rewrites `rows.jsonl`.
 
         Args:
           lines: the rows, each in JSON.
@@ -463,7 +464,7 @@ class Store(StoreFolder, Records):
         ]
 
     def row_digests(self) -> dict[str, tuple[int, str]]:
-        """Returns site to (number of its rows, SHA-256 of its lines of `rows.jsonl`).
+        """Returns {site: (number of its rows, SHA-256 of its lines of `rows.jsonl`)}.
 
         Evicted sites are left out.
         """
@@ -484,10 +485,10 @@ class Store(StoreFolder, Records):
             for site in sites:  # one by one, to keep memory low
                 stream.writelines(line + "\n" for line in self.row_lines(site))
 
-    # Going back.
+    # Discarding rounds.
 
     def discard_rounds(self, first: int) -> None:
-        """Takes the run back to global model `first - 1`, and removes what came after it."""
+        """Returns the run to global model `first - 1`, and removes everything after it."""
         times = self.discarded + 1
         paths = [self.update_path(update) for update in self._spooled()]
         paths += [self.global_path(number) for number in self.globals() if number >= first]
@@ -501,7 +502,7 @@ class Store(StoreFolder, Records):
                 self.sums.discard(database)
             database.execute("DELETE FROM scores WHERE model >= ?", (first,))
             database.execute("DELETE FROM declared")
-            # Only evicted sites can have rows: others would have kept the run from going back.
+            # Only evicted sites can have rows: those of others would have prevented the order.
             database.execute("DELETE FROM reports")
             database.execute("UPDATE sites SET confirmed = 0")
             database.execute("DELETE FROM run WHERE key = 'evaluation'")
@@ -513,11 +514,11 @@ class Store(StoreFolder, Records):
             for path in paths:
                 self._discard(path)
         except OSError as error:
-            # The database says what counts; the next start removes what is left.
+            # The database decides what counts; the next start removes the remaining files.
             logging.warning("event=discarded_files_left reason=%s", error.strerror)
 
     def _forget_discarded(self, first: int) -> None:
-        """Removes the choice of a global model and the kept updates, from round `first` on."""
+        """Removes a selection of round `first` or later, and the kept updates of such rounds."""
         self._best.forget(first)
         for folder in (self.folder / "kept").glob("round_*"):
             if (tasks.global_number(folder.name) or 0) >= first:

@@ -1,4 +1,4 @@
-"""The folder of a server's store: where each file is, and the lock.
+"""The folder of a server's store: the paths of its files, and the lock.
 
     <store>/state.sqlite                       run, sessions, rounds, updates, scores, models, rows
             global/round_000.safetensors       every global model; round_000 is the initial one
@@ -34,7 +34,7 @@ from runkit import folder_lock, private
 
 
 class StoreFolder:
-    """Where each file of a store is. An instance touches nothing until a method is called."""
+    """The paths of a store's files. An instance touches nothing until a method is called."""
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = pathlib.Path(folder)
@@ -52,7 +52,7 @@ class StoreFolder:
         return {number for number in found if number is not None}
 
     def rule_state_path(self, number: int) -> pathlib.Path:
-        """Returns the file of what the aggregation rule keeps with a global model, if anything."""
+        """Returns the file for the aggregation rule's state with a global model."""
         return self.folder / "rule_state" / f"{tasks.global_name(number)}.safetensors"
 
     def model_path(self, name: str) -> pathlib.Path:
@@ -60,7 +60,7 @@ class StoreFolder:
 
     def update_path(self, update: Update) -> pathlib.Path:
         # With the digest in the name, a new update never overwrites the file of the old one, which
-        # counts until the database says otherwise.
+        # counts until the database names the new one.
         return (
             self.folder
             / "spool"
@@ -79,7 +79,7 @@ class StoreFolder:
         return path
 
     def drop_incoming(self, site: str) -> None:
-        """Removes what a site has begun to send."""
+        """Removes a model that a site has begun to send."""
         for path in (self.folder / "incoming").glob(f"{site}.*.safetensors"):
             path.unlink(missing_ok=True)
 
@@ -88,7 +88,7 @@ class StoreFolder:
             os.replace(path, self._discarded / path.name)
 
     def empty_discarded(self) -> None:
-        """Removes the files of `discarded`; the only method that needs no lock.
+        """Removes the files in `discarded`; the only method that needs no lock.
 
         Removing a model takes as long as copying it, and the next round need not wait for that.
         """
@@ -100,14 +100,14 @@ class StoreFolder:
 
 
 def lock(folder: pathlib.Path) -> TextIO:
-    """Makes a store's folder, open to this account only, and locks it until the file is closed.
+    """Creates a store's folder, readable by this account only, and locks it until the file closes.
 
     Raises:
       StoreInUse: if another process has it open.
       ValueError: if there is a link in the folder.
     """
     private.refuse_links(folder, recursive=True)
-    private.tree(folder)  # it holds the updates of single sites
+    private.tree(folder)  # it contains the updates of single sites
     for name in ("global", "models", "spool", "incoming", "discarded"):
         private.make(folder / name)
     held = open(folder / "lock", "w", opener=private.opener)  # noqa: SIM115

@@ -1,4 +1,4 @@
-"""The facts of secure aggregation in the store: exchanges, and what sites sent in them."""
+"""The records of secure aggregation in the store: exchanges, and what sites sent in them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ CREATE TABLE IF NOT EXISTS sum_parts (
     round INTEGER NOT NULL, phase TEXT NOT NULL, site TEXT NOT NULL, data BLOB NOT NULL,
     at REAL NOT NULL, PRIMARY KEY (round, phase, site));
 """
-_AGAIN = "again"  # beside the phases in `closed`
+_AGAIN = "again"  # a key in `closed` besides the phases
 _Transaction = Callable[[], contextlib.AbstractContextManager[sqlite3.Connection]]
 
 
 class SumRecords:
-    """Durable like the other facts. Only the open round has any: they go with the round.
+    """The records of the open round, as durable as the other facts; they are deleted with it.
 
     Args:
-      transaction: begins a transaction of the store's database, as a context.
+      transaction: begins a transaction of the store's database, as a context manager.
     """
 
     def __init__(self, transaction: _Transaction):
@@ -36,10 +36,10 @@ class SumRecords:
                 database.execute(statement)
 
     def open(self, opened: Round, *, now: float) -> Exchange:
-        """Returns the exchange of the open round, its first one if there is none yet.
+        """Returns the exchange of the open round, or a first one if there is none yet.
 
-        No time in it is later than `now`. In the phase "mask", those whose updates were received
-        have done their part. What evicted sites did in the phase does not count.
+        Its times are not later than `now`. In the phase "mask", the sites whose updates were
+        received have done their part. What evicted sites did in the phase does not count.
         """
         number = opened.number
         with self._transaction() as database:
@@ -73,7 +73,7 @@ class SumRecords:
             )
 
     def parts(self, number: int, phase: Phase) -> dict[str, bytes]:
-        """Returns site to what it sent in a phase of the open exchange of round `number`."""
+        """Returns {site: what it sent} for a phase of the open exchange of round `number`."""
         with self._transaction() as database:
             return dict(
                 database.execute(
@@ -88,8 +88,9 @@ class SumRecords:
             _keep(database, number, state)
 
     def restart(self, number: int, state: Exchange) -> None:
-        """Records the next exchange of a round, in place of one that was given up, and forgets the
-        masked updates of that one.
+        """Records the next exchange of a round, in place of an abandoned one.
+
+        The masked updates of the abandoned exchange are deleted.
         """
         with self._transaction() as database:
             database.execute("DELETE FROM updates WHERE counts_in = ?", (number,))
@@ -97,13 +98,13 @@ class SumRecords:
             _keep(database, number, state)
 
     def forget(self, *, closed: int) -> None:
-        """Forgets the exchanges of all rounds but the one after `closed`."""
+        """Deletes the exchanges of all rounds but the one after `closed`."""
         with self._transaction() as database:
             for table in ("exchanges", "sum_parts"):
                 database.execute(f"DELETE FROM {table} WHERE round != ?", (closed + 1,))
 
     def discard(self, database: sqlite3.Connection) -> None:
-        """Forgets all exchanges, within a transaction that takes the run back."""
+        """Deletes all exchanges, within a transaction that discards rounds."""
         for table in ("exchanges", "sum_parts"):
             database.execute(f"DELETE FROM {table}")
 

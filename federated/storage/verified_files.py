@@ -1,4 +1,4 @@
-"""Files that this process verified while writing them, and that have not been changed since.
+"""Files that this process verified while writing them, and that have not changed since.
 
 The server verifies an update when it arrives and reads it again seconds later to aggregate it. With
 a second SHA-256, a round without training would take at least a tenth longer
@@ -14,20 +14,20 @@ import time
 from collections.abc import Callable
 
 _FOR_S = 60.0
-_COARSE_CLOCK = 5  # CLOCK_REALTIME_COARSE of Linux's <time.h>, which files are stamped with
+_COARSE_CLOCK = 5  # CLOCK_REALTIME_COARSE of Linux's <time.h>, the clock of file time stamps
 _TICK_NS = round(time.clock_getres(_COARSE_CLOCK) * 1e9) if sys.platform == "linux" else 20_000_000
 _SECOND_NS = 1_000_000_000
 
 
 class VerifiedFiles:
-    """Files that were verified in the last minute and not changed since.
+    """Files that were verified in the last minute and have not changed since.
 
     For a minute a file is still in memory. Later it may be read back from a disk that has corrupted
-    it, which no time stamp shows. Not thread-safe.
+    it, which time stamps do not show. Not thread-safe.
 
     Args:
-      clock: seconds, of any beginning.
-      now_ns: nanoseconds since the epoch, of the clock that stamps files.
+      clock: returns seconds since any fixed moment.
+      now_ns: returns nanoseconds since the epoch, from the clock of file time stamps.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class VerifiedFiles:
         self._noted: dict[pathlib.Path, tuple[tuple[int, ...], float]] = {}
 
     def note(self, path: pathlib.Path) -> None:
-        """Notes a file whose content has been verified and whose name is final.
+        """Records a file whose content has been verified and whose name is final.
 
-        A file is left out if a change might not alter its time stamp: one written within the
-        clock's tick, or on a disk that stamps whole seconds. So is a file that cannot be examined;
-        its reader will report why.
+        A file is left out if a change might not alter its time stamp: if it was written within the
+        clock's tick, or is on a disk with time stamps of whole seconds. A file that cannot be
+        examined is left out as well; its reader will report why.
         """
         now = self._clock()
         self._noted = {
@@ -64,7 +64,7 @@ class VerifiedFiles:
         self._noted = {}
 
     def holds(self, path: pathlib.Path) -> bool:
-        """Returns whether the file is unchanged since it was noted."""
+        """Returns whether the file has not changed since it was recorded."""
         mark, since = self._noted.get(path, (None, 0.0))
         if mark is None or self._clock() - since > _FOR_S:
             return False

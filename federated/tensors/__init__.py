@@ -1,1 +1,1 @@
-"""Named arrays: what a model is here, how it is written to disk, and how its bytes are encoded."""
+"""Named arrays: the form of a model, its files on disk, and the encodings of its bytes."""

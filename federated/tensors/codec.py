@@ -1,9 +1,11 @@
-"""How a chunk's bytes travel: raw, deflated, as float16 where that is lossless, or as what differs
-from the global model that the receiver has (`sparse_chunks`); never pickled.
+"""Encodings of a chunk's bytes for the transfer.
+
+They are sent raw, deflated, as float16 if that is lossless, or as differences from the global model
+that the receiver has (`sparse_chunks`); they are never pickled.
 
 In every encoding the receiver restores the same bytes and checks their SHA-256. With `half`, both
 ends first round a model to float16 values (`rounded`), report the rounding error, and compute the
-digest of the rounded model; its chunks then travel in half the bytes.
+digest of the rounded model; its chunks then take half the bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from federated.tensors.weights import CHUNK_BYTES, MASKED, NamedArrays
 
 RAW, DEFLATED, HALF, SPARSE = 0, 1, 2, 3  # an encoding's number on the wire
 TRANSPORTS = ("raw", "deflate", "half")  # the operator's choices
-ENCODINGS = {  # that a transport may use; an update also SPARSE, where the server offers it
+ENCODINGS = {  # encodings that a transport may use; for an update also SPARSE, if offered
     "raw": frozenset({RAW}),
     "deflate": frozenset({RAW, DEFLATED}),
     "half": frozenset({RAW, HALF}),
@@ -31,7 +33,7 @@ _FLOAT32, _FLOAT16 = np.dtype("<f4"), np.dtype("<f2")
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """Chunk number `index` of a model's bytes in canonical order, as it travels."""
+    """Chunk number `index` of a model's bytes in canonical order, encoded for the transfer."""
 
     index: int
     data: bytes | memoryview
@@ -49,7 +51,7 @@ def chunks(
 
     Args:
       before: the global model that the file was trained from, with the same tensors, if the
-        receiver has it: chunks that differ from it in few values then travel as these.
+        receiver has it: for chunks that differ from it in few values, only these are then sent.
     """
     count = -(-file.nbytes // CHUNK_BYTES)
     float32 = range(0)
@@ -77,13 +79,14 @@ def chunks(
 def decoded(
     chunk: Chunk, size: int, before: Callable[[], bytes] | None = None
 ) -> bytes | memoryview:
-    """Returns the `size` bytes of a chunk. Never allocates more than that; for a SPARSE one, a few
-    times as much on the way.
+    """Returns the `size` bytes of a chunk.
+
+    Never allocates more than that; for a SPARSE chunk, temporarily a few times as much.
 
     Args:
-      before: returns the same bytes of the global model that a SPARSE chunk is based on.
+      before: returns the same bytes of the global model on which a SPARSE chunk is based.
     Raises:
-      DamagedTransfer: for a chunk that does not decode to `size` bytes.
+      DamagedTransfer: if the chunk does not decode to `size` bytes.
     """
     if chunk.encoding == SPARSE and before is not None:
         return sparse_chunks.unpacked(chunk.data, before(), index=chunk.index)
@@ -117,7 +120,7 @@ def _halved(data: bytes) -> tuple[bytes, int]:
 
 
 def _deflated(data: bytes) -> tuple[bytes, int]:
-    # Byte planes put the signs and exponents of neighbouring weights, which are alike, together.
+    # Byte planes group the signs and exponents of neighbouring weights, which are alike.
     body = len(data) // 4 * 4
     planes = np.frombuffer(data, np.uint8, body).reshape(-1, 4).T.tobytes() + data[body:]
     packed = zlib.compress(planes, 1)
@@ -131,7 +134,7 @@ def _unshuffled(planes: bytes) -> bytes:
 
 @dataclasses.dataclass
 class RoundingError:
-    """The error of rounding to float16, over all values added.
+    """The error of rounding to float16, accumulated over all values added.
 
     Attributes:
       largest: largest absolute difference.
@@ -151,14 +154,14 @@ class RoundingError:
 
     @property
     def relative(self) -> float:
-        """Euclidean norm of the differences divided by that of the values."""
+        """The Euclidean norm of the differences, divided by that of the values."""
         return (self.squares / self.values) ** 0.5 if self.values else 0.0
 
 
 def rounded_values(values: np.ndarray, error: RoundingError) -> np.ndarray:
     """Returns float32 values rounded to the nearest float16, still in float32.
 
-    Values too large for float16 stay as they are.
+    Values too large for float16 are not changed.
     """
     with np.errstate(over="ignore"):
         result = values.astype(_FLOAT16).astype(_FLOAT32)
@@ -177,10 +180,10 @@ def rounded(
 ) -> tuple[NamedArrays, RoundingError]:
     """Returns a model with its float32 values rounded to float16, and the rounding error.
 
-    The values stay in float32; other dtypes are unchanged.
+    The dtype remains float32; other dtypes are unchanged.
 
     Args:
-      keep: values that equal those of this model stay as they are, and a sparse update sparse.
+      keep: values that equal those of this model are not rounded, so a sparse update stays sparse.
     """
     error, result = RoundingError(), {}
     for name, array in arrays.items():

@@ -17,19 +17,19 @@ from runkit import atomic, private, writeback
 class PartialModel:
     """A safetensors file that is still being filled. Several threads may fill it at once.
 
-    A chunk counts as present when its bytes have the SHA-256 in the manifest. So a file that a
-    kill, a lost connection or a full disk left behind is completed, and no other record is needed.
+    A chunk counts as present if its bytes have the SHA-256 in the manifest. So a file that a kill,
+    a lost connection or a full disk left behind can be completed without any other record.
 
     Args:
       path: the file; one with another header is overwritten.
-      manifest: of the model to arrive.
-      metadata: of the file.
-      durable: whether the model will be synced by `finish`; the disk then starts on each chunk
+      manifest: manifest of the model that will arrive.
+      metadata: metadata of the file.
+      durable: whether the model will be synced by `finish`; each chunk is then flushed to the disk
           while the next ones arrive.
-      before: the global model that sparse chunks are based on, with the same tensors; without it
+      before: the global model on which sparse chunks are based, with the same tensors; without it
         they are refused.
-      look: called with (index, bytes) of every present chunk before it counts; for one that
-          arrives twice perhaps twice.
+      look: called with (index, bytes) of every present chunk before it counts; perhaps twice for a
+          chunk that arrives twice.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class PartialModel:
 
     @property
     def num_there(self) -> int:
-        """Number of chunks that are present."""
+        """The number of chunks that are present."""
         with self._lock:
             return len(self._there)
 
@@ -84,11 +84,11 @@ class PartialModel:
             return sorted(set(range(self.manifest.num_chunks)) - self._there)
 
     def put(self, chunk: Chunk) -> None:
-        """Takes a chunk; one that is present already does no harm.
+        """Takes a chunk; a chunk that is already present does no harm.
 
         Raises:
-          DamagedTransfer: for a chunk that is not part of the model.
-          OSError: if it cannot be written.
+          DamagedTransfer: if the chunk is not part of the model.
+          OSError: if the chunk cannot be written.
         """
         index = chunk.index
         if not 0 <= index < self.manifest.num_chunks:
@@ -110,7 +110,7 @@ class PartialModel:
             _write(self._file, data, at)
         if self._durable:
             writeback.begin(self._file, at, len(data))
-        self._look(index, data)  # before the chunk counts: a whole model has been looked at
+        self._look(index, data)  # before the chunk counts: then all of a complete model was checked
         with self._lock:
             self._there.add(index)
 
@@ -119,7 +119,7 @@ class PartialModel:
         return self._before.read_range(index * CHUNK_BYTES, self.manifest.size_of(index))
 
     def finish(self) -> None:
-        """Syncs the whole model to disk.
+        """Syncs the complete model to disk.
 
         Raises:
           DamagedTransfer: if chunks are missing or another transfer removed the file.
@@ -156,5 +156,5 @@ class PartialModel:
 
 def _write(file: int, data: bytes | memoryview, at: int) -> None:
     written = os.pwrite(file, data, at)
-    while written < len(data):  # a disk that becomes full writes a part first
+    while written < len(data):  # when a disk becomes full, a part is written first
         written += os.pwrite(file, data[written:], at + written)

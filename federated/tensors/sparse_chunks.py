@@ -1,13 +1,13 @@
 """Chunks of an update that differ in few values from the global model that it was trained from.
 
-Such a chunk travels as a bit mask of the words of four bytes that differ, and what differs in them:
+Such a chunk is sent as a bit mask of the four-byte words that differ, followed by the differences:
 word XOR the model's word, in byte planes, so that the signs and exponents, which are alike, become
-zeros. The receiver, which has the model, restores every byte; nothing about the values is assumed,
-so this works for every dtype and without loss. All of it is deflated:
+zeros. The receiver, which has the model, restores every byte; the values are not interpreted, so
+this is lossless for every dtype. All of it is deflated:
 
     mask      ceil(words / 8) bytes; bit 0 of byte 0 is the first word
     words     4 planes of as many bytes as the mask has ones
-    rest      the last bytes of a chunk whose size is no multiple of four, as they are
+    rest      the last bytes, unchanged, of a chunk whose size is not a multiple of four
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _WORD = 4
 
 
 def packed(data: bytes, before: bytes) -> bytes | None:
-    """Returns a chunk as what it differs in from `before`, or None if most of its words differ.
+    """Returns a chunk as its differences from `before`, or None if most of its words differ.
 
     Args:
       before: the same bytes of the global model.
@@ -38,14 +38,15 @@ def packed(data: bytes, before: bytes) -> bytes | None:
 
 
 def unpacked(packed_: bytes | memoryview, before: bytes, *, index: int) -> bytes:
-    """Returns the bytes of a chunk. What it allocates on the way is a few times its size at most,
-    whatever the packed bytes claim.
+    """Returns the bytes of a chunk.
+
+    Allocates at most a few times the chunk's size, whatever the packed bytes claim.
 
     Args:
       before: the same bytes of the global model, as many as the chunk has.
-      index: of the chunk, for the message.
+      index: index of the chunk, for the message.
     Raises:
-      DamagedTransfer: for bytes that `packed` does not make.
+      DamagedTransfer: for bytes that `packed` cannot return.
     """
     words, rest = _words(before)
     words = words.copy()

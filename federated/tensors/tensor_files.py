@@ -2,7 +2,7 @@
 
 The safetensors package reads and writes whole models, but the server's memory must not grow with
 the size of a model. The format is a length (uint64), a JSON header and the bytes of all tensors
-without a gap; files of either program open in the other.
+without a gap; this module and the package can read each other's files.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from federated.tensors.weights import (
 from runkit import atomic, private, writeback
 
 MAX_HEADER = 32 * 2**20  # bytes; a model of 100,000 tensors needs about ten million
-_AHEAD = 8 * 2**20  # bytes written before the disk is asked to start on them
+_AHEAD = 8 * 2**20  # bytes written before the system is asked to flush them to disk
 
 
 class TensorFile:
@@ -41,14 +41,14 @@ class TensorFile:
 
     Attributes:
       specs: the tensors.
-      nbytes: of all tensors.
+      nbytes: size of all tensors in bytes.
       metadata: the header's strings.
     Raises:
-      ValueError: naming the file, unless it is a whole safetensors file of floating-point tensors.
-        Its content is corrupt, so a caller may drop it.
+      ValueError: naming the file, unless it is a complete safetensors file of floating-point
+        tensors. Its content is corrupt, so a caller may delete it.
       OSError: if the system cannot open or read the file (no such file, too many open files, no
-        permission, a failing disk). This says nothing about the content, so no caller may drop a
-        file because of it.
+        permission, a failing disk). This implies nothing about the content, so a caller must not
+        delete a file because of it.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -107,7 +107,7 @@ class TensorFile:
             self._places.append(self._places[-1] + spec.nbytes)
 
     def read_bytes(self, spec: TensorSpec, offset: int, size: int) -> bytes:
-        """Returns `size` bytes of a tensor from its byte `offset` on."""
+        """Returns `size` bytes of a tensor, beginning at its byte `offset`."""
         begin, _ = self._start[spec.name]
         data = self._pread(size, begin + offset)
         if len(data) != size:
@@ -117,7 +117,7 @@ class TensorFile:
         return data
 
     def read_range(self, start: int, size: int) -> bytes:
-        """Returns `size` bytes of all tensors in canonical order, from byte `start` on."""
+        """Returns `size` bytes of all tensors in canonical order, beginning at byte `start`."""
         if self._in_order:
             data = self._pread(size, self._first + start)
             if len(data) != size:
@@ -132,13 +132,13 @@ class TensorFile:
         return b"".join(pieces)
 
     def _pread(self, size: int, place: int) -> bytes:
-        with atomic.naming(self.path):  # pread: several threads may serve one file
+        with atomic.naming(self.path):  # pread, since several threads may read one file
             return os.pread(self._stream.fileno(), size, place)
 
     def read(self) -> NamedArrays:
         """Returns all tensors, as views of one large array.
 
-        For one large allocation the system uses far fewer, larger pages than for many small ones.
+        The system uses far fewer, larger pages for one large allocation than for many small ones.
         """
         memory, arrays = np.empty(self.nbytes, dtype=np.uint8), {}
         for spec, place in zip(self.specs, self._places, strict=False):
@@ -169,12 +169,12 @@ class TensorFile:
 
 
 class TensorSelection:
-    """Some tensors of an open file, read as if the file held no others.
+    """Some tensors of an open file, read as if the file had no others.
 
     Attributes:
       specs: these tensors in canonical order.
     Raises:
-      ValueError: for a tensor that the file does not hold.
+      ValueError: if the file does not have one of the tensors.
     """
 
     def __init__(self, file: TensorFile, names: Collection[str]):
@@ -190,7 +190,7 @@ class TensorSelection:
         return self._places[-1]
 
     def read_range(self, start: int, size: int) -> bytes:
-        """Returns `size` bytes of these tensors in canonical order, from byte `start` on."""
+        """Returns `size` bytes of these tensors in canonical order, beginning at byte `start`."""
         pieces, number = [], bisect.bisect_right(self._places, start) - 1
         while size:
             spec, offset = self.specs[number], start - self._places[number]
@@ -207,7 +207,7 @@ def selected(file: TensorFile, names: Collection[str]) -> TensorFile | TensorSel
 
 
 def file_header(specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> bytes:
-    """Returns the bytes of a file before those of the tensors, which follow in canonical order."""
+    """Returns the bytes that precede the tensors in a file; these follow in canonical order."""
     header: dict = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
     for spec in specs:
@@ -245,7 +245,7 @@ class TensorFileWriter:
             raise ValueError(f"{self._written} bytes for tensors of {self._expected}")
         view = memoryview(data)
         for start in range(0, len(view), CHUNK_BYTES):
-            # Small enough to be hashed and written while it is in the processor's cache.
+            # Small enough to be hashed and written while in the processor's cache.
             piece = view[start : start + CHUNK_BYTES]
             self._digest.update(piece)
             self._stream.write(piece)
@@ -306,7 +306,7 @@ def save_as(
 
 
 def load(path: str | os.PathLike) -> tuple[NamedArrays, dict[str, str]]:
-    """Returns (arrays, metadata). Raises ValueError, OSError as `TensorFile`."""
+    """Returns (arrays, metadata). Raises ValueError and OSError as `TensorFile` does."""
     with TensorFile(path) as file:
         return file.read(), file.metadata
 

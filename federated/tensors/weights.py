@@ -1,4 +1,4 @@
-"""Named arrays: what a model is to this package, how two are compared, and a model's digest."""
+"""Named arrays, which make up a model: their declaration, comparison and digest."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from federated import errors
 NamedArrays = dict[str, np.ndarray]
 
 MASKED = "U64"  # of a masked update only (`federated.secure_aggregation`), never of a model
-# Little-endian, as safetensors stores them. Models have floating point only: integers have no
-# integer mean.
+# Little-endian, as safetensors stores them. Models have floating-point values only, since the mean
+# of integers is not an integer.
 DTYPES: dict[str, np.dtype] = {
     MASKED: np.dtype("<u8"),
     "F64": np.dtype("<f8"),
@@ -27,17 +27,17 @@ DTYPES: dict[str, np.dtype] = {
     "F16": np.dtype("<f2"),
 }
 _CODES = {dtype: code for code, dtype in DTYPES.items() if code != MASKED}
-CHUNK_BYTES = 2**20  # a multiple of every dtype: no value lies in two chunks
+CHUNK_BYTES = 2**20  # a multiple of every item size, so that values are not split between chunks
 ADDRESS_BYTES = 32
 MAX_TENSORS = 100_000
 MAX_NAME = 512
 MAX_BYTES = 64 * 2**30  # of one model
-_LISTED = 30  # differences listed in one message; a model of another genotype may have hundreds
+_LISTED = 30  # differences listed in one message; another genotype may have hundreds
 
 
 @dataclasses.dataclass(frozen=True)
 class TensorSpec:
-    """Name, dtype and shape of an array."""
+    """The name, dtype and shape of an array."""
 
     name: str
     dtype: str  # a key of DTYPES
@@ -58,8 +58,8 @@ class TensorSpec:
 def canonical(specs: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
     """Returns `specs` in canonical order: widest dtype first, then by name.
 
-    The wire, files and digests use this order. It is that of the safetensors library, and keeps
-    every array aligned in a file or buffer that starts aligned.
+    Messages, files and digests use this order. It is that of the safetensors library, and keeps
+    every array aligned in a file or buffer whose beginning is aligned.
     """
     by_name = sorted(specs, key=operator.attrgetter("name"))
     # The codes sort as their widths do.
@@ -70,7 +70,7 @@ def specs_of(arrays: Mapping[str, np.ndarray]) -> tuple[TensorSpec, ...]:
     """Returns the specs of `arrays` in canonical order.
 
     Raises:
-      IncompatibleWeights: for a dtype that cannot be averaged.
+      IncompatibleWeights: if a dtype cannot be averaged.
     """
     specs = []
     for name, array in arrays.items():
@@ -85,7 +85,7 @@ def specs_of(arrays: Mapping[str, np.ndarray]) -> tuple[TensorSpec, ...]:
 
 
 def check_declaration(specs: Sequence[TensorSpec], *, max_bytes: int = MAX_BYTES) -> int:
-    """Checks a declaration from outside before a byte is allocated for it; returns its bytes.
+    """Checks a declaration from outside before any byte is allocated; returns its size in bytes.
 
     Raises:
       IncompatibleWeights: for too many tensors, malformed or repeated names, unknown dtypes,
@@ -129,13 +129,14 @@ def check_declaration(specs: Sequence[TensorSpec], *, max_bytes: int = MAX_BYTES
 
 
 class Declaration(tuple[TensorSpec, ...]):
-    """The tensors of a model in canonical order. A checked value: code that receives one does not
-    check it again.
+    """The tensors of a model in canonical order.
+
+    This is a checked value: code that receives one does not check it again.
 
     Attributes:
-      nbytes: of all tensors.
+      nbytes: size of all tensors in bytes.
     Raises:
-      IncompatibleWeights: as `check_declaration`.
+      IncompatibleWeights: as in `check_declaration`.
     """
 
     nbytes: int
@@ -149,7 +150,7 @@ class Declaration(tuple[TensorSpec, ...]):
 
     @functools.cached_property
     def text(self) -> bytes:
-        """What the digest of a model has of it."""
+        """The bytes that represent it in the digest of a model."""
         declared = [[s.name, s.dtype, list(s.shape)] for s in self]
         return json.dumps(declared, separators=(",", ":")).encode("utf-8")
 
@@ -178,7 +179,7 @@ def check_same(
     """Raises IncompatibleWeights listing the differences.
 
     Args:
-      what: names the received model, e.g. "update of site 'C1'".
+      what: name of the received model, e.g. "update of site 'C1'".
     """
     if tuple(expected) == tuple(received):
         return
@@ -197,9 +198,9 @@ def check_same(
 class Digest:
     """Computes the digest of a model from its bytes in canonical order.
 
-    The bytes are cut into chunks of `CHUNK_BYTES`, and each chunk has its SHA-256. The model's
-    digest is the SHA-256 of its specs and of these checksums, so it is the same for any file and
-    host and for any sizes of the pieces handed in, and a receiver can check each chunk by itself.
+    The bytes are cut into chunks of `CHUNK_BYTES`, and each chunk has its own SHA-256. The model's
+    digest is the SHA-256 of its specs and of these checksums, so it does not depend on the file,
+    the host or the sizes of the pieces passed in, and a receiver can check each chunk by itself.
     """
 
     def __init__(self, specs: Sequence[TensorSpec]):
@@ -222,7 +223,7 @@ class Digest:
         self._open, self._filled = hashlib.sha256(), 0
 
     def manifest(self) -> TensorManifest:
-        """Returns the manifest of the bytes handed in so far."""
+        """Returns the manifest of the bytes passed in so far."""
         last = [self._open.digest()] if self._filled else []
         return TensorManifest(Declaration(self._specs), b"".join([*self._done, *last]))
 
@@ -232,15 +233,15 @@ class Digest:
 
 @dataclasses.dataclass(frozen=True)
 class TensorManifest:
-    """What a model holds: its declaration and the SHA-256 of every chunk, one after the other.
+    """The content of a model: its declaration and the concatenated SHA-256 of its chunks.
 
-    A checked value: every manifest has one checksum per chunk, so code that receives one does not
-    check it again.
+    This is a checked value: every manifest has one checksum per chunk, so code that receives one
+    does not check it again.
 
     Attributes:
-      nbytes, num_chunks: of all tensors.
+      nbytes, num_chunks: size of all tensors in bytes, and number of their chunks.
     Raises:
-      DamagedTransfer: for another number of checksums than of chunks.
+      DamagedTransfer: if the numbers of checksums and chunks differ.
     """
 
     specs: Declaration
@@ -262,7 +263,7 @@ class TensorManifest:
         return hashlib.sha256(self.specs.text + b"\n" + self.addresses).hexdigest()
 
     def size_of(self, index: int) -> int:
-        """Returns the number of bytes of a chunk; only the last may be short."""
+        """Returns the number of bytes of a chunk; only the last may be shorter."""
         return min(CHUNK_BYTES, self.nbytes - index * CHUNK_BYTES)
 
     def is_chunk(self, index: int, data: bytes | memoryview) -> bool:
@@ -274,7 +275,7 @@ class TensorManifest:
         )
 
     def check(self, sha256: str) -> None:
-        """Raises DamagedTransfer unless this is the manifest of the model of that name."""
+        """Raises DamagedTransfer unless this is the manifest of the model with that digest."""
         if self.sha256 != sha256:
             raise errors.DamagedTransfer(
                 f"SHA-256 of the model is {self.sha256[:12]}…, {sha256[:12]}… was declared; "
@@ -296,7 +297,7 @@ def dtype_runs(specs: Iterable[TensorSpec]) -> list[tuple[np.dtype, int, int]]:
 def stretches(
     runs: Iterable[tuple[np.dtype, int, int]], start: int, stop: int
 ) -> Iterator[tuple[np.dtype, int, int]]:
-    """Yields (dtype, first byte, end) of what each of `dtype_runs` has between two bytes."""
+    """Yields (dtype, first byte, end) of the part of each of `dtype_runs` between two bytes."""
     for dtype, first, nbytes in runs:
         begin, end = max(start, first), min(stop, first + nbytes)
         if begin < end:

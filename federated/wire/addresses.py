@@ -1,4 +1,4 @@
-"""Hosts and ports as people write them, with IPv6, and which hosts are this machine."""
+"""Hosts and ports as people write them, IPv6 included, and which hosts are this machine."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ DEFAULT_PORT = 8443  # of a server
 
 
 def plain(host: str) -> str:
-    """Returns a host as sockets and certificates need it: without the brackets that an IPv6 address
-    has in "[::1]:8443".
+    """Returns a host as sockets and certificates need it.
+
+    That is without the brackets that an IPv6 address has in "[::1]:8443".
     """
     inside = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     return inside if ":" in inside else host
 
 
 def joined(host: str, port: int) -> str:
-    """Returns "host:port" as gRPC and people read it, an IPv6 address in brackets."""
+    """Returns "host:port" as gRPC and people read it, with brackets around an IPv6 address."""
     host = plain(host)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def split(text: str) -> tuple[str, int]:
-    """Returns host and port of "host:port", "[::1]:port" or "::1:port". Raises ValueError."""
+    """Returns the host and port of "host:port", "[::1]:port" or "::1:port". Raises ValueError."""
     host, separator, port = text.rpartition(":")
     host = plain(host)
     if (
@@ -45,7 +46,7 @@ def split(text: str) -> tuple[str, int]:
 
 
 def is_loopback(host: str) -> bool:
-    """Returns whether a host is this machine, judged by its text alone, without a look-up."""
+    """Returns whether a host is this machine, judged by its text alone, without a lookup."""
     host = plain(host)
     try:
         return ipaddress.ip_address(host).is_loopback

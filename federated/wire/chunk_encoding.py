@@ -1,8 +1,7 @@
-"""Chunks as bytes: the protobuf encoding of `Chunk` and `ModelPart`, written and read with one copy
-of the data instead of four.
+"""The protobuf encoding of `Chunk` and `ModelPart`, with one copy of the data instead of four.
 
-Bytes that are not exactly as this module writes them go to protobuf itself, so that any
-implementation of `weight_exchange.proto` is understood. Both readers find the same in the same
+Bytes that are not exactly as this module writes them are parsed by protobuf itself, so that any
+implementation of `weight_exchange.proto` is understood. Both parsers return the same for the same
 bytes.
 """
 
@@ -16,7 +15,7 @@ from federated.wire import conversion
 from federated.wire import weight_exchange_pb2 as pb
 
 _INDEX, _DATA, _ENCODING = 0x08, 0x12, 0x18  # field number and wire type of Chunk's fields
-_PART_CHUNK = 0x12  # and of the chunk in a ModelPart
+_PART_CHUNK = 0x12  # the same for the chunk in a ModelPart
 
 
 def chunk_to_bytes(chunk: Chunk) -> bytes:
@@ -31,7 +30,7 @@ def part_to_bytes(part: conversion.Part) -> bytes:
 
 
 def chunk_from_bytes(data: bytes) -> Chunk:
-    """Raises DamagedTransfer for bytes that are not a chunk."""
+    """Parses a chunk. Raises DamagedTransfer if the bytes are not one."""
     chunk = _read(data, 0)
     if chunk is None:
         try:
@@ -45,7 +44,7 @@ def chunk_from_bytes(data: bytes) -> Chunk:
 
 
 def part_from_bytes(data: bytes) -> conversion.Part:
-    """Raises DamagedTransfer for bytes that are neither a chunk nor a header."""
+    """Parses a chunk or a header. Raises DamagedTransfer if the bytes are neither."""
     if data[:1] == bytes((_PART_CHUNK,)):
         size, start = _read_varint(data, 1)
         chunk = _read(data, start) if start + size == len(data) else None
@@ -73,8 +72,9 @@ def _pieces(chunk: Chunk) -> list[bytes | memoryview]:
 
 
 def _read(data: bytes, at: int) -> Chunk | None:
-    """Returns the chunk from byte `at` to the end as `_pieces` writes it, its data as a view; None
-    for anything else.
+    """Returns the chunk that `_pieces` wrote from byte `at` to the end, with its data as a view.
+
+    Returns None for anything else.
     """
     index = encoding = 0
     if data[at : at + 1] == bytes((_INDEX,)):
@@ -100,7 +100,7 @@ def _varint(value: int) -> bytes:
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    """Returns (value, where it ends); a value that is cut off or too long ends beyond the data."""
+    """Returns (value, its end); a value that is truncated or too long ends beyond the data."""
     value = shift = 0
     for position in range(at, min(at + 5, len(data))):
         value |= (data[position] & 0x7F) << shift

@@ -1,5 +1,6 @@
-"""Converts between the values of this package and the messages of `weight_exchange.proto`, for both
-ends.
+"""Converts between this package's values and the messages of `weight_exchange.proto`.
+
+Both ends use it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from federated.wire.messages import (
 )
 
 ERROR_KEY = "federation-error"  # trailing metadata: class name of the error
-REASONS_KEY = "federation-reasons"  # trailing metadata: the reasons, tensor by tensor
+REASONS_KEY = "federation-reasons"  # trailing metadata: the reasons, one per faulty tensor
 TOKEN_KEY = "authorization"
 _TOKEN, _CREDENTIAL = "Bearer ", "Credential "
 _MAX_REASONS, _MAX_REASONS_TEXT = 100, 16 * 2**10
@@ -34,15 +35,16 @@ MAX_MESSAGE = 4 * 2**20  # bytes: a chunk and its envelope, or the header of a m
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_send_message_length", MAX_MESSAGE),
-    # Errors travel in metadata, and one may list every difference of two plans.
+    # Errors are sent in metadata, and one may list all differences between two plans.
     ("grpc.max_metadata_size", 64 * 2**10),
     ("grpc.absolute_max_metadata_size", 128 * 2**10),
-    # Limits what a stream has in flight beyond the message that is being read, and so a site's
-    # share of the server's memory and what a broken connection loses. The window opens for a whole
-    # message as soon as the handler asks for it, so a distant link is hardly slower.
+    # Limits the data in flight in a stream beyond the message that is being read, and so a site's
+    # share of the server's memory and what is lost when a connection breaks. The window opens for a
+    # whole message as soon as the handler asks for it, so a link with a long delay is hardly
+    # slower.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 2**18),
-    # While a call is open, these notice within about a minute that a peer has vanished (power cut,
+    # While a call is open, these detect within about a minute that a peer has vanished (power cut,
     # dead link).
     ("grpc.keepalive_time_ms", 40_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -51,7 +53,7 @@ CHANNEL_OPTIONS = (
 
 
 Metadata = tuple[tuple[str, str], ...]
-Presented = Iterable[tuple[str, str | bytes]] | None  # metadata as gRPC hands them to a server
+Presented = Iterable[tuple[str, str | bytes]] | None  # metadata as gRPC passes it to a server
 
 
 def token_metadata(token: str) -> Metadata:
@@ -60,18 +62,18 @@ def token_metadata(token: str) -> Metadata:
 
 
 def credential_metadata(name: str, credential: str) -> Metadata:
-    """Returns the metadata for a login, or for an operator's call."""
+    """Returns the metadata for a login or for a call of the operator."""
     return ((TOKEN_KEY, f"{_CREDENTIAL}{name}:{credential}"),)
 
 
 def presented_credential(metadata: Presented) -> tuple[str, str]:
-    """Returns the (name, credential) that a call carries, or empty strings."""
+    """Returns the (name, credential) in a call's metadata, or empty strings."""
     name, _, credential = presented_token(metadata, _CREDENTIAL).rpartition(":")
     return name[:64], credential
 
 
 def presented_token(metadata: Presented, prefix: str = _TOKEN) -> str:
-    """Returns the token that a call carries, or "": what follows `prefix` in its authorization."""
+    """Returns the token in a call's metadata, which follows `prefix` there, or ""."""
     for key, value in metadata or ():
         if key == TOKEN_KEY and isinstance(value, str) and value.startswith(prefix):
             return value[len(prefix) :]
@@ -241,10 +243,10 @@ def header_from_message(message: pb.ModelHeader, known: Declaration | None = Non
     """Returns a header as a checked value.
 
     Args:
-      known: the model to expect; a header that declares the same tensors has this very value of
-        them, and they are not checked again.
+      known: the expected model; if a header declares the same tensors, the result contains this
+        very value, and they are not checked again.
     Raises:
-      IncompatibleWeights, DamagedTransfer: for a header that describes no model.
+      IncompatibleWeights, DamagedTransfer: if the header does not describe a model.
     """
     specs = tuple([TensorSpec(t.name, t.dtype, tuple(t.shape)) for t in message.tensors])
     manifest = TensorManifest(
@@ -277,7 +279,7 @@ def indices_from_messages(messages: Iterable[pb.Range], *, num_chunks: int) -> l
     """Returns the numbers of the chunks in the ranges.
 
     Raises:
-      DamagedTransfer: for ranges that overlap, run backwards or go beyond the model.
+      DamagedTransfer: if ranges overlap, run backwards or extend beyond the model.
     """
     indices: list[int] = []
     for message in messages:
@@ -319,8 +321,8 @@ def model_from_parts(
     """Returns (the header as a checked value, the chunks as they arrive).
 
     Raises:
-      IncompatibleWeights, DamagedTransfer: as `header_from_message`, and if the header is not the
-        first part.
+      IncompatibleWeights, DamagedTransfer: as in `header_from_message`, and if the header is not
+        the first part.
     """
     stream = iter(parts)
     first = next(stream, None)
@@ -382,6 +384,6 @@ def row_from_message(message: pb.Row) -> dict[str, Any]:
     }
     if message.class_name:
         row["class"] = message.class_name
-    # A protobuf map has no order; sorted, the same row is always written the same way.
+    # A protobuf map has no order; with sorted keys, the same row is always written the same way.
     row.update(sorted([*message.numbers.items(), *((column, None) for column in message.absent)]))
     return row

@@ -1,10 +1,10 @@
-"""The way to a server: directly, or through the proxy that gRPC chooses by its own rules.
+"""The connection to a server: direct, or through the proxy that gRPC chooses by its own rules.
 
 gRPC reads `grpc_proxy`, `https_proxy` and `http_proxy`, in lower case only; the first that is set
 counts, even if it is empty. It speaks plain HTTP to a proxy, so with any scheme but `http://` it
-connects directly. It percent-decodes credentials in the address and takes 443 for a missing port.
+connects directly. It percent-decodes credentials in the address and assumes 443 for a missing port.
 `no_grpc_proxy`, or else `no_proxy`, lists suffixes of host names, and networks for a server that is
-given by address. No proxy is used for loopback: `channel_options` makes sure of that.
+given by address. A proxy is never used for loopback: `channel_options` ensures that.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PORT = 443
 
 
 class ProxyRefused(OSError):
-    """A proxy answers, but does not connect."""
+    """A proxy answered, but did not connect."""
 
 
 class Proxy(NamedTuple):
@@ -45,10 +45,10 @@ class Proxy(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ServerEndpoint:
-    """Where the server is and how to reach it.
+    """The address of the server and how to reach it.
 
     Attributes:
-      environ: environment variables, for the proxy's settings.
+      environ: environment variables with the proxy settings.
       timeout_s: time limit for each step.
     """
 
@@ -71,10 +71,10 @@ class ServerEndpoint:
 
     @property
     def passed_over(self) -> list[tuple[str, str]]:
-        """Returns the proxy settings that gRPC ignores for this server, as (setting and reason,
-        remedy or "" if nothing is wrong).
+        """Returns the proxy settings that gRPC ignores for this server.
 
-        The texts never contain the value of a variable, which may hold a password.
+        Each is (setting and reason, remedy or "" if nothing is wrong). The texts never contain the
+        value of a variable, which may hold a password.
         """
         variable, found = self._variable(), []
         if variable and self.environ[variable]:
@@ -169,8 +169,9 @@ def _parsed(variable: str, value: str) -> Proxy | None:
 
 
 def _covers(entry: str, host: str) -> bool:
-    """Returns whether an entry of no_proxy covers a host: as a suffix of its name, or as a network
-    that contains its address.
+    """Returns whether an entry of no_proxy covers a host.
+
+    An entry is a suffix of the host's name or a network that contains its address.
     """
     if host.lower().endswith(entry.lower()):
         return True

@@ -1,4 +1,4 @@
-"""What the two ends send each other, whatever carries it."""
+"""The values that the two ends send to each other, whatever the transport."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Mapping
 
 from federated.tensors.weights import TensorManifest
 
-# Prefix of the methods by which an operator or a doctor asks a server.
+# Prefix of the methods that the operator or the doctor calls at a server.
 OPERATION_PREFIX = "/federation_operation.Operation/"
-# Of the weight exchange; raised when the two ends would no longer understand each other.
+# Version of the weight exchange; increased when the two ends would not understand each other.
 PROTOCOL = 2
 # Limits on a site's pauses between two requests for a task and between two heart beats.
 MIN_WAIT_S, MAX_WAIT_S = 0.05, 3600.0
 
 
-MASKING = 1  # version of secure aggregation; 0 stands for a release without
-# Sites in one sum: each has a key bundle of a kilobyte, and a share from every other.
+MASKING = 1  # version of secure aggregation; 0 stands for a release without it
+# Sites in one sum: each has a key bundle of a kilobyte, and a share from every other site.
 MAX_SUMMANDS = 128
 
 
 @dataclasses.dataclass(frozen=True)
 class SumSettings:
-    """What is fixed for a whole run with secure aggregation; see `secure_aggregation.ring`."""
+    """The fixed settings of a run with secure aggregation; see `secure_aggregation.ring`."""
 
-    threshold: int  # sites that must agree to open a sum, and sites in a sum at least
+    threshold: int  # sites that must agree to open a sum, and smallest number of sites in a sum
     max_sites: int
     value_range: float  # largest absolute change of a value in a round
     fraction_bits: int
@@ -32,11 +32,12 @@ class SumSettings:
 
 @dataclasses.dataclass(frozen=True, order=True)
 class SumPlace:
-    """Names one exchange. Later ones are greater: in a round that could not be opened the next
-    exchange has a number one higher.
+    """The identification of one exchange; later ones compare greater.
+
+    If the sum of a round could not be opened, the next exchange of the round has the next number.
     """
 
-    discarded: int  # how often the operator had taken the run back
+    discarded: int  # how often the operator had discarded rounds
     round: int
     exchange: int  # from 1
 
@@ -46,8 +47,8 @@ class SumKeys:
     """A site's public keys for one exchange (X25519), its certificate (DER) and its signature."""
 
     site: str
-    sealing_key: bytes  # under which others seal shares for it
-    masking_key: bytes  # of which pair masks are made
+    sealing_key: bytes  # with which other sites seal shares for this one
+    masking_key: bytes  # from which pair masks are derived
     certificate: bytes
     signature: bytes
 
@@ -58,11 +59,11 @@ class SumPost:
 
     Attributes:
       keys: phase "keys".
-      commitment, shares: phase "share": what fixes the self mask, and the sealed shares for each
-        other site.
+      commitment, shares: phase "share": the commitment to the self mask, and the sealed shares for
+        each other site.
       consent: phase "consent": a signature.
-      self_masks, mask_keys: phase "reveal": site to the share of its self mask's secret, or of its
-        masking key. No site is in both.
+      self_masks, mask_keys: phase "reveal": site -> the share of its self mask's secret, or of its
+        masking key. A site is never in both.
     """
 
     phase: str
@@ -80,11 +81,11 @@ class SumState:
     """What a site needs from the server for one phase; the fields of other phases are empty.
 
     Attributes:
-      keys: phase "share": of every site.
-      shares: phase "mask": site to what it sealed for the one that asks.
+      keys: phase "share": the keys of every site.
+      shares: phase "mask": site -> the shares that it sealed for the requesting site.
       survivors, dropped: phases "consent" and "reveal": sites whose updates are in the sum, and
-        sites that shared and sent none.
-      consents: phase "reveal": site to its signature.
+        sites that sent shares but not an update.
+      consents: phase "reveal": site -> its signature.
     """
 
     keys: tuple[SumKeys, ...] = ()
@@ -96,7 +97,7 @@ class SumState:
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """What a site gets at login."""
+    """What a site receives at login."""
 
     token: str
     expires_at: float  # seconds since the epoch, by the server's clock
@@ -106,16 +107,17 @@ class Session:
     local_epochs: int
     poll_s: float
     heart_beat_s: float
-    transport: str = "raw"  # how models travel; see `codec`
-    ends_with_scores: bool = False  # nothing is asked after the scores of the last global model
+    transport: str = "raw"  # how models are sent; see `codec`
+    ends_with_scores: bool = False  # the run ends with the scores of the last global model
     revocation: bytes = b""  # the authority's list of revoked server certificates, if there is one
-    sums: SumSettings | None = None  # of a run with secure aggregation; None without
+    sums: SumSettings | None = None  # of a run with secure aggregation; None without it
 
 
 @dataclasses.dataclass(frozen=True)
 class Receipt:
-    """Confirms that `what` of `site` was checked, is on disk and counts once. The same bytes give
-    the same receipt.
+    """Confirms that `what` of `site` was checked, is on disk and counts once.
+
+    The same bytes yield the same receipt.
     """
 
     site: str
@@ -125,14 +127,14 @@ class Receipt:
 
 @dataclasses.dataclass(frozen=True)
 class Offer:
-    """A model as a site announces it before its bytes. Its manifest is a checked value."""
+    """A site's announcement of a model, sent before its bytes. The manifest is a checked value."""
 
     manifest: TensorManifest
     round: int = 0  # of an update
     num_examples: int = 0  # of an update
     model: str = ""  # name of a published model
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    # Of an update: how often the run had been taken back when it was trained; None from an earlier
+    # Of an update: how often rounds had been discarded when it was trained; None from an earlier
     # release.
     discarded: int | None = None
 
@@ -143,12 +145,11 @@ class Offer:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """A server's reply to an offer: a receipt if it has the model already, otherwise the chunks
-    that it lacks.
+    """A server's reply to an offer: a receipt if it has the model, otherwise the missing chunks.
 
     Attributes:
-      trained_from: digest of the global model that the server has beside it: chunks may travel as
-        what differs from that. "" if it has none, as from an earlier release.
+      trained_from: digest of the global model, present at the server, relative to which chunks may
+        be sent as differences. "" if there is none, or from an earlier release.
     """
 
     receipt: Receipt | None = None

@@ -1,9 +1,8 @@
-"""Reads a server's replies at a site or for the operator. Every value must have the expected type,
-pattern, range and size, or the reply is refused.
+"""Reads and checks a server's replies, at a site or for the operator.
 
-Bytes in, values out. A site trusts the server to average and nothing else, so it uses no part of a
-reply before the reply is known to be one that a server of this product could send. Checks that
-depend on the state of the site are in `tasks.check_task`.
+Every value must have the expected type, pattern, range and size, or the reply is refused. A site
+trusts the server only to average, so it uses a reply only if a server of this product could have
+sent it. Checks that depend on the state of the site are in `tasks.check_task`.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ from runkit import printable
 SMALL = 64 * 2**10  # bytes of a reply without a model: 256 names of models take 17,000
 LARGE = conversion.MAX_MESSAGE
 ERROR_TEXT = 8_000  # characters of a server's error; one may list every difference of two plans
-_MAX_TIME_S = 1e11  # since the epoch: beyond it Python knows no date
+_MAX_TIME_S = 1e11  # since the epoch; Python cannot represent later dates
 _TOKEN = re.compile(r"[!-~]{16,512}")
 _RUN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -55,8 +54,10 @@ Reply = TypeVar("Reply", bound=Message)
 
 
 def read(data: bytes, kind: type[Reply], *, limit: int = SMALL) -> Reply:
-    """Returns the message in a reply of the server. Raises ServerMisbehaves if it is too large or
-    not such a message.
+    """Returns the message in a reply of the server.
+
+    Raises:
+      ServerMisbehaves: if the reply is too large or not such a message.
     """
     if len(data) > limit:
         raise _refused(
@@ -69,8 +70,9 @@ def read(data: bytes, kind: type[Reply], *, limit: int = SMALL) -> Reply:
 
 
 def error(call: grpc.Call) -> errors.FederationError | None:
-    """Returns the error that the server raised, with printable texts, or None if the call failed
-    for another reason.
+    """Returns the error that the server raised, with printable texts.
+
+    Returns None if the call failed for another reason.
     """
     trailing = dict(call.trailing_metadata() or ())
     kind = errors.by_name(str(trailing.get(conversion.ERROR_KEY, "")))
@@ -120,7 +122,7 @@ def session(message: pb.LoginReply) -> Session:
 
 
 def _check_sums(sums: SumSettings) -> None:
-    """What belongs together is checked by `secure_aggregation.ring.check_settings`."""
+    """Checks each value; `secure_aggregation.ring.check_settings` checks their combination."""
     _check_range("login reply", "threshold", sums.threshold, 1, MAX_SUMMANDS)
     _check_range("login reply", "max_sites", sums.max_sites, 1, MAX_SUMMANDS)
     _check_range("login reply", "value_range", sums.value_range, 1e-300, 1e300)
@@ -128,8 +130,13 @@ def _check_sums(sums: SumSettings) -> None:
 
 
 def sum_state(message: pb.SumReply) -> SumState:
-    """Returns what the server says for a phase of secure aggregation: names, sizes and numbers that
-    can be. What they mean is checked by `secure_aggregation.participant`. Raises ServerMisbehaves.
+    """Returns the server's state for a phase of secure aggregation.
+
+    Names, sizes and numbers are checked here, and their meaning in
+    `secure_aggregation.participant`.
+
+    Raises:
+      ServerMisbehaves.
     """
     try:
         found = conversion.sum_state_from_message(message)
@@ -156,8 +163,10 @@ def sum_state(message: pb.SumReply) -> SumState:
 
 
 def task(message: pb.Task) -> Task:
-    """Returns a task with well-formed names; `tasks.check_task` tells whether this site may do it
-    now. Raises ServerMisbehaves.
+    """Returns a task with well-formed names; `tasks.check_task` checks whether it fits this site.
+
+    Raises:
+      ServerMisbehaves.
     """
     found = conversion.task_from_message(message)
     _check("task", "kind", found.kind, bool(_KIND.fullmatch(found.kind)), "a word")
@@ -174,11 +183,11 @@ def manifest(
     """Returns the manifest of a model that the server described.
 
     Args:
-      model: the name that was asked for.
-      specs: of the site's own model, in canonical order; every model of a federation has the same.
-          None accepts any, for tools.
+      model: the requested name.
+      specs: the tensors of the site's own model, in canonical order; every model of a federation
+          has the same. None accepts any, for tools.
     Raises:
-      ServerMisbehaves: for a description of another model, or of something that is not a model.
+      ServerMisbehaves: if another model is described, or something that is not a model.
     """
     if message.model != model:
         raise _refused(f"describes model {_shown(message.model)} where {model} was asked for")
@@ -196,7 +205,7 @@ def manifest(
 def check_specs(found: TensorManifest, *, model: str, specs: Sequence[TensorSpec]) -> None:
     """Raises ServerMisbehaves unless a model has the tensors of this site's own model.
 
-    Called before a byte of it is allocated or written.
+    Called before any byte of it is allocated or written.
     """
     try:
         check_same(specs, found.specs, what=f"model {model!r} of the server")
@@ -230,8 +239,10 @@ def answer(message: pb.OfferReply, *, num_chunks: int, site: str, what: str, sha
 
 
 def check_receipt(receipt: Receipt, *, site: str, what: str, sha256: str) -> Receipt:
-    """Returns `receipt`. Raises ServerMisbehaves unless it is for the very model that this site
-    sent.
+    """Returns `receipt`.
+
+    Raises:
+      ServerMisbehaves: unless the receipt is for the very model that this site sent.
     """
     if receipt != Receipt(site, what, sha256):
         raise _refused(
@@ -262,12 +273,14 @@ def probe(message: operation_pb.ProbeReply) -> operation_pb.ProbeReply:
 
 
 def status(message: operation_pb.StatusReply) -> RunStatus:
-    """Returns a status with printable texts and every field that `experiments.status` shows. Raises
-    ServerMisbehaves.
+    """Returns a status with printable texts and every field that `experiments.status` shows.
+
+    Raises:
+      ServerMisbehaves.
     """
     found = _clean(_object("status", message.status_json))
     _check_shape("status", found, _RUN_SHAPE)
-    for name in found.keys() & {"models", "reported"}:  # an earlier release does not tell
+    for name in found.keys() & {"models", "reported"}:  # an earlier release does not send them
         entries = {f"{name} {place}": entry for place, entry in enumerate(found[name])}
         _check_shape("status", entries, _Shape.of_values(entries, str))
     for name, site in found["sites"].items():
@@ -293,7 +306,7 @@ class _Shape:
     """The types of an object's values.
 
     Args:
-      hints: key -> annotation, of which only the outermost type is checked.
+      hints: key -> annotation, whose outermost type only is checked.
       optional: keys that an earlier release does not send.
     """
 
@@ -307,7 +320,7 @@ class _Shape:
 
 
 def _kinds(hint: object) -> tuple[type, ...]:
-    """Returns what `isinstance` needs to check an annotation of `wire.status`."""
+    """Returns the types with which `isinstance` checks an annotation of `wire.status`."""
     kinds: list[type] = []
     for option in get_args(hint) if isinstance(hint, types.UnionType) else (hint,):
         kind = dict if is_typeddict(option) else get_origin(option) or option
@@ -336,7 +349,7 @@ def _not_finite(name: str) -> float:
 
 
 def _clean(value: Any) -> Any:
-    """Returns a JSON value with all its texts made printable, keys included."""
+    """Returns a JSON value with all its texts, including keys, made printable."""
     if isinstance(value, dict):
         return {printable.text(key): _clean(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -361,7 +374,7 @@ def _check_digest(what: str, field: str, value: str) -> None:
 
 
 def _check_range(what: str, field: str, value: float, lowest: float, highest: float) -> None:
-    # NaN lies in no range.
+    # NaN is not in any range.
     _check(what, field, value, lowest <= value <= highest, f"{lowest:g} to {highest:g}")
 
 

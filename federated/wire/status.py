@@ -1,6 +1,6 @@
-"""What a server says of its run, as JSON in `StatusReply`.
+"""A server's report on its run, as JSON in `StatusReply`.
 
-In every pair of classes the first one has the keys that an earlier release does not send.
+In every pair of classes, the first one has the keys that an earlier release does not send.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import TypedDict
 
 class _NewSiteKeys(TypedDict, total=False):
     labels: dict[str, str]  # class -> what the site's labels show of it
-    last_round: int  # of its updates
+    last_round: int  # the round of its last update
 
 
 class SiteSnapshot(_NewSiteKeys):
-    """One site, as the store and the server's memory know it."""
+    """One site, from the store and the server's memory."""
 
     state: str  # "training", "sending", "pushed", "silent", ...
     num_examples: int
@@ -26,22 +26,22 @@ class SiteSnapshot(_NewSiteKeys):
 
 
 class SiteStatus(SiteSnapshot):
-    """One site, with what the log of the run says of it."""
+    """One site, with what the log of the run states about it."""
 
     updates: int
-    refused: int  # logins and updates
-    doing: str | None  # the last thing that it is known to have done
+    refused: int  # number of its refused logins and updates
+    doing: str | None  # its last known action
 
 
 class RoundStatus(TypedDict):
-    """One round whose global model is there."""
+    """One round that has a global model."""
 
     round: int
     sites: dict[str, int]  # site -> number of training cases
     seconds: float | None  # from the opening of the round to its global model
     bytes: float  # of its updates
-    mean: float | None  # score over the sites
-    worst: float | None  # of a site
+    mean: float | None  # mean score over the sites
+    worst: float | None  # worst score of a site
 
 
 class AuditHead(TypedDict):
@@ -67,19 +67,19 @@ class _RunKeys(_NewRunKeys):
     num_rounds: int
     open_round: int | None
     attempt: int | None  # of the open round
-    updates: list[str]  # sites whose update of the open round is in
+    updates: list[str]  # sites whose update of the open round has arrived
     min_num_clients: int
     best_round: int | None
 
 
 class RunSnapshot(_RunKeys):
-    """A run, as the store and the server's memory know it."""
+    """A run, from the store and the server's memory."""
 
     sites: dict[str, SiteSnapshot]
 
 
 class RunStatus(_RunKeys):
-    """A run, with what the log, the disk and the machine say of it."""
+    """A run, with what the log, the disk and the machine show of it."""
 
     sites: dict[str, SiteStatus]
     rounds: list[RoundStatus]

@@ -1,11 +1,11 @@
 """Summarises a site's dataset in numbers that may be shown to the other sites of a federation.
 
 A report holds no case id, path, date or picture, and no value of fewer than three patients can be
-worked out from it. Properties of patients (volumes, HU, sizes) are given as percentiles, each the
-mean of three or more cases around it, and as histograms of which the bins that fewer than three
-patients fill are withheld (see `patient_counts`); with fewer than three cases they are left out. Of
-the spacing, which is a setting of the scanner, the range is given. The part `sums`, from format 2
-on, is what a plan for all sites is proposed from; see `cohort_sums`.
+derived from it. Properties of patients (volumes, HU, sizes) are reported as percentiles, each the
+mean of three or more cases around it, and as histograms that withhold the bins of fewer than three
+patients (see `patient_counts`); with fewer than three cases they are left out. For the spacing,
+which is a setting of the scanner, the range is reported. A plan for all sites is proposed from the
+part `sums`, which exists from format 2 on; see `cohort_sums`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PERCENTILES = (5, 25, 50, 75, 95)
 _FEWEST_FOR_SD = 5
 _OF_PATIENTS = ("spacing_mm", "shape", "extent_mm", "volume_ml", "hu", "sums")  # parts of a report
 
-CohortReport = Mapping[str, Any]  # JSON values, also of a report that another site wrote
+CohortReport = Mapping[str, Any]  # JSON values, possibly from a report that another site wrote
 Column = Callable[[CohortReport], str]
 
 
@@ -45,9 +45,9 @@ def summarise(
     """Returns the report of a site as JSON values.
 
     Args:
-      findings: of all its cases.
+      findings: the findings on all of its cases.
       splits: number of cases in each split; None if the site is not prepared.
-      labels: what the labels are declared to show; None without a declaration.
+      labels: the declaration of the labels; None without one.
     """
     usable = [f for f in findings if f.usable and f.facts is not None]
     measured = [f.facts for f in usable if f.facts is not None]
@@ -104,7 +104,7 @@ def summarise(
 
 
 def told_by_difference(earlier: Any, report: CohortReport) -> str:
-    """Returns a warning if a report of other patients is being replaced; otherwise nothing.
+    """Returns a warning if the replaced report describes other patients; otherwise "".
 
     Args:
       earlier: the report that is being replaced, whatever its file holds; None if there is none.
@@ -115,9 +115,9 @@ def told_by_difference(earlier: Any, report: CohortReport) -> str:
         return ""
     return (
         f"warning: this report, of {report['cases']['usable']} usable cases, replaces a different "
-        f"one, of {earlier['cases'].get('usable')}. Whoever has both can subtract them, and so "
-        "learn about single patients that were added, removed or changed. Give this one out only "
-        "if the earlier one was never given out."
+        f"one, of {earlier['cases'].get('usable')}. Anyone with both reports can subtract them and "
+        "learn about single patients that were added, removed or changed. Share this one only "
+        "if the earlier one was never shared."
     )
 
 
@@ -234,8 +234,8 @@ def _percentiles(values: Sequence[float]) -> dict[str, Any] | None:
     """Returns count, mean, standard deviation and percentiles of a property of patients.
 
     Each percentile is the mean of at least three values around it. None if there are fewer values.
-    The standard deviation is None for fewer than five values: mean and standard deviation of three
-    or four whole numbers, such as sizes in voxels, fit hardly any others.
+    The standard deviation is None for fewer than five values: few sets of three or four whole
+    numbers, such as sizes in voxels, have the same mean and standard deviation.
     """
     if len(values) < FEWEST_CASES:
         return None
@@ -249,13 +249,14 @@ def _percentiles(values: Sequence[float]) -> dict[str, Any] | None:
 
 
 def _windows(count: int) -> list[slice]:
-    """Returns which of the sorted values each percentile is the mean of.
+    """Returns the window of sorted values whose mean each percentile reports.
 
-    These are the three around it, if no value of fewer than three patients follows from these means
-    and that of all values: any two windows are the same or apart, and what lies in none of them is
-    nothing or at least three. Of four values, for example, the mean of all and that of the lowest
-    three would tell the highest. Otherwise the sorted values are divided into as many groups of
-    three or more as there are, and a percentile is the mean of its group.
+    A window consists of the three values around the percentile, if no value of fewer than three
+    patients follows from the windows' means and the mean of all values: any two windows must be
+    equal or disjoint, and the values outside all windows must be none or at least three. With four
+    values, for example, the mean of all and the mean of the lowest three would reveal the highest.
+    Otherwise the sorted values are divided into as many groups of three or more as possible, and a
+    percentile is the mean of its group.
     """
     middle = np.array(_PERCENTILES) / 100 * (count - 1)
     starts = np.clip(
@@ -283,11 +284,11 @@ def _histogram(values: Sequence[float]) -> dict[str, Any]:
 
 
 def _percentiles_of_histogram(counts: np.ndarray) -> dict[str, float]:
-    """Returns percentiles of binned HU, interpolated inside their bins; nothing if all are empty.
+    """Returns percentiles of binned HU, interpolated within bins; {} if all bins are empty.
 
     Args:
-      counts: of the bins that are not withheld, 0 in the others: where a percentile of all voxels
-        lies would tell how the withheld ones are spread.
+      counts: counts of the bins that are not withheld, 0 in the others, because a percentile over
+        all voxels would reveal how the withheld voxels are distributed.
     """
     if not counts.any():
         return {}

@@ -2,9 +2,9 @@
 
 They are the part `sums` of a cohort report, from format 2 on: histograms on scales that all sites
 share, and sums over the site's cases. Adding the sites' sums gives those of the pooled dataset.
-What only one or two patients have a part in is withheld; see `patient_counts`. Volumes and shares
-are rounded to six digits: all digits of a sum of multiples of a few known voxel sizes could tell
-the multiples.
+Numbers to which only one or two patients contribute are withheld; see `patient_counts`. Volumes and
+shares are rounded to six digits: all digits of a sum of multiples of a few known voxel sizes could
+reveal the multiples.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ SPACING_MM = Scale(0.05, 0.1, 100)  # the bins' centres are 0.1, 0.2, ... 10 mm
 EXTENT_MM = Scale(0.0, 50.0, 40)
 HU = Scale(HU_EDGES[0], HU_EDGES[1] - HU_EDGES[0], len(HU_EDGES) - 1)
 _AXES = "xyz"
-_MOST = 10**15  # of cases, and of millilitres
+_MOST = 10**15  # largest number of cases, and of millilitres
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassSum:
-    """Sums over the labelled cases of a site, those without the class included.
+    """Sums over the labelled cases of a site, including those without the class.
 
     Attributes:
       cases: number of labelled cases.
       ml: volume of the class.
-      share: share of a scan's volume that the class fills, summed over the scans.
+      share: the share of each scan's volume that the class fills, summed over the scans.
     """
 
     cases: int
@@ -48,14 +48,14 @@ class ClassSum:
 
 @dataclasses.dataclass(frozen=True)
 class SiteSums:
-    """The sums of one site. None stands for what fewer than three patients have a part in.
+    """The sums of one site. None stands for numbers to which fewer than three patients contribute.
 
     Attributes:
-      spacing_mm, extent_mm: of the scans along x, y, z.
+      spacing_mm, extent_mm: counts over the scans along x, y, z.
       scan_ml: volume of all scans.
-      hu: class -> counts of its voxels; a class that no label shows is not in it.
+      hu: class -> counts of its voxels, for classes that a label shows.
       labelled: class -> its sums.
-      labels: what the labels are declared to show; None without a declaration.
+      labels: the declaration of the labels; None without one.
     """
 
     site: str
@@ -95,8 +95,8 @@ def of_cases(
     """Returns the sums of a site.
 
     Args:
-      measured: of each usable case its measurements, and whether it has a label.
-      labels: what the labels are declared to show.
+      measured: for each usable case its measurements, and whether it has a label.
+      labels: the declaration of the labels.
     """
     facts = [one for one, _ in measured]
     drawn = [one for one, has_label in measured if has_label]
@@ -124,11 +124,11 @@ def of_cases(
 
 
 def of_report(report: Mapping[str, Any]) -> SiteSums:
-    """Returns the sums that a report holds, which may have been written at another site.
+    """Returns the sums in a report, which may have been written at another site.
 
     Raises:
-      ValueError: if it holds none, or not what `SiteSums.to_json` returns; the message names the
-        site and what to do.
+      ValueError: if it holds no sums, or not in the form that `SiteSums.to_json` returns; the
+        message names the site and the remedy.
     """
     site = report["site"]
     if "sums" not in report:
@@ -180,10 +180,10 @@ def _read_class(value: Mapping[str, Any] | None) -> ClassSum | None:
 
 
 def _consistent(sums: SiteSums) -> SiteSums:
-    """Returns the sums unless they contradict each other, as those of an edited report may.
+    """Returns the sums after checking that they do not contradict each other.
 
     Raises:
-      ValueError: naming what contradicts what.
+      ValueError: naming a contradiction, e.g. in an edited report.
     """
     axes = [*sums.spacing_mm, *sums.extent_mm]
     for counts in axes:

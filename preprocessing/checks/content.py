@@ -1,8 +1,8 @@
 """Checks the voxels of a scan and its label, independently of their headers.
 
-It looks only at a subset of the scan's voxels and a box around the label, which takes a few
-milliseconds of a preparation of about a second. Mirrored and moved positions are tried only if the
-label fits its CT suspiciously badly.
+It reads only a subset of the scan's voxels and a box around the label, which takes a few
+milliseconds; preparing a case takes about a second. Mirrored and moved positions are tried only if
+the label fits its CT suspiciously badly.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from preprocessing.checks import label_fit
 from preprocessing.rules import IntegrityError, Rule, broken
 from preprocessing.volume import Volume
 
-_SAMPLES = 60_000  # voxels of the whole scan that are looked at
+_SAMPLES = 60_000  # voxels sampled from the whole scan
 _TISSUE_HU, _AIR_HU = (-200, 300), -200
 # A patient fills a third of a field of view; raw detector values and swapped files have far less.
 _TISSUE_SHARE = 0.01
-# More of a scan than bone, metal, contrast medium or padding fill.
+# A larger share of a scan than bone, metal, contrast medium or padding fill.
 _OFFSET_SHARE = 0.05
 _IN_AIR = 0.2
 _MEDIAN_HU = (-60, 250)
 _TOO_LARGE = 1 / 3
-# A fifth of a tumour of 10 cm that touches the pancreas lies so close to it.
+# If a tumour of 10 cm touches the pancreas, a fifth of it lies this close.
 _NEAR_MM, _NEAR_SHARE = 30.0, 0.2
 _POINTS = 3000
 _VOLUME_ML = (10.0, 600.0)
-# The fit (`label_fit`) of a label is 0.6 or more in its place, at most 0.3 mirrored, at most 0.5
-# moved by 10 mm, and at most 0.6 on another patient.
+# The fit (`label_fit`) of a label is 0.6 or more in the right place, at most 0.3 if mirrored, at
+# most 0.5 if moved by 10 mm, and at most 0.6 on another patient.
 _GOOD_FIT, _POOR_FIT = 0.45, 0.25
 _MIRRORED_FIT, _MIRRORED_GAIN = 0.6, 0.3
 _MOVED_FIT, _MOVED_GAIN = 0.55, 0.4
@@ -116,7 +116,7 @@ def _check_place(
     hu = where.of(image)[where.label > 0]
     air, median = float(np.mean(hu < _AIR_HU)), float(np.median(hu))
     hint = ""
-    # not if somebody has looked where the label lies and accepted it
+    # skipped if a person has checked the label's place and accepted it
     if (
         step is not None
         and step < _GOOD_FIT
@@ -163,7 +163,7 @@ def _tumour_distance_mm(where: label_fit.Sample) -> tuple[float | None, float]:
 def _thinned(array: np.ndarray) -> np.ndarray:
     """Returns some ten thousand voxels from all over a volume.
 
-    The fastest axis in memory is thinned least, so that few lines are touched.
+    The fastest axis in memory is thinned least, so that few lines of memory are read.
     """
     order = memory_order(array)
     steps = [1, 1, 1]

@@ -24,11 +24,12 @@ def check_case(
 ) -> list[IntegrityError]:
     """Checks a scan and its label against the rules.
 
-    The two may be stored in different axis orders: it counts where each voxel lies in the patient.
+    The two may be stored in different axis orders: what matters is where each voxel lies in the
+    patient.
 
     Args:
       image, label: as read from their files, or in RAS+.
-      names: of the two in error messages, usually their paths.
+      names: names of the two in error messages, usually their paths.
       accepted: ids of rules that this case may break.
     Returns:
       The broken rules of severity "warning", including those that the scan's reader found.
@@ -71,11 +72,11 @@ def check_scan(image: Volume, name: str) -> list[IntegrityError]:
 def require_whole_scan(image: Sequence[int], label: Sequence[int], names: tuple[str, str]) -> None:
     """Raises IntegrityError, naming the scan, if its label has more slices.
 
-    Then slices of the scan are probably missing, and the label may be right.
+    In that case, slices of the scan are probably missing, and the label may be right.
 
     Args:
       image, label: voxels along each axis, in the same order.
-      names: of the two in error messages.
+      names: names of the two in error messages.
     """
     differ = [axis for axis in range(3) if image[axis] != label[axis]]
     if len(differ) != 1 or label[differ[0]] < image[differ[0]]:

@@ -1,9 +1,9 @@
 """How well a label fits a CT: the step in HU across its surface, divided by the spread of HU.
 
-The inside of an organ is uniform, and the outside is something else, mostly fat. A mirrored or
-moved label lies across organs, fat and gas, and the step vanishes: on real and synthetic scans it
-is 0.7 to 2.3 in the right place and at most 0.5 elsewhere. It is computed from a few tens of
-thousands of voxels around the label, at about 2 mm, whatever the size of the scan.
+The inside of an organ is uniform, and the outside is different, mostly fat. A mirrored or moved
+label lies across organs, fat and gas, and the step vanishes: on real and synthetic scans it is 0.7
+to 2.3 in the right place and at most 0.5 elsewhere. It is computed from a few tens of thousands of
+voxels around the label, at about 2 mm, whatever the size of the scan.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import scipy.fft
 from preprocessing.axes import memory_order, mirrored, three
 
 _STEP_MM = 2.0
-_MARGIN_MM = 8.0  # around the label, for the shell
+_MARGIN_MM = 8.0  # margin around the label, for the shell
 _SEARCH_MM = 48.0
 _CLIP_HU = (-150.0, 200.0)  # gas and bone count as different, no matter how different
-_FEWEST = 8  # samples along an axis of the box: of a small label, every voxel is used
+_FEWEST = 8  # least samples along an axis of the box, so that small labels are not thinned out
 _SPREAD_HU = 10.0  # added to the spread, which is 0 in an image without noise
-_FEWEST_VOXELS = 30  # a smaller label says nothing
+_FEWEST_VOXELS = 30  # a smaller label is inconclusive
 
 Flip = tuple[bool, bool, bool]
 FLIPS: tuple[Flip, ...] = tuple((x, y, z) for x, y, z in itertools.product((False, True), repeat=3))
@@ -38,7 +38,7 @@ class Sample:
     Attributes:
       label: uint8 [x, y, z].
       start, steps: voxel (i, j, k) of `label` is voxel start + steps * (i, j, k) of the volume.
-      spacing_mm: between voxels of `label`.
+      spacing_mm: distances between voxels of `label`.
     """
 
     label: np.ndarray
@@ -60,9 +60,9 @@ class Sample:
 
     @functools.cached_property
     def sides(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Masks of the label and of the shell 4 mm around it; None if there are too few voxels.
+        """Masks of the label and of the 4 mm shell around it; None if there are too few voxels.
 
-        Along an axis on which voxels are thicker, the shell does not extend.
+        The shell does not extend along axes whose voxels are thicker than that.
         """
         inside = self.label > 0
         if np.count_nonzero(inside) < _FEWEST_VOXELS:
@@ -104,8 +104,8 @@ def bounding_box(
 ) -> list[tuple[int, int]] | None:
     """Returns (first, last + 1) of the voxels above 0 along each axis, None if there are none.
 
-    Only slabs 2 mm apart are searched, so that the box may lack 2 mm at both ends of the axis that
-    is slowest in memory. A label thinner than that is found nevertheless.
+    Only slabs 2 mm apart are searched, so the box may be up to 2 mm too short at both ends of the
+    axis that is slowest in memory. A thinner label is still found.
     """
     order = memory_order(label)
     backwards = [label.strides[axis] < 0 for axis in order]
@@ -176,7 +176,7 @@ def best_shift(image: np.ndarray, where: Sample) -> tuple[float, tuple[float, fl
     room = [
         (n - 1 - a) // s + 1 - m
         for a, s, n, m in zip(where.start, where.steps, image.shape, where.label.shape, strict=True)
-    ]  # samples behind the box
+    ]  # samples beyond the box
     high = [
         max(0, min(r, int(_SEARCH_MM / mm))) for r, mm in zip(room, where.spacing_mm, strict=True)
     ]

@@ -1,13 +1,13 @@
-"""Histograms that several sites can add up, without a bin that fewer than three patients fill.
+"""Histograms that several sites can add up, without bins that fewer than three patients fill.
 
-A site gives the counts of a fixed scale of bins, the same at every site. A bin into which fewer
-than three patients fall is withheld, empty or not, so that nobody learns which of the withheld bins
-are empty. If fewer than three patients fall into all withheld bins together, the smallest given
-bins are withheld too: the total minus the given counts would otherwise tell of these patients.
+A site reports counts on a fixed scale of bins, which is the same at every site. Bins with fewer
+than three patients are withheld, empty or not, so that nobody learns which of the withheld bins are
+empty. If fewer than three patients fall into all withheld bins together, the smallest reported bins
+are withheld too: otherwise the total minus the reported counts would reveal these patients.
 
-The total is given. A quantile of the pooled values is therefore known to lie between two bins, with
-the withheld counts of each site at the lower or upper end of its scale. Where both are one bin, the
-quantile is that of the pooled values.
+The total is reported. A quantile of the pooled values is therefore known to lie between two bins,
+found by placing the withheld counts of each site at the lower or the upper end of its scale. If
+both are the same bin, it is the exact bin of the pooled quantile.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-FEWEST_PATIENTS = 3  # of which a number is given
-_MOST = 10**15  # that a count of voxels may be
+FEWEST_PATIENTS = 3  # least number of patients whose count is reported
+_MOST = 10**15  # largest count of voxels
 
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """Bins of equal width; the first and last one also hold what lies beyond them.
+    """Bins of equal width; the first and the last one also hold values beyond them.
 
     Attributes:
       first: lower edge of the first bin.
-      width: of each bin.
-      bins: their number.
+      width: width of each bin.
+      bins: number of bins.
     """
 
     first: float
@@ -56,11 +56,11 @@ class Scale:
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """The counts that one site gives.
+    """The counts that one site reports.
 
     Attributes:
       given: number of a bin -> its count, for the bins that are not withheld.
-      total: of all bins.
+      total: count over all bins.
     """
 
     given: Mapping[int, int]
@@ -68,7 +68,7 @@ class Counts:
 
     @property
     def withheld(self) -> int:
-        """How much the withheld bins hold together."""
+        """Total count of the withheld bins."""
         return self.total - sum(self.given.values())
 
     def to_json(self) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class Counts:
 
 
 def of_patients(counts: np.ndarray) -> Counts | None:
-    """Returns what may be given of histograms of patients; None for fewer than three patients.
+    """Returns the counts that may be reported; None for fewer than three patients.
 
     Args:
       counts: whole numbers [patients, bins].
@@ -105,7 +105,7 @@ def hidden_bins(counts: np.ndarray) -> np.ndarray | None:
 
 
 def of_values(scale: Scale, values: Sequence[float]) -> Counts | None:
-    """Returns what may be given of one value per patient; None for fewer than three patients."""
+    """Returns the reportable counts of one value per patient; None for fewer than 3 patients."""
     counts = np.zeros((len(values), scale.bins), dtype=int)
     counts[np.arange(len(values)), scale.numbers(values)] = 1
     return of_patients(counts)
@@ -142,7 +142,7 @@ class Quantile(NamedTuple):
     """The bin in which a quantile of the pooled values lies.
 
     Attributes:
-      likely: that of the counts which are given, within the bounds.
+      likely: the quantile of the reported counts, kept within the bounds.
       lowest, highest: bounds, with all withheld counts at one end.
     """
 
@@ -154,11 +154,11 @@ class Quantile(NamedTuple):
 def quantile(sites: Sequence[Counts], per_mille: int, scale: Scale) -> Quantile:
     """Returns the bin in which a quantile of the pooled values lies, as far as it is known.
 
-    The quantile is the smallest value at or below which at least this share of the values lies, a
-    value itself and not one between two.
+    The quantile is the smallest value at or below which at least this share of the values lies. It
+    is one of the values, not interpolated between two.
 
     Args:
-      sites: what each site gives; at least one value in total.
+      sites: the counts that each site reports; at least one value in total.
       per_mille: share in thousandths; above 0.
     """
     given = np.zeros(scale.bins, dtype=object)  # exact, whatever the number of voxels

@@ -1,7 +1,7 @@
 """Proposes settings that suit all sites' datasets, from the sums in their cohort reports alone.
 
-Where nothing that matters was withheld, a proposal is what the same rule gives for the pooled
-values of all sites; else it says within which bounds that lies.
+If no relevant count was withheld, a proposal equals the result of the same rule for the pooled
+values of all sites; otherwise it states the bounds of that result.
 
 Rules marked "nnU-Net" are those of Isensee et al. 2021, nnU-Net: a self-configuring method for deep
 learning-based biomedical image segmentation, Nature Methods 18, Supplementary Note 2.
@@ -22,10 +22,10 @@ from runkit.classes import FOREGROUND
 _SOURCE = "nnU-Net, Isensee et al. 2021"
 _MEDIAN, _TENTH = 500, 100  # per mille
 _WINDOW = (5, 995)
-_ANISOTROPIC = 3.0  # as many times coarser along one axis, and as many times fewer voxels
+_ANISOTROPIC = 3.0  # if an axis is this many times coarser, with this many times fewer voxels
 _LEAST_BATCH, _MOST_OF_DATASET = 2, 0.05
-_MOST_OF_PATCH = 0.5  # of a patch that pancreas and tumour fill
-_LEAST_SHARE = 1e-4  # of a class: the classifier's bias is its logarithm
+_MOST_OF_PATCH = 0.5  # largest share of a patch that pancreas and tumour fill
+_LEAST_SHARE = 1e-4  # smallest share of a class; the classifier's bias is its logarithm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Base:
     """The settings that a proposal starts from.
 
     Attributes:
-      patch_size: in voxels; its number of voxels is what the devices' memory has to hold.
+      patch_size: in voxels; the memory of the devices must hold this number of voxels.
       batch_size: patches per step.
-      size_multiple: number of voxels of which the network needs every size to be a multiple.
+      size_multiple: number of which every size in voxels must be a multiple, for the network.
       foreground_fraction: share of patches centred on pancreas or tumour.
       class_prior: shares of background and the other classes.
     """
@@ -49,7 +49,7 @@ class Base:
 
 @dataclasses.dataclass(frozen=True)
 class Proposal:
-    """A setting's proposed value, and in one line how it was found and by whose rule."""
+    """A setting's proposed value, and one line on how it was found and by which rule."""
 
     setting: str
     value: Any
@@ -57,14 +57,14 @@ class Proposal:
 
     @property
     def text(self) -> str:
-        """The value as a flag takes it."""
+        """The value as the text of a flag."""
         value = self.value if isinstance(self.value, tuple) else (self.value,)
         return ",".join(f"{number:.6g}" for number in value)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Level:
-    """A quantile: its value, and the bounds within which that of the pooled values lies."""
+    """A quantile: its value, and the bounds of the quantile of the pooled values."""
 
     value: float
     low: float
@@ -75,7 +75,7 @@ def propose(sites: Sequence[SiteSums], base: Base) -> list[Proposal]:
     """Returns proposals for spacing_mm, window_hu, patch_size, batch_size and class_prior.
 
     Raises:
-      ValueError: if fewer than three patients are behind a quantity at every site.
+      ValueError: if at every site a quantity covers fewer than three patients.
     """
     extents = [
         _level([site.extent_mm[i] for site in sites], _MEDIAN, EXTENT_MM, f"extent along {axis}")
@@ -171,16 +171,16 @@ def _patch(
 
 
 def patch_shape(voxels: Sequence[float], most: int, multiple: int) -> tuple[int, int, int]:
-    """Returns the largest patch of the shape of a scan.
+    """Returns the largest patch with the proportions of a scan.
 
-    It begins as large as the scan; then the axis along which it is largest, relative to the scan,
-    is shortened until the patch has at most `most` voxels.
+    The patch starts as large as the scan; then the axis along which it is largest, relative to the
+    scan, is shortened until the patch has at most `most` voxels.
 
     Args:
-      voxels: of the scan along x, y, z.
-      multiple: number of voxels of which every size is a multiple.
+      voxels: voxels of the scan along x, y, z.
+      multiple: number of which every size must be a multiple.
     """
-    least = multiple * math.ceil(8 / multiple)  # as short as a patch may be
+    least = multiple * math.ceil(8 / multiple)  # the shortest side that a patch may have
     shape = [max(least, int(n // multiple) * multiple) for n in voxels]
     while math.prod(shape) > most and max(shape) > least:
         longest = max(

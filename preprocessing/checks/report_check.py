@@ -1,4 +1,4 @@
-"""Checks a cohort report that another site wrote, so that nothing in it is shown or used unread."""
+"""Checks a cohort report from another site, so that only checked values are shown or used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from preprocessing.checks.survey import HU_EDGES
 from runkit.classes import FOREGROUND
 
 _LONGEST_NAME = 200
-_MOST = 1e15  # in absolute value, of any number in a report
+_MOST = 1e15  # largest absolute value of any number in a report
 _EDGES = {
     "volume_ml": ("cases", cohort.VOLUME_EDGES_ML),
     "hu": ("share", HU_EDGES),
@@ -21,7 +21,7 @@ _Check = Callable[[Any], bool]
 
 
 def check(report: Any) -> None:
-    """Checks that everything a comparison shows is there and is what it should be.
+    """Checks that everything a comparison shows is present and valid.
 
     The part `sums` is checked where it is used, by `cohort_sums.of_report`.
 

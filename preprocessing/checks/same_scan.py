@@ -3,7 +3,7 @@
 The copy may have another file format or axis order, or be cropped along the patient. Each axial
 slice has a mark, a hash of a subset of its voxels; scans that share many marks are the same scan.
 NIH Pancreas-CT once listed one patient three times, cropped differently. If such copies are in
-different splits, the test leaks into the training.
+different splits, test data leak into training.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _INT16 = (-32768, 32767)
 _SAMPLES = 48  # along x and y
 _LEAST_SPREAD_HU = 20.0  # slices of air above the patient look the same in all scans
 _AIR_HU = np.int16(-1024)
-_SHARE = 0.3  # of the shorter scan's marks
+_SHARE = 0.3  # least share of the shorter scan's marks
 _FEWEST = 4
 
 
@@ -61,7 +61,7 @@ def slice_marks(image: Volume) -> tuple[str, ...]:
     # slices first and contiguous, because each is hashed by itself
     thinned = np.ascontiguousarray(image.array[:: steps[0], :: steps[1]].transpose(2, 0, 1))
     whole = (np.rint(thinned).clip(*_INT16) if thinned.dtype.kind == "f" else thinned).astype("<i2")
-    # padding below air is read as air by one reader and as -2000 by another
+    # readers differ on padding below air: some return air, others -2000
     whole = np.maximum(whole, _AIR_HU)
     spread = whole.std(axis=(1, 2), dtype=np.float32)
     size = repr(image.shape[:2]).encode()

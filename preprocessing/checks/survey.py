@@ -22,7 +22,7 @@ from runkit import progress
 from runkit import workers as processes
 from runkit.classes import FOREGROUND
 
-HU_EDGES = tuple(range(-200, 401, 10))  # of the histograms of HU inside a class
+HU_EDGES = tuple(range(-200, 401, 10))  # edges of the histograms of HU inside a class
 _EACH_SHARE = 20  # the pause between two intermediate reports is 20 times as long as writing one
 _PICTURE_PIXELS = 144
 _PICTURE_WINDOW = (-160.0, 240.0)
@@ -52,13 +52,13 @@ class Facts:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CheckFinding:
-    """What was found out about one case.
+    """The findings on one case.
 
     Attributes:
       problems: the rules it breaks, errors first.
       facts: its measurements; None if its files cannot be used.
       picture: uint8 [rows, columns, 3].
-      marks: of its slices, see `same_scan`.
+      marks: marks of its slices, see `same_scan`.
       label_sha256: hash of its label file.
     """
 
@@ -97,8 +97,8 @@ def survey(
     Args:
       workers: number of cases at the same time, each in its own process.
       each: receives the findings so far, in the order of the manifest, so that it can write an
-        intermediate report. It is called as cases end, but so rarely that it takes a twentieth of
-        the time: for a cohort of thousands, it would otherwise take most of it.
+        intermediate report. It is called as cases finish, but only so often that it takes a
+        twentieth of the time; for a cohort of thousands it would otherwise take most of it.
       clock: returns seconds, from any origin.
     Raises:
       ValueError: if a reader that a case needs is not installed.
@@ -120,7 +120,7 @@ def survey(
 
 
 def look_at(case: Case, label_values: Mapping[int, int] | None = None) -> CheckFinding:
-    """Examines one case by itself. A case without a label is judged by its scan alone."""
+    """Examines one case by itself. If it has no label, only its scan is examined."""
     image: Volume | None = None
     label: Volume | None = None
     problems: list[IntegrityError] = []
@@ -133,7 +133,7 @@ def look_at(case: Case, label_values: Mapping[int, int] | None = None) -> CheckF
             problems += integrity.check_case(
                 image, label, (str(case.image), str(case.label)), accepted=case.accept
             )
-    except Exception as error:  # whatever is wrong with one case, the others are examined
+    except Exception as error:  # if one case fails, the others are still examined
         problems.insert(0, rules.refusal(error, case.image))
     if image is None or any(p.rule == rules.NO_PLACE.id for p in problems):
         return CheckFinding(case, tuple(problems))
@@ -202,7 +202,7 @@ def _findings(manifest: CaseManifest, workers: int) -> Iterator[CheckFinding]:
     ):
         if finding is None:
             case = cases[number]
-            problem = "the process that examined it was killed, most likely for want of memory"
+            problem = "the process that examined it was killed, most likely for lack of memory"
             fix = "examine it with more free memory"
             finding = CheckFinding(case, (broken(rules.UNUSABLE, case.image, problem, fix),))
         yield finding
@@ -221,7 +221,7 @@ def _as_declared(finding: CheckFinding, manifest: CaseManifest) -> CheckFinding:
 
 
 def _across(findings: list[CheckFinding]) -> list[CheckFinding]:
-    """Adds the errors that only the whole cohort shows: cases that repeat a usable case."""
+    """Adds the errors that only show across the cohort: cases that repeat a usable case."""
     usable = {f.case.case_id: f for f in findings if f.usable}
     refused = same_scan.refusals(
         (f.case for f in usable.values()),

@@ -1,4 +1,4 @@
-"""Smooth random deformation of a scan that folds nowhere and leaves the scan's faces in place."""
+"""Smooth random deformation of a scan, without folds, that leaves the scan's faces in place."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Field:
     def steepness(self) -> float:
         """Returns the maximum over components i and places of sum_j |d offset_i / d x_j|.
 
-        Below 1, nothing folds. Within a cell of the grid, each derivative is a mean of the
-        differences along four edges of the cell, so that the largest of these bounds it. With row
-        sums below 1, the Jacobian of x + offset(x) is strictly diagonally dominant with a positive
-        diagonal, so that its determinant is positive everywhere. The offset is then a contraction
-        in the maximum norm, so that no two places show the same place of the scan.
+        Below 1, the field has no folds. Within a cell of the grid, each derivative is a mean of the
+        differences along four edges of the cell, so the largest of these bounds it. With row sums
+        below 1, the Jacobian of x + offset(x) is strictly diagonally dominant with a positive
+        diagonal, so its determinant is positive everywhere. The offset is then a contraction in the
+        maximum norm, so no two places show the same place of the scan.
         """
         total: np.ndarray | float = 0.0
         for axis, step in enumerate(self.steps_mm):

@@ -24,7 +24,7 @@ from preprocessing.volume import Volume
 from runkit import atomic, progress, workers
 from runkit.randomness import generator
 
-_VERSION = 1  # of the procedure; part of every key
+_VERSION = 1  # version of the procedure; part of every key
 TUMOURS = Tumours()
 _CT_RANGE = (-1024, 3071)
 _SECONDS_PER_VOXEL, _BYTES_PER_VOXEL, _DISK_PER_VOXEL = 1.0e-6, 26, 1.5  # measured on one core
@@ -51,7 +51,8 @@ def share_out(source_ids: Sequence[str], seed: int) -> dict[str, dict[str, tuple
 
     Three or more sources are split 60/20/20, with at least one in each split. Of two sources, one
     is for testing and the other for training and validation; a single source is in all splits. If a
-    split has several sources, the two sites take them in turn; otherwise both use the same one.
+    split has several sources, they are dealt alternately to the two sites; otherwise both use the
+    same one.
     """
     ids = sorted(source_ids)
     if len(ids) >= 3:
@@ -138,7 +139,7 @@ class Need:
 
 
 def need(listed: CaseManifest, config: DeformedConfig, workers_count: int) -> Need:
-    """Returns what `generate` needs for a new cohort.
+    """Returns the resources that `generate` needs for a new cohort.
 
     Sources with unreadable headers are not counted; `check_sources` refuses them.
     """

@@ -12,21 +12,21 @@ from preprocessing.axes import Box, three
 from preprocessing.phantom.space import Pose, Space
 from preprocessing.phantom.tumour import EDGE_MM, Tumours, diameter_mm, grow, tissue_hu
 
-_GRID_MM = 2.0  # of the tumour's shape, as in the phantom
-_MARGIN_MM = 28.0  # around the organ: more than a tumour reaches beyond it
+_GRID_MM = 2.0  # spacing of the tumour's shape, as in the phantom
+_MARGIN_MM = 28.0  # margin around the organ: more than a tumour extends beyond it
 _BULGE_MM = 5.0  # how far a tumour grows out of the organ
-_KEEPS_OUT_HU = (-200.0, 250.0)  # of gas, bone and vessels full of contrast
+_KEEPS_OUT_HU = (-200.0, 250.0)  # limits beyond which lie gas, bone and vessels full of contrast
 _FAT_HU = -30.0
 _DARKEST_HU = 0.0  # no solid tumour is darker than water
-_LARGEST_SHARE = 0.5  # of the organ's volume
-_SMOOTH_MM = 3.0  # finer structure counts as noise and stays
+_LARGEST_SHARE = 0.5  # largest tumour, as a share of the organ's volume
+_SMOOTH_MM = 3.0  # finer structure counts as noise and is kept
 # Head, body, tail: six of ten tumours lie in the head, as in the phantom.
 _THIRDS = (0.6, 0.22, 0.18)
 
 
 @dataclasses.dataclass(frozen=True)
 class Organ:
-    """What must be known of a pancreas to insert a tumour.
+    """The properties of a pancreas that are needed to insert a tumour.
 
     Attributes:
       level_hu: median HU of its tissue, without the fat between its lobules.

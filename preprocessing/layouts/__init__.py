@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:  # flags list the layouts, so that this module must import nothing heavy
+if TYPE_CHECKING:  # flags list the layouts, so this module must not import anything heavy
     from preprocessing.case_list import Case
     from preprocessing.rules import IntegrityError
 
@@ -27,8 +27,8 @@ class Examined(Protocol):
     """A case after a closer look at its files.
 
     Attributes:
-      case: with what was found out, e.g. how its label is turned.
-      remark: what to tell the user about it.
+      case: the case, including what was found out, e.g. how its label is turned.
+      remark: a remark for the user.
       error: why the case must be excluded; None if it can be used.
     """
 
@@ -50,10 +50,10 @@ class Layout:
       find: takes the folders of the scans and of the labels. Returns the cases, sorted by name, and
           the names of labels without a scan. Raises ValueError, naming the folder and the remedy,
           if it finds no case or cannot tell two apart.
-      examine: reads the files of the labelled cases, if names and folders do not tell everything.
-          Takes the cases and the number of worker processes.
+      examine: reads the files of the labelled cases, if names and folders are not enough. Takes the
+          cases and the number of worker processes.
       declared: what the labels show of each class, see `declared_labels`; None if the layout does
-          not tell.
+          not determine it.
     """
 
     find: Callable[[pathlib.Path, pathlib.Path], tuple[list[Case], list[str]]]

@@ -14,8 +14,8 @@ from preprocessing.layouts.paired_by_name import paired_by_name
 def find(images: pathlib.Path, labels: pathlib.Path) -> tuple[list[Case], list[str]]:
     """Pairs each folder or zip in `images` with the NIfTI file of its name in `labels`.
 
-    The series of a case may lie anywhere below its folder. A link whose target does not exist is a
-    case too: it is refused when it is read, not forgotten.
+    The series of a case may lie anywhere below its folder. A link whose target does not exist is
+    also a case: it is refused when it is read, rather than silently left out.
 
     Returns, raises: as `paired_by_name`.
     """

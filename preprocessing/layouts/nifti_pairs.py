@@ -9,13 +9,13 @@ from preprocessing.case_list import Case
 from preprocessing.layouts import Layout
 from preprocessing.layouts.paired_by_name import paired_by_name
 
-_CHANNEL = "_0000"  # ends the name of the first channel in nnU-Net
+_CHANNEL = "_0000"  # suffix of the first channel in nnU-Net
 
 
 def find(images: pathlib.Path, labels: pathlib.Path) -> tuple[list[Case], list[str]]:
-    """Pairs the NIfTI files of two folders by name; nnU-Net's `_0000` behind a name is ignored.
+    """Pairs the NIfTI files of two folders by name; nnU-Net's `_0000` after a name is ignored.
 
-    Names may contain blanks, umlauts in either form of Unicode, and suffixes in capitals; see
+    Names may contain spaces, umlauts in either form of Unicode, and suffixes in capitals; see
     `names.case_ids` for the ids of the cases.
 
     Returns, raises: as `paired_by_name`.

@@ -17,8 +17,8 @@ def paired_by_name(
     Args:
       scans: name -> file or folder.
       labels: folder of the labels.
-      folder: of the scans, for the error message.
-      kind: of the scans, for the error message, e.g. "*.nii.gz".
+      folder: folder of the scans, for the error message.
+      kind: kind of the scans, for the error message, e.g. "*.nii.gz".
     Returns:
       The cases, sorted by name, and the names of labels that have no scan. A scan that has no label
       is a case without a label.

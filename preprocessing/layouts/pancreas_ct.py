@@ -1,10 +1,10 @@
 """Layout `pancreas_ct`: NIH Pancreas-CT (The Cancer Imaging Archive) as it is downloaded.
 
-The download is a tree of DICOM series and a folder of NIfTI labels. It holds two traps. Cases 25
+The download is a tree of DICOM series and a folder of NIfTI labels. It has two pitfalls. Cases 25
 and 70 are case 2 again, cropped differently; version 2 of the collection removed them, but older
 copies and lists still have them. And the headers of the labels do not say where the labels lie on
-the scans: their axes are reversed against the DICOM geometry, and not the same ones in every copy.
-Therefore a label's header is ignored, and its turn is found from the voxels.
+the scans: some axes are reversed relative to the DICOM geometry, and not the same ones in every
+copy. A label's header is therefore ignored, and its turn is determined from the voxels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from preprocessing.volume import Volume
 from runkit import progress
 from runkit import workers as processes
 
-REPEATED = {25: 2, 70: 2}  # the same scan as
+REPEATED = {25: 2, 70: 2}  # case -> the case with the same scan
 _IMAGE = re.compile(r"PANCREAS_(\d{4})\Z", re.IGNORECASE)
 _LABEL = re.compile(r"label(\d{4})\.nii(\.gz)?\Z", re.IGNORECASE)
 # The fit is 0.6 or more for the right turn, and at most 0.3 for a wrong one (see label_fit).
@@ -113,8 +113,8 @@ def place_labels(cases: Sequence[Case], workers: int = 1) -> list[Placed]:
 def turn_of(image: Volume, label: Volume) -> tuple[str, float, float]:
     """Finds how a label's array must be turned to lie on its scan.
 
-    All 16 turns that keep slices slices are tried: x and y exchanged or not, each axis reversed or
-    not. See `sources.turned`.
+    All 16 turns that map slices to slices are tried: x and y exchanged or not, each axis reversed
+    or not. See `sources.turned`.
 
     Returns:
       The best turn, its fit, and the fit of the second best.
@@ -147,7 +147,7 @@ def _placed(cases: Sequence[Case], workers: int) -> Iterator[Placed]:
         if placed is None:
             problem = (
                 "the process that compared its label with it was killed, "
-                "most likely for want of memory"
+                "most likely for lack of memory"
             )
             fix = "free memory, or use fewer --workers"
             error = broken(rules.UNUSABLE, cases[number].image, problem, fix)
@@ -175,7 +175,7 @@ def _place(case: Case) -> Placed:
             )
             unclear = broken(rules.TURN_UNCLEAR, case.required_label, problem)
             return Placed(case, fit, runner_up, unclear)
-    except Exception as error:  # whatever is wrong with one case, the others are compared
+    except Exception as error:  # if one case fails, the others are still compared
         return Placed(case, error=rules.refusal(error, case.image))
     return Placed(dataclasses.replace(case, label_turn=turn), fit, runner_up)
 

@@ -9,12 +9,12 @@ thinner and lobulated and has washed out below the liver; the bowel is bright; t
 collapsed; slices are thick.
 
 Liver and bowel of one hospital are therefore about as bright as the pancreas of the other, and C1's
-fluid is about as dark as C2's tumours. A network trained at one hospital finds the brightness it
-looks for in the wrong organs of the other.
+fluid is about as dark as C2's tumours. A network trained at one hospital finds the intensities it
+has learned in the wrong organs of the other.
 
-That is the standard phantom. In the hard phantom, the same hospitals have small and faint tumours
-and more noise, and the contents of stomach and bowel do not reveal the hospital. docs/data.md
-describes the measurements, and what each phantom can and cannot show.
+This describes the standard phantom. In the hard phantom, the same hospitals have small and faint
+tumours and more noise, and the contents of stomach and bowel do not reveal the hospital.
+docs/data.md describes the measurements, and what each phantom can and cannot show.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class Target:
 
 
 def paint_pancreas(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> Target:
-    """Paints pancreas and tumour into the room left by other organs; returns their shapes.
+    """Paints pancreas and tumour into the space left by other organs; returns their shapes.
 
     The pancreas is a tube of varying radius along a spline: uncinate process and head inside the C
     of the duodenum, neck in front of the superior mesenteric vein, body over the aorta, tail rising

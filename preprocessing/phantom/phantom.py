@@ -117,7 +117,7 @@ def _site(config: CohortConfig) -> Site:
 
 
 def _generator(config: CohortConfig, index: int, what: str) -> np.random.Generator:
-    # Without the name, the standard phantom keeps the keys from before there was a second one.
+    # The standard phantom keeps its original keys, without a name, from before there was a second.
     kind = () if config.phantom == "standard" else (config.phantom,)
     return generator(config.seed, "phantom", _VERSION, *kind, config.site, index, what)
 
@@ -138,9 +138,9 @@ def _acquisition(config: CohortConfig, index: int, rng: np.random.Generator) -> 
 
 
 def case_bytes(config: CohortConfig, index: int) -> int:
-    """Returns about how much memory a process takes that makes case `index` (from 0).
+    """Estimates the memory of a process that makes case `index` (from 0).
 
-    Measured: 465 MiB for a case of 34 million voxels, 102 MiB of them before it begins.
+    Measured: 465 MiB for a case of 34 million voxels, 102 MiB of which before it begins.
     """
     voxels = math.prod(
         length / spacing
@@ -156,7 +156,7 @@ def fitting_workers(
 
     Args:
       cases: indices of the cases to make.
-      wanted: the most; 0 stands for the number of processors that this process may use.
+      wanted: the largest number; 0 means the number of processors that this process may use.
       limit_bytes: memory for all workers together. One worker is always allowed.
     """
     largest = max((case_bytes(config, index) for index in cases), default=1)
@@ -173,8 +173,8 @@ def generate_cohort(
     the CT differently, by 1 HU.
 
     Args:
-      workers: the most cases to make at the same time, each in its own process; 0 stands for the
-        number of processors. There are fewer if four fifths of the free memory do not hold them.
+      workers: largest number of cases to make at the same time, each in its own process; 0 means
+        the number of processors. There are fewer if they need over four fifths of the free memory.
     Raises:
       ValueError: if `workers` is below 0, or if `folder` holds a cohort with another configuration.
     """
@@ -238,7 +238,7 @@ def _claim(config: CohortConfig, folder: pathlib.Path) -> None:
         },
     }
     if config.phantom == "standard":
-        del wanted["phantom"]  # cohorts from before there was a second phantom lack it
+        del wanted["phantom"]  # cohorts made before there was a second phantom lack it
     path = folder / "cohort.json"
     others = [name for name in ("manifest.json", "images", "labels") if (folder / name).exists()]
     if others and not path.exists():

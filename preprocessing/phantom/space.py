@@ -1,7 +1,7 @@
 """Implicit shapes of the synthetic patient, and the canvas on which they are painted.
 
 Distances are signed, in mm, negative inside. They are accurate near a surface and only approximate
-far from it; painting with a soft edge and thresholding need no more.
+far from it, which is enough for painting with a soft edge and for thresholding.
 
 Coordinates are in mm in the frame of the *patient*, not of the scanner: x to the patient's right, y
 to the front, z to the head, with the origin at the centre of the vertebral body at the level of the
@@ -191,7 +191,7 @@ class Canvas:
             np.minimum(self.occupied[box], distance, out=self.occupied[box])
 
     def free(self, box: Box, distance: np.ndarray, gap_mm: float = 0.0) -> np.ndarray:
-        """Returns `distance` without the room that is already occupied and a gap around it."""
+        """Returns `distance` without the space that is already occupied and a gap around it."""
         return np.maximum(distance, gap_mm - self.occupied[box])
 
 
@@ -288,7 +288,7 @@ def tube(
 
 
 def smooth_union(a: np.ndarray, b: np.ndarray, blend_mm: float) -> np.ndarray:
-    """Returns the distance to the union of two shapes, the crease between them filled.
+    """Returns the distance to the union of two shapes, with the crease between them filled.
 
     Source: Quilez's polynomial smooth minimum, over about `blend_mm`.
     """

@@ -1,4 +1,4 @@
-"""Tumours for phantoms and real scans: size, contrast, shape within the free room, and HU."""
+"""Tumours for phantoms and real scans: size, contrast, shape within the free space, and HU."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def grow(
     """Returns the distance in mm, float32 on `box`, to a lumpy ellipsoid around `centre`.
 
     Args:
-      diameter: of a ball with the tumour's volume, in mm.
-      room: float [box], positive where the tumour may be. The tumour grows by at most 8 mm to make
-        up for the volume outside the room.
+      diameter: diameter in mm of a ball with the tumour's volume.
+      room: float [box], positive where the tumour may be. The tumour grows by at most 8 mm to
+        compensate for the volume outside the room.
     """
     radii = np.array([1.0, 1.0, 1.0]) * diameter / 2 * rng.uniform(0.82, 1.2, 3)
     _, shape = ellipsoid(space, centre, radii, turn_deg=rng.uniform(0, 180), within=box)
@@ -96,7 +96,7 @@ def of_volume(
 ) -> np.ndarray:
     """Returns the shape grown or shrunk so that it has `volume_ml` inside `room` (> 0).
 
-    It changes by at most `limit_mm`; only the largest connected piece remains.
+    The surface moves by at most `limit_mm`; only the largest connected piece is kept.
     """
     inside = np.sort(distance[room > 0], axis=None)
     count = min(int(volume_ml * 1000.0 / spacing_mm**3), len(inside) - 1)

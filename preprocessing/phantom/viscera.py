@@ -36,7 +36,7 @@ def jittered(
 def paint_great_vessels(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> None:
     """Paints aorta, vena cava and their branches.
 
-    The splenic, mesenteric and portal veins run where the pancreas will lie on them.
+    The splenic, mesenteric and portal veins run where the pancreas will later lie on them.
     """
     space, hu = canvas.space, patient.hu
     aorta = spline(

@@ -1,4 +1,4 @@
-"""One case: files -> checked -> RAS+ -> isotropic -> HU window -> its folder in the case store."""
+"""Prepares one case: files -> checks -> RAS+ -> training grid -> HU window -> case store folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from preprocessing.checks import integrity, same_scan
 from preprocessing.foreground import LabelBox
 from preprocessing.rules import IntegrityError
 
-# Is told the current stage: "checking files", "reading", "resampling and writing".
+# Called with the current stage: "checking files", "reading", "resampling and writing".
 StageCallback = Callable[[str], None]
 
 
@@ -23,7 +23,7 @@ class Prepared:
     """A case that is in the store.
 
     Attributes:
-      sources: what it is made of, see `sources.digests`.
+      sources: digests of its inputs, see `sources.digests`.
       slices: marks of its slices, see `same_scan`.
     """
 
@@ -43,10 +43,10 @@ def prepare_case(
 
     Args:
       root: folder of the store.
-      threads: for resampling.
+      threads: number of threads for resampling.
       report: called with each stage.
     Returns:
-      The prepared case, or the error because of which it is refused.
+      The prepared case, or the error for which it is refused.
     Raises:
       CannotWrite: if the store cannot be written, which is not the fault of the case.
     """
@@ -54,7 +54,7 @@ def prepare_case(
         return _prepare(case, root, settings, threads, report)
     except case_store.CannotWrite:
         raise
-    except Exception as error:  # whatever is wrong with one case, the others are prepared
+    except Exception as error:  # if one case fails, the others are still prepared
         return rules.refusal(error, case.image)
 
 

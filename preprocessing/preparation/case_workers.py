@@ -1,4 +1,4 @@
-"""Prepares the cases of a cohort in worker processes, within a limit of memory."""
+"""Prepares the cases of a cohort in worker processes, within a memory limit."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from runkit import workers as processes
 CaseResult = Prepared | IntegrityError
 Needs = Mapping[str, CaseNeed | None]
 
-_LISTEN_S = 0.5  # between two looks at what the workers are doing
+_LISTEN_S = 0.5  # time between two looks at what the workers are doing
 
 
 class CohortBar:
-    """The progress bar of a cohort, with the stages of the cases in progress behind it.
+    """The progress bar of a cohort, followed by the stages of the cases in progress.
 
-    Its length is in voxels, because cases differ tenfold in size. Cases appear by their position in
-    the manifest: a log that somebody forwards names no patient.
+    Its length is in voxels, because cases differ tenfold in size. Cases are shown by their position
+    in the manifest, so that a log that is passed on does not name a patient.
     """
 
     def __init__(self, what: str, cases: Sequence[Case], needs: Needs):
@@ -85,15 +85,15 @@ def outcomes(
     limit_bytes: int,
     shown: CohortBar,
 ) -> Generator[tuple[Case, CaseResult], None, None]:
-    """Prepares cases and yields each with its outcome as it ends.
+    """Prepares cases and yields each with its outcome as it finishes.
 
     If a worker process is killed, the cases in progress are prepared again one by one, so that only
     the case that kills its process is refused.
 
     Args:
       root: folder of the store.
-      workers: cases at the same time; 1 prepares them in this process.
-      needs: what each case needs; None for one whose headers cannot be read.
+      workers: number of cases at the same time; 1 prepares them in this process.
+      needs: resources that each case needs; None for one whose headers cannot be read.
       limit_bytes: memory limit for all processes together; a case waits until it fits.
       shown: called with each stage.
     Raises:
@@ -147,10 +147,10 @@ def _in_processes(
     limit_bytes: int,
     shown: CohortBar,
 ) -> Generator[tuple[Case, CaseResult | None], None, None]:
-    """Yields each case with its outcome as it ends, and removes it from `waiting` as it begins.
+    """Yields each case with its outcome as it finishes; removes it from `waiting` as it starts.
 
     If a worker is killed, the cases in progress are yielded with None, because any of them may be
-    the cause, and the others stay in `waiting`.
+    the cause; the others stay in `waiting`.
     """
     free = limit_bytes - budget.idle_bytes(workers)
     stages = multiprocessing.get_context("spawn").SimpleQueue()
@@ -181,7 +181,7 @@ def _in_processes(
 
 
 def _killed(case: Case) -> IntegrityError:
-    problem = "the process that prepared it was killed, most likely for want of memory"
+    problem = "the process that prepared it was killed, most likely for lack of memory"
     fix = "prepare it with more free memory, or exclude the case"
     return broken(rules.UNUSABLE, case.image, problem, fix)
 
@@ -191,7 +191,7 @@ def _next_fitting(
 ) -> Case | None:
     """Returns the first waiting case that fits into the free memory, None if none does.
 
-    If no other case is running, it returns the first case in any case.
+    If no other case is running, it returns the first case whether it fits or not.
     """
     fitting = (case for case in waiting if _memory(needs, case) <= free)
     return next(fitting, None if others_run or not waiting else waiting[0])

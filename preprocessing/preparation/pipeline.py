@@ -1,4 +1,4 @@
-"""The preparation of a cohort: manifest -> RAS+ -> isotropic -> HU window -> case store.
+"""The preparation of a cohort: manifest -> RAS+ -> training grid -> HU window -> case store.
 
 It can be stopped at any time and run again: a case that is prepared from the same files with the
 same settings is not prepared again. A case that fails never stops the others.
@@ -53,14 +53,14 @@ def prepare(
         Calling scripts need the usual `if __name__ == "__main__"`.
       memory_bytes: limit for all processes together, for which cases wait; by default four fifths
         of the memory that is free now.
-      strict: end with an error if a case is refused. The others are prepared in any case, so that a
+      strict: end with an error if a case is refused. The others are still prepared, so that a
         second run finds them done.
     Raises:
       ValueError: if no case is left, the split does not fit, or, when strict, a case is refused.
-        The message names all refused cases; `<root>/rejected.json`, which is updated as cases end,
-        lists them too. The index is not written then, so that an incomplete store cannot be opened.
-        Also if the store cannot be written: the message names the file, the space that is needed
-        and free, and what stays.
+        The message names all refused cases; `<root>/rejected.json`, which is updated as cases
+        finish, lists them too. The index is then not written, so that an incomplete store cannot be
+        opened. Also if the store cannot be written: the message names the file, the space needed,
+        the free space, and what is kept.
     """
     root = pathlib.Path(root)
     settings = _settings(target_mm, window_hu, manifest.label_values)
@@ -77,7 +77,7 @@ def prepare(
             return listed_split(case_ids, split_lists)
         return split_cases(case_ids, seed=split_seed, counts=split_counts, ratio=split_ratio)
 
-    split([case.case_id for case in cases])  # an impossible split is refused before the work
+    split([case.case_id for case in cases])  # refuses an impossible split before the work starts
     needs = {case.case_id: budget.case_need(case, settings["target_mm"]) for case in cases}
     workers = budget.choose_workers(len(cases), workers)
     limit = memory_bytes or budget.default_limit_bytes()
@@ -93,7 +93,7 @@ def prepare(
 
     with (
         case_workers.CohortBar(f"prepare {manifest.site}", cases, needs) as shown,
-        # closed at the end of the block, so that the worker processes do not outlive the work
+        # closed at the end of the block, so that the worker processes do not outlive it
         contextlib.closing(
             case_workers.outcomes(cases, root, settings, workers, needs, limit, shown)
         ) as outcomes,
@@ -106,7 +106,7 @@ def prepare(
                     refuse(case.case_id, outcome)
                     _report(root, _rejected(cases, refused))
                 shown.finished(case.case_id, refused=not isinstance(outcome, Prepared))
-        except OSError as error:  # a case that cannot be read is refused, so this is the store
+        except OSError as error:  # unreadable cases are refused, so this error is the store's
             ended = prepared.keys() | refused.keys()
             left = [needs[case.case_id] for case in cases if case.case_id not in ended]
             needed = sum(need.disk_bytes for need in left if need is not None)
@@ -161,7 +161,7 @@ def estimate(
     changed since.
 
     Raises:
-      ValueError: as `prepare`, for settings or a memory limit that make it impossible.
+      ValueError: as `prepare`, for settings or a memory limit with which it cannot succeed.
     """
     root = pathlib.Path(root)
     settings = _settings(target_mm, window_hu, manifest.label_values)
@@ -215,8 +215,8 @@ def _refuse_contradictions(
 ) -> None:
     """Refuses the cases whose label shows a class that the manifest declares to be in no label.
 
-    It looks at the stored labels of all cases: an earlier run may have prepared one under another
-    declaration.
+    It checks the stored labels of all cases, because an earlier run may have prepared some of them
+    under another declaration.
     """
     for case in cases:
         if case.case_id not in prepared:
@@ -228,7 +228,7 @@ def _refuse_contradictions(
 
 
 def _clean(root: pathlib.Path) -> None:
-    """Creates the folder and removes the old index and what a killed run left incomplete."""
+    """Creates the folder; removes the old index and cases that a killed run left incomplete."""
     case_store.refuse_newer(root)
     private.tree(root)
     private.make(root / "cases")
@@ -252,7 +252,7 @@ def _unwritten(error: OSError, root: pathlib.Path, needed: int, finished: int) -
     return (
         f"{error}; the cases left need about {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free "
         "there. Free space, or name another --site_folder, and run again: "
-        f"{finished} finished cases stay and are not done again, nothing half written is left"
+        f"{finished} finished cases are kept and will not be repeated; no partial case is left"
     )
 
 

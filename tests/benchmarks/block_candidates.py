@@ -2,9 +2,9 @@
 
     .venv/py3.11/bin/python -m tests.benchmarks.block_candidates
 
-All candidates run in turn in one process, on this stack and machine. It prints medians, and the
-error of the forward pass against NumPy in float64. Sizes are those of C2FNAS with 8 filters,
-patches of 64^3 voxels and batch 2.
+All candidates run in turn in one process, on this stack and machine. The program prints medians,
+and the error of the forward pass against NumPy in float64. Sizes are those of C2FNAS with 8
+filters, patches of 64^3 voxels and batch 2.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""The same small run on our own service, NVFLARE and Flower: two sites with one trainer, over TLS,
-every server and site a process.
+"""The same small run on our own service, NVFLARE and Flower: two sites with one trainer, over TLS.
+
+Each server and each site is a separate process.
 
     python -m tests.benchmarks.engines --nvflare_python=.venv/nvflare/bin/python
     --flower_python=.venv/flower/bin/python --repetitions=2
 
 Each environment holds this product's base installation, pytest and its engine (extras [nvflare] and
-[flower]). ROUNDS (8) and VALUES (1000000 float32 values) change the run. The trainer draws random
-numbers, which takes hundredths of a second, so a round is what the engine takes. The first two
-rounds are not counted. "whole run" begins with the first process.
+[flower]). ROUNDS (8) and VALUES (1000000 float32 values) change the run. The trainer only draws
+random numbers, which takes hundredths of a second, so the time of a round is that of the engine.
+The first two rounds are not counted. "whole run" begins with the first process.
 """
 
 from __future__ import annotations

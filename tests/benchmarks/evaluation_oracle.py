@@ -1,13 +1,13 @@
 """Measures what a site's scores reveal to a server that chooses the models.
 
-A model whose last layer ignores the scan and always answers "pancreas" has, on a volume of N
-voxels, the Dice 2 V / (V + N): it tells the organ's volume V to the voxel. A model that marks a
-region of P voxels has the Dice 2 k / (P + V), which tells how many voxels k of the organ lie in
-it. Regions that are halved again and again draw the organ. Whether a network can be made to mark a
-given region is not examined here; the figures are what the server gets if it can.
-
     .venv/py3.11/bin/python -m tests.benchmarks.evaluation_oracle \\
         --output=docs/results/evaluation_oracle.json
+
+A model whose last layer ignores the scan and always answers "pancreas" has, on a volume of N
+voxels, the Dice 2 V / (V + N), which reveals the organ's volume V to the voxel. A model that marks
+a region of P voxels has the Dice 2 k / (P + V), which reveals how many voxels k of the organ lie in
+it. By halving regions repeatedly, the server can draw the organ. Whether a network can be made to
+mark a given region is not examined here; the figures show what the server learns if it can.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ def overlap_of(dice: float, marked: int, volume: float) -> float:
 
 
 def counts_of(truth: np.ndarray) -> np.ndarray:
-    """Returns, for each corner, the organ's voxels before it along all axes: int32, a voxel more
-    along each axis than the bool [x, y, z] organ.
+    """Returns, for each corner, the number of the organ's voxels before it along all axes.
+
+    The result is int32, with one more voxel along each axis than the organ, bool [x, y, z].
     """
     sums = np.zeros(tuple(n + 1 for n in truth.shape), np.int32)
     sums[1:, 1:, 1:] = truth
@@ -49,7 +50,7 @@ def counts_of(truth: np.ndarray) -> np.ndarray:
 
 
 def asker(sums: np.ndarray, digits: int = 0) -> Ask:
-    """Returns a site that answers with the Dice of a region, from what `counts_of` returns."""
+    """Returns a site that answers with the Dice of a region, given the result of `counts_of`."""
     from federated.site.answers import rounded
 
     volume = int(sums[-1, -1, -1])
@@ -104,7 +105,7 @@ def draw(ask: Ask, shape: tuple[int, int, int], models: int) -> tuple[np.ndarray
         unknown, _, region, count = heapq.heappop(queue)
         if unknown >= 0:
             heapq.heappush(queue, (0.0, counted + 1, region, count))
-            break  # all is known
+            break  # everything is known
         one, other = halves(region)
         inside = overlap_of(ask(one), size_of(one), volume)
         inside = min(max(inside, count - size_of(other), 0.0), count, float(size_of(one)))

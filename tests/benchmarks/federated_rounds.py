@@ -14,11 +14,11 @@
 Each site is a process and adds a constant to the weights it receives. If only memory is measured,
 the sites are threads of a few processes, keep models on disk only, and all send the same update.
 
-`ours` runs with everything on: mutual TLS, checks, fsync, audit, scores. `floor` is the least that
-gRPC allows: one Python server under mutual TLS that adds up updates in memory, without checks,
-hashes or files. NVFLARE runs FedAvg in its simulator, without TLS and without a global model on
-disk. Flower runs its SuperLink and one SuperNode per site, without TLS. Both differences favour
-them. Flower takes long with more than 4 rounds; `FLOWER=0` leaves it out.
+`ours` runs with everything enabled: mutual TLS, checks, fsync, audit, scores. `floor` is the
+minimum that gRPC allows: one Python server under mutual TLS that adds up updates in memory, without
+checks, hashes or files. NVFLARE runs FedAvg in its simulator, without TLS and without a global
+model on disk. Flower runs its SuperLink and one SuperNode per site, without TLS. Both differences
+favour them. Flower takes long with more than 4 rounds; `FLOWER=0` leaves it out.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def _relay(folder: str, names: list[str], port: int) -> None:
 
 
 def _expected(rule: str, initial: float, sent: float, sites: int) -> float:
-    """Returns a value of the last global model where every site sends the same in every round."""
+    """Returns a value of the last global model if every site sends the same in every round."""
     import numpy as np
 
     from federated.aggregation import rules
@@ -198,7 +198,7 @@ def _expected(rule: str, initial: float, sent: float, sites: int) -> float:
 def ours_memory(sites: int, rule: str = "fedavg") -> tuple[float, float]:
     """Returns (the server's peak above an idle server, the idle server) in MiB.
 
-    The peak is that of the rounds alone: what the start took is forgotten.
+    The peak is that of the rounds alone, without the start.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""How much of the product the server runs to take one update: Python calls, functions and files.
+"""Counts the Python calls, functions and files that the server runs to receive one update.
 
     .venv/py3.11/bin/python -m tests.benchmarks.push_trace [--list]
 
@@ -21,8 +21,8 @@ The 265 calls by folder: server 61, security 44 (five looks at a token: at the h
 connection of either call, and before the update counts), storage 37 (mostly statements in SQLite),
 tensors 36, connections 35, runkit 18, wire 16, rounds 9, aggregation 7, audit 2.
 
-About 20 of them are there because `Send` repeats the header of `Offer`: the round may have ended
-between the two, so the header is decoded and held against the round again.
+About 20 of them occur because `Send` repeats the header of `Offer`: the round may have ended
+between the two, so the header is decoded and compared with the round again.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _handles_calls(thread: str) -> bool:
 
 @functools.cache
 def _first_yield(code: types.CodeType) -> int:
-    """Returns where a generator first hands something out; beyond it, it is being resumed."""
+    """Returns the position of a generator's first yield; beyond it, the generator is resumed."""
     places = (i.offset for i in dis.get_instructions(code) if i.opname in ("YIELD_VALUE", "SEND"))
     return next(places, sys.maxsize)
 

@@ -1,12 +1,13 @@
-"""What a run of many sites costs, predicted, and measured with real sites.
+"""The cost of a run with many sites: predicted, and measured with real sites.
 
     .venv/py3.11/bin/python -m tests.benchmarks.scale --sites=2,8,32,128 --megabytes=3
     .venv/py3.11/bin/python -m tests.benchmarks.scale --measure --sites=2,8,32 --megabytes=3
 
-The first prints predictions; every number of the study is a flag. The second leads a few rounds of
-a real server and real sites, separate programs under mutual TLS, over links of the given speeds,
-and prints what was measured beside the prediction. Training is a pause. Use the seconds that the
-server's processor took in these runs to correct `MEASURED` in `scale_model.py` for your machine.
+The first command prints predictions; every number of the study is a flag. The second runs a few
+rounds of a real server and real sites, separate programs under mutual TLS, over links of the given
+speeds, and prints the measurements beside the predictions. Training is replaced by a pause. Use the
+seconds that the server's processor took in these runs to correct `MEASURED` in `scale_model.py` for
+your machine.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ def memory_of(pid: int) -> float:
 
 
 def measure(study: Study) -> dict[str, float]:
-    """Leads `ROUNDS` rounds; returns the figures of one, without the first."""
+    """Runs `ROUNDS` rounds; returns the figures of one round, without the first."""
     context = multiprocessing.get_context("spawn")
     names = [f"S{number}" for number in range(study.sites)]
     with tempfile.TemporaryDirectory() as name:
@@ -180,7 +181,7 @@ def measure(study: Study) -> dict[str, float]:
 def disk_of(store: pathlib.Path) -> float:
     """Returns MB of models and updates."""
     found: dict[int, int] = {}
-    for folder, _, names in os.walk(store):  # which forgives what is removed meanwhile
+    for folder, _, names in os.walk(store):  # tolerates files that are removed meanwhile
         for name in names:
             if name.endswith(".safetensors"):
                 with contextlib.suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""How the server's work for one site grows with their number, without network and training.
+"""How the server's work per site grows with the number of sites, without network and training.
 
     .venv/py3.11/bin/python -m tests.benchmarks.scale_many --sites=10,100,1000
 

@@ -1,4 +1,4 @@
-"""What a run of many sites costs: bytes, the server's processor, memory and disk, and time.
+"""The cost of a run with many sites: bytes, the server's processor, memory and disk, and time.
 
 Values in, values out. `scale.py` prints predictions and measures; `docs/scale.md` explains. MB are
 10**6 bytes, as links are sold; a rate is in MB/s.
@@ -17,8 +17,9 @@ PACE = 32 * 2**20 / 1e6 / LAPSE_S  # MB/s of a transfer whose slot does not laps
 
 @dataclasses.dataclass(frozen=True)
 class Server:
-    """What one server needs, in processor seconds, MiB and kB; measured by `scale.py` and
-    `scale_many.py`.
+    """The resources that one server needs, in processor seconds, MiB and kB.
+
+    They are measured by `scale.py` and `scale_many.py`.
     """
 
     round_s: float  # per round
@@ -34,7 +35,7 @@ class Server:
     log_kb: float  # event log per site and round, before compression
     start_kb: float  # the same at each start of the server
     fixed_s: float  # of a round, besides: syncs, and calls one after the other
-    crowded: float  # how many times its processor time the server's work takes; 1 if it has a core
+    crowded: float  # elapsed time of the server's work per processor time; 1 if it has its own core
 
 
 # On an AMD EPYC, two cores shared with ten times as much work; see docs/scale.md.
@@ -58,7 +59,7 @@ MEASURED = Server(
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A run: sites that are alike but for stragglers, and links that are alike."""
+    """A run: sites that are alike except for stragglers, and links that are alike."""
 
     sites: int
     model_mb: float
@@ -96,7 +97,7 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """Of one round, unless said otherwise."""
+    """The predicted cost of one round, unless stated otherwise."""
 
     round_s: float
     transfer_s: float  # of which the round waits for more than the slowest training
@@ -111,7 +112,7 @@ class Prediction:
 
 
 def predict(study: Study, server: Server = MEASURED) -> Prediction:
-    """Returns what a run costs."""
+    """Returns the predicted cost of a run."""
     moved_mb = study.sites * study.model_mb
     processor_s = processor_seconds(study, server)
     arrived = sorted(finish_times(study, study.server_link))
@@ -156,8 +157,8 @@ def finish_times(study: Study, server_rate: float) -> list[float]:
     """Returns when each site's update has arrived, in seconds after the round opened.
 
     Every site downloads the model, trains, and uploads. Transfers share the server's rate evenly,
-    and take slots as `TransferQueue` gives them: first come, first served; a slot lapses after
-    five seconds of a slow transfer, which goes on without it; and none waits more than half a
+    and take slots as `TransferQueue` gives them: first come, first served. A slot lapses after five
+    seconds of a slow transfer, which continues without it, and no transfer waits more than half a
     minute.
 
     Args:
@@ -222,7 +223,7 @@ def finish_times(study: Study, server_rate: float) -> list[float]:
 
 
 def most_sites(study: Study, server: Server, *, busy: float = 0.5) -> tuple[int, str]:
-    """Returns how many sites one server serves, and what ends first.
+    """Returns how many sites one server can serve, and the resource that limits them.
 
     Args:
       busy: the share of a round for which the server's processor or link may be in use; beyond it,

@@ -1,4 +1,4 @@
-"""A supernet's step against a step of the published network of the same width.
+"""Compares a supernet's step with a step of the published network of the same width.
 
     .venv/py3.11/bin/python -m tests.benchmarks.search_step
 
@@ -24,8 +24,11 @@ Times = list[tuple[float, float]]  # of each step: seconds on the wall clock, an
 def measure(
     *, filters: int, patch: int, batch: int, turns: int, threads: int
 ) -> tuple[dict[str, Times], float, int]:
-    """Returns the times of a step of each kind, the seconds that drawing and setting a path takes,
-    and how often the supernet's step was traced.
+    """Measures steps of each kind.
+
+    Returns:
+      The times of a step of each kind, the seconds that drawing and setting a path takes, and how
+      often the supernet's step was traced.
     """
     import numpy as np
     import tensorflow as tf

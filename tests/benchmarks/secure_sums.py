@@ -1,4 +1,4 @@
-"""What secure aggregation costs: bytes, and time at a site and at the server, beside plain averaging.
+"""The cost of secure aggregation beside plain averaging: bytes, and time at a site and the server.
 
     .venv/py3.11/bin/python -m tests.benchmarks.secure_sums
     SITES=3,8,16 VALUES=2000000 ...    sites, float32 values of the model
@@ -29,7 +29,7 @@ def _names(sites: int) -> list[str]:
 
 
 def prepare(folder: pathlib.Path, sites: int) -> None:
-    """Writes a model, plain and masked updates, and the masks that are left in their sum."""
+    """Writes a model, plain and masked updates, and the masks that remain in their sum."""
     import numpy as np
 
     from federated import simulation
@@ -65,7 +65,7 @@ def prepare(folder: pathlib.Path, sites: int) -> None:
 
 
 def site(folder: str, sites: int, masked: bool) -> dict[str, float]:
-    """Times what a site writes and computes before it uploads; adds up what it uploads."""
+    """Times a site's writing and computing before an upload; adds up the bytes it uploads."""
     from federated import simulation
     from federated.rounds.tasks import Task
     from federated.secure_aggregation import participant

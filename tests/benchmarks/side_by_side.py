@@ -1,6 +1,6 @@
 """Measures candidates in turn (A B C A B C ...) and prints medians and ratios.
 
-Each repetition is a process of its own. A benchmark is a module `tests.benchmarks.<name>` whose
+Each repetition is a separate process. A benchmark is a module `tests.benchmarks.<name>` whose
 functions each measure one candidate once and return figures, e.g. `{"seconds": 0.41}`. Peers have
 their own environment (`requirements-segmentation.txt`, `requirements-federation.txt`):
 
@@ -8,8 +8,8 @@ their own environment (`requirements-segmentation.txt`, `requirements-federation
     .venv/peers/bin/pip install -r tests/benchmarks/requirements-segmentation.txt
     .venv/py3.11/bin/python -m tests.benchmarks.<name> --peers_python=.venv/peers/bin/python
 
-A measuring function runs in the environment of its candidate. So it imports what it measures inside
-the function, and at its top a benchmark imports only modules that every environment has.
+A measuring function runs in the environment of its candidate. It therefore imports what it measures
+inside the function; at its top, a benchmark imports only modules that every environment has.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def arguments(description: str) -> argparse.Namespace:
 
 
 def no_arguments(description: str) -> None:
-    """Takes no flags but --help."""
+    """Accepts no flags except --help."""
     _parser(description).parse_args()
 
 

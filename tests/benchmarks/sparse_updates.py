@@ -2,9 +2,10 @@
 
     .venv/py3.11/bin/python -m tests.benchmarks.sparse_updates --megabytes=64
 
-The model has values of a network's size (standard deviation 0.05), and the update changes each of
-them by noise of a step of Adam's (0.001), which is the worst case for a compressor: no value and no
-change is like another. Bytes are those of the chunks as they travel; the whole update takes 100 %.
+The model has values of the size of a network's (standard deviation 0.05), and the update changes
+each of them by noise of the size of an Adam step (0.001). This is the worst case for a compressor,
+because all values and all changes differ. Bytes are those of the chunks as they are sent; the whole
+update takes 100 %.
 """
 
 from __future__ import annotations

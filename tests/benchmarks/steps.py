@@ -7,7 +7,7 @@ from typing import Any
 
 
 def training_config(**chosen: Any) -> Any:
-    """Returns a `c2fnas.training.TrainingConfig`: the paper's values, but for those given."""
+    """Returns a `c2fnas.training.TrainingConfig`: the paper's values, except for those given."""
     from c2fnas import training
 
     rates = {"learning_rate": 1e-4, "final_learning_rate": 1e-5, "vae_rate": 1.0}

@@ -1,4 +1,4 @@
-"""How often the interval of Kendall's tau contains the true one, in simulated studies.
+"""How often the interval of Kendall's tau contains the true value, in simulated studies.
 
 python -m tests.benchmarks.tau_coverage
 

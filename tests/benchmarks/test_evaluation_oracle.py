@@ -1,4 +1,4 @@
-"""The attack on scores is right where its answer is known, and works through a site's own scoring."""
+"""The attack on scores is right where its answer is known, and works with a site's own scoring."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The benchmark of GPUs, as far as a machine without one shows."""
+"""The GPU benchmark, as far as a machine without a GPU can test it."""
 
 import math
 import subprocess

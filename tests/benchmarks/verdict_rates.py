@@ -5,12 +5,12 @@
 It prints as Markdown: the interval of a mean over patients; verdicts with trainings that vary by
 0, 3 and 8 points (standard deviation) and patients by 10 and 20, with three and five trainings and
 6 or 7 patients per site; the same for shares of patients; and the differences that a study can
-show. The numbers in docs/verdicts.md come from here. Rates are over REPETITIONS simulated studies,
-before Holm's correction, which makes verdicts rarer. It takes half a minute on one core, and the
-same seed gives the same tables.
+detect. The numbers in docs/verdicts.md come from here. Rates are over REPETITIONS simulated
+studies, before Holm's correction, which makes verdicts rarer. It takes half a minute on one core,
+and the same seed gives the same tables.
 
-A false verdict is one at the truth that the rule leaves open: no difference for "greater" and
-"less", exactly the margin for "not less" and "bound", exactly the limit for "gone" and "zero".
+A false verdict is a verdict at the boundary of the rule: no difference for "greater" and "less",
+exactly the margin for "not less" and "bound", exactly the limit for "gone" and "zero".
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A GPU without memory, by errors raised from a stand-in: a machine that runs tests has none."""
+"""A GPU without free memory, simulated by a stand-in that raises its errors."""
 
 import types
 
@@ -21,7 +21,7 @@ def exhausted(*arguments, **named):
 
 @pytest.fixture
 def limited(monkeypatch):
-    """Makes the process believe that it computes on a GPU with so many bytes for it."""
+    """Makes the process believe that it computes on a GPU with this many bytes."""
 
     def limit(available, by_flag=True):
         monkeypatch.setattr(gpus, "is_used", lambda: True)

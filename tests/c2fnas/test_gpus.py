@@ -1,5 +1,6 @@
-"""GPUs as TensorFlow and the driver would describe them: a stand-in for tf.config, since most
-machines that run the tests have none.
+"""GPUs as TensorFlow and the driver would describe them.
+
+A stand-in replaces tf.config, because most machines that run the tests have no GPU.
 """
 
 import types

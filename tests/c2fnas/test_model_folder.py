@@ -74,7 +74,7 @@ def test_a_model_replaces_only_an_earlier_model(trained, folder, tmp_path):
     model_folder.save(folder, trained[1])
     assert not list(tmp_path.glob(".partial*"))
     (folder / "notes.txt").write_text("keep me")
-    with pytest.raises(ValueError, match="something else than a model"):
+    with pytest.raises(ValueError, match="something other than a model"):
         model_folder.save(folder, trained[1])
     assert (folder / "notes.txt").exists()
 

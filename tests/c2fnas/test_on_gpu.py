@@ -1,4 +1,4 @@
-"""What only a GPU can show: its own kernels for norms, the same bits twice, a limit of its memory."""
+"""Tests that need a GPU: its kernels for norms, the same bits twice, a limit on its memory."""
 
 import subprocess
 import sys

@@ -1,6 +1,6 @@
 """Windows shared over replicas.
 
-This runs in a process of its own because logical devices must be made before TensorFlow starts.
+This runs in a separate process because logical devices must be created before TensorFlow starts.
 """
 
 import json

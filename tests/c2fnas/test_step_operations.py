@@ -1,4 +1,4 @@
-"""The graph of a step as a GPU gets it: what must be one operation is one, whatever the batch."""
+"""The graph of a step for a GPU: certain parts are one operation, whatever the batch."""
 
 import pytest
 

@@ -1,6 +1,6 @@
 """A network of three small cells, one down and one up, and data that depend only on the step.
 
-With them a test takes seconds instead of minutes.
+With them, a test takes seconds instead of minutes.
 """
 
 from __future__ import annotations

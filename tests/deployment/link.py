@@ -2,7 +2,7 @@
 
     python -m tests.deployment.link --listen=10.77.0.4:8443 --to=10.77.0.1:8443
 
-Does what `tc netem` and `tbf` would do, on a kernel that has neither.
+Replaces `tc netem` and `tbf` on kernels that have neither.
 """
 
 from __future__ import annotations

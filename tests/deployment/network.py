@@ -13,7 +13,7 @@ PREFIX = "10.77.0."
 
 
 def why_not() -> str:
-    """Returns why namespaces cannot be made here, or "" if they can."""
+    """Returns why namespaces cannot be created here, or "" if they can."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         return "network namespaces need root"
     for program in ("ip", "mount", "ss"):
@@ -88,10 +88,10 @@ class Host:
 def hosts(
     folder: pathlib.Path, names: Mapping[str, Mapping[str, str]], environment: Mapping[str, str]
 ) -> Iterator[tuple[dict[str, Host], dict[str, str]]]:
-    """Makes hosts, and removes them in the end; yields (name -> host, name -> address).
+    """Creates hosts, and removes them at the end; yields (name -> host, name -> address).
 
     Args:
-      folder: where each host gets a folder of its name.
+      folder: folder in which each host gets a folder of its name.
       names: host -> its hosts file: DNS name -> the host that this name means there.
       environment: added to the environment of every command.
     """

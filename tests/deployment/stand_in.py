@@ -1,7 +1,7 @@
 """Runs a program of the guide: `python stand_in.py -m experiments.x ...`.
 
-Toys replace the programs that need TensorFlow. They take the same flags and talk to the same server
-with the same plan; only their network is a few numbers.
+Toys replace the programs that need TensorFlow. They take the same flags and communicate with the
+same server under the same plan; only their network is a few numbers.
 """
 
 from __future__ import annotations

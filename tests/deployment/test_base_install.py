@@ -1,5 +1,6 @@
-"""The base installation: small, without the packages that train, and enough for a server, an
-operator and the doctor.
+"""The base installation: small, without the packages for training, but sufficient.
+
+It is enough for a server, an operator and the doctor.
 """
 
 from __future__ import annotations

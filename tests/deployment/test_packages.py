@@ -1,4 +1,4 @@
-"""What gets into a container image and the repository, and which packages a server needs."""
+"""The contents of a container image and of the repository, and the packages a server needs."""
 
 import ast
 import fnmatch

@@ -5,8 +5,8 @@
         seconds
 
 Every command comes from the guides (docs/hospital-guide.md, docs/federation.md). This program does
-what people do between them: it copies files, compares fingerprints, stops and starts programs. The
-second hospital's line is slow and drops connections.
+what people do between commands: it copies files, compares fingerprints, stops and starts programs.
+The second hospital's line is slow and drops connections.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Walk:
     """One walk through the guides.
 
     Args:
-      folder: made here. Each host's files are in a folder of its name, and the output of its
-        programs in `<host>.<step>.log`.
-      toys: replace the programs that need TensorFlow by toys.
-      say: called with what is being done.
+      folder: created if missing. Each host's files are in a folder of its name, and the output of
+        its programs in `<host>.<step>.log`.
+      toys: whether to replace the programs that need TensorFlow by toys.
+      say: called with a text about each step.
     """
 
     def __init__(self, folder: pathlib.Path, *, toys: bool, say: Callable[[str], None] = print):

@@ -1,4 +1,4 @@
-"""The page's code is the code of the examples."""
+"""The code on the page equals the code of the examples."""
 
 import pathlib
 import re

@@ -1,4 +1,4 @@
-"""Two PyTorch sites and a server, each a process, over TLS."""
+"""Two PyTorch sites and a server, each a separate process, over TLS."""
 
 import json
 import os

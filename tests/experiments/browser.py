@@ -1,5 +1,6 @@
-"""A headless Chromium for tests, over chromedriver's HTTP interface (W3C WebDriver); standard
-library only.
+"""A headless Chromium for tests, over chromedriver's HTTP interface (W3C WebDriver).
+
+It needs only the standard library.
 """
 
 from __future__ import annotations
@@ -97,8 +98,9 @@ class Browser:
                 raise AssertionError(f"after {timeout_s:.0f} s still not: {script}")
 
     def messages(self) -> list[str]:
-        """Returns what the page wrote to the console since the last call, errors and refusals among
-        it.
+        """Returns what the page wrote to the console since the last call.
+
+        Errors and refusals are included.
         """
         return [
             f"{entry['level']} {entry['message']}"

@@ -1,4 +1,4 @@
-"""What tests of several programs share; each is made once."""
+"""Fixtures that tests of several programs share; each is made once."""
 
 import pathlib
 import subprocess
@@ -32,9 +32,7 @@ def run(program, *flags):
 
 @pytest.fixture(scope="session")
 def cohort_reports(tmp_path_factory):
-    """The reports of a healthy site and of one with tumours, by their programs, and what the
-    comparison printed.
-    """
+    """The reports of a healthy site and of a site with tumours, and the printed comparison."""
     folder = tmp_path_factory.mktemp("cohorts")
     for site, labels in (("C1", LABEL.array > 0), ("C2", LABEL.array)):
         cases = []
@@ -60,9 +58,7 @@ def cohort_reports(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def shallow(tmp_path_factory):
-    """A study of the smallest network, without a VAE branch, with its initial model, and what
-    init_model printed.
-    """
+    """A study of the smallest network, without a VAE branch: its initial model, and the output."""
     made = Study(tmp_path_factory.mktemp("shallow"), genotype=SHALLOW)
     done = forked.run(
         "experiments.init_model", *made.flags(output=made.initial, vae="none", threads=1)

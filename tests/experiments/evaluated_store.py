@@ -1,6 +1,4 @@
-"""The store of a finished evaluation without training: two models at two sites, whose rows are
-known.
-"""
+"""The store of a finished evaluation without training: two models at two sites, with known rows."""
 
 import json
 
@@ -18,7 +16,7 @@ MODELS = ("FL_global", "C1_baseline")
 
 
 class Site:
-    """Returns rows that are known in place of scoring a model."""
+    """Returns known rows instead of scoring a model."""
 
     plan, vocabulary, specs = PLAN, REPORTS, specs_of(WEIGHTS)
 
@@ -35,7 +33,7 @@ def leave(folder, omits=lambda row: False):
     """Writes the store somewhere in the folder, and returns its path.
 
     Args:
-      omits: tells a row that C2 leaves out.
+      omits: returns whether C2 leaves out a row.
     """
     tensor_files.save(folder / "initial.safetensors", WEIGHTS, {"plan": json.dumps(PLAN)})
     models = {name: folder / f"{name}.safetensors" for name in MODELS}

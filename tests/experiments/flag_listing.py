@@ -1,6 +1,6 @@
 """Prints the flags of every program, one line per flag, with the programs that have it.
 
-absl keeps one global set of flags, so each program is imported in a process of its own, forked from
+absl keeps one global set of flags, so each program is imported in a separate process, forked from
 this one.
 """
 

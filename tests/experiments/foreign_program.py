@@ -1,5 +1,6 @@
-"""A program as those of the product, which meets foreign text that nothing has escaped: `python -m
-tests.experiments.foreign_program <how>`.
+"""A program like those of the product, which meets foreign text that nothing has escaped.
+
+python -m tests.experiments.foreign_program <how>
 """
 
 import sys

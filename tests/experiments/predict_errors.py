@@ -1,5 +1,6 @@
-"""Runs `predict` several times in one process and prints the error of each as JSON. Argument: a
-JSON list of lists of flags.
+"""Runs `predict` several times in one process and prints the error of each run as JSON.
+
+The argument is a JSON list of lists of flags.
 """
 
 import json

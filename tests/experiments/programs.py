@@ -21,9 +21,7 @@ NEED_TENSORFLOW = [name for name, text in PROGRAMS.items() if "needs_tensorflow=
 
 
 def run(program: str, *flags: object, folder=None, path=None) -> subprocess.CompletedProcess:
-    """Runs `python -m experiments.<program>` in `folder`; modules in `path` take the place of
-    installed ones.
-    """
+    """Runs `python -m experiments.<program>` in `folder`; `path` may replace installed modules."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(map(str, filter(None, (path, ROOT)))),
@@ -35,7 +33,7 @@ def run(program: str, *flags: object, folder=None, path=None) -> subprocess.Comp
 
 
 def refused(program: str, *flags: object, folder=ROOT, code=1) -> str:
-    """Runs a program that refuses what it is given; returns the line that says why, without a stack trace."""
+    """Runs a program that must refuse its input; returns its error line, without a stack trace."""
     done = forked.run(f"experiments.{program}", *flags, folder=folder)
     assert done.returncode == code, done.stdout + done.stderr
     *before, last = done.stderr.splitlines()

@@ -1,4 +1,4 @@
-"""Starts a program as experiments.table1 does, tells its process id, and waits for it.
+"""Starts a program as experiments.table1 does, prints its process id, and waits for it.
 
 python -m tests.experiments.programs_program <log folder> <module> [argument ...]
 """

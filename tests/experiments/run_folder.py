@@ -1,6 +1,4 @@
-"""A small finished run for the tests of what is made from one: rows, histories, the server's
-events, a site's picture.
-"""
+"""A small finished run for tests of reports: rows, histories, server's events, a site's picture."""
 
 import json
 
@@ -41,8 +39,9 @@ DICE = {
 
 
 def rows(models=tuple(DICE)):
-    """Rows on both grids; Dice on the native grid is half of that on the training grid, so that
-    they cannot be mixed up.
+    """Rows on both grids.
+
+    Dice on the native grid is half of that on the training grid, so that they cannot be confused.
     """
     found = []
     for model in models:
@@ -80,7 +79,7 @@ def rows(models=tuple(DICE)):
 
 
 def leave_traces(folder):
-    """Writes what programs leave in a run's folder before its table is made."""
+    """Writes the files that programs leave in a run's folder before its table is made."""
     for model, part, steps in (
         ("C1_baseline", "baseline", 3),
         ("C1_FL_local", "federated", 3),
@@ -111,8 +110,9 @@ def leave_traces(folder):
 
 
 def leave_cases(folder):
-    """Prepares tiny scans at both sites and leaves masks of two models: two test cases at C1, three
-    at C2.
+    """Prepares tiny scans at both sites and writes masks of two models.
+
+    There are two test cases at C1 and three at C2.
     """
     for site, count in (("C1", 4), ("C2", 5)):
         cases = []

@@ -1,6 +1,4 @@
-"""A study small enough for tests: two sites of tiny scans on disk, a network of three cells, the
-real programs around them.
-"""
+"""A study small enough for tests: two sites with tiny scans, a tiny network, the real programs."""
 
 from __future__ import annotations
 
@@ -84,15 +82,14 @@ class Study:
             )
 
     def group(self, *, fresh: Container[str] = ()) -> ProgramGroup:
-        """Returns a group for programs of the study; those named by `fresh` are started as a user
-        does, the others forked.
+        """Returns a group for programs of the study.
+
+        Those named by `fresh` are started as a user does, the others are forked.
         """
         return forked.Group(self.folder / "logs", fresh=fresh)
 
     def prepare(self) -> None:
-        """Makes scans, case stores, kits and the initial model, each by its program, started as a
-        user does.
-        """
+        """Makes scans, case stores, kits and the initial model, with programs run as by a user."""
         self.make_scans()
         with self.group(fresh=("prepare C1", "kits", "init")) as group:
             programs = [
@@ -174,8 +171,9 @@ class Study:
 
 
 def scan(site: str, number: int) -> tuple[Volume, Volume]:
-    """Returns a CT of fat with noise and a bright box (pancreas), at C2 with a dark one beside it
-    (tumour), and its label.
+    """Returns a CT and its label: fat with noise and a bright box (pancreas).
+
+    At C2 there is a dark box (tumour) beside it.
     """
     rng = generator(18, site, number)
     shape, spacing = (26, 24, 14), (2.5, 2.5, 5.0)

@@ -13,7 +13,7 @@ from tests.federated.conftest import initial, opened  # noqa: F401 - fixtures
 
 @pytest.fixture
 def store(opened):  # noqa: F811
-    """The folder of a run that has begun, with a log."""
+    """The folder of a run that has started, with a log."""
     folder = opened().folder
     (folder / "events.jsonl").unlink(missing_ok=True)
     log = audit_log.AuditLog(folder / "events.jsonl")
@@ -42,7 +42,7 @@ def test_rounds_of_masked_updates_are_told_apart(initial, tmp_path):  # noqa: F8
     assert "1 global models match the log" in done.stdout
     assert "to the same bits: none, because updates were masked" in done.stdout
     assert "rounds 1 added masked updates: " in done.stdout
-    assert "cannot be checked, by this program or anyone" in done.stdout
+    assert "nobody, including this program, can check" in done.stdout
 
 
 def test_a_line_that_was_changed_is_named(store):

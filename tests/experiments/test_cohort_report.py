@@ -25,5 +25,5 @@ def test_a_report_that_replaces_another_one_warns_of_the_difference(tmp_path, co
         f"--site_folder={tmp_path}",
         "--workers=1",
     )
-    assert "of 3 usable cases, replaces a different one, of 2. Whoever has both" in done.stdout
+    assert "of 3 usable cases, replaces a different one, of 2. Anyone with both" in done.stdout
     assert json.loads((tmp_path / "cohort.json").read_text()) == written

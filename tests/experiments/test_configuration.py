@@ -92,8 +92,9 @@ def test_the_plan_names_arrays_by_patterns_and_is_that_of_earlier_releases_witho
 
 
 def _resolved(*arguments):
-    """The configuration as an entry point sees it: absl's flags are global, so each look has a
-    process of its own.
+    """The configuration as an entry point sees it.
+
+    absl's flags are global, so each call uses a separate process.
     """
     program = (
         "import json, sys\nfrom absl import flags\nfrom experiments import flags as f\nf.define_experiment()\nflags.FLAGS(sys.argv)\n"

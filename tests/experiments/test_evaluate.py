@@ -30,8 +30,9 @@ def half():
 
 @pytest.fixture
 def folders(tmp_path):
-    """Five labels: a and d with a mask, b without one, c with a broken one, e of a healthy patient
-    without one.
+    """Five labels: a and d with a mask, b without one, c with a broken one, e without one.
+
+    The patient of e is healthy.
     """
     for name, label in {
         "a": truth(),

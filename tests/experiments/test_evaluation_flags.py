@@ -1,4 +1,4 @@
-"""What serve, join and the programs that train say to flags that do not fit each other."""
+"""How serve, join and the programs that train respond to flags that contradict each other."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Flag files: encodings, order, and what is wrong in one, with its place."""
+"""Flag files: encodings, order, and errors in a file with their place."""
 
 import codecs
 

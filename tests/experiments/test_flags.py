@@ -1,4 +1,4 @@
-"""The frame of every program: a full disk and a missing package in one line, checked flags."""
+"""The wrapper of every program: a full disk and a missing package in one line, checked flags."""
 
 import dataclasses
 import re

@@ -1,6 +1,4 @@
-"""Two programs on one kit, or one folder of a site: the second is refused before it changes
-anything.
-"""
+"""Two programs on one kit or one site folder: the second is refused before it changes anything."""
 
 import json
 import os

@@ -1,6 +1,4 @@
-"""Text that others wrote, through every entrance, and what programs print of it: no control
-character, no forged line, no override.
-"""
+"""Foreign text through every input: programs print no control character and no forged line."""
 
 import datetime
 import json
@@ -40,7 +38,7 @@ def run(module, *flags):
 
 
 def clean(text):
-    """Raises where a text holds what acts on a terminal, or a line that somebody forged."""
+    """Raises if a text contains terminal control sequences or a forged line."""
     for line in text.split("\n"):
         acting = [
             c
@@ -53,8 +51,9 @@ def clean(text):
 
 
 def printed(module, *flags, code=0, expect):
-    """Returns what a program prints, which holds `expect`, so that the foreign text did come
-    through.
+    """Returns a program's output after checking that it contains `expect`.
+
+    The check shows that the foreign text did reach the output.
     """
     returned, out, err = run(module, *flags)
     assert returned == code, err
@@ -126,7 +125,7 @@ def test_what_a_server_tells_the_doctor(fake, kits, tmp_path):  # noqa: F811
 
 
 def _foreign_server(folder):
-    """A server's kit whose certificate, and the authority it is of, carry such names."""
+    """A server's kit whose certificate and authority have such names."""
     key, now = certificates.new_key(), datetime.datetime.now(datetime.timezone.utc)
     name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, NASTY[:60])])
     certificate = (

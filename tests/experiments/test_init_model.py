@@ -1,4 +1,4 @@
-"""The program that draws the initial weights: weights and, beside them, the plan."""
+"""The program that draws the initial weights: it also writes the plan."""
 
 import json
 

@@ -1,5 +1,6 @@
-"""No program changes what it reads: scans, labels, manifests, models and stores keep their bytes
-and times.
+"""Programs do not change their inputs: scans, labels, manifests, models and stores.
+
+All of them keep their bytes and times.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Ctrl-C in every program: one line, exit code 130, whatever it was doing."""
+"""Ctrl-C in every program: one line and exit code 130, whatever the program was doing."""
 
 import pathlib
 import signal
@@ -14,8 +14,9 @@ _INTERRUPT = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
 
 @pytest.fixture(autouse=True)
 def in_the_foreground():
-    """Starts programs as a terminal does, also where these tests themselves were started in the
-    background and ignore Ctrl-C.
+    """Starts programs as a terminal does.
+
+    The tests themselves may have been started in the background and ignore Ctrl-C.
     """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
@@ -64,8 +65,9 @@ def test_while_it_works(tmp_path, resumes, words):
 
 
 def test_a_program_that_was_started_in_the_background_goes_on(tmp_path):
-    """A shell without job control starts it so that it ignores Ctrl-C, which is meant for what runs
-    in the foreground.
+    """A shell without job control starts it so that it ignores Ctrl-C.
+
+    Ctrl-C is meant for the program in the foreground.
     """
     (tmp_path / "absl.py").write_text(_INTERRUPT + "import sys\nsys.exit(7)\n")
     ignoring = signal.signal(signal.SIGINT, signal.SIG_IGN)

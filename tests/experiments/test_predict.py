@@ -1,6 +1,4 @@
-"""`predict` as a user starts it: what it refuses to replace, what it keeps a record of, and names
-of all kinds.
-"""
+"""`predict` as a user starts it: files it does not replace, its records, and unusual names."""
 
 import csv
 import dataclasses

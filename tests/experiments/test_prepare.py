@@ -14,9 +14,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def checked(tmp_path_factory):
-    """A site of one good case, one with a flipped label, one whose files are missing and one of a
-    thin DICOM series, checked by the program.
-    """
+    """A checked site: a good case, a flipped label, missing files, and a thin DICOM series."""
     folder = tmp_path_factory.mktemp("site")
     kinds = {kind.name: kind for kind in (*corpus.MALFORMED, *corpus.VALID)}
     cases = []

@@ -1,4 +1,4 @@
-"""Flag files and scripts of users keep working: no flag vanishes or gets another type or default."""
+"""Users' flag files and scripts keep working: flags keep their name, type and default."""
 
 import pathlib
 import subprocess
@@ -8,7 +8,7 @@ RECORDED = pathlib.Path(__file__).with_name("program_flags.txt")
 
 
 def _pairs(text):
-    """The (program, flag) pairs of a listing; a flag stands with its type, default and limits."""
+    """The (program, flag) pairs of a listing; a flag includes its type, default and limits."""
     lines = (line.rpartition(": ") for line in text.splitlines())
     return {(program, flag) for flag, _, programs in lines for program in programs.split()}
 

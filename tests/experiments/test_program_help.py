@@ -1,5 +1,6 @@
-"""--help of every program: what it does, an example, its own flags, the required ones first; and
-wrong flags in one line.
+"""--help of every program: purpose, example, its flags with required ones first.
+
+Wrong flags give an error of one line.
 """
 
 import ast
@@ -16,8 +17,9 @@ _CONDITIONAL = {("request", "site"), ("operate", "site"), ("serve", "models")}
 
 @pytest.fixture(scope="module")
 def slow_packages_refuse(tmp_path_factory):
-    """A folder of packages that raise where a program imports them; each takes a second or more,
-    and help needs none.
+    """A folder of packages that raise when imported.
+
+    They replace packages whose import takes a second or more and which --help does not need.
     """
     folder = tmp_path_factory.mktemp("slow packages")
     for name in ("tensorflow", "scipy", "matplotlib", "numba", "nibabel", "pydicom"):

@@ -34,9 +34,7 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(study):
-    """The store of a run that nothing disturbed; the sites' folders are kept as they were before
-    it.
-    """
+    """The store of an undisturbed run; the sites' folders are kept as they were before it."""
     shutil.copytree(study.folder / "sites", study.folder / "sites before")
     store = study.folder / "store"
     with study.group(fresh=("server", "join C1")) as group:
@@ -127,8 +125,9 @@ def test_a_site_and_the_server_killed_in_mid_run_end_with_the_same_bits(study, f
 
 
 def test_a_site_that_is_bad_on_purpose_sends_what_its_fault_says(study, finished):
-    """The experiment's program in place of join: C1 trains on other patients' labels, C2 is stuck
-    at the model of round 0.
+    """The experiment's program in place of join.
+
+    C1 trains on other patients' labels; C2 is stuck at the model of round 0.
     """
     _restore_sites(study)
     store, module = study.folder / "store bad", "experiments.faulty_site"

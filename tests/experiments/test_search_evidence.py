@@ -1,5 +1,7 @@
-"""The program that measures what a search is worth. Its trainings are those of
-`search/test_candidate_training.py`, its numbers those of `search/test_evidence.py`.
+"""The program that measures the benefit of a search.
+
+Its trainings are tested in `search/test_candidate_training.py`, its numbers in
+`search/test_evidence.py`.
 """
 
 import json
@@ -58,7 +60,7 @@ def test_what_cannot_be_measured_is_refused_at_the_start(tmp_path):
         "--found has 'topology_evolution:none.json'; expected name:file of an existing file"
     )
     error = refused("search_evidence", *flags, f"--found=winner:{tmp_path / 'genotype.json'}")
-    assert error.startswith("winner is no network of a claim; known are published, all_2d")
+    assert error.startswith("winner is not in any claim; known are published, all_2d")
     (tmp_path / "paths.json").write_text(json.dumps({"format": 1}))
     error = refused("search_evidence", *flags, f"--paths={tmp_path / 'paths.json'}")
     assert "holds no paths of a supernet" in error

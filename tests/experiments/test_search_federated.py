@@ -22,14 +22,14 @@ SPACE = OperationSpace(genotype.Genotype.from_json(SHALLOW))
 
 
 class Walk(Study):
-    """Programs of a federated search; every one of them knows that it is about a supernet."""
+    """Programs of a federated search, all with --supernet."""
 
     def flags(self, **changes):
         least = {"supernet": "true", "vae": "none", "local_epochs": 1, "num_rounds": 1}
         return super().flags(**{**least, **changes})
 
     def lead(self, name, **changes):
-        """Runs a server and both sites to their end."""
+        """Runs a server and both sites until they end."""
         store = self.folder / name
         with self.group() as group:
             server, port = self.serve(group, store, **changes)

@@ -1,5 +1,6 @@
-"""The program that searches operations, on tiny scans. How a stopped one ends is in
-`search/test_operation_search.py`.
+"""The program that searches operations, on tiny scans.
+
+`search/test_operation_search.py` tests how a stopped one ends.
 """
 
 import json

@@ -62,7 +62,7 @@ def test_both_arms_end_with_a_genotype_that_programs_take(study):
 
 def test_what_cannot_be_searched_is_refused_at_the_start(study, tmp_path):
     error = refused("search_topology", *flags(study, output=tmp_path / "s", deepest=5))
-    assert error.startswith("--deepest is 5; patch and window have sizes that level 3 at most")
+    assert error.startswith("--deepest is 5; the sizes of patch and window allow at most level 3")
     error = refused("search_topology", *flags(study, output=tmp_path / "s", population=9))
     assert "9 topologies; expected at most 1" in error
     error = refused("search_topology", *flags(study, output=study.site_folder("C1") / "cases"))

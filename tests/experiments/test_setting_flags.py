@@ -12,7 +12,7 @@ from runkit.settings import setting
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Camera:
-    """One field of each kind that settings have, and one that is no setting."""
+    """One field of each kind that settings have, and one that is not a setting."""
 
     shots: int = setting(3, "Number of pictures.")
     exposure_s: float = setting(0.5, "Exposure time.", flag="exposure")

@@ -1,5 +1,6 @@
-"""From the archives as they are downloaded to prepared sites and on to Table 1, on tiny synthetic
-copies laid out like them.
+"""From downloaded archives to prepared sites and Table 1, on tiny synthetic copies.
+
+The copies have the same layout as the archives.
 """
 
 import json
@@ -41,9 +42,7 @@ def test_a_committed_list_has_the_designs_counts_and_every_case_once(lists, coun
 
 
 def nih_archive(folder):
-    """Pancreas-CT: DICOM trees, labels whose headers lie and whose axes are turned, the repeated
-    cases 25 and 70.
-    """
+    """Pancreas-CT: DICOM trees, labels with wrong headers and turned axes, repeated cases."""
     numbers = [
         int(case_id[-4:])
         for split, count in zip(splits.SPLITS, (2, 1, 1), strict=True)
@@ -66,9 +65,7 @@ def nih_archive(folder):
 
 
 def msd_archive(folder):
-    """Task07_Pancreas: ./ in paths, test scans as plain strings, a ._ file of macOS beside each
-    image.
-    """
+    """Task07_Pancreas: ./ in paths, test scans as plain strings, macOS's ._ files beside images."""
     ids = [
         case_id
         for split, count in zip(splits.SPLITS, (2, 1, 1), strict=True)

@@ -1,8 +1,7 @@
-"""One of several machines that train a small network together: TF_CONFIG says which. Arguments:
-shared folder, step at which to die or -1.
+"""One of several machines that train a small network together; TF_CONFIG says which.
 
-Prints, as JSON, the loss of each step it took, and writes its final weights to
-<folder>/final_<worker>.safetensors.
+Arguments: shared folder, step at which to die or -1. Prints, as JSON, the loss of each step it
+took, and writes its final weights to <folder>/final_<worker>.safetensors.
 """
 
 from __future__ import annotations

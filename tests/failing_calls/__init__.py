@@ -1,6 +1,7 @@
-"""Failing system calls: the n-th open, write, sync, rename, read or socket call of a program fails,
-for n = 1, 2, ..., with each error that the system gives for it.
+"""Failing system calls.
 
-Whatever fails, a program ends with one line that names the file, or goes on by itself; nothing that
-was confirmed is lost, and the same command goes on afterwards.
+The n-th open, write, sync, rename, read or socket call of a program fails, for n = 1, 2, ..., with
+each error that the system can give for it. Whatever fails, the program ends with one line that
+names the file, or recovers by itself; nothing that was confirmed is lost, and the same command
+resumes afterwards.
 """

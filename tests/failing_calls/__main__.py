@@ -3,10 +3,11 @@
     .venv/py3.11/bin/python -m tests.failing_calls
     .venv/py3.11/bin/python -m tests.failing_calls --only=server --kind=sync --count=50
 
-Each call that opens, reads, writes, syncs, renames, resizes, makes, removes or lists a file of the
-program's own, and each on a socket, fails once with each error that the system gives for it. Ends
-with an error where a program then shows a stack trace, does not end, loses what was confirmed, ends
-with a message that does not name the file, or does not go on with the same command.
+Each call that opens, reads, writes, syncs, renames, resizes, makes, removes or lists one of the
+program's own files, and each call on a socket, fails once with each error that the system can give
+for it. This program ends with an error if a program then shows a stack trace, does not end, loses
+what was confirmed, ends with a message that does not name the file, or does not resume with the
+same command.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def _sweep(name: str, folder: pathlib.Path, flags: argparse.Namespace) -> int:
 
 
 def _memory() -> str | None:
-    """Returns a folder in memory where there is one: thousands of runs are written."""
+    """Returns a folder in memory if there is one, because thousands of runs are written."""
     return "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 

@@ -17,18 +17,18 @@ Contents = Mapping[str, bytes]
 
 
 class Command:
-    """A program, its inputs and what it leaves.
+    """A program with its inputs and outputs.
 
     Args:
       module: such as "experiments.prepare".
-      inputs: folder of what it reads; its calls there fail too.
+      inputs: folder of its inputs; its calls there fail too.
       output: folder that it makes.
       arguments: its flags.
       kept: returns the part of `output` that must be the same in the end.
-      confirmed: returns what was wrong with what the program said and left, given its output, what
-        it left and what it should leave.
+      confirmed: returns the problems with the program's output and files, given its output, its
+        files and the expected files.
       before: called in the process first.
-      stays: inside `output`, what the program reads and each trial begins with.
+      stays: files inside `output` that the program reads and with which each trial starts.
     """
 
     def __init__(

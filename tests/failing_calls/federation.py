@@ -28,7 +28,7 @@ _ROUNDS, _LIMIT_S = 2, 40.0
 
 
 class _Transport(federation.Marking, grpc_transport.GrpcTransport):
-    """Marks what was confirmed."""
+    """Marks what the server has confirmed."""
 
 
 class Federation:
@@ -46,14 +46,14 @@ class Federation:
         self._expected: dict[str, bytes] = {}
 
     def calls(self, kinds: Collection[str]) -> Sequence[Call]:
-        """Runs undisturbed; returns what the subject calls."""
+        """Runs undisturbed; returns the subject's calls."""
         ended, problems = self._trial(None, kinds)
         if problems:
             raise AssertionError("; ".join(problems))
         return ended[0].calls
 
     def trial(self, fault: Fault) -> tuple[Sequence[Call], list[str]]:
-        """Returns the calls that failed, and what was wrong."""
+        """Returns the calls that failed, and the problems found."""
         ended, problems = self._trial(fault, [fault.kind])
         return ended[0].failed, problems
 
@@ -93,7 +93,7 @@ class Federation:
 
 
 class _Run:
-    """Starts server and sites, and the subject again after its end by a fault."""
+    """Starts server and sites, and restarts the subject after a fault has ended it."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class _Run:
             running = [name for name in running if not self._watch(name, deadline)]
 
     def close(self) -> None:
-        """Ends what still runs; the subject has an entry in `ended` in any case."""
+        """Ends all running programs; afterwards the subject always has an entry in `ended`."""
         if not self.ended:
             self.ended.append(self._programs[self._name].ended(0))
         for process in self._programs.values():
@@ -145,7 +145,7 @@ class _Run:
         )
 
     def _watch(self, name: str, deadline: float) -> bool:
-        """Returns whether a program has come to its end; starts it again after one in error."""
+        """Returns whether a program has finished; restarts it if it ended with an error."""
         process = self._programs[name]
         if not process.serve(0.005):
             if time.monotonic() > deadline:

@@ -1,8 +1,8 @@
-"""Runs a function in a process of its own, sees its system calls, and has some of them fail.
+"""Runs a function in a separate process, observes its system calls, and makes some of them fail.
 
 Linux stops a filtered call and asks another process what to do with it (seccomp user notification).
-strace can have calls fail as well, but it counts them for each thread apart, and restricts them to
-files whose whole path is known before, which that of a temporary file is not.
+strace can also make calls fail, but it counts them separately for each thread, and restricts them
+to files whose whole path is known beforehand, which is not the case for temporary files.
 """
 
 from __future__ import annotations
@@ -159,8 +159,8 @@ class Process:
     Args:
       kinds: kinds of calls to intercept.
       roots: folders; only calls on what is below them count. Sockets always do.
-      fault: what fails, or None.
-      output: the file that takes its standard output and error, beside what is there.
+      fault: the calls that fail, or None.
+      output: the file to which its standard output and error are appended.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class Process:
             os.kill(self.pid, signal.SIGCONT)
 
     def serve(self, seconds: float = 0.0) -> bool:
-        """Answers calls for so long; returns whether the process has ended."""
+        """Answers calls for this long; returns whether the process has ended."""
         deadline = time.monotonic() + seconds
         while not self._has_ended():
             left = deadline - time.monotonic()
@@ -215,7 +215,7 @@ class Process:
         return True
 
     def ended(self, seconds: float) -> Ended:
-        """Waits for the end, so long at most."""
+        """Waits for the end, at most this long."""
         hung = not self.serve(seconds)
         self.kill()
         with open(self._output, errors="replace") as stream:
@@ -307,7 +307,7 @@ def run(
     roots: Sequence[pathlib.Path] = (),
     fault: Fault | None = None,
 ) -> Ended:
-    """Runs `work` in a process of its own to its end; arguments as those of `Process`."""
+    """Runs `work` in a separate process until it ends; arguments as for `Process`."""
     return Process(work, output, kinds=kinds, roots=roots, fault=fault).ended(seconds)
 
 
@@ -348,7 +348,7 @@ def _be(work: Callable[[], int], output: pathlib.Path, numbers: Sequence[int]) -
 
 
 def _install(numbers: Sequence[int]) -> None:
-    """Has the kernel ask about these calls of this process and its children."""
+    """Makes the kernel ask about these calls of this process and its children."""
 
     def line(code: int, yes: int, no: int, value: int) -> bytes:
         return struct.pack("<HBBI", code, yes, no, value)

@@ -1,4 +1,4 @@
-"""How a program ended whose system calls failed, and what is wrong with that."""
+"""Judges how a program ended after its system calls failed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _TRACE = "Traceback (most recent call last)"
 
 
 def door(main: Callable[[list[str]], int]) -> int:
-    """Runs `main` as every program of the product is run, with its messages and exit codes."""
+    """Runs `main` like every program of the product, with its messages and exit codes."""
     from experiments import flags as experiment_flags
     from federated.errors import FederationError
 
@@ -21,11 +21,11 @@ def door(main: Callable[[list[str]], int]) -> int:
 
 
 def wrong(ended: Ended, names: Sequence[object]) -> list[str]:
-    """Returns what no program may do, whatever its system calls return.
+    """Returns the ways in which a program misbehaved, whatever its system calls returned.
 
     Args:
-      names: of the program's files and of what else it may be about; a message that ends the program
-        has one of them.
+      names: names of the program's files and of other subjects; a message that ends the program
+        must contain one of them.
     """
     found = []
     lines = ended.output.splitlines()

@@ -50,7 +50,7 @@ def prediction(folder: pathlib.Path) -> Command:
 
 
 def _confirmed(said: str, found: Contents, expected: Contents) -> list[str]:
-    """A mask whose volumes were printed is there, whole."""
+    """A mask whose volumes were printed must exist and be complete."""
     told = [name for name in expected if f"{name}: pancreas" in said]
     return [f"the mask {name} is not there" for name in told if found.get(name) != expected[name]]
 

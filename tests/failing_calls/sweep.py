@@ -23,7 +23,7 @@ SECONDS = {  # of one trial on one core
 
 
 class Workload(Protocol):
-    """What system calls fail in."""
+    """A program or federation in which system calls fail."""
 
     name: str
 
@@ -31,7 +31,7 @@ class Workload(Protocol):
         """Runs undisturbed; returns its calls of these kinds."""
 
     def trial(self, fault: Fault) -> tuple[Sequence[Call], list[str]]:
-        """Runs with a fault, and again without; returns the calls that failed, and what is wrong."""
+        """Runs with a fault, and again without; returns the failed calls and the problems found."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +45,11 @@ class Failure:
 
 
 def workload(name: str, folder: pathlib.Path) -> Workload:
-    """Makes a workload in a new folder. Raises CannotIntercept, and ImportError without TensorFlow
-    where it needs that.
+    """Makes a workload in a new folder.
+
+    Raises:
+      CannotIntercept: if system calls cannot be intercepted here.
+      ImportError: if the workload needs TensorFlow and it is not installed.
     """
     interception.require()
     folder.mkdir(parents=True)
@@ -73,7 +76,7 @@ def kinds_of(name: str) -> tuple[str, ...]:
 
 
 def sample(every: Sequence[Fault], count: int | None, *, seed: int) -> list[Fault]:
-    """Returns that many of the faults, of every kind of call and error alike; all where None."""
+    """Returns `count` of the faults, evenly over kinds of call and errors; all if it is None."""
     if count is None or count >= len(every):
         return list(every)
     rng = random.Random(seed)

@@ -25,7 +25,7 @@ def kits(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def other_kits(tmp_path_factory):
-    """Another federation, whose authority nobody here trusts."""
+    """Another federation, whose authority is not trusted here."""
     return provisioning.provision(
         tmp_path_factory.mktemp("other_kits"), "localhost", ("C1", "C2"), port=0
     )
@@ -51,7 +51,7 @@ def initial(tmp_path):
 
 @pytest.fixture(scope="session")
 def site_signers(tmp_path_factory):
-    """Certificates by which the sites of `opened` know each other's keys."""
+    """Certificates with which the sites of `opened` verify each other's keys."""
     return simulation.signers_in(tmp_path_factory.mktemp("certificates"), toy.EXAMPLES)
 
 

@@ -1,5 +1,6 @@
-"""A server that answers whatever a test says: real gRPC over mutual TLS, with a kit that sites
-trust, and no honesty at all.
+"""A server that answers whatever a test specifies.
+
+It uses real gRPC over mutual TLS, with a kit that sites trust, but it need not be honest.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ class FakeServer:
       answers: method -> function of (request as bytes or an iterator of bytes, context); returns a
         message, bytes, or for Pull an iterator of them.
       tasks: handed out one by one; then the run is finished.
-      repeat: a task that is handed out again and again in place of all that.
-      received: (method, request) of every call, in order; of a stream in, the list of its messages.
+      repeat: a task that is handed out repeatedly instead.
+      received: (method, request) of every call, in order; for a client stream, the list of its
+        messages.
     """
 
     def __init__(self, folder, arrays=None):

@@ -1,4 +1,4 @@
-"""A site with secure aggregation that a test leads by hand, call by call, without threads."""
+"""A site with secure aggregation that a test drives by hand, call by call, without threads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SETTINGS = {
 
 
 class MaskedSite:
-    """Trains as `toy.ToyTrainer`, and does the part of each task that is asked of it."""
+    """Trains like `toy.ToyTrainer`, and does its part of each task."""
 
     def __init__(self, name, transport, folder):
         self.name, self.transport = name, transport
@@ -40,7 +40,7 @@ class MaskedSite:
         self.restart()
 
     def restart(self):
-        """Forgets what is not on disk."""
+        """Forgets everything that is not on disk."""
         signer = self.transport.signer
         self.masking = Masking(self.folder, self.session.run, self.session.sums, signer)
 
@@ -75,7 +75,7 @@ class MaskedSite:
         )
 
     def do(self, *, only=None):
-        """Does the next task, unless it is another kind than `only`; returns its kind."""
+        """Does the next task, unless its kind is not `only`; returns its kind."""
         task = self.task()
         if only is not None and task.kind != only:
             return task.kind
@@ -94,7 +94,7 @@ class MaskedSite:
 
 
 def in_phase(run, sites, phase):
-    """Leads the sites up to a phase, in which none of them has done its part."""
+    """Takes the sites up to a phase in which none of them has done its part."""
     for kind in ("train", "share", "mask", "consent", "reveal"):
         if kind == phase:
             return
@@ -104,7 +104,7 @@ def in_phase(run, sites, phase):
 
 
 def expected(models, examples, number):
-    """Returns the weighted mean of what the toy sites train in a round, in float64."""
+    """Returns the weighted mean of the toy sites' updates of a round, in float64."""
     total = sum(toy.EXAMPLES[site] for site in examples)
     return {
         name: sum(
@@ -118,7 +118,7 @@ def expected(models, examples, number):
 
 
 def assert_model(found, wanted):
-    """Compares a float32 model with float64 values: the fixed point and one rounding apart."""
+    """Compares a float32 model with float64 values, up to the fixed point and one rounding."""
     assert {spec.name for spec in specs_of(found)} == wanted.keys()
     for name, array in wanted.items():
         slack = 2.0**-32 + np.spacing(np.abs(array).astype("f4")) / 2

@@ -65,7 +65,7 @@ class Program:
         return self._kills
 
     def kill(self):
-        """Kills it as a power cut would, wherever it is; `watch` restarts it."""
+        """Kills it wherever it is; `watch` restarts it."""
         if self.process.poll() is None:
             self.process.kill()
 
@@ -103,12 +103,12 @@ def federate(
     """Runs a server and two sites to their end; returns (store folder, number of deaths).
 
     Args:
-      server_kills, site_kills: where a program kills itself, one a life; every one has to be
-          reached.
+      server_kills, site_kills: points at which a program kills itself, one per start; every one
+          must be reached.
       bulk: values of a further tensor, for updates of several chunks.
       aggregation: the server's rule.
       models: files that the server gives its sites to evaluate, with `num_rounds` 0.
-      meanwhile: called again and again with the programs that are running.
+      meanwhile: called repeatedly with the running programs.
     """
     folder.mkdir(exist_ok=True)
     store = folder / "store"
@@ -164,7 +164,7 @@ def federate(
 
 
 def results(store, num_rounds=3):
-    """Returns everything a run is for, byte by byte."""
+    """Returns all results of a run, byte by byte."""
     names = [
         *(f"global/round_{number:03d}.safetensors" for number in range(num_rounds + 1)),
         "best.safetensors",

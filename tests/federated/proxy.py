@@ -1,6 +1,4 @@
-"""A TCP proxy that counts bytes, cuts every connection once so many have passed, and lets through
-only so many a second; and an HTTP proxy.
-"""
+"""A TCP proxy that counts bytes, cuts connections and limits their rate; and an HTTP proxy."""
 
 from __future__ import annotations
 
@@ -12,12 +10,12 @@ from collections.abc import Callable, Iterator
 
 
 class Link:
-    """Between a site and a server.
+    """A link between a site and a server.
 
     Attributes:
       up, down: bytes that have passed towards the server and back.
       cut_up, cut_down: counts at which all connections are cut; each is used once.
-      rate: bytes a second each way, 0 for as fast as it goes.
+      rate: bytes per second each way, 0 for no limit.
     """
 
     def __init__(self, port: int):
@@ -85,7 +83,7 @@ class Link:
             return bool(self.cut_down and self.down >= self.cut_down[0] and self.cut_down.pop(0))
 
     def cut(self) -> None:
-        """Ends every connection without a word."""
+        """Ends every connection abruptly."""
         with self._lock:
             self.cuts += 1
             sockets, self._sockets = self._sockets, set()
@@ -100,8 +98,9 @@ class Link:
 
 
 class HttpProxy(Link):
-    """Lets CONNECT through: every name is the server on `port`, as the name of a server behind a
-    hospital's proxy is known to the proxy alone.
+    """Forwards CONNECT for any name to the server on `port`.
+
+    Only a hospital's proxy can resolve the name of a server behind it.
 
     Attributes:
       requests: heads of all requests so far.

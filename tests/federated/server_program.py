@@ -1,6 +1,6 @@
-"""The server in a process of its own, for soak tests and benchmarks.
+"""The server in a separate process, for soak tests and benchmarks.
 
-This module imports the product only in that process: a benchmark's peers do without it.
+This module imports the product only in that process, because a benchmark's peers do not have it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 def running(
     target: Callable[..., object], *arguments: Any
 ) -> Iterator[tuple[multiprocessing.Process, int]]:
-    """Runs `target` in a new process; yields the process and the port that it tells.
+    """Runs `target` in a new process; yields the process and the port that it reports.
 
     Args:
       target: called with the arguments and with a queue into which it puts its port.
@@ -35,18 +35,19 @@ def running(
 def serving(
     folder: str | pathlib.Path, **settings: Any
 ) -> contextlib.AbstractContextManager[tuple[multiprocessing.Process, int]]:
-    """Runs the server of a folder, which has `kits/server` and `initial.safetensors`; its store is
-    `store` there.
+    """Runs the server of a folder that contains `kits/server` and `initial.safetensors`.
+
+    The store is `store` in the same folder.
 
     Args:
-      settings: of `ServerConfig`. The server listens on a free port of this machine and evaluates no
-        model at other sites unless they say otherwise.
+      settings: settings of `ServerConfig`. By default the server listens on a free port of this
+        machine and does not evaluate models at other sites.
     """
     return running(serve, str(folder), settings)
 
 
 def serve(folder: str, settings: Mapping[str, Any], ports) -> None:
-    """Serves in this process and tells the port; see `serving`."""
+    """Serves in this process and reports the port; see `serving`."""
     from federated.server import config as server_config
     from federated.server import serve as program
     from tests.federated import toy

@@ -70,7 +70,7 @@ def states_of(rule, *rounds):
 
 @pytest.fixture(scope="module")
 def made():
-    """Rule to the bytes of its undisturbed run, which is made once."""
+    """Rule -> the bytes of its undisturbed run, computed once."""
     return {}
 
 
@@ -293,7 +293,7 @@ def chained(run, kept=4):
 
 @pytest.fixture
 def rule():
-    """The rule of a test that is not run under every rule."""
+    """The rule for tests that do not run under every rule."""
     return RULE
 
 

@@ -1,8 +1,8 @@
 """One bad site among five: which aggregation rules keep the result of the others within a bound.
 
-Each site fits a few weights to an optimum of its own by gradient descent; the sound sites' optima
-lie close together. The result is kept if every weight of the last global model is in the range of
-the sound sites' optima, widened at either end by its own width.
+Each site fits a few weights to its own optimum by gradient descent; the sound sites' optima are
+close together. The result is kept if every weight of the last global model lies in the range of the
+sound sites' optima, extended at both ends by its own width.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def test_two_bad_sites_of_five_need_the_median_or_two_trimmed_at_each_end():
 
 
 class Trainer:
-    """A site of a whole run; what it does is what `trained` and `FAULTS` say."""
+    """A site of a whole run, whose behaviour `trained` and `FAULTS` define."""
 
     plan, vocabulary, num_examples = toy.PLAN, toy.VOCABULARY, 20
     specs = specs_of({"w": INITIAL})

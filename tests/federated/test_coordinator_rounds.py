@@ -145,7 +145,7 @@ def test_a_round_waits_for_a_site_that_has_announced_its_update_and_waits_for_it
 
 
 def score_rounds(run, site, scores):
-    """Plays rounds of one site that scores model n with scores[n]; returns how many there were."""
+    """Runs rounds of one site that scores model n with scores[n]; returns their number."""
     for number in range(1, len(scores) + 1):
         if run.lead.next_task(site.name).kind != "train":
             return number - 1
@@ -157,7 +157,8 @@ def score_rounds(run, site, scores):
 
 @pytest.mark.parametrize("planted", [0, 2, 5])
 def test_a_ruined_last_model_is_never_chosen_as_the_best(opened, planted):
-    """The paper names this weakness of its own: it takes the last aggregate without a selection.
+    """The paper states this weakness of its method: it takes the last aggregate, unselected.
+
     `test_model_selection` has a hundred random runs.
     """
     scores = [0.65 + (0.2 if number == planted else 0.001 * number) for number in range(5)] + [

@@ -1,5 +1,6 @@
-"""Whole federations of separate programs over TLS, killed in mid-run: they end with the same bits
-as one left alone.
+"""Whole federations of separate programs over TLS, killed in the middle of a run.
+
+They end with the same bits as an undisturbed one.
 """
 
 import json

@@ -22,7 +22,7 @@ def test_a_name_that_is_no_error_of_this_package_is_unknown(name):
 
 
 def test_errors_that_pass_by_themselves_are_worth_another_try_and_no_others():
-    """Each says so in its own words."""
+    """Each error type states it explicitly."""
     retried = {kind for kind in KINDS if issubclass(kind, errors.RETRYABLE)}
     assert {kind.__name__ for kind in retried} == {
         "ServerUnreachable",

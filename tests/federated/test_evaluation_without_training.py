@@ -1,4 +1,4 @@
-"""A run of 0 rounds: given models travel to the sites, and rows come back."""
+"""A run of 0 rounds: the sites receive given models and return rows."""
 
 import json
 

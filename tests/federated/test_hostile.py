@@ -1,6 +1,4 @@
-"""Short versions of the soak tests: forged requests during honest rounds, random input to every
-decoder, broken links.
-"""
+"""Short soak tests: forged requests in honest rounds, random input to decoders, broken links."""
 
 from federated.tensors.weights import CHUNK_BYTES
 from tests.soak import forged, fuzz_decoder, rounds, slow_link

@@ -1,5 +1,6 @@
-"""A site with a malicious server: only the journal's own files are written, and the loop ends with
-one clear error.
+"""A site with a malicious server.
+
+Only the journal's own files are written, and the loop ends with one clear error.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A site with a privacy policy in a run: what leaves, what a restart does, and when it stops."""
+"""A site with a privacy policy in a run: what leaves it, restarts, and when it stops."""
 
 import dataclasses
 import json

@@ -1,6 +1,4 @@
-"""Sites and operators in a network with a proxy: which calls use it, and what happens when a server
-behind it restarts.
-"""
+"""Sites and operators in a network with a proxy: which calls use it, and a server's restart."""
 
 import socket
 
@@ -53,8 +51,9 @@ def test_a_server_on_this_machine_is_never_reached_through_a_proxy(serving, kits
 def test_behind_a_proxy_a_restart_of_the_server_ends_no_site(
     serving, tmp_path, kits, take_part, through, monkeypatch
 ):
-    """Without the proxy, the server's name leads to a different machine, whose certificate is not
-    trusted.
+    """Without the proxy, the server's name resolves to a different machine.
+
+    The certificate of that machine is not trusted.
     """
     own = provisioning.provision(tmp_path / "own", HOST, ("C1",), port=8443)
     settings = {"server_kit": own / "server", "min_num_clients": 1, "max_num_clients": 1}

@@ -1,5 +1,6 @@
-"""Interrupted transfers: in either direction, what arrived is not sent again, even if one end was
-restarted meanwhile.
+"""Interrupted transfers in either direction.
+
+Bytes that have arrived are not sent again, even if one end was restarted in between.
 """
 
 import json

@@ -10,9 +10,7 @@ from tests.federated.server.test_coordinator import Site
 
 
 def run_rounds(run, scores):
-    """Leads as many rounds as there are scores; `scores[n]` is what both sites report on global
-    model n.
-    """
+    """Runs as many rounds as there are scores; both sites report `scores[n]` for global model n."""
     first, second = Site(run, "C1"), Site(run, "C2")
     for number, score in enumerate(scores, start=1):
         for site in (first, second):

@@ -1,6 +1,4 @@
-"""Whole runs with secure aggregation: over TLS with a site that dies, and against servers that do
-not keep to it.
-"""
+"""Whole runs with secure aggregation: over TLS with a dying site, and with dishonest servers."""
 
 import json
 import threading
@@ -49,7 +47,7 @@ class Dying:
 
 
 class Watching:
-    """A transport that tells when its site is asked to train a round."""
+    """A transport that records when its site is asked to train a round."""
 
     def __init__(self, transport, number, seen):
         self._transport, self._number, self._seen = transport, number, seen

@@ -1,4 +1,4 @@
-"""Whole runs in which sites keep arrays of their own, and receive others without sending them."""
+"""Whole runs in which sites keep private arrays, and receive others without sending them."""
 
 import dataclasses
 import json
@@ -27,13 +27,13 @@ SITES = ("C1", "C2")
 
 
 def own(site, number):
-    """The private array of a site after a round: numbers that no other array holds."""
+    """The private array of a site after a round, with numbers that occur in no other array."""
     seed = [ord(site[-1]), number]
     return np.random.default_rng(seed).normal(size=2).astype(np.float32)
 
 
 class Site(toy.ToyTrainer):
-    """Notes the arrays it is given; what it makes of its own depends on its name and the round."""
+    """Records the arrays it is given; its private array depends on its name and the round."""
 
     def __init__(self, site, **named):
         super().__init__(site, plan=PLAN, **named)

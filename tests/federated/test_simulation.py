@@ -1,4 +1,4 @@
-"""Whole runs in one process, and what adding an aggregation rule takes."""
+"""Whole runs in one process, and the steps to add an aggregation rule."""
 
 import dataclasses
 import itertools

@@ -1,5 +1,6 @@
-"""A trainer without a network: its numbers are dyadic fractions, so that what a federation should
-give is known exactly.
+"""A trainer without a network, whose numbers are dyadic fractions.
+
+The result of a federation is therefore known exactly.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ STEP = {"C1": 0.25, "C2": -0.5, "C3": 1.0}
 
 
 def initial(bulk=0):
-    """Returns the initial model; with `bulk` values more, so that it travels in several chunks."""
+    """Returns the initial model, with `bulk` more values so that it is sent in several chunks."""
     return {**INITIAL, "bulk": np.arange(bulk, dtype=np.float32) / 64} if bulk else INITIAL
 
 
@@ -59,8 +60,9 @@ def write_initial(path, *, plan=None, arrays=None):
 
 
 class ToyTrainer:
-    """Halves the weights and adds the site's step times the round; scores by the round number that
-    the weights hold.
+    """Halves the weights and adds the site's step times the round.
+
+    Its scores depend on the round number that the weights hold.
     """
 
     vocabulary = VOCABULARY
@@ -115,9 +117,7 @@ class ToyTrainer:
 
 
 def expected_globals(sites, num_rounds):
-    """Returns the global models of rounds 0, 1, ... by plain float64 arithmetic, exact on these
-    numbers.
-    """
+    """Returns the global models of rounds 0, 1, ... by float64 arithmetic, which is exact here."""
     models = [{name: array.astype(np.float64) for name, array in INITIAL.items()}]
     total = sum(EXAMPLES[site] for site in sites)
     for number in range(1, num_rounds + 1):

@@ -1,5 +1,4 @@
-"""A server or a toy site as a program of its own, which may be told to kill itself at a named
-point.
+"""A server or a toy site as a separate program, which can kill itself at a named point.
 
     python -m tests.federated.toy_process server <store> <kit> <initial> [kill]
     python -m tests.federated.toy_process site <journal> <kit> <port> [kill]

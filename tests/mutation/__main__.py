@@ -5,11 +5,11 @@
     .venv/py3.11/bin/python -m tests.mutation --only=federated/rounds/rounds.py
     .venv/py3.11/bin/python -m tests.mutation --only=federated/storage/store.py --number=17
 
-Each mutant is one module with one small change (see `mutants`), in a process of its own. The
+Each mutant is one module with one small change (see `mutants`), in a separate process. The
 module's tests run against it until one fails: its own file, then those beside it, then those of
-the coordinator, which use the values together. A mutant that passes all of them survives. The cost
-is printed first, then each survivor, then the score: the share of mutants that some test
-notices. `docs/robustness.md` judges the survivors.
+the coordinator, which use the modules together. A mutant that passes all of them survives. The cost
+is printed first, then each survivor, then the score: the share of mutants that at least one test
+detects. `docs/robustness.md` assesses the survivors.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def modules() -> list[str]:
 
 
 def tests_of(module: str, *, quick: bool = False) -> list[list[str]]:
-    """Returns the tests of a module, in the groups in which they run one after the other.
+    """Returns the tests of a module, in groups that run one after another.
 
     Args:
       quick: without those of the coordinator.
@@ -89,7 +89,7 @@ def tests_of(module: str, *, quick: bool = False) -> list[list[str]]:
 
 
 def passes(module: str, number: int | None, tests: Sequence[str], limit_s: float) -> bool:
-    """Returns whether tests pass with a mutant of a module; None is the module as it is."""
+    """Returns whether tests pass with a mutant of a module; None is the unchanged module."""
     child = os.fork()
     if not child:
         os._exit(_run(module, number, tests))
@@ -105,7 +105,7 @@ def passes(module: str, number: int | None, tests: Sequence[str], limit_s: float
 
 
 def _run(module: str, number: int | None, tests: Sequence[str]) -> int:
-    """Runs in a new process: returns its exit code."""
+    """Runs tests in a new process; returns its exit code."""
     import pytest
 
     os.setpgrp()

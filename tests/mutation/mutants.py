@@ -1,7 +1,7 @@
 """All mutants of a module: its syntax tree with one small change.
 
 Comparisons and operators are exchanged, conditions negated, numbers and truth values changed, and
-statements left out whose only purpose is their effect. Docstrings, messages and annotations stay.
+statements with only side effects removed. Docstrings, messages and annotations are unchanged.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Power cuts: what a program leaves on the disk is recorded, every state that a cut can leave is
-made of it, and the program is started again on each.
+"""Power cuts: a program's writes to the disk are recorded, and replayed up to a simulated cut.
 
-A kill leaves the page cache, so it cannot show a missing sync. Here nothing survives but what was
-synced, and any part of the rest.
+From the recording, every state that a cut can leave is built, and the program is restarted on each.
+A kill leaves the page cache intact, so it cannot reveal a missing sync. Here, only synced data
+survive for certain, and any part of the rest.
 """

@@ -3,10 +3,10 @@
     .venv/py3.11/bin/python -m tests.power_loss --states=5000
     .venv/py3.11/bin/python -m tests.power_loss --mutants
 
-The first restarts on as many states of the disk as asked for, a fifth of them for each case but the
-server, and ends with an error at a state in which something that was confirmed is lost or half
-there, or from which the program does not come to the same end. The second leaves out the syncs of
-one line of code after the other (and SQLite's own) and expects each to be noticed.
+The first command restarts on the given number of disk states, a fifth of them for each case except
+the server, and ends with an error at a state in which confirmed data are lost or incomplete, or
+from which the program does not reach the same result. The second omits the syncs of one line of
+code after another (and SQLite's own) and expects each omission to be detected.
 
 Cost: 0.06 to 0.1 s per state of a federation, 0.03 s of the others, on one core.
 """

@@ -1,4 +1,4 @@
-"""Checkpoints of a training, and what must hold after a power cut while they are written.
+"""Checkpoints of a training, and the conditions after a power cut while they are written.
 
     python -m tests.power_loss.checkpoints ROOT
 
@@ -47,8 +47,10 @@ class _Config:
 
 
 class _Trainer:
-    """What `checkpoints` asks of a trainer. The state is a dict: to import TensorFlow and restore the
-    variables of a network takes much longer than to read a checkpoint.
+    """The part of a trainer that `checkpoints` uses.
+
+    The state is a dict, because importing TensorFlow and restoring the variables of a network takes
+    much longer than reading a checkpoint.
     """
 
     network = types.SimpleNamespace(
@@ -102,8 +104,10 @@ def _save(root: pathlib.Path, step: int) -> None:
 
 
 def check(root: pathlib.Path, marks: Sequence[str]) -> None:
-    """Raises AssertionError, or what the program raises, unless the newest checkpoint is one that
-    was saved, whole, and not older than the last that `save` returned from.
+    """Checks the newest checkpoint.
+
+    Raises AssertionError, or an error of the program, unless the checkpoint is complete, was really
+    saved, and is not older than the last one for which `save` returned.
     """
     from c2fnas import checkpoints
 

@@ -3,10 +3,10 @@
 The model is weaker than any file system in use (as in ALICE, Pillai et al., OSDI 2014):
 
 - Data and size of a file are safe only after a sync of that file. Before that, each write may be
-  there or not, in any order; a write that is there may be torn at a multiple of 512 bytes, or have
-  made the file longer and left zeros.
+  present or not, in any order; a write that is present may be torn at a multiple of 512 bytes, or
+  may have extended the file with zeros only.
 - A name in a folder (created, renamed, linked, removed) is safe only after a sync of that folder.
-  Before that, each change of a name may be there or not, in any order. One rename is atomic.
+  Before that, each change of a name may be present or not, in any order. A rename is atomic.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Operation:
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """A power cut: after `position` operations, with these of the unsynced ones on the disk.
+    """A power cut after `position` operations, with some of the unsynced ones on the disk.
 
     partial: operation to how its data arrived: ("torn", bytes) or ("zeros", 0).
     way: which of the unsynced ones these are, one of `WAYS`.
@@ -76,7 +76,7 @@ def unsynced(operations: Sequence[Operation], position: int) -> list[int]:
 
 
 def tree(operations: Sequence[Operation], cut: Cut) -> dict[str, bytes | None]:
-    """Returns path to content (None for a folder) of what is on the disk after a cut."""
+    """Returns path -> content (None for a folder) of the disk after a cut."""
     open_ = set(unsynced(operations, cut.position))
     names: dict[int, dict[str, int]] = {ROOT: {}}
     data: dict[int, bytearray] = {}
@@ -154,8 +154,9 @@ def digest(content: Mapping[str, bytes | None]) -> str:
 def without_syncs(
     operations: Sequence[Operation], texts: Collection[str], *, reach: int = 60
 ) -> tuple[list[Operation], set[int]]:
-    """Returns the recording of the same program without the syncs that these functions asked for,
-    and the positions where that may show: the next `reach` after each.
+    """Returns the recording without the syncs of these functions, and the affected positions.
+
+    The positions where a missing sync may show are the next `reach` after each.
     """
     result: list[Operation] = []
     positions: set[int] = set()
@@ -181,7 +182,7 @@ def cuts(
     part.
 
     Args:
-      below: folders at the top that lose power; what is in the others has arrived. None: all.
+      below: top-level folders that lose power; the others keep everything. None means all.
       positions: only after so many operations.
     """
     for position in range(1, len(operations) + 1):

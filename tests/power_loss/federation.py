@@ -1,10 +1,11 @@
-"""A federation of two sites in one process, and what must hold after a power cut at its server, at
-one of its sites, or at all of them.
+"""A federation of two sites in one process, and the conditions after a power cut.
+
+The cut is at its server, at one of its sites, or at all of them.
 
     python -m tests.power_loss.federation ROOT KITS
 
-runs one from the beginning, in ROOT/server, ROOT/C1 and ROOT/C2, and leaves marks: what the server
-confirmed, to whom.
+runs one from the beginning, in ROOT/server, ROOT/C1 and ROOT/C2, and leaves marks of what the
+server has confirmed to whom.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ CUT = {"server": ("server",), "site": ("C1",), "all": ("server", *SITES)}
 
 
 def prepare(kits: pathlib.Path) -> None:
-    """Makes what a federation starts from: the server's kit and the initial model."""
+    """Makes the inputs of a federation: the server's kit and the initial model."""
     provisioning.provision(kits, "localhost", SITES, port=0)
     toy.write_initial(kits / "initial.safetensors")
 
@@ -53,9 +54,7 @@ def command(root: pathlib.Path, kits: pathlib.Path) -> list[str]:
 
 
 class Marking:
-    """Put before a transport's class: marks what the server has confirmed as soon as the site knows
-    it.
-    """
+    """A mix-in for transports: marks what the server has confirmed as soon as the site knows it."""
 
     def login(self, *args, **named):
         session = super().login(*args, **named)
@@ -90,7 +89,7 @@ class _Marking(Marking, simulation.InProcessTransport):
 
 
 class _MarkingLog(audit_log.AuditLog):
-    """Marks the hash of each signed line, which an operator may note."""
+    """Marks the hash of each signed line, which an operator may record."""
 
     def append(self, event, **fields):
         super().append(event, **fields)
@@ -100,7 +99,7 @@ class _MarkingLog(audit_log.AuditLog):
 
 @contextlib.contextmanager
 def _leading(folder: pathlib.Path, kits: pathlib.Path) -> Iterator[Coordinator]:
-    """Opens what `serve` opens, without its sockets."""
+    """Opens the same things as `serve`, without its sockets."""
     config = ServerConfig(num_rounds=ROUNDS, poll_s=5.0, linger_s=5.0)
     identity = Identity.of(kits / "server", "server")
     store = Store(folder)
@@ -136,7 +135,7 @@ def run(
     kits: pathlib.Path,
     transport: Callable[..., simulation.InProcessTransport] = _Marking,
 ) -> None:
-    """Starts or goes on with a federation, and returns at its end. Raises what one party raised."""
+    """Starts or resumes a federation, and returns at its end. Raises what a party raised."""
     failures: list[BaseException] = []
 
     def guarded(work: Callable[[], object], coordinator: Coordinator) -> None:
@@ -175,8 +174,9 @@ def run(
 def check(
     root: pathlib.Path, marks: Sequence[str], *, kits: pathlib.Path, expected: Mapping[str, bytes]
 ) -> None:
-    """Raises AssertionError, or what the program raises, unless everything that was confirmed is
-    there and the federation ends with the same bits.
+    """Checks that everything confirmed is there and that the federation ends with the same bits.
+
+    Raises AssertionError otherwise, or an error of the program.
 
     Args:
       root: the folders after the cut.

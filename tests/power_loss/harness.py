@@ -77,7 +77,7 @@ def of_every_way(
 
 
 def _different(operations: Sequence[Operation], cuts: Iterable[Cut]) -> Iterator[Cut]:
-    """Yields those that leave another disk, or follow more marks, than every one before."""
+    """Yields the cuts whose disk or number of marks differs from that of every earlier cut."""
     seen: set[tuple[str, int]] = set()
     for cut in cuts:
         marks = sum(operation.kind == "mark" for operation in operations[: cut.position])
@@ -98,8 +98,8 @@ def try_all(
     """Restarts on every cut; returns the failures, at most `stop_after`.
 
     Args:
-      check: called with a folder as the cut left it and with the marks before the cut; raises where
-          something does not hold.
+      check: called with a folder as the cut left it and with the marks before the cut; raises if a
+          condition does not hold.
     """
     failures = []
     for done, cut in enumerate(cuts, 1):
@@ -137,5 +137,5 @@ def _lost(operations: Sequence[Operation], cut: Cut) -> tuple[str, ...]:
 
 
 def _memory() -> str | None:
-    """Returns a folder in memory where there is one: thousands of disks are written."""
+    """Returns a folder in memory if there is one, because thousands of disks are written."""
     return "/dev/shm" if shutil.os.path.isdir("/dev/shm") else None

@@ -1,8 +1,8 @@
-"""What a program does to a folder, recorded with strace.
+"""Records with strace what a program does to a folder.
 
-strace sees every call, whoever makes it: Python, SQLite, the writer of safetensors, TensorFlow. A
-FUSE file system would see writes to mapped pages as well, and no program here writes such pages but
-SQLite's index of its write-ahead log, which it makes anew after a power cut.
+strace sees every call, whether it comes from Python, SQLite, the writer of safetensors or
+TensorFlow. A FUSE file system would also see writes to mapped pages, but the only such writes here
+are those of SQLite's index of its write-ahead log, which SQLite rebuilds after a power cut.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MARKS = "POWER_LOSS_MARKS"  # environment variable: file to which a program writ
 
 
 class CannotRecord(Exception):
-    """There is no strace here, or it may not trace."""
+    """strace is not installed here, or may not trace."""
 
 
 def record(
@@ -54,8 +54,8 @@ def record(
     """Runs a program to its end and returns what it did below `root`, which is empty at the start.
 
     Raises:
-      CannotRecord: where strace cannot be used.
-      RuntimeError: if the program fails, or does to a file what the model does not know.
+      CannotRecord: if strace cannot be used.
+      RuntimeError: if the program fails, or changes a file in a way that the model does not cover.
     """
     if shutil.which("strace") is None:
         raise CannotRecord("strace is not installed")
@@ -77,7 +77,7 @@ def record(
 
 
 def mark(text: str) -> None:
-    """Notes a fact in the recording, e.g. that a receipt has left; nothing where none is made."""
+    """Notes a fact in the recording, e.g. that a receipt has left; no-op without a recording."""
     if path := os.environ.get(MARKS):
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
         os.write(descriptor, text.encode() + b"\n")
@@ -338,8 +338,9 @@ class Recording:
     # Paths.
 
     def _within(self, path: str) -> bool:
-        """Whether a path is part of the recording; SQLite's index of its log, which does not outlive
-        a power cut, is not.
+        """Whether a path is part of the recording.
+
+        SQLite's index of its log, which does not survive a power cut, is not.
         """
         return path == self._root or (
             path.startswith(self._root + "/") and not path.endswith("-shm")
@@ -368,7 +369,7 @@ class Recording:
 
 
 class _Argument:
-    """One argument of a call: its text, and where they are shown its data and its path."""
+    """One argument of a call: its text, and its data and path if they are shown."""
 
     def __init__(self, text: str = "", data: bytes = b"", path: str = ""):
         self.text, self.data, self.path = text, data, path

@@ -1,4 +1,4 @@
-"""What power is cut to: name, recording, check, and which syncs may be missing."""
+"""The scenarios of power cuts: name, recording, check, and the syncs that may be missing."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ class Scenario:
     check: Check
 
     def syncs(self) -> list[tuple[str, frozenset[str]]]:
-        """Returns who asks for syncs in the folders that lose power: (function, texts of its
-        syncs). SQLite's are one, as its PRAGMA synchronous decides on all of them.
+        """Returns the functions that sync in the folders that lose power, with their syncs' texts.
+
+        SQLite's syncs count as one, because its PRAGMA synchronous controls all of them.
         """
         texts = {
             operation.text
@@ -60,10 +61,10 @@ class Scenario:
 
 
 class Recordings:
-    """Records each program once, however many scenarios it has part in.
+    """Records each program once, however many scenarios use it.
 
     Args:
-      folder: a new one, for what the programs leave.
+      folder: a new folder for the programs' files.
     """
 
     def __init__(self, folder: pathlib.Path):

@@ -1,4 +1,4 @@
-"""Has a program say in the recording which of its lines asks for a sync."""
+"""Makes a program mark in the recording which of its lines asks for a sync."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ _PACKAGES = ("runkit", "federated", "preprocessing", "c2fnas", "experiments")
 
 
 def announce() -> None:
-    """Wraps os.fsync: each call is preceded by a mark that names the function that asked for it,
-    and where that is in `runkit`, the one that called it.
+    """Wraps os.fsync, so that each call is preceded by a mark that names the calling function.
+
+    If that function is in `runkit`, the mark also names its caller.
     """
     for name in ("fsync", "fdatasync"):
         setattr(os, name, _wrapped(getattr(os, name)))

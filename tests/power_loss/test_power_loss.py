@@ -1,4 +1,4 @@
-"""A sample of the states that `python -m tests.power_loss` tries, and the model of the disk by hand."""
+"""A sample of the states of `python -m tests.power_loss`, and the disk's model by hand."""
 
 import random
 

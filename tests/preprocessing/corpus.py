@@ -1,7 +1,8 @@
 """A corpus of malformed inputs, and of unusual inputs that are valid.
 
 Each kind is a folder with a manifest.json of one small case. The tests read them with the product,
-`tests/benchmarks/malformed.py` with other software. Write all of them, and an index in corpus.json:
+`tests/benchmarks/malformed.py` with other software. To write all kinds, and an index in
+corpus.json:
 
     python -m tests.preprocessing.corpus FOLDER
 """

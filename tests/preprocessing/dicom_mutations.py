@@ -1,4 +1,4 @@
-"""Seeded series with faults in their headers, written byte by byte: no library corrects them.
+"""Seeded series with faults in their headers, written byte by byte so that no library fixes them.
 
 A series starts as one that every reader can read (explicit or implicit, with or without a preamble,
 compressed, one multi-frame file) and is then changed in one or two places.

@@ -1,6 +1,6 @@
 """Seeded mutations of NIfTI files, as damaged disks and unusual exporters produce them.
 
-They concern headers, the size of the data, and the compressed stream.
+They affect headers, the size of the data, and the compressed stream.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A site's cases as values: what one may say, and the rule that wrong ones break."""
+"""A site's cases as values: valid entries, and the rules that invalid ones break."""
 
 import pathlib
 

@@ -102,8 +102,9 @@ def test_without_pydicom_the_remedy_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["CT_small.dcm", "693_J2KI.dcm", "J2K_pixelrep_mismatch.dcm"])
 def test_slices_of_real_scanners(tmp_path, name):
-    """Headers as scanners and archives write them; the last one's codestream and header disagree on
-    the sign of its pixels.
+    """Headers as scanners and archives write them.
+
+    The codestream and the header of the last one disagree on the sign of its pixels.
     """
     made = []
     for k in range(3):

@@ -1,4 +1,4 @@
-"""Two phases in one series are told apart; blocks that follow each other are one stack."""
+"""Two phases in one series are separated; blocks that follow one another are one stack."""
 
 import numpy as np
 import pytest

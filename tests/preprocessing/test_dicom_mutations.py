@@ -1,4 +1,5 @@
-"""Whatever is wrong in a header: the series is read, or refused by a rule with a file.
+"""For any fault in a header, the series is read, or refused by a rule that names a file.
+
 `tests/soak/dicom_headers.py` is the long run.
 """
 

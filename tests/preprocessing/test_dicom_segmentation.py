@@ -12,7 +12,7 @@ from tests.preprocessing import dicom_files  # noqa: E402
 
 
 def series(folder, array=None, **changes):
-    """Writes a small series in a study, its files in no order, and returns what is read of it."""
+    """Writes a small series in a study, with unordered files, and returns what is read from it."""
     affine = np.array([[-0.8, 0, 0, 30.0], [0, -0.9, 0, 20.0], [0, 0, 2.5, -100.0], [0, 0, 0, 1]])
     if array is None:
         array = np.arange(7 * 6 * 5, dtype=np.int16).reshape(7, 6, 5) - 100

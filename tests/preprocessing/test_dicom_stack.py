@@ -128,8 +128,9 @@ def test_numbers_that_begin_above_1_or_are_absent_give_no_warning(tmp_path):
 
 
 def parts(counts, *, concatenated):
-    """Returns a multi-frame image of a CT in files of so many frames each, as a concatenation or as
-    images of their own.
+    """Returns a multi-frame image of a CT, split into files with the given numbers of frames.
+
+    The files are a concatenation, or separate images.
     """
     whole, found, begin = enhanced(CT), [], 0
     size = len(whole.PixelData) // whole.NumberOfFrames

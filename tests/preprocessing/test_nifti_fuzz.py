@@ -1,5 +1,6 @@
-"""A sample of the fuzz over NIfTI files; `tests/soak/fuzz_nifti.py` runs thousands of them and
-compares them with SimpleITK.
+"""A sample of mutated NIfTI files.
+
+`tests/soak/fuzz_nifti.py` runs thousands of them and compares the results with SimpleITK.
 """
 
 import json

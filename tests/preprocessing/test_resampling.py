@@ -142,8 +142,9 @@ def ball(shape, centre, radius):
 @pytest.mark.parametrize("spacing_mm", [(1.0, 1.5, 2.0), (0.5, 0.5, 5.0), (2.0, 1.0, 0.5)])
 @pytest.mark.parametrize("degrees", [(0, 0, 0), (9, -6, 14)], ids=["upright", "oblique"])
 def test_there_and_back_for_all_48_orientations(spacing_mm, degrees):
-    """The stored mask is known in patient coordinates, so where it comes back tells whether every
-    axis came back.
+    """The stored mask is known in patient coordinates.
+
+    The place of the restored mask thus shows whether every axis was restored.
     """
     native = np.zeros((14, 12, 10), dtype=np.uint8)
     native[3:8, 2:7, 4:8] = 1

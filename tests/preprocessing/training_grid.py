@@ -1,4 +1,4 @@
-"""The grid to which resampling brings a scan, written down independently of the product."""
+"""The grid to which resampling brings a scan, computed independently of the product."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Each program is started as a process of its own and sends itself the signal of Ctrl-C."""
+"""Each program is started as a separate process and sends itself the signal of Ctrl-C."""
 
 import signal
 import subprocess

@@ -21,9 +21,7 @@ FOREIGN = [
 
 
 def harmless(text):
-    """No character of a text is a control, a format, a separator of lines, half of a pair, or
-    unassigned.
-    """
+    """Returns whether a text has no control, format, line separator or unassigned character."""
     return all(
         unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Zl", "Zp", "Cn"}
         for character in text

@@ -1,6 +1,4 @@
-"""What a run keeps to itself. Every test runs under a umask that would let everybody read and
-write.
-"""
+"""Private files of a run. Every test runs under a umask that would let everybody read and write."""
 
 import os
 import pathlib

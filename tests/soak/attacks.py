@@ -4,8 +4,8 @@
     .venv/py3.11/bin/python -m tests.soak.attacks --attacks=idle,rows   some of them
 
 Server, honest sites and attacker are separate processes. For each attack it prints whether the
-honest rounds gave the right bits; how long a round took, beside one without an attack, from ten
-seconds after the attack began; the growth of the server's memory and disk; and the longest time
+honest rounds gave the right bits; how long a round took compared with one without an attack, from
+ten seconds after the attack began; the growth of the server's memory and disk; and the longest time
 that the operator's status took. The attacker is either a stranger without a certificate or site C4,
 which has one.
 """
@@ -361,7 +361,7 @@ def _attack(name: str, folder: str, port: int, over) -> None:
 
 
 def _site(folder: str, site: str, port: int, starts) -> None:
-    """An honest site that tells when each of its rounds begins."""
+    """An honest site that reports when each of its rounds begins."""
     root = pathlib.Path(folder)
     transport = grpc_transport.connect(root / "kits" / site, host="localhost", port=port)
     trainer = Trainer(site, on_train=lambda number: starts.put((site, number, time.monotonic())))
@@ -401,7 +401,7 @@ def disk_mib(folder: pathlib.Path) -> float:
 
 
 def run(attack: str | None, *, rounds: int = 60, warm_up_s: float = 10.0) -> dict:
-    """Returns what honest sites and operator saw during one attack; None means no attack."""
+    """Returns what honest sites and operator observe during an attack; None means no attack."""
     context = multiprocessing.get_context("spawn")
     folder = pathlib.Path(tempfile.mkdtemp())
     processes: list[multiprocessing.Process] = []

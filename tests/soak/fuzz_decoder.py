@@ -4,8 +4,8 @@
 
 None may crash or take more memory than the input declares. Inputs are random bytes, and valid
 messages with bytes changed, cut, repeated and inserted. Each must be read, or refused with an error
-of this package. tracemalloc measures the peak memory beyond the input for one in a hundred inputs,
-because it slows everything down.
+of this package. tracemalloc measures the peak memory beyond the input for only one in a hundred
+inputs, because it slows everything down.
 """
 
 from __future__ import annotations

@@ -4,14 +4,14 @@
 
 The server and the sites are two programs that speak gRPC under TLS. Every site leaves in the middle
 of one training in fifty and comes back up to a second later; the server is killed a few times
-before half of the rounds are done. The log goes on in segments of a quarter of a MiB, of which the newest two
-stay. The cost is printed first.
+before half of the rounds are done. The log is split into segments of a quarter of a MiB, of which
+the newest two are kept. The cost is printed first.
 
 In the second half, memory, threads and descriptors of both programs and the number of files must
-not grow, and the log must stay below its bound. At the end the weights must be those that follow
-by hand from the log, and the audit must verify the log without the removed segments and, in a
-copy of the store to which they were put back, the whole chain. The exit code is 1 if one of this
-does not hold.
+not grow, and the log must stay below its bound. At the end the weights must equal those computed by
+hand from the log, and the audit must verify the log without the removed segments and, in a copy of
+the store with the segments restored, the whole chain. The exit code is 1 if any of these conditions
+fails.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Trainer(toy.ToyTrainer):
 
 
 def run_sites(folder: str, port: int, seed: int, left) -> None:
-    """Runs all sites until the run is over; `left` counts how often one has left."""
+    """Runs all sites until the run is over; `left` counts how often a site has left."""
     root = pathlib.Path(folder)
 
     def attend(number: int, site: str) -> None:
@@ -243,7 +243,7 @@ def slopes(samples: list[dict[str, float]]) -> dict[str, float]:
 
 
 def grown(samples: list[dict[str, float]]) -> list[str]:
-    """Returns what grows although it must not, and a log beyond its bound, in words."""
+    """Describes figures that grow although they must not, and a log beyond its bound."""
     found = []
     for key, slope in slopes(samples).items():
         limit = TOLERATED.get(key.rpartition(" ")[2]) if ", " in key else None
@@ -257,7 +257,7 @@ def grown(samples: list[dict[str, float]]) -> list[str]:
 
 
 def by_hand(log: EventLog, rounds: int) -> np.float32:
-    """Returns the weight `scale` that follows from which sites count in each round."""
+    """Returns the weight `scale` that follows from the sites counted in each round."""
     scale, last = np.float32(toy.INITIAL["scale"]), 0
     for record in log.read():
         if record["event"] != "aggregated":
@@ -273,7 +273,7 @@ def by_hand(log: EventLog, rounds: int) -> np.float32:
 
 
 def check(root: pathlib.Path, rounds: int) -> str:
-    """Raises unless the audit verifies store and whole log, and the weights are those by hand."""
+    """Raises unless the audit verifies store and log, and the weights equal those by hand."""
     authority = x509.load_pem_x509_certificate((root / "kits" / "server" / "ca.pem").read_bytes())
     bounded = verification.verify(root / "store", authority)
     shutil.copytree(root / "store", root / "whole")

@@ -1,4 +1,4 @@
-"""Kills a preparation again and again; restarted, it must end in the same store, byte for byte.
+"""Kills a preparation repeatedly; after restarts it must give the same store, byte for byte.
 
     .venv/py3.11/bin/python -m tests.soak.prepare_kills --kills=100
 

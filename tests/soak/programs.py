@@ -1,4 +1,4 @@
-"""Calls in this process what the programs do with one case.
+"""Does in this process what the programs do with one case.
 
 The programs are prepare, prepare --check, cohort_report, predict and evaluate. The network of
 predict is a stand-in of two thresholds; everything else is the product's own code. `odd_cohort`
@@ -25,7 +25,7 @@ def ends(
 
     Args:
       case: a case with a label.
-      odd: the mutated one of scan and label. predict reads only mutated scans; evaluate scores its
+      odd: which of scan and label is mutated. predict reads only mutated scans; evaluate scores its
         mask, or a mutated label as if it were a mask.
       folder: folder for results; a rule must name a file in it.
       truth: a good label, for evaluate.

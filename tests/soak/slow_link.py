@@ -2,13 +2,13 @@
 
     .venv/py3.11/bin/python -m tests.soak.slow_link --megabytes=758 --rate=1
 
-The model must arrive, only the bytes lost by the cuts may be sent again, and no other site may
-wait. Server, slow site and quick site are separate programs under mutual TLS. The slow site's link
-passes `--rate` megabytes per second each way and is cut once on the way down and twice on the way
-up. The round's deadline is shorter than the transfers together, so their progress must keep it
-open. Meanwhile the quick site, which has delivered, keeps sending heartbeats and fetching the
-model. The figures are printed as JSON: bytes on the slow link as a share of the model, and how long
-the quick site's calls took before and meanwhile.
+The model must arrive, only the bytes lost by the cuts may be sent again, and no other site may have
+to wait. Server, slow site and quick site are separate programs under mutual TLS. The slow site's
+link passes `--rate` megabytes per second each way and is cut once during the download and twice
+during the upload. The round's deadline is shorter than the transfers together, so their progress
+must keep the round open. Meanwhile the quick site, which has delivered, keeps sending heartbeats
+and fetching the model. The figures are printed as JSON: bytes on the slow link as a share of the
+model, and how long the quick site's calls took before and during the transfers.
 """
 
 from __future__ import annotations

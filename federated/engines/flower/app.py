@@ -52,14 +52,15 @@ def write_app(
     """Writes an app for `flwr run`; returns its folder.
 
     Args:
-      folder: of the app; its name, a Python identifier, is the app's. Must not exist.
+      folder: folder of the app, which must not exist; its name, a Python identifier, becomes the
+        app's name.
       site_script: Python file that defines `app`; see `flower.site`.
       initial, output: file of global model 0, and folder for the global models; absolute paths on
         the machine of the SuperLink.
       num_sites: a round waits for all of them.
       publisher: as Flower asks for it.
     Raises:
-      ValueError: for a folder whose name is no Python identifier.
+      ValueError: for a folder whose name is not a Python identifier.
     """
     folder = pathlib.Path(folder)
     if not folder.name.isidentifier():

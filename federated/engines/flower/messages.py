@@ -1,4 +1,4 @@
-"""Names of what travels in Flower's messages."""
+"""Names of the entries of Flower's messages."""
 
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"  # records of a message
 ROUND = "server-round"  # Flower's own entry of the server's config; from 1

@@ -22,7 +22,7 @@ _ROUND_S = 7 * 24 * 3600.0
 
 
 class NamedMean(FedAvg):
-    """Flower's FedAvg, but the mean is that of `averaging.averaged`, and every site must reply."""
+    """Flower's FedAvg with the mean of `averaging.averaged`; every site must reply."""
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -30,7 +30,7 @@ class NamedMean(FedAvg):
         """Returns the mean of the updates, and of each metric that all sites report.
 
         Raises:
-          RuntimeError: where a site reports an error or does not reply. Flower itself would go on
+          RuntimeError: if a site reports an error or does not reply. Flower itself would continue
             without the site.
         """
         updates, metrics = {}, {}
@@ -57,12 +57,12 @@ class NamedMean(FedAvg):
 def server_app(
     initial: str | os.PathLike, folder: str | os.PathLike, *, num_rounds: int, num_sites: int
 ) -> ServerApp:
-    """Returns the app that leads a run.
+    """Returns the server app of a run.
 
     Args:
       initial: safetensors file of global model 0, with the plan in its metadata; on the machine of
         the SuperLink.
-      folder: takes the global models, as `round_<number>.safetensors`.
+      folder: folder for the global models, as `round_<number>.safetensors`.
       num_sites: a round waits for all of them.
     """
     app = ServerApp()

@@ -27,8 +27,8 @@ def client_app(make_trainer: Callable[[str], SiteTrainer]) -> ClientApp:
     """Returns the app that takes part in a run.
 
     Args:
-      make_trainer: called with the site's name, once per round: Flower runs every message in a
-        process of its own. What a trainer keeps from round to round must lie on disk.
+      make_trainer: called with the site's name, once per round, because Flower runs every message
+        in a separate process. A trainer must keep its state between rounds on disk.
     Raises:
       ValueError: in the app, for a SuperNode that was started without a site's name.
       And as `take_round`; the server then stops the run.

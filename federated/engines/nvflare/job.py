@@ -25,7 +25,7 @@ def write_job(
     those modules of this package that the job names, but not what they import.
 
     Args:
-      folder: of the job; its name is the job's. Must not exist.
+      folder: folder of the job, which must not exist; its name becomes the job's name.
       site_script: Python file that every site runs; see `nvflare.site`.
       initial: safetensors file of global model 0, with the plan in its metadata.
       num_sites: a round waits for all of them.

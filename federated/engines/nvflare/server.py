@@ -24,8 +24,9 @@ from federated.tensors.weights import NamedArrays
 
 
 class NamedArraysPersistor(ModelPersistor):
-    """Keeps global models as `<job's run folder>/global/round_<number>.safetensors`, as this
-    product's own server does. NVFLARE's persistor for NumPy holds one array.
+    """Keeps global models as `<job's run folder>/global/round_<number>.safetensors`.
+
+    This product's own server does the same. NVFLARE's persistor for NumPy holds only one array.
 
     Args:
       initial: file of global model 0, in the job's custom folder, or an absolute path.

@@ -1,4 +1,4 @@
-"""The smallest box around a mask, against a look at every voxel."""
+"""The smallest box around a mask, compared with a search of every voxel."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A figure as the picture that a reader sees, and what is where in it."""
+"""A figure as rendered pixels, and the positions of things in it."""
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -23,8 +23,6 @@ def panel(picture, figure, index):
 
 
 def centre_of(part, colour, tolerance=0.25):
-    """Mean (row, column) of the pixels near a colour, as shares of the panel; None where there are
-    none.
-    """
+    """Mean (row, column) of the pixels near a colour, as shares of the panel; None if none are."""
     where = np.argwhere(np.abs(part - to_rgb(colour)).max(axis=-1) < tolerance)
     return tuple(where.mean(axis=0) / part.shape[:2]) if len(where) else None

@@ -1,4 +1,4 @@
-"""Patches above what the VAE branch makes of them."""
+"""Patches above their reconstructions by the VAE branch."""
 
 import numpy as np
 

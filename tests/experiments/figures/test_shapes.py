@@ -1,4 +1,4 @@
-"""Boxes and arrows where they are asked for."""
+"""Boxes and arrows at the requested places."""
 
 import numpy as np
 import pytest

@@ -11,8 +11,9 @@ from tests.experiments.figures.rendered import centre_of, panel, pixels
 
 
 def a_case(shape=(40, 30), spacing=(2.0, 2.0), predictions=("C1_baseline", "FL_global")):
-    """Pancreas at the patient's right, in front; tumour at the left, behind (RAS+: x grows to the
-    right, y to the front).
+    """Pancreas at the patient's right, in front; tumour at the left, behind.
+
+    In RAS+, x increases to the right and y to the front.
     """
     truth = np.zeros(shape, np.uint8)
     truth[int(0.75 * shape[0]) : int(0.9 * shape[0]), int(0.7 * shape[1]) : int(0.9 * shape[1])] = 1

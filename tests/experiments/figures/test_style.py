@@ -1,4 +1,4 @@
-"""Colours that anyone can tell apart, and figures without a display."""
+"""Colours that everybody can tell apart, and figures without a display."""
 
 import subprocess
 import sys

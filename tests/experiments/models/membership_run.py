@@ -1,4 +1,4 @@
-"""A run's folder with just what membership inference reads: weights and prepared cases."""
+"""A run's folder with only the files that membership inference reads: weights and cases."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROUNDS = 4
 
 
 def store(folder, site, numbers, counts):
-    """Prepares small scans of a site; other numbers are other patients."""
+    """Prepares small scans of a site; different numbers are different patients."""
     cases = []
     for number in numbers:
         image, label = (folder / "scans" / f"{kind}{number}.nii" for kind in ("image", "label"))
@@ -35,7 +35,7 @@ def store(folder, site, numbers, counts):
 
 
 def weights(config, seed):
-    """Returns weights near those that training begins with."""
+    """Returns weights near the initial ones of a training."""
     initial, rng = _initial(config), np.random.default_rng(0)
     step = {name: rng.normal(0, 0.02, array.shape) for name, array in initial.items()}
     return {name: (a + seed * step[name]).astype(np.float32) for name, a in initial.items()}

@@ -1,4 +1,4 @@
-"""The rows of a site's cases, by hand: the network's answer is written into the image."""
+"""The rows of a site's cases, by hand: the image itself determines the network's answer."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ MARGIN = 5.0  # of the winning class over the others
 
 
 def logits(image):
-    """The class that stands in each voxel wins; air around the volume is background."""
+    """In each voxel, the class written there wins; air around the volume is background."""
     classes = np.maximum(image[..., 0], 0).astype(int)
     return (MARGIN * np.eye(3, dtype=np.float32))[classes]
 

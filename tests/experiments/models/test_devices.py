@@ -43,8 +43,9 @@ def _start_workers(folder, die_at=(-1, -1)):
 
 
 def test_two_machines_train_as_one_and_go_on_after_one_is_killed(tmp_path):
-    """Machine 1 is killed after two of three steps; both are started again and go on from the
-    chief's last checkpoint.
+    """Machine 1 is killed after two of three steps.
+
+    Both are started again and continue from the chief's last checkpoint.
     """
     chief, other = _start_workers(tmp_path, die_at=(-1, 2))
     try:

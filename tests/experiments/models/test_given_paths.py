@@ -1,4 +1,4 @@
-"""The list of paths that an operator writes, and what a server makes of it."""
+"""The list of paths that an operator writes, and the files that a server makes from it."""
 
 import dataclasses
 import json
@@ -73,7 +73,7 @@ def test_what_does_not_fit_is_refused_by_name(listed, tmp_path):
         given_paths.files([listed(metadata={"plan": json.dumps(other)})], PLAN, tmp_path)
     lacking = {name: value for name, value in arrays().items() if "cell02" not in name}
     with pytest.raises(
-        ValueError, match=r"is no supernet of the flags.*no weight of conv2d for cell 2"
+        ValueError, match=r"is not a supernet of the flags.*no weight of conv2d for cell 2"
     ):
         given_paths.files([listed(lacking)], PLAN, tmp_path)
     del lacking["cell01/input0/op/p3d/kernel"]

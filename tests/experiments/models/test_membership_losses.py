@@ -10,7 +10,7 @@ PATCHES = 3
 
 
 class Scan:
-    """A scan in memory: `membership_losses` needs no more of a case."""
+    """A scan in memory, which is all that `membership_losses` needs of a case."""
 
     case_id = "case"
 

@@ -1,6 +1,4 @@
-"""A federated site that does not label every class: what its local round leaves of what others
-taught.
-"""
+"""A federated site that does not label every class: the effect of its local round on that class."""
 
 import dataclasses
 import json

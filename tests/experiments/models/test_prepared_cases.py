@@ -1,5 +1,6 @@
-"""Prepared cases that are not those of the plan: named difference by difference, wherever cases are
-trained on or scored.
+"""Prepared cases that do not match the plan: every difference is named.
+
+This holds wherever cases are trained on or scored.
 """
 
 import json

@@ -35,8 +35,10 @@ def scan(
     spacing=(1.5, 1.5, 3.0),
     hu=80.0,
 ):
-    """Writes fat with a bright box; the affine is oblique and reverses two axes, and the header
-    says more than a mask may repeat.
+    """Writes a scan of fat with a bright box.
+
+    The affine is oblique and reverses two axes, and the header contains more than a mask may
+    repeat.
     """
     voxels = np.random.default_rng(1).normal(-90, 5, shape).round()
     voxels[0] = -1000

@@ -81,8 +81,9 @@ def test_each_process_that_trains_records_its_devices_once(
 
 
 def test_what_a_training_leaves_is_private_whatever_the_umask(config, store, initial, tmp_path):
-    """Checkpoints, best model, predictions, and TensorBoard's files, which TensorFlow writes as the
-    umask says.
+    """Checkpoints, best model, predictions, and TensorBoard's files.
+
+    TensorFlow writes the latter with the permissions of the umask.
     """
     folder = tmp_path / "federated"
     folder.mkdir()
@@ -178,9 +179,7 @@ def steps_of(site):
 
 
 def of_round(number, config, steps_per_epoch):
-    """The steps of a round, worked out by hand: half a cosine from the first rate to the last, over
-    the whole run.
-    """
+    """The steps of a round, by hand: half a cosine from the first rate to the last over the run."""
     length = config.local_epochs * steps_per_epoch
     drop, total = config.learning_rate - config.final_learning_rate, length * config.num_rounds
     return [
@@ -263,8 +262,9 @@ def test_a_baselines_trainer_takes_no_round_of_a_federation_with_such_settings(
 def test_a_round_is_its_own_epochs_at_a_site_that_was_killed_also_by_an_earlier_release(
     config, store, initial, tmp_path, monkeypatch
 ):
-    """An earlier release trained a late site's missed rounds too: its checkpoint is from the first
-    of six epochs.
+    """An earlier release also trained the rounds that a late site had missed.
+
+    Its checkpoint is from the first of six epochs.
     """
     config = dataclasses.replace(config, num_rounds=4, local_epochs=2, validation_every=4)
     earlier, weights = trainer(config, store, tmp_path), initial

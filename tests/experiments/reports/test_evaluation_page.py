@@ -90,7 +90,7 @@ def test_a_row_that_was_changed_gives_no_table(store, tmp_path):
 
 
 def shortened(store, folder):
-    """A copy of a store whose log lies in small segments, of which the first are no longer kept."""
+    """A copy of a store whose log is in small segments, the first of which have been removed."""
     shutil.copytree(store, folder)
     path = folder / "events.jsonl"
     records = list(events.EventLog(path).read())
@@ -116,7 +116,7 @@ def test_a_log_whose_first_segments_were_removed_gives_the_same_report(store, tm
 
 
 class TrainingSite(Site):
-    """Sends the number of the round as its weights, and likes those of round 1 best."""
+    """Sends the number of the round as its weights, and scores those of round 1 highest."""
 
     def score(self, weights):
         return {"dice": 1.0 / (1.0 + abs(float(weights["stem/kernel"][0]) - 1.0))}
@@ -155,7 +155,7 @@ def test_a_run_in_progress_says_what_is_missing(store, tmp_path, written):
     content = {**content, "finished": False}
     content["sites"]["C3"] = {"reported": False, "cases": 0}
     text = evaluation_page.markdown(content)
-    assert "still going on" in text and "No rows came from C3." in text
+    assert "still running" in text and "No rows came from C3." in text
     assert "| C3 | 0 | missing |" in text
 
 

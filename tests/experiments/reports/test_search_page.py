@@ -60,7 +60,7 @@ EVIDENCE = {
 
 
 class Reader(html.parser.HTMLParser):
-    """The text of a page and the alternative texts of its pictures; fails on what loads anything."""
+    """The text of a page and its pictures' alternative texts; fails if the page loads anything."""
 
     def __init__(self):
         super().__init__()
@@ -85,13 +85,13 @@ def read(*arguments, **named):
 
 def test_a_search_that_goes_on_says_how_far_it_is_and_what_will_be_asked():
     words, pictures = read([STAGE])
-    assert "The search is still going on: 5 of 10." in words
+    assert "The search is still running: 5 of 10." in words
     assert all(claim.claim in words for claim in SEARCH_CLAIMS)
-    assert "The evidence was not run yet" in words
+    assert "The evidence has not been run yet" in words
     assert [text.split()[0] for text in pictures] == ["Dice", "Scores", "The"]
     # best of evolution: number 3, 60 points, at C1 60 and at C2 30
     assert "evolution n3 60.0 60.0 30.0 4 3" in words
-    assert "evolution 1 2 45.0 50.0 2 of a cluster each" in words
+    assert "evolution 1 2 45.0 50.0 2 one per cluster" in words
 
 
 def test_the_cost_is_in_cpu_hours_beside_that_of_c2fnas():
@@ -120,10 +120,10 @@ def test_two_searches_side_by_side_are_told_apart(place):
 
 def test_a_search_without_a_score_has_a_page():
     empty = dataclasses.replace(STAGE, candidates=[], winners={})
-    assert "Nothing is scored yet." in read([empty])[0]
+    assert "Nothing has been scored yet." in read([empty])[0]
 
 
 def test_evidence_alone_has_a_page_that_says_how_far_it_is():
     words, _ = read([], EVIDENCE)
-    assert "The evidence is still going on: 3 of 9 trainings." in words
+    assert "The evidence is still being collected: 3 of 9 trainings." in words
     assert "candidates scored" not in words and "2 CPU-hours, on 2 cores" in words

@@ -1,4 +1,4 @@
-"""Digests of what a result was made from."""
+"""Digests of a result's inputs."""
 
 import hashlib
 

@@ -205,7 +205,7 @@ def test_the_mean_of_several_models_is_a_patients():
 
 
 def healthy(*marked, patients=6, cohort=None):
-    """A run a training, in which that many of C1's healthy patients are marked."""
+    """One run per training, in which that many of C1's healthy patients are marked."""
     return [
         Run(
             seed,

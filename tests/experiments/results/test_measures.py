@@ -1,4 +1,4 @@
-"""Which rows give a patient's number, and which give none."""
+"""Which rows yield a number for a patient, and which do not."""
 
 import pytest
 

@@ -83,7 +83,7 @@ def test_one_network_under_two_names_is_told():
 def test_other_cases_are_refused():
     trainings = pair(0.1, 0.1)
     trainings["a"][2] = trainings["a"][2][1:]
-    with pytest.raises(ValueError, match="scored on other cases"):
+    with pytest.raises(ValueError, match="scored on different cases"):
         judged(trainings)
 
 

@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).parents[3]
 
 @pytest.fixture
 def modules(tmp_path, monkeypatch):
-    """Programs of the test's own, startable with `python -m`."""
+    """Programs that only this test uses, startable with `python -m`."""
     (tmp_path / "works.py").write_text(
         "import sys\nprint('step 1', end='\\r')\nprint('step 2')\n"
         "block = bytearray(200 << 20)\nsys.stdin.read()\n"

@@ -1,4 +1,4 @@
-"""The patch of a synthetic patient that a profile is tried on."""
+"""The patch of a synthetic patient with which a profile is tried."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""A trainer for several trainings of one network, since to build and trace it is what costs time."""
+"""A trainer for several trainings of one network, because building and tracing it takes long."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from experiments.models import site_trainer
 
 
 class BuiltOnce:
-    """Stands for `site_trainer.build_trainer`: builds a trainer once, and returns it as it was."""
+    """Replaces `site_trainer.build_trainer`: builds a trainer once, then returns it as it was."""
 
     def __init__(self):
         self._build, self._trainer = site_trainer.build_trainer, None
@@ -20,7 +20,7 @@ class BuiltOnce:
 
 
 class StoppedAt:
-    """Stands for `Trainer.train`: the first call at a step ends as that of a stopped program."""
+    """Replaces `Trainer.train`: the first call at a step ends like that of a stopped program."""
 
     def __init__(self, train, step):
         self.train, self.step, self.stopped = train, step, 0

@@ -1,4 +1,4 @@
-"""Prepared cases of two sites, made in this process: what `experiments.prepare` would make."""
+"""Prepared cases of two sites, made in this process, as `experiments.prepare` would make them."""
 
 from __future__ import annotations
 

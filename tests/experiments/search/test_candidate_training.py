@@ -1,4 +1,4 @@
-"""A training alone: its scores, and that a stopped one ends the same."""
+"""A training alone: its scores, and that a stopped training gives the same result."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Which trainings the evidence has, and what they say, without training anything."""
+"""The trainings of the evidence and their results, without training anything."""
 
 import dataclasses
 import json
@@ -59,7 +59,7 @@ def test_networks_with_one_operation_keep_the_topology():
     ]
     assert {cell.op for cell in COMPARED["all_2d"].cells} == {"conv2d"}
     assert [c.inputs for c in COMPARED["all_2d"].cells] == [c.inputs for c in PUBLISHED.cells]
-    with pytest.raises(ValueError, match="nothing is no network of a claim"):
+    with pytest.raises(ValueError, match="nothing is not in any claim"):
         evidence.networks(PUBLISHED, {"nothing": PUBLISHED})
 
 
@@ -150,7 +150,7 @@ def test_the_plan_cannot_change_after_the_first_training(tmp_path, changes, word
     evidence.keep_plan(tmp_path, kept())
     evidence.keep_plan(tmp_path, json.loads(json.dumps(kept())))
     evidence.keep_plan(tmp_path, kept(paths=PATHS[:8]))  # those beyond --rank_paths are not used
-    with pytest.raises(ValueError, match="begun by another plan") as error:
+    with pytest.raises(ValueError, match="started with another plan") as error:
         evidence.keep_plan(tmp_path, kept(**changes))
     assert words in str(error.value)
 

@@ -1,4 +1,4 @@
-"""The fine stage, with a real supernet where its training is the matter, and made-up scores."""
+"""The fine stage, with a real supernet where its training matters, and made-up scores elsewhere."""
 
 import dataclasses
 import json
@@ -33,7 +33,7 @@ def first():
 
 
 class Scores:
-    """Counts each operation's place; stops as a killed program does after a number of scores."""
+    """Scores by the operations' places; stops like a killed program after a number of scores."""
 
     def __init__(self, stop_after=None):
         self.labels, self.left = [], stop_after

@@ -63,9 +63,7 @@ def test_other_settings_are_refused_by_name(tmp_path):
 def test_a_folder_with_files_of_the_user_is_refused(tmp_path):
     (tmp_path / "topology.json").write_text("mine")
     assert search_state.resumed(tmp_path, state(), writes=["search.html"]) == state()
-    with pytest.raises(
-        ValueError, match=r"where topology\.json exists .*; give a folder of its own"
-    ):
+    with pytest.raises(ValueError, match=r"where topology\.json exists .*; give another folder"):
         search_state.resumed(tmp_path, state(), writes=["search.html", "topology.json"])
     search_state.write(tmp_path, state())  # from now on it is the search's
     assert search_state.resumed(tmp_path, state(), writes=["topology.json"]) == state()

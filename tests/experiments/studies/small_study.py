@@ -96,9 +96,7 @@ def leave_run(folder, seed, rows, wall=60.0):
 
 
 class FakePrograms:
-    """Stands in for programs: each leaves at once what the real one leaves at its end; one of them
-    may fail.
-    """
+    """Replaces programs: each at once leaves the files of the real one; one of them may fail."""
 
     def __init__(self):
         self.started, self.failing, self.flags = [], set(), {}

@@ -123,7 +123,7 @@ def test_a_label_that_lies_outside_is_refused():
 
 def test_only_a_server_on_this_machine_is_spoilt():
     faults.require_own_machine("localhost")
-    with pytest.raises(ValueError, match=r"server is on 'fl\.example\.org': this program spoils"):
+    with pytest.raises(ValueError, match=r"server is on 'fl\.example\.org': this program corrupts"):
         faults.require_own_machine("fl.example.org")
 
 

@@ -127,7 +127,7 @@ def test_a_run_has_the_section_only_where_a_site_told_its_epsilon(study_folder):
     told = study_results.of_one_run(study_folder / "noise" / "seed1")
     assert told["privacy"]["points"][0]["epsilon"] == 3.0
     page = html_report.study_page(told, study_folder / "noise" / "seed1")
-    assert "Dice against epsilon" in page and "told by the sites" in page
+    assert "Dice against epsilon" in page and "reported by the sites" in page
     assert "privacy" not in study_results.of_one_run(study_folder / "part" / "seed1")
 
 
@@ -152,4 +152,4 @@ def test_a_site_that_tells_no_epsilon_is_not_passed_over(tmp_path):
     assert [
         privacy_results.lines_of(privacy_results.collect(study, own))[0][2]
         for own in (runs[:1], runs, runs[1:])
-    ] == ["3.00 (told by 2 of 3 sites)", "3.00 (told by 0 of 3 sites)", "none"]
+    ] == ["3.00 (reported by 2 of 3 sites)", "3.00 (reported by 0 of 3 sites)", "none"]

@@ -1,4 +1,4 @@
-"""Study files: the runs that one gives, and wrong ones."""
+"""Study files: the runs that one defines, and invalid files."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Every rule of the table once more, in plain NumPy and float64: what the tests compare with."""
+"""Reference implementations of every rule, in plain NumPy and float64."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def test_two_rounds_by_hand():
 
 
 def steps(rule, change, rounds):
-    """Returns how far each of several rounds moves a value that every site changes alike."""
+    """Returns how far a value moves in each of several rounds if every site changes it alike."""
     model = np.zeros(1)
     state, found = {name: np.full(1, value) for name, value in rule.init(()).items()}, []
     for _ in range(rounds):

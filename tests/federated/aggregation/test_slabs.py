@@ -157,7 +157,7 @@ def test_slab_size_and_order_of_arrival_change_no_bit(files, name, monkeypatch):
 
 
 class _Endless:
-    """A model of any size whose bytes are made when they are asked for."""
+    """A model of any size whose bytes are made on demand."""
 
     def __init__(self, specs):
         self.specs = specs

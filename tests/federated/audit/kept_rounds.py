@@ -8,7 +8,7 @@ from tests.federated import toy
 
 
 def keep_round(store, log, number, *, keep_updates=True):
-    """Writes what a server keeps of a round: two updates, their mean, and the log."""
+    """Writes the files that a server keeps of a round: two updates, their mean, and the log."""
     arrays = {
         site: {
             name: array * np.float32(number) + np.float32(toy.STEP[site])
@@ -49,7 +49,7 @@ def keep_round(store, log, number, *, keep_updates=True):
 
 
 def write_again(folder, records, settings=None, *, without=()):
-    """Returns a new log of a folder with the same events, but for those of the given kinds."""
+    """Returns a new log of a folder with the same events, except those of the given kinds."""
     log = audit_log.AuditLog(folder / "events.jsonl", **(settings or {}))
     chained = ("time", "event", "line", "previous", "hash", "signature")
     for record in records:

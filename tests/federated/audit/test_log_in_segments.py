@@ -25,7 +25,7 @@ ROUNDS, SMALL = 6, 2500  # bytes: two rounds or so
 
 
 def lead(folder, kits, clock, *, rounds=range(1, ROUNDS + 1), **settings):
-    """Leads rounds of a run with a log in small segments."""
+    """Runs rounds with a log in small segments."""
     for name in ("kept", "global"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     log = audit_log.AuditLog(
@@ -51,7 +51,7 @@ def segments(store):
 
 
 def all_lines(store):
-    """The whole log, by gzip and the order of names alone."""
+    """The whole log, read only with gzip and in the order of names."""
     full = b"".join(gzip.decompress(path.read_bytes()) for path in segments(store))
     return (full + (store / "events.jsonl").read_bytes()).splitlines(keepends=True)
 
@@ -106,7 +106,7 @@ def test_a_restart_goes_on_in_the_newest_segment(store, kits, clock, authority):
 
 
 def test_a_log_of_one_file_goes_on_in_segments(tmp_path, kits, clock, authority):
-    """What an earlier release wrote is the first segment."""
+    """The log of an earlier release becomes the first segment."""
     lead(tmp_path, kits, clock, segment_bytes=2**30)
     before = (tmp_path / "events.jsonl").read_bytes()
     assert audit_log.AuditLog(tmp_path / "events.jsonl").format == 1
@@ -400,7 +400,7 @@ def finished(request, serving, take_part, tmp_path):
 
 
 def completed(folder, settings):
-    """What a start logs of a store."""
+    """The lines that a start logs about a store."""
     log = audit_log.AuditLog(folder / "events.jsonl", **settings)
     before, store = log.head[0], storage.Store(folder)
     try:

@@ -7,7 +7,7 @@ from federated.connections.calls import FIRST_MESSAGE_S, PER_CALLER, SILENCE_S, 
 
 
 class Context:
-    """What a call needs of gRPC's context."""
+    """The part of gRPC's context that a call needs."""
 
     def __init__(self):
         self.cancelled = False

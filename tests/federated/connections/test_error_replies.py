@@ -1,4 +1,4 @@
-"""What a caller hears of an error; `replies.error` reads it as a site does."""
+"""What a caller learns about an error; `replies.error` reads it as a site does."""
 
 import errno
 import logging
@@ -19,7 +19,7 @@ class Aborted(Exception):
 
 
 class Context:
-    """A call as gRPC gives it to a server, and its end as the caller sees it."""
+    """A call as gRPC passes it to a server, and its end as the caller sees it."""
 
     def __init__(self, active=True):
         self._active, self._metadata, self._ended = active, (), None

@@ -48,7 +48,7 @@ def descriptors():
 
 
 def comes_to_answer(port):
-    """Returns whether a request is answered after others that may have come too early."""
+    """Returns whether a request is answered, after earlier ones that may have come too soon."""
     for _ in range(1000):
         with contextlib.suppress(OSError):
             return page(port) == b"all is well"

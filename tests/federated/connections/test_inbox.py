@@ -7,8 +7,9 @@ from federated.errors import DamagedTransfer
 
 
 def stream(inbox, messages, *, unseen=(), cut=False):
-    """Behaves as gRPC: every message is deserialized as it arrives, and of a call that was cut the
-    last one is not handed out.
+    """Behaves like gRPC.
+
+    Every message is deserialized as it arrives, and the last one of a cut call is not delivered.
     """
     for message in messages:
         yield inbox.arrived(message)

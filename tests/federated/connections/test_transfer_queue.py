@@ -1,5 +1,6 @@
-"""TransferQueue: the number at once, the order, the bounded wait, and callers that leave. The clock
-is the test's own; nothing sleeps.
+"""TransferQueue: concurrency, order, bounded wait, and callers that leave.
+
+The clock is the test's own; nothing sleeps.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from federated.connections.transfer_queue import PACE_BYTES, TransferQueue
 
 
 class Clock:
-    """Stands still until it is moved, and notices that it was read: a thread that asks for a slot
-    reads it with the lock held until it waits.
+    """A clock that stands still until it is moved, and notices that it was read.
+
+    A thread that asks for a slot reads it with the lock held until it waits.
     """
 
     def __init__(self):
@@ -58,7 +60,7 @@ class Queue:
         return self.came.get(timeout=60)
 
     def at(self, now: float) -> None:
-        """Moves the clock; returns when somebody who waits has looked at it."""
+        """Moves the clock; returns when a waiting thread has looked at it."""
         with self.clock.read_in_block():
             self.clock.now = now
             self.transfers.wake()

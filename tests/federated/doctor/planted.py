@@ -1,4 +1,4 @@
-"""Faults for the doctor to find, and how tests look at what it found."""
+"""Faults for the doctor to find, and helpers that inspect its findings."""
 
 import contextlib
 import datetime

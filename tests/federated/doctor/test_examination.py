@@ -113,7 +113,7 @@ def test_the_probe_is_no_login(serving, kits):
 
 
 def test_the_host_and_port_of_a_kit_may_be_edited(serving, kit):
-    """The address is not part of anything that is signed."""
+    """The address is not part of any signed content."""
     atomic.write_json(
         kit / "site.json", {"site": "C1", "host": "127.0.0.1", "port": serving().port}
     )

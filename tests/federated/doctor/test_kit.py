@@ -1,5 +1,6 @@
-"""Each test plants one fault in a kit, a folder or the installation; the doctor has to name it and
-its remedy.
+"""Faults of kits, folders and the installation.
+
+Each test plants one fault; the doctor has to name it and its remedy.
 """
 
 import contextlib

@@ -1,5 +1,6 @@
-"""Each test plants one fault between a site and its server, or in what the server says of itself; the
-doctor has to name it and its remedy.
+"""Faults between a site and its server, or in what the server says about itself.
+
+Each test plants one fault; the doctor has to name it and its remedy.
 """
 
 import datetime

@@ -45,7 +45,7 @@ def check_globals(running, kits, tmp_path):
 
 @pytest.fixture
 def without_engine(monkeypatch):
-    """Imports a module that needs an engine's name only, whether or not the engine is there."""
+    """Imports a module that only needs an engine's names, even if the engine is not installed."""
     before = dict(sys.modules)
 
     def load(module, release):

@@ -54,7 +54,7 @@ def start_node(processes, kits, about, site, fleet):
 
 
 def lead(processes, kits, initial, *, num_rounds):
-    """Leads a run with C1 and C2 to its end; returns the folder of the global models."""
+    """Runs a federation of C1 and C2 to its end; returns the folder of the global models."""
     folder = processes.folder
     script, home, output = folder / "site.py", folder / "home", folder / "global"
     script.write_text(SITE_SCRIPT)

@@ -66,7 +66,7 @@ def start(processes, kits, name):
 
 
 def session_of(processes, kits):
-    """Returns an admin session once the server and both clients are there."""
+    """Returns an admin session once the server and both clients are up."""
     sessions = []
 
     def ready():
@@ -80,7 +80,7 @@ def session_of(processes, kits):
 
 
 def lead(processes, initial, *, num_rounds):
-    """Leads a job with C1 and C2 to its end; returns the folder of the global models."""
+    """Runs a job with C1 and C2 to its end; returns the folder of the global models."""
     kits = provision(processes.folder, *free_ports(1))
     for name in ("localhost", "C1", "C2"):
         start(processes, kits, name)

@@ -1,4 +1,4 @@
-"""Our own server and sites C1 and C2, each a process, over mutual TLS.
+"""Our own server and sites C1 and C2, each a separate process, over mutual TLS.
 
 python -m tests.federated.engines.own_federation server <store> <kit> <initial> <rounds>
 python -m tests.federated.engines.own_federation site <journal> <kit> <port>
@@ -15,7 +15,7 @@ from tests.federated.engines.seeded import SeededTrainer
 
 
 def lead(processes, kits, initial, *, num_rounds):
-    """Leads a run to its end; returns the folder of the global models."""
+    """Runs a federation to its end; returns the folder of the global models."""
     store = processes.folder / "store"
     program = (sys.executable, "-m", "tests.federated.engines.own_federation")
     server = processes.start(

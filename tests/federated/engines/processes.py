@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).parents[3]
 
 
 class Processes:
-    """An engine's processes, each in a session of its own so that its children end with it."""
+    """An engine's processes, each in a separate session so that its children end with it."""
 
     def __init__(self, folder):
         self.folder, self._running = folder, []
@@ -33,7 +33,7 @@ class Processes:
         return program
 
     def wait(self, condition, seconds=180):
-        """Waits until a condition holds that one of the processes makes true."""
+        """Waits for a condition that one of the processes makes true."""
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, self.logs()
@@ -52,7 +52,7 @@ class Processes:
 
 
 def free_ports(count):
-    """Returns different ports: asked for one after the other, the same might come twice."""
+    """Returns different ports; asking one at a time might return the same port twice."""
     with contextlib.ExitStack() as opened:
         listening = [
             opened.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)

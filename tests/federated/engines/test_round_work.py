@@ -16,7 +16,7 @@ def test_a_round_scores_the_received_model_and_trains_it():
 
 
 def test_what_an_engine_has_changed_is_restored():
-    """A scalar for an array without an axis, float64, another order, memory of the engine's own."""
+    """A scalar instead of an array without an axis, float64, another order, the engine's memory."""
     kernel = toy.INITIAL["stem/kernel"].astype(np.float64)
     kernel.flags.writeable = False
     received = {"stem/kernel": kernel, "scale": 2.0, "head/bias": toy.INITIAL["head/bias"]}

@@ -25,8 +25,10 @@ def closed_form(sigma, delta):
 
 
 def renyi(multipliers, delta):
-    """Returns the least bound over orders by hand: RDP of order a is a / (2 sigma^2), which adds up;
-    conversion of Canonne et al. 2020, Proposition 12.
+    """Returns the smallest bound over all orders, computed by hand.
+
+    RDP of order a is a / (2 sigma^2) and adds up; it is converted by Proposition 12 of Canonne et
+    al. 2020.
     """
     rate = sum(count / (2 * sigma**2) for sigma, count in multipliers.items())
 

@@ -81,8 +81,9 @@ def test_what_an_update_costs():
 
 
 def test_the_cost_of_the_sparse_vector_technique_is_stated_however_absurd_it_is():
-    """As published programs have it: a tenth of seven million values, epsilon 0.1 for each answer,
-    and 0.1 * (2 * 703,330)^(2/3) = 1,255.4 for the comparisons.
+    """The settings of published programs: a tenth of seven million values are shared.
+
+    Epsilon is 0.1 per answer, and 0.1 * (2 * 703,330)^(2/3) = 1,255.4 for the comparisons.
     """
     policy = PrivacyPolicy(**{**SVT, "epsilon3": 0.1 * 703_330})
     assert policy.sparse_vector(7_033_300).answers == 703_330

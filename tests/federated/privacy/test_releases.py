@@ -9,7 +9,7 @@ GAUSSIAN, PURE = Release("gaussian", 4.0), Release("pure", 0.5)
 
 
 def add_counts(multipliers, delta):
-    """An accountant whose epsilon shows what it was given."""
+    """An accountant whose epsilon reveals its arguments."""
     return sum(1000 * sigma + count for sigma, count in multipliers.items())
 
 
@@ -18,8 +18,9 @@ def together(*of):
 
 
 def test_the_accountant_sees_noise_in_units_of_what_a_patient_moves():
-    """Replacing a patient moves a clipped change by up to twice the clipping norm, so noise of 4
-    norms is 2 of these units.
+    """Replacing a patient moves a clipped change by up to twice the clipping norm.
+
+    Noise of 4 norms is therefore 2 of these units.
     """
     assert together(GAUSSIAN, GAUSSIAN, GAUSSIAN) == Guarantee(2003.0, 1e-5)
     assert together(GAUSSIAN, Release("gaussian", 6.0)) == Guarantee(2001.0 + 3001.0, 1e-5)

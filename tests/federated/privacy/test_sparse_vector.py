@@ -13,8 +13,9 @@ SHARP = dataclasses.replace(WITH, epsilon1=1e9, epsilon2=1e9, epsilon3=1e9)
 
 
 def test_parameters_by_hand():
-    """Lyu et al. 2017, Algorithm 7: scales D/e1, 2cD/e2 and cD'/e3, with D = gamma and D' = 2
-    gamma.
+    """Lyu et al. 2017, Algorithm 7: the scales are D/e1, 2cD/e2 and cD'/e3.
+
+    D is gamma and D' is 2 gamma.
     """
     assert WITH.epsilon == 6.5
     assert WITH.threshold_scale == 1.0 / 0.5

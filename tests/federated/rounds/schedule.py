@@ -34,7 +34,7 @@ def random_policy(rng):
 
 
 class Schedule:
-    """Plays one round with a driver and sites that push, pause, leave, return and are evicted."""
+    """Simulates a round with a driver and sites that push, pause, leave, return and are evicted."""
 
     def __init__(self, rng):
         self.rng, self.policy = rng, random_policy(rng)

@@ -1,4 +1,4 @@
-"""What a server writes is what `log_lines` says that readers find."""
+"""A server writes the lines that `log_lines` declares for readers."""
 
 import json
 import types

@@ -37,7 +37,7 @@ _shared = {}
 
 
 def shared_once(signers, about):
-    """Returns what `shared` does, the same each time: signatures take long."""
+    """As `shared`, but computed only once, because signatures take long."""
     key = tuple(signers), about.digest
     if key not in _shared:
         _shared[key] = shared(signers, about)
@@ -55,7 +55,7 @@ def shared(signers, about):
 
 
 def received(sharing, sharers):
-    """Returns the participants that shared, with the shares of all others that did."""
+    """Returns the participants that shared, with the shares of all others that shared."""
     return {
         site: participant.receive(
             sharing[site], {by: sharing[by].shares[site] for by in sharers if by != site}
@@ -68,7 +68,7 @@ def run(signers, words, *, lost=("", ""), about=None):
     """Returns an exchange in which site lost[1] is gone from phase lost[0] on.
 
     Args:
-      words: site to what it adds, uint64 [n].
+      words: site -> what it adds, uint64 [n].
     """
     phase, gone = lost
     about = about or context(len(signers))

@@ -68,7 +68,7 @@ def test_a_late_upload_of_a_dropped_site_stays_masked(signers):
 
 
 def revealed(signers):
-    """Returns what the server has to open a sum from which C2 dropped out."""
+    """Returns the parts with which the server opens a sum from which C2 dropped out."""
     three = {site: signers[site] for site in ("C1", "C2", "C3")}
     about = exchanges.context(3)
     sharing = exchanges.shared(three, about)

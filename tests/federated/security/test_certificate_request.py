@@ -45,7 +45,7 @@ def enrolled(federation, tmp_path):
 
 @pytest.fixture
 def asked(federation, tmp_path):
-    """C2 has made a request, and the answer to it is in `federation`/C2; returns the kit."""
+    """C2 has made a request, and its answer is in `federation`/C2; returns the kit."""
     certificate_request.request(tmp_path / "asked", "C2")
     provisioning.add(federation, requests=[tmp_path / "asked" / "site.csr"])
     return tmp_path / "asked"
@@ -267,7 +267,7 @@ def test_a_renewal_with_another_address_is_refused_unless_confirmed(
 
 
 def test_an_answer_under_another_name_is_refused(federation, tmp_path):
-    """A mix-up at the operator's: the certificate is for this key, but not for this site."""
+    """The operator has mixed up sites: the certificate is for this key, but not for this site."""
     kit = tmp_path / "kit"
     certificate_request.request(kit, "C2")
     key = serialization.load_pem_private_key((kit / "site.key.next").read_bytes(), None)

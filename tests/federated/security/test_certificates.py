@@ -82,7 +82,7 @@ def test_a_request_of_another_program_is_refused():
 
 
 def test_a_sites_certificate_does_not_pass_as_the_servers(kits):
-    """A stolen kit must not be able to pose as the server to other sites."""
+    """A stolen kit must not be able to impersonate the server."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(kits / "C1" / "site.pem", kits / "C1" / "site.key")
     with socket.create_server(("127.0.0.1", 0)) as listener:

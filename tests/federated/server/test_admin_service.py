@@ -255,8 +255,9 @@ def test_a_kit_that_ends_soon_is_in_the_status(serving, asking, tmp_path):
 
 
 def test_no_secret_is_in_any_log_reply_or_error(serving, asking, kits, tmp_path, caplog, capfd):
-    """With every level of logging on, no output of the operator's side contains a credential, a key
-    or a hash of one.
+    """The outputs of the operator's side never contain a credential, a key or a hash of one.
+
+    All levels of logging are on.
     """
     caplog.set_level("DEBUG")
     running = serving()

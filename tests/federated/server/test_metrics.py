@@ -20,7 +20,7 @@ NAME = re.compile(r"federation(_[a-z]+)+")
 
 @pytest.fixture
 def measured(opened, tmp_path):
-    """A run after one round, with what its sites told the server."""
+    """A run after one round, with the numbers that its sites reported."""
     run = opened()
     for site in ("C1", "C2"):
         Site(run, site).push(1)

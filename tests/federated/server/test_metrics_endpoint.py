@@ -182,8 +182,9 @@ def test_a_run_goes_on_while_its_metrics_are_flooded(
     connect,  # noqa: F811
     monkeypatch,
 ):
-    """Idle connections, as many as anyone who reaches the port likes, take no descriptor that sites
-    or store need.
+    """Idle connections do not take descriptors that the sites or the store need.
+
+    Anyone who can reach the port may open any number of them.
     """
     ports, flood, held, begin = [], [], [], metrics_endpoint.serving
 

@@ -1,4 +1,4 @@
-"""What the operator sees and orders, and the advice that an answer gives."""
+"""The operator's view and orders, and the advice in the answers."""
 
 import json
 
@@ -14,8 +14,9 @@ from tests.federated.server.test_coordinator import Site
 
 @pytest.fixture
 def left(opened, tmp_path, clock):
-    """Returns a run, its site C1, and the operator's view of it. Two sites are both the minimum and
-    the maximum, and after the first round C2 has left for good.
+    """Returns a run, its site C1, and the operator's view of it.
+
+    Two sites are both the minimum and the maximum, and after the first round C2 has left for good.
     """
     run = opened(heart_beat_timeout_s=600.0)
     first, second = Site(run, "C1"), Site(run, "C2")

@@ -5,9 +5,7 @@ from tests.federated.server.test_coordinator import Site, play_rounds
 
 
 def test_setting_the_machines_clock_moves_no_deadline_and_makes_no_site_silent(opened, clock):
-    """The clock is set back by an hour in the middle of the wait, and forward by a day while a site
-    trains.
-    """
+    """The clock is set back by an hour during the wait, and forward by a day during training."""
     steady = Clock(50.0)  # as after a start of the machine
     settings = {
         "min_num_clients": 1,

@@ -1,5 +1,6 @@
-"""The system fails after a request has changed the store: its site asks again, and the server's
-memory and log have what the store has.
+"""Failures of the system after a request has changed the store.
+
+The site asks again, and the server's memory and log agree with the store.
 """
 
 import collections

@@ -22,7 +22,7 @@ NAMES = ("C1", "C2", "C3")
 
 @pytest.fixture(autouse=True)
 def without_syncing(monkeypatch):
-    """Nothing here is about a power cut, and syncing takes half of the time."""
+    """Disables syncing, which takes half of the time; these tests do not concern power cuts."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 

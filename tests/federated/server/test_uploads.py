@@ -110,8 +110,9 @@ def test_a_refused_update_leaves_no_file_behind(opened):
 
 
 def sparse_offer(run, tmp_path):
-    """Returns an offer of C1 for round 1 that differs from the initial model in one value, and its
-    chunks as differences from it.
+    """Returns an offer of C1 for round 1, and its chunks as differences from the initial model.
+
+    It differs from the initial model in one value.
     """
     after = {name: array.copy() for name, array in toy.INITIAL.items()}
     after["head/bias"][0] = 7.0

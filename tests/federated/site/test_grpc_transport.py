@@ -126,8 +126,9 @@ BULK = 2**18 + 1000  # values: two chunks
 
 @pytest.fixture
 def trained(serving, tmp_path):
-    """A server of a model of two chunks, that model as a site pulled it, and an update that differs
-    from it in a quarter of its values.
+    """A server of a model of two chunks, that model as a site pulled it, and an update.
+
+    The update differs from the model in a quarter of its values.
     """
     arrays = {"w": np.random.default_rng(9).normal(size=BULK).astype(np.float32)}
     running = serving(

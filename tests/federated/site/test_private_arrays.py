@@ -87,8 +87,9 @@ def test_arrays_that_are_gone_are_named_with_the_remedy(tmp_path, damage):
 
 @pytest.mark.parametrize("gone", itertools.product([False, True], repeat=4))
 def test_after_the_remedy_for_any_loss_the_site_can_continue(tmp_path, gone):
-    """Whatever of rounds 1, 2, 4 and of the lent model is lost: the operator discards what the
-    message says, and no more files are missed.
+    """Any of the files of rounds 1, 2, 4 and of the lent model may be lost.
+
+    The operator discards the rounds that the message names, and then all needed files are there.
     """
     arrays, names = opened(tmp_path), ("round_001", "round_002", "round_004", "C1_FL_local")
     for value, name in enumerate(names):

@@ -166,8 +166,9 @@ def test_a_budget_is_checked_before_it_is_spent(made, name):
 
 
 def test_the_epsilon_of_a_run_by_hand(made):
-    """Noise of 8 clipping norms is 4 times what a patient moves; 16 rounds are one of noise 1, whose
-    epsilon at 1e-5 is 4.3772 (Balle and Wang 2018).
+    """Noise of 8 clipping norms is 4 times the effect of a patient.
+
+    16 rounds equal one with noise 1, whose epsilon at 1e-5 is 4.3772 (Balle and Wang 2018).
     """
     assert made(POLICIES["gaussian"]).after(16).epsilon == pytest.approx(4.37718, abs=1e-5)
     assert made(POLICIES["svt"], entered=False).after(3).epsilon == 9e9

@@ -55,7 +55,7 @@ def test_a_second_header_is_damage():
 
 
 def mutated(rng, data):
-    """Returns bytes near to valid ones: some cut, repeated, changed, or put in another order."""
+    """Returns almost valid bytes: some cut, repeated, changed, or reordered."""
     data = bytearray(data[:300])
     for _ in range(rng.randint(0, 4)):
         at = rng.randrange(len(data) + 1)

@@ -238,8 +238,10 @@ class Site:
         self.metadata = conversion.credential_metadata("C1", self._secret("C1"))
 
     def call(self, method: str, reply: Any, honest: Any, *names: str) -> list[Any]:
-        """Returns the replies to an honest message, or list of messages, after the fields `names`
-        were changed in copies of it, one at a time, and each was refused.
+        """Returns the replies to an honest message, or list of messages.
+
+        Before, the fields `names` are changed in copies of it, one at a time, and each copy must be
+        refused.
         """
         for name in names:
             changed = copy.deepcopy(honest)

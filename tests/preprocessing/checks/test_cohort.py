@@ -83,8 +83,11 @@ def test_a_report_shows_nothing_of_a_single_patient():
 
 @pytest.mark.parametrize("count", range(3, 61))
 def test_no_combination_of_the_numbers_tells_of_one_or_two_patients(count):
-    """Every number is a weighted sum of the sorted values. If those of two patients are removed,
-    the sums stay as many independent ones, or a combination would have been of these two alone."""
+    """Every number is a weighted sum of the sorted values.
+
+    If the values of two patients are removed, the sums must stay independent; otherwise a
+    combination of them would depend on these two alone.
+    """
     steps = [
         cohort._percentiles([0.0] * low + [1.0] * (count - low)) for low in range(count, -1, -1)
     ]
@@ -198,7 +201,7 @@ def test_two_reports_subtracted_tell_of_the_one_patient_between_them():
     shown = [report["sums"]["labelled"]["pancreas"]["ml"] for report in (before, after)]
     assert shown[1] - shown[0] == 80.0
     warning = cohort.told_by_difference(before, after)
-    assert "of 5 usable cases, replaces a different one, of 4. Whoever has both" in warning
+    assert "of 5 usable cases, replaces a different one, of 4. Anyone with both" in warning
     exchanged = cohort.summarise("C1", [finding(i, pancreas_ml=70.0 + i) for i in range(5)])
     assert "of 5 usable cases, replaces a different one, of 5" in cohort.told_by_difference(
         after, exchanged

@@ -40,8 +40,10 @@ def case(rng, number, *, spacing, tumour=True, label=True):
 
 
 def site(rng, patients, *, coarse=False, tumours=True, distinct=3):
-    """Findings of a site whose spacings are few enough that each is of at least three patients, if
-    it has 40 patients or more."""
+    """Findings of a site with few distinct spacings.
+
+    With 40 patients or more, each spacing occurs in at least three patients.
+    """
     mm = rng.choice(np.arange(6, 10) / 10, distinct, replace=False)
     z = [5.0, 3.0] if coarse else [0.8, 1.0]
     return [

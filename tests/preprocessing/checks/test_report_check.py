@@ -1,4 +1,4 @@
-"""Whatever another site's file holds: it is refused in one line, or everything can be shown."""
+"""A file from another site is refused in one line, or everything in it can be shown."""
 
 import copy
 import itertools

@@ -1,4 +1,4 @@
-"""Tumours in a scan that is known: a cylinder of organ in fat, beside a bone and gas."""
+"""Tumours in a known scan: a cylinder of organ in fat, beside bone and gas."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Empty files for tests of what is found by its name alone."""
+"""Empty files for tests that find files only by name."""
 
 
 def touch(folder, *names):

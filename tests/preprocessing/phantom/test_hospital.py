@@ -1,4 +1,4 @@
-"""The hospitals: what makes one mislead a network of the other, and their patients."""
+"""The hospitals: the differences that mislead a network of the other, and their patients."""
 
 import dataclasses
 

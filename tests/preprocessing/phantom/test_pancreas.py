@@ -1,4 +1,4 @@
-"""The labelled shapes: the volume that was asked for, in free room, and a tumour where one is due."""
+"""The labelled shapes: the requested volume, in free space, with a tumour if requested."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The trunk: its size by the patient's, what lies in it, and surfaces one inside the other."""
+"""The trunk: its size for a patient, its contents, and nested surfaces."""
 
 import numpy as np
 import pytest

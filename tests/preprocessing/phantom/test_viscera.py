@@ -1,4 +1,4 @@
-"""Organs around the pancreas: sides, brightness, gas above fluid, and room for each other."""
+"""Organs around the pancreas: sides, brightness, gas above fluid, and space for each other."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""One case into the store: what it is told, when it is done again, and why it is refused."""
+"""Preparing one case: the stages reported, when it is repeated, and why it is refused."""
 
 import dataclasses
 import errno

@@ -387,7 +387,7 @@ def test_a_failed_write_does_not_refuse_the_case(tmp_path, monkeypatch):
     with pytest.raises(
         ValueError,
         match=r"case_0.image\.npy: cannot be written \(No space left on device\).*"
-        "0 finished cases stay",
+        "0 finished cases are kept",
     ):
         prepare(manifest, tmp_path / "store", strict=False)
     assert not list((tmp_path / "store/cases").iterdir())

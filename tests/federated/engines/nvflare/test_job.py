@@ -42,7 +42,7 @@ def test_every_round_waits_for_every_site(job):
 
 
 def test_the_classes_that_a_job_names_are_there(job, without_engine):
-    """By their text: what they derive from is NVFLARE's."""
+    """Compared as text, because their base classes are NVFLARE's."""
     config = read(job / "app" / "config" / "config_fed_server.json")
     named = [
         config["workflows"][0]["args"]["aggregator"]["path"],
