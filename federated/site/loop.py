@@ -40,6 +40,7 @@ from federated.site.masking import Masking
 from federated.site.private_arrays import PrivateArrays
 from federated.site.retries import Persistent
 from federated.site.sum_part import SumPart, masking_of
+from federated.site.sum_terms import SumTerms
 from federated.site.transport import Transport
 from federated.site.update_filter import UpdateFilter, begun, prepared
 from federated.tensors import codec, tensor_files
@@ -136,8 +137,7 @@ def run(
     *,
     authority: str = "",
     privacy: PrivacyPolicy | None = None,
-    require_sums: bool = False,
-    repeated_sums: int = 0,
+    terms: SumTerms = SumTerms(),  # noqa: B008 - a frozen value
     limits: AnswerLimits = AnswerLimits(),  # noqa: B008 - a frozen value
     events: EventLog | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -158,10 +158,7 @@ def run(
         to one authority.
       privacy: what happens to updates before they leave. Its ledger is in the journal's
         folder `privacy`. With a policy the site lends no models, which would leave unfiltered.
-      require_sums: send nothing but masked updates; a server without secure aggregation, and models
-        that would be lent as they are, are refused.
-      repeated_sums: how often in the run the site helps to open another sum of a round of which it
-        has helped to open one; the two tell the server more than either.
+      terms: what the site demands of secure aggregation.
       limits: how many models the site scores in this run, and with how many digits.
       events: by default `<journal_folder>/events.jsonl`.
       clock: seconds, for durations.
@@ -169,14 +166,16 @@ def run(
     Raises:
       WrongCredential, CertificateRefused, PlanDiffers, FederationFull, VersionDiffers,
       DifferentRun: the site cannot take part.
-      PrivacyRefused: with `require_sums`, from a server without secure aggregation.
+      PrivacyRefused: where the terms require masks, from a server without secure aggregation, or
+        for models that would be lent as they are.
       AnswersUsedUp: the server asks for the scores of more models than `limits` allows.
       UpdateRefused, IncompatibleWeights, ModelRefused, PrivacyRefused: what the trainer made may
         not leave the site, or cannot be used.
       ValueError: for rules of sharing in the plan that do not fit the trainer's arrays, or private
         arrays that are no longer in the journal folder.
       PolicyRefused: the privacy policy cannot hold or is weaker than before in this run, or its
-        budget is spent; or the server asks for more sums of one round than `repeated_sums` allows.
+        budget is spent; or the run cannot keep the terms for sums, they are weaker than before in
+        this run, or the server asks for more sums of one round than they allow.
       FolderInUse: another process is using the journal.
       ServerMisbehaves: the server sent something that no server of this product sends. An update
         that was not confirmed is kept.
@@ -198,9 +197,8 @@ def run(
         pause,
         pauses,
         authority,
-        require_sums,
+        terms,
         limits,
-        repeated_sums,
     )
     try:
         journal.check_authority(authority)
@@ -246,12 +244,11 @@ class _Loop:
         pause: Callable[[float], object],
         pauses: Callable[[], Iterator[float]],
         authority: str,
-        require_sums: bool = False,
+        terms: SumTerms = SumTerms(),  # noqa: B008 - a frozen value
         limits: AnswerLimits = AnswerLimits(),  # noqa: B008 - a frozen value
-        repeated_sums: int = 0,
     ):
         self._authority, self.remark = authority, ""
-        self._require_sums, self._repeated_sums = require_sums, repeated_sums
+        self._terms = terms
         self._sums: SumPart | None = None  # in a run with secure aggregation
         self._limits = limits
         self._answers: Answers | None = None  # from the first login on
@@ -359,14 +356,9 @@ class _Loop:
         self.note("finished", **({} if journal.reported else {"without": "evaluation"}))
 
     def _enter_sums(self, session: Session) -> None:
-        masking = masking_of(
-            session,
-            self._transport,
-            self._journal,
-            required=self._require_sums,
-            repeats=self._repeated_sums,
-        )
+        masking = masking_of(session, self._transport, self._journal, self._terms)
         if masking is not None:
+            self.note("sum_terms", **vars(self._terms))
             shared = self._private.sharing.shared
             self._sums = SumPart(
                 masking, self._server, self._journal, self._specs, shared, self.note, self._clock
@@ -622,7 +614,7 @@ class _Loop:
             path = self._journal.lent_path
             # With a policy none is lent: its weights would bypass the filter.
             lent = {} if self._filter is not None else self._trainer.local_models()
-            if lent and self._require_sums:
+            if lent and self._terms.require_secure_aggregation:
                 raise errors.PrivacyRefused(
                     f"this site sends masked updates only, and would lend {', '.join(lent)} to "
                     "the evaluation as they are; give --nolend_local, and no --lend"

@@ -7,6 +7,7 @@ import datetime
 import numpy as np
 
 from federated.site.masking import Masking, Plain
+from federated.site.sum_terms import SumTerms
 from federated.tensors import tensor_files
 from federated.tensors.weights import specs_of
 from federated.wire.messages import SumPlace
@@ -42,7 +43,8 @@ class MaskedSite:
     def restart(self):
         """Forgets what is not on disk."""
         signer = self.transport.signer
-        self.masking = Masking(self.folder, self.session.run, self.session.sums, signer)
+        about = self.folder, self.session.run, self.session.sums, signer
+        self.masking = Masking(*about, terms=SumTerms(min_sum_sites=2))
 
     def plain(self, number, *, examples=None):
         """Trains round `number`, from the model that the server has."""
