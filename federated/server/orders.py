@@ -10,6 +10,7 @@ from federated import errors
 from federated.rounds import rounds, tasks
 from federated.server.evaluation import Evaluation
 from federated.server.run_state import RunState
+from federated.server.sum_status import sum_status
 from federated.server.uploads import Uploads
 from federated.storage.database import SiteRecord
 from federated.wire.status import RunSnapshot, SiteSnapshot
@@ -347,6 +348,7 @@ class Orders:
                 "max_num_clients": run.policy.max_num_clients,
                 "best_round": store.best_round(),
                 "aggregation": store.aggregation,
+                "sum": sum_status(run),
                 "sites": sites,
             }
 
