@@ -248,7 +248,7 @@ def _policy(num_rounds: int) -> PrivacyPolicy:
 
 
 def _sum_terms(num_rounds: int) -> SumTerms:
-    """Returns the site's terms for sums; raises app.UsageError for flags that do not go with them."""
+    """Returns the terms for sums; raises app.UsageError for flags that do not go with them."""
     terms = experiment_flags.settings_of(SumTerms)
     if not terms.require_secure_aggregation:
         if terms.min_sum_sites > SumTerms().min_sum_sites:
