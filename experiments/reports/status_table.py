@@ -21,8 +21,8 @@ def render(status: RunStatus, *, rounds: int = 10) -> str:
     lines = [f"run {status['run']}   {_phase(status)}   release {status['release']}"]
     if status.get("aggregation") and status["num_rounds"]:  # an earlier release does not send it
         lines.append(f"aggregation {status['aggregation']}")
-    if status.get("sum"):
-        lines.append(_sum(status["sum"]))
+    if found := status.get("sum"):
+        lines.append(_sum(found))
     lines.append("")
     lines += _table(
         ("site", "state", "cases", "heard", "updates", "from it", "to it", "score", "last done"),
