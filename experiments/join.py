@@ -35,8 +35,8 @@ from federated.security import expiry
 from federated.site import grpc_transport
 from federated.site import loop as site_loop
 from federated.site.answers import AnswerLimits
-from federated.site.loop import SiteTrainer
-from federated.site.sum_terms import SumTerms
+from federated.site.sums.sum_terms import SumTerms
+from federated.site.trainer import SiteTrainer
 from preprocessing import declared_labels
 from preprocessing.case_source import CaseSource
 

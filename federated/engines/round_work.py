@@ -11,7 +11,7 @@ from federated import errors
 from federated.engines.plan_check import check_plan
 from federated.rounds import plan as plans
 from federated.security import report_filter
-from federated.site.loop import SiteTrainer
+from federated.site.trainer import SiteTrainer
 from federated.tensors.weights import DTYPES, NamedArrays, canonical, check_same, specs_of
 
 

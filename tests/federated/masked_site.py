@@ -6,8 +6,8 @@ import datetime
 
 import numpy as np
 
-from federated.site.masking import Masking, Plain
-from federated.site.sum_terms import SumTerms
+from federated.site.sums.masking import Masking, Plain
+from federated.site.sums.sum_terms import SumTerms
 from federated.tensors import tensor_files
 from federated.tensors.weights import specs_of
 from federated.wire.messages import SumPlace

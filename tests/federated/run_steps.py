@@ -1,5 +1,7 @@
 """Runs led up to a point by hand, and what may go wrong there."""
 
+import threading
+
 from tests.federated.server.test_coordinator import Site
 
 
@@ -27,3 +29,15 @@ class Killed(BaseException):
 
 def raising(error):
     raise error
+
+
+def start_driving(lead):
+    """Drives a coordinator in a thread; returns it."""
+    thread = threading.Thread(target=lead.drive, daemon=True)
+    thread.start()
+    return thread
+
+
+def interrupt(round_number):
+    """As `on_train` of a toy trainer: Ctrl-C in the middle of a round."""
+    raise KeyboardInterrupt

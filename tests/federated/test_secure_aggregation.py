@@ -16,8 +16,8 @@ from federated.secure_aggregation.keys import Context
 from federated.site import loop
 from federated.site.grpc_transport import GrpcTransport
 from federated.site.journal import Journal
-from federated.site.masking import Masking
-from federated.site.sum_terms import SumTerms
+from federated.site.sums.masking import Masking
+from federated.site.sums.sum_terms import SumTerms
 from federated.tensors import tensor_files
 from federated.wire import chunk_encoding
 from federated.wire.messages import SumPlace, SumSettings
@@ -286,7 +286,7 @@ def test_a_site_that_is_done_forgets_its_secrets_without_a_server(initial, tmp_p
 
 def test_a_site_that_requires_masks_lends_no_model_as_it_is(opened, tmp_path, clock):
     run, journal = opened(min_num_clients=1, max_num_clients=1), tmp_path / "C1"
-    site = loop._Loop(  # the publication alone, without a run that leads to it
+    site = loop._Loop(  # what it would lend, without a run that leads to it
         toy.ToyTrainer("C1"),
         run.transport("C1"),
         Journal(journal),
@@ -298,4 +298,4 @@ def test_a_site_that_requires_masks_lends_no_model_as_it_is(opened, tmp_path, cl
         SumTerms(require_secure_aggregation=True),
     )
     with pytest.raises(errors.PrivacyRefused, match=r"would lend C1_baseline .*--nolend_local"):
-        site._publish()
+        site._lent()

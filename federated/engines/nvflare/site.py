@@ -19,7 +19,7 @@ from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from federated.engines import PLAN
 from federated.engines.plan_check import check_plan
 from federated.engines.round_work import take_round
-from federated.site.loop import SiteTrainer
+from federated.site.trainer import SiteTrainer
 
 
 def run(make_trainer: Callable[[str], SiteTrainer]) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from federated.errors import PolicyRefused
 from federated.secure_aggregation import ring
-from federated.site.sum_terms import SumTerms
+from federated.site.sums.sum_terms import SumTerms
 from federated.wire.messages import SumSettings
 
 

@@ -22,8 +22,8 @@ from federated.secure_aggregation.keys import Context
 from federated.secure_aggregation.participant import Participant
 from federated.secure_aggregation.ring import Ring
 from federated.secure_aggregation.roster import Signer
-from federated.site.opened_sums import OpenedSums
-from federated.site.sum_terms import SumTerms
+from federated.site.sums.opened_sums import OpenedSums
+from federated.site.sums.sum_terms import SumTerms
 from federated.tensors.tensor_files import (
     TensorFile,
     TensorFileWriter,

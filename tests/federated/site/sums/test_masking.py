@@ -8,8 +8,8 @@ import pytest
 from federated import errors, simulation
 from federated.rounds.tasks import Task
 from federated.secure_aggregation import participant, ring
-from federated.site.masking import Masking, Plain
-from federated.site.sum_terms import SumTerms
+from federated.site.sums.masking import Masking, Plain
+from federated.site.sums.sum_terms import SumTerms
 from federated.tensors import tensor_files
 from federated.wire.messages import SumSettings, SumState
 from runkit import private

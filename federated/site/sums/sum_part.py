@@ -12,9 +12,9 @@ from federated import errors
 from federated.rounds.tasks import Task, global_name
 from federated.security import report_filter
 from federated.site.journal import Journal, PendingUpdate
-from federated.site.masking import Masking, Plain
 from federated.site.retries import Persistent
-from federated.site.sum_terms import SumTerms
+from federated.site.sums.masking import Masking, Plain
+from federated.site.sums.sum_terms import SumTerms
 from federated.site.transport import Transport
 from federated.tensors.weights import TensorSpec
 from federated.wire.messages import Session, SumPlace

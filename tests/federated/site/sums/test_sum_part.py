@@ -7,8 +7,8 @@ from federated import errors
 from federated.rounds.tasks import Task
 from federated.secure_aggregation import ring
 from federated.site.journal import Journal
-from federated.site.sum_part import SumPart, masking_of
-from federated.site.sum_terms import SumTerms
+from federated.site.sums.sum_part import SumPart, masking_of
+from federated.site.sums.sum_terms import SumTerms
 from federated.tensors.weights import specs_of
 from federated.wire.messages import Receipt, SumPlace, SumPost, SumSettings, SumState
 from tests.federated.manifests import manifest_of
