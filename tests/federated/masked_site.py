@@ -29,8 +29,9 @@ SETTINGS = {
 class MaskedSite:
     """Trains as `toy.ToyTrainer`, and does the part of each task that is asked of it."""
 
-    def __init__(self, name, transport, folder):
+    def __init__(self, name, transport, folder, *, min_sum_sites=2):
         self.name, self.transport = name, transport
+        self.terms = SumTerms(min_sum_sites=min_sum_sites)
         self.trainer = toy.ToyTrainer(name)
         self.folder = private.folder(folder / name)
         self.asked = []
@@ -44,7 +45,7 @@ class MaskedSite:
         """Forgets what is not on disk."""
         signer = self.transport.signer
         about = self.folder, self.session.run, self.session.sums, signer
-        self.masking = Masking(*about, terms=SumTerms(min_sum_sites=2))
+        self.masking = Masking(*about, terms=self.terms)
 
     def plain(self, number, *, examples=None):
         """Trains round `number`, from the model that the server has."""
