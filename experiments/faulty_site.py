@@ -19,7 +19,7 @@ from experiments import join
 from experiments.studies import faults
 from federated.errors import FederationError
 from federated.security.kit import Kit
-from federated.site.loop import SiteTrainer
+from federated.site.trainer import SiteTrainer
 from preprocessing.case_source import CaseSource
 
 FLAGS = flags.FLAGS

@@ -35,7 +35,8 @@ from federated.security import expiry
 from federated.site import grpc_transport
 from federated.site import loop as site_loop
 from federated.site.answers import AnswerLimits
-from federated.site.loop import SiteTrainer
+from federated.site.sums.sum_terms import SumTerms
+from federated.site.trainer import SiteTrainer
 from preprocessing import declared_labels
 from preprocessing.case_source import CaseSource
 
@@ -61,21 +62,8 @@ flags.DEFINE_bool(
     "--nolend_local the model never leaves this site; Table 1 then lacks its row and the row "
     "Average.",
 )
-flags.DEFINE_bool(
-    "require_secure_aggregation",
-    False,
-    "Send masked updates only: a server without --secure_aggregation gets nothing from this site. "
-    "Needs --nolend_local and no --lend, since such models would leave as they are.",
-)
-flags.DEFINE_integer(
-    "repeated_sums",
-    0,
-    "With secure aggregation: how often in the run this site helps to open another sum of a round "
-    "of which it has helped to open one, for example after a site was evicted and the run taken "
-    "back. The difference of the two sums can be a single site's update, so by default it never "
-    "does.",
-    lower_bound=0,
-)
+with program_help.group("Secure aggregation: what this site demands of sums"):
+    setting_flags.define(SumTerms)
 with program_help.group("What this site answers"):
     setting_flags.define(AnswerLimits)
 
@@ -103,7 +91,7 @@ def take_part(
             "are those of the server's --models; omit it"
         )
     policy = _policy(config.num_rounds)
-    _check_secure_aggregation(config.num_rounds)
+    terms = _sum_terms(config.num_rounds)
     limits = experiment_flags.settings_of(AnswerLimits)
 
     from experiments.models import (
@@ -193,8 +181,7 @@ def take_part(
             folder / part / "journal",
             authority=transport.authority,
             privacy=policy,
-            require_sums=FLAGS.require_secure_aggregation,
-            repeated_sums=FLAGS.repeated_sums,
+            terms=terms,
             limits=limits.for_rounds(config.num_rounds, config.validation_every),
         )
     except (CertificateRefused, WrongCredential, VersionDiffers) as error:
@@ -260,10 +247,17 @@ def _policy(num_rounds: int) -> PrivacyPolicy:
     return policy
 
 
-def _check_secure_aggregation(num_rounds: int) -> None:
-    """Raises app.UsageError for flags that --require_secure_aggregation excludes."""
-    if not FLAGS.require_secure_aggregation:
-        return
+def _sum_terms(num_rounds: int) -> SumTerms:
+    """Returns the terms for sums; raises app.UsageError for flags that do not go with them."""
+    terms = experiment_flags.settings_of(SumTerms)
+    if not terms.require_secure_aggregation:
+        if terms.min_sum_sites > SumTerms().min_sum_sites:
+            raise app.UsageError(
+                f"--min_sum_sites={terms.min_sum_sites} without --require_secure_aggregation would "
+                "hold only if the server happens to add up masked updates; give both, and "
+                "--nolend_local"
+            )
+        return terms
     if num_rounds == 0:
         raise app.UsageError(
             "--require_secure_aggregation is for a run with training; an evaluation without "
@@ -276,6 +270,7 @@ def _check_secure_aggregation(num_rounds: int) -> None:
             f"--require_secure_aggregation does not go with {' and '.join(lends)}: a lent model "
             "leaves this site as it is; give --nolend_local, and no --lend"
         )
+    return terms
 
 
 if __name__ == "__main__":

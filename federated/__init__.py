@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from federated.server.config import ServerConfig
     from federated.server.serve import serve
     from federated.site.grpc_transport import connect
-    from federated.site.loop import SiteTrainer
     from federated.site.loop import run as run_site
+    from federated.site.trainer import SiteTrainer
 
 _PUBLIC = {
     "FederationError": ("errors", "FederationError"),
     "ServerConfig": ("server.config", "ServerConfig"),
-    "SiteTrainer": ("site.loop", "SiteTrainer"),
+    "SiteTrainer": ("site.trainer", "SiteTrainer"),
     "connect": ("site.grpc_transport", "connect"),
     "provision": ("security.provisioning", "provision"),
     "run_site": ("site.loop", "run"),

@@ -4,7 +4,7 @@
     from federated.aggregation.fedavgm import FedAvgM
     from federated.audit import backfill
 
-    trainers = {"C1": MyTrainer(...), "C2": MyTrainer(...)}      # see site.loop.SiteTrainer
+    trainers = {"C1": MyTrainer(...), "C2": MyTrainer(...)}      # see site.trainer.SiteTrainer
     rule = FedAvgM(momentum=0.5)
     simulation.run(trainers, "initial.safetensors", "results", num_rounds=20, rule=rule)
 
@@ -36,7 +36,7 @@ from federated.security.credentials import CredentialBook, hashed, new_secret
 from federated.server.config import ServerConfig, ServerSummary
 from federated.server.coordinator import Coordinator
 from federated.site import loop
-from federated.site.loop import SiteTrainer
+from federated.site.trainer import SiteTrainer
 from federated.site.transport import ModelBefore, Transport
 from federated.storage.store import Store
 from federated.tensors import codec

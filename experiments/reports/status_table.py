@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from federated.wire.status import RoundStatus, RunStatus, SiteStatus
+from federated.wire.status import RoundStatus, RunStatus, SiteStatus, SumStatus
 from runkit import byte_counts
+
+_SUM_PHASES = {  # phase of a secure sum -> what the sites send in it
+    "keys": "keys",
+    "share": "sealed shares",
+    "mask": "masked updates",
+    "consent": "consents",
+    "reveal": "shares that open the sum",
+}
 
 
 def render(status: RunStatus, *, rounds: int = 10) -> str:
@@ -13,6 +21,8 @@ def render(status: RunStatus, *, rounds: int = 10) -> str:
     lines = [f"run {status['run']}   {_phase(status)}   release {status['release']}"]
     if status.get("aggregation") and status["num_rounds"]:  # earlier releases do not send it
         lines.append(f"aggregation {status['aggregation']}")
+    if found := status.get("sum"):
+        lines.append(_sum(found))
     lines.append("")
     lines += _table(
         ("site", "state", "cases", "heard", "updates", "from it", "to it", "score", "last done"),
@@ -65,6 +75,17 @@ def _phase(status: RunStatus) -> str:
         received = f"{len(status['updates'])} of {needed} required updates received"
         return f"round {status['open_round']} open: {received}{again}; {done}"
     return f"{status['phase']}; {done}"
+
+
+def _sum(found: SumStatus) -> str:
+    """Returns how far the secure sum of the open round is."""
+    what = _SUM_PHASES.get(found["phase"], found["phase"])
+    done = f"{what} of {', '.join(found['done'])}" if found["done"] else f"no {what} yet"
+    awaited = f", waiting for {', '.join(found['awaited'])}" if found["awaited"] else ""
+    return (
+        f"secure sum, exchange {found['exchange']}, phase {found['phase']!r}: "
+        f"{done} ({found['needed']} needed){awaited}"
+    )
 
 
 def _evaluated(status: RunStatus) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from federated.site.loop import SiteTrainer
+from federated.site.trainer import SiteTrainer
 from federated.tensors import tensor_files
 from federated.tensors.weights import NamedArrays
 from preprocessing.case_source import CaseSource, PreparedCase

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from federated import errors
+from federated.engines.plan_check import check_plan
 from federated.rounds import plan as plans
-from federated.rounds import sharing
 from federated.security import report_filter
-from federated.site.loop import SiteTrainer
+from federated.site.trainer import SiteTrainer
 from federated.tensors.weights import DTYPES, NamedArrays, canonical, check_same, specs_of
 
 
@@ -39,12 +39,7 @@ def take_round(
       IncompatibleWeights: if the received arrays, or the update, are not those of the trainer.
       PrivacyRefused: for a metric that may not leave the site.
     """
-    if sharing.of_plan(trainer.plan):
-        raise ValueError(
-            f"the plan has rules of sharing, {trainer.plan[sharing.PLAN_KEY]}, but this engine "
-            "would move every array of the model; use this package's own server, or a plan without "
-            "keep and receive"
-        )
+    check_plan(trainer.plan, what="this site's plan")
     if plan is not None and (differing := plans.differences(plan, trainer.plan)):
         raise errors.PlanDiffers(
             f"this site's settings differ from the server's: {'; '.join(differing)}; "

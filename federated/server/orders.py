@@ -14,7 +14,7 @@ from federated.server.evaluation import Evaluation
 from federated.server.run_state import RunState
 from federated.server.uploads import Uploads
 from federated.storage.database import SiteRecord
-from federated.wire.status import RunSnapshot, SiteSnapshot
+from federated.wire.status import RunSnapshot, SiteSnapshot, SumStatus
 
 _USUAL_EXCHANGES = 3  # of secure aggregation in one round; more should be examined
 
@@ -358,8 +358,25 @@ class Orders:
                 "max_num_clients": run.policy.max_num_clients,
                 "best_round": store.best_round(),
                 "aggregation": store.aggregation,
+                "sum": self._sum(),
                 "sites": sites,
             }
+
+    def _sum(self) -> SumStatus | None:
+        """Returns how far the secure sum of the open round is; None if there is none."""
+        run, state = self._run, self._run.exchange
+        if state is None or run.round is None:
+            return None
+        sites, policy = run.store.sites(), run.config.sum_policy
+        expected = sites.keys() if state.members is None else state.members
+        coming = {site for site in expected if not sites[site].evicted} - state.done.keys()
+        return {
+            "exchange": state.number,
+            "phase": state.phase,
+            "done": sorted(state.done),
+            "awaited": [] if run.closing else sorted(coming),
+            "needed": run.policy.min_num_clients if state.phase == "keys" else policy.threshold,
+        }
 
     def _state_of(self, site: str, record: SiteRecord, now: float) -> str:
         run = self._run

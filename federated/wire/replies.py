@@ -35,7 +35,7 @@ from federated.wire.messages import (
     SumSettings,
     SumState,
 )
-from federated.wire.status import AuditHead, RoundStatus, RunStatus, SiteStatus
+from federated.wire.status import AuditHead, RoundStatus, RunStatus, SiteStatus, SumStatus
 from runkit import printable
 
 SMALL = 64 * 2**10  # bytes of a reply without a model: 256 names of models take 17,000
@@ -283,6 +283,11 @@ def status(message: operation_pb.StatusReply) -> RunStatus:
     for name in found.keys() & {"models", "reported"}:  # an earlier release does not send them
         entries = {f"{name} {place}": entry for place, entry in enumerate(found[name])}
         _check_shape("status", entries, _Shape.of_values(entries, str))
+    if found.get("sum") is not None:
+        _check_shape("status of a sum", found["sum"], _SUM_SHAPE)
+        for name in ("done", "awaited"):
+            entries = {f"{name} {place}": entry for place, entry in enumerate(found["sum"][name])}
+            _check_shape("status of a sum", entries, _Shape.of_values(entries, str))
     for name, site in found["sites"].items():
         _check_shape(f"status of site {name}", site, _SITE_SHAPE)
         labels, scores = site.get("labels", {}), site["scores"]
@@ -331,6 +336,7 @@ def _kinds(hint: object) -> tuple[type, ...]:
 _RUN_SHAPE = _Shape(get_type_hints(RunStatus), RunStatus.__optional_keys__)
 _SITE_SHAPE = _Shape(get_type_hints(SiteStatus), SiteStatus.__optional_keys__)
 _ROUND_SHAPE = _Shape(get_type_hints(RoundStatus))
+_SUM_SHAPE = _Shape(get_type_hints(SumStatus))
 _AUDIT_SHAPE = _Shape(get_type_hints(AuditHead))
 
 

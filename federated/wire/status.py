@@ -51,12 +51,23 @@ class AuditHead(TypedDict):
     head: str  # its hash
 
 
+class SumStatus(TypedDict):
+    """How far the secure sum of the open round is."""
+
+    exchange: int  # from 1; one more each time that the sum had to begin again
+    phase: str  # of `rounds.sum_phases`: "keys", "share", "mask", "consent" or "reveal"
+    done: list[str]  # sites that have done their part in this phase
+    awaited: list[str]  # sites that have not; none while the sum is being opened
+    needed: int  # sites without which the phase does not end
+
+
 class _NewRunKeys(TypedDict, total=False):
     paused: bool
     max_num_clients: int
     aggregation: str  # the rule, every parameter spelled out
     models: list[str]  # to evaluate, in a run without rounds
     reported: list[str]  # sites whose rows are in
+    sum: SumStatus | None  # with secure aggregation, while a round is open
 
 
 class _RunKeys(_NewRunKeys):

@@ -202,7 +202,7 @@ def generate(
 
     <folder>/<site>/ receives images/, labels/, manifest.json and split.json; <folder>/cohort.json
     records the settings and which copy has which source. Existing cases are kept, so an interrupted
-    run resumes.
+    run resumes. No other process may write to `folder` at the same time.
 
     Raises:
       ValueError: if `folder` holds a cohort with other sources or settings.
@@ -211,6 +211,9 @@ def generate(
     by_id = {case.case_id: case for case in listed.included}
     copies = list_copies(sorted(by_id), config)
     _claim(listed, config, copies, folder)
+    for pattern in (".partial-*", *(f"{site}/**/.partial-*" for site in SITES)):
+        for leftover in folder.glob(pattern):  # a kill left it half-written
+            leftover.unlink()
     jobs = [
         (by_id[c.source], listed.label_values, config.seed, c, folder)
         for c in copies

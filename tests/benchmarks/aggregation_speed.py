@@ -16,28 +16,30 @@ import sys
 import tempfile
 import time
 
-from tests.benchmarks import side_by_side
+from tests.benchmarks import peak_memory, side_by_side
 from tests.benchmarks.side_by_side import Candidate
 
 VALUES = int(os.environ.get("VALUES", "10000000"))
 
 
-def write(folder: pathlib.Path, sites: int) -> None:
+def write(folder: pathlib.Path, sites: int, values: int = VALUES) -> None:
     """Writes a global model and the updates of all sites."""
     import numpy as np
 
     from federated.tensors import tensor_files
 
     rng = np.random.default_rng(0)
-    model = rng.normal(size=VALUES).astype(np.float32)
+    model = rng.normal(size=values).astype(np.float32)
     tensor_files.save(folder / "global", {"w": model})
     for number in range(sites):
-        change = rng.normal(size=VALUES).astype(np.float32) * np.float32(1e-3)
+        change = rng.normal(size=values).astype(np.float32) * np.float32(1e-3)
         tensor_files.save(folder / f"S{number:02d}", {"w": model + change})
 
 
 def aggregate(folder: str, sites: int, rule: str, tree: str = "") -> dict[str, float]:
-    """Aggregates two rounds and times the second one."""
+    """Aggregates two rounds; times the second one, and measures by how many MiB the peak of both is
+    above the memory before them.
+    """
     sys.path[:0] = [tree] if tree else []
     from federated.aggregation import rules, spooled_updates
     from federated.aggregation.spooled_updates import StoredFile, Targets
@@ -60,6 +62,7 @@ def aggregate(folder: str, sites: int, rule: str, tree: str = "") -> dict[str, f
     with tensor_files.TensorFile(model.path) as file:
         specs = file.specs
     state, seconds, processor_seconds = None, 0.0, 0.0
+    before_mib = peak_memory.reset()
     with tempfile.TemporaryDirectory(dir=root) as name:
         for number in (1, 2):
             targets = Targets(pathlib.Path(name) / f"m{number}", pathlib.Path(name) / f"s{number}")
@@ -70,7 +73,11 @@ def aggregate(folder: str, sites: int, rule: str, tree: str = "") -> dict[str, f
             seconds = time.perf_counter() - began
             processor_seconds = time.process_time() - processor_began  # of all threads
             state = StoredFile(targets.state, kept.sha256) if kept else None
-    return {"seconds": seconds, "processor_seconds": processor_seconds}
+    return {
+        "seconds": seconds,
+        "processor_seconds": processor_seconds,
+        "growth_mib": peak_memory.peak_mib() - before_mib,
+    }
 
 
 def main() -> None:

@@ -70,7 +70,7 @@ def site(folder: str, sites: int, masked: bool) -> dict[str, float]:
     from federated.rounds.tasks import Task
     from federated.secure_aggregation import participant
     from federated.secure_aggregation.shamir import SHARE_BYTES
-    from federated.site.masking import Masking, Plain
+    from federated.site.sums.masking import Masking, Plain
     from federated.tensors import tensor_files
     from federated.wire import conversion
     from federated.wire.messages import SumPost, SumState

@@ -30,6 +30,14 @@ def test_masks_are_not_required_of_a_site_that_lends_its_model_as_it_is(tmp_path
     assert "sends no updates, so omit it" in error
 
 
+def test_the_smallest_sum_of_a_site_holds_or_is_refused(tmp_path):
+    flags = (*FLAGS, "--kit=k", f"--site_folder={tmp_path}")
+    error = refused("join", *flags, "--min_sum_sites=1", folder=tmp_path)
+    assert "--min_sum_sites is 1; expected 2 to 128, a number of sites" in error
+    error = refused("join", *flags, "--min_sum_sites=4", folder=tmp_path)
+    assert "--min_sum_sites=4 without --require_secure_aggregation would hold only if" in error
+
+
 def test_the_kit_of_another_site_is_refused(tmp_path):
     kits = provisioning.provision(tmp_path / "kits", "localhost", ("C1",), port=8443)
     make_store(tmp_path / "cases", SAME, site="C2")

@@ -1,16 +1,21 @@
+import contextlib
 import threading
 import types
 
+import grpc
 import pytest
 
 from federated import simulation
+from federated.admin import client as admin_client
 from federated.security import credentials, provisioning
+from federated.security.tls import Identity
 from federated.server import config as server_config
 from federated.server import coordinator
 from federated.server.serve import serve
 from federated.site import grpc_transport
 from federated.site import loop as site_loop
 from federated.storage import store as storage
+from federated.wire import conversion
 from runkit import events
 from tests.federated import toy
 
@@ -218,3 +223,34 @@ def take_part(tmp_path):
         return results
 
     return run
+
+
+@pytest.fixture
+def channel(serving, kits):
+    """Opens raw channels of a site to a server that is running."""
+    with contextlib.ExitStack() as stack:
+
+        def open_(running, site):
+            credentials = Identity.of(kits / site, "site").for_client()
+            # A connection of its own: gRPC shares one among channels with the same settings.
+            options = [
+                *conversion.CHANNEL_OPTIONS,
+                ("grpc.use_local_subchannel_pool", 1),
+                ("grpc.max_send_message_length", -1),
+            ]
+            return stack.enter_context(
+                grpc.secure_channel(f"localhost:{running.port}", credentials, options=options)
+            )
+
+        yield open_
+
+
+@pytest.fixture
+def operator(kits):
+    with contextlib.ExitStack() as stack:
+
+        def open_(running):
+            kit = admin_client.Kit.read(kits / "operator", host="localhost", port=running.port)
+            return stack.enter_context(admin_client.AdminClient(kit))
+
+        yield open_

@@ -6,7 +6,8 @@ import datetime
 
 import numpy as np
 
-from federated.site.masking import Masking, Plain
+from federated.site.sums.masking import Masking, Plain
+from federated.site.sums.sum_terms import SumTerms
 from federated.tensors import tensor_files
 from federated.tensors.weights import specs_of
 from federated.wire.messages import SumPlace
@@ -28,8 +29,9 @@ SETTINGS = {
 class MaskedSite:
     """Trains like `toy.ToyTrainer`, and does its part of each task."""
 
-    def __init__(self, name, transport, folder):
+    def __init__(self, name, transport, folder, *, min_sum_sites=2):
         self.name, self.transport = name, transport
+        self.terms = SumTerms(min_sum_sites=min_sum_sites)
         self.trainer = toy.ToyTrainer(name)
         self.folder = private.folder(folder / name)
         self.asked = []
@@ -42,7 +44,8 @@ class MaskedSite:
     def restart(self):
         """Forgets everything that is not on disk."""
         signer = self.transport.signer
-        self.masking = Masking(self.folder, self.session.run, self.session.sums, signer)
+        about = self.folder, self.session.run, self.session.sums, signer
+        self.masking = Masking(*about, terms=self.terms)
 
     def plain(self, number, *, examples=None):
         """Trains round `number`, from the model that the server has."""

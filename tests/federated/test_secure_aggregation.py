@@ -14,7 +14,8 @@ from federated.secure_aggregation.keys import Context
 from federated.site import loop
 from federated.site.grpc_transport import GrpcTransport
 from federated.site.journal import Journal
-from federated.site.masking import Masking
+from federated.site.sums.masking import Masking
+from federated.site.sums.sum_terms import SumTerms
 from federated.tensors import tensor_files
 from federated.wire import chunk_encoding
 from federated.wire.messages import SumPlace, SumSettings
@@ -112,7 +113,7 @@ def test_over_tls_a_site_dies_after_the_keys_and_no_plain_update_is_sent(serving
                     trainer,
                     transport,
                     tmp_path / site,
-                    require_sums=True,
+                    terms=SumTerms(require_secure_aggregation=True, min_sum_sites=2),
                     pauses=lambda: iter(lambda: 0.05, None),
                 )
                 return
@@ -205,7 +206,7 @@ def test_a_server_without_secure_aggregation_gets_nothing_from_a_site_that_requi
 ):
     run = opened(min_num_clients=1, max_num_clients=1)
     with pytest.raises(errors.PrivacyRefused, match=r"masked updates only .* --secure_aggreg"):
-        run_site(run, tmp_path / "C1", require_sums=True)
+        run_site(run, tmp_path / "C1", terms=SumTerms(require_secure_aggregation=True))
     assert not (tmp_path / "C1" / "update.safetensors").exists()
     assert run.store.participants() == frozenset() and run.store.scores() == {}
 
@@ -260,6 +261,7 @@ def test_a_site_that_is_done_forgets_its_secrets_without_a_server(initial, tmp_p
         "format": 1,
         "run": run.store.run_id,
         "settings": vars(run.config.sums),
+        "min_sites": 3,
         "last": None,
         "model": None,
         "participant": participant.begin(
@@ -282,7 +284,7 @@ def test_a_site_that_is_done_forgets_its_secrets_without_a_server(initial, tmp_p
 
 def test_a_site_that_requires_masks_lends_no_model_as_it_is(opened, tmp_path, clock):
     run, journal = opened(min_num_clients=1, max_num_clients=1), tmp_path / "C1"
-    site = loop._Loop(  # the publication alone, without a run that leads to it
+    site = loop._Loop(  # what it would lend, without a run that leads to it
         toy.ToyTrainer("C1"),
         run.transport("C1"),
         Journal(journal),
@@ -291,7 +293,7 @@ def test_a_site_that_requires_masks_lends_no_model_as_it_is(opened, tmp_path, cl
         lambda seconds: None,
         backoff.pauses,
         "",
-        True,
+        SumTerms(require_secure_aggregation=True),
     )
     with pytest.raises(errors.PrivacyRefused, match=r"would lend C1_baseline .*--nolend_local"):
-        site._publish()
+        site._lent()

@@ -13,6 +13,7 @@ from flwr.serverapp.strategy import FedAvg
 from federated.engines import PLAN
 from federated.engines.averaging import averaged, mean_metrics
 from federated.engines.flower.messages import ARRAYS, CONFIG, METRICS, NUM_EXAMPLES, SITE
+from federated.engines.plan_check import read_initial
 from federated.rounds.tasks import global_name
 from federated.tensors import tensor_files
 from federated.tensors.weights import NamedArrays
@@ -64,12 +65,15 @@ def server_app(
         the SuperLink.
       folder: folder for the global models, as `round_<number>.safetensors`.
       num_sites: a round waits for all of them.
+    Raises:
+      ValueError: in the app, before a site is asked for anything: for a model without a plan, and
+        as `plan_check.read_initial`.
     """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        arrays, metadata = tensor_files.load(initial)
+        arrays, metadata = read_initial(initial)
         if PLAN not in metadata:
             raise ValueError(f"{initial}: carries no plan; write it into the file's metadata")
         pathlib.Path(folder).mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from flwr.clientapp import ClientApp
 from federated.engines import PLAN
 from federated.engines.flower.messages import ARRAYS, CONFIG, METRICS, NUM_EXAMPLES, ROUND, SITE
 from federated.engines.round_work import take_round
-from federated.site.loop import SiteTrainer
+from federated.site.trainer import SiteTrainer
 
 
 def client_app(make_trainer: Callable[[str], SiteTrainer]) -> ClientApp:

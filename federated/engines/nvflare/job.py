@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 
+from federated.engines.plan_check import read_initial
 from runkit import atomic
 
 _SERVER = "federated.engines.nvflare.server"
@@ -29,7 +30,10 @@ def write_job(
       site_script: Python file that every site runs; see `nvflare.site`.
       initial: safetensors file of global model 0, with the plan in its metadata.
       num_sites: a round waits for all of them.
+    Raises:
+      ValueError: as `plan_check.read_initial`, before anything is written.
     """
+    read_initial(initial)
     folder = pathlib.Path(folder)
     custom, config = folder / "app" / "custom", folder / "app" / "config"
     custom.mkdir(parents=True)

@@ -18,6 +18,7 @@ from nvflare.app_common.app_constant import AppConstants
 
 from federated.engines import PLAN
 from federated.engines.averaging import averaged, mean_metrics
+from federated.engines.plan_check import read_initial
 from federated.rounds.tasks import global_name
 from federated.tensors import tensor_files
 from federated.tensors.weights import NamedArrays
@@ -39,7 +40,7 @@ class NamedArraysPersistor(ModelPersistor):
 
     def load_model(self, fl_ctx: FLContext) -> ModelLearnable:
         folder = fl_ctx.get_workspace().get_app_custom_dir(fl_ctx.get_job_id())
-        arrays, self._metadata = tensor_files.load(pathlib.Path(folder) / self.initial)
+        arrays, self._metadata = read_initial(pathlib.Path(folder) / self.initial)
         plan = {PLAN: self._metadata[PLAN]} if PLAN in self._metadata else {}
         return make_model_learnable(arrays, plan)
 

@@ -17,8 +17,9 @@ from nvflare.apis.fl_constant import FLMetaKey
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 
 from federated.engines import PLAN
+from federated.engines.plan_check import check_plan
 from federated.engines.round_work import take_round
-from federated.site.loop import SiteTrainer
+from federated.site.trainer import SiteTrainer
 
 
 def run(make_trainer: Callable[[str], SiteTrainer]) -> None:
@@ -27,10 +28,11 @@ def run(make_trainer: Callable[[str], SiteTrainer]) -> None:
     Args:
       make_trainer: called once, with the site's name in NVFLARE.
     Raises:
-      As `take_round`; NVFLARE then aborts the job.
+      As `check_plan`, before anything is received, and `take_round`; NVFLARE then aborts the job.
     """
     flare.init()
     trainer = make_trainer(flare.get_site_name())
+    check_plan(trainer.plan, what="this site's plan")
     while flare.is_running():
         received = flare.receive()
         if received is None:

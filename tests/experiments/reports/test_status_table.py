@@ -1,3 +1,5 @@
+import pytest
+
 from experiments.reports import status_table
 
 STATUS = {
@@ -79,6 +81,29 @@ def test_the_table_of_a_run_under_way():
         "model 78.2 MB, 12.3 GB free at the server, audit line 30 7ac7f97312d451e6",
         "! server.pem: the certificate expires in 7 days; have it renewed",
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (
+            {"phase": "mask", "done": ["C1", "C3"], "awaited": ["C2"]},
+            "secure sum, exchange 1, phase 'mask': masked updates of C1, C3 (2 needed), waiting for C2",
+        ),
+        (
+            {"phase": "share", "done": [], "awaited": ["C1", "C2"], "exchange": 4},
+            "secure sum, exchange 4, phase 'share': no sealed shares yet (2 needed), "
+            "waiting for C1, C2",
+        ),
+        (
+            {"phase": "reveal", "done": ["C1", "C2"], "awaited": []},
+            "secure sum, exchange 1, phase 'reveal': shares that open the sum of C1, C2 (2 needed)",
+        ),
+    ],
+)
+def test_a_secure_sum_shows_its_phase_and_whom_it_waits_for(changes, line):
+    status = {**STATUS, "sum": {"exchange": 1, "needed": 2, **changes}}
+    assert status_table.render(status).splitlines()[1] == line
 
 
 def test_a_server_that_nobody_has_come_to_yet():

@@ -4,7 +4,8 @@ import pytest
 
 from federated import errors
 from federated.rounds import tasks
-from tests.federated import toy
+from tests.federated import masked_site, toy
+from tests.federated.masked_site import MaskedSite, in_phase
 from tests.federated.server.test_coordinator import Site, scale
 
 
@@ -110,3 +111,62 @@ def test_the_status_is_plain_json_and_says_where_each_site_is(pair, clock):
     )
     clock.now += 1e6
     assert run.lead.orders.status()["sites"]["C2"]["state"] == "silent"
+
+
+NAMES = ["C1", "C2", "C3"]
+
+
+@pytest.fixture
+def summed(opened, clock):
+    """A run with secure aggregation."""
+    clock.now = masked_site.now()
+    return opened(**masked_site.SETTINGS)
+
+
+@pytest.fixture
+def sites(summed, tmp_path):
+    return [MaskedSite(name, summed.transport(name), tmp_path / "sites") for name in NAMES]
+
+
+def sum_of(run):
+    return run.lead.orders.status()["sum"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "phase", "needed"),
+    [
+        ("train", "keys", 3),
+        ("share", "share", 2),
+        ("mask", "mask", 2),
+        ("consent", "consent", 2),
+        ("reveal", "reveal", 2),
+    ],
+)
+def test_each_phase_names_who_has_done_it_and_who_is_awaited(summed, sites, kind, phase, needed):
+    in_phase(summed, sites, kind)
+    about = {"exchange": 1, "phase": phase, "needed": needed}
+    assert sum_of(summed) == {**about, "done": [], "awaited": NAMES}
+    sites[1].do(only=kind)
+    assert sum_of(summed) == {**about, "done": ["C2"], "awaited": ["C1", "C3"]}
+
+
+def test_a_site_that_dropped_out_or_was_evicted_is_not_awaited(summed, sites, clock):
+    in_phase(summed, sites, "mask")
+    for site in sites[:2]:
+        site.do(only="mask")
+    clock.now += summed.config.secure_aggregation_deadline_s
+    summed.lead.advance()
+    assert sum_of(summed)["phase"] == "consent" and sum_of(summed)["awaited"] == ["C1", "C2"]
+    summed.lead.orders.evict("C3")
+    assert sum_of(summed)["awaited"] == ["C1", "C2"]
+
+
+def test_the_number_of_the_exchange_tells_that_a_sum_began_again(summed, sites, clock):
+    in_phase(summed, sites, "consent")
+    clock.now += summed.config.secure_aggregation_deadline_s
+    summed.lead.advance()
+    assert (sum_of(summed)["exchange"], sum_of(summed)["phase"]) == (2, "keys")
+
+
+def test_without_secure_aggregation_there_is_no_sum(opened):
+    assert sum_of(opened()) is None

@@ -95,6 +95,33 @@ def test_a_site_may_drop_out_in_every_phase(run, sites, phase, clock):
     check(run, 2)
 
 
+@pytest.mark.parametrize("phase", ["share", "mask"])
+def test_sites_that_demand_three_wait_for_the_one_that_dropped_out(run, phase, clock, tmp_path):
+    sites = [
+        MaskedSite(name, run.transport(name), tmp_path / "sites", min_sum_sites=3) for name in NAMES
+    ]
+    in_phase(run, sites, phase)
+    stay = [site for site in sites if site.name != "C2"]
+    for site in stay:
+        site.do(only=phase)
+    following = PHASES[PHASES.index(phase) + 1]
+    for _ in range(2):  # the phase that C2 misses, and the one in which nobody does anything
+        clock.now += run.config.secure_aggregation_deadline_s
+        run.lead.advance()
+        for site in stay if not events(run, "sum_given_up") else ():
+            with pytest.raises(errors.StaleUpdate, match="takes part in sums of 3 or more"):
+                site.do(only=following)
+    (line,) = events(run, "sum_given_up")
+    assert (line["phase"], line["sites"]) == (following, [])
+    finish(run, sites)
+    check(run, 1)
+    assert events(run, "aggregated")[0]["secure_aggregation"] == {
+        "threshold": 2,
+        "exchange": 2,
+        "dropped": [],
+    }
+
+
 @pytest.mark.parametrize("phase", ["share", "consent"])
 def test_too_few_sites_give_the_exchange_up_and_the_round_is_done_again(run, sites, phase, clock):
     in_phase(run, sites, phase)

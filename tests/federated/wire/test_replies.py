@@ -114,21 +114,23 @@ SITE = {
     "labels": {"tumour": "absent"}, "last_round": 1,
 }  # fmt: skip
 ROUND = {"round": 1, "sites": {"C1": 30}, "seconds": None, "bytes": 10, "mean": 0.5, "worst": None}
+SUM = {"exchange": 1, "phase": "mask", "done": ["C1"], "awaited": ["C2"], "needed": 2}
 STATUS = {
     "run": "r", "phase": "rounds", "paused": False, "finished": False, "rounds_done": 1,
     "num_rounds": 3, "open_round": 2, "attempt": 1, "updates": ["C1"], "min_num_clients": 1,
     "max_num_clients": 2, "best_round": None, "aggregation": "fedavg", "sites": {"C1": SITE},
     "rounds": [ROUND], "model_bytes": 1, "disk_free_bytes": 1.5, "release": "1", "warnings": [],
-    "audit": {"lines": 1, "head": "0" * 64},
+    "audit": {"lines": 1, "head": "0" * 64}, "sum": SUM,
 }  # fmt: skip
 PLACES = {
     "run": (STATUS, lambda changed: changed),
     "site": (SITE, lambda changed: {**STATUS, "sites": {"C1": changed}}),
     "round": (ROUND, lambda changed: {**STATUS, "rounds": [changed]}),
+    "sum": (SUM, lambda changed: {**STATUS, "sum": changed}),
     "audit": (STATUS["audit"], lambda changed: {**STATUS, "audit": changed}),
 }
 # What an earlier release does not send.
-NEW = {"paused", "max_num_clients", "aggregation", "labels", "last_round"}
+NEW = {"paused", "max_num_clients", "aggregation", "labels", "last_round", "sum"}
 
 
 def read_status(value):
@@ -144,7 +146,7 @@ def test_a_whole_status_arrives_as_it_was_sent():
 )
 def test_a_key_of_a_status_must_have_its_type_and_must_be_there_unless_it_is_new(place, key):
     part, whole = PLACES[place]
-    optional = part[key] is None or key in ("open_round", "attempt", "mean")
+    optional = part[key] is None or key in ("open_round", "attempt", "mean", "sum")
     wrong = [
         [] if isinstance(part[key], dict) else {},
         True if key not in ("paused", "finished") else 1,
@@ -160,6 +162,12 @@ def test_a_key_of_a_status_must_have_its_type_and_must_be_there_unless_it_is_new
     else:
         with pytest.raises(errors.ServerMisbehaves, match=f"whose {key} is None"):
             read_status(without)
+
+
+@pytest.mark.parametrize("key", ["done", "awaited"])
+def test_the_sites_of_a_sum_are_names(key):
+    with pytest.raises(errors.ServerMisbehaves, match=f"whose {key} 0 is 1"):
+        read_status({**STATUS, "sum": {**SUM, key: [1]}})
 
 
 def test_an_empty_table_and_unknown_keys_of_a_newer_release_are_fine():

@@ -7,7 +7,8 @@ pytest.importorskip("flwr", reason="Flower is not installed; it is the extra [fl
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 
-from federated.engines.flower.server import NamedMean
+from federated.engines.flower.server import NamedMean, server_app
+from tests.federated import toy
 
 
 class Reply:
@@ -34,3 +35,12 @@ def test_a_round_without_every_site_ends_the_run():
         strategy.aggregate_train(3, [Reply("C1"), Reply("C2", reason="disk full")])
     with pytest.raises(RuntimeError, match=r"1 sites replied \(C1\), 2 are needed"):
         strategy.aggregate_train(3, [Reply("C1"), Reply("C1")])
+
+
+def test_a_plan_that_keeps_arrays_at_a_site_ends_the_app_before_a_site_is_asked(tmp_path):
+    plan = {**toy.PLAN, "sharing": {"keep": ["head/*"]}}
+    initial = toy.write_initial(tmp_path / "initial.safetensors", plan=plan)
+    app = server_app(initial, tmp_path / "out", num_rounds=1, num_sites=2)
+    with pytest.raises(ValueError, match="has rules of sharing"):
+        app(grid=None, context=None)  # a grid that was asked for anything would fail otherwise
+    assert not (tmp_path / "out").exists()

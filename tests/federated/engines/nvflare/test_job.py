@@ -56,6 +56,17 @@ def test_the_classes_that_a_job_names_are_there(job, without_engine):
         assert module == "federated.engines.nvflare.server" and f"class {name}(" in source
 
 
+def test_a_model_whose_plan_keeps_arrays_at_a_site_makes_no_job(without_engine, tmp_path):
+    plan = {**toy.PLAN, "sharing": {"keep": ["head/*"]}}
+    initial = toy.write_initial(tmp_path / "first.safetensors", plan=plan)
+    nvflare_job = without_engine("federated.engines.nvflare.job", "2.9.0")
+    with pytest.raises(ValueError, match=r"first\.safetensors: the plan has rules of sharing"):
+        nvflare_job.write_job(
+            tmp_path / "kept", site_script="a.py", initial=initial, num_rounds=1, num_sites=2
+        )
+    assert not (tmp_path / "kept").exists()
+
+
 def test_weights_travel_as_they_are(job):
     (entry,) = read(job / "app" / "config" / "config_fed_client.json")["executors"]
     args = entry["executor"]["args"]

@@ -4,7 +4,7 @@ import stat
 import pytest
 
 from federated import errors
-from federated.site.opened_sums import OpenedSums
+from federated.site.sums.opened_sums import OpenedSums
 from federated.wire.messages import SumPlace
 
 ALL, TWO = ("C1", "C2", "C3"), ("C1", "C2")

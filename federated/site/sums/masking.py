@@ -22,7 +22,8 @@ from federated.secure_aggregation.keys import Context
 from federated.secure_aggregation.participant import Participant
 from federated.secure_aggregation.ring import Ring
 from federated.secure_aggregation.roster import Signer
-from federated.site.opened_sums import OpenedSums
+from federated.site.sums.opened_sums import OpenedSums
+from federated.site.sums.sum_terms import SumTerms
 from federated.tensors.tensor_files import (
     TensorFile,
     TensorFileWriter,
@@ -32,7 +33,7 @@ from federated.tensors.tensor_files import (
 )
 from federated.tensors.weights import CHUNK_BYTES, dtype_runs, stretches
 from federated.wire.messages import SumPlace, SumPost, SumSettings, SumState
-from runkit import atomic, formats
+from runkit import atomic, formats, printable
 
 FORMAT = 1  # of masking.json
 _NAME, _MASKED = "masking.json", "masked.safetensors"
@@ -66,10 +67,11 @@ class Masking:
       run: the run's id.
       settings: what the server said at login.
       signer: returns what signs for this site.
-      repeats: as in `OpenedSums`.
+      terms: what this site demands of sums. The smallest number of sites is kept on disk.
       now: the time of day, by which certificates are valid.
     Raises:
       ServerMisbehaves: for settings with which no sum is safe, or others than this run had before.
+      PolicyRefused: for terms that the run cannot keep, or fewer sites than they were before.
       ValueError: for a file that this class did not write.
     """
 
@@ -80,7 +82,7 @@ class Masking:
         settings: SumSettings,
         signer: Callable[[], Signer],
         *,
-        repeats: int = 0,
+        terms: SumTerms = SumTerms(),  # noqa: B008 - a frozen value
         now: Callable[[], datetime.datetime] = utc_now,
     ):
         self._path, self.masked_path = folder / _NAME, folder / _MASKED
@@ -91,7 +93,9 @@ class Masking:
             raise errors.ServerMisbehaves.because(
                 f"asks for sums that are not safe: {error}"
             ) from (error)
-        self._opened = OpenedSums(folder, run, repeats=repeats)
+        terms.check(settings)
+        self._min_sites = terms.min_sum_sites
+        self._opened = OpenedSums(folder, run, repeats=terms.repeated_sums)
         self._last: SumPlace | None = None
         self._me: Participant | None = None
         self._model: _Model | None = None
@@ -102,10 +106,19 @@ class Masking:
                     "changes the threshold, the range or the number of sites of secure aggregation "
                     "in the middle of a run"
                 )
+            before = found["min_sites"]
+            if self._min_sites < before:
+                raise errors.PolicyRefused(
+                    f"min_sum_sites is {self._min_sites}, and was {before} before in this run, in "
+                    "which it can only be raised; start this site with "
+                    f"--min_sum_sites={before} or more"
+                )
             self._last = None if found["last"] is None else SumPlace(**found["last"])
             self._model = None if found["model"] is None else _Model(*found["model"])
             if found["participant"] is not None:
                 self._me = Participant.from_json(found["participant"])
+            if self._min_sites > before:
+                self._save(self._me)
         else:
             self._save(None)
 
@@ -131,6 +144,7 @@ class Masking:
             "format": FORMAT,
             "run": self._run,
             "settings": vars(self._settings),
+            "min_sites": self._min_sites,
             "last": None if last is None else vars(last),
             "model": self._model,
             "participant": None if me is None else me.to_json(),
@@ -216,12 +230,13 @@ class Masking:
         """Returns what the site sends in the phase "share", "consent" or "reveal".
 
         Raises:
-          StaleUpdate: for an exchange that this site has not entered.
+          StaleUpdate: for an exchange that this site has not entered, or of too few sites.
           ServerMisbehaves: as the functions of `participant`.
           PolicyRefused, StaleUpdate: as `OpenedSums`.
         """
         me = self._entered(task)
         if task.kind == "share":
+            self._check_count([each.site for each in state.keys])
             signer = self._signer()
             me = participant.share(me, state.keys, signer.authority, self._now())
             self._save(me)
@@ -231,6 +246,7 @@ class Masking:
                 "asks to open a sum before this site has agreed to one"
             )
         me = participant.consent(me, state.survivors, state.dropped)
+        self._check_count(me.survivors)
         self._opened.check(me.place, me.survivors)
         if task.kind == "reveal":
             post = participant.reveal_post(me, state.consents)
@@ -243,8 +259,8 @@ class Masking:
         """Writes the masked update to `masked_path`, once; returns its digest.
 
         Raises:
-          StaleUpdate: for another update or global model than the exchange began with, or if a
-            masked update was sent and its file is no longer there as it was.
+          StaleUpdate: for another update or global model than the exchange began with, for too few
+            sites, or if a masked update was sent and its file is no longer there as it was.
           ServerMisbehaves: as `participant.receive`.
         """
         me = participant.receive(self._entered(task), state.shares)
@@ -253,6 +269,7 @@ class Masking:
                 "this exchange began with another update of this site, whose masks are used for no "
                 "other; waiting for the next one"
             )
+        self._check_count(me.received)
         self._save(me)  # the sites that are masked against each other, before any mask is used
         if me.masked and self._masked_digest() == me.masked:
             return me.masked
@@ -264,6 +281,15 @@ class Masking:
             )
         self._save(_with_masked(me, sha256))
         return sha256
+
+    def _check_count(self, sites: Collection[str]) -> None:
+        """Raises StaleUpdate if a sum would be of fewer sites than this site takes part in."""
+        if len(sites) < self._min_sites:
+            raise errors.StaleUpdate(
+                f"the sum would be of {len(sites)} sites ({printable.text(', '.join(sites))}), and "
+                f"this site takes part in sums of {self._min_sites} or more (--min_sum_sites); "
+                "waiting for the next exchange"
+            )
 
     def _entered(self, task: Task) -> Participant:
         place, me = SumPlace(task.discarded, task.round, task.exchange), self._me
@@ -338,11 +364,13 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
     found = atomic.read_json(path)
     if isinstance(found, dict):
         formats.refuse_newer(path, found.get("format"), FORMAT)
-    keys = {"format", "run", "settings", "last", "model", "participant"}
+    keys = {"format", "run", "settings", "min_sites", "last", "model", "participant"}
     try:
         if not isinstance(found, dict) or found.keys() != keys:
             raise ValueError("other keys")
         SumSettings(**found["settings"])
+        if not isinstance(found["min_sites"], int):
+            raise ValueError("no number of sites")
         if found["model"] is not None:
             _Model(*found["model"])
         if found["participant"] is not None:

@@ -8,7 +8,8 @@ import pytest
 from federated import errors, simulation
 from federated.rounds.tasks import Task
 from federated.secure_aggregation import participant, ring
-from federated.site.masking import Masking, Plain
+from federated.site.sums.masking import Masking, Plain
+from federated.site.sums.sum_terms import SumTerms
 from federated.tensors import tensor_files
 from federated.wire.messages import SumSettings, SumState
 from runkit import private
@@ -33,9 +34,9 @@ class Sites:
         self.folder, self.signers = folder, signers
         self.maskings = {site: self.opened(site) for site in NAMES}
 
-    def opened(self, site, settings=SETTINGS, run="run"):
-        folder = private.folder(self.folder / site)
-        return Masking(folder, run, settings, lambda: self.signers[site])
+    def opened(self, site, settings=SETTINGS, run="run", *, min_sites=2):
+        folder, terms = private.folder(self.folder / site), SumTerms(min_sum_sites=min_sites)
+        return Masking(folder, run, settings, lambda: self.signers[site], terms=terms)
 
     def restart(self, site):
         self.maskings[site] = self.opened(site)
@@ -241,6 +242,50 @@ def test_a_sum_that_was_agreed_to_and_never_opened_may_be_replaced(sites):
     assert posts["C2"].mask_keys.keys() == {"C3"}
 
 
+def test_a_site_sends_nothing_to_a_sum_of_fewer_sites_than_it_demands(sites):
+    keys, plain = sites.keys(), sites.plain("C1")
+    posts = {
+        site: sites.maskings[site].part(task("share"), SumState(keys=tuple(keys))) for site in NAMES
+    }
+    strict = sites.opened("C1", min_sites=3)
+    too_few = "of 2 sites .*, and this site takes part in sums of 3 or more .--min_sum_sites"
+    with pytest.raises(errors.StaleUpdate, match=too_few):
+        strict.mask(task("mask"), SumState(shares={"C2": posts["C2"].shares["C1"]}), plain)
+    assert not strict.masked_path.exists() and strict._me.received == {}
+    shares = {site: posts[site].shares for site in NAMES}
+    strict.mask(task("mask"), sites.state(shares, "C1"), plain)
+    two = SumState(survivors=("C1", "C2"), dropped=("C3",))
+    for masking in (strict, sites.opened("C1", min_sites=3)):
+        with pytest.raises(errors.StaleUpdate, match=too_few):
+            masking.part(task("consent"), two)
+        assert masking._me.survivors == ()
+    strict.part(task("consent"), SumState(survivors=NAMES))
+
+
+def test_a_site_that_demands_more_after_it_agreed_does_not_open_the_smaller_sum(sites):
+    shares = sites.shared()
+    about = {"survivors": ("C1", "C2"), "dropped": ("C3",)}
+    for site in NAMES:
+        sites.maskings[site].mask(task("mask"), sites.state(shares, site), sites.plain(site))
+    signed = {
+        site: sites.maskings[site].part(task("consent"), SumState(**about)).consent
+        for site in ("C1", "C2")
+    }
+    with pytest.raises(errors.StaleUpdate, match="this site takes part in sums of 3"):
+        sites.opened("C1", min_sites=3).part(task("reveal"), SumState(**about, consents=signed))
+
+
+def test_a_restart_never_demands_less(sites):
+    sites.opened("C1", min_sites=3)
+    sites.maskings["C1"] = sites.opened("C1", min_sites=3)
+    sites.maskings["C1"].keys(task("train"), sites.plain("C1"))
+    for forget in (lambda: None, lambda: Masking.forget(sites.folder / "C1")):
+        forget()
+        with pytest.raises(errors.PolicyRefused, match=r"is 2, and was 3 .* --min_sum_sites=3"):
+            sites.opened("C1", min_sites=2)
+    assert sites.opened("C1", run="another", min_sites=2) is not None
+
+
 def test_the_model_that_a_round_was_trained_from_is_noted_once(sites):
     masking = sites.maskings["C1"]
     assert masking.model_of(task("train")) == ""
@@ -274,6 +319,7 @@ def test_a_file_that_was_not_written_here_is_named(sites):
     for text, message in (
         ("[]", "not what this program writes"),
         (json.dumps({**json.loads(path.read_text()), "participant": {}}), "not what this"),
+        (json.dumps({**json.loads(path.read_text()), "min_sites": "3"}), "not what this"),
         (json.dumps({**json.loads(path.read_text()), "format": 2}), "newer"),
     ):
         path.write_text(text)

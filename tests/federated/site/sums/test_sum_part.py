@@ -7,7 +7,8 @@ from federated import errors
 from federated.rounds.tasks import Task
 from federated.secure_aggregation import ring
 from federated.site.journal import Journal
-from federated.site.sum_part import SumPart, masking_of
+from federated.site.sums.sum_part import SumPart, masking_of
+from federated.site.sums.sum_terms import SumTerms
 from federated.tensors.weights import specs_of
 from federated.wire.messages import Receipt, SumPlace, SumPost, SumSettings, SumState
 from tests.federated.manifests import manifest_of
@@ -156,11 +157,12 @@ def test_what_a_session_means_for_a_site(tmp_path):
     transport = types.SimpleNamespace(signer=lambda: None)
     plain = types.SimpleNamespace(run="run", sums=None)
     secure = types.SimpleNamespace(run="run", sums=SETTINGS)
-    assert masking_of(plain, transport, journal, required=False) is None
+    required = SumTerms(require_secure_aggregation=True)
+    assert masking_of(plain, transport, journal, SumTerms()) is None
     with pytest.raises(errors.PrivacyRefused, match="--require_secure_aggregation"):
-        masking_of(plain, transport, journal, required=True)
-    assert masking_of(secure, transport, journal, required=True) is not None
+        masking_of(plain, transport, journal, required)
+    assert masking_of(secure, transport, journal, required) is not None
     with pytest.raises(errors.ServerMisbehaves, match="with which this run began"):
-        masking_of(plain, transport, journal, required=False)
+        masking_of(plain, transport, journal, SumTerms())
     other = types.SimpleNamespace(run="other", sums=None)
-    assert masking_of(other, transport, journal, required=False) is None
+    assert masking_of(other, transport, journal, SumTerms()) is None

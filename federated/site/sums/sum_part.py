@@ -12,8 +12,9 @@ from federated import errors
 from federated.rounds.tasks import Task, global_name
 from federated.security import report_filter
 from federated.site.journal import Journal, PendingUpdate
-from federated.site.masking import Masking, Plain
 from federated.site.retries import Persistent
+from federated.site.sums.masking import Masking, Plain
+from federated.site.sums.sum_terms import SumTerms
 from federated.site.transport import Transport
 from federated.tensors.weights import TensorSpec
 from federated.wire.messages import Session, SumPlace
@@ -25,20 +26,27 @@ class _Note(Protocol):
 
 
 def masking_of(
-    session: Session, transport: Transport, journal: Journal, *, required: bool, repeats: int = 0
+    session: Session, transport: Transport, journal: Journal, terms: SumTerms
 ) -> Masking | None:
     """Returns what masks this site's updates; None in a run without secure aggregation.
 
-    Args:
-      required: this site sends masked updates only.
-      repeats: as in `OpenedSums`.
     Raises:
-      PrivacyRefused: if this site requires it.
+      PrivacyRefused: if the terms require it.
+      PolicyRefused: as `Masking`.
       ServerMisbehaves: if the run had it before, or has it with settings that are not safe.
     """
     if session.sums is not None:
-        return Masking(journal.folder, session.run, session.sums, transport.signer, repeats=repeats)
-    if required:
+        if session.sums.threshold < terms.min_sum_sites:
+            logging.warning(
+                "event=sums_may_wait: the server opens sums of %d sites, this site takes part in "
+                "sums of %d or more, so a round in which fewer are left waits for the others. "
+                "--secure_aggregation_threshold=%d at the server makes this the rule for all",
+                session.sums.threshold,
+                terms.min_sum_sites,
+                terms.min_sum_sites,
+            )
+        return Masking(journal.folder, session.run, session.sums, transport.signer, terms=terms)
+    if terms.require_secure_aggregation:
         raise errors.PrivacyRefused(
             "this site sends masked updates only (--require_secure_aggregation), and the server "
             "runs without secure aggregation, or is of a release before it (release "
