@@ -2,6 +2,8 @@
 
     .venv/py3.11/bin/python -m tests.benchmarks.vae_reconstruction --run=runs/demo \\
         --models=initial.safetensors,sites/C2/baseline/best.safetensors
+    .venv/py3.11/bin/python -m tests.benchmarks.vae_reconstruction --run=runs/seed1,runs/seed2 \\
+        --models=server/global/round_040.safetensors --output=vae_reconstruction.json
 
 It prints mean squared differences of intensities in [-1, 1], without latent noise. A branch that
 has learned nothing at best predicts the mean image of the training patches. `explained` is the
@@ -13,9 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from runkit import atomic
+from tests.benchmarks import machine
 
 _PATCHES = 64  # for the mean image, and as many for the scores
 
@@ -29,7 +35,6 @@ def judge(run: pathlib.Path, models: list[str]) -> list[dict[str, Any]]:
     from experiments import flags as experiment_flags
     from experiments.models import prepared_cases, site_trainer
 
-    experiment_flags.define_experiment()
     config, _ = experiment_flags.parse_experiment([f"--flagfile={run / 'experiment.flags'}"])
     network = site_trainer.build_network(config)
     found = []
@@ -68,29 +73,57 @@ def judge(run: pathlib.Path, models: list[str]) -> list[dict[str, Any]]:
     return found
 
 
+def table(found: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a Markdown table of the ranges over runs, for one model of each run."""
+    sites = sorted({row["site"] for row in found})
+    lines = [f"| reconstruction by | {' | '.join(sites)} |", "|---|" + "---:|" * len(sites)]
+    for text, key in (
+        ("the branch of the global model", "branch"),
+        ("the mean image", "mean_image"),
+        ("the patch's own mean", "patch_mean"),
+    ):
+        cells = []
+        for site in sites:
+            values = [row[key] for row in found if row["site"] == site]
+            low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+            cells.append(low if low == high else f"{low} to {high}")
+        lines.append(f"| {text} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--run", type=pathlib.Path, required=True, help="folder of a run of Table 1"
+        "--run", required=True, help="folders of runs of Table 1, separated by commas"
     )
     parser.add_argument(
         "--models",
         required=True,
         help="weights files with a VAE branch, relative to the run, separated by commas",
     )
+    parser.add_argument("--output", type=pathlib.Path, help="JSON file of the results")
     arguments = parser.parse_args()
-    for row in judge(arguments.run, arguments.models.split(",")):
-        print(
-            json.dumps(
-                {
-                    name: round(value, 4) if isinstance(value, float) else value
-                    for name, value in row.items()
-                }
-            ),
-            flush=True,
-        )
+    from experiments import flags as experiment_flags
+
+    experiment_flags.define_experiment()
+    found = []
+    for run in map(pathlib.Path, arguments.run.split(",")):
+        seed = json.loads((run / "table1.json").read_text(encoding="utf-8"))["seed"]
+        for row in judge(run, arguments.models.split(",")):
+            found.append({"seed": seed, **row})
+            print(
+                json.dumps(
+                    {
+                        name: round(value, 4) if isinstance(value, float) else value
+                        for name, value in found[-1].items()
+                    }
+                ),
+                flush=True,
+            )
+    if arguments.output is not None:
+        atomic.write_json(arguments.output, {"machine": machine.describe(), "found": found})
 
 
 if __name__ == "__main__":
