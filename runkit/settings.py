@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import typing
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -83,8 +83,7 @@ def declared(config: type) -> Mapping[str, Setting]:
 
 def check(settings: Any) -> None:
     """Raises ValueError naming the first setting that breaks its condition, and the value."""
-    config: Hashable = type(settings)
-    for name, about in declared(config).items():
+    for name, about in declared(settings.__class__).items():
         condition = one_of(about.choices) if about.choices else about.condition
         if condition is not None:
             require(condition, name, getattr(settings, name))
