@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import multiprocessing.queues
 import os
 import sys
 import time
@@ -23,6 +24,11 @@ from tests.simulated import planted, playing
 from tests.simulated.story import of_seed
 
 _BLOCK = 250  # seeds that a process plays before it reports
+_PROCESSORS = (
+    sorted(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity")
+    else list(range(os.cpu_count() or 1))
+)
 _SAMPLE = 20  # seeds played first, to tell the cost
 
 
@@ -32,7 +38,7 @@ def main() -> int:
     )
     parser.add_argument("--seeds", type=int, default=1000, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--processes", type=int, default=len(_PROCESSORS))
     parser.add_argument("--seed", type=int, help="play this one and tell its story")
     parser.add_argument("--planted", action="store_true", help="plant known faults, one at a time")
     parser.add_argument("--only", choices=planted.FAULTS, action="append")
@@ -71,7 +77,11 @@ def _play_all(seeds: range, processes: int) -> int:
     )
     blocks = [seeds[start : start + _BLOCK] for start in range(0, len(seeds), _BLOCK)]
     began, done, failed = time.monotonic(), 0, list[int]()
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+    context = multiprocessing.get_context("spawn")
+    numbers: multiprocessing.queues.Queue[int] = context.Queue()
+    for number in range(processes):
+        numbers.put(_PROCESSORS[number % len(_PROCESSORS)])
+    with context.Pool(processes, playing.on_one_processor, (numbers,)) as pool:
         for block, found in pool.imap(playing.block, blocks):
             done += len(block)
             for seed, text in found:

@@ -50,6 +50,18 @@ def _plain_json(value: Any, *, allow_nan: bool = True, **_: Any) -> str:
     return _ENCODE[allow_nan](value)
 
 
+_scan = json.JSONDecoder().scan_once
+
+
+def _plain_value(text: Any) -> Any:
+    """What `json.loads` returns, without its two searches for white space around the value."""
+    try:
+        value, end = _scan(text, 0)
+    except (StopIteration, TypeError, json.JSONDecodeError):  # bytes, or no JSON
+        return json.loads(text)
+    return value if end == len(text) else json.loads(text)
+
+
 class _InlineThread:
     """A thread that has done its work as soon as it starts."""
 
@@ -110,7 +122,7 @@ def prepared() -> Iterator[Callable[[Story], Federation]]:
     average = spooled_updates.aggregate_spooled
     threads = types.SimpleNamespace(Thread=_InlineThread)
     plain = types.SimpleNamespace(
-        dumps=_plain_json, loads=json.loads, JSONDecodeError=json.JSONDecodeError
+        dumps=_plain_json, loads=_plain_value, JSONDecodeError=json.JSONDecodeError
     )
     replaced = [
         *((m, "CHUNK_BYTES", CHUNK_BYTES) for m in _CHUNKED),
