@@ -71,12 +71,17 @@ class Records:
 
     Any thread may call any method. One statement runs at a time, and during a transaction no other.
     What must hold between two calls needs the caller's own lock.
+
+    Attributes:
+      changes: how often something may have changed. As long as it stays, so does every answer.
     """
 
     def __init__(self, path: str | os.PathLike):
         # Two threads that run the same statement share its cursor in the connection's cache, and
         # take rows from each other.
         self._serial = threading.RLock()
+        self.changes = 0
+        self._values: dict[str, str | None] = {}  # of the table `run`, as they were last read
         # SQLite gives its further files the permissions of this one.
         os.close(private.opener(path, os.O_RDWR | os.O_CREAT))
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -108,12 +113,19 @@ class Records:
                 if self._database.in_transaction:  # a full disk may have ended it
                     self._database.execute("ROLLBACK")
                 raise
+            finally:
+                self.changes += 1
+                self._values.clear()
 
     # The run.
 
     def _value(self, key: str) -> Any:
-        row = self._one("SELECT value FROM run WHERE key = ?", key)
-        return None if row is None else json.loads(row[0])
+        with self._serial:
+            if key not in self._values or self._database.in_transaction:
+                row = self._one("SELECT value FROM run WHERE key = ?", key)
+                self._values[key] = None if row is None else row[0]
+            text = self._values[key]
+        return None if text is None else json.loads(text)
 
     def _set_value(self, key: str, value: Any) -> None:
         with self._transaction() as database:

@@ -315,16 +315,25 @@ class Disks:
             self._find(path)
 
     def listdir(self, path: str = ROOT) -> list[str]:
-        return list(self._find(path).entries or {})
+        return list(self._listed(path))
 
     def scandir(self, path: str = ROOT) -> _Entries:
-        return _Entries(path, self._find(path).entries or {})
+        return _Entries(path, self._listed(path))
+
+    def _listed(self, path: str) -> dict[str, Node]:
+        entries = self._find(path).entries
+        if entries is None:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+        return entries
 
     # What is made of them.
 
     def open_stream(self, file: Any, mode: str = "r", *_: Any, **named: Any) -> Any:
         path, opener, flags = os.fspath(file), named.get("opener"), _flags(mode)
         number = opener(path, flags) if opener else self.open(path, flags)
+        if self._open[number][1].entries is not None:
+            self.close(number)
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         stream = _Stream(self, number, at_end=mode[0] == "a")
         if "b" in mode:
             return stream
