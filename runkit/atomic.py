@@ -64,12 +64,14 @@ def _temporary_beside(path: pathlib.Path) -> pathlib.Path:
 def replacing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a temporary folder beside `path`: it replaces `path` on success, is removed on error.
 
-    Its files are synced before the rename.
+    Its files and their names are synced before the rename. What `path` was before is renamed too
+    and then removed, so that a kill leaves no part of it under its name.
     """
     path = pathlib.Path(path)
     with naming(path):
         private.make(path.parent)
         temporary = pathlib.Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=path.parent))
+        before = temporary.with_name(f"{temporary.name}-before")
         try:
             try:
                 yield temporary
@@ -79,18 +81,28 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
                         os.fspath(temporary), os.fspath(path)
                     )
                 raise
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    with open(file, "rb+") as stream:
-                        os.fsync(stream.fileno())
+            _sync_all_in(temporary)
             private.inherit(temporary)
             os.chmod(temporary, private.mode_in(path.parent, 0o777))
             if path.exists():
-                shutil.rmtree(path)
+                os.replace(path, before)
             os.replace(temporary, path)
             sync_directory(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+            if path.exists():
+                shutil.rmtree(before, ignore_errors=True)
+            elif before.exists():  # the second rename failed
+                os.replace(before, path)
+
+
+def _sync_all_in(folder: pathlib.Path) -> None:
+    for place in (folder, *folder.rglob("*")):
+        if place.is_dir():
+            sync_directory(place)
+        elif place.is_file():
+            with open(place, "rb+") as stream:
+                os.fsync(stream.fileno())
 
 
 class naming:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import sqlite3
@@ -64,6 +65,12 @@ def insert_addresses(database: sqlite3.Connection, manifest: TensorManifest) -> 
     database.execute(
         "INSERT OR REPLACE INTO addresses VALUES (?, ?)", (manifest.sha256, manifest.addresses)
     )
+
+
+@functools.lru_cache(maxsize=1000)
+def _labels(words: str) -> Mapping[str, str]:
+    """Sites declare the same few labels, and every login reads those of all."""
+    return json.loads(words)
 
 
 class Records:
@@ -196,7 +203,7 @@ class Records:
             "FROM sites LEFT JOIN labels ON sites.name = labels.site ORDER BY name"
         )
         return {
-            name: SiteRecord(examples, bool(confirmed), bool(evicted), json.loads(words or "{}"))
+            name: SiteRecord(examples, bool(confirmed), bool(evicted), _labels(words or "{}"))
             for name, examples, confirmed, evicted, words in rows
         }
 

@@ -29,13 +29,11 @@ from federated.tensors import tensor_files
 from tests.benchmarks import machine
 from tests.federated import toy
 
-ROUNDS = 3
 
-
-def serve(sites: int) -> dict[str, float]:
+def serve(sites: int, rounds: int) -> dict[str, float]:
     """Returns milliseconds of the processor for each kind of work with this many sites."""
     names, spent = [f"S{number:05d}" for number in range(sites)], time.process_time
-    config = ServerConfig(num_rounds=ROUNDS, min_num_clients=sites, max_num_clients=sites)
+    config = ServerConfig(num_rounds=rounds, min_num_clients=sites, max_num_clients=sites)
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         store = Store(folder / "store")
@@ -50,7 +48,7 @@ def serve(sites: int) -> dict[str, float]:
         for port in ports.values():
             port.login(toy.PLAN, 10)
         logins, sending, asking, closing = spent() - began, [], [], []
-        for number in range(1, ROUNDS + 1):
+        for number in range(1, rounds + 1):
             began = spent()
             for port in ports.values():
                 port.next_task()
@@ -77,7 +75,7 @@ def serve(sites: int) -> dict[str, float]:
         "login": logins / sites * 1e3,
         "end of a round": statistics.median(closing) * 1e3,
         "peak MiB": memory,
-        "log kB": size / 1e3 / ROUNDS / sites,
+        "log kB": size / 1e3 / rounds / sites,
     }
 
 
@@ -86,10 +84,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sites", default="10,100,1000")
+    parser.add_argument("--rounds", type=int, default=3)
     flags = parser.parse_args()
     print(machine.describe(), flush=True)
     for sites in map(int, flags.sites.split(",")):
-        found = serve(sites)
+        found = serve(sites, flags.rounds)
         told = ", ".join(f"{what} {value:.3g}" for what, value in found.items())
         print(f"{sites} sites: {told}", flush=True)
 
