@@ -71,6 +71,13 @@ def check(root: pathlib.Path, marks: Sequence[str]) -> None:
     """Raises AssertionError, or what the program raises, unless the ledger has every round for which
     noise had been drawn, and the site goes on.
     """
+    spent = check_spent(root, marks)
+    now = run(root)
+    assert now[: len(spent)] == spent and set(now) == set(range(1, ROUNDS + 1)), now
+
+
+def check_spent(root: pathlib.Path, marks: Sequence[str]) -> list[int]:
+    """Returns the rounds that the ledger has. Raises as `check`."""
     drawn = [int(text.split()[1]) for text in marks if text.startswith("noise ")]
     spent: list[int] = []
     if "entered" in marks:
@@ -78,8 +85,7 @@ def check(root: pathlib.Path, marks: Sequence[str]) -> None:
         assert ledger.exists, "the ledger is lost, and the site could begin another"
         spent = [entry.round for entry in ledger.spent]
         assert spent[: len(drawn)] == drawn, f"noise was drawn for {drawn}, spent is {spent}"
-    now = run(root)
-    assert now[: len(spent)] == spent and set(now) == set(range(1, ROUNDS + 1)), now
+    return spent
 
 
 if __name__ == "__main__":
