@@ -5,8 +5,9 @@
 The product's coordinator, store and log serve that many sites in one process, each in turn: log in,
 ask for the task, upload, and ask again. A model of 11 values makes everything but the work per
 site negligible. Printed are processor milliseconds per site and round, of a question for the task
-alone (every waiting site asks again when another one has sent), of a login, and of the end of a
-round.
+alone, of one by a site that waits in a thread (each asks again when another one has sent), of a
+login, and of the end of a round; and beside the first what `scale_model.py` predicts from the first
+number of sites. 10,000 sites and one round take some ten minutes of a processor.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pathlib
 import resource
 import statistics
 import tempfile
+import threading
 import time
 
 from federated.audit.log import AuditLog
@@ -26,8 +28,10 @@ from federated.server.coordinator import Coordinator
 from federated.simulation import InProcessTransport
 from federated.storage.store import Store
 from federated.tensors import tensor_files
-from tests.benchmarks import machine
+from tests.benchmarks import machine, scale_model
 from tests.federated import toy
+
+_WAITING, _CHANGES = 200, 20  # threads that wait, and changes that wake them
 
 
 def serve(sites: int, rounds: int) -> dict[str, float]:
@@ -65,6 +69,7 @@ def serve(sites: int, rounds: int) -> dict[str, float]:
             began = spent()
             lead.advance()
             closing.append(spent() - began)
+        waking = _waking(lead, names[:_WAITING])
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         size = (folder / "store" / "events.jsonl").stat().st_size
         lead.close()
@@ -72,11 +77,46 @@ def serve(sites: int, rounds: int) -> dict[str, float]:
     return {
         "site and round": statistics.median(sending) / sites * 1e3,
         "question": statistics.median(asking) * 1e3,
+        "question while waiting": waking * 1e3,
         "login": logins / sites * 1e3,
         "end of a round": statistics.median(closing) * 1e3,
         "peak MiB": memory,
         "log kB": size / 1e3 / rounds / sites,
     }
+
+
+def _waking(lead: Coordinator, sites: list[str]) -> float:
+    """Returns processor seconds for each waiting site that asks again after a change."""
+    over, run = threading.Event(), lead._run
+    lead.orders.pause()
+    threads = [
+        threading.Thread(
+            target=lead.next_task,
+            args=(site,),
+            kwargs={"wait_s": 600.0, "asking": lambda: not over.is_set()},
+        )
+        for site in sites
+    ]
+    for thread in threads:
+        thread.start()
+
+    def until_all_wait() -> None:
+        while len(run.changed._waiters) < len(sites):  # type: ignore[attr-defined]
+            time.sleep(0.01)
+
+    until_all_wait()
+    began = time.process_time()
+    for _ in range(_CHANGES):
+        with run.changing():
+            run.store.pause(True)
+            run.note_change()
+        until_all_wait()
+    spent = time.process_time() - began
+    over.set()
+    lead.wake()
+    for thread in threads:
+        thread.join()
+    return spent / _CHANGES / len(sites)
 
 
 def main() -> None:
@@ -87,10 +127,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     flags = parser.parse_args()
     print(machine.describe(), flush=True)
+    first: tuple[int, float] | None = None
     for sites in map(int, flags.sites.split(",")):
         found = serve(sites, flags.rounds)
+        first = first or (sites, found["site and round"])
+        predicted = first[1] + (sites - first[0]) * scale_model.MEASURED.pair_s * 1e3
         told = ", ".join(f"{what} {value:.3g}" for what, value in found.items())
-        print(f"{sites} sites: {told}", flush=True)
+        print(f"{sites} sites: {told}; site and round predicted {predicted:.3g}", flush=True)
 
 
 if __name__ == "__main__":
