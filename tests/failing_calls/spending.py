@@ -11,7 +11,7 @@ from tests.failing_calls import interception, judgement
 from tests.failing_calls.interception import Call, Ended, Fault
 from tests.power_loss import recording, spending
 
-_LIMIT_S = 60.0
+_ROUNDS, _LIMIT_S = 12, 60.0
 
 
 class Spending:
@@ -64,7 +64,7 @@ class Spending:
         os.environ[recording.MARKS] = str(self._marks)
 
         def main(argv: list[str]) -> int:
-            spending.run(self._root)
+            spending.run(self._root, _ROUNDS)
             return 0
 
         return judgement.door(main)

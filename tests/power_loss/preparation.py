@@ -8,6 +8,8 @@ case takes the place of an earlier version.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -33,14 +35,15 @@ def command(root: pathlib.Path, scans: pathlib.Path) -> list[str]:
 def prepare(
     root: pathlib.Path, scans: pathlib.Path, window: Sequence[float] = _WINDOWS[-1]
 ) -> None:
-    pipeline.prepare(
-        manifests.read(scans / "manifest.json"),
-        root / "site",
-        target_mm=(3, 3, 3),
-        window_hu=window,
-        split_seed=1,
-        split_counts=(CASES, 0, 0),
-    )
+    with contextlib.redirect_stderr(io.StringIO()):  # its bar
+        pipeline.prepare(
+            manifests.read(scans / "manifest.json"),
+            root / "site",
+            target_mm=(3, 3, 3),
+            window_hu=window,
+            split_seed=1,
+            split_counts=(CASES, 0, 0),
+        )
 
 
 def check(

@@ -21,7 +21,7 @@ from federated.site.update_filter import UpdateFilter
 from federated.tensors.weights import specs_of
 from tests.power_loss import recording, sync_lines
 
-ROUNDS = 12
+ROUNDS = 40
 _RUN, _SITE = "run1", "C1"
 _MODEL = {"stem/kernel": np.zeros((2, 3), np.float32)}
 _POLICY = PrivacyPolicy(
@@ -33,15 +33,15 @@ def command(root: pathlib.Path) -> list[str]:
     return [sys.executable, "-m", "tests.power_loss.spending", str(root)]
 
 
-def run(root: pathlib.Path) -> list[int]:
+def run(root: pathlib.Path, rounds: int = ROUNDS) -> list[int]:
     """Goes on with the site's run to its end; returns the rounds that its ledger then has."""
     journal = Journal(root / "journal")
     journal.enter(_RUN)
     filter_ = update_filter.prepared(_POLICY, journal, specs_of(_MODEL), num_examples=10, steps=1)
     assert filter_ is not None
-    update_filter.begun(filter_, journal, _RUN, _SITE, ROUNDS)
+    update_filter.begun(filter_, journal, _RUN, _SITE, rounds)
     recording.mark("entered")
-    for number in range(journal.trained + 1, ROUNDS + 1):
+    for number in range(journal.trained + 1, rounds + 1):
         filter_._bits = _Drawing(number)
         trained = {name: array + np.float32(number) for name, array in _MODEL.items()}
         sent = filter_.filtered(_MODEL, trained, number)

@@ -16,7 +16,9 @@ from absl import logging
 from tests.simulated import planted, stand_ins
 from tests.simulated.story import Story, of_seed, shrunk
 
-_COLLECT_AFTER = 20_000  # new objects; a story makes few cycles, so to look for them often is waste
+_COLLECT_AFTER = (
+    100_000  # new objects; a story makes few cycles, so to look for them often is waste
+)
 
 
 @dataclasses.dataclass(frozen=True)
