@@ -35,12 +35,7 @@ def replacing(
     """
     path = pathlib.Path(path)
     with naming(path):
-        private.make(path.parent)
-        descriptor, name = tempfile.mkstemp(
-            prefix=_PARTIAL, suffix="".join(path.suffixes), dir=path.parent
-        )
-        os.close(descriptor)
-        temporary = pathlib.Path(name)
+        temporary = _temporary_beside(path)
         try:
             yield temporary
             if sync:
@@ -54,16 +49,29 @@ def replacing(
             temporary.unlink(missing_ok=True)
 
 
+def _temporary_beside(path: pathlib.Path) -> pathlib.Path:
+    suffix = "".join(path.suffixes)
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=_PARTIAL, suffix=suffix, dir=path.parent)
+    except FileNotFoundError:
+        private.make(path.parent)
+        descriptor, name = tempfile.mkstemp(prefix=_PARTIAL, suffix=suffix, dir=path.parent)
+    os.close(descriptor)
+    return pathlib.Path(name)
+
+
 @contextlib.contextmanager
 def replacing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a temporary folder beside `path`: it replaces `path` on success, is removed on error.
 
-    Its files are synced before the rename.
+    Its files and their names are synced before the rename. What `path` was before is renamed too
+    and then removed, so that a kill leaves no part of it under its name.
     """
     path = pathlib.Path(path)
     with naming(path):
         private.make(path.parent)
         temporary = pathlib.Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=path.parent))
+        before = temporary.with_name(f"{temporary.name}-before")
         try:
             try:
                 yield temporary
@@ -73,41 +81,60 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
                         os.fspath(temporary), os.fspath(path)
                     )
                 raise
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    with open(file, "rb+") as stream:
-                        os.fsync(stream.fileno())
+            _sync_all_in(temporary)
             private.inherit(temporary)
             os.chmod(temporary, private.mode_in(path.parent, 0o777))
             if path.exists():
-                shutil.rmtree(path)
+                os.replace(path, before)
             os.replace(temporary, path)
             sync_directory(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+            if path.exists():
+                shutil.rmtree(before, ignore_errors=True)
+            elif before.exists():  # the second rename failed
+                os.replace(before, path)
 
 
-@contextlib.contextmanager
-def naming(path: str | os.PathLike, needed: int | None = None) -> Iterator[None]:
+def _sync_all_in(folder: pathlib.Path) -> None:
+    for place in (folder, *folder.rglob("*")):
+        if place.is_dir():
+            sync_directory(place)
+        elif place.is_file():
+            with open(place, "rb+") as stream:
+                os.fsync(stream.fileno())
+
+
+class naming:
     """Puts `path` into errors of the system raised in the block that name no file, as those about a
     full or failing disk, or that name the temporary one.
 
     Args:
       needed: bytes that the file takes, if known.
     """
-    try:
-        yield
-    except OSError as error:
+
+    __slots__ = ("_needed", "_path")
+
+    def __init__(self, path: str | os.PathLike, needed: int | None = None):
+        self._path, self._needed = path, needed
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
+        if isinstance(error, OSError):
+            self._name(error)
+
+    def _name(self, error: OSError) -> None:
         nameless = error.filename is None and error.errno in _DISK_ERRORS
         named = isinstance(error.filename, str | bytes | os.PathLike)  # a number is a descriptor
         temporary = named and _PARTIAL in os.fsdecode(error.filename)
         if nameless or temporary:
-            error.filename = os.fspath(path)
+            error.filename = os.fspath(self._path)
             del error.filename2  # a rename has two; None would be shown
-        about_disk = error.errno in _DISK_ERRORS and error.filename == os.fspath(path)
-        if about_disk and needed is not None:
-            error.strerror = f"{error.strerror}; it takes {needed:,} bytes"
-        raise
+        about_disk = error.errno in _DISK_ERRORS and error.filename == os.fspath(self._path)
+        if about_disk and self._needed is not None:
+            error.strerror = f"{error.strerror}; it takes {self._needed:,} bytes"
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:

@@ -7,7 +7,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 from runkit import atomic, log_segments, private
 
@@ -27,14 +27,20 @@ class EventLog:
     def append(self, event: str, **fields: Any) -> None:
         """Appends one event with its time; `fields` must be JSON values, without NaN."""
         line = self._line({"time": round(self._clock(), 3), "event": event, **fields})
-        private.make(self.path.parent)
-        with atomic.naming(self.path), open(self.path, "a+b", opener=private.opener) as stream:
+        with atomic.naming(self.path), self._opened() as stream:
             if stream.tell() > 0:
                 stream.seek(-1, os.SEEK_END)
                 # A power cut may have left half a line; do not append this event to it.
                 if stream.read(1) != b"\n":
                     line = "\n" + line
             stream.write((line + "\n").encode("utf-8"))
+
+    def _opened(self) -> IO[bytes]:
+        try:
+            return open(self.path, "a+b", opener=private.opener)
+        except FileNotFoundError:
+            private.make(self.path.parent)
+            return open(self.path, "a+b", opener=private.opener)
 
     def _line(self, record: dict[str, Any]) -> str:
         return json.dumps(record, allow_nan=False)

@@ -62,7 +62,7 @@ def make(path: str | os.PathLike) -> pathlib.Path:
 
 def opener(path: str | os.PathLike, flags: int) -> int:
     """Opens a file under the rule above; for `open(..., opener=opener)`."""
-    return os.open(path, flags, 0o666 & _given(pathlib.Path(path).parent))
+    return os.open(path, flags, 0o666 & _given(os.path.dirname(path) or os.curdir))
 
 
 def inherit(path: str | os.PathLike) -> None:

@@ -13,8 +13,9 @@ Programs make their command-line flags from such fields; see `experiments.settin
 from __future__ import annotations
 
 import dataclasses
+import functools
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -66,7 +67,8 @@ def same_as(config: type, name: str) -> Any:
     return dataclasses.field(default=field.default, metadata=field.metadata)
 
 
-def declared(config: type) -> dict[str, Setting]:
+@functools.cache
+def declared(config: type) -> Mapping[str, Setting]:
     """Returns field name -> `Setting` of a dataclass; fields without one are left out."""
     kinds = typing.get_type_hints(config)
     found = {}
@@ -81,7 +83,7 @@ def declared(config: type) -> dict[str, Setting]:
 
 def check(settings: Any) -> None:
     """Raises ValueError naming the first setting that breaks its condition, and the value."""
-    for name, about in declared(type(settings)).items():
+    for name, about in declared(settings.__class__).items():
         condition = one_of(about.choices) if about.choices else about.condition
         if condition is not None:
             require(condition, name, getattr(settings, name))

@@ -70,6 +70,8 @@ class RunState:
         self.version = 0
         self.stopping = False
         self.closing = False
+        self._progress: tasks.Progress | None = None
+        self._progress_of = 0  # `store.changes` when it was made
         self.stale = False
         self.log_is_behind = False
         self.trouble = ""
@@ -161,6 +163,22 @@ class RunState:
             self.log(event, site=site, **fields, **({"omitted": omitted} if omitted else {}))
 
     def progress(self) -> tasks.Progress:
+        """Returns how far the run is. Every waiting site asks for it again after each change, so it
+        is made out once for each.
+        """
+        known, changes = self._progress, self.store.changes
+        if (
+            known is None
+            or self._progress_of != changes
+            or known.open_round is not self.round
+            or known.exchange is not self.exchange
+            or known.closing != self.closing
+        ):
+            known, self._progress_of = self._progress_now(), changes
+            self._progress = known
+        return known
+
+    def _progress_now(self) -> tasks.Progress:
         last, store = self.last_round, self.store
         participants = store.participants()
         return tasks.Progress(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import sqlite3
@@ -66,17 +67,28 @@ def insert_addresses(database: sqlite3.Connection, manifest: TensorManifest) -> 
     )
 
 
+@functools.lru_cache(maxsize=1000)
+def _labels(words: str) -> Mapping[str, str]:
+    """Sites declare the same few labels, and every login reads those of all."""
+    return json.loads(words)
+
+
 class Records:
     """Facts that survive a crash: a method that changes one returns when the change is on disk.
 
     Any thread may call any method. One statement runs at a time, and during a transaction no other.
     What must hold between two calls needs the caller's own lock.
+
+    Attributes:
+      changes: how often something may have changed. As long as it stays, so does every answer.
     """
 
     def __init__(self, path: str | os.PathLike):
         # Two threads that run the same statement share its cursor in the connection's cache, and
         # would take rows from each other.
         self._serial = threading.RLock()
+        self.changes = 0
+        self._values: dict[str, str | None] = {}  # of the table `run`, as they were last read
         # SQLite gives its further files the permissions of this one.
         os.close(private.opener(path, os.O_RDWR | os.O_CREAT))
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -108,12 +120,19 @@ class Records:
                 if self._database.in_transaction:  # a full disk may have ended it
                     self._database.execute("ROLLBACK")
                 raise
+            finally:
+                self.changes += 1
+                self._values.clear()
 
     # The run.
 
     def _value(self, key: str) -> Any:
-        row = self._one("SELECT value FROM run WHERE key = ?", key)
-        return None if row is None else json.loads(row[0])
+        with self._serial:
+            if key not in self._values or self._database.in_transaction:
+                row = self._one("SELECT value FROM run WHERE key = ?", key)
+                self._values[key] = None if row is None else row[0]
+            text = self._values[key]
+        return None if text is None else json.loads(text)
 
     def _set_value(self, key: str, value: Any) -> None:
         with self._transaction() as database:
@@ -184,7 +203,7 @@ class Records:
             "FROM sites LEFT JOIN labels ON sites.name = labels.site ORDER BY name"
         )
         return {
-            name: SiteRecord(examples, bool(confirmed), bool(evicted), json.loads(words or "{}"))
+            name: SiteRecord(examples, bool(confirmed), bool(evicted), _labels(words or "{}"))
             for name, examples, confirmed, evicted, words in rows
         }
 

@@ -8,6 +8,8 @@ without a gap; this module and the package can read each other's files.
 from __future__ import annotations
 
 import bisect
+import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -34,6 +36,57 @@ from runkit import atomic, private, writeback
 
 MAX_HEADER = 32 * 2**20  # bytes; a model of 100,000 tensors needs about ten million
 _AHEAD = 8 * 2**20  # bytes written before the system is asked to flush them to disk
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """What a header says.
+
+    Attributes:
+      header_end: where the bytes of the tensors begin.
+      start: name to (where in the file the tensor begins, its bytes).
+      places: where each tensor begins among all bytes in canonical order, and where the last ends.
+      in_order: whether the file holds them in that order without a gap.
+    """
+
+    metadata: Mapping[str, str]
+    specs: Declaration
+    header_end: int
+    start: Mapping[str, tuple[int, int]]
+    places: Sequence[int]
+    in_order: bool
+
+    def check(self, size: int) -> None:
+        """Raises ValueError unless a file of `size` bytes holds all tensors."""
+        for spec in self.specs:
+            begin, nbytes = self.start[spec.name]
+            if nbytes != spec.nbytes or begin < self.header_end or begin + nbytes > size:
+                raise ValueError(
+                    f"{spec.name} should take {spec.nbytes} bytes, "
+                    f"the file has {max(0, size - begin)} for it"
+                )
+
+
+def _layout_of(header: bytes) -> _Layout:
+    entries, header_end = json.loads(header.decode("utf-8")), 8 + len(header)
+    metadata = {str(k): str(v) for k, v in entries.pop("__metadata__", {}).items()}
+    specs, start = [], {}
+    for name, entry in entries.items():
+        specs.append(TensorSpec(name, entry["dtype"], tuple(map(int, entry["shape"]))))
+        begin, end = entry["data_offsets"]
+        start[name] = (header_end + int(begin), int(end) - int(begin))
+    declared = Declaration(canonical(specs))
+    places = list(itertools.accumulate((spec.nbytes for spec in declared), initial=0))
+    first = start[declared[0].name][0]
+    in_order = all(
+        start[spec.name][0] == first + place for spec, place in zip(declared, places, strict=False)
+    )
+    return _Layout(metadata, declared, header_end, start, places, in_order)
+
+
+# All files of a federation have the same few headers. A large one is not kept in memory.
+_remembered = functools.lru_cache(maxsize=8)(_layout_of)
+_SMALL_HEADER = 2**18
 
 
 class TensorFile:
@@ -80,31 +133,13 @@ class TensorFile:
         (length,) = struct.unpack("<Q", self._stream.read(8))
         if length > min(MAX_HEADER, size):
             raise ValueError(f"its header claims {length} bytes")
-        header = json.loads(self._stream.read(length).decode("utf-8"))
-        self.metadata: dict[str, str] = {
-            str(k): str(v) for k, v in header.pop("__metadata__", {}).items()
-        }
-        specs, self._start = [], {}
-        for name, entry in header.items():
-            spec = TensorSpec(name, entry["dtype"], tuple(map(int, entry["shape"])))
-            specs.append(spec)
-            begin, end = entry["data_offsets"]
-            self._start[name] = (8 + length + int(begin), int(end) - int(begin))
-        self.specs = Declaration(canonical(specs))
-        self.nbytes = self.specs.nbytes
-        # Where each tensor begins among all bytes in canonical order, and whether the file holds
-        # them in that order without a gap.
-        self._places, self._in_order = [0], True
-        self._first = self._start[self.specs[0].name][0]
-        for spec in self.specs:
-            begin, length_of = self._start[spec.name]
-            if length_of != spec.nbytes or begin < 8 + length or begin + length_of > size:
-                raise ValueError(
-                    f"{spec.name} should take {spec.nbytes} bytes, "
-                    f"the file has {max(0, size - begin)} for it"
-                )
-            self._in_order &= begin == self._first + self._places[-1]
-            self._places.append(self._places[-1] + spec.nbytes)
+        header = self._stream.read(length)
+        layout = (_remembered if length <= _SMALL_HEADER else _layout_of)(header)
+        layout.check(size)
+        self.metadata: dict[str, str] = dict(layout.metadata)
+        self.specs, self.nbytes = layout.specs, layout.specs.nbytes
+        self._start, self._places = layout.start, layout.places
+        self._in_order, self._first = layout.in_order, layout.start[layout.specs[0].name][0]
 
     def read_bytes(self, spec: TensorSpec, offset: int, size: int) -> bytes:
         """Returns `size` bytes of a tensor, beginning at its byte `offset`."""

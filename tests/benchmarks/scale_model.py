@@ -28,7 +28,6 @@ class Server:
     mb_s: float  # per MB that a site moves in a round: sent, received, checked, stored, averaged
     moving_s: float  # per second that a transfer lasts: a slow link delivers in small pieces
     ask_s: float  # per question for the next task; a waiting site asks when another one has sent
-    ask_site_s: float  # the same, and again for every site of the run
     idle_mib: float  # memory without sites
     site_mib: float  # memory per site: its connection, its waiting call
     transfer_mib: float  # memory per transfer in progress
@@ -42,11 +41,10 @@ class Server:
 MEASURED = Server(
     round_s=0.007,
     site_s=0.0125,
-    pair_s=2e-5,
+    pair_s=1.5e-6,
     mb_s=0.0059,
     moving_s=0.006,
-    ask_s=1e-4,
-    ask_site_s=1e-6,
+    ask_s=4.2e-5,
     idle_mib=80.3,
     site_mib=0.34,
     transfer_mib=5.0,
@@ -150,7 +148,7 @@ def processor_seconds(study: Study, server: Server) -> float:
     each_s = (
         server.site_s + sites * server.pair_s + model_mb * server.mb_s + moving_s * server.moving_s
     )
-    return server.round_s + sites * each_s + questions * (server.ask_s + sites * server.ask_site_s)
+    return server.round_s + sites * each_s + questions * server.ask_s
 
 
 def finish_times(study: Study, server_rate: float) -> list[float]:

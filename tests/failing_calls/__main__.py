@@ -1,4 +1,5 @@
-"""The n-th system call of a server, a site, a preparation, a prediction and a training fails.
+"""The n-th system call of a server, a site, its privacy ledger, a preparation, a prediction or a
+training fails.
 
     .venv/py3.11/bin/python -m tests.failing_calls
     .venv/py3.11/bin/python -m tests.failing_calls --only=server --kind=sync --count=50

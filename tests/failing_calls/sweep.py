@@ -12,10 +12,11 @@ from typing import Protocol
 from tests.failing_calls import interception
 from tests.failing_calls.interception import Call, Fault
 
-NAMES = ("server", "site", "prepare", "predict", "train")
+NAMES = ("server", "site", "ledger", "prepare", "predict", "train")
 SECONDS = {  # of one trial on one core
     "server": 1.4,
     "site": 1.4,
+    "ledger": 0.2,
     "prepare": 0.5,
     "predict": 3.0,
     "train": 10.0,
@@ -57,6 +58,10 @@ def workload(name: str, folder: pathlib.Path) -> Workload:
         from tests.failing_calls.federation import Federation
 
         return Federation(name, folder)
+    if name == "ledger":
+        from tests.failing_calls.spending import Spending
+
+        return Spending(folder)
     if name == "prepare":
         from tests.failing_calls.preparation import preparation
 

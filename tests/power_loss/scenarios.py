@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+import types
 from collections.abc import Callable, Sequence
 
 from tests.federated.programs import results
-from tests.power_loss import checkpoints, federation, recording
+from tests.power_loss import checkpoints, federation, preparation, recording, spending
 from tests.power_loss.disk import Operation
+from tests.preprocessing.preparation.test_pipeline import contents
 
-NAMES = ("server", "site", "all", "checkpoints")
+NAMES = ("server", "site", "all", "ledger", "prepare", "checkpoints")
 
 # Syncs that keep no promise but save time, with the reason: what is lost is made again at the next
 # start, and the result is the same.
@@ -25,6 +27,7 @@ _OPTIONAL = {
         "federated.tensors.tensor_files": _AGAIN,
         "runkit.private.make": _AGAIN,
     },
+    "ledger": {"federated.site.journal": f"{_AGAIN}; new noise is counted again"},
 }
 
 # called with a folder as a cut left it, and with the marks before the cut
@@ -73,15 +76,29 @@ class Recordings:
     def scenario(self, name: str) -> Scenario:
         """Raises `recording.CannotRecord`."""
         if name == "checkpoints":
-            return Scenario(name, self._checkpoints, None, checkpoints.check)
+            return Scenario(name, self._recorded(checkpoints), None, checkpoints.check)
+        if name == "ledger":
+            return Scenario(name, self._recorded(spending), None, spending.check)
+        if name == "prepare":
+            operations, check = self._preparation
+            return Scenario(name, operations, None, check)
         operations, check = self._federation
         return Scenario(name, operations, federation.CUT[name], check)
 
-    @functools.cached_property
-    def _checkpoints(self) -> Sequence[Operation]:
-        root = self._folder / "checkpoints"
+    @functools.cache  # noqa: B019 - lives as long as the recordings
+    def _recorded(self, program: types.ModuleType) -> Sequence[Operation]:
+        root = self._folder / program.__name__
         root.mkdir(parents=True)
-        return recording.record(checkpoints.command(root), root)
+        return recording.record(program.command(root), root)
+
+    @functools.cached_property
+    def _preparation(self) -> tuple[Sequence[Operation], Check]:
+        root, scans = self._folder / "preparation", self._folder / "scans"
+        root.mkdir(parents=True)
+        preparation.make_scans(scans)
+        operations = recording.record(preparation.command(root, scans), root)
+        expected = contents(root / "site")
+        return operations, functools.partial(preparation.check, scans=scans, expected=expected)
 
     @functools.cached_property
     def _federation(self) -> tuple[Sequence[Operation], Check]:

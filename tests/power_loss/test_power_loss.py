@@ -75,7 +75,8 @@ def test_a_recording_gives_the_disk_that_is_there(recorded, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "each"), [("server", 2), ("site", 1), ("all", 1), ("checkpoints", 3)]
+    ("name", "each"),
+    [("server", 2), ("site", 1), ("all", 1), ("ledger", 3), ("prepare", 2), ("checkpoints", 3)],
 )
 def test_a_power_cut_loses_nothing_that_was_confirmed(recorded, name, each):
     scenario = recorded(name)
@@ -86,17 +87,26 @@ def test_a_power_cut_loses_nothing_that_was_confirmed(recorded, name, each):
 
 
 @pytest.mark.parametrize(
-    ("name", "asker"),
+    ("name", "call", "asker"),
     [
-        ("server", "federated.tensors.partial_file.finish"),
-        ("server", "federated.audit.log._sync"),
-        ("server", "runkit.durable.sync_directory < runkit.private.make"),
-        ("server", "PRAGMA synchronous"),
-        ("checkpoints", "runkit.atomic.replacing < c2fnas.named_weights.save"),
+        ("server", "federated.tensors.partial_file.finish", ""),
+        ("server", "federated.audit.log._sync", ""),
+        ("server", "runkit.durable.sync_directory < runkit.private.make", ""),
+        ("server", "PRAGMA synchronous", ""),
+        ("ledger", "runkit.atomic.replacing", "federated.site.privacy_ledger._write"),
+        ("ledger", "runkit.durable.sync_directory", "federated.site.privacy_ledger._write"),
+        ("prepare", "runkit.atomic._sync_all_in", "preprocessing.case_store.write_case"),
+        ("prepare", "runkit.durable.sync_directory < runkit.atomic._sync_all_in", ""),
+        ("prepare", "runkit.durable.sync_directory", "preprocessing.case_store.write_index"),
+        ("checkpoints", "runkit.atomic.replacing < c2fnas.named_weights.save", ""),
     ],
 )
-def test_a_missing_sync_is_noticed(recorded, name, asker):
+def test_a_missing_sync_is_noticed(recorded, name, call, asker):
+    """Of the syncs that `call` makes, those that `asker` asked for are left out."""
     scenario = recorded(name)
-    mutant, positions = disk.without_syncs(scenario.operations, dict(scenario.syncs())[asker])
+    (syncs,) = (
+        syncs for text, syncs in scenario.syncs() if text.startswith(call) and text.endswith(asker)
+    )
+    mutant, positions = disk.without_syncs(scenario.operations, syncs)
     cuts = harness.sampled(mutant, 100, seed=7, below=scenario.below, positions=positions)
     assert harness.try_all(mutant, cuts, scenario.check, stop_after=1)

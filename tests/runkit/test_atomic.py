@@ -103,3 +103,64 @@ def test_an_error_names_the_file_and_not_its_temporary_one(tmp_path, monkeypatch
             atomic.write_text(tmp_path / "table.csv", "content")
     assert caught.value.filename == str(tmp_path / "table.csv")
     assert list(tmp_path.iterdir()) == []
+
+
+def _whole(folder):
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+OLD, NEW = {"a": "old", "b": "old"}, {"a": "new", "c": "new"}
+
+
+def _write(path, files):
+    with atomic.replacing_folder(path) as folder:
+        for name, text in files.items():
+            (folder / name).write_text(text)
+
+
+def test_an_earlier_folder_is_never_half_removed_under_its_name(tmp_path, monkeypatch):
+    path, seen, remove = tmp_path / "case", [], os.unlink
+    _write(path, OLD)
+
+    def unlink(*given, **named):
+        seen.append(_whole(path))
+        remove(*given, **named)
+        seen.append(_whole(path))
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    _write(path, NEW)
+    assert len(seen) >= 4 and all(content == NEW for content in seen)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["case"]
+
+
+def test_an_earlier_folder_comes_back_if_the_new_one_cannot_take_its_name(tmp_path, monkeypatch):
+    path, rename = tmp_path / "case", os.replace
+    _write(path, OLD)
+
+    def replace(source, target):
+        if "-before" not in os.fspath(source) and os.fspath(target) == os.fspath(path):
+            raise OSError(errno.EIO, "Input/output error", os.fspath(source))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(OSError, match="case"):
+        _write(path, NEW)
+    assert _whole(path) == OLD and [entry.name for entry in tmp_path.iterdir()] == ["case"]
+
+
+def test_every_name_in_a_folder_is_synced_before_the_folder_gets_its_own(tmp_path, monkeypatch):
+    synced, rename = [], os.replace
+    monkeypatch.setattr(
+        os, "fsync", lambda number: synced.append(os.readlink(f"/proc/self/fd/{number}"))
+    )
+
+    def replace(source, target):
+        synced.append("renamed")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with atomic.replacing_folder(tmp_path / "case") as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "file").write_text("x")
+        wanted = {os.fspath(place) for place in (folder, folder / "inner", folder / "inner/file")}
+    assert wanted <= set(synced[: synced.index("renamed")])

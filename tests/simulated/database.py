@@ -1,10 +1,19 @@
-"""SQLite in memory whose content outlives the program that opened it, as a file would."""
+"""SQLite in memory whose content outlives the program that opened it, as a file would.
+
+Two things make it cheap and change no answer: a connection serves many stories, one after the other,
+so that its statements are compiled once; and a question whose tables nobody has changed since it was
+asked is not asked again.
+"""
 
 from __future__ import annotations
 
+import functools
+import re
 import sqlite3
 from collections.abc import Callable
 from typing import Any
+
+_idle: list[_Database] = []  # empty, with their tables and compiled statements
 
 
 class Databases:
@@ -13,61 +22,106 @@ class Databases:
     Args:
       before: called with (path, kind of operation) before a commit and a read; raises
         sqlite3.OperationalError for a full disk, or ends the program that asks.
-      content: of a new database, as `sqlite3.Connection.serialize` returns it; empty for none.
     """
 
-    def __init__(self, before: Callable[[str, str], None], content: bytes = b""):
-        self._before, self._content = before, content
-        self.held: dict[str, sqlite3.Connection] = {}
+    def __init__(self, before: Callable[[str, str], None]):
+        self._before = before
+        self._held: dict[str, _Database] = {}
 
     def connect(self, path: Any, **named: Any) -> Connection:
         path = str(path)
-        if path not in self.held:
-            connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-            if self._content:
-                connection.deserialize(self._content)
-            self.held[path] = connection
-        elif self.held[path].in_transaction:  # whoever began it was killed
-            self.held[path].execute("ROLLBACK")
-        return Connection(path, self.held[path], self._before, ready=bool(self._content))
+        if path not in self._held:
+            self._held[path] = _idle.pop() if _idle else _Database()
+        held = self._held[path]
+        if held.connection.in_transaction:  # whoever began it was killed
+            held.connection.execute("ROLLBACK")
+        return Connection(path, held, self._before)
 
     def close(self) -> None:
-        for connection in self.held.values():
-            connection.close()
+        """Gives the databases up."""
+        for database in self._held.values():
+            if database.empties():
+                _idle.append(database)
+        self._held.clear()
+
+
+class _Database:
+    """The content of a database.
+
+    Attributes:
+      script: that made its tables, "" before.
+      tables: their names.
+    """
+
+    def __init__(self) -> None:
+        self.connection = sqlite3.connect(
+            ":memory:", isolation_level=None, check_same_thread=False, cached_statements=1000
+        )
+        self.script, self.tables = "", frozenset[str]()
+
+    def run(self, script: str) -> None:
+        """Runs the script that makes the tables unless they are there."""
+        if script != self.script:
+            self.connection.executescript(script)
+            self.script = script
+            rows = self.connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            self.tables = frozenset(name for (name,) in rows)
+
+    def empties(self) -> bool:
+        """Empties all tables; returns False, and closes, if they may be others than at first."""
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+        rows = self.connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
+        made = {_plain(statement) for (statement,) in rows}
+        if not self.tables or not made <= _statements(self.script):
+            self.connection.close()
+            return False
+        for table in self.tables:
+            self.connection.execute(f"DELETE FROM {table}")
+        return True
 
 
 class Connection:
-    def __init__(
-        self,
-        path: str,
-        connection: sqlite3.Connection,
-        before: Callable[[str, str], None],
-        *,
-        ready: bool,
-    ):
-        self._path, self._connection, self._before, self._ready = path, connection, before, ready
+    def __init__(self, path: str, held: _Database, before: Callable[[str, str], None]):
+        self._path, self._held, self._before = path, held, before
+        self._connection = held.connection
         self._known: dict[tuple[str, tuple], list[tuple]] = {}
+        self._about: dict[str, list[tuple[str, tuple]]] = {}  # table to questions about it
 
     def execute(self, statement: str, values: Any = ()) -> Any:
         if statement.startswith("SELECT"):
-            # The server asks the same questions again and again between two changes.
             self._before(self._path, "statement")
-            key = statement, tuple(values)
-            if key not in self._known:
-                self._known[key] = self._connection.execute(statement, values).fetchall()
-            return _Rows(self._known[key])
-        self._known.clear()
+            return _Rows(self._ask(statement, tuple(values)))
         if statement == "COMMIT":
             self._before(self._path, "commit")
         elif statement.startswith("PRAGMA"):
             return self._connection.cursor()
         else:
             self._before(self._path, "statement")
+            self._forget(statement)
         return self._connection.execute(statement, values)
 
+    def _ask(self, statement: str, values: tuple) -> list[tuple]:
+        """The server asks the same questions again and again between two changes."""
+        key = statement, values
+        rows = self._known.get(key)
+        if rows is None:
+            rows = self._known[key] = self._connection.execute(statement, values).fetchall()
+            for table in self._held.tables & _words(statement):
+                self._about.setdefault(table, []).append(key)
+        return rows
+
+    def _forget(self, statement: str) -> None:
+        """Forgets the answers about tables that a statement may change."""
+        if statement == "ROLLBACK":
+            self._known.clear()
+            self._about.clear()
+        for table in self._held.tables & _words(statement):
+            for key in self._about.pop(table, ()):
+                self._known.pop(key, None)
+
     def executescript(self, script: str) -> None:
-        if not self._ready:
-            self._connection.executescript(script)
+        self._held.run(script)
 
     @property
     def in_transaction(self) -> bool:
@@ -75,6 +129,20 @@ class Connection:
 
     def close(self) -> None:
         pass
+
+
+@functools.lru_cache(maxsize=1000)
+def _words(statement: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", statement))
+
+
+@functools.lru_cache(maxsize=8)
+def _statements(script: str) -> frozenset[str]:
+    return frozenset(map(_plain, script.split(";")))
+
+
+def _plain(statement: str) -> str:
+    return " ".join(statement.replace("IF NOT EXISTS", "").split())
 
 
 class _Rows:

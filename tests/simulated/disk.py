@@ -13,6 +13,7 @@ import builtins
 import contextlib
 import errno
 import fcntl
+import functools
 import io
 import os
 import pathlib
@@ -32,7 +33,7 @@ _FOLDER, _FILE = stat.S_IFDIR | 0o700, stat.S_IFREG | 0o600
 class Node:
     """A file or a folder."""
 
-    __slots__ = ("content", "entries", "links", "locked_by", "mode", "mtime_ns", "number")
+    __slots__ = ("content", "entries", "links", "locked_by", "mode", "mtime_ns", "number", "told")
 
     def __init__(self, number: int, *, folder: bool, now_ns: int):
         self.number, self.mode = number, _FOLDER if folder else _FILE
@@ -40,6 +41,17 @@ class Node:
         self.entries: dict[str, Node] | None = {} if folder else None
         self.links, self.mtime_ns = 1, now_ns
         self.locked_by: object = None
+        self.told: tuple[int, int, int, os.stat_result] | None = None
+
+    def status(self) -> os.stat_result:
+        size, told = len(self.content), self.told
+        if told is not None and told[:3] == (size, self.mtime_ns, self.links):
+            return told[3]
+        seconds = self.mtime_ns / 1e9
+        times = (int(seconds),) * 3 + (seconds,) * 3 + (self.mtime_ns,) * 3
+        found = os.stat_result((self.mode, self.number, 1, self.links, 0, 0, size, *times))
+        self.told = size, self.mtime_ns, self.links, found
+        return found
 
 
 class Disks:
@@ -61,8 +73,9 @@ class Disks:
         self._before, self._now_ns, self._program = before, now_ns, program
         self._numbers, self._names = 1, 0
         self.root = Node(0, folder=True, now_ns=0)
-        # path of a folder, ending in "/", to what is in it; forgotten when a folder moves or goes
+        # path of a folder to what is in it, and path to what is there: forgotten when it moves or goes
         self._folders: dict[str, dict[str, Node]] = {}
+        self._found: dict[str, Node] = {}
         self._open: dict[int, tuple[str, Node, object]] = {}
         self._next = _FIRST_DESCRIPTOR
 
@@ -77,6 +90,7 @@ class Disks:
         node = self._node(folder=False)
         node.content[:] = content
         folder[name] = node
+        self._found.pop(path, None)
 
     def files(self, machine: str) -> dict[str, Node]:
         """Returns path below the machine's root to each file."""
@@ -113,23 +127,34 @@ class Disks:
         return Node(self._numbers, folder=folder, now_ns=self._now_ns())
 
     def _find(self, path: str) -> Node:
-        folder, slash, name = path.rpartition("/")
-        if not name or path == ROOT:
-            return self._walk(path, path)
-        found = self._entries(folder + slash, path).get(name)
+        found = self._found.get(path)
         if found is None:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+            folder, _, name = path.rpartition("/")
+            if not name or path == ROOT:
+                return self._walk(path, path)
+            found = self._entries(folder, path).get(name)
+            if found is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+            self._found[path] = found
         return found
 
     def _entries(self, folder: str, path: str) -> dict[str, Node]:
         """Returns what is in a folder; an error names `path`."""
         entries = self._folders.get(folder)
         if entries is None:
-            entries = self._walk(folder, path).entries
+            entries = self._walk(folder + "/", path).entries
             if entries is None:
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
             self._folders[folder] = entries
         return entries
+
+    def _forget(self, *paths: str, folder: bool = False) -> None:
+        """Forgets what was found at paths; below them too if there is a folder among them."""
+        if folder:
+            self._folders.clear()
+            self._found.clear()
+        for path in paths:
+            self._found.pop(path, None)
 
     def _walk(self, place: str, path: str) -> Node:
         node = self.root
@@ -144,8 +169,9 @@ class Disks:
         return node
 
     def _parent(self, path: str) -> tuple[dict[str, Node], str]:
-        folder, slash, name = path.rstrip("/").rpartition("/")
-        return self._entries(folder + slash, path), name
+        folder, _, name = path.rstrip("/").rpartition("/")
+        entries = self._folders.get(folder)
+        return (self._entries(folder, path) if entries is None else entries), name
 
     # The system calls.
 
@@ -176,9 +202,10 @@ class Disks:
             entry[1].locked_by = None
 
     def _held(self, number: int) -> tuple[str, Node]:
-        if number not in self._open:
+        entry = self._open.get(number)
+        if entry is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        return self._open[number][:2]
+        return entry[:2]
 
     def pread(self, number: int, size: int, offset: int) -> bytes:
         machine, node = self._held(number)
@@ -225,10 +252,12 @@ class Disks:
         self._before(self._held(number)[0], "sync")
 
     def fstat(self, number: int) -> os.stat_result:
-        return _status(self._held(number)[1])
+        return self._held(number)[1].status()
 
     def stat(self, path: Any, **_: Any) -> os.stat_result:
-        return _status(self._held(path)[1] if isinstance(path, int) else self._find(path))
+        if isinstance(path, int):
+            return self.fstat(path)
+        return (self._found.get(path) or self._find(path)).status()
 
     def flock(self, number: int, how: int) -> None:
         _, node = self._held(number)
@@ -252,8 +281,8 @@ class Disks:
             if before.entries:
                 raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), target)
             before.links -= 1
-        if node.entries is not None or (before is not None and before.entries is not None):
-            self._folders.clear()
+        moves = node.entries is not None or (before is not None and before.entries is not None)
+        self._forget(source, target, folder=moves)
         into[new] = node
         del entries[name]
 
@@ -272,8 +301,7 @@ class Disks:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         node = entries.pop(name)
         node.links -= 1
-        if node.entries is not None:
-            self._folders.clear()
+        self._forget(path, folder=node.entries is not None)
 
     def mkdir(self, path: str, mode: int = 0o777, **_: Any) -> None:
         entries, name = self._parent(path)
@@ -287,18 +315,25 @@ class Disks:
             self._find(path)
 
     def listdir(self, path: str = ROOT) -> list[str]:
-        return list(self._find(path).entries or {})
+        return list(self._listed(path))
 
     def scandir(self, path: str = ROOT) -> _Entries:
-        return _Entries(path, self._find(path).entries or {})
+        return _Entries(path, self._listed(path))
+
+    def _listed(self, path: str) -> dict[str, Node]:
+        entries = self._find(path).entries
+        if entries is None:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+        return entries
 
     # What is made of them.
 
     def open_stream(self, file: Any, mode: str = "r", *_: Any, **named: Any) -> Any:
-        path, opener = os.fspath(file), named.get("opener")
-        flags = {"r": os.O_RDONLY, "w": os.O_CREAT | os.O_TRUNC, "a": os.O_CREAT}[mode[0]]
-        flags |= os.O_RDWR if "+" in mode else os.O_RDONLY if mode[0] == "r" else os.O_WRONLY
+        path, opener, flags = os.fspath(file), named.get("opener"), _flags(mode)
         number = opener(path, flags) if opener else self.open(path, flags)
+        if self._open[number][1].entries is not None:
+            self.close(number)
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         stream = _Stream(self, number, at_end=mode[0] == "a")
         if "b" in mode:
             return stream
@@ -339,7 +374,7 @@ class _Entry:
         return False
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
-        return _status(self._node)
+        return self._node.status()
 
 
 class _Entries:
@@ -447,11 +482,11 @@ def _machine(path: str) -> str:
     return path.split("/", 3)[2]
 
 
-def _status(node: Node) -> os.stat_result:
-    seconds = node.mtime_ns / 1e9
-    size = len(node.content)
-    times = (int(seconds),) * 3 + (seconds,) * 3 + (node.mtime_ns,) * 3
-    return os.stat_result((node.mode, node.number, 1, node.links, 0, 0, size, *times))
+@functools.cache
+def _flags(mode: str) -> int:
+    """Returns how `open` of the system opens a file in a mode of Python's."""
+    flags = {"r": os.O_RDONLY, "w": os.O_CREAT | os.O_TRUNC, "a": os.O_CREAT}[mode[0]]
+    return flags | (os.O_RDWR if "+" in mode else os.O_RDONLY if mode[0] == "r" else os.O_WRONLY)
 
 
 _BY_PATH = {
@@ -471,44 +506,68 @@ _BY_NUMBER = {
 _SAME = {"lstat": "stat", "rename": "replace", "remove": "unlink"}
 
 
+_Path = type(pathlib.Path())
+
+
+def _place(path: Any) -> str | int | None:
+    """Returns a path or a descriptor as the disks take it, None if it is neither."""
+    if isinstance(path, pathlib.PurePath):
+        return str(path)
+    return path if isinstance(path, (str, int)) else None
+
+
 class Installation:
     """The functions that take the place of the system's; `disks` may be set for each story."""
 
-    disks: Disks
+    def __init__(self) -> None:
+        self._bound: dict[str, Callable] = {}
+
+    @property
+    def disks(self) -> Disks:
+        return self._disks
+
+    @disks.setter
+    def disks(self, disks: Disks) -> None:
+        self._disks = disks
+        named = [
+            name for table in (_BY_PATH, _BY_NUMBER) for names in table.values() for name in names
+        ]
+        for name in (*named, "open_stream"):
+            if name != "begin":
+                self._bound[name] = getattr(disks, _SAME.get(name, name))
 
     def _of_path(self, module: Any, name: str) -> Callable:
-        original = getattr(module, name)
-        mine = "open_stream" if module in (builtins, io) else _SAME.get(name, name)
+        original, bound = getattr(module, name), self._bound
+        mine = "open_stream" if module in (builtins, io) else name
         if name == "copyfile":  # the initial model may come from outside
 
             def copy(source: Any, target: Any, **named: Any) -> Any:
                 inside = os.fspath(target).startswith(ROOT)
-                return (self.disks.copyfile if inside else original)(source, target, **named)
+                return (bound[name] if inside else original)(source, target, **named)
 
             return copy
 
         def call(path: Any = ".", *given: Any, **named: Any) -> Any:
-            place: Any = str(path) if isinstance(path, pathlib.PurePath) else path
-            if isinstance(place, int):
-                inside = place >= _FIRST_DESCRIPTOR
-            else:
-                inside = isinstance(place, str) and place.startswith(ROOT)
-            if not inside:
+            kind = type(path)
+            place = path if kind is str else str(path) if kind is _Path else _place(path)
+            if place is None or not (
+                place.startswith(ROOT) if type(place) is str else place >= _FIRST_DESCRIPTOR
+            ):
                 return original(path, *given, **named)
             if given and isinstance(given[0], pathlib.PurePath):  # of a rename or a link
                 given = (str(given[0]), *given[1:])
-            return getattr(self.disks, mine)(place, *given, **named)
+            return bound[mine](place, *given, **named)
 
         return call
 
     def _of_number(self, module: Any, name: str) -> Callable:
-        original = getattr(module, name)
+        original, bound = getattr(module, name), self._bound
 
         def call(number: Any, *given: Any) -> Any:
-            if isinstance(number, (_Stream, _TextStream)):
+            if type(number) is not int and isinstance(number, (_Stream, _TextStream)):
                 number = number.fileno()
             if isinstance(number, int) and number >= _FIRST_DESCRIPTOR:
-                return getattr(self.disks, name)(number, *given) if name != "begin" else True
+                return bound[name](number, *given) if name != "begin" else True
             return original(number, *given)
 
         return call

@@ -24,14 +24,14 @@ class Federation:
     """Plays one story.
 
     Args:
-      schema, initial: see `World`.
+      initial: see `World`.
     Attributes:
       world: the parties' machines, and what has been found.
     """
 
-    def __init__(self, story: Story, schema: bytes, initial: bytes):
+    def __init__(self, story: Story, initial: bytes):
         self.story = story
-        self.world = World(story, schema, initial, disk_troubles.strike)
+        self.world = World(story, initial, disk_troubles.strike)
         self.server = Server(self.world, invariants.check)
         self._operator = Operator(self.world, self.server)
         self.world.parties.update(

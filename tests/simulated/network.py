@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,87 +23,114 @@ from tests.simulated.world import POLL_S, SECRETS, World
 _TRIES_S = 20.0  # until a call that gets no answer fails
 
 
+Work = Callable[[Coordinator], Any]
+
+
+class _Call:
+    """A call on its way to the server and back.
+
+    Args:
+      answer: called with the server's answer, or with `error=`.
+    """
+
+    __slots__ = ("_answer", "_back", "_cut_after", "_deadline", "_fates", "_transport", "_work")
+
+    def __init__(self, transport: SiteTransport, work: Work, answer: Callable[..., None]):
+        self._transport, self._work, self._answer = transport, work, answer
+        world, machine = transport._world, transport._machine
+        machine.calls += 1
+        fates = self._fates = {t.kind: t for t in machine.by_call.pop(machine.calls, ())}
+        delay = 0.05 + world.draw.random()
+        if "slow" in fates:
+            delay += fates["slow"].size
+            world.trouble_for(delay)
+        self._back = world.draw.random()
+        self._cut_after = next((fates[k].size for k in ("cut", "short") if k in fates), None)
+        transport.ends_early = "short" in fates
+        self._deadline = 0.0  # until when the server may keep it waiting
+        world.when_awake(machine.name, delay, self._arrive)
+
+    def _arrive(self) -> None:
+        world, machine = self._transport._world, self._transport._machine
+        server = world.machines[SERVER]
+        if machine.cut_off_until > world.schedule.now or "lost" in self._fates:
+            return self._unreachable()
+        if server.asleep_until > world.schedule.now:
+            self._deadline = 0.0
+            return world.schedule.at(server.asleep_until, self._arrive)
+        leading = self._transport._server.leading
+        if leading is not None:
+            run = leading.lead._run
+            if run.closing and run.policy.late_updates == "keep":
+                self._deadline = 0.0
+                return world.schedule.after(1.0, self._arrive)  # as the server makes it wait
+        value = error = None
+        for _ in range(2 if "repeated" in self._fates and not self._deadline else 1):
+            self._transport.cut_after = self._cut_after
+            value, error = self._transport._server.do(self._work)
+        if isinstance(value, Task) and value.kind == "wait" and not leading.dead:
+            self._deadline = self._deadline or world.schedule.now + POLL_S
+            if world.schedule.now < self._deadline:
+                again = _Once(self._arrive)
+                leading.waiting.append(again)
+                return world.schedule.at(self._deadline, again)
+        if "reply_lost" in self._fates:
+            return self._unreachable()
+        answer = functools.partial(self._answer, value, error=error)
+        world.when_awake(machine.name, self._back, answer)
+        return None
+
+    def _unreachable(self) -> None:
+        error = errors.ServerUnreachable("no answer")
+        answer = functools.partial(self._answer, error=error)
+        self._transport._world.when_awake(self._transport.site, _TRIES_S, answer)
+
+
+class _Once:
+    """Does something the first time it is called."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self, event: Callable[[], None]):
+        self._event: Callable[[], None] | None = event
+
+    def __call__(self) -> None:
+        event, self._event = self._event, None
+        if event is not None:
+            event()
+
+
 class SiteTransport(Transport):
     """A site's end of the network; see `transport.Transport`."""
 
     def __init__(self, world: World, server: Server, site: str, program: Blocking):
         self.site, self._world, self._server, self._program = site, world, server, program
+        self._machine = world.machines[site]
         self.token = ""
         self.cut_after: int | None = None
         self.ends_early = False
 
-    def _call(self, work: Callable[[Coordinator], Any], what: str = "", sha256: str = "") -> Any:
+    def _call(self, work: Work, what: str = "", sha256: str = "") -> Any:
         """Sends a call, and returns the server's answer once it has come back.
 
         Args:
           what, sha256: of what a success confirms.
         """
+        if what:
+            work = functools.partial(self._confirming, work, what, sha256)
+        return self._program.block(functools.partial(_Call, self, work))
 
-        def confirming(lead: Coordinator) -> Any:
-            result = work(lead)
-            receipt = getattr(result, "receipt", result)
-            if what and (not what.startswith(("round", "model")) or isinstance(receipt, Receipt)):
-                world, store = self._world, lead._run.store
-                too_late = what.startswith("scores") and (store.finished or store.fixed_models())
-                if not too_late:
-                    evictions = world.evictions.get(self.site, 0)
-                    world.receipts[self.site, what] = (sha256, store.discarded, evictions)
-            return result
-
-        return self._program.block(lambda answer: self._send_call(confirming, answer))
-
-    def _send_call(self, work: Callable[[Coordinator], Any], answer: Callable[..., None]) -> None:
-        world, machine = self._world, self._world.machines[self.site]
-        machine.calls += 1
-        fates = {t.kind: t for t in machine.by_call.pop(machine.calls, ())}
-        delay = 0.05 + world.draw.random()
-        if "slow" in fates:
-            delay += fates["slow"].size
-            world.trouble_for(delay)
-        back = world.draw.random()
-        cut_after = next((fates[k].size for k in ("cut", "short") if k in fates), None)
-        self.ends_early = "short" in fates
-
-        def reply(value: Any = None, error: BaseException | None = None) -> None:
-            world.when_awake(self.site, back, lambda: answer(value, error=error))
-
-        def unreachable() -> None:
-            error = errors.ServerUnreachable("no answer")
-            world.when_awake(self.site, _TRIES_S, lambda: answer(error=error))
-
-        def arrive(deadline: float | None = None, times: int = 2 if "repeated" in fates else 1):
-            server = world.machines[SERVER]
-            if machine.cut_off_until > world.schedule.now or "lost" in fates:
-                return unreachable()
-            if server.asleep_until > world.schedule.now:
-                return world.schedule.at(server.asleep_until, arrive)
-            leading = self._server.leading
-            if leading is not None:
-                run = leading.lead._run
-                if run.closing and run.policy.late_updates == "keep":
-                    return world.schedule.after(1.0, arrive)  # as the server makes it wait
-            value = error = None
-            for _ in range(times):
-                self.cut_after = cut_after
-                value, error = self._server.do(work)
-            if isinstance(value, Task) and value.kind == "wait" and not leading.dead:
-                deadline = deadline or world.schedule.now + POLL_S
-                if world.schedule.now < deadline:
-                    asked = [False]
-
-                    def again() -> None:
-                        if not asked[0]:
-                            asked[0] = True
-                            arrive(deadline, 1)
-
-                    leading.waiting.append(again)
-                    return world.schedule.at(deadline, again)
-            if "reply_lost" in fates:
-                return unreachable()
-            reply(value, error)
-            return None
-
-        world.when_awake(self.site, delay, arrive)
+    def _confirming(self, work: Work, what: str, sha256: str, lead: Coordinator) -> Any:
+        """Notes what the server confirms, whether or not the site hears of it."""
+        result = work(lead)
+        receipt = getattr(result, "receipt", result)
+        if not what.startswith(("round", "model")) or isinstance(receipt, Receipt):
+            world, store = self._world, lead._run.store
+            too_late = what.startswith("scores") and (store.finished or store.fixed_models())
+            if not too_late:
+                evictions = world.evictions.get(self.site, 0)
+                world.receipts[self.site, what] = (sha256, store.discarded, evictions)
+        return result
 
     def _cut(self, chunks: Any) -> Iterator[Any]:
         for count, chunk in enumerate(chunks):

@@ -78,7 +78,7 @@ def _wrong_round(original: Any) -> Any:
 def _token_for_ever(original: Any) -> Any:
     """An evicted site's token still works."""
 
-    def evict(self: Records, site: str, evicted: bool) -> None:
+    def evict(self: Records, site: str, evicted: bool, *, update_counts: bool = False) -> None:
         with self._transaction() as held:
             held.execute("UPDATE sites SET evicted = ? WHERE name = ?", (int(evicted), site))
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import os
 import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.queues import Queue
 
 from absl import logging
 
 from tests.simulated import planted, stand_ins
 from tests.simulated.story import Story, of_seed, shrunk
 
-_COLLECT_AFTER = 20_000  # new objects; a story makes few cycles, so to look for them often is waste
+_COLLECT_AFTER = (
+    100_000  # new objects; a story makes few cycles, so to look for them often is waste
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +49,12 @@ def playing(fault: str = "") -> Iterator[Play]:
     Args:
       fault: name of one of `planted.FAULTS`.
     """
-    before, thresholds = logging.get_verbosity(), gc.get_threshold()
+    thresholds = gc.get_threshold()
     gc.freeze()  # or every collection would look through all that was imported
     gc.set_threshold(_COLLECT_AFTER, *thresholds[1:])
-    logging.set_verbosity(logging.FATAL)
     planting = planted.planted(fault) if fault else contextlib.nullcontext()
     try:
-        with planting, stand_ins.prepared() as federation_of:
+        with _silent(), planting, stand_ins.prepared() as federation_of:
 
             def play(story: Story) -> Failure | None:
                 federation = federation_of(story)
@@ -68,7 +71,16 @@ def playing(fault: str = "") -> Iterator[Play]:
     finally:
         gc.set_threshold(*thresholds)
         gc.unfreeze()
-        logging.set_verbosity(before)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Inside the block, what is logged for people is not even written and then dropped."""
+    with contextlib.ExitStack() as stack:
+        for name in ("debug", "info", "warning", "error"):
+            stack.callback(setattr, logging, name, getattr(logging, name))
+            setattr(logging, name, lambda *_, **__: None)
+        yield
 
 
 def failures(play: Play, seeds: Iterable[int]) -> Iterator[Failure | None]:
@@ -90,6 +102,15 @@ def shortest(play: Play, failure: Failure) -> Failure:
 
     shrunk(failure.story, fails)
     return found[-1]
+
+
+def on_one_processor(numbers: Queue[int]) -> None:
+    """Keeps this process on the next of some processors, where the system can.
+
+    Of its threads only one runs at a time; to wake one on another processor costs four times as much.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {numbers.get()})
 
 
 def block(seeds: range) -> tuple[range, list[tuple[int, str]]]:

@@ -8,6 +8,7 @@ next event, so a seed always gives the same run. Threads are used again for late
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import threading
@@ -119,13 +120,7 @@ class Blocking:
         That function takes a value to return here, or `error=` one to raise.
         """
         self._wait += 1
-        mine = self._wait
-
-        def answer(value: Any = None, error: BaseException | None = None) -> None:
-            if self._wait == mine and self._worker is not None and not self.dead:
-                self._go_on((value, error))
-
-        ask(answer)
+        ask(functools.partial(self._answered, self._wait))
         assert self._worker is not None
         self._worker.wait()
         value, error = self._answer
@@ -135,6 +130,10 @@ class Blocking:
         return value
 
     # Called by others.
+
+    def _answered(self, wait: int, value: Any = None, error: BaseException | None = None) -> None:
+        if self._wait == wait and self._worker is not None and not self.dead:
+            self._go_on((value, error))
 
     def _go_on(self, answer: tuple[Any, BaseException | None]) -> None:
         self._wait += 1

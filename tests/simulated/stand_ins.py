@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import sqlite3
 import types
 from collections.abc import Callable, Iterator
+from json import encoder
 from typing import Any
 
 from federated.aggregation import slabs, spooled_updates, update_checks
@@ -15,13 +15,13 @@ from federated.audit import chain
 from federated.audit import log as audit_log
 from federated.server import coordinator, run_state, servicer, uploads
 from federated.site import journal, loop
-from federated.storage import database
+from federated.storage import best_models, database, store, store_folder
 from federated.storage.verified_files import VerifiedFiles
 from federated.tensors import codec, partial_file, tensor_files, weights
-from runkit import atomic, events
+from runkit import atomic, events, private
 from tests.federated import toy
 from tests.simulated import database as databases
-from tests.simulated import disk
+from tests.simulated import disk, paths
 from tests.simulated.federation import Federation
 from tests.simulated.network import SiteTransport
 from tests.simulated.story import SERVER, Story
@@ -30,6 +30,17 @@ CHUNK_BYTES = 16  # so that the toy's 36 bytes travel in three chunks
 
 
 _ENCODE = {allow_nan: json.JSONEncoder(allow_nan=allow_nan).encode for allow_nan in (True, False)}
+if encoder.c_make_encoder is not None:
+    _plain, _parts = json.JSONEncoder(), encoder.encode_basestring_ascii
+    _WRITE = {
+        allow_nan: encoder.c_make_encoder(
+            None, _plain.default, _parts, None, ": ", ", ", False, False, allow_nan
+        )
+        for allow_nan in (True, False)
+    }
+    _ENCODE = {
+        a: lambda value, write=write: "".join(write(value, 0)) for a, write in _WRITE.items()
+    }
 
 
 def _plain_json(value: Any, *, allow_nan: bool = True, **_: Any) -> str:
@@ -37,6 +48,18 @@ def _plain_json(value: Any, *, allow_nan: bool = True, **_: Any) -> str:
     that it would make anew for each value.
     """
     return _ENCODE[allow_nan](value)
+
+
+_scan = json.JSONDecoder().scan_once
+
+
+def _plain_value(text: Any) -> Any:
+    """What `json.loads` returns, without its two searches for white space around the value."""
+    try:
+        value, end = _scan(text, 0)
+    except (StopIteration, TypeError, json.JSONDecodeError):  # bytes, or no JSON
+        return json.loads(text)
+    return value if end == len(text) else json.loads(text)
 
 
 class _InlineThread:
@@ -73,6 +96,7 @@ _CHUNKED = (
     *(weights, codec, tensor_files, partial_file, slabs, spooled_updates, update_checks),
     *(coordinator, servicer),
 )
+_WITH_PATHS = atomic, events, partial_file, private, store_folder, tensor_files
 
 
 @contextlib.contextmanager
@@ -93,14 +117,16 @@ def prepared() -> Iterator[Callable[[Story], Federation]]:
             over.append(True)
 
     module = databases.Module()
+    pathlib = types.SimpleNamespace(Path=paths.made)
     time = types.SimpleNamespace(monotonic=lambda: current[0].world.monotonic(SERVER))
     average = spooled_updates.aggregate_spooled
     threads = types.SimpleNamespace(Thread=_InlineThread)
     plain = types.SimpleNamespace(
-        dumps=_plain_json, loads=json.loads, JSONDecodeError=json.JSONDecodeError
+        dumps=_plain_json, loads=_plain_value, JSONDecodeError=json.JSONDecodeError
     )
     replaced = [
         *((m, "CHUNK_BYTES", CHUNK_BYTES) for m in _CHUNKED),
+        *((m, "pathlib", pathlib) for m in _WITH_PATHS),
         (database, "sqlite3", module),
         (coordinator, "time", time),
         (uploads, "time", time),
@@ -119,7 +145,7 @@ def prepared() -> Iterator[Callable[[Story], Federation]]:
         ),
         (slabs, "futures", types.SimpleNamespace(ThreadPoolExecutor=_InlinePool)),
         (journal, "threading", threads),
-        (journal, "json", plain),
+        *((m, "json", plain) for m in (journal, database, store, best_models)),
         (atomic, "json", plain),
         (events, "json", plain),
         (audit_log, "json", plain),
@@ -127,14 +153,14 @@ def prepared() -> Iterator[Callable[[Story], Federation]]:
         (loop, "_beating", beating),
     ]
     before = [(m, name, getattr(m, name)) for m, name, _ in replaced]
-    with disk.installed() as installation:
+    with disk.installed() as installation, paths.remembered():
         for m, name, value in replaced:
             setattr(m, name, value)
         try:
-            schema, initial = _schema(), _initial(installation)
+            initial = _initial(installation)
 
             def federation(story: Story) -> Federation:
-                made = Federation(story, schema, initial)
+                made = Federation(story, initial)
                 current[:] = [made]
                 installation.disks = made.world.disks
                 module.databases = made.world.databases
@@ -144,14 +170,6 @@ def prepared() -> Iterator[Callable[[Story], Federation]]:
         finally:
             for m, name, value in before:
                 setattr(m, name, value)
-
-
-def _schema() -> bytes:
-    connection = sqlite3.connect(":memory:")
-    if not hasattr(connection, "serialize"):  # Python 3.10
-        return b""
-    connection.executescript(database._SCHEMA)
-    return connection.serialize()
 
 
 def _initial(installation: disk.Installation) -> bytes:

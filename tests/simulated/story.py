@@ -149,7 +149,7 @@ def _trouble(draw: random.Random, sites: tuple[str, ...], rounds: int) -> Troubl
         return Trouble(kind, party, draw.randint(1, 9 * rounds + 6), size)
     if kind in BY_OPERATION:
         if draw.random() < 0.6:
-            return Trouble(kind, SERVER, draw.randint(1, 250 * rounds + 200), size)
+            return Trouble(kind, SERVER, draw.randint(1, 210 * rounds + 165), size)
         return Trouble(kind, party, draw.randint(1, 110 * rounds + 60), size)
     if kind in ("sleep", "clock", "stop") and draw.random() < 0.5:
         party = SERVER

@@ -95,7 +95,6 @@ class World:
     """The state of one story.
 
     Args:
-      schema: an empty database of the store, as `sqlite3.Connection.serialize` returns it.
       initial: the file of the initial model.
       before_disk: called with this, a machine and a kind of operation before the operation; see
         `disk.Disks`.
@@ -116,7 +115,6 @@ class World:
     def __init__(
         self,
         story: Story,
-        schema: bytes,
         initial: bytes,
         before_disk: Callable[[World, str, str], None],
     ):
@@ -129,9 +127,7 @@ class World:
             self.now_ns,
             lambda machine: self.machines[machine].program,
         )
-        self.databases = database.Databases(
-            lambda path, kind: before_disk(self, SERVER, kind), schema
-        )
+        self.databases = database.Databases(lambda path, kind: before_disk(self, SERVER, kind))
         self.config = _config(tuple(sorted(story.settings.items())))
         self.trainings = 0
         self.trained: dict[str, Trained] = {}
@@ -160,15 +156,15 @@ class World:
 
     def when_awake(self, name: str, seconds: float, event: Callable[[], None]) -> None:
         """Lets an event happen after some seconds, or when the machine wakes up."""
-
-        def check() -> None:
-            asleep_until = self.machines[name].asleep_until
-            if asleep_until > self.schedule.now:
-                self.schedule.at(asleep_until, check)
-            else:
-                event()
-
+        check = functools.partial(self._once_awake, self.machines[name], event)
         self.schedule.at(self.schedule.now + seconds, check)
+
+    def _once_awake(self, machine: Machine, event: Callable[[], None]) -> None:
+        if machine.asleep_until > self.schedule.now:
+            check = functools.partial(self._once_awake, machine, event)
+            self.schedule.at(machine.asleep_until, check)
+        else:
+            event()
 
     def trouble_for(self, seconds: float) -> None:
         """Notes that a trouble explains a silence of some seconds."""

@@ -76,3 +76,38 @@ def test_models_that_travel_are_counted_for_each_site_and_direction(opened):
     state.note_traffic("C2", received=5)
     state.note_traffic("C1", sent=1, received=2)
     assert state.traffic == {"C1": (11, 2), "C2": (0, 5)}
+
+
+def test_waiting_sites_cost_questions_to_the_store_once_per_change(opened):
+    """And what they are told is what a server says that has just read everything."""
+    run = opened(min_num_clients=3, max_num_clients=3)
+    sites = [Site(run, name) for name in ("C1", "C2", "C3")]
+    state, asked = run.lead._run, []
+    ask = run.store._all
+    run.store._all = lambda statement, *values: asked.append(statement) or ask(statement, *values)
+
+    def told():
+        fresh = state._progress_now()
+        asked.clear()
+        return [
+            (run.lead.next_task(site.name).kind, tasks.next_task(fresh, site.name).kind)
+            for site in sites
+        ]
+
+    assert told() == [("train", "train")] * 3
+    for _ in range(2):
+        told()
+        assert not asked
+    sites[0].push(1)
+    assert told() == [("wait", "wait"), ("train", "train"), ("train", "train")]
+    run.lead.orders.pause()
+    assert told() == [("wait", "wait")] * 3
+    run.lead.orders.resume()
+    sites[1].push(1)
+    sites[2].push(1)
+    state.closing = True
+    assert told() == [("wait", "wait")] * 3
+    state.closing = False
+    run.lead.advance()
+    assert told() == [("train", "train")] * 3
+    assert state.progress() is state.progress() == state._progress_now()

@@ -48,3 +48,22 @@ def test_a_change_that_fails_is_an_error_and_leaves_nothing(tmp_path):
     again = Records(tmp_path / "state.sqlite")
     assert again.attempt(1) == (2, 5.0) and again.attempt(2) is None
     again.close()
+
+
+def test_what_was_read_before_a_change_is_read_again_after_it_and_within_it(tmp_path):
+    records = Records(tmp_path / "state.sqlite")
+    assert not records.paused and records.last_round is None
+    before = records.changes
+    records.pause(True)
+    assert records.paused and records.changes > before
+    with pytest.raises(RuntimeError), records._transaction() as database:
+        assert records.paused
+        database.execute("DELETE FROM run WHERE key = 'paused'")
+        assert not records.paused
+        raise RuntimeError("undo it")
+    assert records.paused
+    records.end_after(3, "plateau")
+    assert records.last_round == 3
+    counted = records.changes
+    assert records.paused and records.sites() == {} and records.changes == counted
+    records.close()

@@ -143,6 +143,24 @@ def test_a_file_that_is_not_whole_is_refused_by_name(tmp_path, content):
         TensorFile(tmp_path / "bad.safetensors")
 
 
+def test_a_file_with_a_known_header_is_still_measured_and_shares_nothing(tmp_path):
+    tensor_files.save(tmp_path / "a", ARRAYS, {"round": "3"})
+    with TensorFile(tmp_path / "a") as file:
+        file.metadata["round"] = "4"
+    with TensorFile(tmp_path / "a") as file:
+        assert file.metadata == {"round": "3"}
+    (tmp_path / "b").write_bytes((tmp_path / "a").read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"b: not a whole safetensors file.*should take"):
+        TensorFile(tmp_path / "b")
+
+
+def test_a_large_header_is_read_each_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensor_files, "_SMALL_HEADER", 10)
+    monkeypatch.setattr(tensor_files, "_remembered", None)
+    tensor_files.save(tmp_path / "a", ARRAYS)
+    equal(tensor_files.load(tmp_path / "a")[0], ARRAYS)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.safetensors"):
         TensorFile(tmp_path / "none.safetensors")
