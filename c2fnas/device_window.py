@@ -31,7 +31,7 @@ MOST_WINDOWS = 4
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class WindowPlan:
     """How much of a sliding window is on the device at a time.
 
     Attributes:
@@ -52,7 +52,7 @@ def plan(
     per_plane: int,
     thickness: int,
     spots: int,
-) -> Plan:
+) -> WindowPlan:
     """Returns as many windows per call as fit, but no more than one more call would need.
 
     Args:
@@ -66,12 +66,12 @@ def plan(
     room = available - fixed - per_plane * thickness
     most = min(MOST_WINDOWS, spots, room // per_window)
     if most < 1:
-        return Plan(1, 0)
+        return WindowPlan(1, 0)
     calls = -(-spots // most)
-    return Plan(-(-spots // calls), thickness)
+    return WindowPlan(-(-spots // calls), thickness)
 
 
-def plan_of(network: Network, placement: Placement, available: int | None) -> Plan:
+def plan_of(network: Network, placement: Placement, available: int | None) -> WindowPlan:
     """Returns the plan for a volume by the estimates of memory.py.
 
     Args:
@@ -80,7 +80,7 @@ def plan_of(network: Network, placement: Placement, available: int | None) -> Pl
       available: as in `plan`; None if unknown, which is taken for one window.
     """
     if available is None or network.trainer is None:  # a supernet has no model to estimate from
-        return Plan(1, placement.size[0])
+        return WindowPlan(1, placement.size[0])
     window = float(np.prod(placement.size))
     _, y, z = placement.covered
     classes = network.genotype.classes
@@ -123,7 +123,9 @@ class DeviceNetwork:
         """Returns the network averaged over the views that are mirrored along `axes`."""
         return DeviceNetwork(self._network, self._forward, axes)
 
-    def slabs(self, image: np.ndarray, config: WindowConfig) -> Iterator[tuple[int, Slab]] | None:
+    def slabs(
+        self, image: np.ndarray, config: WindowConfig
+    ) -> Iterator[tuple[int, DeviceSlab]] | None:
         """Yields what `sliding_window.slabs` does, on the device.
 
         Args:
@@ -148,7 +150,7 @@ class DeviceNetwork:
 
     def _blended(
         self, image: np.ndarray, placement: Placement, windows: int
-    ) -> Iterator[tuple[int, Slab]]:
+    ) -> Iterator[tuple[int, DeviceSlab]]:
         thickness = placement.size[0]
         along_x, along_y, along_z = placement.along
         spots = list(itertools.product(along_y, along_z))
@@ -186,7 +188,7 @@ class DeviceNetwork:
             )
             if finished.stop > finished.start:
                 own = sums[finished, placement.inside[1], placement.inside[2]]
-                yield in_x.begin + finished.start - placement.before[0], Slab(own)
+                yield in_x.begin + finished.start - placement.before[0], DeviceSlab(own)
                 del own
             moved = min(end - in_x.begin, thickness)
             empty = tf.zeros((moved, *sums.shape[1:]))
@@ -226,7 +228,7 @@ class DeviceNetwork:
         return total * np.float32(1.0 / len(self._views)) if self.axes else total
 
 
-class Slab:
+class DeviceSlab:
     """Blended logits of some planes, on the device.
 
     Args:

@@ -34,7 +34,7 @@ _Result = TypeVar("_Result")
 
 
 class BlendedSlab(Protocol):
-    """Blended logits of some planes, wherever they are; see `device_window.Slab`."""
+    """Blended logits of some planes, wherever they are; see `device_window.DeviceSlab`."""
 
     def __len__(self) -> int: ...
 

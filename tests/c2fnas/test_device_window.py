@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from c2fnas import device_window, gpus, inference, memory, sliding_window
-from c2fnas.device_window import DeviceNetwork, Plan, plan
+from c2fnas.device_window import DeviceNetwork, WindowPlan, plan
 from c2fnas.exhausted_memory import OutOfDeviceMemory
 from c2fnas.sliding_window import WindowConfig
 from tests.c2fnas import tiny
@@ -32,7 +32,7 @@ def by_host(patches):
 
 def by_device(monkeypatch, windows, forward=position_dependent):
     monkeypatch.setattr(
-        device_window, "plan_of", lambda network, place, free: Plan(windows, place.size[0])
+        device_window, "plan_of", lambda network, place, free: WindowPlan(windows, place.size[0])
     )
     return DeviceNetwork(ANY_SIZE, forward)
 
@@ -78,7 +78,7 @@ def test_a_mask_is_that_of_the_host_and_an_observer_sees_it_with_its_logits(monk
 
 def test_of_equal_logits_the_lower_class_wins():
     logits = np.array([[1, 1, 0], [0, 2, 2], [0, 0, 3], [-5, -5, -5]], np.float32)
-    slab = device_window.Slab(tf.constant(logits.reshape(1, 2, 2, 3)))
+    slab = device_window.DeviceSlab(tf.constant(logits.reshape(1, 2, 2, 3)))
     np.testing.assert_array_equal(slab.mask().ravel(), [0, 1, 2, 0])
 
 
@@ -138,7 +138,7 @@ def test_windows_that_find_no_memory_are_tried_fewer_at_a_time(monkeypatch):
 
 def test_without_memory_for_the_sums_the_host_adds_up(monkeypatch):
     network = by_device(monkeypatch, 1)
-    monkeypatch.setattr(device_window, "plan_of", lambda *arguments: Plan(1, 0))
+    monkeypatch.setattr(device_window, "plan_of", lambda *arguments: WindowPlan(1, 0))
     image = np.random.default_rng(6).uniform(-1, 1, (8, 9, 8)).astype(np.float32)
     config = WindowConfig((4, 4, 4), 0.25)
     assert network.slabs(image, config) is None
@@ -161,20 +161,23 @@ def test_invalid_outputs_and_images_are_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("available", "expected"),
     [
-        (100 + 8 * 10 + 4 * 50, Plan(3, 8)),  # four would fit; six windows take two calls anyway
-        (100 + 8 * 10 + 3 * 50, Plan(3, 8)),
-        (100 + 8 * 10 + 3 * 50 - 1, Plan(2, 8)),
-        (100 + 8 * 10 + 50, Plan(1, 8)),
-        (100 + 8 * 10 + 49, Plan(1, 0)),
-        (0, Plan(1, 0)),
-        (10**12, Plan(3, 8)),
+        (
+            100 + 8 * 10 + 4 * 50,
+            WindowPlan(3, 8),
+        ),  # four would fit; six windows take two calls anyway
+        (100 + 8 * 10 + 3 * 50, WindowPlan(3, 8)),
+        (100 + 8 * 10 + 3 * 50 - 1, WindowPlan(2, 8)),
+        (100 + 8 * 10 + 50, WindowPlan(1, 8)),
+        (100 + 8 * 10 + 49, WindowPlan(1, 0)),
+        (0, WindowPlan(1, 0)),
+        (10**12, WindowPlan(3, 8)),
     ],
 )
 def test_the_plan_by_hand(available, expected):
     settings = {"fixed": 100, "per_window": 50, "per_plane": 10, "thickness": 8, "spots": 6}
     assert plan(available, **settings) == expected
-    assert plan(10**12, **{**settings, "spots": 4}) == Plan(4, 8)
-    assert plan(10**12, **{**settings, "spots": 1}) == Plan(1, 8)
+    assert plan(10**12, **{**settings, "spots": 4}) == WindowPlan(4, 8)
+    assert plan(10**12, **{**settings, "spots": 1}) == WindowPlan(1, 8)
 
 
 def test_the_plan_of_a_volume_counts_voxels_sums_and_windows(monkeypatch):
@@ -187,6 +190,6 @@ def test_the_plan_of_a_volume_counts_voxels_sums_and_windows(monkeypatch):
     needed += 16 * 30 * 20 * 4 * (1 + 2 * 3)  # a slab's voxels, and its sums twice
     for windows in (1, 2, 3, 4):
         room = needed + (windows - 1) * each
-        assert device_window.plan_of(network, place, room) == Plan(windows, 16)
-    assert device_window.plan_of(network, place, needed - 8) == Plan(1, 0)
-    assert device_window.plan_of(network, place, None) == Plan(1, 16)
+        assert device_window.plan_of(network, place, room) == WindowPlan(windows, 16)
+    assert device_window.plan_of(network, place, needed - 8) == WindowPlan(1, 0)
+    assert device_window.plan_of(network, place, None) == WindowPlan(1, 16)
