@@ -13,6 +13,8 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from c2fnas import gpus
+
 
 def double(voxels: tf.Tensor) -> tf.Tensor:
     """Returns the doubled volume: float [b, x, y, z, c] to [b, 2x, 2y, 2z, c]."""
@@ -30,16 +32,29 @@ def double_axis(voxels: tf.Tensor, axis: int) -> tf.Tensor:
     dynamic = tf.shape(voxels)
     shape = [dynamic[i] if n is None else n for i, n in enumerate(voxels.shape)]
     size = shape[axis]
-    row = tf.range(2 * size)
-    near = row // 2
-    other = tf.clip_by_value(near + 2 * (row % 2) - 1, 0, size - 1)
-    matrix = 0.75 * tf.one_hot(near, size) + 0.25 * tf.one_hot(other, size)
-    matrix = tf.cast(matrix, voxels.dtype)  # 0.25 and 0.75 are exact in every float type
+    if isinstance(size, int):
+        matrix = tf.constant(_matrix(size), voxels.dtype)  # exact in every float type
+    else:
+        row = tf.range(2 * size)
+        near = row // 2
+        other = tf.clip_by_value(near + 2 * (row % 2) - 1, 0, size - 1)
+        matrix = 0.75 * tf.one_hot(near, size) + 0.25 * tf.one_hot(other, size)
+        matrix = tf.cast(matrix, voxels.dtype)
     doubled = tf.matmul(
         matrix, tf.reshape(voxels, [math.prod(shape[:axis]), size, math.prod(shape[axis + 1 :])])
     )
     shape[axis] = 2 * size
     return tf.reshape(doubled, shape)
+
+
+def _matrix(size: int) -> np.ndarray:
+    """Returns float32 [2 * size, size], the shares of the old voxels in each new one."""
+    row = np.arange(2 * size)
+    near = row // 2
+    matrix = np.zeros((2 * size, size), np.float32)
+    matrix[row, near] = 0.75
+    matrix[row, np.clip(near + 2 * (row % 2) - 1, 0, size - 1)] += 0.25
+    return matrix
 
 
 def double_and_convolve(voxels: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
@@ -76,6 +91,11 @@ def double_and_convolve(voxels: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     result = tf.reshape(
         tf.transpose(eighths, [0, 1, 4, 2, 5, 3, 6]), [batch, 2 * x, 2 * y, 2 * z, outputs]
     )
+    if gpus.is_used():
+        negative = -kernel
+        for axis in (1, 2, 3):
+            result = _add_to_faces(result, _beyond_both_faces(voxels, negative, axis), axis)
+        return result
     for axis in (1, 2, 3):
         result = _add_to_faces(result, _beyond_faces(voxels, -kernel, axis), axis)
     return result
@@ -129,6 +149,29 @@ def _beyond_faces(voxels: tf.Tensor, kernel: tf.Tensor, axis: int) -> tf.Tensor:
             )
         )
     return tf.concat(faces, axis)
+
+
+def _beyond_both_faces(voxels: tf.Tensor, kernel: tf.Tensor, axis: int) -> tf.Tensor:
+    """Does what `_beyond_faces` does by a third of the operations, for a GPU.
+
+    Both faces lie between two layers of zeros, and the convolution takes every second position:
+    zeros and the first face, then the last face and zeros.
+    """
+    last = voxels.shape[axis] - 1
+    ends: list[slice] = [slice(None)] * 5
+    ends[axis] = slice(None, None, max(1, last))
+    faces = voxels[tuple(ends)] if last else tf.concat([voxels, voxels], axis)
+    for other in (3, 2, 1):
+        if other != axis:
+            faces = double_axis(faces, other)
+    clamped = [[int(axis < other < 4)] * 2 for other in range(5)]
+    if axis < 3:
+        faces = tf.pad(faces, clamped, "SYMMETRIC")
+    faces = tf.pad(faces, [[int(0 < other <= axis)] * 2 for other in range(5)])
+    taps: list[slice] = [slice(None)] * 5
+    taps[axis - 1] = slice(None, None, -2)
+    strides = [2 if other == axis else 1 for other in range(5)]
+    return tf.nn.conv3d(faces, kernel[tuple(taps)], strides=strides, padding="VALID")
 
 
 def _add_to_faces(voxels: tf.Tensor, faces: tf.Tensor, axis: int) -> tf.Tensor:

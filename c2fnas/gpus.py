@@ -96,6 +96,22 @@ def memory_limit_mib() -> int | None:
     return int(min(limits)) if limits else None
 
 
+def free_bytes() -> int | None:
+    """Returns how much memory of the first GPU this process can still use; None if unknown.
+
+    With a limit it is what the limit leaves. Without one it is what the driver says is free, and
+    what TensorFlow holds and does not use at the moment.
+    """
+    if not is_used():
+        return None
+    held = tf.config.experimental.get_memory_info("GPU:0")
+    limit = memory_limit_mib()
+    if limit is not None:
+        return limit * 2**20 - int(held["current"])
+    free = _free_mib()
+    return None if free is None else free * 2**20 + int(held["peak"]) - int(held["current"])
+
+
 def is_used() -> bool:
     """Returns whether this process computes on a GPU."""
     return bool(tf.config.list_logical_devices("GPU"))
@@ -133,16 +149,34 @@ def described(threads: int | None = None) -> list[str]:
 
 
 def _told_by_the_driver() -> list[Gpu]:
+    return parse(_asked(*_ASK))
+
+
+def _free_mib() -> int | None:
+    """Returns the free memory of the GPU that has the least, by the driver; None if unknown.
+
+    CUDA_VISIBLE_DEVICES renumbers TensorFlow's GPUs but not nvidia-smi's.
+    """
+    lines = _asked("--query-gpu=memory.free", "--format=csv,noheader,nounits").split()
+    return min((int(line) for line in lines if line.isdecimal()), default=None)
+
+
+def _asked(*question: str) -> str:
+    """Returns what nvidia-smi answers; "" without it or after an error."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return []
+        return ""
     try:
         done = subprocess.run(
-            [program, *_ASK], capture_output=True, text=True, timeout=_ASK_TIMEOUT_S, check=False
+            [program, *question],
+            capture_output=True,
+            text=True,
+            timeout=_ASK_TIMEOUT_S,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return []
-    return parse(done.stdout) if done.returncode == 0 else []
+        return ""
+    return done.stdout if done.returncode == 0 else ""
 
 
 def parse(table: str) -> list[Gpu]:

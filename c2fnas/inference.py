@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import tensorflow as tf
 
-from c2fnas import exhausted_memory, sample_loop, sliding_window, threads, window_kernels
+from c2fnas import exhausted_memory, gpus, sample_loop, sliding_window, threads, window_kernels
+from c2fnas.device_window import DeviceNetwork
 from c2fnas.scores import metrics
-from c2fnas.sliding_window import LogitsFn, WindowConfig
+from c2fnas.sliding_window import BlendingNetwork, LogitsFn, WindowConfig
 from runkit.aligned import is_aligned
 from runkit.classes import FOREGROUND
 
@@ -32,7 +33,8 @@ def logits_fn(network: Network, strategy: tf.distribute.Strategy | None = None) 
       network: built inside `strategy.scope()` if there is a strategy.
       strategy: shares the n patches equally among its replicas; None means one replica. Set the
         sliding window's `batch` to `parallel_windows` or a multiple of it. On a CPU, one replica
-        computes several patches at the same time, each by itself.
+        computes several patches at the same time, each by itself. On a single GPU, the function
+        also blends the windows there, see device_window.py.
     """
 
     def segmenter(image: tf.Tensor) -> tf.Tensor:
@@ -40,6 +42,8 @@ def logits_fn(network: Network, strategy: tf.distribute.Strategy | None = None) 
 
     replicas = _replicas(strategy)
     if strategy is None or replicas == 1:
+        if gpus.is_used():
+            return DeviceNetwork(network, tf.function(segmenter, autograph=False))
         compute = _on_one_device(segmenter)
     else:
         compute = _on_replicas(segmenter, strategy)
@@ -135,6 +139,8 @@ def with_flips(logits_fn: LogitsFn, axes: Sequence[int]) -> LogitsFn:
         raise ValueError(
             f"flips are {list(axes)}; expected different axes of 0 (x), 1 (y) and 2 (z)"
         )
+    if isinstance(logits_fn, DeviceNetwork):
+        return logits_fn.flipped(axes)
     views = [
         tuple(axis + 1 for axis in view)
         for count in range(len(axes) + 1)
@@ -172,6 +178,14 @@ def segment(
       ValueError: as `sliding_window.slabs`.
     """
     mask = np.empty(image.shape, dtype=np.uint8)
+    own = logits_fn.slabs(image, window) if isinstance(logits_fn, BlendingNetwork) else None
+    for x, slab in own or ():
+        part = mask[x : x + len(slab)]
+        part[...] = slab.mask()
+        if observe is not None:
+            observe(part, slab.logits())
+    if own is not None:
+        return mask
 
     for x, logits in sliding_window.slabs(image, logits_fn, window):
         part = mask[x : x + len(logits)]

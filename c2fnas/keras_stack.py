@@ -143,6 +143,34 @@ def tf_variable(variable: Variable) -> tf.Variable:
     return variable.value if IS_KERAS_3 else variable  # type: ignore[attr-defined]  # Keras 3's
 
 
+@contextlib.contextmanager
+def replaced(layer: tf.keras.layers.Layer, attribute: str, tensor: tf.Tensor) -> Iterator[None]:
+    """Makes a layer compute with a tensor in place of one of its variables.
+
+    Keras itself is not told, or it would record the tensor as a part of the layer.
+
+    Args:
+      layer: a layer that was built.
+      attribute: name of the variable, e.g. "kernel".
+      tensor: what the layer's `call` takes for it, already in the type that it computes in.
+    """
+    attributes = vars(layer)
+    if attribute not in attributes:  # a property of Keras 3
+        attribute = f"_{attribute}"
+    before = attributes[attribute]
+    attributes[attribute] = tensor
+    try:
+        yield
+    finally:
+        attributes[attribute] = before
+
+
+def make_variable(shape: Sequence[int], name: str) -> Variable:
+    """Returns a variable of zeros, float32, for which an optimizer can keep moments."""
+    zeros = np.zeros(shape, np.float32)
+    return tf.keras.Variable(zeros, name=name) if IS_KERAS_3 else tf.Variable(zeros, name=name)
+
+
 def slot(optimizer: tf.keras.optimizers.Optimizer, variable: Variable) -> int:
     """Returns the index of a variable in the optimizer's lists of moments."""
     if IS_KERAS_3:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -49,18 +49,23 @@ class NamedLayers:
         Raises:
           ValueError: if two variables have the same name.
         """
-        found: dict[str, Variable] = {}
+        return {
+            name: getattr(layer, attribute) for name, (layer, attribute) in self.owners().items()
+        }
+
+    def owners(self) -> dict[str, tuple[Any, str]]:
+        """Returns canonical name -> (layer, its attribute with the variable), as `variables`."""
+        found: dict[str, tuple[Any, str]] = {}
         for name, layer in self._entries:
             for weight in self._WEIGHTS:
-                variable = getattr(layer, weight, None)
-                if variable is None:
+                if getattr(layer, weight, None) is None:
                     continue
                 if f"{name}/{weight}" in found:
                     raise ValueError(
                         f"two variables are named {name}/{weight}; "
                         "give their layers different names"
                     )
-                found[f"{name}/{weight}"] = variable
+                found[f"{name}/{weight}"] = (layer, weight)
         return found
 
 

@@ -33,6 +33,7 @@ class Network:
         [b, *patch_size, 1], mean and std [b, latent_size]; without one it takes the image and
         returns a dict with logits.
       variables: canonical name -> trainable variable, in the order of the forward pass.
+      owners: canonical name -> (layer, its attribute with the variable).
       alternatives: groups of weights of which a step uses and changes one; none in a network that
         is not a supernet.
     """
@@ -91,6 +92,7 @@ class Network:
             outputs["reconstruction"], outputs["mean"], outputs["std"] = branch(encoder_end, noise)
         self.trainer = tf.keras.Model(inputs, outputs, name="trainer")
         self.variables: dict[str, Variable] = layers.variables()
+        self.owners = layers.owners()
 
     def train_outputs(
         self, image: tf.Tensor | np.ndarray, noise: tf.Tensor | np.ndarray | None = None

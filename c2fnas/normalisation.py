@@ -29,7 +29,7 @@ def instance_normalise(
 
     Args:
       voxels: float [b, x, y, z, c]; mean, variance and their sums are float32 whatever its type.
-      gamma, beta: float [c].
+      gamma, beta: float [c]; on a GPU also [b, c], one for each sample.
       epsilon: added to the variance.
     Returns:
       float [b, x, y, z, c] of the type of `voxels`.
@@ -152,7 +152,8 @@ def _fused(voxels: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float)
     It is a batch norm of a single sample, whose channels are those of all samples. They are moved
     first for it, which TensorFlow would otherwise do inside the operation, at least in float32:
     cuDNN's training norm takes float32 with channels first only. The gradient is written out,
-    because TensorFlow's own for these operations has more than twice as many.
+    because TensorFlow's own for these operations has more than twice as many. Gamma and beta of
+    each sample save repeating them here.
     """
     samples, x, y, z, channels = voxels.shape
     single = samples == 1
@@ -170,11 +171,15 @@ def _fused(voxels: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float)
             values = tf.transpose(values, [0, 2, 1])
         return tf.reshape(values, [samples, x, y, z, channels])
 
+    own = gamma.shape.rank == 2
+
     def repeated(values: tf.Tensor) -> tf.Tensor:
-        return values if single else tf.tile(values, [samples])
+        return tf.reshape(values, [-1]) if single or own else tf.tile(values, [samples])
 
     def summed(values: tf.Tensor) -> tf.Tensor:
-        return values if single else tf.reduce_sum(tf.reshape(values, [samples, channels]), axis=0)
+        if single or own:
+            return tf.reshape(values, gamma.shape)
+        return tf.reduce_sum(tf.reshape(values, [samples, channels]), axis=0)
 
     @tf.custom_gradient
     def normalise(voxels, gamma, beta):

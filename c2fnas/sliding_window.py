@@ -15,7 +15,7 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, TypeVar, get_args
+from typing import Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 import numpy as np
 
@@ -31,6 +31,27 @@ AIR = -1.0
 # Two threads saturate the memory bandwidth. The results do not depend on their number.
 _BLENDERS = min(2, os.cpu_count() or 1)
 _Result = TypeVar("_Result")
+
+
+class BlendedSlab(Protocol):
+    """Blended logits of some planes, wherever they are; see `device_window.DeviceSlab`."""
+
+    def __len__(self) -> int: ...
+
+    def logits(self) -> np.ndarray: ...
+
+    def mask(self) -> np.ndarray: ...
+
+
+@runtime_checkable
+class BlendingNetwork(Protocol):
+    """A `LogitsFn` that can also blend by itself; see `device_window.DeviceNetwork`."""
+
+    def __call__(self, image: np.ndarray) -> np.ndarray: ...
+
+    def slabs(
+        self, image: np.ndarray, config: WindowConfig
+    ) -> Iterator[tuple[int, BlendedSlab]] | None: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,21 +164,16 @@ def slabs(
       ValueError: if the image does not have three axes, or if the logits have another grid or are
         not finite.
     """
-    if image.ndim != 3 or 0 in image.shape:
-        raise ValueError(f"image has shape {image.shape}; expected voxels along x, y and z")
+    place = placement(image.shape, config)
     config = config.fitted(image.shape)
-    covered = tuple(max(n, window) for n, window in zip(image.shape, config.size, strict=True))
-    before = tuple((n - own) // 2 for n, own in zip(covered, image.shape, strict=True))
-    inside = tuple(slice(first, first + n) for first, n in zip(before, image.shape, strict=True))
-    along_x, along_y, along_z = (
-        _axis_windows(n, window, config) for n, window in zip(covered, config.size, strict=True)
-    )
+    covered, before, inside = place.covered, place.before, place.inside
+    along_x, along_y, along_z = place.along
     spots = list(itertools.product(along_y, along_z))
     patches = aligned_empty((config.batch, *config.size, 1), np.float32)
     patches[...] = AIR
     blend: _Blend | None = None
     for number, in_x in enumerate(along_x):
-        voxels = _voxels(image, in_x.begin, covered, inside, config.size[0])
+        voxels = place.voxels(image, in_x.begin)
         for first in range(0, len(spots), config.batch):
             batch = spots[first : first + config.batch]
             # In the last call, places without a window keep an earlier one.
@@ -191,7 +207,7 @@ def slabs(
 
 
 @dataclasses.dataclass(frozen=True)
-class _AxisWindow:
+class AxisWindow:
     """One position of the window along one axis.
 
     Attributes:
@@ -205,36 +221,80 @@ class _AxisWindow:
     weights: np.ndarray
 
 
-def _axis_windows(length: int, window: int, config: WindowConfig) -> list[_AxisWindow]:
+def _axis_windows(length: int, window: int, config: WindowConfig) -> list[AxisWindow]:
     """Returns the windows of one axis in order."""
     begins = starts(length, window, config.overlap)
     ends = [0, *(begin + window for begin in begins)]
     weights = normalised_weights(length, window, config.overlap, config.blending)
     return [
-        _AxisWindow(begin, end - begin, own)
+        AxisWindow(begin, end - begin, own)
         for begin, end, own in zip(begins, ends, weights, strict=False)
     ]
 
 
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where the windows of a volume are.
+
+    Attributes:
+      size: x, y, z of a window in voxels, fitted to the volume.
+      covered: x, y, z of the volume with the air around it, at least `size`.
+      before: layers of air before the volume along each axis.
+      inside: the volume within `covered`.
+      along: the windows of each axis in order.
+    """
+
+    size: tuple[int, int, int]
+    covered: tuple[int, ...]
+    before: tuple[int, ...]
+    inside: tuple[slice, ...]
+    along: tuple[Sequence[AxisWindow], ...]
+
+    def voxels(self, image: np.ndarray, x: int) -> np.ndarray:
+        """Returns the voxels that the windows starting at x see, float32 [thickness, y, z].
+
+        They are converted once, not once per window.
+        """
+        thickness = self.size[0]
+        if tuple(image.shape) == tuple(self.covered):
+            return np.asarray(image[x : x + thickness], dtype=np.float32, order="C")
+        voxels = np.full((thickness, *self.covered[1:]), AIR, dtype=np.float32)
+        if image.shape[0] == self.covered[0]:
+            voxels[:, self.inside[1], self.inside[2]] = image[x : x + thickness]
+        else:
+            voxels[self.inside] = image
+        return voxels
+
+
+def placement(shape: Sequence[int], config: WindowConfig) -> Placement:
+    """Returns where the windows of a volume of `shape` are.
+
+    Raises:
+      ValueError: if the volume does not have three axes.
+    """
+    if len(shape) != 3 or 0 in shape:
+        raise ValueError(f"image has shape {tuple(shape)}; expected voxels along x, y and z")
+    config = config.fitted(shape)
+    covered = tuple(max(n, window) for n, window in zip(shape, config.size, strict=True))
+    before = tuple((n - own) // 2 for n, own in zip(covered, shape, strict=True))
+    inside = tuple(slice(first, first + n) for first, n in zip(before, shape, strict=True))
+    along = tuple(
+        _axis_windows(n, window, config) for n, window in zip(covered, config.size, strict=True)
+    )
+    return Placement(config.size, covered, before, inside, along)
+
+
+def check_finite(finite: bool) -> None:
+    """Raises ValueError unless all logits of a window are finite."""
+    if not finite:
+        raise ValueError(
+            "the network returned logits that are not finite; "
+            "use weights of a training that went well"
+        )
+
+
 def _copy(source: np.ndarray, target: np.ndarray) -> None:
     in_parallel(lambda planes: np.copyto(target[planes], source[planes]), len(target))
-
-
-def _voxels(
-    image: np.ndarray, x: int, covered: Sequence[int], inside: tuple[slice, ...], thickness: int
-) -> np.ndarray:
-    """Returns the voxels that the windows starting at x see, float32 [thickness, y, z].
-
-    They are converted once, not once per window.
-    """
-    if tuple(image.shape) == tuple(covered):
-        return np.asarray(image[x : x + thickness], dtype=np.float32, order="C")
-    voxels = np.full((thickness, *covered[1:]), AIR, dtype=np.float32)
-    if image.shape[0] == covered[0]:
-        voxels[:, inside[1], inside[2]] = image[x : x + thickness]
-    else:
-        voxels[inside] = image
-    return voxels
 
 
 class _Blend:
@@ -244,10 +304,10 @@ class _Blend:
     """
 
     def __init__(self, window: Sequence[int], plane: Sequence[int], classes: int):
-        # Every value is set before it is read, see `_AxisWindow.fresh`.
+        # Every value is set before it is read, see `AxisWindow.fresh`.
         self._sums = np.empty((window[0], *plane, classes), dtype=np.float32)
 
-    def add(self, window: Sequence[_AxisWindow], logits: np.ndarray) -> None:
+    def add(self, window: Sequence[AxisWindow], logits: np.ndarray) -> None:
         """Adds the logits of a window. Windows must come in the order of `slabs`.
 
         Args:
@@ -264,16 +324,16 @@ class _Blend:
             (in_x.begin, in_y.begin, in_z.begin * classes),
             (in_x.fresh, in_y.fresh, in_z.fresh * classes),
         )
-        if not all(
-            in_parallel(
-                lambda planes: window_kernels.add_weighted(*arguments, planes.start, planes.stop),
-                thickness,
+        check_finite(
+            all(
+                in_parallel(
+                    lambda planes: window_kernels.add_weighted(
+                        *arguments, planes.start, planes.stop
+                    ),
+                    thickness,
+                )
             )
-        ):
-            raise ValueError(
-                "the network returned logits that are not finite; "
-                "use weights of a training that went well"
-            )
+        )
 
     def planes(self, begin: int, end: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yields (x, planes from x on [n, y, z, classes]) for x from `begin` to `end` - 1."""
@@ -310,11 +370,23 @@ def predict_logits(image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig)
     Arguments and errors are those of `slabs`.
     """
     logits = np.empty(0, dtype=np.float32)
-    for x, slab in slabs(image, logits_fn, config):
+    for x, slab in _of_any(image, logits_fn, config):
         if not logits.size:
             logits = np.empty((*image.shape, slab.shape[-1]), dtype=np.float32)
         logits[x : x + len(slab)] = slab
     return logits
+
+
+def _of_any(
+    image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields what `slabs` does, blended by the network itself where it can."""
+    own = logits_fn.slabs(image, config) if isinstance(logits_fn, BlendingNetwork) else None
+    if own is None:
+        yield from slabs(image, logits_fn, config)
+        return
+    for x, slab in own:
+        yield x, slab.logits()
 
 
 def predict_probabilities(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ from c2fnas import adam, gpus, keras_stack, losses, sample_loop
 from c2fnas.losses import LossConfig
 from c2fnas.named_weights import VAE_PREFIX
 from c2fnas.proximal import ProximalTerm, check_weight
+from c2fnas.weight_vector import WeightVector
 
 if TYPE_CHECKING:
     from c2fnas.network import Network
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 # A batch by name, on one device or distributed: image float16 [b, x, y, z, 1], label uint8
 # [b, x, y, z] and sample_seed int32 [b, 2].
 Batch = Mapping[str, tf.Tensor]
-Gradients = Sequence[tf.Tensor]  # one per trained variable, on every replica
+Gradients = Sequence[tf.Tensor]  # one per trained variable or vector of them, on every replica
 # image, label, sample_seed -> image, label; see `make_train_step`
 Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
@@ -48,6 +51,7 @@ class TrainStep:
         vae_rate: float,
         proximal_weight: float,
         private: Collection[str],
+        vectors: Sequence[WeightVector],
     ):
         self._network, self._optimizer, self._strategy = network, optimizer, strategy
         self._received = received
@@ -55,6 +59,9 @@ class TrainStep:
         self._augment = augment
         self._replicas = strategy.num_replicas_in_sync
         trained = {name: v for name, v in network.variables.items() if not name.startswith(frozen)}
+        self._vectors = vectors
+        if vectors:
+            trained = {n: trained[n] for vector in vectors for n in vector.names}
         self._names, self._variables = list(trained), list(trained.values())
         places = {name: place for place, name in enumerate(self._names)}
         self._alternatives = [
@@ -152,9 +159,12 @@ class TrainStep:
 
     def _apply_all(self, gradients):
         def replica_apply(gradients):
+            if self._vectors and isinstance(self._optimizer, adam.VectorAdam):
+                adam.apply_vectors(self._optimizer, gradients)
+                return
             adam.apply_summed_gradients(
                 self._optimizer,
-                gradients,
+                self._of_weights(gradients),
                 self._variables,
                 self._replicas,
                 shares=self._shares,
@@ -162,6 +172,21 @@ class TrainStep:
             )
 
         self._strategy.run(replica_apply, args=(gradients,))
+
+    def _of_weights(self, gradients: Gradients) -> Gradients:
+        """Returns the gradients one per weight."""
+        if not self._vectors:
+            return gradients
+        pairs = zip(self._vectors, gradients, strict=True)
+        return [part for vector, gradient in pairs for part in vector.split(gradient)]
+
+    def _joined(self, gradients: Gradients) -> Gradients:
+        """Returns the gradients one per vector."""
+        rest = iter(gradients)
+        return [
+            vector.joined(list(itertools.islice(rest, len(vector.names))))
+            for vector in self._vectors
+        ]
 
     def _replica_gradients(self, batch, loss_scale):
         network = self._network
@@ -179,7 +204,8 @@ class TrainStep:
                 tf.distribute.ReduceOp.SUM, gradients
             )
         if self._proximal is not None:
-            proximal, gradients = self._proximal.added(self._names, gradients)
+            proximal, own = self._proximal.added(self._names, self._of_weights(gradients))
+            gradients = own if not self._vectors else self._joined(own)
             parts = {**parts, "total": parts["total"] + proximal, "proximal": proximal}
         norm = global_norm(gradients)
         if self._clip_norm > 0.0:
@@ -209,7 +235,14 @@ class TrainStep:
         received = (
             None if self._received is None else self._received.segmenter(image, training=False)
         )
-        with tf.GradientTape() as tape:
+        # TensorFlow's variables: a function compiled by XLA cannot capture those of Keras 3.
+        weights = [vector.read() for vector in self._vectors] or [
+            keras_stack.tf_variable(v) for v in self._variables
+        ]
+        with tf.GradientTape() as tape, contextlib.ExitStack() as stack:
+            for vector, values in zip(self._vectors, weights, strict=False):
+                tape.watch(values)
+                stack.enter_context(vector.in_use(values, image.shape[0]))
             per_sample = self._per_sample(image, label, noise, received)
             parts = {
                 name: tf.reduce_sum(values) / float(self._batch)
@@ -217,8 +250,7 @@ class TrainStep:
             }
             total = tf.add_n([self._weights[name] * part for name, part in parts.items()])
             target = total * loss_scale if scaled else total
-        # TensorFlow's variables: a function compiled by XLA cannot capture those of Keras 3.
-        gradients = tape.gradient(target, [keras_stack.tf_variable(v) for v in self._variables])
+        gradients = tape.gradient(target, weights)
         if scaled:
             gradients = [gradient / loss_scale for gradient in gradients]
         samples = tf.add_n([self._weights[name] * values for name, values in per_sample.items()])
@@ -271,6 +303,7 @@ def make_train_step(
     vae_rate: float = 1.0,
     proximal_weight: float = 0.0,
     private: Collection[str] = (),
+    vectors: Sequence[WeightVector] = (),
 ) -> TrainStep:
     """Returns the two compiled halves of a step.
 
@@ -301,6 +334,8 @@ def make_train_step(
       proximal_weight: weight of the proximal term, see `ProximalTerm`; 0 leaves it out. Give the
         received weights by `set_received` before the first step.
       private: canonical names of weights that have no received value, and so no proximal term.
+      vectors: of `weight_vector.vectors`, for `at_once` 1; an Adam that updates them was made with
+        the same.
     Raises:
       ValueError: if the global batch cannot be shared equally among the replicas, if `frozen`
         leaves nothing to train, if the received model is needed and not given, or for a proximal
@@ -335,6 +370,7 @@ def make_train_step(
         vae_rate=vae_rate,
         proximal_weight=proximal_weight,
         private=private,
+        vectors=vectors,
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from c2fnas import adam, exhausted_memory, inference, named_weights, threads
+from c2fnas import adam, exhausted_memory, inference, named_weights, threads, weight_vector
 from c2fnas.losses import LossConfig
 from c2fnas.proximal import check_weight
 from c2fnas.sliding_window import LogitsFn
@@ -155,9 +155,11 @@ class Trainer:
         self._scaled = network.precision == "mixed_float16"
         self._loss_scale = _LOSS_SCALE if self._scaled else 1.0
         self._good_steps = self._skipped_in_a_row = 0
+        vae_rate = config.vae_rate if network.vae is not None else 1.0
         with strategy.scope():
+            vectors = weight_vector.vectors(network, frozen=config.frozen, vae_rate=vae_rate)
             self._optimizer = (
-                adam.optimizer(config.learning_rate, network.variables)
+                adam.optimizer(config.learning_rate, network.variables, vectors=vectors)
                 if optimizer is None
                 else optimizer
             )
@@ -173,9 +175,10 @@ class Trainer:
                 augment=augment,
                 at_once=threads.samples_at_once(),
                 received=received,
-                vae_rate=config.vae_rate if network.vae is not None else 1.0,
+                vae_rate=vae_rate,
                 proximal_weight=config.proximal_weight,
                 private=config.private,
+                vectors=vectors,
             )
         self._logits_fn = inference.logits_fn(network, strategy)
 

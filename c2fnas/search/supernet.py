@@ -124,7 +124,7 @@ class Supernet(Network):
         for number, operation in places:
             operation.choice = functools.partial(self._choice, number - 1)
         self.segmenter, self.trainer = self._segment, None
-        self.variables = layers.variables()
+        self.variables, self.owners = layers.variables(), layers.owners()
         self.alternatives = self._make_alternatives()
 
     def _make_alternatives(self) -> tuple[Alternatives, ...]:

@@ -2,10 +2,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from c2fnas import doubling
+from c2fnas import doubling, gpus
 from tests.c2fnas import reference
 
 SIZES = [(3, 4, 2), (1, 1, 1), (1, 2, 5)]
+
+
+@pytest.fixture(params=["processor", "gpu"])
+def branch(request, monkeypatch):
+    """The operations for a processor, and those for a GPU, which a processor has too."""
+    monkeypatch.setattr(gpus, "is_used", lambda: request.param == "gpu")
 
 
 def _case(size, outputs=2, seed=0):
@@ -33,7 +39,7 @@ def test_doubling_by_hand_along_one_axis():
 
 @pytest.mark.parametrize("outputs", [1, 2])
 @pytest.mark.parametrize("size", SIZES)
-def test_joined_convolution_agrees_with_both_steps(size, outputs):
+def test_joined_convolution_agrees_with_both_steps(size, outputs, branch):
     """At faces, edges and corners of the doubled volume the convolution sees zeros."""
     voxels, kernel = _case(size, outputs)
     for found, sample in zip(
@@ -44,7 +50,7 @@ def test_joined_convolution_agrees_with_both_steps(size, outputs):
         )
 
 
-def test_joined_gradient_is_that_of_both_steps():
+def test_joined_gradient_is_that_of_both_steps(branch):
     arguments = [tf.constant(array) for array in _case((3, 4, 2))]
     upstream = tf.constant(np.random.default_rng(1).normal(size=(2, 6, 8, 4, 2)).astype(np.float32))
 

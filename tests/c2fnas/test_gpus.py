@@ -117,3 +117,18 @@ def test_the_drivers_table_by_hand():
     ]
     assert gpus.parse("") == []
     assert str(gpus.Gpu("Card")) == "Card"
+
+
+def test_free_memory_is_what_the_limit_leaves_or_what_the_driver_says(two_gpus, monkeypatch):
+    held = {"current": 3 * 2**20, "peak": 10 * 2**20}
+    monkeypatch.setattr(
+        gpus.tf.config.experimental, "get_memory_info", lambda _: held, raising=False
+    )
+    monkeypatch.setattr(gpus, "_asked", lambda *question: "5000\n400\n")
+    assert gpus.free_bytes() == (400 + 10 - 3) * 2**20  # the fuller one, and what TensorFlow keeps
+    monkeypatch.setattr(gpus, "_asked", lambda *question: "[N/A]\n")
+    assert gpus.free_bytes() is None
+    gpus.set_up(100)
+    assert gpus.free_bytes() == 97 * 2**20
+    monkeypatch.setattr(gpus, "is_used", lambda: False)
+    assert gpus.free_bytes() is None
