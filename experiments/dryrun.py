@@ -38,7 +38,7 @@ flags.DEFINE_integer(
 
 def main(argv: list[str]) -> None:
     del argv
-    from experiments.models import devices, site_trainer
+    from experiments.models import site_trainer, strategies
     from experiments.run import trial_patch, trial_round
 
     config = experiment_flags.experiment_config(supernet=True)
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"--devices is {FLAGS.devices}; expected at least 1")
     one = dataclasses.replace(config, batch_size=1, num_rounds=1, local_epochs=1)
     start = time.monotonic()
-    trainer = site_trainer.build_trainer(one, devices.mirrored(), total_steps=1)
+    trainer = site_trainer.build_trainer(one, strategies.mirrored(), total_steps=1)
     network = trainer.network
     genotype = site_trainer.load_genotype(one)
     about = _about_supernet if one.supernet else _about_network

@@ -102,13 +102,14 @@ def take_part(
         prepared_cases,
         sharing_words,
         site_trainer,
+        strategies,
         supernet_site,
     )
     from experiments.reports import case_browser
     from runkit import allocator, atomic, folder_lock, interrupts, overwriting, private
 
     allocator.keep_buffers()
-    devices.single_machine("experiments.join")
+    strategies.single_machine("experiments.join")
     folder = experiment_flags.site_folder()
     kit = experiment_flags.required("kit", "the site's kit, made by experiments.provision")
     lent = experiment_flags.named_files("lend")
@@ -159,7 +160,7 @@ def take_part(
             store,
             folder / part,
             label=f"{store.site}_FL_local",
-            strategy=devices.mirrored(),
+            strategy=strategies.mirrored(),
             extra_models=lent,
             lend_local=FLAGS.lend_local,
             missing=site_trainer.missing_labels(config, store),
@@ -171,7 +172,7 @@ def take_part(
     else:
         evaluator = path_evaluator.PathEvaluator if config.supernet else None
         trainer = (evaluator or model_evaluator.ModelEvaluator)(
-            config, store, folder / part, strategy=devices.mirrored()
+            config, store, folder / part, strategy=strategies.mirrored()
         )
     devices.announce(devices.record(tf32=config.tf32, deterministic=config.deterministic))
     try:

@@ -42,7 +42,7 @@ flags.DEFINE_integer("score_every", 40, "Number of steps between two computation
 def main(argv: list[str]) -> int:
     del argv
     from c2fnas import inference, keras_stack, named_weights
-    from experiments.models import devices, scan_prediction, site_trainer
+    from experiments.models import scan_prediction, site_trainer, strategies
     from preprocessing import dataset, manifest
     from preprocessing.preparation import pipeline
     from runkit import atomic, overwriting
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
     )
     case = store.open("scan")
     sampler = site_trainer.patch_sampler(config, [case])
-    trainer = site_trainer.build_trainer(config, devices.mirrored(), total_steps=FLAGS.max_steps)
+    trainer = site_trainer.build_trainer(config, strategies.mirrored(), total_steps=FLAGS.max_steps)
     trainer.set_weights(named_weights.initial(trainer.network, config.seed))
     window = site_trainer.window_config(config, trainer.strategy)
     score: dict[str, float] = {}

@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
     del argv
     from c2fnas import model_folder, named_weights
     from experiments.models import model_folders, prepared_cases
-    from experiments.results import paper_table
+    from experiments.results import table1_values
     from preprocessing import case_store
     from runkit import overwriting
 
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
         )
     name = experiment_flags.required("name", "the model's name")
     stores = [prepared_cases.open_store(folder, config) for folder in cases]
-    rows = paper_table.read_rows(FLAGS.rows, any_site=True) if FLAGS.rows else []
+    rows = table1_values.read_rows(FLAGS.rows, any_site=True) if FLAGS.rows else []
     model_folders.write(
         output,
         name,

@@ -113,7 +113,7 @@ flags.DEFINE_bool(
 def main(argv: list[str]) -> int:
     del argv
     from c2fnas import inference, model_folder
-    from experiments.models import devices, scan_prediction
+    from experiments.models import devices, scan_prediction, strategies
     from experiments.reports import prediction_table
     from preprocessing import dicom, rules
     from runkit import progress
@@ -144,7 +144,7 @@ def main(argv: list[str]) -> int:
             f"{listed - len(jobs)} of {listed} scans already have all their outputs",
             file=sys.stderr,
         )
-    strategy = devices.mirrored()
+    strategy = strategies.mirrored()
     devices.announce(devices.record(tf32=FLAGS.tf32, deterministic=FLAGS.deterministic))
     with strategy.scope():
         network = model_folder.build_segmenter(model)

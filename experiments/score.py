@@ -23,7 +23,7 @@ flags.DEFINE_string("output", None, "File to write the rows to (JSON lines).")
 def main(argv: list[str]) -> None:
     del argv
     from c2fnas import named_weights
-    from experiments.models import devices, prepared_cases, site_trainer
+    from experiments.models import prepared_cases, site_trainer, strategies
     from runkit import atomic, overwriting
 
     config = experiment_flags.experiment_config()
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
         store,
         folder / "scored",
         label=f"{store.site}_scores",
-        strategy=devices.mirrored(),
+        strategy=strategies.mirrored(),
     )
     rows = []
     for name, file in models.items():

@@ -28,8 +28,8 @@ from absl import flags
 from experiments import flags as experiment_flags
 from experiments import program_help, setting_flags
 from experiments.search import evidence
+from experiments.search.candidate_budget import MOST_TRAININGS
 from experiments.search.evidence import EvidenceSettings
-from experiments.search.proxy import MOST_TRAININGS
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -128,10 +128,10 @@ def main(argv: list[str]) -> None:
 
 def _trainer(config: Any, chosen: EvidenceSettings, stores: Any, folder: pathlib.Path) -> Any:
     """Returns a function that runs one training."""
-    from experiments.models import devices
+    from experiments.models import strategies
     from experiments.search import candidate_training
 
-    strategy = devices.mirrored()
+    strategy = strategies.mirrored()
 
     def train(one: evidence.AloneTraining, label: str) -> tuple[Mapping[str, Any], float]:
         print(label, flush=True)

@@ -47,7 +47,7 @@ _WEIGHTS = "operations.safetensors"
 
 def main(argv: list[str]) -> None:
     del argv
-    from experiments.models import devices, prepared_cases, site_trainer
+    from experiments.models import prepared_cases, site_trainer, strategies
     from experiments.reports import search_page
     from experiments.search import (
         federated_search,
@@ -92,7 +92,7 @@ def main(argv: list[str]) -> None:
     if state.scored:
         print(f"{state.scored} of {state.budget} are scored already", flush=True)
     search_state.write(folder, state)  # before the training, so that other settings are refused
-    strategy = devices.mirrored()
+    strategy = strategies.mirrored()
     trained = operation_search.train_supernet(config, space, chosen, stores, folder, strategy)
 
     def write_page(state: search_state.SearchState) -> None:

@@ -27,7 +27,7 @@ from c2fnas.search.evolution import EvolutionSettings
 from experiments import flags as experiment_flags
 from experiments import program_help, setting_flags
 from experiments.search import search_cost, topology_search
-from experiments.search.proxy import MOST_TRAININGS, ProxySettings
+from experiments.search.candidate_budget import MOST_TRAININGS, ProxySettings
 from experiments.search.scoring import Score
 
 FLAGS = flags.FLAGS
@@ -133,16 +133,15 @@ def _scorer(
     config: Any, proxy: ProxySettings, space: Any, stores: Any, folder: pathlib.Path
 ) -> Score:
     """Returns a function that trains and scores one topology."""
-    from experiments.models import devices
-    from experiments.search import candidate_training
-    from experiments.search import proxy as proxies
+    from experiments.models import strategies
+    from experiments.search import candidate_budget, candidate_training
 
-    strategy = devices.mirrored()
+    strategy = strategies.mirrored()
 
     def score(gene: tuple[int, ...], label: str) -> tuple[float, Mapping[str, float]]:
         genotype = space.genotype(gene)
         print(f"{label}: {genotype.macs(config.patch_size) / 1e9:.3g} GMAC per patch", flush=True)
-        return proxies.scored(
+        return candidate_budget.scored(
             lambda: candidate_training.train_and_score(
                 config,
                 genotype,

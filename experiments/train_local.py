@@ -56,10 +56,10 @@ flags.DEFINE_bool(
 
 def main(argv: list[str]) -> None:
     del argv
-    from experiments.models import devices
+    from experiments.models import devices, strategies
 
     # Before anything else uses TensorFlow: several machines must find each other first.
-    strategy = devices.strategy()
+    strategy = strategies.from_environment()
     from experiments.models import model_folders, prepared_cases, site_trainer
     from runkit import folder_lock, overwriting, private
 
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
     weights = _start(site_trainer.load_genotype(config))
     label = FLAGS.model_name or f"{store.site}_{kind}"
     folder_lock.hold(folder / "cases", shared=True)
-    if devices.is_chief():  # of several machines that train together, only the chief writes
+    if strategies.is_chief():  # of several machines that train together, only the chief writes
         folder_lock.hold(private.folder(model_folder))
     site = site_trainer.SegmentationTrainer(
         config,
@@ -88,7 +88,7 @@ def main(argv: list[str]) -> None:
         freeze_encoder=FLAGS.freeze_encoder,
         profile_steps=experiment_flags.profile_steps(),
         xla=FLAGS.xla,
-        writes=devices.is_chief(),
+        writes=strategies.is_chief(),
     )
     logging.info(
         "site=%s replicas=%d training_cases=%d rounds=%d",
@@ -106,7 +106,7 @@ def main(argv: list[str]) -> None:
             metrics.get("validation_dice", "not this round"),
             metrics["data_wait_share"],
         )
-    if devices.is_chief():
+    if strategies.is_chief():
         model_folders.write_best(model_folder / "model", label, site, config, store)
 
 

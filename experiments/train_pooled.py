@@ -26,7 +26,7 @@ flags.DEFINE_string("output", None, "Folder to write the model to.")
 def main(argv: list[str]) -> None:
     del argv
     from c2fnas import named_weights
-    from experiments.models import devices, prepared_cases, supernet_site
+    from experiments.models import devices, prepared_cases, strategies, supernet_site
     from experiments.models.pooled_store import PooledStore
     from runkit import folder_lock, overwriting, private
 
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
     weights, _ = named_weights.load(initial)
     folder_lock.hold(private.folder(output))
     site = supernet_site.trainer_class(config)(
-        config, store, output, label="pooled", strategy=devices.mirrored()
+        config, store, output, label="pooled", strategy=strategies.mirrored()
     )
     devices.announce(site.devices)
     for round_number, metrics in site.train_alone(weights):

@@ -339,11 +339,11 @@ def _prepare(folder):
 
 def test_rows_and_table_are_read_and_agree(tmp_path):
     from experiments.reports import table1_report, verification
-    from experiments.results import paper_table
+    from experiments.results import table1_values
 
     folder = unpack("run", tmp_path)
     content = table1_report.read(folder).document
-    lines = paper_table.table(paper_table.read_rows(folder / "server" / "rows.jsonl"))
+    lines = table1_values.table(table1_values.read_rows(folder / "server" / "rows.jsonl"))
     for name, percent in content["rows"].items():
         assert dict(lines[name].percent) == pytest.approx(percent), name
     assert content["rows"]["FL_global"]["C1_pancreas"] == pytest.approx(80.0)

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from experiments.figures.style import CLASS_COLOURS, DPI, INK, MUTED, PANCREAS, TUMOUR, ink
-from experiments.results import paper_table
+from experiments.results import table1_values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,8 +118,8 @@ def comparison(slices: Sequence[CaseSlice], models: Sequence[str] | None = None)
     if models is None:
         present = {model for case in slices for model in case.predictions}
         models = [
-            m for m in (*paper_table.MODELS, paper_table.BEST_GLOBAL) if m in present
-        ] + sorted(present - {*paper_table.MODELS, paper_table.BEST_GLOBAL})
+            m for m in (*table1_values.MODELS, table1_values.BEST_GLOBAL) if m in present
+        ] + sorted(present - {*table1_values.MODELS, table1_values.BEST_GLOBAL})
     width, left, right, top, bottom, gap = 11.0, 0.32, 0.06, 0.36, 0.42, 0.05
     caption = 0.24 if any(case.captions for case in slices) else 0.05
     columns = 2 + len(models)

@@ -22,7 +22,7 @@ from experiments.figures.style import (
     remove_frame,
 )
 from experiments.figures.style import colour as colour_of
-from experiments.results import paper_table
+from experiments.results import table1_values
 from experiments.results.case_rows import CaseRow
 
 
@@ -32,7 +32,7 @@ def table_figure(rows: Sequence[CaseRow], grid: str = "training", title: str = "
     Args:
       rows: per-case rows, as in `results`.
     """
-    lines = paper_table.table(rows, grid)
+    lines = table1_values.table(rows, grid)
     names = list(lines)
     places = {  # with a gap below the paper's models
         name: -(index + 0.5 * (index > _last_model(names))) for index, name in enumerate(names)
@@ -105,7 +105,7 @@ def table_figure(rows: Sequence[CaseRow], grid: str = "training", title: str = "
 
 
 def _table_bar(
-    axes: Axes, place: float, name: str, column: str, line: paper_table.TableRow
+    axes: Axes, place: float, name: str, column: str, line: table1_values.TableRow
 ) -> None:
     value = line.percent[column]
     if value is None:
@@ -122,7 +122,7 @@ def _table_bar(
         linewidth=1.0,
         zorder=2,
     )
-    printed = paper_table.PAPER_TABLE.get(name, {}).get(column)
+    printed = table1_values.PAPER_TABLE.get(name, {}).get(column)
     if printed is not None:
         axes.plot(
             printed,
@@ -153,5 +153,5 @@ def _case_dots(rows: Sequence[Mapping[str, Any]], name: str, column: str, grid: 
 
 def _last_model(names: Sequence[str]) -> int:
     return max(
-        (index for index, name in enumerate(names) if name in paper_table.MODELS), default=-1
+        (index for index, name in enumerate(names) if name in table1_values.MODELS), default=-1
     )

@@ -20,7 +20,7 @@ from PIL import Image
 
 from c2fnas.scores import metrics
 from experiments.figures.slices import CaseSlice, choose_slice, comparison, radiological, slice_case
-from experiments.results import paper_table
+from experiments.results import table1_values
 from preprocessing.case_store import CaseStore
 
 _MARGIN_MM = 12.0  # along z, beyond the first and last slice of truth
@@ -38,7 +38,7 @@ def masks_of(folders: Iterable[str | os.PathLike], number: int) -> dict[str, np.
         for file in sorted(pathlib.Path(folder).glob(f"case{number:03d}.*.npy"))
     ]
     found = {file.name.split(".")[1]: np.load(file, allow_pickle=False) for file in files}
-    return {model: found[model] for model in sorted(found, key=paper_table.position)}
+    return {model: found[model] for model in sorted(found, key=table1_values.position)}
 
 
 def choose_cases(

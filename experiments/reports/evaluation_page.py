@@ -12,7 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.reports import html_parts, patients_table, table1_report
-from experiments.results import evaluation_table, fingerprints, paper_table, patients, score_summary
+from experiments.results import (
+    evaluation_table,
+    fingerprints,
+    patients,
+    score_summary,
+    table1_values,
+)
 from federated.audit import chain, verification
 from federated.audit.carried import Carried
 from federated.storage.store_folder import StoreFolder
@@ -51,7 +57,7 @@ def document(store: str | os.PathLike) -> dict[str, Any]:
     found = verification.verify(store)
     models, sites, finished, announced = _logged(files)
     path = files.folder / "rows.jsonl"
-    rows = paper_table.read_rows(path, any_site=True) if path.is_file() else []
+    rows = table1_values.read_rows(path, any_site=True) if path.is_file() else []
     if not rows:
         raise ValueError(
             f"{files.folder}: no site has sent rows yet; experiments.status shows how far it is"

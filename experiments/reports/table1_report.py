@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from experiments import figures
 from experiments.models import devices
 from experiments.reports import patients_table
-from experiments.results import fingerprints, paper_table, patients
+from experiments.results import fingerprints, patients, table1_values
 from experiments.results.case_rows import CaseRow
 from runkit import atomic, events
 
@@ -133,7 +133,7 @@ def write_table(
 def document(rows: Iterable[CaseRow], metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the contents of `table1.json`: settings, the table in per cent, and its rows."""
     cases = latest_rows(rows)
-    lines = paper_table.table(cases)
+    lines = table1_values.table(cases)
     return {
         "profile": metadata["profile"],
         "seed": metadata["seed"],
@@ -143,7 +143,7 @@ def document(rows: Iterable[CaseRow], metadata: Mapping[str, Any]) -> dict[str, 
         "contributing_cases": {name: dict(line.cases) for name, line in lines.items()},
         "findings": {
             name: dataclasses.asdict(finding)
-            for name, finding in paper_table.findings(lines).items()
+            for name, finding in table1_values.findings(lines).items()
         },
         "patients": patients.of_rows(cases),
         "wall_seconds": dict(metadata["wall_seconds"]),
@@ -159,10 +159,10 @@ def latest_rows(rows: Iterable[CaseRow]) -> list[CaseRow]:
     """Returns the last row per model, site, case and grid, in the table's order."""
     latest = {
         (
-            *paper_table.position(row["model"]),
+            *table1_values.position(row["model"]),
             row["site"],
             row["case"],
-            paper_table.GRIDS.index(row["grid"]),
+            table1_values.GRIDS.index(row["grid"]),
         ): row
         for row in rows
     }
@@ -191,7 +191,7 @@ def read_events(folder: str | os.PathLike) -> RunReport:
     for file in sorted(folder.glob("sites/*/*/history.jsonl")):
         for event in events.EventLog(file).read():
             histories.setdefault(event.get("model", file.parent.name), []).append(event)
-    histories = {name: histories[name] for name in sorted(histories, key=paper_table.position)}
+    histories = {name: histories[name] for name in sorted(histories, key=table1_values.position)}
     return RunReport(
         {},
         histories,
@@ -240,15 +240,15 @@ def csv_text(content: Mapping[str, Any]) -> str:
             "model",
             *(
                 f"{column}{kind}"
-                for column in paper_table.COLUMNS
+                for column in table1_values.COLUMNS
                 for kind in ("", "_cases", "_paper")
             ),
         ]
     )
     for name, percent in content["rows"].items():
         cells: list[str] = []
-        for column in paper_table.COLUMNS:
-            paper = paper_table.PAPER_TABLE.get(name, {}).get(column)
+        for column in table1_values.COLUMNS:
+            paper = table1_values.PAPER_TABLE.get(name, {}).get(column)
             cells += [
                 _number(percent[column], 3),
                 str(content["contributing_cases"][name][column]),
@@ -330,7 +330,7 @@ def _table_markdown(content: Mapping[str, Any]) -> str:
     rows, counts = content["rows"], content["contributing_cases"]
     common = {
         column: max((counts[name][column] for name in rows), default=0)
-        for column in paper_table.COLUMNS
+        for column in table1_values.COLUMNS
     }
     spacing = " × ".join(f"{float(s):g}" for s in content["configuration"].get("spacing_mm", ()))
     grid = f" ({spacing} mm)" if spacing else ""
@@ -341,21 +341,21 @@ def _table_markdown(content: Mapping[str, Any]) -> str:
         *_header(),
     ]
     for name, percent in rows.items():
-        cells = [_number(percent[column], 1) or "–" for column in paper_table.COLUMNS]
-        for index, column in enumerate(paper_table.COLUMNS):
+        cells = [_number(percent[column], 1) or "–" for column in table1_values.COLUMNS]
+        for index, column in enumerate(table1_values.COLUMNS):
             if 0 < counts[name][column] < common[column]:
                 cells[index] += f", n = {counts[name][column]}"
-            if name in paper_table.PAPER_TABLE:
-                cells[index] += f" ({paper_table.PAPER_TABLE[name][column]:.1f})"
-        lines.append(_line([f"**{name}**" if name == paper_table.AVERAGE else name, *cells]))
-    paper = paper_table.PAPER_TEST_CASES
+            if name in table1_values.PAPER_TABLE:
+                cells[index] += f" ({table1_values.PAPER_TABLE[name][column]:.1f})"
+        lines.append(_line([f"**{name}**" if name == table1_values.AVERAGE else name, *cells]))
+    paper = table1_values.PAPER_TEST_CASES
     paper_counts = [paper["C1"], paper["C2"], paper["C2"], sum(paper.values())]
     cells = [
         f"{common[column]} ({number})"
-        for column, number in zip(paper_table.COLUMNS, paper_counts, strict=False)
+        for column, number in zip(table1_values.COLUMNS, paper_counts, strict=False)
     ]
     lines.append(_line(["test cases", *cells, ""]))
-    absent = [model for model in paper_table.MODELS if model not in rows]
+    absent = [model for model in table1_values.MODELS if model not in rows]
     if absent:
         lines += ["", f"Not evaluated: {', '.join(absent)}. The row Average needs all five models."]
     return "\n".join(lines)
@@ -369,7 +369,7 @@ def _findings_markdown(content: Mapping[str, Any]) -> str:
             f"{name} {_number(value, 1) or '–'}" for name, value in finding["numbers"].items()
         )
         lines.append(_line([finding["claim"], verdict[finding["holds"]], numbers]))
-    marked = paper_table.false_tumours(content["cases"])
+    marked = table1_values.false_tumours(content["cases"])
     if marked:
         parts = ", ".join(
             f"{name} {count} of {healthy}" for name, (count, healthy) in marked.items()
@@ -399,7 +399,7 @@ def _departures_markdown(content: Mapping[str, Any]) -> str:
 
 
 def _native_markdown(content: Mapping[str, Any]) -> str:
-    native = paper_table.table(content["cases"], grid="native")
+    native = table1_values.table(content["cases"], grid="native")
     if not native:
         return ""
     lines = [
@@ -408,7 +408,7 @@ def _native_markdown(content: Mapping[str, Any]) -> str:
         *_header(),
     ]
     lines += [
-        _line([name, *(_number(row.percent[column], 1) or "–" for column in paper_table.COLUMNS)])
+        _line([name, *(_number(row.percent[column], 1) or "–" for column in table1_values.COLUMNS)])
         for name, row in native.items()
     ]
     return "\n".join(lines)
@@ -434,8 +434,8 @@ def _run_markdown(content: Mapping[str, Any]) -> str:
 
 def _header() -> list[str]:
     return [
-        _line(["Model", *(_HEADINGS[column] for column in paper_table.COLUMNS)]),
-        "|---|" + "---:|" * len(paper_table.COLUMNS),
+        _line(["Model", *(_HEADINGS[column] for column in table1_values.COLUMNS)]),
+        "|---|" + "---:|" * len(table1_values.COLUMNS),
     ]
 
 

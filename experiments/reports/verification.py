@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.reports import table1_report
-from experiments.results import fingerprints, paper_table, patients
+from experiments.results import fingerprints, patients, table1_values
 from runkit import atomic
 
 _TOLERANCE = 1e-9  # per cent; other summation orders differ by less
@@ -65,12 +65,12 @@ def verify(folder: str | os.PathLike) -> list[Check]:
 
 
 def _table(content: Mapping[str, Any]) -> Check:
-    lines = paper_table.table(content["cases"])
+    lines = table1_values.table(content["cases"])
     wrong = [
         name for name in {*lines, *content["rows"]} if (name in lines) != (name in content["rows"])
     ]
     for name in set(lines) & set(content["rows"]):
-        for column in paper_table.COLUMNS:
+        for column in table1_values.COLUMNS:
             ours, printed = lines[name].percent[column], content["rows"][name][column]
             if (ours is None) != (printed is None) or (
                 ours is not None and abs(ours - printed) > _TOLERANCE
@@ -88,7 +88,7 @@ def _table(content: Mapping[str, Any]) -> Check:
 def _findings(content: Mapping[str, Any]) -> Check:
     found = {
         name: finding.holds
-        for name, finding in paper_table.findings(paper_table.table(content["cases"])).items()
+        for name, finding in table1_values.findings(table1_values.table(content["cases"])).items()
     }
     printed = {name: finding["holds"] for name, finding in content["findings"].items()}
     wrong = [name for name in found if found[name] != printed.get(name)]
@@ -155,7 +155,7 @@ def _rows(folder: pathlib.Path, content: Mapping[str, Any]) -> list[Check]:
     ]
     if not files:
         return [*checks, Check("rows as the sites sent them", None, "not here")]
-    sent = [row for file in files for row in paper_table.read_rows(file)]
+    sent = [row for file in files for row in table1_values.read_rows(file)]
     same = fingerprints.of_rows(table1_report.latest_rows(sent)) == fingerprints.of_rows(
         content["cases"]
     )

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from experiments.results import paper_table
+from experiments.results import table1_values
 from experiments.results.measures import MEASURES
-from experiments.results.paper_table import C1_TO_C2, C2_TO_C1, NO_VAE, POOLED
+from experiments.results.table1_values import C1_TO_C2, C2_TO_C1, NO_VAE, POOLED
 
 SHARE_RULES = ("gone", "zero")  # about the share of patients who are marked at all
 LIMIT_SHARE = 0.05  # of patients; below it, a claim that none is marked is supported
@@ -74,7 +74,7 @@ def _paper(
     """Returns the difference in the paper's own table, in points."""
     one, two = columns or (column, column)
     means = [
-        sum(paper_table.PAPER_TABLE[m][c] for m in models) / len(models)
+        sum(table1_values.PAPER_TABLE[m][c] for m in models) / len(models)
         for models, c in ((first, one), (second, two))
     ]
     return round(means[0] - means[1], 2)
@@ -88,8 +88,8 @@ def _compare(
     margin: float = 0.0,
 ) -> Part:
     first, second = ((names,) if isinstance(names, str) else names for names in (first, second))
-    known = measure in paper_table.COLUMNS and all(
-        model in paper_table.PAPER_TABLE for model in (*first, *second)
+    known = measure in table1_values.COLUMNS and all(
+        model in table1_values.PAPER_TABLE for model in (*first, *second)
     )
     return Part(
         rule,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from experiments.results import case_rows, paper_table, score_summary
+from experiments.results import case_rows, score_summary, table1_values
 from experiments.results.case_rows import CaseRow
 from runkit.classes import FOREGROUND
 
@@ -34,7 +34,7 @@ def lines(rows: Iterable[CaseRow]) -> list[Line]:
 
     def place(key: tuple[str, str, str]) -> Any:
         model, site, grid = key
-        return paper_table.position(model), site == ALL, site, paper_table.GRIDS.index(grid)
+        return table1_values.position(model), site == ALL, site, table1_values.GRIDS.index(grid)
 
     return [
         {"model": model, "site": site, "grid": grid, **line}

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.results import intervals, paper_table
+from experiments.results import intervals, table1_values
 from experiments.results.case_rows import CaseRow, value
 from experiments.results.intervals import Interval
 from experiments.results.measures import Run, Unit
@@ -57,7 +57,7 @@ def of_runs(runs: Sequence[Run], grid: str = "training") -> dict[str, dict[str, 
         }
         for (model, site, case), row in latest.items():
             found.setdefault(model, []).append(_patient(row, (run.cohort, site, case), number))
-    return {model: _measures(found[model]) for model in sorted(found, key=paper_table.position)}
+    return {model: _measures(found[model]) for model in sorted(found, key=table1_values.position)}
 
 
 def of_rows(rows: Iterable[CaseRow], grid: str = "training") -> dict[str, dict[str, Any]]:

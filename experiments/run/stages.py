@@ -13,7 +13,7 @@ from typing import TypedDict
 
 from experiments.models import model_folders
 from experiments.reports import table1_report
-from experiments.results import paper_table
+from experiments.results import table1_values
 from experiments.results.case_rows import CaseRow
 from experiments.run import plan as run_plan
 from experiments.run import processes
@@ -511,8 +511,8 @@ def rows_so_far(folder: pathlib.Path) -> list[CaseRow]:
         if file.exists():
             rows += [
                 row
-                for row in paper_table.read_rows(file, any_site=True)
-                if row["site"] in paper_table.SITES
+                for row in table1_values.read_rows(file, any_site=True)
+                if row["site"] in table1_values.SITES
             ]
     return rows
 

@@ -14,7 +14,7 @@ from c2fnas.search import evolution
 from c2fnas.search.evolution import EvolutionSettings
 from c2fnas.search.operation_space import OperationSpace
 from experiments.models import given_paths
-from experiments.results import paper_table, path_names, shared_choice
+from experiments.results import path_names, shared_choice, table1_values
 from experiments.results.case_rows import CaseRow, value
 from experiments.search import search_state
 from experiments.search.search_state import EVOLUTION, RANDOM, SearchState, random_arm_seed
@@ -132,7 +132,7 @@ def take_rows(
             f"{store}: the evaluation is not finished; let the server and all sites finish, then "
             "run this program again"
         )
-    rows = paper_table.rows_as_sent(store / ROWS, any_site=True)
+    rows = table1_values.rows_as_sent(store / ROWS, any_site=True)
     found = scores(rows)
     missing = [path_names.name_of(gene) for gene in asked if path_names.name_of(gene) not in found]
     if missing:

@@ -18,7 +18,7 @@ from experiments.configuration import ExperimentConfig
 from experiments.models import site_trainer
 from experiments.results.search_verdicts import mean_score
 from experiments.run.plan import duration
-from experiments.search import candidate_training, evidence, proxy, scoring, search_cost
+from experiments.search import candidate_budget, candidate_training, evidence, scoring, search_cost
 from experiments.search.scoring import Score
 from experiments.search.search_state import RANDOM, SearchState
 from experiments.search.supernet_settings import SupernetSettings
@@ -109,7 +109,7 @@ def path_scorer(
         return mean_score(rows), {
             "macs": float(supernet.space.genotype(gene).macs(config.patch_size)),
             "seconds": round(time.monotonic() - begin, 1),
-            **proxy.by_site(rows),
+            **candidate_budget.by_site(rows),
         }
 
     return score

@@ -21,8 +21,8 @@ from experiments.reports import search_page
 from experiments.run import processes
 from experiments.run.stages import RunFolder
 from experiments.search import evidence, search_cost, search_state
+from experiments.search.candidate_budget import ProxySettings
 from experiments.search.evidence import EvidenceSettings
-from experiments.search.proxy import ProxySettings
 from experiments.search.supernet_settings import SupernetSettings
 from runkit import atomic
 

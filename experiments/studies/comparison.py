@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.reports import html_parts
-from experiments.results import hypotheses, paper_table
+from experiments.results import hypotheses, table1_values
 from experiments.results.claims import Hypothesis, Part
 from experiments.studies import faults
 from experiments.studies.study_file import Study
@@ -239,7 +239,7 @@ def picture(content: Mapping[str, Any]) -> str:
 
 
 def _average(rows: Sequence[Any]) -> float | None:
-    lines = paper_table.table(rows)
+    lines = table1_values.table(rows)
     return lines[_MODEL].percent["average"] if _MODEL in lines else None
 
 

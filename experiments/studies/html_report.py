@@ -21,7 +21,7 @@ from experiments.figures.style import COLUMN_HEADINGS, MODEL_COLOURS
 from experiments.figures.timeline import ACTIVITY_COLOURS, activities
 from experiments.figures.training import Timeline
 from experiments.reports import case_browser, html_parts, patients_table, table1_report
-from experiments.results import gated_rows, paper_table, patients
+from experiments.results import gated_rows, patients, table1_values
 from experiments.results.case_rows import CaseRow
 from experiments.results.measures import Run
 from experiments.studies import comparison, leakage_results, privacy_results, study_results
@@ -30,11 +30,11 @@ from runkit import atomic, progress
 
 _PAGE = pathlib.Path(__file__).with_name("page")
 _BEYOND_COLOURS = {
-    paper_table.SHARED: "#56b4e9",
-    paper_table.POOLED: "#cc79a7",
-    paper_table.C1_TO_C2: "#b59a00",
-    paper_table.C2_TO_C1: "#8a6bbf",
-    paper_table.NO_VAE: "#7fbf9e",
+    table1_values.SHARED: "#56b4e9",
+    table1_values.POOLED: "#cc79a7",
+    table1_values.C1_TO_C2: "#b59a00",
+    table1_values.C2_TO_C1: "#8a6bbf",
+    table1_values.NO_VAE: "#7fbf9e",
 }
 _CURVE_PARTS = (
     ("dice", "validation Dice"),
@@ -131,7 +131,7 @@ def site_page(
 
 def browser_cases(
     run_folder: str | os.PathLike,
-    sites: Sequence[str] = paper_table.SITES,
+    sites: Sequence[str] = table1_values.SITES,
     *,
     all_cases: bool = False,
 ) -> list[dict[str, Any]]:
@@ -200,7 +200,7 @@ def _numbers(
         "colours": _colours(),
         "activities": ACTIVITY_COLOURS,
         "columns": list(COLUMN_HEADINGS.items()),
-        "paper_rows": [*paper_table.MODELS, paper_table.AVERAGE],
+        "paper_rows": [*table1_values.MODELS, table1_values.AVERAGE],
         "timelines": [timeline(label, trace.events) for label, trace in traces if trace.events],
         "curves": [_curves(label, trace.histories) for label, trace in traces if trace.histories],
         "curve_parts": _CURVE_PARTS,
@@ -252,7 +252,7 @@ def _case_columns(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], li
         if column in present
     ]
     columns = list(dict.fromkeys(m[3] for m in _MEASURES if m[3] in present))
-    models = sorted({row["model"] for row in rows}, key=paper_table.position)
+    models = sorted({row["model"] for row in rows}, key=table1_values.position)
     places = {model: index for index, model in enumerate(models)}
     compact = [
         [
@@ -530,7 +530,7 @@ def _sweep_table(content: Mapping[str, Any]) -> str:
 
 
 def _rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    ordered = sorted(rows, key=lambda row: (row["case"], paper_table.position(row["model"])))
+    ordered = sorted(rows, key=lambda row: (row["case"], table1_values.position(row["model"])))
     keys = (
         "dice_pancreas",
         "dice_tumour",

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.reports import html_parts
-from experiments.results import paper_table
+from experiments.results import table1_values
 from experiments.studies.study_file import Study
 from federated.privacy.policy import EPSILON, PrivacyPolicy
 from federated.privacy.releases import number
@@ -93,7 +93,7 @@ def words(policy: PrivacyPolicy) -> str:
 
 def average(rows: Sequence[Any]) -> float | None:
     """Returns FL_global's Average in points; None without rows."""
-    lines = paper_table.table(rows)
+    lines = table1_values.table(rows)
     return lines[_MODEL].percent["average"] if _MODEL in lines else None
 
 

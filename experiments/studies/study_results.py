@@ -10,7 +10,7 @@ from typing import Any
 from experiments.configuration import ExperimentConfig
 from experiments.figures import style
 from experiments.reports import patients_table, table1_report
-from experiments.results import fingerprints, hypotheses, intervals, paper_table, patients
+from experiments.results import fingerprints, hypotheses, intervals, patients, table1_values
 from experiments.run import stages as run_stages
 from experiments.studies import comparison, leakage_results, privacy_results, study_file
 from experiments.studies import variants as study_variants
@@ -214,11 +214,11 @@ def table(
     The interval is None for a single seed. A seed without a row or a value is left out of that
     cell; a cell without any seed is absent.
     """
-    lines = {run.seed: paper_table.table(run.rows, grid) for run in runs}
-    names = sorted({name for line in lines.values() for name in line}, key=paper_table.position)
+    lines = {run.seed: table1_values.table(run.rows, grid) for run in runs}
+    names = sorted({name for line in lines.values() for name in line}, key=table1_values.position)
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for name in names:
-        for column in paper_table.COLUMNS:
+        for column in table1_values.COLUMNS:
             cells = {
                 seed: line[name]
                 for seed, line in lines.items()
@@ -237,7 +237,7 @@ def table(
                     "high": None if interval is None else interval.high,
                     "by_seed": values,
                     "cases": sum(cell.cases[column] for cell in cells.values()),
-                    "paper": paper_table.PAPER_TABLE.get(name, {}).get(column),
+                    "paper": table1_values.PAPER_TABLE.get(name, {}).get(column),
                 }
     return found
 
@@ -368,7 +368,7 @@ def _table_lines(rows: Mapping[str, Any]) -> list[str]:
     headings = style.COLUMN_HEADINGS.values()
     lines += [f"| Model | {' | '.join(headings)} |", "|---|" + "---:|" * len(headings)]
     for name, columns in rows.items():
-        cells = [cell_text(columns.get(column), paper=True) for column in paper_table.COLUMNS]
+        cells = [cell_text(columns.get(column), paper=True) for column in table1_values.COLUMNS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines if rows else [*lines[:2], "There are no rows yet."]
 
@@ -451,7 +451,7 @@ def _sweep_lines(content: Mapping[str, Any]) -> list[str]:
     ]
     for point in content["sweep"]:
         row = point["table"].get("FL_global", {})
-        cells = [cell_text(row.get(column)) for column in paper_table.COLUMNS]
+        cells = [cell_text(row.get(column)) for column in table1_values.COLUMNS]
         wall = "–" if point["wall_seconds"] is None else f"{point['wall_seconds'] / 60:.1f} min"
         moved = "–" if point["bytes"] is None else f"{point['bytes'] / 2**20:.0f} MiB"
         lines.append(f"| {point['label']} | {' | '.join(cells)} | {wall} | {moved} |")

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.results import paper_table
+from experiments.results import table1_values
 
 
 def collect(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -30,8 +30,8 @@ def collect(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     listed: list[dict[str, Any]] = []
     claims: dict[str, str] = {}
     for run in finished:
-        lines = paper_table.table(run["rows"])
-        found = paper_table.findings(lines)
+        lines = table1_values.table(run["rows"])
+        found = table1_values.findings(lines)
         claims |= {name: finding.claim for name, finding in found.items()}
         listed.append(
             {
@@ -41,7 +41,7 @@ def collect(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 "values": {name: dict(row.percent) for name, row in lines.items()},
                 "false_tumours": {
                     name: list(counts)
-                    for name, counts in paper_table.false_tumours(run["rows"]).items()
+                    for name, counts in table1_values.false_tumours(run["rows"]).items()
                 },
             }
         )
@@ -73,11 +73,11 @@ def markdown(content: Mapping[str, Any]) -> list[str]:
         "",
     ]
     lines += [
-        f"| model | {' | '.join(name.replace('_', ' ') for name in paper_table.COLUMNS)} |",
-        "|---|" + "---:|" * len(paper_table.COLUMNS),
+        f"| model | {' | '.join(name.replace('_', ' ') for name in table1_values.COLUMNS)} |",
+        "|---|" + "---:|" * len(table1_values.COLUMNS),
     ]
     for name, columns in content["spread"].items():
-        cells = [_cell(columns.get(column)) for column in paper_table.COLUMNS]
+        cells = [_cell(columns.get(column)) for column in table1_values.COLUMNS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", "## All runs", ""]
     shown = ("C1_FL_local", "C2_FL_local", "FL_global")
@@ -101,8 +101,10 @@ def markdown(content: Mapping[str, Any]) -> list[str]:
 
 def _spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float | None]]]:
     found: dict[str, dict[str, dict[str, float | None]]] = {}
-    for name in sorted({name for run in runs for name in run["values"]}, key=paper_table.position):
-        for column in paper_table.COLUMNS:
+    for name in sorted(
+        {name for run in runs for name in run["values"]}, key=table1_values.position
+    ):
+        for column in table1_values.COLUMNS:
             by_seed: dict[int, list[float]] = {}
             for run in runs:
                 value = run["values"].get(name, {}).get(column)

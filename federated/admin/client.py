@@ -13,8 +13,8 @@ from federated.security import tls
 from federated.security.kit import Kit
 from federated.wire import addresses, conversion, replies
 from federated.wire import operation_pb2 as pb
-from federated.wire.endpoint import ServerEndpoint, channel_options
 from federated.wire.messages import OPERATION_PREFIX
+from federated.wire.proxy import ServerEndpoint, channel_options
 from federated.wire.status import RunStatus
 from runkit import printable
 

@@ -27,7 +27,7 @@ from federated.security.credentials import CredentialBook
 from federated.security.kit import Kit, NoPort
 from federated.tensors.tensor_files import TensorFile
 from federated.wire import addresses
-from federated.wire.endpoint import ServerEndpoint
+from federated.wire.proxy import ServerEndpoint
 from runkit import byte_counts
 
 if TYPE_CHECKING:  # the messages do not load with an unsuitable protobuf

@@ -23,8 +23,8 @@ from federated.doctor.kit import check_validity
 from federated.rounds import plan as plans
 from federated.security import certificates
 from federated.security.tls import Identity
-from federated.wire.endpoint import ProxyRefused, ServerEndpoint
 from federated.wire.messages import PROTOCOL
+from federated.wire.proxy import ProxyRefused, ServerEndpoint
 from runkit import release
 
 if TYPE_CHECKING:  # the messages do not load with an unsuitable protobuf

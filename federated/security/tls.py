@@ -24,7 +24,7 @@ from federated.errors import (
 from federated.security import revocation
 from federated.security.certificates import fingerprint_of_pem, server_name
 from federated.wire import replies
-from federated.wire.endpoint import ServerEndpoint
+from federated.wire.proxy import ServerEndpoint
 from runkit import printable, private
 
 # Parts of the texts in which gRPC states why it could not connect.

@@ -34,7 +34,6 @@ from federated.tensors.tensor_files import TensorFile, TensorSelection
 from federated.tensors.weights import TensorManifest, TensorSpec
 from federated.wire import addresses, chunk_encoding, conversion, replies
 from federated.wire import weight_exchange_pb2 as pb
-from federated.wire.endpoint import ServerEndpoint, channel_options
 from federated.wire.messages import (
     MASKING,
     PROTOCOL,
@@ -46,6 +45,7 @@ from federated.wire.messages import (
     SumPost,
     SumState,
 )
+from federated.wire.proxy import ServerEndpoint, channel_options
 from runkit import printable, private, release
 
 _SERVICE = "/weight_exchange.WeightExchange/"

@@ -1,1 +1,1 @@
-"""Data on the wire: protobuf messages and their checked values, chunk encodings, endpoints."""
+"""Data on the wire: protobuf messages and their checked values, chunk encodings, proxies."""

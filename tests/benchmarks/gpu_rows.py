@@ -51,7 +51,7 @@ def product(
     import tensorflow as tf
 
     from c2fnas import genotype, gpus, memory, network, threads, training
-    from experiments.models import devices
+    from experiments.models import strategies
 
     cards = tf.config.list_physical_devices("GPU")
     if replicas > 1:
@@ -65,7 +65,7 @@ def product(
         gpus.set_up(0, tf32)
     threads.set_up(1, 8, deterministic, samples=batch)
     kind = "GPU" if cards else "CPU"
-    strategy = devices.mirrored([f"{kind}:{number}" for number in range(replicas)])
+    strategy = strategies.mirrored([f"{kind}:{number}" for number in range(replicas)])
     image, label = batch_of_waves(size, batch)
     with strategy.scope():
         built = network.build(
@@ -122,7 +122,7 @@ def demo(*, filters: int, size: int, distil: bool, **_: Any) -> dict[str, float]
     from c2fnas import gpus, threads
     from c2fnas.missing_labels import NONE, MissingLabels
     from experiments import flags as experiment_flags
-    from experiments.models import devices, site_trainer
+    from experiments.models import site_trainer, strategies
 
     experiment_flags.define_experiment()
     changes = [] if filters >= 8 else [f"--filters={filters}", f"--patch_size={size},{size},{size}"]
@@ -137,7 +137,7 @@ def demo(*, filters: int, size: int, distil: bool, **_: Any) -> dict[str, float]
         else NONE
     )
     trainer = site_trainer.build_trainer(
-        config, devices.mirrored(), total_steps=100, missing=missing
+        config, strategies.mirrored(), total_steps=100, missing=missing
     )
     trainer.set_received(trainer.weights())
     image, label = batch_of_waves(config.patch_size[0], config.batch_size)

@@ -16,12 +16,12 @@ import tensorflow as tf
 from c2fnas import adam, checkpoints, gpus, keras_stack, training
 from c2fnas.losses import LossConfig
 from c2fnas.proximal import ProximalTerm
-from experiments.models import devices
+from experiments.models import strategies
 from tests.c2fnas import tiny
 
 
 def over(replicas: int) -> tf.distribute.Strategy:
-    return devices.mirrored([f"CPU:{index}" for index in range(replicas)])
+    return strategies.mirrored([f"CPU:{index}" for index in range(replicas)])
 
 
 def adam_steps(replicas: int) -> dict[str, list[float]]:

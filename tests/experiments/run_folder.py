@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments import figures
 from experiments.reports import table1_report
-from experiments.results import fingerprints, paper_table
+from experiments.results import fingerprints, table1_values
 from experiments.studies import study_results
 from preprocessing import manifest, nifti
 from preprocessing.preparation import pipeline
@@ -97,7 +97,7 @@ def leave_traces(folder):
     times = iter(range(100, 1000, 7))
     log = events.EventLog(folder / "server" / "events.jsonl", clock=lambda: float(next(times)))
     log.append("round_opened", round=1, received=[])
-    for site in paper_table.SITES:
+    for site in table1_values.SITES:
         log.append("login", site=site)
         log.append("pulled", site=site, model="round_000", seconds=1.0)
         log.append("pushed", site=site, round=1, seconds=1.0)

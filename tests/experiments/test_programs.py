@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from c2fnas import named_weights
-from experiments.results import paper_table
+from experiments.results import table1_values
 from experiments.run.processes import ProgramFailed
 from preprocessing import nifti
 from runkit import private
@@ -50,7 +50,7 @@ def _restore_sites(study):
 
 
 def test_every_model_is_scored_at_every_site_and_makes_the_table(finished):
-    rows = paper_table.read_rows(finished / "rows.jsonl")
+    rows = table1_values.read_rows(finished / "rows.jsonl")
     models = {
         "C1_baseline",
         "C2_baseline",
@@ -62,7 +62,7 @@ def test_every_model_is_scored_at_every_site_and_makes_the_table(finished):
     assert {(row["model"], row["site"], row["grid"]) for row in rows} == {
         (model, site, grid) for model in models for site in CASES for grid in ("training", "native")
     }
-    table = paper_table.table(rows)
+    table = table1_values.table(rows)
     assert set(table) == {*models, "Average"}
     mean = np.mean([table[model].percent["C1_pancreas"] for model in models - {"FL_best_global"}])
     assert table["Average"].percent["C1_pancreas"] == pytest.approx(mean)
@@ -119,9 +119,9 @@ def test_a_site_and_the_server_killed_in_mid_run_end_with_the_same_bits(study, f
         expected, _ = named_weights.load(finished / name)
         found, _ = named_weights.load(store / name)
         assert all(np.array_equal(expected[key], found[key]) for key in expected), name
-    assert paper_table.table(paper_table.read_rows(store / "rows.jsonl")) == paper_table.table(
-        paper_table.read_rows(finished / "rows.jsonl")
-    )
+    assert table1_values.table(
+        table1_values.read_rows(store / "rows.jsonl")
+    ) == table1_values.table(table1_values.read_rows(finished / "rows.jsonl"))
 
 
 def test_a_site_that_is_bad_on_purpose_sends_what_its_fault_says(study, finished):
@@ -190,7 +190,7 @@ def test_one_site_of_each_stack_federate(study, finished):
     )
     assert np.median(differences) < 1e-3 and differences.max() < 0.2
     assert (store / "global" / "round_002.safetensors").exists() and len(
-        paper_table.read_rows(store / "rows.jsonl")
+        table1_values.read_rows(store / "rows.jsonl")
     ) == 24
 
 
@@ -260,8 +260,8 @@ def test_an_evaluation_without_training_gives_the_rows_of_the_federation(study, 
         )
         group.wait([report, audit], "report")
     names = {"C1_baseline": "C1_baseline", "FL_global": "C2_baseline"}
-    ours = paper_table.read_rows(store / "rows.jsonl")
-    theirs = paper_table.read_rows(finished / "rows.jsonl")
+    ours = table1_values.read_rows(store / "rows.jsonl")
+    theirs = table1_values.read_rows(finished / "rows.jsonl")
     assert {row["model"] for row in ours} == set(names)
     assert _by_case([{**row, "model": names[row["model"]]} for row in ours]) == _by_case(
         [row for row in theirs if row["model"] in models]

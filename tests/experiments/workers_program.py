@@ -12,11 +12,11 @@ import pathlib
 import signal
 import sys
 
-from experiments.models import devices
+from experiments.models import strategies
 
 
 def main(folder: str, die_at: int) -> None:
-    strategy = devices.strategy()
+    strategy = strategies.from_environment()
 
     from c2fnas import checkpoints, named_weights, training
     from tests.c2fnas import tiny
@@ -31,10 +31,10 @@ def main(folder: str, die_at: int) -> None:
         if trainer.step == die_at:
             os.kill(os.getpid(), signal.SIGKILL)
         losses.append(trainer.train(tiny.datasets, trainer.step + 1)["total"])
-        if devices.is_chief():
+        if strategies.is_chief():
             checkpoints.save(folder, trainer, {})
     named_weights.save(
-        pathlib.Path(folder) / f"final_{devices.read_task()[1]}.safetensors", trainer.weights()
+        pathlib.Path(folder) / f"final_{strategies.read_task()[1]}.safetensors", trainer.weights()
     )
     print(json.dumps({"first": first, "losses": losses, "replicas": strategy.num_replicas_in_sync}))
 

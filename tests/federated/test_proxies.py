@@ -6,7 +6,7 @@ import pytest
 
 from federated.admin import client as admin_client
 from federated.security import provisioning
-from federated.wire import endpoint
+from federated.wire import proxy as wire_proxy
 from runkit import events
 from tests.federated import toy
 from tests.federated.doctor.planted import listening, tls_treatment
@@ -41,7 +41,7 @@ def test_a_server_on_this_machine_is_never_reached_through_a_proxy(serving, kits
             assert operator.probe().standing == "operator"
         assert proxy.requests == []
         assert (
-            endpoint.ServerEndpoint(
+            wire_proxy.ServerEndpoint(
                 host, running.port, {"https_proxy": f"http://127.0.0.1:{proxy.port}"}
             ).proxy
             is None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import figures
-from experiments.results import paper_table
+from experiments.results import table1_values
 from tests.experiments.figures.rendered import centre_of, panel, pixels
 
 
@@ -47,7 +47,7 @@ def test_a_panel_has_the_patients_proportions_whatever_the_spacing():
 
 def test_columns_follow_the_paper_and_a_missing_model_is_marked():
     whole, partial = (
-        a_case(predictions=paper_table.MODELS[::-1]),
+        a_case(predictions=table1_values.MODELS[::-1]),
         a_case(predictions=("C2_baseline",)),
     )
     figure = figures.comparison(
@@ -59,15 +59,15 @@ def test_columns_follow_the_paper_and_a_missing_model_is_marked():
         ]
     )
     words = [text.get_text() for text in figure.texts]
-    assert [word for word in words if word in ("CT", "truth", *paper_table.MODELS)] == [
+    assert [word for word in words if word in ("CT", "truth", *table1_values.MODELS)] == [
         "CT",
         "truth",
-        *paper_table.MODELS,
+        *table1_values.MODELS,
     ]
     assert {"C2, case 7", "C1, case 1", "P 0.42   T –"} <= set(words)
     assert (
         sum(text.get_text() == "not evaluated" for axes in figure.axes for text in axes.texts)
-        == len(paper_table.MODELS) - 1
+        == len(table1_values.MODELS) - 1
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.configuration import ExperimentConfig
 from experiments.reports import table1_report
-from experiments.results import paper_table
+from experiments.results import table1_values
 from tests.experiments import run_folder
 
 METADATA = {
@@ -56,7 +56,7 @@ def test_the_json_holds_what_decided_the_numbers_and_the_numbers(finished):
     }
     assert set(content) == keys
     assert content["devices"] == {"C1": "Card A (15.8 GiB)", "C2": "Card A (15.8 GiB)"}
-    assert set(content["rows"]) == {*paper_table.MODELS, "Average"}
+    assert set(content["rows"]) == {*table1_values.MODELS, "Average"}
     # C1_baseline: 85; 50; 0; (0.8+0.9+0.4+0.5+0.6)/5 = 64; 32
     assert content["rows"]["C1_baseline"] == {
         "C1_pancreas": pytest.approx(85), "C2_pancreas": pytest.approx(50), "C2_tumour": 0.0,
@@ -156,7 +156,7 @@ def test_the_csv_reads_back_with_counts_and_the_papers_numbers(finished):
         row["model"]: row
         for row in csv.DictReader(io.StringIO((finished / "table1.csv").read_text()))
     }
-    assert list(lines) == [*paper_table.MODELS, "Average"]
+    assert list(lines) == [*table1_values.MODELS, "Average"]
     row = lines["C2_baseline"]
     assert (float(row["C2_tumour"]), row["C2_tumour_cases"], row["C2_tumour_paper"]) == (
         50.0,

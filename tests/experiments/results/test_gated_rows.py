@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from c2fnas.scores import case_scores, healthy_gate
-from experiments.results import case_rows, gated_rows, paper_table
+from experiments.results import case_rows, gated_rows, table1_values
 
 SCORES = {"C1": [0.0, 1.0, 2.0, 4.0], "C2": [3.0, 4.0, 4.5, 9.0]}
 
@@ -70,7 +70,7 @@ def test_the_gate_is_the_healthy_validation_cases_order_statistic_and_counts_on_
     assert all(
         line["dice_pancreas"] == 0.8 and line["gate_threshold"] == 4.0 for line in gated.values()
     )
-    table = paper_table.table(found)
+    table = table1_values.table(found)
     assert table["FL_global"].percent["C2_tumour"] == pytest.approx(60.0)
     assert table["FL_global_gated"].percent["C2_tumour"] == pytest.approx(30.0)
     assert gated_rows.resolve(found) == found
@@ -127,6 +127,6 @@ def test_the_chosen_candidate_has_a_gate_of_its_own_and_rows_stand_in_the_tables
     found = [*rows("C1_FL_local_r012"), *rows("FL_global"), *rows("C1_baseline")]
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in found))
-    assert list(paper_table.table(paper_table.read_rows(file))) == [
+    assert list(table1_values.table(table1_values.read_rows(file))) == [
         "C1_baseline", "FL_global", "C1_FL_local_shared", "C1_baseline_gated", "FL_global_gated", "C1_FL_local_shared_gated",
     ]  # fmt: skip

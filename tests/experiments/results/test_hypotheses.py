@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.results import claims, hypotheses, intervals, paper_table
+from experiments.results import claims, hypotheses, intervals, table1_values
 from experiments.results.claims import Hypothesis, Part
 from experiments.results.hypotheses import (
     CONTRADICTED,
@@ -184,7 +184,7 @@ def test_average_per_patient_has_the_tables_average_as_its_mean():
     assert (
         found.outcomes[0].interval.estimate
         == pytest.approx(45.0)
-        == pytest.approx(paper_table.table(rows)["A"].percent["average"])
+        == pytest.approx(table1_values.table(rows)["A"].percent["average"])
     )
 
 
@@ -309,7 +309,7 @@ def test_a_missing_model_or_column_is_not_measured_and_a_contradicted_part_preva
 
 
 def test_the_papers_hypotheses_are_all_there_and_measured_where_their_rows_are():
-    models = [*paper_table.MODELS, "FL_best_global", *paper_table.BEYOND, "FL_global_gated"]
+    models = [*table1_values.MODELS, "FL_best_global", *table1_values.BEYOND, "FL_global_gated"]
     runs = []
     for seed in (1, 2, 3):
         rows = []

@@ -1,6 +1,6 @@
 import pytest
 
-from experiments.results import case_rows, paper_table, shared_choice
+from experiments.results import case_rows, shared_choice, table1_values
 from experiments.results.vocabulary import REPORTS
 from federated.errors import PrivacyRefused
 from federated.security import report_filter
@@ -12,7 +12,7 @@ def test_every_measure_of_every_class_may_leave_a_site():
     ]
     row = {"model": "m", "site": "C1", "case": 1, **dict.fromkeys(columns, 0.5)}
     row |= {column: 1.0 for column in columns if "found" in column or "components" in column}
-    for grid in (*paper_table.GRIDS, shared_choice.GRID):
+    for grid in (*table1_values.GRIDS, shared_choice.GRID):
         sent = {**row, "grid": grid, "class": "tumour"}
         (passed,) = report_filter.checked_rows([sent], vocabulary=REPORTS, site="C1", models=["m"])
         assert passed == sent

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from experiments.results import paper_table
+from experiments.results import table1_values
 from experiments.studies import runner, study_file, study_results
 from tests.experiments.studies.small_study import (
     CONFIG,
@@ -82,7 +82,7 @@ def test_a_study_survives_a_failed_site_and_repeats_nothing(tmp_path):
     )
     content = study_results.collect(study, runs, configs(study))
     assert set(content["table"]) == {
-        *paper_table.ROWS,
+        *table1_values.ROWS,
         "pooled",
         "finetuned_C1_to_C2",
         "finetuned_C2_to_C1",

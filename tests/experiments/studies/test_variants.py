@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.results import case_rows, paper_table
+from experiments.results import case_rows, table1_values
 from experiments.run.processes import ProgramFailed
 from experiments.studies import runner, study_file, study_results
 from experiments.studies import variants as study_variants
@@ -12,10 +12,10 @@ from tests.experiments.studies.small_study import FakePrograms, parse, read
 def run(label, seed, *, tumour, state="finished"):
     """A run whose numbers are the paper's, but for the tumour of C1_FL_local."""
     rows = []
-    for model, line in paper_table.PAPER_TABLE.items():
-        if model == paper_table.AVERAGE:
+    for model, line in table1_values.PAPER_TABLE.items():
+        if model == table1_values.AVERAGE:
             continue
-        for site in paper_table.SITES:
+        for site in table1_values.SITES:
             keys = dict.fromkeys(case_rows.REQUIRED, 0.0)
             of_tumour = (
                 None

@@ -15,8 +15,8 @@ import pytest
 from federated.doctor import diagnosis as doctor
 from federated.doctor import network as doctor_network
 from federated.security import provisioning
-from federated.wire import endpoint
 from federated.wire import operation_pb2 as pb
+from federated.wire import proxy as wire_proxy
 from federated.wire.messages import PROTOCOL
 from runkit import release
 from tests.federated import toy
@@ -59,7 +59,7 @@ def test_a_firewall_drops_the_connection(kits, monkeypatch):
     def dropped(*_, **__):
         raise TimeoutError("timed out")
 
-    monkeypatch.setattr(endpoint.socket, "create_connection", dropped)
+    monkeypatch.setattr(wire_proxy.socket, "create_connection", dropped)
     only_fault(
         site(kits / "C1", 1),
         "port",
@@ -260,7 +260,7 @@ def answering(**reply):
 
 
 def last_steps(serving, kits, probe, plan=None, folder="store"):
-    path = endpoint.ServerEndpoint("localhost", serving(folder=folder).port)
+    path = wire_proxy.ServerEndpoint("localhost", serving(folder=folder).port)
     return doctor_network.examine(
         path, doctor_network.Identity.of(kits / "C1", "site"), probe, plan=plan
     )

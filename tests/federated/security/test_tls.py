@@ -9,7 +9,7 @@ from federated import errors
 from federated.security import tls
 from federated.security.tls import Identity
 from federated.site import grpc_transport
-from federated.wire.endpoint import ServerEndpoint
+from federated.wire.proxy import ServerEndpoint
 from tests.federated.doctor.planted import certificate_folder, listening, tls_treatment
 
 

@@ -1,7 +1,8 @@
 import grpc
 import pytest
 
-from federated.wire import addresses, endpoint
+from federated.wire import addresses
+from federated.wire import proxy as wire_proxy
 from tests.federated.proxy import http_proxy
 
 HOST = "fl.study.invalid"  # known to a proxy alone
@@ -50,16 +51,16 @@ def test_an_endpoint_uses_the_proxy_that_grpc_uses(host, environ, used, monkeypa
             monkeypatch.setenv(name, value)
         target = addresses.joined(host, 8443)
         with (
-            grpc.insecure_channel(target, options=endpoint.channel_options(host)) as channel,
+            grpc.insecure_channel(target, options=wire_proxy.channel_options(host)) as channel,
             pytest.raises(grpc.RpcError),
         ):
             channel.unary_unary("/a/b")(b"", timeout=2.0)
         asked = list(proxy.requests)
-        path = endpoint.ServerEndpoint(host, 8443, environ, timeout_s=2.0)
+        path = wire_proxy.ServerEndpoint(host, 8443, environ, timeout_s=2.0)
         assert (path.proxy.variable if path.proxy else None) == used == (used if asked else None)
         assert bool(path.passed_over) == (not used and bool(environ.get("grpc_proxy", "set")))
         if used:
-            with pytest.raises(endpoint.ProxyRefused), path.connected():
+            with pytest.raises(wire_proxy.ProxyRefused), path.connected():
                 pass
             lines = [
                 {line for line in head.splitlines() if not line.startswith("User-Agent")}

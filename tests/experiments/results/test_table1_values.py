@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.results import paper_table
+from experiments.results import table1_values
 
 
 def case(model, site, number, pancreas, tumour=None, grid="training", **volumes):
@@ -42,10 +42,10 @@ def cohort(model, c1_pancreas, c2_pancreas, c2_tumour, counts, seed=0):
 
 def paper_rows(counts=(84, 100)):
     rows = []
-    for seed, model in enumerate(paper_table.MODELS):
+    for seed, model in enumerate(table1_values.MODELS):
         rows += cohort(
             model,
-            *(paper_table.PAPER_TABLE[model][c] for c in paper_table.COLUMNS[:3]),
+            *(table1_values.PAPER_TABLE[model][c] for c in table1_values.COLUMNS[:3]),
             counts,
             seed,
         )
@@ -53,11 +53,11 @@ def paper_rows(counts=(84, 100)):
 
 
 def test_fed_the_papers_dice_columns_its_derived_columns_come_out():
-    lines = paper_table.table(paper_rows())
-    for model in paper_table.MODELS:
-        for column in paper_table.COLUMNS:
+    lines = table1_values.table(paper_rows())
+    for model in table1_values.MODELS:
+        for column in table1_values.COLUMNS:
             assert lines[model].percent[column] == pytest.approx(
-                paper_table.PAPER_TABLE[model][column], abs=0.1
+                table1_values.PAPER_TABLE[model][column], abs=0.1
             ), (model, column)
         assert lines[model].cases == {
             "C1_pancreas": 84,
@@ -69,10 +69,10 @@ def test_fed_the_papers_dice_columns_its_derived_columns_come_out():
 
 
 def test_the_bottom_row_is_the_mean_of_the_five_models_and_not_what_the_paper_prints():
-    lines = paper_table.table(paper_rows())
-    means = [lines[paper_table.AVERAGE].percent[column] for column in paper_table.COLUMNS]
+    lines = table1_values.table(paper_rows())
+    means = [lines[table1_values.AVERAGE].percent[column] for column in table1_values.COLUMNS]
     np.testing.assert_allclose(means, [78.3, 60.9, 40.7, 68.9, 54.8], atol=0.06)
-    printed = paper_table.PAPER_TABLE[paper_table.AVERAGE]
+    printed = table1_values.PAPER_TABLE[table1_values.AVERAGE]
     assert means[2] - printed["C2_tumour"] > 2 and means[4] - printed["average"] > 1
 
 
@@ -86,13 +86,13 @@ def test_sites_weigh_by_their_cases_and_absent_classes_do_not_count():
         case("FL_global", "C2", 1, 0.3, 0.4),
         case("FL_global", "C2", 2, None, 0.8),
     ]
-    row = paper_table.table(rows)["FL_global"]
+    row = table1_values.table(rows)["FL_global"]
     # C1 (0.9+0.7+0.5)/3, C2 0.3 of one case, tumour (0.4+0.8)/2; pancreas (2.1+0.3)/4 = 0.6;
     # (0.6+0.6)/2
     np.testing.assert_allclose(
-        [row.percent[c] for c in paper_table.COLUMNS], [70.0, 30.0, 60.0, 60.0, 60.0]
+        [row.percent[c] for c in table1_values.COLUMNS], [70.0, 30.0, 60.0, 60.0, 60.0]
     )
-    assert [row.cases[c] for c in paper_table.COLUMNS] == [3, 1, 2, 4, 0]
+    assert [row.cases[c] for c in table1_values.COLUMNS] == [3, 1, 2, 4, 0]
 
 
 def test_grids_are_kept_apart_and_a_repeated_report_replaces_the_first():
@@ -101,43 +101,43 @@ def test_grids_are_kept_apart_and_a_repeated_report_replaces_the_first():
         case("C1_baseline", "C1", 1, 0.6, grid="native"),
         case("C1_baseline", "C1", 1, 0.4),
     ]
-    assert paper_table.table(rows)["C1_baseline"].percent["C1_pancreas"] == pytest.approx(40.0)
-    assert paper_table.table(rows, grid="native")["C1_baseline"].percent[
+    assert table1_values.table(rows)["C1_baseline"].percent["C1_pancreas"] == pytest.approx(40.0)
+    assert table1_values.table(rows, grid="native")["C1_baseline"].percent[
         "C1_pancreas"
     ] == pytest.approx(60.0)
 
 
 def test_a_partial_table_has_absent_rows_and_empty_cells_and_no_verdict():
     rows = [*cohort("C1_baseline", 80, 40, 0, (4, 6)), case("C2_baseline", "C2", 1, 0.7, 0.5)]
-    lines = paper_table.table(rows)
+    lines = table1_values.table(rows)
     assert list(lines) == ["C1_baseline", "C2_baseline"]
     assert lines["C2_baseline"].percent == {
         "C1_pancreas": None, "C2_pancreas": pytest.approx(70), "C2_tumour": pytest.approx(50), "pancreas_average": None, "average": None
     }  # fmt: skip
-    verdicts = {name: finding.holds for name, finding in paper_table.findings(lines).items()}
+    verdicts = {name: finding.holds for name, finding in table1_values.findings(lines).items()}
     assert verdicts == {
         "c1_baseline_finds_no_tumour": True,
         "baselines_drop_on_the_other_site": None,
         "fl_local_models_beat_the_baselines": None,
         "fl_global_beats_the_baselines": None,
     }
-    assert paper_table.table([]) == {}
+    assert table1_values.table([]) == {}
 
 
 def test_the_best_global_model_stands_beneath_the_mean_and_outside_it():
     rows = paper_rows((4, 6))
-    without = paper_table.table(rows)
-    lines = paper_table.table(
+    without = table1_values.table(rows)
+    lines = table1_values.table(
         cohort("FL_best_global", 99, 99, 99, (4, 6)) + rows + cohort("extra", 1, 1, 1, (4, 6))
     )
-    assert list(lines) == [*paper_table.MODELS, "Average", "FL_best_global", "extra"]
+    assert list(lines) == [*table1_values.MODELS, "Average", "FL_best_global", "extra"]
     assert lines["Average"] == without["Average"]
 
 
 def test_the_papers_findings_hold_on_the_papers_numbers():
     assert all(
         finding.holds is True
-        for finding in paper_table.findings(paper_table.table(paper_rows())).values()
+        for finding in table1_values.findings(table1_values.table(paper_rows())).values()
     )
 
 
@@ -158,14 +158,15 @@ def test_the_papers_findings_hold_on_the_papers_numbers():
 )
 def test_each_finding_fails_by_itself(model, column, value, broken):
     lines = {
-        name: paper_table.TableRow(percent, {}) for name, percent in paper_table.PAPER_TABLE.items()
+        name: table1_values.TableRow(percent, {})
+        for name, percent in table1_values.PAPER_TABLE.items()
     }
     lines[model] = dataclasses.replace(
         lines[model], percent={**lines[model].percent, column: value}
     )
-    assert [name for name, finding in paper_table.findings(lines).items() if not finding.holds] == [
-        broken
-    ]
+    assert [
+        name for name, finding in table1_values.findings(lines).items() if not finding.holds
+    ] == [broken]
 
 
 def test_false_tumours_are_counted_in_healthy_cases_only():
@@ -175,26 +176,26 @@ def test_false_tumours_are_counted_in_healthy_cases_only():
         case("C2_baseline", "C2", 1, 0.5, 0.3, volume_ml_tumour=5.0),
         case("C1_baseline", "C1", 1, 0.5),
     ]
-    assert paper_table.false_tumours(rows) == {"C1_baseline": (0, 1), "C2_baseline": (1, 2)}
+    assert table1_values.false_tumours(rows) == {"C1_baseline": (0, 1), "C2_baseline": (1, 2)}
 
 
 def test_rows_are_read_back_and_a_broken_line_is_named(tmp_path):
     file = tmp_path / "rows.jsonl"
     rows = [case("C1_baseline", "C1", 1, 0.5), case("C1_baseline", "C2", 1, 0.25, 0.125)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert paper_table.read_rows(file) == rows
+    assert table1_values.read_rows(file) == rows
     file.write_text(json.dumps(rows[0]) + '\n{"model": "C1_baseline", "case": 7}\n')
     with pytest.raises(
         ValueError, match=r"rows\.jsonl, line 2: the row of case 7 lacks site, grid"
     ):
-        paper_table.read_rows(file)
+        table1_values.read_rows(file)
     file.write_text('{"model"\n')
     with pytest.raises(ValueError, match=r"rows\.jsonl, line 1: not valid JSON"):
-        paper_table.read_rows(file)
+        table1_values.read_rows(file)
 
 
 def test_unknown_sites_and_grids_are_named():
     with pytest.raises(ValueError, match="site is 'C3'"):
-        paper_table.table([case("FL_global", "C3", 1, 0.5)])
+        table1_values.table([case("FL_global", "C3", 1, 0.5)])
     with pytest.raises(ValueError, match="grid is 'voxel'"):
-        paper_table.table([], grid="voxel")
+        table1_values.table([], grid="voxel")
