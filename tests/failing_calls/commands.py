@@ -28,7 +28,8 @@ class Command:
       confirmed: returns what was wrong with what the program said and left, given its output, what
         it left and what it should leave.
       before: called in the process first.
-      stays: inside `output`, what the program reads and each trial begins with.
+      start: called before each trial: makes what of `output` the program reads.
+      seconds: after which a program that has not ended is taken to hang.
     """
 
     def __init__(
@@ -43,11 +44,12 @@ class Command:
         confirmed: Callable[[str, Contents, Contents], list[str]] = lambda *_: [],
         before: Callable[[], None] = lambda: None,
         start: Callable[[], None] = lambda: None,
+        seconds: float = _LIMIT_S,
     ):
         self.name, self._module = name, module
         self._inputs, self._output, self._arguments = inputs, output, arguments
         self._kept, self._confirmed = kept, confirmed
-        self._before, self._start = before, start
+        self._before, self._start, self._seconds = before, start, seconds
         self._expected: Contents = {}
 
     def calls(self, kinds: Collection[str]) -> Sequence[Call]:
@@ -80,7 +82,7 @@ class Command:
         return interception.run(
             self._be,
             self._output.with_name(f"{self._output.name}.log"),
-            seconds=_LIMIT_S,
+            seconds=self._seconds,
             kinds=kinds,
             roots=[self._inputs, self._output],
             fault=fault,
