@@ -84,9 +84,9 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
             _sync_all_in(temporary)
             private.inherit(temporary)
             os.chmod(temporary, private.mode_in(path.parent, 0o777))
-            if path.exists():
+            if path.is_dir() and not path.is_symlink():
                 os.replace(path, before)
-            os.replace(temporary, path)
+            os.replace(temporary, path)  # refused where a file or a link is
             sync_directory(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -28,7 +28,8 @@ class Command:
       confirmed: returns the problems with the program's output and files, given its output, its
         files and the expected files.
       before: called in the process first.
-      stays: files inside `output` that the program reads and with which each trial starts.
+      start: called before each trial; it makes the files inside `output` that the program reads.
+      seconds: a program that has not ended after this time is taken to hang.
     """
 
     def __init__(
@@ -43,11 +44,12 @@ class Command:
         confirmed: Callable[[str, Contents, Contents], list[str]] = lambda *_: [],
         before: Callable[[], None] = lambda: None,
         start: Callable[[], None] = lambda: None,
+        seconds: float = _LIMIT_S,
     ):
         self.name, self._module = name, module
         self._inputs, self._output, self._arguments = inputs, output, arguments
         self._kept, self._confirmed = kept, confirmed
-        self._before, self._start = before, start
+        self._before, self._start, self._seconds = before, start, seconds
         self._expected: Contents = {}
 
     def calls(self, kinds: Collection[str]) -> Sequence[Call]:
@@ -80,7 +82,7 @@ class Command:
         return interception.run(
             self._be,
             self._output.with_name(f"{self._output.name}.log"),
-            seconds=_LIMIT_S,
+            seconds=self._seconds,
             kinds=kinds,
             roots=[self._inputs, self._output],
             fault=fault,

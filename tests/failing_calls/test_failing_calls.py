@@ -90,7 +90,7 @@ def test_the_nth_call_fails_and_the_others_do_not(tmp_path):
 
 @pytest.mark.usefixtures("possible")
 def test_programs_whose_calls_fail_lose_nothing_and_go_on():
-    programs = ("server", "site", "prepare")
+    programs = ("server", "site", "ledger", "prepare")
     done = subprocess.run(
         [
             sys.executable,

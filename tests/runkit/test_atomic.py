@@ -164,3 +164,18 @@ def test_every_name_in_a_folder_is_synced_before_the_folder_gets_its_own(tmp_pat
         (folder / "inner" / "file").write_text("x")
         wanted = {os.fspath(place) for place in (folder, folder / "inner", folder / "inner/file")}
     assert wanted <= set(synced[: synced.index("renamed")])
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_what_is_no_folder_is_not_replaced_by_one(tmp_path, kind):
+    path, other = tmp_path / "case", tmp_path / "other"
+    other.mkdir()
+    if kind == "file":
+        path.write_text("mine")
+    else:
+        path.symlink_to(other)
+    with pytest.raises(OSError, match="case"):
+        _write(path, NEW)
+    assert path.read_text() == "mine" if kind == "file" else path.resolve() == other
+    assert {entry.name for entry in tmp_path.iterdir()} == {"case", "other"}
+    assert not list(other.iterdir())
