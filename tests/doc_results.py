@@ -4,8 +4,8 @@
         --processor="AMD EPYC, AVX-512, two cores"
     .venv/py3.11/bin/python -m tests.doc_results          only rewrite the tables of the docs
 
-`docs/results/<name>.json` is the study's `study.json` without its rows by case, which would be most
-of it. A page shows a table of it after the line
+`docs/results/<name>.json` is the study's `study.json` without its rows by case and the points of
+FROC curves, which would be most of it. A page shows a table of it after the line
 
     <!-- study: results/<name>.json, <heading> -->
 
@@ -32,7 +32,7 @@ _MARK = re.compile(
 
 
 def shortened(study: dict[str, Any], processor: str) -> dict[str, Any]:
-    """Returns the contents of `study.json` without rows by case, and with the processor's name.
+    """Returns `study.json` without rows by case and FROC curves, and with the processor's name.
 
     Raises:
       ValueError: if a run is not finished.
@@ -44,7 +44,13 @@ def shortened(study: dict[str, Any], processor: str) -> dict[str, Any]:
     ]
     if unfinished:
         raise ValueError(f"the study is not finished: {'; '.join(unfinished)}")
-    return {"processor": processor, **{k: v for k, v in study.items() if k != "cases"}}
+    kept = {key: value for key, value in study.items() if key != "cases"}
+    if "patients" in kept:
+        kept["patients"] = {
+            model: {name: value for name, value in measures.items() if name != "froc"}
+            for model, measures in kept["patients"].items()
+        }
+    return {"processor": processor, **kept}
 
 
 def table(study: dict[str, Any], heading: str) -> str:

@@ -1,6 +1,7 @@
 """Measures what one local round at a site without tumours does to the global model.
 
-    .venv/py3.11/bin/python -m tests.benchmarks.local_round --run=runs/demo --rounds=11,15
+    .venv/py3.11/bin/python -m tests.benchmarks.local_round --run=runs/demo --rounds=11,15 \\
+        --output=local_round.json
 
 It takes the global models of a finished run of Table 1. For each treatment of missing labels and
 each round r, C1 trains rounds r - 1 and r from the global models that it received then. The first
@@ -12,9 +13,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import pathlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from runkit import atomic
+from tests.benchmarks import machine
 
 TREATMENTS = {
     "background": {"missing_labels": "background"},
@@ -83,6 +89,29 @@ def rows(
                 yield row(treatment, number, trainer.train(global_model(number - 1), number)[0])
 
 
+def table(found: Mapping[str, Any]) -> str:
+    """Returns a Markdown table of the tumour Dice at C2: one line per model, one column per round."""
+    rounds = list(dict.fromkeys(row["round"] for row in found["rows"]))
+    names = {
+        "received": "global model that C1 received",
+        "background": "after C1's round, `background`",
+    }
+    lines = [
+        f"| tumour Dice (%) at C2 | {' | '.join(f'round {number}' for number in rounds)} |",
+        "|---|" + "---:|" * len(rounds),
+    ]
+    for name in dict.fromkeys(
+        row["model"] for row in found["rows"] if row["model"] != "aggregated"
+    ):
+        loss, _, evidence = name.partition(", ")
+        text = names.get(name, f"`{loss}`" + (" with `--absence_evidence`" if evidence else ""))
+        cells = [
+            f"{100 * row['C2']['dice_tumour']:.1f}" for row in found["rows"] if row["model"] == name
+        ]
+        lines.append(f"| {text} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -96,7 +125,10 @@ def main() -> None:
         default="background;restricted;distil",
         help=f"separated by semicolons, of {'; '.join(TREATMENTS)}",
     )
+    parser.add_argument("--output", type=pathlib.Path, help="JSON file of the results")
     arguments = parser.parse_args()
+    found: dict[str, Any] = {"machine": machine.describe(), "rows": []}
+    found["seed"] = json.loads((arguments.run / "table1.json").read_text(encoding="utf-8"))["seed"]
     rounds = [int(number) for number in arguments.rounds.split(",")]
     print("Dice in per cent on validation cases")
     for name, number, first, second in rows(arguments.run, arguments.treatments.split(";"), rounds):
@@ -108,6 +140,9 @@ def main() -> None:
             f"round {number}, {name}: {shown}, C2 tumour {100 * second['dice_tumour']:.1f}",
             flush=True,
         )
+        found["rows"].append({"model": name, "round": number, "C1": first, "C2": second})
+    if arguments.output is not None:
+        atomic.write_json(arguments.output, found)
 
 
 if __name__ == "__main__":
