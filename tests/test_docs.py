@@ -137,20 +137,42 @@ def table_of(name):
     return cells[2:]
 
 
-def test_the_table_of_the_current_demo_is_the_mean_of_its_runs():
-    runs = json.loads((ROOT / "docs" / "results" / "demo.json").read_text())["seeds"].values()
-    columns = ("C1_pancreas", "C2_pancreas", "C2_tumour", "pancreas_average", "average")
-    means = {
-        name: [sum(run["rows"][name][c] for run in runs) / len(runs) for c in columns]
-        for name in next(iter(runs))["rows"]
-    }
-    found = {name: values for name, *values in table_of("demo.json")}
-    assert found == {name: [f"{mean:.1f}" for mean in row] for name, row in means.items()}
+def test_what_is_said_of_the_demo_follows_from_its_study():
+    study = json.loads((ROOT / "docs" / "results" / "study.json").read_text(encoding="utf-8"))
     text = " ".join((ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8").split())
-    kept = 100 * means["C1_FL_local"][2] / means["FL_global"][2]
+    by_seed = {
+        name: {column: list(cell["by_seed"].values()) for column, cell in columns.items()}
+        for name, columns in study["table"].items()
+    }
+
+    def mean(name, column):
+        values = by_seed[name][column]
+        return sum(values) / len(values)
+
+    def above(name, other, column="average"):
+        return f"{mean(name, column) - mean(other, column):.1f}"
+
+    kept = 100 * mean("C1_FL_local", "C2_tumour") / mean("FL_global", "C2_tumour")
     assert f"C1_FL_local keeps {kept:.0f} % of FL_global's tumour Dice" in text
-    above = means["FL_global"][4] - means["C2_baseline"][4]
-    assert f"FL_global's Average is {above:.1f} points above C2_baseline's" in text
+    ahead = above("FL_global", "C2_baseline")
+    assert f"FL_global's Average is {ahead} points above C2_baseline's" in text
+    branch = above("FL_global_no_vae", "FL_global")
+    assert f"Without it FL_global's Average is {branch} points higher, and higher in each" in text
+    pairs = zip(
+        by_seed["FL_global_no_vae"]["average"], by_seed["FL_global"]["average"], strict=True
+    )
+    assert all(without > with_branch for without, with_branch in pairs)
+    assert f"upper bound: {above('pooled', 'FL_global')} points above FL_global" in text
+    gated = study["patients"]["FL_global_gated"]
+    alarmed = round(gated["specificity"]["count"] * (1 - gated["specificity"]["estimate"]))
+    lost = round(gated["sensitivity"]["count"] * (1 - gated["sensitivity"]["estimate"]))
+    cost = above("FL_global", "FL_global_gated", "C2_tumour")
+    assert (alarmed, lost) == (3, 2)
+    assert f"3 of 18 for FL_global, and costs {cost} points of tumour Dice and two of 21" in text
+    first_four = [verdict["verdict"] for verdict in study["verdicts"][:4]]
+    assert first_four == ["undecided"] * 4
+    named = [v["claim"] for v in study["verdicts"] if v["verdict"] != "undecided"]
+    assert len(named) == 1 and "gone" in named[0]
 
 
 def test_the_table_of_the_tuning_is_that_of_its_runs():
