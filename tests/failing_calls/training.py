@@ -50,10 +50,18 @@ def training(folder: pathlib.Path) -> Command:
 
 
 def _content(file: bytes) -> bytes:
-    """Returns the values and facts of a safetensors file, whose writer puts facts in any order."""
+    """Returns the values and facts of a safetensors file, whose writer puts facts in any order; the
+    speed of the training is left out.
+    """
     try:
         size = 8 + struct.unpack("<Q", file[:8])[0]
         header = json.loads(file[8:size])
     except (struct.error, ValueError):
         return file  # not whole
+    facts = header.get("__metadata__", {})
+    if "extra" in facts:
+        extra = json.loads(facts["extra"])
+        for name in ("patches_per_second", "data_wait_share"):
+            extra.get("metrics", {}).pop(name, None)
+        facts["extra"] = json.dumps(extra, sort_keys=True)
     return json.dumps(header, sort_keys=True).encode("utf-8") + file[size:]
