@@ -45,7 +45,6 @@ setup(
             "notebooks/*.ipynb",
             "studies/page/*",
         ],
-        "c2fnas": ["genotypes/*.json"],
         "federated": ["wire/*.proto", "wire/*.pyi"],
     },
     # The base holds what a server, an operator and the doctor need. A machine that trains or reads

@@ -16,7 +16,7 @@ import pathlib
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import app, flags, logging
@@ -25,6 +25,11 @@ from experiments import configuration
 from experiments import flags as experiment_flags
 from federated.errors import FederationError
 from runkit import memory as process_memory
+
+if TYPE_CHECKING:
+    from c2fnas.genotype import Genotype
+    from c2fnas.network import Network
+    from c2fnas.search.supernet import Supernet
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -38,6 +43,7 @@ flags.DEFINE_integer(
 
 def main(argv: list[str]) -> None:
     del argv
+    from c2fnas.search.supernet import Supernet
     from experiments.models import site_trainer, strategies
     from experiments.run import trial_patch, trial_round
 
@@ -49,8 +55,13 @@ def main(argv: list[str]) -> None:
     trainer = site_trainer.build_trainer(one, strategies.mirrored(), total_steps=1)
     network = trainer.network
     genotype = site_trainer.load_genotype(one)
-    about = _about_supernet if one.supernet else _about_network
-    print(about(network, genotype, one.patch_size, time.monotonic() - start), flush=True)
+    seconds = time.monotonic() - start
+    print(
+        _about_supernet(network, genotype, one.patch_size, seconds)
+        if isinstance(network, Supernet)
+        else _about_network(network, genotype, one.patch_size, seconds),
+        flush=True,
+    )
     before = trainer.weights()
     start = time.monotonic()
     parts = trainer.train(
@@ -89,7 +100,9 @@ def main(argv: list[str]) -> None:
         )
 
 
-def _about_network(network: Any, genotype: Any, patch: Sequence[int], seconds: float) -> str:
+def _about_network(
+    network: Network, genotype: Genotype, patch: Sequence[int], seconds: float
+) -> str:
     """Describes the size of a network."""
     from c2fnas import vae_branch
 
@@ -106,7 +119,9 @@ def _about_network(network: Any, genotype: Any, patch: Sequence[int], seconds: f
     )
 
 
-def _about_supernet(network: Any, genotype: Any, patch: Sequence[int], seconds: float) -> str:
+def _about_supernet(
+    network: Supernet, genotype: Genotype, patch: Sequence[int], seconds: float
+) -> str:
     """Describes the size of a supernet, after checking the shape of each kernel.
 
     Raises:
@@ -138,7 +153,7 @@ def _about_supernet(network: Any, genotype: Any, patch: Sequence[int], seconds: 
     )
 
 
-def _memory(network: Any, batches: Sequence[int]) -> Mapping[int, Any]:
+def _memory(network: Network, batches: Sequence[int]) -> Mapping[int, Any]:
     """Returns batch -> the estimate for a step."""
     from c2fnas import memory
     from c2fnas.search import supernet_memory

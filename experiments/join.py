@@ -199,7 +199,7 @@ def take_part(
     if (
         isinstance(trainer, site_trainer.SegmentationTrainer)
         and trainer.best_score is not None
-        and not config.supernet  # whose weights are no model
+        and not config.supernet  # a supernet is not a model by itself
     ):
         model_folders.write_best(
             folder / part / "model",

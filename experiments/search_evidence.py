@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -30,6 +30,9 @@ from experiments import program_help, setting_flags
 from experiments.search import evidence
 from experiments.search.candidate_budget import MOST_TRAININGS
 from experiments.search.evidence import EvidenceSettings
+
+if TYPE_CHECKING:
+    from experiments.configuration import ExperimentConfig
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -126,7 +129,9 @@ def main(argv: list[str]) -> None:
     print(f"All numbers: {folder / evidence.DOCUMENT}; as a page: {folder / evidence.PAGE}")
 
 
-def _trainer(config: Any, chosen: EvidenceSettings, stores: Any, folder: pathlib.Path) -> Any:
+def _trainer(
+    config: ExperimentConfig, chosen: EvidenceSettings, stores: Any, folder: pathlib.Path
+) -> Any:
     """Returns a function that runs one training."""
     from experiments.models import strategies
     from experiments.search import candidate_training

@@ -24,7 +24,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -32,6 +32,13 @@ from c2fnas.search.evolution import EvolutionSettings
 from experiments import flags as experiment_flags
 from experiments import program_help, setting_flags
 from experiments.search.supernet_settings import SupernetSettings
+
+if TYPE_CHECKING:
+    from c2fnas.genotype import Genotype
+    from c2fnas.search.operation_space import OperationSpace
+    from experiments.configuration import ExperimentConfig
+    from experiments.search.operation_search import TrainedSupernet
+    from experiments.search.search_state import SearchState
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -116,14 +123,16 @@ def main(argv: list[str]) -> None:
         print(line)
 
 
-def _space(base: Any, config: Any, chosen: SupernetSettings) -> Any:
+def _space(base: Genotype, config: ExperimentConfig, chosen: SupernetSettings) -> OperationSpace:
     from c2fnas.search.operation_space import OperationSpace
 
     most = chosen.most_gmac * 1e9 or None
     return OperationSpace(base, patch_size=config.patch_size, most_macs=most)
 
 
-def _results(state: Any, space: Any, folder: pathlib.Path, trained: Any) -> Iterator[str]:
+def _results(
+    state: SearchState, space: OperationSpace, folder: pathlib.Path, trained: TrainedSupernet
+) -> Iterator[str]:
     """Writes the results; yields a line about each file."""
     from c2fnas import named_weights
     from c2fnas.search import evolution, supernet

@@ -19,7 +19,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -29,6 +29,11 @@ from experiments import program_help, setting_flags
 from experiments.search import search_cost, topology_search
 from experiments.search.candidate_budget import MOST_TRAININGS, ProxySettings
 from experiments.search.scoring import Score
+
+if TYPE_CHECKING:
+    from c2fnas.search.topology_space import TopologySpace
+    from experiments.configuration import ExperimentConfig
+    from experiments.search.search_state import SearchState
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -130,7 +135,11 @@ def _cores() -> int:
 
 
 def _scorer(
-    config: Any, proxy: ProxySettings, space: Any, stores: Any, folder: pathlib.Path
+    config: ExperimentConfig,
+    proxy: ProxySettings,
+    space: TopologySpace,
+    stores: Any,
+    folder: pathlib.Path,
 ) -> Score:
     """Returns a function that trains and scores one topology."""
     from experiments.models import strategies
@@ -160,7 +169,7 @@ def _scorer(
     return score
 
 
-def _results(state: Any, space: Any, folder: pathlib.Path) -> Iterator[str]:
+def _results(state: SearchState, space: TopologySpace, folder: pathlib.Path) -> Iterator[str]:
     """Writes the best genotype of each arm; yields a line about each."""
     from c2fnas.search import evolution
     from experiments.search.search_state import EVOLUTION

@@ -43,14 +43,3 @@ def one_of_each(groups: Sequence[Sequence[int]], seed: int) -> list[int]:
     """Returns one member of each group, drawn uniformly; a function of the seed."""
     draws = Draws(seed, "one of each cluster")
     return [group[draws.below(len(group))] for group in groups]
-
-
-def medoid(distances: np.ndarray, group: Sequence[int]) -> int:
-    """Returns the member with the smallest sum of distances to the others, the first in a tie.
-
-    Args:
-      distances: condensed, over all items.
-      group: numbers of the members.
-    """
-    between = squareform(distances)[np.ix_(group, group)]
-    return group[int(between.sum(axis=1).argmin())]

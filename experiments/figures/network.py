@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -13,6 +13,10 @@ from matplotlib.patches import Patch
 
 from experiments.figures.shapes import arrow, box
 from experiments.figures.style import DPI, INK, MUTED, RULE
+
+if TYPE_CHECKING:
+    from c2fnas.genotype import Genotype
+    from c2fnas.network import Network
 
 _OP_COLOURS = {"conv2d": "#56b4e9", "conv3d": "#e69f00", "p3d": "#009e73"}
 _FURTHER_COLOURS = ("#cc79a7", "#d55e00", "#0072b2", "#f0e442")  # for operations not in the paper
@@ -31,7 +35,7 @@ _OP_NAMES = {
 }
 
 
-def genotype_figure(architecture: Any, patch_size: Sequence[int] = (96, 96, 96)) -> Figure:
+def genotype_figure(architecture: Genotype, patch_size: Sequence[int] = (96, 96, 96)) -> Figure:
     """Draws a genotype (the paper's Fig. 2).
 
     Each cell is a box at its scale in the colour of its operation; each input is an arrow.
@@ -109,7 +113,7 @@ def _colours(operations: Sequence[str]) -> dict[str, str]:
     return {op: colour for op, colour in _OP_COLOURS.items() if op in used} | further
 
 
-def vae_figure(network: Any) -> Figure:
+def vae_figure(network: Network) -> Figure:
     """Draws the VAE branch as layers with the shapes of their outputs (the paper's Fig. 3).
 
     Args:

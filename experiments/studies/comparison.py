@@ -59,7 +59,7 @@ def collect(study: Study, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if study.margin is None:
         raise ValueError(f"study {study.name} has no `margin`, so its points are not compared")
     finished = [run for run in runs if run["state"] == "finished"]
-    results = {(run["label"], run["seed"]): _average(run["rows"]) for run in finished}
+    results = {(run["label"], run["seed"]): average(run["rows"]) for run in finished}
     verdicts = _verdicts(study, study.margin, finished)
     points = []
     for point in study.points:
@@ -238,7 +238,8 @@ def picture(content: Mapping[str, Any]) -> str:
     )
 
 
-def _average(rows: Sequence[Any]) -> float | None:
+def average(rows: Sequence[Any]) -> float | None:
+    """Returns FL_global's Average in points; None without rows."""
     lines = table1_values.table(rows)
     return lines[_MODEL].percent["average"] if _MODEL in lines else None
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.reports import html_parts
-from experiments.results import table1_values
+from experiments.studies import comparison
 from experiments.studies.study_file import Study
 from federated.privacy.policy import EPSILON, PrivacyPolicy
 from federated.privacy.releases import number
@@ -58,7 +58,7 @@ def collect(study: Study, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] |
                 "label": point.label,
                 "policy": "; ".join(policies) or _NO_FILTER,
                 **_of_runs(own),
-                "by_seed": {str(run["seed"]): average(run["rows"]) for run in own},
+                "by_seed": {str(run["seed"]): comparison.average(run["rows"]) for run in own},
             }
         )
     return {"points": points}
@@ -69,7 +69,7 @@ def of_one_run(run: Mapping[str, Any]) -> dict[str, Any] | None:
     found = _of_runs([run])
     if found["epsilon"] is None:
         return None
-    of_seed = {str(run["seed"]): average(run["rows"])}
+    of_seed = {str(run["seed"]): comparison.average(run["rows"])}
     return {
         "points": [
             {"label": run["label"], "policy": "reported by the sites", **found, "by_seed": of_seed}
@@ -89,12 +89,6 @@ def words(policy: PrivacyPolicy) -> str:
         "svt": f" {100 * policy.fraction:g} %, delta 0",
     }
     return f"{policy.filter}{given[policy.filter]}"
-
-
-def average(rows: Sequence[Any]) -> float | None:
-    """Returns FL_global's Average in points; None without rows."""
-    lines = table1_values.table(rows)
-    return lines[_MODEL].percent["average"] if _MODEL in lines else None
 
 
 HEAD = ["point", "policy", "epsilon of the run", "sent of an update", "Average of FL_global"]

@@ -61,7 +61,7 @@ class Inbox:
         data = self._waiting.popleft()
         if len(data) > self._max_bytes:
             raise DamagedTransfer(
-                f"a message of {len(data)} bytes came where {self._max_bytes} are the most; "
+                f"received a message of {len(data)} bytes; at most {self._max_bytes} are accepted; "
                 "install the same release"
             )
         try:

@@ -105,7 +105,7 @@ class PrivacyPolicy:
     )
     percentile: float | None = setting(
         None,
-        "Of 'percentile': this many per cent of the values are not shared, e.g. 75.",
+        "For 'percentile': this many per cent of the values are not shared, e.g. 75.",
         condition=Condition(
             lambda value: value is None or 0.0 < value < 100.0, "above 0, below 100"
         ),
@@ -114,34 +114,34 @@ class PrivacyPolicy:
     )
     gamma: float | None = setting(
         None,
-        "Of 'percentile' and 'svt': largest size of a shared change per training step; larger ones "
-        "are cut off. 0 for no such bound ('percentile' only).",
+        "For 'percentile' and 'svt': largest size of a shared change per training step; larger "
+        "ones are cut off. 0 for no such bound ('percentile' only).",
         condition=_POSITIVE,
         flag="privacy_gamma",
         unset=0.0,
     )
     fraction: float = setting(
         0.1,
-        "Of 'svt': share of the values that are shared, q of Li et al.",
+        "For 'svt': share of the values that are shared, q of Li et al.",
         condition=Condition(lambda value: 0.0 < value <= 1.0, "a share above 0, at most 1"),
         flag="privacy_fraction",
     )
     threshold: float = setting(
         1e-6,
-        "Of 'svt': a value is shared if its change per training step is above this, both with "
+        "For 'svt': a value is shared if its change per training step is above this, both with "
         "noise; tau of Li et al.",
         condition=Condition(lambda value: 0.0 <= value < math.inf, "a number of at least 0"),
         flag="privacy_threshold",
     )
     epsilon1: float = setting(
         0.1,
-        "Of 'svt': epsilon of the threshold in each round.",
+        "For 'svt': epsilon of the threshold in each round.",
         condition=_POSITIVE,
         flag="privacy_epsilon1",
     )
     epsilon2: float | None = setting(
         None,
-        "Of 'svt': epsilon of all comparisons of a round together. 0: --privacy_epsilon1 times "
+        "For 'svt': epsilon of all comparisons of a round together. 0: --privacy_epsilon1 times "
         "(2 q)^(2/3) for q shared values (Lyu et al. 2017), which is large for a network.",
         condition=_POSITIVE,
         flag="privacy_epsilon2",
@@ -149,7 +149,7 @@ class PrivacyPolicy:
     )
     epsilon3: float | None = setting(
         None,
-        "Of 'svt': epsilon of all shared values of a round together.",
+        "For 'svt': epsilon of all shared values of a round together.",
         condition=_POSITIVE,
         flag="privacy_epsilon3",
         unset=0.0,

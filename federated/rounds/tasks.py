@@ -33,7 +33,7 @@ MAX_ROUND = 100_000  # rounds of a run; each adds a few hundred bytes to a site'
 # federation of hospitals that trained one segmentation model, FeTS 2022, had 71 sites: with three
 # models each and the two global ones that would be 215.
 MAX_MODELS = 256
-MAX_DISCARDED = 100  # times a run may go back, so that no server can keep a site training for ever
+MAX_DISCARDED = 100  # times a run may go back, so that no server can keep a site training forever
 LAST_GLOBAL = "FL_global"  # the last global model, without a selection
 BEST_GLOBAL = "FL_best_global"  # the global model with the best scores from the sites
 

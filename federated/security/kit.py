@@ -71,7 +71,8 @@ class Kit:
             ) from error
         if not port:
             raise NoPort(
-                f"{path}: port is 0, which names no server; give the port that the server printed"
+                f"{path}: port is 0, which names no server; give the port that the server printed, "
+                f"with --server={host}:PORT"
             )
         return cls(name, host, port, credential, tls.Identity.of(folder, kind, learned=learned))
 

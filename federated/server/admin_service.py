@@ -106,7 +106,8 @@ class AdminServicer(grpc.GenericRpcHandler):
                     data = next(call.following(stream), b"")
                     if len(data) > _MAX_MESSAGE:
                         raise errors.OrderRefused(
-                            f"a message of {len(data)} bytes came where {_MAX_MESSAGE} are the most"
+                            f"received a message of {len(data)} bytes; "
+                            f"at most {_MAX_MESSAGE} are accepted"
                         )
                     try:
                         decoded = request.FromString(data)

@@ -1,4 +1,4 @@
-"""Admission of sites: a site logs in with its credential and the server's plan.
+"""The login of sites: a site logs in with its credential and the server's plan.
 
 From then on a token identifies it.
 """

@@ -38,7 +38,7 @@ MAX_LENT = 8
 # same one again, or a second one.
 _REPLACED = 20
 _HISTORY = 5  # closed rounds whose changes determine what is usual
-_NOTE_EVERY_S = 1.0  # between two records that bytes of a site arrive
+_NOTE_EVERY_S = 1.0  # between two updates of the time at which a site's bytes last arrived
 # Chunks that are checked at the same time: more would only wait for a processor and take memory.
 _CHECKED_AT_ONCE = max(2, os.cpu_count() or 1)
 

@@ -23,7 +23,6 @@ from preprocessing.checks.survey import HU_EDGES, Facts
 from preprocessing.declared_labels import Declared
 from runkit.classes import FOREGROUND
 
-SINCE_FORMAT = 2
 SPACING_MM = Scale(0.05, 0.1, 100)  # the bins' centres are 0.1, 0.2, ... 10 mm
 EXTENT_MM = Scale(0.0, 50.0, 40)
 HU = Scale(HU_EDGES[0], HU_EDGES[1] - HU_EDGES[0], len(HU_EDGES) - 1)

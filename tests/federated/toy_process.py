@@ -37,9 +37,9 @@ PLACES = {
     "GrpcTransport": grpc_transport.GrpcTransport,
     "ToyTrainer": toy.ToyTrainer,
     "PartialModel": partial_file.PartialModel,
-    "Intake": uploads.Uploads,
+    "Uploads": uploads.Uploads,
     "codec": codec,
-    "chunk_wire": chunk_encoding,
+    "chunk_encoding": chunk_encoding,
     "tensor_files": tensor_files,
 }
 

@@ -48,13 +48,6 @@ def test_one_of_each_is_a_function_of_the_seed_and_reaches_every_member():
     assert drawn == set(itertools.product(*groups))
 
 
-def test_the_medoid_is_the_one_in_the_middle():
-    distances = _distances(LINE)
-    assert clustering.medoid(distances, [2, 3, 4]) == 3
-    assert clustering.medoid(distances, [0, 1]) == 0  # the first of equals
-    assert clustering.medoid(distances, [5]) == 5
-
-
 @pytest.mark.parametrize("count", [0, 7])
 def test_impossible_numbers_of_groups(count):
     with pytest.raises(ValueError, match=f"count is {count}; expected 1 to 6"):

@@ -56,7 +56,9 @@ def test_a_message_beyond_the_limit_is_refused_before_it_is_decoded():
     inbox = Inbox(decoded.append, 4)
     messages = inbox.messages(stream(inbox, [b"four", b"fives"]))
     next(messages)
-    with pytest.raises(DamagedTransfer, match="a message of 5 bytes came where 4 are the most"):
+    with pytest.raises(
+        DamagedTransfer, match="received a message of 5 bytes; at most 4 are accepted"
+    ):
         next(messages)
     assert decoded == [b"four"]
 
