@@ -14,13 +14,14 @@ import sys
 
 from experiments.models import strategies
 
+STEPS = 3
+
 
 def main(folder: str, die_at: int) -> None:
     strategy = strategies.from_environment()
 
     from c2fnas import checkpoints, named_weights, training
     from tests.c2fnas import tiny
-    from tests.c2fnas.replicas_program import STEPS
 
     with strategy.scope():
         network = tiny.build(tiny.SHALLOW)

@@ -10,7 +10,7 @@ from c2fnas import checkpoints, named_weights, training
 from experiments.models import strategies
 from tests import forked
 from tests.c2fnas import tiny
-from tests.c2fnas.replicas_program import STEPS
+from tests.experiments.workers_program import STEPS
 
 
 def _free_ports(count):
