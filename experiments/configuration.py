@@ -136,6 +136,15 @@ class ExperimentConfig:
             lambda share: 0 < share <= 1, "a share of the learning rate, above 0 and at most 1"
         ),
     )
+    vae_weight: float = setting(
+        1.0,
+        "Weight of the VAE branch's two losses, as a share of the paper's 0.2 (KL) and 0.3 (L2). "
+        "Lower it where the branch's gradient outweighs the segmentation's in the shared encoder.",
+        condition=Condition(
+            lambda share: 0 < share <= 1,
+            "a share of the paper's weights, above 0 and at most 1; for no branch: --vae=none",
+        ),
+    )
     kl: Literal["voxels", "latent"] = setting(
         "voxels",
         "Divisor of the KL term: the voxels of a patch (Myronenko 2018) or the latent size.",
@@ -340,6 +349,7 @@ def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, A
             "learning_rate": config.learning_rate,
             "final_learning_rate": config.final_learning_rate,
             **({"vae_rate": config.vae_rate} if config.vae_rate != 1.0 else {}),
+            **({"vae_weight": config.vae_weight} if config.vae_weight != 1.0 else {}),
             **_missing_labels(config),
             **({"proximal_weight": config.proximal_weight} if config.proximal_weight else {}),
             **({"shared_candidates": config.shared_candidates} if config.shared_candidates else {}),

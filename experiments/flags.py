@@ -33,6 +33,7 @@ Config = TypeVar("Config")
 _SINCE_FIRST_RELEASE = (
     "supernet",
     "vae_rate",
+    "vae_weight",
     "missing_labels",
     "absence_evidence",
     "shared_candidates",

@@ -159,7 +159,12 @@ def build_trainer(
             learning_rate=config.learning_rate,
             final_learning_rate=config.final_learning_rate,
             vae_rate=config.vae_rate,
-            loss=LossConfig(kl_kind=config.kl, missing=missing),
+            loss=LossConfig(
+                kl=LossConfig.kl * config.vae_weight,
+                reconstruction=LossConfig.reconstruction * config.vae_weight,
+                kl_kind=config.kl,
+                missing=missing,
+            ),
             clip_norm=config.clip_norm,
             non_finite=config.non_finite,
             # Training arrays that the next round replaces would fit the rest to lost weights.

@@ -40,6 +40,7 @@ VALUES = {
         ("flip_axes", ("x", "x"), "flip_axes is 'x,x'; expected some of x, y, z, each once"),
         ("intensity_scale", 1.0, "intensity_scale is 1.0; expected 0 up to, not including, 1"),
         ("keep_checkpoints", 0, "keep_checkpoints is 0; expected at least 1"),
+        ("vae_weight", 0.0, r"vae_weight is 0.0; expected a share of the paper's weights, above 0"),
         ("proximal_weight", -0.1, r"proximal_weight is -0.1; expected a number up to 1e\+06, or 0"),
         ("proximal_weight", 1e39, r"proximal_weight is 1e\+39; expected a number up to 1e\+06"),
         ("proximal_weight", math.nan, r"proximal_weight is nan; expected a number up to 1e\+06"),
@@ -67,6 +68,8 @@ def test_plan_changes_with_what_sites_must_share_and_not_with_the_seed():
         "kl": "latent",
         "flip_axes": ("x",),
         "intensity_shift": 0.1,
+        "vae_rate": 0.5,
+        "vae_weight": 0.5,
         "proximal_weight": 0.01,
         "keep_at_site": ("norms",),
         "only_receive": ("head",),
@@ -81,7 +84,8 @@ def test_plan_changes_with_what_sites_must_share_and_not_with_the_seed():
 def test_the_plan_names_arrays_by_patterns_and_is_that_of_earlier_releases_without_them():
     config = configuration.ExperimentConfig(**VALUES)
     before = configuration.plan(config, {})
-    assert "sharing" not in before and "proximal_weight" not in before["training"]
+    later = {"vae_rate", "vae_weight", "proximal_weight"}
+    assert "sharing" not in before and not before["training"].keys() & later
     changed = dataclasses.replace(
         config, keep_at_site=("norms", "cell03/*", "norms"), only_receive=("head",)
     )
@@ -134,7 +138,7 @@ def test_flag_text_repeats_the_configuration(tmp_path):
 
 def test_a_run_of_an_earlier_release_has_the_same_flag_text_under_its_rule():
     text = _resolved().stderr
-    for name in ("aggregation", "proximal_weight", "keep_at_site", "only_receive"):
+    for name in ("aggregation", "vae_weight", "proximal_weight", "keep_at_site", "only_receive"):
         assert name not in text
     assert "--aggregation=fedavgm\n" in _resolved("--aggregation=fedavgm").stderr
 

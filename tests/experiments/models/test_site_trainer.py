@@ -103,6 +103,19 @@ def test_what_a_training_leaves_is_private_whatever_the_umask(config, store, ini
     assert list(private.open_to_others(folder)) == [] == list(private.open_to_others(store.root))
 
 
+@pytest.mark.parametrize(("share", "kl", "l2"), [(1.0, 0.2, 0.3), (0.5, 0.1, 0.15)])
+def test_the_losses_of_the_branch_weigh_what_the_paper_gives_them_or_a_share_of_it(
+    config, share, kl, l2
+):
+    changed = dataclasses.replace(config, vae="reduced", vae_weight=share)
+    made = site_trainer.build_trainer(
+        changed, tf.distribute.MirroredStrategy(["CPU:0"]), total_steps=1
+    )
+    weights = made.config.loss
+    assert (weights.kl, weights.reconstruction) == (kl, l2)
+    assert (weights.dice, weights.cross_entropy) == (1.0, 1.0)
+
+
 def test_how_often_changes_no_weight(config, store, initial, tmp_path):
     ends = []
     for every in (1, 2):

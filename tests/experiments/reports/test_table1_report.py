@@ -127,6 +127,7 @@ def test_every_setting_is_held_against_the_paper_unless_it_changes_no_model():
     fields = {field.name for field in dataclasses.fields(ExperimentConfig)}
     unlike = {
         "vae_rate": 0.5,
+        "vae_weight": 0.5,
         "missing_labels": "restricted",
         "absence_evidence": True,
         "precision": "mixed_float16",
