@@ -1,7 +1,7 @@
-"""Trains a site alone with the VAE branch at several learning rates, and without the branch.
+"""Trains a site alone with several rates and weights of the VAE branch, and without the branch.
 
-    .venv/py3.11/bin/python -m tests.benchmarks.vae_rate --run=runs/demo --site=C2 \
-        --output=vae_rate.json
+    .venv/py3.11/bin/python -m tests.benchmarks.vae_settings --run=runs/demo --site=C2 \
+        --output=vae_settings.json
 
 It takes the settings and the prepared cases of a run of `experiments.table1`, of which it changes
 nothing, and prints the mean Dice on the site's validation cases as the training goes on, and the
@@ -23,12 +23,14 @@ from typing import Any
 from runkit import atomic, events
 from tests.benchmarks import machine
 
-VARIANTS = {
-    "1": ["--vae_rate=1"],
-    "0.1": ["--vae_rate=0.1"],
-    "0.03": ["--vae_rate=0.03"],
-    "without a branch": ["--vae=none"],
-}
+VARIANTS = (
+    "--vae_rate=1",
+    "--vae_rate=0.03",
+    "--vae_weight=0.1",
+    "--vae_weight=0.01",
+    "--vae_weight=0.01 --vae_rate=0.03",
+    "--vae=none",
+)
 
 
 def result(history: list[dict[str, Any]]) -> dict[str, Any]:
@@ -42,7 +44,8 @@ def result(history: list[dict[str, Any]]) -> dict[str, Any]:
 
 def train(run: pathlib.Path, site: str, folder: pathlib.Path, flags: list[str]) -> dict[str, Any]:
     """Trains one variant in a folder of its own, or reads it if it has been trained."""
-    settings = [f"--flagfile={run / 'experiment.flags'}", *flags]
+    paper = ["--vae_rate=1", "--vae_weight=1"]  # unless the variant says otherwise
+    settings = [f"--flagfile={run / 'experiment.flags'}", *paper, *flags]
     model, site_folder = folder / "initial.safetensors", folder / site
     cases = site_folder / "cases"
     if not cases.exists():
@@ -66,7 +69,7 @@ def train(run: pathlib.Path, site: str, folder: pathlib.Path, flags: list[str]) 
 def table(found: Mapping[str, Any]) -> str:
     """Returns the results as a Markdown table: one line per measure, one column per variant."""
     variants = found["variants"]
-    head = [f"`--vae_rate={name}`" if name in ("1", "0.1", "0.03") else name for name in variants]
+    head = [f"`{name}`" for name in variants]
     lines = [f"| | {' | '.join(head)} |", "|---|" + "---:|" * len(head)]
     for step in next(iter(variants.values()))["dice"]:
         cells = [f"{100 * one['dice'][step]:.0f}" for one in variants.values()]
@@ -84,19 +87,19 @@ def main() -> None:
     parser.add_argument("--run", type=pathlib.Path, required=True, help="folder of the run")
     parser.add_argument("--site", default="C2")
     parser.add_argument(
-        "--work", type=pathlib.Path, default=pathlib.Path("vae_rate"), help="folder"
+        "--work", type=pathlib.Path, default=pathlib.Path("vae_settings"), help="folder"
     )
     parser.add_argument("--output", type=pathlib.Path, help="JSON file of the results")
     flags = parser.parse_args()
     found: dict[str, Any] = {"machine": machine.describe(), "site": flags.site, "variants": {}}
     found["seed"] = json.loads((flags.run / "table1.json").read_text(encoding="utf-8"))["seed"]
-    for number, (name, own) in enumerate(VARIANTS.items()):
-        one = train(flags.run, flags.site, flags.work / str(number), own)
+    for number, name in enumerate(VARIANTS):
+        one = train(flags.run, flags.site, flags.work / str(number), name.split())
         found["variants"][name] = one
         steps = "  ".join(f"{step}: {dice:.3f}" for step, dice in one["dice"].items())
         highest = one["highest_reconstruction"]
         print(
-            f"{name:>18}  Dice after steps  {steps}"
+            f"{name:>33}  Dice after steps  {steps}"
             + ("" if highest is None else f"  highest squared difference {highest:.1f}"),
             flush=True,
         )
