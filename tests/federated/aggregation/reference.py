@@ -1,8 +1,9 @@
-"""Reference implementations of every rule, in plain NumPy and float64."""
+"""The reference implementations of all rules, in plain NumPy and float64."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 
 import numpy as np
 
@@ -17,45 +18,11 @@ TEXTS = (
 )
 
 
-def fedavg(memory, model, updates, examples):
-    del memory, model
-    return np.average(updates, axis=0, weights=examples)
-
-
-def fedavgm(memory, model, updates, examples, *, momentum, learning_rate):
-    gradient = model - np.average(updates, axis=0, weights=examples)
-    memory["velocity"] = momentum * memory.get("velocity", 0.0) + gradient
-    return model - learning_rate * memory["velocity"]
-
-
-def fedadam(memory, model, updates, examples, *, beta_1, beta_2, tau, learning_rate):
-    gradient = model - np.average(updates, axis=0, weights=examples)
-    memory["m"] = beta_1 * memory.get("m", 0.0) + (1 - beta_1) * gradient
-    memory["v"] = beta_2 * memory.get("v", tau**2) + (1 - beta_2) * np.square(gradient)
-    return model - learning_rate * memory["m"] / (np.sqrt(memory["v"]) + tau)
-
-
-def median(memory, model, updates, examples):
-    del memory, model, examples
-    return np.median(updates, axis=0)
-
-
-def trimmed_mean(memory, model, updates, examples, *, trim):
-    del memory, model, examples
-    kept = updates.copy()
-    for _ in range(trim):
-        for furthest in (np.nanargmax, np.nanargmin):
-            dropped = np.expand_dims(furthest(kept, axis=0), axis=0)
-            np.put_along_axis(kept, dropped, np.nan, axis=0)
-    return np.nanmean(kept, axis=0)
-
-
+# Each rule's own test file has its reference: `reference(memory, model, updates, examples)` and the
+# rule's parameters returns the next model of one array in float64; `memory` is kept between rounds.
 REFERENCES = {
-    "fedavg": fedavg,
-    "fedavgm": fedavgm,
-    "fedadam": fedadam,
-    "median": median,
-    "trimmed_mean": trimmed_mean,
+    name: importlib.import_module(f"tests.federated.aggregation.test_{name}").reference
+    for name in rules.RULES
 }
 
 

@@ -4,6 +4,13 @@ from federated.aggregation.fedadam import FedAdam
 from federated.aggregation.rule import Slab
 
 
+def reference(memory, model, updates, examples, *, beta_1, beta_2, tau, learning_rate):
+    gradient = model - np.average(updates, axis=0, weights=examples)
+    memory["m"] = beta_1 * memory.get("m", 0.0) + (1 - beta_1) * gradient
+    memory["v"] = beta_2 * memory.get("v", tau**2) + (1 - beta_2) * np.square(gradient)
+    return model - learning_rate * memory["m"] / (np.sqrt(memory["v"]) + tau)
+
+
 def test_two_rounds_by_hand():
     rule = FedAdam(beta_1=0.5, beta_2=0.75, tau=2.0, learning_rate=8.0)
     model = np.float32([1.0])

@@ -4,6 +4,12 @@ from federated.aggregation.fedavgm import FedAvgM
 from federated.aggregation.rule import Slab
 
 
+def reference(memory, model, updates, examples, *, momentum, learning_rate):
+    gradient = model - np.average(updates, axis=0, weights=examples)
+    memory["velocity"] = momentum * memory.get("velocity", 0.0) + gradient
+    return model - learning_rate * memory["velocity"]
+
+
 def rounds(rule, model, updates_of_rounds, num_examples):
     """Returns the models of one slab over rounds."""
     models, state = [], {"velocity": np.zeros(model.shape)}
