@@ -56,7 +56,7 @@ def test_large_messages_are_refused_before_they_are_decoded(serving, channel):
             )
         assert (
             caught.value.code() == grpc.StatusCode.DATA_LOSS
-            and "bytes came where" in caught.value.details()
+            and "bytes; at most" in caught.value.details()
         )
     transport.close()
 
