@@ -17,7 +17,7 @@ from c2fnas.search.evolution import Candidate, EvolutionState
 from c2fnas.search.gene_space import Gene
 from experiments.reports.search_page import StageResult
 from experiments.results.search_table import ScoredCandidate
-from runkit import atomic, formats, randomness
+from runkit import atomic, formats, nested, randomness
 
 FORMAT = 1  # raise it when earlier releases can no longer read a state
 FILE_NAME = "search.json"
@@ -143,16 +143,9 @@ def require_free(folder: pathlib.Path, names: Sequence[str]) -> None:
             )
 
 
-def differences(held: Mapping[str, Any], given: Mapping[str, Any], within: str = "") -> list[str]:
+def differences(held: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """Returns one phrase per setting in which two nested mappings differ."""
-    lines = []
-    for name in sorted(held.keys() | given.keys()):
-        one, two = held.get(name), given.get(name)
-        if isinstance(one, Mapping) and isinstance(two, Mapping):
-            lines += differences(one, two, f"{within}{name}.")
-        elif one != two:
-            lines.append(f"{within}{name} {one}, now {two}")
-    return lines
+    return [f"{path} {one}, now {two}" for path, one, two in nested.differences(held, given)]
 
 
 def result(
