@@ -8,10 +8,11 @@ Files:      atomic (whole or not at all), durable (names that survive a power cu
 Processes:  workers (pools), periodic (calls from a thread), child_programs, interrupts (Ctrl-C),
             systemd, memory (peak), allocator (malloc settings)
 Text:       progress (bars and lines), printable (foreign text), line_budget (limits on log lines),
-            byte_counts
+            byte_counts, markdown (tables)
 Values:     randomness (keyed generators), backoff (pauses between retries), aligned (arrays for
-            zero-copy use), release (the installed version), settings (declared once), classes (the
-            list of classes that labels and networks distinguish)
+            zero-copy use), varint (numbers in protobuf), nested (comparison of nested values),
+            release (the installed version), settings (declared once), classes (the list of classes
+            that labels and networks distinguish)
 
 A leaf package: it uses the standard library, NumPy, tqdm and absl logging, and imports no other
 package of this product. A module belongs here if at least two packages or programs could use it

@@ -1,4 +1,4 @@
-"""Files that this process verified while writing them, and that have not changed since.
+"""Files that need no second check: this process verified them when it wrote them a moment ago.
 
 The server verifies an update when it arrives and reads it again seconds later to aggregate it. With
 a second SHA-256, a round without training would take at least a tenth longer
@@ -19,7 +19,7 @@ _TICK_NS = round(time.clock_getres(_COARSE_CLOCK) * 1e9) if sys.platform == "lin
 _SECOND_NS = 1_000_000_000
 
 
-class VerifiedFiles:
+class RecentlyVerified:
     """Files that were verified in the last minute and have not changed since.
 
     For a minute a file is still in memory. Later it may be read back from a disk that has corrupted

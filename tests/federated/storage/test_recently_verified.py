@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from federated.storage.verified_files import VerifiedFiles
+from federated.storage.recently_verified import RecentlyVerified
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def file(tmp_path):
 
 
 def test_an_unchanged_file_stays_verified(file):
-    files = VerifiedFiles()
+    files = RecentlyVerified()
     assert not files.holds(file)  # nobody noted it
     files.note(file)
     assert files.holds(file) and file.read_bytes() and files.holds(file)
@@ -28,7 +28,7 @@ def test_an_unchanged_file_stays_verified(file):
     "harm", ["same size", "one byte in place", "cut", "longer", "replaced", "stamped back", "gone"]
 )
 def test_a_changed_file_is_verified_again(file, harm):
-    files, before = VerifiedFiles(), os.stat(file)
+    files, before = RecentlyVerified(), os.stat(file)
     files.note(file)
     if harm == "same size":
         file.write_bytes(b"y" * 1000)
@@ -54,7 +54,7 @@ def test_a_changed_file_is_verified_again(file, harm):
 
 def test_a_minute_later_a_file_is_verified_again(file):
     now = [100.0]
-    files = VerifiedFiles(clock=lambda: now[0])
+    files = RecentlyVerified(clock=lambda: now[0])
     files.note(file)
     now[0] = 159.0
     assert files.holds(file)
@@ -64,18 +64,18 @@ def test_a_minute_later_a_file_is_verified_again(file):
 
 def test_a_file_whose_stamp_a_change_might_not_alter_is_not_noted(file):
     written = os.stat(file).st_mtime_ns
-    within_the_tick = VerifiedFiles(now_ns=lambda: written + 500_000)
+    within_the_tick = RecentlyVerified(now_ns=lambda: written + 500_000)
     within_the_tick.note(file)
     assert not within_the_tick.holds(file)
     os.utime(
         file, ns=(written, written // 1_000_000_000 * 1_000_000_000)
     )  # a disk that stamps whole seconds
-    coarse = VerifiedFiles()
+    coarse = RecentlyVerified()
     coarse.note(file)
     assert not coarse.holds(file)
 
 
 def test_a_missing_file_is_not_noted(tmp_path):
-    files = VerifiedFiles()
+    files = RecentlyVerified()
     files.note(tmp_path / "gone")
     assert not files.holds(tmp_path / "gone")
