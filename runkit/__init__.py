@@ -8,7 +8,7 @@ Files:      atomic (whole or not at all), durable (names that survive a power cu
 Processes:  workers (pools), periodic (calls from a thread), child_programs, interrupts (Ctrl-C),
             systemd, memory (peak), allocator (malloc settings)
 Text:       progress (bars and lines), printable (foreign text), line_budget (limits on log lines),
-            byte_counts, markdown (tables)
+            byte_counts, markdown_tables
 Values:     randomness (keyed generators), backoff (pauses between retries), aligned (arrays for
             zero-copy use), varint (numbers in protobuf), nested (comparison of nested values),
             release (the installed version), settings (declared once), classes (the list of classes

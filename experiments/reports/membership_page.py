@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from experiments.figures import membership as figures
 from experiments.reports import html_parts
 from experiments.results import membership
+from runkit import markdown_tables
 
 DEFINITIONS = (
     "Each attack orders candidate scans by how likely they were among the training cases "
@@ -50,10 +51,7 @@ def html(content: Mapping[str, Any], title: str) -> str:
 
 def markdown(content: Mapping[str, Any], title: str) -> str:
     """Returns the table of a `membership.json` as Markdown."""
-    head, rows = table(content["attacks"])
-    lines = ["| " + " | ".join(name.removesuffix("#") for name in head) + " |"]
-    lines.append("|" + "".join("---:|" if name.endswith("#") else "---|" for name in head))
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    lines = markdown_tables.lines(*table(content["attacks"]))
     return "\n".join([f"# {title}", "", subtitle(content), "", DEFINITIONS, "", *lines]) + "\n"
 
 

@@ -15,7 +15,7 @@ from experiments.reports import html_parts, membership_page
 from experiments.results import membership
 from experiments.results.membership import Stratum
 from experiments.studies.study_file import Study
-from runkit import atomic, formats
+from runkit import atomic, formats, markdown_tables
 
 FORMAT = 1  # version of membership.json that experiments.models.membership_measurement writes
 HEAD = ["Point", "Model", "Round#", "Attack", "AUC#", "Found at 1 %#", "Members#", "Verdict"]
@@ -153,9 +153,9 @@ def markdown(content: Mapping[str, Any]) -> list[str]:
     if not content["lines"]:
         return [*lines, "No run has been measured yet."]
     lines += [_measured(content), "", membership_page.DEFINITIONS, ""]
-    lines += _table(HEAD, lines_of(content))
+    lines += markdown_tables.lines(HEAD, lines_of(content))
     if content["against"]:
-        lines += ["", *_table(HEAD_AGAINST, lines_against(content))]
+        lines += ["", *markdown_tables.lines(HEAD_AGAINST, lines_against(content))]
     return lines
 
 
@@ -210,11 +210,3 @@ def _measured(content: Mapping[str, Any]) -> str:
         else ""
     )
     return f"Pooled over sites and seeds. Seeds measured: {seeds}.{local}"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return [
-        "| " + " | ".join(name.removesuffix("#") for name in head) + " |",
-        "|" + "".join("---:|" if name.endswith("#") else "---|" for name in head),
-        *("| " + " | ".join(row) + " |" for row in rows),
-    ]
