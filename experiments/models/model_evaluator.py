@@ -19,7 +19,7 @@ from experiments.models.site_trainer import (
     tensor_specs,
     window_config,
 )
-from experiments.results.vocabulary import REPORTS
+from experiments.results.report_words import REPORTS
 from federated.errors import ServerMisbehaves
 from federated.rounds.tasks import check_model_name
 from federated.tensors.weights import TensorSpec

@@ -27,7 +27,7 @@ from experiments.models.site_trainer import (
     window_config,
 )
 from experiments.results import case_rows, path_names, shared_choice
-from experiments.results.vocabulary import REPORTS
+from experiments.results.report_words import REPORTS
 from federated.errors import ServerMisbehaves
 from federated.site.journal import Journal
 from federated.tensors.weights import TensorSpec

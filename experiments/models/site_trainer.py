@@ -41,7 +41,7 @@ from experiments.configuration import ExperimentConfig, plan
 from experiments.models import devices
 from experiments.models.case_evaluation import CaseEvaluation
 from experiments.results import shared_choice
-from experiments.results.vocabulary import REPORTS
+from experiments.results.report_words import REPORTS
 from federated.rounds.sharing import ShareRules
 from federated.rounds.tasks import check_model_name
 from federated.tensors.weights import TensorSpec

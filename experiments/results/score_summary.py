@@ -7,9 +7,10 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from experiments.results import case_rows, intervals
+from experiments.results import case_rows
 from experiments.results.case_rows import CaseRow
-from experiments.results.intervals import Bounds, Interval
+from experiments.results.statistics import intervals
+from experiments.results.statistics.intervals import Bounds, Interval
 from runkit import markdown_tables
 from runkit.classes import FOREGROUND
 

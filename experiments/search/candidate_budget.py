@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from experiments.results.search_verdicts import SearchedCase, mean_score
+from experiments.results.verdicts.search_verdicts import SearchedCase, mean_score
 from runkit import settings
 from runkit.settings import at_least, setting
 

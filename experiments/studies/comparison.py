@@ -23,8 +23,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.reports import html_parts
-from experiments.results import hypotheses, table1_values
-from experiments.results.claims import Hypothesis, Part
+from experiments.results import table1_values
+from experiments.results.verdicts import hypotheses
+from experiments.results.verdicts.claims import Hypothesis, Part
 from experiments.studies import faults
 from experiments.studies.study_file import Study
 from runkit import markdown_tables

@@ -17,9 +17,9 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from experiments.figures.learning_curves import Timeline
 from experiments.figures.style import COLUMN_HEADINGS, MODEL_COLOURS
 from experiments.figures.timeline import ACTIVITY_COLOURS, activities
-from experiments.figures.training import Timeline
 from experiments.reports import case_browser, html_parts, patients_table, table1_report
 from experiments.results import gated_rows, patients, table1_values
 from experiments.results.case_rows import CaseRow

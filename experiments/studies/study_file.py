@@ -51,7 +51,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.configuration import ExperimentConfig
-from experiments.run import plan as run_plan
+from experiments.run import run_plan
 from experiments.studies import faults
 from federated.errors import PolicyRefused
 from federated.privacy.policy import PrivacyPolicy

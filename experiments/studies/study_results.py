@@ -10,7 +10,9 @@ from typing import Any
 from experiments.configuration import ExperimentConfig
 from experiments.figures import style
 from experiments.reports import patients_table, table1_report
-from experiments.results import fingerprints, hypotheses, intervals, patients, table1_values
+from experiments.results import fingerprints, patients, table1_values
+from experiments.results.statistics import intervals
+from experiments.results.verdicts import hypotheses
 from experiments.run import stages as run_stages
 from experiments.studies import comparison, leakage_results, privacy_results, study_file
 from experiments.studies import variants as study_variants

@@ -1,6 +1,6 @@
 """Estimates from the built model how much memory of a GPU a step or a window needs, and what fits.
 
-Nothing is fitted to measurements; tests/c2fnas/test_memory.py compares the estimates with those
+Nothing is fitted to measurements; tests/c2fnas/test_gpu_memory.py compares the estimates with those
 that docs/gpu.md reports. What is counted:
 
 * A backward pass needs the input of every convolution and every norm and the output of every ReLU,

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.results.intervals import LEVEL
+from experiments.results.statistics.intervals import LEVEL
 from runkit import randomness
 
 RESAMPLES = 4000

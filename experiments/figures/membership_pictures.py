@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.figures.style import DPI, INK, MUTED, RULE, ink, remove_frame
-from experiments.results import membership
-from experiments.results.membership import Stratum
+from experiments.results.statistics import membership_rates
+from experiments.results.statistics.membership_rates import Stratum
 
 _COLOURS = {"loss": "#0072b2", "calibrated": "#d55e00", "update": "#009e73", "alignment": "#cc79a7"}
 _LINES = ("-", "--", ":", "-.")
@@ -33,7 +33,7 @@ def curves(entries: Sequence[Mapping[str, Any]], title: str) -> Figure:
     figure, axes = _axes(4.6, 4.3)
     grid = np.logspace(np.log10(_LEAST), 0, 200)
     axes.plot(grid, grid, color=RULE, linewidth=1.2)
-    axes.axvline(membership.FALSE_POSITIVES, color=RULE, linewidth=0.8, linestyle=":")
+    axes.axvline(membership_rates.FALSE_POSITIVES, color=RULE, linewidth=0.8, linestyle=":")
     for entry in entries:
         axes.plot(
             grid,
@@ -58,7 +58,7 @@ def found_at(parts: Sequence[Stratum], shares: np.ndarray) -> np.ndarray:
     total = sum(len(one.members) for one in parts)
     result = np.zeros(len(shares))
     for one in parts:
-        accused, caught = membership.curve(one)
+        accused, caught = membership_rates.curve(one)
         place = np.searchsorted(accused, shares, side="right") - 1
         result += caught[place] * len(one.members) / total
     return result

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.results import intervals
+from experiments.results.statistics import intervals
 from tests.benchmarks import verdict_rates
 
 

@@ -12,8 +12,8 @@ import time
 import grpc
 import pytest
 
+from federated.doctor import connection_checks
 from federated.doctor import diagnosis as doctor
-from federated.doctor import network as doctor_network
 from federated.security import provisioning
 from federated.wire import operation_pb2 as pb
 from federated.wire import proxy as wire_proxy
@@ -261,8 +261,8 @@ def answering(**reply):
 
 def last_steps(serving, kits, probe, plan=None, folder="store"):
     path = wire_proxy.ServerEndpoint("localhost", serving(folder=folder).port)
-    return doctor_network.examine(
-        path, doctor_network.Identity.of(kits / "C1", "site"), probe, plan=plan
+    return connection_checks.examine(
+        path, connection_checks.Identity.of(kits / "C1", "site"), probe, plan=plan
     )
 
 

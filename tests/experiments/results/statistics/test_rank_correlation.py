@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.results.rank_correlation import correlation, kendall
+from experiments.results.statistics.rank_correlation import correlation, kendall
 from tests.benchmarks import tau_coverage
 
 

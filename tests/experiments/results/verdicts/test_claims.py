@@ -1,7 +1,7 @@
 """The claims as data: their names, their texts, and the paper's own differences by hand."""
 
-from experiments.results import claims
 from experiments.results.measures import MEASURES
+from experiments.results.verdicts import claims
 
 BY_KEY = {claim.key: claim for claim in claims.HYPOTHESES}
 

@@ -10,8 +10,7 @@ import shutil
 
 import pytest
 
-from federated.doctor import examination
-from federated.doctor import kit as doctor_kit
+from federated.doctor import examination, local_checks
 from federated.security import provisioning
 from runkit import atomic
 from tests.federated.doctor.planted import one, only_fault, site
@@ -118,7 +117,7 @@ def test_the_address_in_the_kit_is_not_readable(kit):
     ],
 )
 def test_the_certificate_has_expired_or_is_not_valid_yet(kits, days_from_now, state, found):
-    findings = doctor_kit.check_kit(
+    findings = local_checks.check_kit(
         kits / "C1",
         now=datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days_from_now),
         site="C1",
@@ -133,7 +132,7 @@ def test_the_messages_do_not_fit_the_installed_protobuf():
         raise TypeError("Descriptors cannot be created directly")
 
     only_fault(
-        doctor_kit.check_packages(importing),
+        local_checks.check_packages(importing),
         "packages",
         "do not load with protobuf",
         "force-reinstall",
@@ -178,7 +177,7 @@ def test_a_disk_that_is_really_full_is_noticed_by_writing(tmp_path):
     try:
         with contextlib.suppress(OSError):
             (folder / "filler").write_bytes(b"x" * 2**16)
-        (finding,) = doctor_kit.check_folder("store", folder, 0)
+        (finding,) = local_checks.check_folder("store", folder, 0)
         assert finding.state == "fault" and "free space" in finding.remedy
     finally:
         subprocess.run(["umount", folder], check=True)

@@ -1,7 +1,7 @@
 import pytest
 
 from experiments.results import case_rows, shared_choice, table1_values
-from experiments.results.vocabulary import REPORTS
+from experiments.results.report_words import REPORTS
 from federated.errors import PrivacyRefused
 from federated.security import report_filter
 

@@ -12,11 +12,17 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from experiments.results import intervals, patients_and_trainings
-from experiments.results.hypotheses import ALPHA, CONTRADICTED, NOT_MEASURED, SUPPORTED, UNDECIDED
-from experiments.results.intervals import LEVEL, Interval
-from experiments.results.rank_correlation import RankCorrelation
-from experiments.results.search_claims import (
+from experiments.results.statistics import intervals, patients_and_trainings
+from experiments.results.statistics.intervals import LEVEL, Interval
+from experiments.results.statistics.rank_correlation import RankCorrelation
+from experiments.results.verdicts.hypotheses import (
+    ALPHA,
+    CONTRADICTED,
+    NOT_MEASURED,
+    SUPPORTED,
+    UNDECIDED,
+)
+from experiments.results.verdicts.search_claims import (
     C2_MINUS_C1,
     C2_PANCREAS,
     CORRELATED,

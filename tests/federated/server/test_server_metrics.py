@@ -8,7 +8,7 @@ import pytest
 from federated import errors
 from federated.audit.log import AuditLog
 from federated.connections.transfer_queue import TransferQueue
-from federated.server import metrics, metrics_endpoint, orders, overview
+from federated.server import metrics_endpoint, orders, overview, server_metrics
 from federated.server.run_statistics import RunStatistics
 from runkit.events import EventLog
 from tests.federated import toy
@@ -33,7 +33,7 @@ def measured(opened, tmp_path):
     watched = overview.Overview(
         run.lead.orders, AuditLog(tmp_path / "log.jsonl"), statistics, run.folder
     )
-    return run, metrics.ServerMetrics(watched.status, statistics, queue.load), queue
+    return run, server_metrics.ServerMetrics(watched.status, statistics, queue.load), queue
 
 
 def values(source):
@@ -105,7 +105,7 @@ def test_what_only_the_operator_should_see_changes_no_metric(measured):
     status = source._status()
 
     def shown(status):
-        found = values(metrics.ServerMetrics(lambda: status, source._statistics, queue.load))
+        found = values(server_metrics.ServerMetrics(lambda: status, source._statistics, queue.load))
         return {name: samples for name, samples in found.items() if "memory" not in name}
 
     secret = copy.deepcopy(status)
@@ -125,9 +125,9 @@ def test_what_only_the_operator_should_see_changes_no_metric(measured):
 
 def test_every_state_of_a_site_and_every_phase_is_known():
     written = inspect.getsource(orders.Orders._state_of)
-    assert set(re.findall(r'"(\w+)"', written)) == set(metrics.STATES)
+    assert set(re.findall(r'"(\w+)"', written)) == set(server_metrics.STATES)
     written = inspect.getsource(orders.Orders.status)
-    assert set(re.findall(r'(?:else|\"phase\":) "(\w+)"', written)) == set(metrics.PHASES)
+    assert set(re.findall(r'(?:else|\"phase\":) "(\w+)"', written)) == set(server_metrics.PHASES)
 
 
 def test_prometheus_reads_the_same_values(measured):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.results import search_verdicts
-from experiments.results.rank_correlation import correlation
-from experiments.results.search_claims import SearchClaim
+from experiments.results.statistics.rank_correlation import correlation
+from experiments.results.verdicts import search_verdicts
+from experiments.results.verdicts.search_claims import SearchClaim
 
 NAMES = ("a", "b")
 

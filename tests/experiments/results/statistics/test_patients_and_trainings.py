@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.results import intervals, patients_and_trainings
-from experiments.results.patients_and_trainings import OWN, SAME
+from experiments.results.statistics import intervals, patients_and_trainings
+from experiments.results.statistics.patients_and_trainings import OWN, SAME
 from tests.benchmarks import verdict_rates
 
 REPETITIONS = 4000

@@ -1,8 +1,8 @@
 import numpy as np
 
-from experiments.figures import membership as figures
-from experiments.results import membership
-from experiments.results.membership import Stratum
+from experiments.figures import membership_pictures as figures
+from experiments.results.statistics import membership_rates
+from experiments.results.statistics.membership_rates import Stratum
 from tests.experiments.figures.rendered import pixels
 
 
@@ -16,7 +16,7 @@ def entry(seed=0, shift=1.0):
         "model": "FL_global",
         "round": 4,
         "attack": "loss",
-        **membership.summary(list(parts.values())),
+        **membership_rates.summary(list(parts.values())),
         "scores": {
             site: {"members": list(one.members), "nonmembers": list(one.others)}
             for site, one in parts.items()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from c2fnas import genotype, memory, network
+from c2fnas import genotype, gpu_memory, network
 from tests.benchmarks import step_operations
 from tests.c2fnas import tiny
 
@@ -47,7 +47,7 @@ def test_a_step_keeps_what_the_graphs_backward_pass_reads(precision):
     # beside what is kept: four volumes of the loss, and the norm of the full resolution with its
     # gradient, each also channels first in float32
     others = 4 * classes * voxels * 4 + (4 if width == 4 else 2) * filters * voxels * width
-    kept = memory.training_step(built, batch).activations - batch * others
+    kept = gpu_memory.training_step(built, batch).activations - batch * others
     kept += batch * classes * voxels * 4  # the probabilities, one of the loss's volumes
     assert kept == pytest.approx(expected, rel=0.07)  # labels and the like are left out
 
@@ -69,11 +69,11 @@ def test_the_estimate_is_near_what_was_measured(precision, vae, peaks):
         vae=vae,
         precision=precision,
     )
-    estimated = memory.training_step(built, 2).total / 2**30
+    estimated = gpu_memory.training_step(built, 2).total / 2**30
     for peak in peaks:
         assert estimated == pytest.approx(peak, rel=0.15)
     if (precision, vae) == ("float32", None):  # a window of 160^3
-        assert memory.window(built, (160, 160, 160)) / 2**30 == pytest.approx(2.0, rel=0.1)
+        assert gpu_memory.window(built, (160, 160, 160)) / 2**30 == pytest.approx(2.0, rel=0.1)
 
 
 def test_activations_grow_with_the_patch_and_hold_the_largest_by_hand():
@@ -81,7 +81,7 @@ def test_activations_grow_with_the_patch_and_hold_the_largest_by_hand():
         tiny.build(vae=None, patch_size=size)
         for size in (tiny.PATCH, tuple(2 * n for n in tiny.PATCH))
     ]
-    small, large = (memory.training_step(network, 1) for network in networks)
+    small, large = (gpu_memory.training_step(network, 1) for network in networks)
     assert (
         7 * small.activations < large.activations <= 8 * small.activations
     )  # padded volumes grow by less than 8
@@ -90,12 +90,12 @@ def test_activations_grow_with_the_patch_and_hold_the_largest_by_hand():
     # with 4 bytes per value.
     x, y, z = tiny.PATCH
     assert small.activations > 5 * 4 * networks[0].genotype.filters * x * y * z
-    assert memory.training_step(networks[0], 3).activations == 3 * small.activations
+    assert gpu_memory.training_step(networks[0], 3).activations == 3 * small.activations
 
 
 def test_half_precision_halves_the_activations_but_for_what_stays_float32():
     whole, half = (
-        memory.training_step(tiny.build(vae=None, precision=precision), 1)
+        gpu_memory.training_step(tiny.build(vae=None, precision=precision), 1)
         for precision in ("float32", "mixed_float16")
     )
     assert half.weights == whole.weights
@@ -107,13 +107,13 @@ def test_a_window_keeps_what_later_layers_read_and_grows_with_its_voxels():
     network = tiny.build(vae=None)
     weights = 4 * sum(int(np.prod(v.shape)) for v in network.variables.values())
     x, y, z = tiny.PATCH
-    one = memory.window(network, tiny.PATCH) - weights
+    one = gpu_memory.window(network, tiny.PATCH) - weights
     # The norm at full resolution holds its input and its output, each also with channels first.
     assert 4 * 4 * network.genotype.filters * x * y * z <= one
-    assert one < memory.training_step(network, 1).activations / 2
-    assert memory.window(network, (2 * x, y, z), 3) - weights == 6 * one
+    assert one < gpu_memory.training_step(network, 1).activations / 2
+    assert gpu_memory.window(network, (2 * x, y, z), 3) - weights == 6 * one
     with_branch = tiny.build()
     extra = 4 * sum(int(np.prod(v.shape)) for v in with_branch.variables.values()) - weights
-    assert memory.window(with_branch, tiny.PATCH) - extra <= 1.2 * memory.window(
+    assert gpu_memory.window(with_branch, tiny.PATCH) - extra <= 1.2 * gpu_memory.window(
         network, tiny.PATCH
     )

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.results import intervals
-from experiments.results.intervals import Interval
+from experiments.results.statistics import intervals
+from experiments.results.statistics.intervals import Interval
 
 FALSE_POSITIVES = 0.01
 FEWEST = 100  # non-members: 1 / FALSE_POSITIVES

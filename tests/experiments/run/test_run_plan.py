@@ -6,8 +6,8 @@ import pathlib
 import pytest
 
 from experiments.configuration import ExperimentConfig
-from experiments.run import plan as run_plan
-from experiments.run.plan import RunSpec, SiteSpec
+from experiments.run import run_plan
+from experiments.run.run_plan import RunSpec, SiteSpec
 from experiments.studies import study_file
 from tests.experiments.studies.small_study import (
     CONFIG,

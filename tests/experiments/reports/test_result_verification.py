@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from experiments.reports import table1_report, verification
+from experiments.reports import result_verification, table1_report
 from runkit import atomic
 from tests.experiments import run_folder
 
@@ -13,11 +13,11 @@ def finished(tmp_path):
 
 
 def failing(folder):
-    return [check.what for check in verification.verify(folder) if check.holds is False]
+    return [check.what for check in result_verification.verify(folder) if check.holds is False]
 
 
 def test_an_untouched_run_holds(finished):
-    checks = verification.verify(finished)
+    checks = result_verification.verify(finished)
     assert [check.what for check in checks if check.holds is not True] == []
     assert {"table from its rows", "models initial", "data C1", "rows as the sites sent them"} <= {
         check.what for check in checks
@@ -50,7 +50,9 @@ def test_another_model_or_other_data_are_found_and_what_is_away_is_no_failure(fi
     assert failing(finished) == ["models initial", "data C1"]
     (finished / "initial.safetensors").unlink()
     assert failing(finished) == ["data C1"]
-    (check,) = [check for check in verification.verify(finished) if check.what == "models initial"]
+    (check,) = [
+        check for check in result_verification.verify(finished) if check.what == "models initial"
+    ]
     assert check.holds is None and check.detail == "not here"
 
 
@@ -58,13 +60,13 @@ def test_a_measure_of_patients_that_was_touched_up_is_found_and_an_earlier_table
     finished,
 ):
     content = table1_report.read(finished).document
-    assert verification._patients(content).holds is True
+    assert result_verification._patients(content).holds is True
     touched = json.loads(json.dumps(content))
     touched["patients"]["FL_global"]["specificity"]["estimate"] = 0.5
-    found = verification._patients(touched)
+    found = result_verification._patients(touched)
     assert found.holds is False and found.detail == "FL_global"
     assert (
-        verification._patients(
+        result_verification._patients(
             {key: value for key, value in content.items() if key != "patients"}
         ).holds
         is None

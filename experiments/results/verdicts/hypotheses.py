@@ -29,10 +29,23 @@ from typing import Any
 
 import numpy as np
 
-from experiments.results import intervals, measures, patients_and_trainings
-from experiments.results.claims import HYPOTHESES, LIMIT_SHARE, SHARE_RULES, Hypothesis, Part
+from experiments.results import measures
 from experiments.results.measures import MEASURES, Run, Scores, Unit
-from experiments.results.patients_and_trainings import LEAST_TRAININGS, OWN, SAME, Evidence, Share
+from experiments.results.statistics import intervals, patients_and_trainings
+from experiments.results.statistics.patients_and_trainings import (
+    LEAST_TRAININGS,
+    OWN,
+    SAME,
+    Evidence,
+    Share,
+)
+from experiments.results.verdicts.claims import (
+    HYPOTHESES,
+    LIMIT_SHARE,
+    SHARE_RULES,
+    Hypothesis,
+    Part,
+)
 
 SUPPORTED, CONTRADICTED, UNDECIDED, NOT_MEASURED = (
     "supported",

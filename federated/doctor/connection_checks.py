@@ -19,7 +19,7 @@ from cryptography import x509
 
 from federated import errors
 from federated.doctor.diagnosis import Diagnosis, fault, good, skipped, warning
-from federated.doctor.kit import check_validity
+from federated.doctor.local_checks import check_validity
 from federated.rounds import plan as plans
 from federated.security import certificates
 from federated.security.tls import Identity

@@ -4,16 +4,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.results import claims, hypotheses, intervals, table1_values
-from experiments.results.claims import Hypothesis, Part
-from experiments.results.hypotheses import (
+from experiments.results import table1_values
+from experiments.results.measures import Run
+from experiments.results.statistics import intervals
+from experiments.results.verdicts import claims, hypotheses
+from experiments.results.verdicts.claims import Hypothesis, Part
+from experiments.results.verdicts.hypotheses import (
     CONTRADICTED,
     NOT_MEASURED,
     SUPPORTED,
     UNDECIDED,
     Outcome,
 )
-from experiments.results.measures import Run
 from experiments.studies import study_results
 
 

@@ -24,8 +24,8 @@ import dataclasses
 
 import numpy as np
 
-from experiments.results import intervals
-from experiments.results.intervals import LEVEL, Mean
+from experiments.results.statistics import intervals
+from experiments.results.statistics.intervals import LEVEL, Mean
 
 LEAST_TRAININGS = 3
 OWN, SAME = "own patients in every training", "the same patients in every training"

@@ -15,7 +15,7 @@ from typing import Literal
 
 from federated.server.run_statistics import RunStatistics
 from federated.wire.status import RunStatus, SiteStatus
-from runkit import memory
+from runkit import process_memory
 
 PHASES = ("rounds", "evaluation", "paused", "finished")
 STATES = (
@@ -171,6 +171,10 @@ class ServerMetrics:
             gauge("waiting_transfers", "Transfers of models that wait for a slot.", waiting),
             gauge("model_bytes", "Size of one model.", status["model_bytes"]),
             gauge("disk_free_bytes", "Free space of the store's disk.", status["disk_free_bytes"]),
-            gauge("peak_memory_bytes", "Peak resident memory of the server.", memory.peak_bytes()),
+            gauge(
+                "peak_memory_bytes",
+                "Peak resident memory of the server.",
+                process_memory.peak_bytes(),
+            ),
             gauge("audit_lines", "Lines of the run's log.", status["audit"]["lines"]),
         ]
