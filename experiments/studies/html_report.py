@@ -25,6 +25,7 @@ from experiments.results import gated_rows, patients, table1_values
 from experiments.results.case_rows import CaseRow
 from experiments.results.measures import Run
 from experiments.studies import comparison, leakage_results, privacy_results, study_results
+from experiments.studies.study_file import SHOWN
 from preprocessing.case_store import CaseStore
 from runkit import atomic, progress
 
@@ -68,7 +69,7 @@ def study_page(content: Mapping[str, Any], folder: str | os.PathLike) -> str:
         (f"{run['label']}, seed {run['seed']}", folder / run["folder"]) for run in content["runs"]
     ]
     data = _numbers(content, runs)
-    pictures = content["pictures"] in ("synthetic", "public")
+    pictures = content["pictures"] in SHOWN
     if pictures and content["runs"]:
         first = next(
             (run for run in content["runs"] if run["state"] == "finished"), content["runs"][0]
