@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from c2fnas.genotype import Genotype
@@ -141,6 +141,31 @@ def require_free(folder: pathlib.Path, names: Sequence[str]) -> None:
                 f"--output is {folder}, where {name} exists but does not belong to a search that "
                 "can be resumed; give another folder"
             )
+
+
+def write_winners(
+    state: SearchState,
+    genotype_of: Callable[[Gene], Genotype],
+    folder: pathlib.Path,
+    names: tuple[str, str],
+    *,
+    scored_on: str = "",
+) -> Iterator[str]:
+    """Writes the best genotype of each arm; yields a line about each.
+
+    Args:
+      names: of the files for evolution's best and for that of the random arm.
+      scored_on: words that follow the score in the line.
+    """
+    for name, arm in state.arms.items():
+        (best,) = evolution.best(arm)
+        genotype = genotype_of(best.gene)
+        file = folder / names[name != EVOLUTION]
+        atomic.write_json(file, genotype.to_json())
+        yield (
+            f"{name}: {genotype.name}, score {best.score:.4f}{scored_on}, {len(arm.scored)} "
+            f"scored; {file}"
+        )
 
 
 def differences(held: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
