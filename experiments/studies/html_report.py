@@ -465,13 +465,10 @@ def _page(
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
     )
     notice = f'<div class="warn">{html_parts.text(warning)}</div>' if warning else ""
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html_parts.text(title)}</title><link rel="icon" href="data:,">
-<style>{style}</style></head><body>
-<div class="bar"><div><nav>{nav}</nav><span class="right">
+    head = f'''<meta http-equiv="Content-Security-Policy" content="{policy}">
+<link rel="icon" href="data:,">
+'''
+    shown = f"""<div class="bar"><div><nav>{nav}</nav><span class="right">
 <button id="theme" data-state="auto">Theme: auto</button>
 <button id="print">Print</button></span></div></div>
 <main><h1>{html_parts.text(title)}</h1><p class="lead">{html_parts.text(lead)}</p>{notice}
@@ -479,8 +476,8 @@ def _page(
 loads nothing from elsewhere.</footer></main>
 <div id="tip"></div><script type="application/json" id="data">{payload}</script>{cases}
 <script>{script}</script><script>{browser}</script>
-</body></html>
 """
+    return html_parts.document(title, shown, style=style, head=head)
 
 
 def _embedded(value: Any) -> str:
