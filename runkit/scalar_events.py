@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from runkit import private, varint
+from runkit import private
 
 
 class ScalarEvents:
@@ -47,7 +47,7 @@ class ScalarEvents:
                     1, _bytes(1, tag.encode("utf-8")) + b"\x15" + struct.pack("<f", value)
                 )
                 records += _record(
-                    _double(1, self._clock()) + b"\x10" + varint.encode(step) + _bytes(5, summary)
+                    _double(1, self._clock()) + b"\x10" + _varint(step) + _bytes(5, summary)
                 )
             with open(self._path, "ab", opener=private.opener) as stream:
                 stream.write(records)
@@ -63,7 +63,15 @@ def _double(field: int, value: float) -> bytes:
 
 
 def _bytes(field: int, value: bytes) -> bytes:
-    return bytes([field << 3 | 2]) + varint.encode(len(value)) + value
+    return bytes([field << 3 | 2]) + _varint(len(value)) + value
+
+
+def _varint(value: int) -> bytes:
+    result = bytearray()
+    while value > 0x7F:
+        result.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*result, value])
 
 
 def _masked(data: bytes) -> int:

@@ -13,7 +13,6 @@ from federated import errors
 from federated.tensors.codec import Chunk
 from federated.wire import conversion
 from federated.wire import weight_exchange_pb2 as pb
-from runkit import varint
 
 _INDEX, _DATA, _ENCODING = 0x08, 0x12, 0x18  # field number and wire type of Chunk's fields
 _PART_CHUNK = 0x12  # the same for the chunk in a ModelPart
@@ -27,7 +26,7 @@ def part_to_bytes(part: conversion.Part) -> bytes:
     if isinstance(part, pb.ModelHeader):
         return pb.ModelPart(header=part).SerializeToString()
     pieces = _pieces(part)
-    return b"".join((bytes((_PART_CHUNK,)), varint.encode(sum(map(len, pieces))), *pieces))
+    return b"".join((bytes((_PART_CHUNK,)), _varint(sum(map(len, pieces))), *pieces))
 
 
 def chunk_from_bytes(data: bytes) -> Chunk:
@@ -47,7 +46,7 @@ def chunk_from_bytes(data: bytes) -> Chunk:
 def part_from_bytes(data: bytes) -> conversion.Part:
     """Parses a chunk or a header. Raises DamagedTransfer if the bytes are neither."""
     if data[:1] == bytes((_PART_CHUNK,)):
-        size, start = varint.decode(data, 1)
+        size, start = _read_varint(data, 1)
         chunk = _read(data, start) if start + size == len(data) else None
         if chunk is not None:
             return chunk
@@ -65,10 +64,10 @@ def part_from_bytes(data: bytes) -> conversion.Part:
 def _pieces(chunk: Chunk) -> list[bytes | memoryview]:
     pieces: list[bytes | memoryview] = []
     if chunk.index:
-        pieces.append(bytes((_INDEX,)) + varint.encode(chunk.index))
-    pieces += [bytes((_DATA,)) + varint.encode(len(chunk.data)), chunk.data]
+        pieces.append(bytes((_INDEX,)) + _varint(chunk.index))
+    pieces += [bytes((_DATA,)) + _varint(len(chunk.data)), chunk.data]
     if chunk.encoding:
-        pieces.append(bytes((_ENCODING,)) + varint.encode(chunk.encoding))
+        pieces.append(bytes((_ENCODING,)) + _varint(chunk.encoding))
     return pieces
 
 
@@ -79,13 +78,33 @@ def _read(data: bytes, at: int) -> Chunk | None:
     """
     index = encoding = 0
     if data[at : at + 1] == bytes((_INDEX,)):
-        index, at = varint.decode(data, at + 1)
+        index, at = _read_varint(data, at + 1)
     if data[at : at + 1] != bytes((_DATA,)):
         return None
-    size, at = varint.decode(data, at + 1)
+    size, at = _read_varint(data, at + 1)
     view = memoryview(data)[at : at + size]
     at += size
     if data[at : at + 1] == bytes((_ENCODING,)):
-        encoding, at = varint.decode(data, at + 1)
+        encoding, at = _read_varint(data, at + 1)
     whole = at == len(data) and len(view) == size and index < 2**32 > encoding
     return Chunk(index, view, encoding) if whole else None
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """Returns (value, its end); a value that is truncated or too long ends beyond the data."""
+    value = shift = 0
+    for position in range(at, min(at + 5, len(data))):
+        value |= (data[position] & 0x7F) << shift
+        if data[position] < 0x80:
+            return value, position + 1
+        shift += 7
+    return 0, len(data) + 1
