@@ -20,7 +20,7 @@ import safetensors
 from absl import logging
 
 from c2fnas import keras_stack, named_weights
-from runkit import atomic, formats, private
+from runkit import atomic, formats, nested, private
 
 if TYPE_CHECKING:
     from c2fnas.losses import LossConfig
@@ -221,26 +221,9 @@ def differences(
       where: path of the values, for the texts.
       there: the origin of the saved value, for the texts.
     """
-    if isinstance(saved, dict) and isinstance(present, dict):
-        parts = [
-            differences(
-                saved.get(name, "absent"),
-                present.get(name, "absent"),
-                f"{where}.{name}" if where else name,
-                there=there,
-            )
-            for name in sorted(saved.keys() | present.keys())
-        ]
-    elif (
-        isinstance(saved, list)
-        and isinstance(present, list)
-        and len(saved) == len(present)
-        and where.endswith("cells")
-    ):
-        parts = [
-            differences(one, other, f"{where}[{number}]", there=there)
-            for number, (one, other) in enumerate(zip(saved, present, strict=True), start=1)
-        ]
-    else:
-        parts = [[f"{where} is {saved!r} in {there}, {present!r} here"]] if saved != present else []
-    return [text for part in parts for text in part]
+    return [
+        f"{path} is {one!r} in {there}, {other!r} here"
+        for path, one, other in nested.differences(
+            saved, present, where, absent="absent", numbered="cells"
+        )
+    ]

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from c2fnas import exhausted_memory, gpus, memory, sliding_window
+from c2fnas import exhausted_memory, gpu_memory, gpus, sliding_window
 from c2fnas.sliding_window import Placement, WindowConfig
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def plan(
 
 
 def plan_of(network: Network, placement: Placement, available: int | None) -> WindowPlan:
-    """Returns the plan for a volume by the estimates of memory.py.
+    """Returns the plan for a volume by the estimates of gpu_memory.py.
 
     Args:
       network: the network.
@@ -84,8 +84,8 @@ def plan_of(network: Network, placement: Placement, available: int | None) -> Wi
     window = float(np.prod(placement.size))
     _, y, z = placement.covered
     classes = network.genotype.classes
-    alone = memory.window(network, placement.size, 1)
-    each = memory.window(network, placement.size, 2) - alone
+    alone = gpu_memory.window(network, placement.size, 1)
+    each = gpu_memory.window(network, placement.size, 2) - alone
     return plan(
         available,
         # While a window is added, its region of the sums and its weighted logits.

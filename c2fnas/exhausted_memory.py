@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from c2fnas import gpus, memory
-from c2fnas.memory import WORKSPACES
+from c2fnas import gpu_memory, gpus
+from c2fnas.gpu_memory import WORKSPACES
 
 if TYPE_CHECKING:
     from c2fnas.network import Network
@@ -69,7 +69,7 @@ def training_message(network: Network, batch_size: int, replicas: int, step: int
     """
     batch = batch_size // replicas
     available = available_bytes()
-    needed = WORKSPACES * memory.training_step(network, batch).total
+    needed = WORKSPACES * gpu_memory.training_step(network, batch).total
     patch = _voxels(network.patch_size)
     words = (
         f"step {step}: no memory is left on the device for {batch} "
@@ -78,8 +78,8 @@ def training_message(network: Network, batch_size: int, replicas: int, step: int
         f"{_gib(needed)}{_of(available)}. "
     )
     if available is not None:
-        fitting = memory.fitting_batch(network, batch, available)
-        smaller = memory.fitting_patch(network, available)
+        fitting = gpu_memory.fitting_batch(network, batch, available)
+        smaller = gpu_memory.fitting_patch(network, available)
         if fitting:
             words += f"By the estimate batch_size {fitting * replicas} fits. "
         elif smaller is not None:
@@ -103,13 +103,13 @@ def window_message(network: Network, shape: Sequence[int], replicas: int) -> str
     """
     batch, size = -(-shape[0] // replicas), shape[1:4]
     available = available_bytes()
-    needed = WORKSPACES * memory.window(network, size, batch)
+    needed = WORKSPACES * gpu_memory.window(network, size, batch)
     words = (
         f"no memory is left on the device for {batch} {'window' if batch == 1 else 'windows'} of "
         f"{_voxels(size)} voxels; estimated are {_gib(needed)}{_of(available)}. "
     )
     if available is not None:
-        smaller = memory.fitting_window(network, size, available)
+        smaller = gpu_memory.fitting_window(network, size, available)
         words += (
             "By the estimate no smaller window fits. "
             if smaller is None

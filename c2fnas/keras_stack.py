@@ -11,18 +11,17 @@ import contextlib
 import importlib.metadata
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import tensorflow as tf
 
+from c2fnas.allowed_values import InstanceNorm, Precision
 from c2fnas.normalisation import instance_normalise
 
 IS_KERAS_3 = hasattr(tf.keras, "ops")
 EPSILON = 1e-5  # added to the variance in every norm
 
-NORMS = ("rows", "library")
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 _LibraryNorm: Any  # an untyped class, from a different library on each stack
 _LIBRARY_SETTINGS: dict[str, float]
@@ -98,8 +97,9 @@ def instance_norm(name: str, kind: str = "rows") -> LibraryInstanceNormalization
     Raises:
       ValueError: for any other kind.
     """
-    if kind not in NORMS:
-        raise ValueError(f"instance_norm is {kind!r}; expected one of {', '.join(NORMS)}")
+    known = get_args(InstanceNorm)
+    if kind not in known:
+        raise ValueError(f"instance_norm is {kind!r}; expected one of {', '.join(known)}")
     return (
         InstanceNormalization(name=name)
         if kind == "rows"
@@ -116,8 +116,9 @@ def precision(name: str) -> Iterator[None]:
     Raises:
       ValueError: for any other name.
     """
-    if name not in PRECISIONS:
-        raise ValueError(f"precision is {name!r}; expected one of {', '.join(PRECISIONS)}")
+    known = get_args(Precision)
+    if name not in known:
+        raise ValueError(f"precision is {name!r}; expected one of {', '.join(known)}")
     policies = tf.keras.mixed_precision
     before = policies.dtype_policy() if IS_KERAS_3 else policies.global_policy()
     choose = policies.set_dtype_policy if IS_KERAS_3 else policies.set_global_policy

@@ -6,14 +6,13 @@ The train step adds them up over the global batch.
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, get_args
+from typing import get_args
 
 import tensorflow as tf
 
 from c2fnas import missing_labels
+from c2fnas.allowed_values import KlKind
 from c2fnas.missing_labels import MissingLabels
-
-KlKind = Literal["voxels", "latent"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -26,12 +26,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import get_args
 
 import tensorflow as tf
 
-Treatment = Literal["background", "exclude", "restricted", "marginal", "distil"]
-TREATMENTS = get_args(Treatment)
+from c2fnas.allowed_values import Treatment
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +39,7 @@ class MissingLabels:
 
     Attributes:
       classes: values of the classes without labels; never 0, the background.
-      treatment: one of `TREATMENTS`, see above; without `classes` it has no effect.
+      treatment: see above; without `classes` it has no effect.
       evidence: whether the received model's false alarms count; only for patients who are known not
         to have the classes.
     Raises:
@@ -53,9 +52,10 @@ class MissingLabels:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))
-        if self.treatment not in TREATMENTS:
+        known = get_args(Treatment)
+        if self.treatment not in known:
             raise ValueError(
-                f"missing_labels is {self.treatment!r}; expected one of {', '.join(TREATMENTS)}"
+                f"missing_labels is {self.treatment!r}; expected one of {', '.join(known)}"
             )
         if len(set(self.classes)) != len(self.classes) or any(c < 1 for c in self.classes):
             raise ValueError(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from c2fnas.genotype import Genotype
+from runkit import markdown_tables
 
 
 def text(
@@ -108,18 +109,16 @@ def _listed(values: Mapping[str, Any], indent: str = "") -> Iterator[str]:
 
 
 def _table(scores: Mapping[str, Any]) -> list[str]:
-    lines = ["| on | measure | mean | 95 % interval | cases |", "|---|---|---|---|---|"]
+    rows = []
     for where, measures in scores.items():
         for measure, mean in measures.items():
             if mean["mean"] is None:
                 continue
             ends = ["?" if mean[end] is None else f"{mean[end]:.3f}" for end in ("low", "high")]
             interval = "" if mean["low"] is None and mean["high"] is None else " - ".join(ends)
-            lines.append(
-                f"| {where} | {measure.replace('_', ' ')} | {mean['mean']:.3f} | {interval} | "
-                f"{mean['cases']} |"
-            )
-    return lines
+            label = measure.replace("_", " ")
+            rows.append([where, label, f"{mean['mean']:.3f}", interval, str(mean["cases"])])
+    return markdown_tables.lines(["on", "measure", "mean", "95 % interval", "cases"], rows)
 
 
 def _lengths(values: Iterable[object] | None, separator: str = " x ") -> str:

@@ -10,18 +10,6 @@ import tensorflow as tf
 from c2fnas import keras_stack
 from c2fnas.keras_stack import Variable
 
-# Far beyond any useful value: much smaller ones already freeze the weights. Squares fit in float32.
-LARGEST_WEIGHT = 1e6
-
-
-def check_weight(weight: float) -> None:
-    """Raises ValueError unless `weight` can be the proximal weight of a training."""
-    if not 0.0 <= weight <= LARGEST_WEIGHT:
-        raise ValueError(
-            f"proximal_weight is {weight}; expected a number up to {LARGEST_WEIGHT:g}, or 0 for no "
-            "such term"
-        )
-
 
 class ProximalTerm:
     """weight / 2 * ||w - received||^2 over named weights, and its gradient weight * (w - received).

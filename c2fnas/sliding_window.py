@@ -15,15 +15,16 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, Protocol, TypeVar, get_args, runtime_checkable
+from typing import Protocol, TypeVar, get_args, runtime_checkable
 
 import numpy as np
 
 from c2fnas import window_kernels
+from c2fnas.allowed_values import OVERLAP, Blending
 from c2fnas.genotype import as_size
+from runkit import settings
 from runkit.aligned import aligned_empty
 
-Blending = Literal["constant", "gaussian"]
 # float32 [n, x, y, z, 1] -> logits float32 [n, x, y, z, classes]
 LogitsFn = Callable[[np.ndarray], np.ndarray]
 # the lowest value of a scaled image, which pads a volume smaller than the window
@@ -82,10 +83,7 @@ class WindowConfig:
             raise ValueError(
                 f"window size is {self.size}; expected three numbers of voxels above 0"
             )
-        if not 0.0 <= self.overlap < 1.0:
-            raise ValueError(
-                f"overlap is {self.overlap}; expected a share from 0 up to, not including, 1"
-            )
+        settings.require(OVERLAP, "overlap", self.overlap)
         if self.blending not in get_args(Blending):
             raise ValueError(
                 f"blending is {self.blending!r}; expected one of {', '.join(get_args(Blending))}"

@@ -11,10 +11,12 @@ import numpy as np
 import tensorflow as tf
 
 from c2fnas import adam, gpus, keras_stack, losses, sample_loop
+from c2fnas.allowed_values import PROXIMAL_WEIGHT
 from c2fnas.losses import LossConfig
 from c2fnas.named_weights import VAE_PREFIX
-from c2fnas.proximal import ProximalTerm, check_weight
+from c2fnas.proximal import ProximalTerm
 from c2fnas.weight_vector import WeightVector
+from runkit import settings
 
 if TYPE_CHECKING:
     from c2fnas.network import Network
@@ -341,7 +343,7 @@ def make_train_step(
         leaves nothing to train, if the received model is needed and not given, or for a proximal
         weight out of its range.
     """
-    check_weight(proximal_weight)
+    settings.require(PROXIMAL_WEIGHT, "proximal_weight", proximal_weight)
     replicas = strategy.num_replicas_in_sync
     if global_batch < 1 or global_batch % replicas:
         raise ValueError(

@@ -6,18 +6,18 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from c2fnas import adam, exhausted_memory, inference, named_weights, threads, weight_vector
+from c2fnas.allowed_values import CLIP_NORM, PROXIMAL_WEIGHT, VAE_RATE, NonFinite
 from c2fnas.losses import LossConfig
-from c2fnas.proximal import check_weight
 from c2fnas.sliding_window import LogitsFn
 from c2fnas.train_step import Augment, Batch, distribute, make_train_step
-from runkit import progress
+from runkit import progress, settings
 
 if TYPE_CHECKING:
     from c2fnas.network import Network
@@ -28,7 +28,6 @@ OnStep = Callable[[int, Mapping[str, float]], None]
 # (step, slots of its batch) -> the cases from which these patches were cut
 DescribePatches = Callable[[int, Sequence[int]], str]
 _WEIGHTS, _OPTIMIZER = "weights/", "optimizer/"
-NON_FINITE = ("stop", "skip")
 # A corrupt scan or a high loss scale costs a few steps; after this many, the training has failed.
 _SKIPPED_IN_A_ROW = 10
 # The loss scale of float16 at the start, and the number of good steps after which it doubles
@@ -70,28 +69,21 @@ class TrainingConfig:
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     vae_rate: float
     clip_norm: float
-    non_finite: str
+    non_finite: NonFinite
     frozen: tuple[str, ...] = ()
     proximal_weight: float = 0.0
     private: frozenset[str] = frozenset()
     seed: int
 
     def __post_init__(self) -> None:
-        check_weight(self.proximal_weight)
+        settings.require(PROXIMAL_WEIGHT, "proximal_weight", self.proximal_weight)
         object.__setattr__(self, "frozen", tuple(self.frozen))
-        if not 0.0 <= self.clip_norm < math.inf:
+        settings.require(CLIP_NORM, "clip_norm", self.clip_norm)
+        settings.require(VAE_RATE, "vae_rate", self.vae_rate)
+        known = get_args(NonFinite)
+        if self.non_finite not in known:
             raise ValueError(
-                f"clip_norm is {self.clip_norm}; "
-                "expected a finite number above 0, or 0 for no clipping"
-            )
-        if not 0.0 < self.vae_rate <= 1.0:
-            raise ValueError(
-                f"vae_rate is {self.vae_rate}; "
-                "expected a share of the learning rate, above 0 and at most 1"
-            )
-        if self.non_finite not in NON_FINITE:
-            raise ValueError(
-                f"non_finite is {self.non_finite!r}; expected one of {', '.join(NON_FINITE)}"
+                f"non_finite is {self.non_finite!r}; expected one of {', '.join(known)}"
             )
         for name in ("batch_size", "total_steps"):
             if getattr(self, name) < 1:

@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import tensorflow as tf
 
 from c2fnas import genotype, keras_stack
+from c2fnas.allowed_values import VaeKind
 from c2fnas.named_weights import VAE_PREFIX, NamedLayers
 from c2fnas.operations import ConvNorm, Step, TrilinearUpsampling
 
 if TYPE_CHECKING:
     from c2fnas.network import Network
 
-KINDS = ("reduced", "direct")
 REDUCED_CHANNELS = 16
 
 
@@ -64,9 +64,10 @@ class VaeBranch:
         kind: str,
         latent_size: int,
     ):
-        if kind not in KINDS:
+        known = get_args(VaeKind)
+        if kind not in known:
             raise ValueError(
-                f"vae is {kind!r}; expected one of {', '.join(KINDS)}, or None for no branch"
+                f"vae is {kind!r}; expected one of {', '.join(known)}, or None for no branch"
             )
         if latent_size < 1:
             raise ValueError(f"latent_size is {latent_size}; expected at least 1")

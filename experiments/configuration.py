@@ -10,6 +10,19 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from c2fnas import array_groups
+from c2fnas.allowed_values import (
+    CLIP_NORM,
+    OVERLAP,
+    PROXIMAL_WEIGHT,
+    VAE_RATE,
+    Blending,
+    InstanceNorm,
+    KlKind,
+    NonFinite,
+    Precision,
+    Treatment,
+    VaeKind,
+)
 from c2fnas.search.operation_space import SEARCHED
 from federated.aggregation import rules
 from federated.rounds.sharing import ShareRules
@@ -54,8 +67,9 @@ class ExperimentConfig:
         "Train the supernet of --genotype's topology instead: every cell holds all operations, and "
         "each step trains one path. init_model, serve, join and train_pooled take it; see "
         "docs/search.md.",
+        later=True,
     )
-    vae: Literal["reduced", "direct", "none"] = setting(
+    vae: Literal[VaeKind, "none"] = setting(
         "reduced",
         "VAE branch at the encoder's end. 'reduced' applies a stride-2 convolution to 16 channels "
         "before the dense layers (Myronenko 2018); 'direct' flattens the encoder's end; 'none' "
@@ -132,9 +146,8 @@ class ExperimentConfig:
         1.0,
         "Learning rate of the VAE branch as a share of --learning_rate. Lower it where the rate is "
         "far above the paper's 1e-4: the branch's decoder has no normalisation and overshoots.",
-        condition=Condition(
-            lambda share: 0 < share <= 1, "a share of the learning rate, above 0 and at most 1"
-        ),
+        condition=VAE_RATE,
+        later=True,
     )
     vae_weight: float = setting(
         1.0,
@@ -144,12 +157,13 @@ class ExperimentConfig:
             lambda share: 0 < share <= 1,
             "a share of the paper's weights, above 0 and at most 1; for no branch: --vae=none",
         ),
+        later=True,
     )
-    kl: Literal["voxels", "latent"] = setting(
+    kl: KlKind = setting(
         "voxels",
         "Divisor of the KL term: the voxels of a patch (Myronenko 2018) or the latent size.",
     )
-    missing_labels: Literal["background", "exclude", "restricted", "marginal", "distil"] = setting(
+    missing_labels: Treatment = setting(
         "background",
         "How a federated site's loss treats classes that its labels never show "
         "(`declared_labels` in its manifest). 'background', as in the paper: absent everywhere. "
@@ -157,11 +171,13 @@ class ExperimentConfig:
         "voxel may be its drawn class or a missing one. 'distil': the same, and the received model "
         "says how likely each of the two is. "
         "See docs/missing-labels.md.",
+        later=True,
     )
     absence_evidence: bool = setting(
         False,
         "With --missing_labels=restricted, marginal or distil: where no patient of a site has a "
         "class (declared `absent`), penalise the voxels in which the received model finds it.",
+        later=True,
     )
     shared_candidates: int = setting(
         0,
@@ -172,6 +188,7 @@ class ExperimentConfig:
             lambda number: 0 <= number <= 6,  # a site lends these beside its other models
             "0 to 6",
         ),
+        later=True,
     )
     proximal_weight: float = setting(
         0.0,
@@ -179,24 +196,24 @@ class ExperimentConfig:
         "training close to the model it received. 0 omits the term. Try 0.001 to 1 if the sites' "
         "data differ widely or a round has many epochs. A baseline receives no model and has no "
         "such term.",
-        condition=Condition(
-            lambda weight: 0 <= weight <= 1e6,  # as c2fnas.proximal, which imports TensorFlow
-            "a number up to 1e+06, or 0 for no such term",
-        ),
+        condition=PROXIMAL_WEIGHT,
+        later=True,
     )
     keep_at_site: tuple[str, ...] = setting(
         (),
         "Arrays that never leave a site; every site has its own. Names of groups ('norms' as in "
         "FedBN, 'head', 'vae') or patterns of array names such as cell03/*, separated by commas. "
         "See docs/federation.md.",
+        later=True,
     )
     only_receive: tuple[str, ...] = setting(
         (),
         "Arrays that sites take from the server, do not train and never send, so that they stay as "
         "in the initial model. Groups and patterns as for --keep_at_site.",
+        later=True,
     )
     # how a site computes, with which safeguards: its own choice, like its GPUs, so not in the plan
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = setting(
+    precision: Precision = setting(
         "float32",
         "Number format of the convolutions. The mixed formats halve a GPU's memory and use its "
         "matrix units; weights, norms and losses stay float32. 'mixed_bfloat16' needs an Ampere "
@@ -207,32 +224,33 @@ class ExperimentConfig:
         "GPUs from Ampere on: round the inputs of float32 convolutions to TF32, as TensorFlow and "
         "PyTorch do by default. A rerun gives the same bits either way; with --notf32 they are "
         "closer to those of a processor or an older GPU. Without effect elsewhere.",
+        later=True,
     )
     deterministic: bool = setting(
         True,
         "Use only deterministic kernels, so that a rerun gives the same bits.",
+        later=True,
     )
     gpu_memory_mib: int = setting(
         0,
         "Largest memory in MiB that a program takes of each GPU. 0 sets no limit: the memory grows "
         "with the need, and programs on one GPU share it. Without effect where there is no GPU.",
         condition=at_least(0),
+        later=True,
     )
     clip_norm: float = setting(
         0.0,
         "Largest global norm of the gradients; larger ones are scaled down to it. 0 never clips. "
         "Try 12 (nnU-Net's) if the loss does not recover from peaks of the logged gradient_norm.",
-        condition=Condition(
-            lambda norm: 0 <= norm < float("inf"), "a finite number above 0, or 0 for no clipping"
-        ),
+        condition=CLIP_NORM,
     )
-    non_finite: Literal["stop", "skip"] = setting(
+    non_finite: NonFinite = setting(
         "stop",
         "What to do at a step with a non-finite loss or gradient. 'stop' ends the training, names "
         "the step and its cases, and leaves the weights unchanged; 'skip' logs and skips the step, "
         "and stops after ten in a row.",
     )
-    instance_norm: Literal["rows", "library"] = setting(
+    instance_norm: InstanceNorm = setting(
         "rows",
         "Implementation of the instance norm; weights and values are the same. 'rows' is faster "
         "and more accurate on a CPU; 'library' is tensorflow-addons' InstanceNormalization "
@@ -267,9 +285,9 @@ class ExperimentConfig:
     inference_overlap: float = setting(
         0.25,
         "Overlap of neighbouring windows, as a share of their size.",
-        condition=Condition(lambda share: 0 <= share < 1, "a share from 0 up to, not including, 1"),
+        condition=OVERLAP,
     )
-    inference_blending: Literal["constant", "gaussian"] = setting(
+    inference_blending: Blending = setting(
         "constant",
         "Weights of a window's voxels where windows overlap.",
     )

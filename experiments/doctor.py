@@ -43,15 +43,14 @@ flags.DEFINE_bool("json", False, "Print JSON instead of the table.")
 def main(argv: list[str]) -> int:
     del argv
     from federated.doctor import diagnosis as doctor
-    from federated.doctor import examination
-    from federated.doctor import kit as doctor_kit
+    from federated.doctor import examination, local_checks
 
     kit = pathlib.Path(
         experiment_flags.required(
             "kit", "the folder to examine, made by experiments.provision or experiments.request"
         )
     )
-    if doctor_kit.kind_of(kit) == "server":
+    if local_checks.kind_of(kit) == "server":
         findings = examination.of_server(
             kit,
             store=_path(FLAGS.store),
@@ -75,7 +74,7 @@ def main(argv: list[str]) -> int:
         if folder is not None:
             findings.append(_prepared_cases(folder))
         findings += _sharing(folder)
-        if doctor_kit.kind_of(kit) == "site":
+        if local_checks.kind_of(kit) == "site":
             findings.append(_devices())
     if FLAGS.json:
         print(json.dumps([finding.to_json() for finding in findings], indent=2))

@@ -24,7 +24,7 @@ from absl import app, flags, logging
 from experiments import configuration
 from experiments import flags as experiment_flags
 from federated.errors import FederationError
-from runkit import memory as process_memory
+from runkit import process_memory
 
 if TYPE_CHECKING:
     from c2fnas.genotype import Genotype
@@ -155,12 +155,12 @@ def _about_supernet(
 
 def _memory(network: Network, batches: Sequence[int]) -> Mapping[int, Any]:
     """Returns batch -> the estimate for a step."""
-    from c2fnas import memory
+    from c2fnas import gpu_memory
     from c2fnas.search import supernet_memory
     from c2fnas.search.supernet import Supernet
 
     if not isinstance(network, Supernet):
-        return {batch: memory.training_step(network, batch) for batch in batches}
+        return {batch: gpu_memory.training_step(network, batch) for batch in batches}
     one = supernet_memory.training_step(network, 1)  # builds a network; activations scale
     return {
         batch: dataclasses.replace(one, activations=batch * one.activations) for batch in batches

@@ -30,21 +30,6 @@ from runkit.settings import at_least
 FLAGS = flags.FLAGS
 Config = TypeVar("Config")
 
-_SINCE_FIRST_RELEASE = (
-    "supernet",
-    "vae_rate",
-    "vae_weight",
-    "missing_labels",
-    "absence_evidence",
-    "shared_candidates",
-    "proximal_weight",
-    "keep_at_site",
-    "only_receive",
-    "aggregation",
-    "tf32",
-    "deterministic",
-    "gpu_memory_mib",
-)
 # settings of the experiment that also apply to programs which only use a model
 _COMPUTING = ("tf32", "deterministic", "gpu_memory_mib")
 _WINDOWS = 2  # windows computed at a time by a program that does not train; each needs its memory
@@ -205,9 +190,9 @@ def genotype_file() -> dict[str, list[str]]:
 def experiment_flags_text() -> str:
     """Returns the experiment's flags as the text of a flag file."""
     lines = []
-    for name in settings.declared(ExperimentConfig):
+    for name, about in settings.declared(ExperimentConfig).items():
         value = getattr(FLAGS, name)
-        if name in _SINCE_FIRST_RELEASE and value == FLAGS[name].default:
+        if about.later and value == FLAGS[name].default:
             continue  # so that the text equals that of an earlier release, whose run can be resumed
         lines.append(f"--{name}={','.join(value) if isinstance(value, list) else value}")
     return "\n".join(lines) + "\n"

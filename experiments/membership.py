@@ -76,8 +76,8 @@ def main(argv: list[str]) -> int:
     output = pathlib.Path(experiment_flags.required("output", "the folder of the results"))
     from experiments.models import membership_measurement
     from experiments.reports import membership_page
-    from experiments.results import membership
-    from experiments.run.plan import minutes
+    from experiments.results.statistics import membership_rates
+    from experiments.run.run_plan import minutes
     from runkit import atomic, folder_lock, overwriting, private
 
     others = _folders("nonmembers")
@@ -90,10 +90,10 @@ def main(argv: list[str]) -> int:
     for site, own in candidates.items():
         count = len(own.scans) - own.members
         print(f"{site}: {own.members} members, {count} non-members")
-        if count < membership.FEWEST:
+        if count < membership_rates.FEWEST:
             print(
-                f"  {count} non-members are too few for 1 % of them; give {membership.FEWEST} or "
-                "more. Only the area under the curve is computed"
+                f"  {count} non-members are too few for 1 % of them; give "
+                f"{membership_rates.FEWEST} or more. Only the area under the curve is computed"
             )
     targets, references = _targets(list(candidates))
     given = [pathlib.Path(file) for file in FLAGS.references]

@@ -26,16 +26,12 @@ from absl import app, flags
 
 from experiments import flags as experiment_flags
 from federated.errors import FederationError
+from federated.wire.messages import ORDERS
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("kit", None, "The operator's kit, made by experiments.provision.")
 flags.DEFINE_string("server", None, "host:port of the server, instead of the address in the kit.")
-flags.DEFINE_enum(
-    "order",
-    None,
-    ["pause", "resume", "evict", "admit", "discard_round", "finish", "finish_now"],
-    "The order, see above.",
-)
+flags.DEFINE_enum("order", None, list(ORDERS), "The order, see above.")
 flags.DEFINE_string("site", None, "The site to evict or admit.")
 flags.DEFINE_integer("round", None, "The first round to discard.", lower_bound=1)
 

@@ -16,10 +16,11 @@ import pathlib
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from absl import app, flags, logging
 
+from c2fnas.allowed_values import Blending
 from experiments import flags as experiment_flags
 from runkit import printable
 
@@ -96,7 +97,7 @@ flags.DEFINE_float("overlap", None, "Overlap of neighbouring windows, instead of
 flags.DEFINE_enum(
     "blending",
     None,
-    ["constant", "gaussian"],
+    list(get_args(Blending)),
     "Weights of a window's voxels, instead of the plan's.",
 )
 flags.DEFINE_bool(

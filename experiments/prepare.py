@@ -118,9 +118,7 @@ def main(argv: list[str]) -> int:
         split_lists=atomic.read_json(FLAGS.split_list) if FLAGS.split_list else None,
         strict=FLAGS.strict,
     )
-    shares = ", ".join(
-        f"{len(store.case_ids(split))} {split}" for split in ("training", "validation", "test")
-    )
+    shares = ", ".join(f"{len(store.case_ids(split))} {split}" for split in splits.SPLITS)
     print(f"site {store.site}: {shares}; case store {store.root}")
     if (store.root / "rejected.json").exists():
         refused = len(atomic.read_json(store.root / "rejected.json"))

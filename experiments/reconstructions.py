@@ -16,6 +16,7 @@ import pathlib
 from absl import flags
 
 from experiments import flags as experiment_flags
+from preprocessing.splits import SPLITS
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -26,7 +27,7 @@ flags.DEFINE_string("output", None, "Picture to write (.png).")
 flags.DEFINE_enum(
     "split",
     "validation",
-    ["training", "validation", "test"],
+    list(SPLITS),
     "Split from which the cases are taken.",
 )
 flags.DEFINE_integer("patches", 4, "Number of patches, each from another case.")

@@ -13,13 +13,14 @@ import pathlib
 from absl import flags
 
 from experiments import flags as experiment_flags
+from experiments.studies.study_file import SHOWN
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run", None, "Folder of a finished run.")
 flags.DEFINE_enum(
     "pictures",
     "private",
-    ["private", "synthetic", "public"],
+    ["private", *SHOWN],
     "Kind of cohort; the joint page has pictures unless it is private.",
 )
 

@@ -171,19 +171,11 @@ def _scorer(
 
 def _results(state: SearchState, space: TopologySpace, folder: pathlib.Path) -> Iterator[str]:
     """Writes the best genotype of each arm; yields a line about each."""
-    from c2fnas.search import evolution
-    from experiments.search.search_state import EVOLUTION
-    from runkit import atomic
+    from experiments.search import search_state
 
-    for name, arm in state.arms.items():
-        (winner,) = evolution.best(arm)
-        genotype = space.genotype(winner.gene)
-        file = folder / _WINNERS[name != EVOLUTION]
-        atomic.write_json(file, genotype.to_json())
-        yield (
-            f"{name}: {genotype.name}, score {winner.score:.4f} on the validation cases, "
-            f"{len(arm.scored)} scored; {file}"
-        )
+    yield from search_state.write_winners(
+        state, space.genotype, folder, _WINNERS, scored_on=" on the validation cases"
+    )
     yield f"As a page: {folder / _PAGE}"
 
 

@@ -28,7 +28,7 @@ from experiments import configuration, program_help, setting_flags
 from experiments import flags as experiment_flags
 from experiments.configuration import ExperimentConfig
 from experiments.models import given_models, given_paths
-from experiments.results.vocabulary import REPORTS
+from experiments.results.report_words import REPORTS
 from federated.admin.tensorboard import RunScalars
 from federated.errors import FederationError
 from federated.rounds import plan as plans

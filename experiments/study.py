@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from absl import flags
 
 from experiments import flags as experiment_flags
-from experiments.run.plan import RunSpec
+from experiments.run.run_plan import RunSpec
 from experiments.studies import study_file
 from runkit import folder_lock, overwriting, private
 

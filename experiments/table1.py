@@ -19,8 +19,8 @@ from absl import app, flags
 
 from experiments import flags as experiment_flags
 from experiments import setting_flags
-from experiments.run import plan as run_plan
-from experiments.run.plan import minutes
+from experiments.run import run_plan
+from experiments.run.run_plan import minutes
 from preprocessing.phantom.config import CohortConfig
 from runkit import folder_lock, private, settings
 from runkit.settings import at_least, setting

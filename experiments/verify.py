@@ -12,7 +12,7 @@ from absl import flags
 from experiments import flags as experiment_flags
 
 if TYPE_CHECKING:
-    from experiments.reports import verification
+    from experiments.reports import result_verification
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run", None, "Folder of a run or of a study.")
@@ -20,15 +20,15 @@ flags.DEFINE_string("run", None, "Folder of a run or of a study.")
 
 def main(argv: list[str]) -> int:
     del argv
-    from experiments.reports import verification
+    from experiments.reports import result_verification
 
     folder = experiment_flags.required("run", "the folder of a run or of a study")
     failed = 0
-    for run in verification.runs_in(folder):
+    for run in result_verification.runs_in(folder):
         print(f"{run}:")
-        for check in verification.verify(run):
+        for check in result_verification.verify(run):
             failed += _show(check)
-    study = verification.study_check(folder)
+    study = result_verification.study_check(folder)
     if study is not None:
         print(f"{folder}:")
         failed += _show(study)
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     return 1 if failed else 0
 
 
-def _show(check: verification.Check) -> bool:
+def _show(check: result_verification.Check) -> bool:
     word = {True: "ok", False: "WRONG", None: "-"}[check.holds]
     print(f"  {word:6s}{check.what}: {check.detail}")
     return check.holds is False

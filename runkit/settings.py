@@ -37,6 +37,8 @@ class Setting(NamedTuple):
       condition: what the value must satisfy; None for any value of its type.
       flag: name of its flag, if different from the field's name.
       unset: value of the flag that means None.
+      later: whether the first release lacked the setting. Its default is then left out where the
+        settings of a run are compared as text, so that a run of the first release can be resumed.
     """
 
     help: str
@@ -44,6 +46,7 @@ class Setting(NamedTuple):
     condition: Condition | None = None
     flag: str | None = None
     unset: float | None = None
+    later: bool = False
 
 
 def setting(
@@ -54,9 +57,10 @@ def setting(
     condition: Condition | None = None,
     flag: str | None = None,
     unset: float | None = None,
+    later: bool = False,
 ) -> T:
     """Returns a dataclass field with a default and a `Setting`."""
-    about = Setting(help, tuple(choices), condition, flag, unset)
+    about = Setting(help, tuple(choices), condition, flag, unset, later)
     field: T = dataclasses.field(default=default, metadata={"setting": about})
     return field
 

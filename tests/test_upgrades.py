@@ -338,7 +338,7 @@ def _prepare(folder):
 
 
 def test_rows_and_table_are_read_and_agree(tmp_path):
-    from experiments.reports import table1_report, verification
+    from experiments.reports import result_verification, table1_report
     from experiments.results import table1_values
 
     folder = unpack("run", tmp_path)
@@ -347,7 +347,7 @@ def test_rows_and_table_are_read_and_agree(tmp_path):
     for name, percent in content["rows"].items():
         assert dict(lines[name].percent) == pytest.approx(percent), name
     assert content["rows"]["FL_global"]["C1_pancreas"] == pytest.approx(80.0)
-    failed = [check for check in verification.verify(folder) if check.holds is False]
+    failed = [check for check in result_verification.verify(folder) if check.holds is False]
     assert not failed
     assert "FL_global" in table1_report.markdown(content)
     shutil.rmtree(folder / "server")

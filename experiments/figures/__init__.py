@@ -3,6 +3,7 @@
 They open no files. They use matplotlib's object interface, without global state or a display.
 """
 
+from experiments.figures.learning_curves import training_curves
 from experiments.figures.network import genotype_figure, vae_figure
 from experiments.figures.overview import overview
 from experiments.figures.patients import froc_figure
@@ -20,7 +21,6 @@ from experiments.figures.slices import (
 from experiments.figures.style import CLASS_COLOURS, MODEL_COLOURS, PANCREAS, TUMOUR
 from experiments.figures.table import table_figure
 from experiments.figures.timeline import ACTIVITY_COLOURS, federation_timeline
-from experiments.figures.training import training_curves
 
 __all__ = [
     "ACTIVITY_COLOURS",

@@ -17,13 +17,13 @@ from c2fnas import genotype, named_weights
 from experiments.configuration import CLASSES, ExperimentConfig
 from experiments.models.membership_losses import MembershipLosses
 from experiments.models.membership_targets import AttackedModel, Candidates
-from experiments.results import membership
-from experiments.results.membership import Stratum
+from experiments.results.statistics import membership_rates
+from experiments.results.statistics.membership_rates import Stratum
 from federated.tensors.tensor_files import TensorFile, file_digest
 from runkit import atomic, formats, release
 
 FORMAT = 1  # version of membership.json and of the files of losses
-# One patch of 48^3 voxels with 8 filters, forward, on one of two cores; see experiments.run.plan.
+# One patch of 48^3 voxels with 8 filters, forward, on one of two cores; see experiments.run.
 _FORWARD_S, _FORWARD_MACS = 0.07, 48**3 * 189_772_333_056 / 96**3 / 16
 _BACKWARD = 3.0  # a gradient takes this many times as long as a loss
 
@@ -103,7 +103,7 @@ class Measurement:
             "format": FORMAT,
             "release": release.version(),
             "patches": self._patches,
-            "false_positives": membership.FALSE_POSITIVES,
+            "false_positives": membership_rates.FALSE_POSITIVES,
             "configuration": self._config.to_json(),
             "sites": {
                 site: {
@@ -131,8 +131,8 @@ class Measurement:
             "kind": target.kind,
             "round": target.round,
             "attack": attack,
-            **membership.summary(list(strata.values())),
-            "by_site": {site: membership.summary([one]) for site, one in strata.items()},
+            **membership_rates.summary(list(strata.values())),
+            "by_site": {site: membership_rates.summary([one]) for site, one in strata.items()},
             "scores": {
                 site: {
                     "members": [round(float(score), 9) for score in one.members],
@@ -150,7 +150,7 @@ class Measurement:
             if target.received is not None:
                 losses["received"] = self._values(Pass(target.received, site))
             references = [self._values(Pass(file, site)) for file in self._references[site]]
-            scores = membership.scores(attack, losses, references)
+            scores = membership_rates.scores(attack, losses, references)
         members = self._candidates[site].members
         return Stratum(scores[:members], scores[members:])
 

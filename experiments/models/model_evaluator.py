@@ -19,7 +19,7 @@ from experiments.models.site_trainer import (
     tensor_specs,
     window_config,
 )
-from experiments.results.vocabulary import REPORTS
+from experiments.results.report_words import REPORTS
 from federated.errors import ServerMisbehaves
 from federated.rounds.tasks import check_model_name
 from federated.tensors.weights import TensorSpec
@@ -29,7 +29,22 @@ from runkit import private
 Weights = dict[str, np.ndarray]
 
 
-class ModelEvaluator:
+class WithoutTraining:
+    """What a `SiteTrainer` lacks in a run without rounds: it lends no model and trains none."""
+
+    vocabulary = REPORTS
+
+    def local_models(self) -> Mapping[str, Weights]:
+        return {}
+
+    def score(self, weights: Weights) -> dict[str, float]:
+        raise ServerMisbehaves.because("asks for validation scores in a run without training")
+
+    def train(self, weights: Weights, round_number: int) -> tuple[Weights, dict[str, float]]:
+        raise ServerMisbehaves.because("asks for training in a run without training")
+
+
+class ModelEvaluator(WithoutTraining):
     """A `SiteTrainer` of a run without rounds. It needs test cases only, and lends no model.
 
     Args:
@@ -41,8 +56,6 @@ class ModelEvaluator:
     Attributes:
       num_examples: the number of test cases.
     """
-
-    vocabulary = REPORTS
 
     def __init__(
         self,
@@ -88,12 +101,3 @@ class ModelEvaluator:
         check_model_name(model_name)
         named_weights.assign(self._network, weights)
         return self._evaluation.rows(model_name)
-
-    def local_models(self) -> Mapping[str, Weights]:
-        return {}
-
-    def score(self, weights: Weights) -> dict[str, float]:
-        raise ServerMisbehaves.because("asks for validation scores in a run without training")
-
-    def train(self, weights: Weights, round_number: int) -> tuple[Weights, dict[str, float]]:
-        raise ServerMisbehaves.because("asks for training in a run without training")

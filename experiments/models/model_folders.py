@@ -20,6 +20,7 @@ from federated.tensors.tensor_files import TensorFile, file_digest
 from preprocessing import declared_labels, geometry
 from preprocessing.case_source import CaseSource
 from preprocessing.case_store import CaseStore
+from preprocessing.splits import SPLITS
 from runkit import atomic
 from runkit.classes import CLASSES
 
@@ -98,10 +99,7 @@ def training_data(stores: Sequence[CaseSource], config: ExperimentConfig) -> dic
     )
     return {
         "cases": {
-            store.site: {
-                split: len(store.case_ids(split)) for split in ("training", "validation", "test")
-            }
-            for store in stores
+            store.site: {split: len(store.case_ids(split)) for split in SPLITS} for store in stores
         },
         "labels": {store.site: declared_labels.text(store.declared) for store in stores},
         "spacing_mm": {axis: _range(values) for axis, values in zip(_AXES, spacings, strict=True)},

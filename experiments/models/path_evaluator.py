@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from c2fnas import inference, named_weights
 from c2fnas.scores import case_scores
 from c2fnas.search.supernet import Supernet
 from experiments.configuration import ExperimentConfig, plan
+from experiments.models.model_evaluator import WithoutTraining
 from experiments.models.site_trainer import (
     build_network,
     load_genotype,
@@ -27,7 +28,6 @@ from experiments.models.site_trainer import (
     window_config,
 )
 from experiments.results import case_rows, path_names, shared_choice
-from experiments.results.vocabulary import REPORTS
 from federated.errors import ServerMisbehaves
 from federated.site.journal import Journal
 from federated.tensors.weights import TensorSpec
@@ -48,7 +48,7 @@ def forget_finished(folder: pathlib.Path) -> None:
         shutil.rmtree(folder)
 
 
-class PathEvaluator:
+class PathEvaluator(WithoutTraining):
     """A `SiteTrainer` of a run without rounds, which scores paths of one supernet.
 
     Args:
@@ -59,8 +59,6 @@ class PathEvaluator:
     Attributes:
       num_examples: the number of validation cases.
     """
-
-    vocabulary = REPORTS
 
     def __init__(
         self,
@@ -120,12 +118,3 @@ class PathEvaluator:
             for class_, one in case_scores.compare(mask, truth, case.target_mm).items()
             for column, value in case_rows.columns(one, FOREGROUND[class_]).items()
         }
-
-    def local_models(self) -> Mapping[str, Weights]:
-        return {}
-
-    def score(self, weights: Weights) -> dict[str, float]:
-        raise ServerMisbehaves.because("asks for validation scores in a run without training")
-
-    def train(self, weights: Weights, round_number: int) -> tuple[Weights, dict[str, float]]:
-        raise ServerMisbehaves.because("asks for training in a run without training")

@@ -41,7 +41,7 @@ from experiments.configuration import ExperimentConfig, plan
 from experiments.models import devices
 from experiments.models.case_evaluation import CaseEvaluation
 from experiments.results import shared_choice
-from experiments.results.vocabulary import REPORTS
+from experiments.results.report_words import REPORTS
 from federated.rounds.sharing import ShareRules
 from federated.rounds.tasks import check_model_name
 from federated.tensors.weights import TensorSpec
@@ -49,6 +49,7 @@ from preprocessing import dataset, declared_labels
 from preprocessing.augmentation import AugmentationConfig, augment
 from preprocessing.case_source import CaseSource, PreparedCase
 from preprocessing.patches import PatchConfig, PatchSampler
+from preprocessing.splits import SPLITS
 from runkit import events, private, progress
 from runkit.classes import CLASSES
 
@@ -246,8 +247,7 @@ class SegmentationTrainer:
         self._federated = federated
         self._window = window_config(config, strategy)
         self._cases = {
-            split: [store.open(case_id) for case_id in store.case_ids(split)]
-            for split in ("training", "validation", "test")
+            split: [store.open(case_id) for case_id in store.case_ids(split)] for split in SPLITS
         }
         for split, cases in self._cases.items():
             if not cases:

@@ -23,7 +23,7 @@ from federated.audit import chain, verification
 from federated.audit.carried import Carried
 from federated.storage.store_folder import StoreFolder
 from federated.tensors.tensor_files import TensorFile, file_digest
-from runkit import atomic, release
+from runkit import atomic, markdown_tables, release
 
 FILES = tuple(f"evaluation.{kind}" for kind in ("json", "csv", "md", "html"))
 # Heading, measure, factor, unit, digits, grid.
@@ -229,13 +229,7 @@ def _audited(content: Mapping[str, Any]) -> str:
 
 
 def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [_line([name.removesuffix("#") for name in head])]
-    lines.append("|" + "".join("---:|" if name.endswith("#") else "---|" for name in head))
-    return "\n".join([*lines, *map(_line, rows)])
-
-
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return "\n".join(markdown_tables.lines(head, rows))
 
 
 def _logged(store: StoreFolder) -> tuple[dict[str, str], set[str], bool, dict[str, int]]:

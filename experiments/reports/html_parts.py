@@ -62,14 +62,28 @@ SERIES = ("one", "two", "three", "four")  # colours of the series of a histogram
 
 def page(title: str, subtitle: str, *sections: str) -> str:
     """Returns a page. `title` and `subtitle` are text, sections are HTML."""
+    shown = "\n".join(sections)
+    return document(
+        title,
+        f'<main>\n<h1>{text(title)}</h1>\n<p class="soft">{text(subtitle)}</p>\n{shown}\n</main>\n',
+        style=_STYLE,
+    )
+
+
+def document(title: str, body: str, *, style: str, head: str = "") -> str:
+    """Returns a whole HTML file.
+
+    Args:
+      title: its title, as text.
+      body: what it shows, as HTML.
+      style: its style sheet.
+      head: further elements of its head, before the title.
+    """
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width">\n'
-        f"<title>{text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{text(title)}</h1>\n"
-        f'<p class="soft">{text(subtitle)}</p>\n'
-        + "\n".join(sections)
-        + "\n</main>\n</body>\n</html>\n"
+        f'{head}<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{text(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n{body}"
+        "</body>\n</html>\n"
     )
 
 

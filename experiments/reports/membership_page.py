@@ -9,20 +9,21 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.figures import membership as figures
+from experiments.figures import membership_pictures as figures
 from experiments.reports import html_parts
-from experiments.results import membership
+from experiments.results.statistics import membership_rates
+from runkit import markdown_tables
 
 DEFINITIONS = (
     "Each attack orders candidate scans by how likely they were among the training cases "
     "(members). AUC is the chance that it puts a member before a non-member of the same hospital: "
     "0.5 is guessing, 1 is certainty. 'Found at 1 %' is the share of members found while at most "
-    f"1 % of the non-members are accused; it needs {membership.FEWEST} non-members. Brackets are "
-    "95 % intervals: for an AUC DeLong's variance with Student's quantiles, for a share the exact "
-    "interval at the threshold used, which leaves out that other non-members would have given "
-    f"another threshold: of {membership.FEWEST} non-members, guessing finds 2 % on average. A "
-    "result counts as found if the interval of its AUC lies above 0.5; where there is nothing to "
-    "find, that happens in 1 of 40 lines by chance."
+    f"1 % of the non-members are accused; it needs {membership_rates.FEWEST} non-members. Brackets "
+    "are 95 % intervals: for an AUC DeLong's variance with Student's quantiles, for a share the "
+    "exact interval at the threshold used, which leaves out that other non-members would have "
+    f"given another threshold: of {membership_rates.FEWEST} non-members, guessing finds 2 % on "
+    "average. A result counts as found if the interval of its AUC lies above 0.5; where there is "
+    "nothing to find, that happens in 1 of 40 lines by chance."
 )
 
 
@@ -50,10 +51,7 @@ def html(content: Mapping[str, Any], title: str) -> str:
 
 def markdown(content: Mapping[str, Any], title: str) -> str:
     """Returns the table of a `membership.json` as Markdown."""
-    head, rows = table(content["attacks"])
-    lines = ["| " + " | ".join(name.removesuffix("#") for name in head) + " |"]
-    lines.append("|" + "".join("---:|" if name.endswith("#") else "---|" for name in head))
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    lines = markdown_tables.lines(*table(content["attacks"]))
     return "\n".join([f"# {title}", "", subtitle(content), "", DEFINITIONS, "", *lines]) + "\n"
 
 
@@ -77,7 +75,7 @@ def table(entries: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[st
             cell(entry["auc"], 1, 2),
             cell(entry["tpr"], 100, 0),
             str(entry["members"]),
-            membership.verdict(entry["auc"]),
+            membership_rates.verdict(entry["auc"]),
         ]
         for entry in entries
     ]
@@ -122,4 +120,4 @@ def image(figure: Figure) -> str:
 
 
 def _attacks() -> list[list[str]]:
-    return [[name, meaning] for name, meaning in membership.ATTACKS.items()]
+    return [[name, meaning] for name, meaning in membership_rates.ATTACKS.items()]

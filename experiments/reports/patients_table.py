@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+from runkit import markdown_tables
 
 HEADINGS = {
     "sensitivity": "Sensitivity",
@@ -26,12 +28,10 @@ of healthy sites (docs/inference.md)."""
 
 def markdown(measures: Mapping[str, Mapping[str, Any]]) -> str:
     """Returns the measures of `patients.of_runs` as a table, with a dash for missing ones."""
-    lines = [TEXT, "", _line(["Model", *HEADINGS.values()]), "|---|" + "---|" * len(HEADINGS)]
-    lines += [
-        _line([name, *(cell(own.get(key), key) for key in HEADINGS)])
-        for name, own in measures.items()
+    rows = [
+        [name, *(cell(own.get(key), key) for key in HEADINGS)] for name, own in measures.items()
     ]
-    return "\n".join(lines)
+    return "\n".join([TEXT, "", *markdown_tables.lines(["Model", *HEADINGS.values()], rows)])
 
 
 def cell(value: Mapping[str, Any] | None, measure: str) -> str:
@@ -46,7 +46,3 @@ def cell(value: Mapping[str, Any] | None, measure: str) -> str:
     count = value["estimate"] * value["count"]
     share, low, high = (100 * value[key] for key in ("estimate", "low", "high"))
     return f"{round(count, 1):g} of {value['count']}, {share:.0f} % [{low:.0f}, {high:.0f}]"
-
-
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

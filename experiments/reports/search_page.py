@@ -10,8 +10,8 @@ from c2fnas.genotype import Genotype
 from experiments import figures
 from experiments.reports import html_parts
 from experiments.results import search_table
-from experiments.results.search_claims import NETWORKS, SEARCH_CLAIMS
 from experiments.results.search_table import ScoredCandidate
+from experiments.results.verdicts.search_claims import NETWORKS, SEARCH_CLAIMS
 
 PAPER_GPU_DAYS = 333
 _STAGES = {

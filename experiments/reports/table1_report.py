@@ -18,7 +18,7 @@ from experiments.models import devices
 from experiments.reports import patients_table
 from experiments.results import fingerprints, patients, table1_values
 from experiments.results.case_rows import CaseRow
-from runkit import atomic, events
+from runkit import atomic, events, markdown_tables
 
 _HEADINGS = {
     "C1_pancreas": "C1 pancreas",
@@ -338,8 +338,8 @@ def _table_markdown(content: Mapping[str, Any]) -> str:
         f"Dice in per cent on the sites' test cases, on the training grid{grid}; the paper's "
         "numbers are in brackets.",
         "",
-        *_header(),
     ]
+    shown = []
     for name, percent in rows.items():
         cells = [_number(percent[column], 1) or "–" for column in table1_values.COLUMNS]
         for index, column in enumerate(table1_values.COLUMNS):
@@ -347,14 +347,14 @@ def _table_markdown(content: Mapping[str, Any]) -> str:
                 cells[index] += f", n = {counts[name][column]}"
             if name in table1_values.PAPER_TABLE:
                 cells[index] += f" ({table1_values.PAPER_TABLE[name][column]:.1f})"
-        lines.append(_line([f"**{name}**" if name == table1_values.AVERAGE else name, *cells]))
+        shown.append([f"**{name}**" if name == table1_values.AVERAGE else name, *cells])
     paper = table1_values.PAPER_TEST_CASES
     paper_counts = [paper["C1"], paper["C2"], paper["C2"], sum(paper.values())]
     cells = [
         f"{common[column]} ({number})"
         for column, number in zip(table1_values.COLUMNS, paper_counts, strict=False)
     ]
-    lines.append(_line(["test cases", *cells, ""]))
+    lines += _dice_table([*shown, ["test cases", *cells, ""]])
     absent = [model for model in table1_values.MODELS if model not in rows]
     if absent:
         lines += ["", f"Not evaluated: {', '.join(absent)}. The row Average needs all five models."]
@@ -363,12 +363,13 @@ def _table_markdown(content: Mapping[str, Any]) -> str:
 
 def _findings_markdown(content: Mapping[str, Any]) -> str:
     verdict = {True: "yes", False: "**no**", None: "unknown, numbers are missing"}
-    lines = ["| finding | holds | numbers |", "|---|---|---|"]
+    rows = []
     for finding in content["findings"].values():
         numbers = ", ".join(
             f"{name} {_number(value, 1) or '–'}" for name, value in finding["numbers"].items()
         )
-        lines.append(_line([finding["claim"], verdict[finding["holds"]], numbers]))
+        rows.append([finding["claim"], verdict[finding["holds"]], numbers])
+    lines = markdown_tables.lines(["finding", "holds", "numbers"], rows)
     marked = table1_values.false_tumours(content["cases"])
     if marked:
         parts = ", ".join(
@@ -385,11 +386,13 @@ def _departures_markdown(content: Mapping[str, Any]) -> str:
         lines.append("")
     if not found:
         return "\n".join([*lines, "None: all settings are those of the paper's profile."])
-    lines += ["| setting | here | paper |", "|---|---|---|"]
-    lines += [
-        _line([f"`{name}`", here, paper + (" †" if name in _NOT_IN_PAPER else "")])
-        for name, here, paper in found
-    ]
+    lines += markdown_tables.lines(
+        ["setting", "here", "paper"],
+        [
+            [f"`{name}`", here, paper + (" †" if name in _NOT_IN_PAPER else "")]
+            for name, here, paper in found
+        ],
+    )
     if any(name in _NOT_IN_PAPER for name, _, _ in found):
         lines += [
             "",
@@ -402,16 +405,12 @@ def _native_markdown(content: Mapping[str, Any]) -> str:
     native = table1_values.table(content["cases"], grid="native")
     if not native:
         return ""
-    lines = [
-        "The same on each scan's own grid, to which the masks are resampled:",
-        "",
-        *_header(),
-    ]
-    lines += [
-        _line([name, *(_number(row.percent[column], 1) or "–" for column in table1_values.COLUMNS)])
+    rows = [
+        [name, *(_number(row.percent[column], 1) or "–" for column in table1_values.COLUMNS)]
         for name, row in native.items()
     ]
-    return "\n".join(lines)
+    text = "The same on each scan's own grid, to which the masks are resampled:"
+    return "\n".join([text, "", *_dice_table(rows)])
 
 
 def _run_markdown(content: Mapping[str, Any]) -> str:
@@ -432,15 +431,10 @@ def _run_markdown(content: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _header() -> list[str]:
-    return [
-        _line(["Model", *(_HEADINGS[column] for column in table1_values.COLUMNS)]),
-        "|---|" + "---:|" * len(table1_values.COLUMNS),
-    ]
-
-
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def _dice_table(rows: Iterable[Sequence[str]]) -> list[str]:
+    return markdown_tables.lines(
+        ["Model", *(f"{_HEADINGS[name]}#" for name in table1_values.COLUMNS)], rows
+    )
 
 
 def _number(value: float | None, digits: int) -> str:

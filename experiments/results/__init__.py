@@ -1,1 +1,1 @@
-"""Numbers computed from per-case rows: Table 1, intervals, claims and verdicts, digests."""
+"""Numbers computed from per-case rows: Table 1, summaries, patients, digests."""

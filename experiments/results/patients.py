@@ -21,10 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.results import intervals, table1_values
+from experiments.results import table1_values
 from experiments.results.case_rows import CaseRow, value
-from experiments.results.intervals import Interval
 from experiments.results.measures import Run, Unit
+from experiments.results.statistics import intervals
+from experiments.results.statistics.intervals import Interval
 
 _CURVE_POINTS = 200  # more thresholds do not change how a curve looks
 

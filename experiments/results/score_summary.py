@@ -7,9 +7,11 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from experiments.results import case_rows, intervals
+from experiments.results import case_rows
 from experiments.results.case_rows import CaseRow
-from experiments.results.intervals import Bounds, Interval
+from experiments.results.statistics import intervals
+from experiments.results.statistics.intervals import Bounds, Interval
+from runkit import markdown_tables
 from runkit.classes import FOREGROUND
 
 _SHARES: Bounds = (0.0, 1.0)
@@ -96,18 +98,19 @@ def for_card(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | i
 
 def markdown(summary: Mapping[str, Interval | None]) -> str:
     """Returns the summary as a Markdown table, with the rule for absent classes."""
-    text = ["| measure | class | mean | 95 % interval | cases |", "|---|---|---|---|---|"]
+    rows = []
     for line in lines(summary):
         label = line["measure"].replace("_", " ") + (" (1/mm)" if line["unit"] == "1/mm" else "")
         mean = "" if line["mean"] is None else f"{line['mean']:.4g}"
         ends = ["?" if line[end] is None else f"{line[end]:.4g}" for end in ("low", "high")]
         interval = "" if line["mean"] is None else " to ".join(ends)
-        text.append(f"| {label} | {line['class']} | {mean} | {interval} | {line['cases']} |")
+        rows.append([label, line["class"], mean, interval, str(line["cases"])])
     rule = (
         "A class that is in neither mask is not counted. A class that is in only one of them "
         "scores 0 in Dice and surface Dice, and the diagonal of the volume in HD95."
     )
-    return "\n".join([*text, "", rule]) + "\n"
+    table = markdown_tables.lines(["measure", "class", "mean", "95 % interval", "cases"], rows)
+    return "\n".join([*table, "", rule]) + "\n"
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -15,9 +15,8 @@ from experiments.models import model_folders
 from experiments.reports import table1_report
 from experiments.results import table1_values
 from experiments.results.case_rows import CaseRow
-from experiments.run import plan as run_plan
-from experiments.run import processes
-from experiments.run.plan import (
+from experiments.run import processes, run_plan
+from experiments.run.run_plan import (
     FINETUNED,
     MEMBERSHIP,
     NONMEMBERS,

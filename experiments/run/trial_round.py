@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from c2fnas import named_weights
-from experiments.results.vocabulary import REPORTS
+from experiments.results.report_words import REPORTS
 from federated.rounds import sharing
 from federated.security.provisioning import provision
 from federated.server.config import ServerConfig

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from experiments.results.search_verdicts import SearchedCase, mean_score
+from experiments.results.verdicts.search_verdicts import SearchedCase, mean_score
+from experiments.search.supernet_settings import SupernetSettings
 from runkit import settings
 from runkit.settings import at_least, setting
 
@@ -30,11 +31,7 @@ class ProxySettings:
         "takes many times as many.",
         condition=at_least(1),
     )
-    checkpoint_every: int = setting(
-        500,
-        "Steps between two checkpoints of a training, from which a stopped search resumes.",
-        condition=at_least(1),
-    )
+    checkpoint_every: int = settings.same_as(SupernetSettings, "checkpoint_every")
 
     def __post_init__(self) -> None:
         settings.check(self)

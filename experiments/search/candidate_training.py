@@ -25,7 +25,7 @@ from c2fnas.sliding_window import WindowConfig
 from c2fnas.training import NonFiniteLoss
 from experiments.configuration import ExperimentConfig
 from experiments.models import site_trainer
-from experiments.results.search_verdicts import SearchedCase
+from experiments.results.verdicts.search_verdicts import SearchedCase
 from preprocessing import dataset
 from preprocessing.case_source import CaseSource, PreparedCase
 from runkit import atomic, progress

@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from c2fnas.genotype import Genotype
-from experiments.results import rank_correlation, search_verdicts
-from experiments.results.search_claims import (
+from experiments.results.statistics import rank_correlation
+from experiments.results.verdicts import search_verdicts
+from experiments.results.verdicts.search_claims import (
     IN_PLANE,
     LEAST_PATHS,
     LEAST_SEEDS,
@@ -29,7 +30,7 @@ from experiments.results.search_claims import (
     SEARCH_CLAIMS,
     VOLUMETRIC,
 )
-from experiments.results.search_verdicts import SearchedCase, mean_score
+from experiments.results.verdicts.search_verdicts import SearchedCase, mean_score
 from experiments.search import search_state
 from runkit import atomic, formats, settings
 from runkit.settings import at_least, setting

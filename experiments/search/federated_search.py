@@ -18,7 +18,7 @@ from experiments.results import path_names, shared_choice, table1_values
 from experiments.results.case_rows import CaseRow, value
 from experiments.search import search_state
 from experiments.search.search_state import EVOLUTION, RANDOM, SearchState, random_arm_seed
-from runkit import atomic, events
+from runkit import events
 from runkit.classes import FOREGROUND
 
 STAGE, ROWS, LOG = "operations", "rows.jsonl", "events.jsonl"
@@ -209,10 +209,5 @@ def scores(rows: Sequence[CaseRow]) -> dict[str, dict[str, list[float]]]:
 
 def write_winner(space: OperationSpace, state: SearchState, folder: pathlib.Path) -> Iterator[str]:
     """Writes the best genotype of each arm; yields a line about each."""
-    for name, arm in state.arms.items():
-        (best,) = evolution.best(arm)
-        genotype = space.genotype(best.gene)
-        file = folder / WINNERS[name != EVOLUTION]
-        atomic.write_json(file, genotype.to_json())
-        yield f"{name}: {genotype.name}, score {best.score:.4f}, {len(arm.scored)} scored; {file}"
+    yield from search_state.write_winners(state, space.genotype, folder, WINNERS)
     yield f"As a page: {folder / PAGE}; state: {folder / search_state.FILE_NAME}"

@@ -16,8 +16,8 @@ from c2fnas.search.operation_space import OperationSpace
 from c2fnas.search.supernet_trainer import SupernetTrainer
 from experiments.configuration import ExperimentConfig
 from experiments.models import site_trainer
-from experiments.results.search_verdicts import mean_score
-from experiments.run.plan import duration
+from experiments.results.verdicts.search_verdicts import mean_score
+from experiments.run.run_plan import duration
 from experiments.search import candidate_budget, candidate_training, evidence, scoring, search_cost
 from experiments.search.scoring import Score
 from experiments.search.search_state import RANDOM, SearchState

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from c2fnas.genotype import Genotype
@@ -17,7 +17,7 @@ from c2fnas.search.evolution import Candidate, EvolutionState
 from c2fnas.search.gene_space import Gene
 from experiments.reports.search_page import StageResult
 from experiments.results.search_table import ScoredCandidate
-from runkit import atomic, formats, randomness
+from runkit import atomic, formats, nested, randomness
 
 FORMAT = 1  # raise it when earlier releases can no longer read a state
 FILE_NAME = "search.json"
@@ -143,16 +143,34 @@ def require_free(folder: pathlib.Path, names: Sequence[str]) -> None:
             )
 
 
-def differences(held: Mapping[str, Any], given: Mapping[str, Any], within: str = "") -> list[str]:
+def write_winners(
+    state: SearchState,
+    genotype_of: Callable[[Gene], Genotype],
+    folder: pathlib.Path,
+    names: tuple[str, str],
+    *,
+    scored_on: str = "",
+) -> Iterator[str]:
+    """Writes the best genotype of each arm; yields a line about each.
+
+    Args:
+      names: of the files for evolution's best and for that of the random arm.
+      scored_on: words that follow the score in the line.
+    """
+    for name, arm in state.arms.items():
+        (best,) = evolution.best(arm)
+        genotype = genotype_of(best.gene)
+        file = folder / names[name != EVOLUTION]
+        atomic.write_json(file, genotype.to_json())
+        yield (
+            f"{name}: {genotype.name}, score {best.score:.4f}{scored_on}, {len(arm.scored)} "
+            f"scored; {file}"
+        )
+
+
+def differences(held: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """Returns one phrase per setting in which two nested mappings differ."""
-    lines = []
-    for name in sorted(held.keys() | given.keys()):
-        one, two = held.get(name), given.get(name)
-        if isinstance(one, Mapping) and isinstance(two, Mapping):
-            lines += differences(one, two, f"{within}{name}.")
-        elif one != two:
-            lines.append(f"{within}{name} {one}, now {two}")
-    return lines
+    return [f"{path} {one}, now {two}" for path, one, two in nested.differences(held, given)]
 
 
 def result(

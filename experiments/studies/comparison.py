@@ -23,10 +23,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.reports import html_parts
-from experiments.results import hypotheses, table1_values
-from experiments.results.claims import Hypothesis, Part
+from experiments.results import table1_values
+from experiments.results.verdicts import hypotheses
+from experiments.results.verdicts.claims import Hypothesis, Part
 from experiments.studies import faults
 from experiments.studies.study_file import Study
+from runkit import markdown_tables
 
 KEPT, LOST, MIXED, NO_BASIS, UNFINISHED = "kept", "lost", "mixed", "no basis", "unfinished"
 LEAST_BASIS = 20.0  # points
@@ -178,8 +180,8 @@ def markdown(content: Mapping[str, Any]) -> list[str]:
     lines = ["", "## What is kept", "", *(f"- {text}" for text in texts), ""]
     survives = grid(content)
     if survives is not None:
-        lines += [*_markdown_table(*survives), ""]
-    return [*lines, *_markdown_table(HEAD, lines_of(content))]
+        lines += [*markdown_tables.lines(*survives), ""]
+    return [*lines, *markdown_tables.lines(HEAD, lines_of(content))]
 
 
 def section(content: Mapping[str, Any]) -> str:
@@ -285,11 +287,3 @@ def _note(texts: Sequence[str]) -> str:
         return ""
     items = "".join(f"<li>{html_parts.text(text)}</li>" for text in texts[1:])
     return f'<p class="note">{html_parts.text(texts[0])}</p><ul class="note">{items}</ul>'
-
-
-def _markdown_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
-    return [
-        f"| {' | '.join(head)} |",
-        "|---" * len(head) + "|",
-        *(f"| {' | '.join(line)} |" for line in lines),
-    ]

@@ -17,14 +17,15 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from experiments.figures.learning_curves import Timeline
 from experiments.figures.style import COLUMN_HEADINGS, MODEL_COLOURS
 from experiments.figures.timeline import ACTIVITY_COLOURS, activities
-from experiments.figures.training import Timeline
 from experiments.reports import case_browser, html_parts, patients_table, table1_report
 from experiments.results import gated_rows, patients, table1_values
 from experiments.results.case_rows import CaseRow
 from experiments.results.measures import Run
 from experiments.studies import comparison, leakage_results, privacy_results, study_results
+from experiments.studies.study_file import SHOWN
 from preprocessing.case_store import CaseStore
 from runkit import atomic, progress
 
@@ -68,7 +69,7 @@ def study_page(content: Mapping[str, Any], folder: str | os.PathLike) -> str:
         (f"{run['label']}, seed {run['seed']}", folder / run["folder"]) for run in content["runs"]
     ]
     data = _numbers(content, runs)
-    pictures = content["pictures"] in ("synthetic", "public")
+    pictures = content["pictures"] in SHOWN
     if pictures and content["runs"]:
         first = next(
             (run for run in content["runs"] if run["state"] == "finished"), content["runs"][0]
@@ -464,13 +465,10 @@ def _page(
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
     )
     notice = f'<div class="warn">{html_parts.text(warning)}</div>' if warning else ""
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html_parts.text(title)}</title><link rel="icon" href="data:,">
-<style>{style}</style></head><body>
-<div class="bar"><div><nav>{nav}</nav><span class="right">
+    head = f'''<meta http-equiv="Content-Security-Policy" content="{policy}">
+<link rel="icon" href="data:,">
+'''
+    shown = f"""<div class="bar"><div><nav>{nav}</nav><span class="right">
 <button id="theme" data-state="auto">Theme: auto</button>
 <button id="print">Print</button></span></div></div>
 <main><h1>{html_parts.text(title)}</h1><p class="lead">{html_parts.text(lead)}</p>{notice}
@@ -478,8 +476,8 @@ def _page(
 loads nothing from elsewhere.</footer></main>
 <div id="tip"></div><script type="application/json" id="data">{payload}</script>{cases}
 <script>{script}</script><script>{browser}</script>
-</body></html>
 """
+    return html_parts.document(title, shown, style=style, head=head)
 
 
 def _embedded(value: Any) -> str:

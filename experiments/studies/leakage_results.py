@@ -10,12 +10,12 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from experiments.figures import membership as figures
+from experiments.figures import membership_pictures as figures
 from experiments.reports import html_parts, membership_page
-from experiments.results import membership
-from experiments.results.membership import Stratum
+from experiments.results.statistics import membership_rates
+from experiments.results.statistics.membership_rates import Stratum
 from experiments.studies.study_file import Study
-from runkit import atomic, formats
+from runkit import atomic, formats, markdown_tables
 
 FORMAT = 1  # version of membership.json that experiments.models.membership_measurement writes
 HEAD = ["Point", "Model", "Round#", "Attack", "AUC#", "Found at 1 %#", "Members#", "Verdict"]
@@ -50,7 +50,7 @@ def collect(
             "model": model,
             "round": number,
             "attack": attack,
-            **membership.summary(own),
+            **membership_rates.summary(own),
         }
         for (point, model, number, attack), own in strata.items()
     ]
@@ -86,9 +86,9 @@ def compare(auc: Mapping[str, Any], without: Mapping[str, Any]) -> str:
     "nothing to hide" if the attack does not work without the setting, "hidden" if it does not work
     with it, "reduced" if the area with it is below every plausible value of the area without it.
     """
-    if membership.verdict(without) != "found":
+    if membership_rates.verdict(without) != "found":
         return "nothing to hide"
-    if membership.verdict(auc) != "found":
+    if membership_rates.verdict(auc) != "found":
         return "hidden"
     return "reduced" if auc["high"] < without["low"] else "not reduced"
 
@@ -125,7 +125,7 @@ def lines_of(content: Mapping[str, Any]) -> list[list[str]]:
             membership_page.cell(line["auc"], 1, 2),
             membership_page.cell(line["tpr"], 100, 0),
             str(line["members"]),
-            membership.verdict(line["auc"]),
+            membership_rates.verdict(line["auc"]),
         ]
         for line in latest(content["lines"])
     ]
@@ -153,9 +153,9 @@ def markdown(content: Mapping[str, Any]) -> list[str]:
     if not content["lines"]:
         return [*lines, "No run has been measured yet."]
     lines += [_measured(content), "", membership_page.DEFINITIONS, ""]
-    lines += _table(HEAD, lines_of(content))
+    lines += markdown_tables.lines(HEAD, lines_of(content))
     if content["against"]:
-        lines += ["", *_table(HEAD_AGAINST, lines_against(content))]
+        lines += ["", *markdown_tables.lines(HEAD_AGAINST, lines_against(content))]
     return lines
 
 
@@ -210,11 +210,3 @@ def _measured(content: Mapping[str, Any]) -> str:
         else ""
     )
     return f"Pooled over sites and seeds. Seeds measured: {seeds}.{local}"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return [
-        "| " + " | ".join(name.removesuffix("#") for name in head) + " |",
-        "|" + "".join("---:|" if name.endswith("#") else "---|" for name in head),
-        *("| " + " | ".join(row) + " |" for row in rows),
-    ]

@@ -16,6 +16,7 @@ from experiments.studies import comparison
 from experiments.studies.study_file import Study
 from federated.privacy.policy import EPSILON, PrivacyPolicy
 from federated.privacy.releases import number
+from runkit import markdown_tables
 
 _MODEL = "FL_global"
 _NO_FILTER, _NO_GUARANTEE = "no filter", "none"
@@ -128,11 +129,7 @@ def _epsilon(point: Mapping[str, Any]) -> str:
 
 def markdown(content: Mapping[str, Any]) -> list[str]:
     """Returns the table as lines of Markdown."""
-    table = [
-        f"| {' | '.join(HEAD)} |",
-        "|---" * len(HEAD) + "|",
-        *(f"| {' | '.join(line)} |" for line in lines_of(content)),
-    ]
+    table = markdown_tables.lines(HEAD, lines_of(content))
     return ["", "## Dice against epsilon", "", TEXT, "", *table]
 
 

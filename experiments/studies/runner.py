@@ -10,10 +10,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from experiments.run import plan as run_plan
-from experiments.run import processes
+from experiments.run import processes, run_plan
 from experiments.run import stages as run_stages
-from experiments.run.plan import RunSpec, minutes
+from experiments.run.run_plan import RunSpec, minutes
 from experiments.studies.study_file import Study
 from federated.privacy.policy import PrivacyPolicy
 from runkit import atomic

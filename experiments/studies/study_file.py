@@ -51,7 +51,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.configuration import ExperimentConfig
-from experiments.run import plan as run_plan
+from experiments.run import run_plan
 from experiments.studies import faults
 from federated.errors import PolicyRefused
 from federated.privacy.policy import PrivacyPolicy
@@ -91,6 +91,7 @@ _POINT_KEYS = {
 }
 _STACKS = ("own", "other")
 _EVERY_SITE = "*"
+SHOWN = ("synthetic", "public")  # cohorts whose pictures a joint page may show
 _PHANTOMS = ("standard", "hard")
 _SITE_KEYS = {"cohort", "manifest", "deformed", "split", "split_list"}
 
@@ -227,8 +228,7 @@ def _study(value: Any, home: pathlib.Path, data: pathlib.Path) -> Study:
     ):
         raise ValueError(f"`seeds` is {seeds!r}; expected a list of different whole numbers")
     pictures = value.get("pictures", "private")
-    if pictures not in ("synthetic", "public", "private"):
-        raise ValueError(f"`pictures` is {pictures!r}; expected 'synthetic', 'public' or 'private'")
+    settings.require(settings.one_of((*SHOWN, "private")), "`pictures`", pictures)
     common, sites = value.get("settings", {}), value["sites"]
     phantom = value.get("phantom", "standard")
     points = tuple(

@@ -10,12 +10,14 @@ from typing import Any
 from experiments.configuration import ExperimentConfig
 from experiments.figures import style
 from experiments.reports import patients_table, table1_report
-from experiments.results import fingerprints, hypotheses, intervals, patients, table1_values
+from experiments.results import fingerprints, patients, table1_values
+from experiments.results.statistics import intervals
+from experiments.results.verdicts import hypotheses
 from experiments.run import stages as run_stages
 from experiments.studies import comparison, leakage_results, privacy_results, study_file
 from experiments.studies import variants as study_variants
 from experiments.studies.study_file import Study
-from runkit import atomic, events
+from runkit import atomic, events, markdown_tables
 
 SWEEP_TEXT = "FL_global, Dice in per cent: mean over seeds ± half the width of the 95 % interval."
 
@@ -328,21 +330,17 @@ def markdown(content: Mapping[str, Any]) -> str:
         ]
         if content.get("patients"):
             lines += ["", "## Patients", "", patients_table.markdown(content["patients"])]
-    lines += [
-        "",
-        "## Cost",
-        "",
-        "| run | wall time | peak memory | transferred |",
-        "|---|---:|---:|---:|",
-    ]
-    for run in runs:
-        wall = sum(run["wall_seconds"].values()) / 60
-        cells = (
-            f"{wall:.1f} min",
+    costs = [
+        [
+            f"{run['label']}, seed {run['seed']}",
+            f"{sum(run['wall_seconds'].values()) / 60:.1f} min",
             f"{run['peak_memory_bytes'] / 2**30:.1f} GiB",
             f"{run['traffic']['bytes'] / 2**20:.0f} MiB",
-        )
-        lines.append(f"| {run['label']}, seed {run['seed']} | {' | '.join(cells)} |")
+        ]
+        for run in runs
+    ]
+    lines += ["", "## Cost", ""]
+    lines += markdown_tables.lines(["run", "wall time#", "peak memory#", "transferred#"], costs)
     total = sum(sum(run["wall_seconds"].values()) for run in runs) / 60
     lines += [f"| total | {total:.1f} min | | |", ""]
     return "\n".join(lines)
@@ -365,12 +363,15 @@ def _table_lines(rows: Mapping[str, Any]) -> list[str]:
         "the paper's value in brackets.",
         "",
     ]
-    headings = style.COLUMN_HEADINGS.values()
-    lines += [f"| Model | {' | '.join(headings)} |", "|---|" + "---:|" * len(headings)]
-    for name, columns in rows.items():
-        cells = [cell_text(columns.get(column), paper=True) for column in table1_values.COLUMNS]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines if rows else [*lines[:2], "There are no rows yet."]
+    if not rows:
+        return [*lines[:2], "There are no rows yet."]
+    return lines + markdown_tables.lines(
+        ["Model", *(f"{heading}#" for heading in style.COLUMN_HEADINGS.values())],
+        [
+            [name, *(cell_text(own.get(column), paper=True) for column in table1_values.COLUMNS)]
+            for name, own in rows.items()
+        ],
+    )
 
 
 def _verdict_lines(verdicts: Sequence[Mapping[str, Any]], not_asked: Sequence[str]) -> list[str]:
@@ -382,9 +383,8 @@ def _verdict_lines(verdicts: Sequence[Mapping[str, Any]], not_asked: Sequence[st
         "correction; and the smallest difference that such a study detects with 80 % power, "
         "without and with Holm's correction. The rules are in docs/verdicts.md.",
         "",
-        "| claim | source | verdict | numbers |",
-        "|---|---|---|---|",
     ]
+    rows = []
     for verdict in verdicts:
         parts = "; ".join(f"{part['text']}: {part_numbers(part)}" for part in verdict["parts"])
         word = (
@@ -392,7 +392,8 @@ def _verdict_lines(verdicts: Sequence[Mapping[str, Any]], not_asked: Sequence[st
             if verdict["verdict"] == hypotheses.UNDECIDED
             else f"**{verdict['verdict']}**"
         )
-        lines.append(f"| {verdict['claim']} | {verdict['source']} | {word} | {parts} |")
+        rows.append([verdict["claim"], verdict["source"], word, parts])
+    lines += markdown_tables.lines(["claim", "source", "verdict", "numbers"], rows)
     return [*lines, "", f"Not examined: {'; '.join(not_asked)}."] if not_asked else lines
 
 
@@ -444,18 +445,17 @@ def _sweep_lines(content: Mapping[str, Any]) -> list[str]:
         SWEEP_TEXT,
         "",
     ]
-    headings = style.COLUMN_HEADINGS.values()
-    lines += [
-        f"| {content['axis']} | {' | '.join(headings)} | wall time per run | transferred |",
-        "|---|" + "---:|" * (len(headings) + 2),
-    ]
+    headings = [*style.COLUMN_HEADINGS.values(), "wall time per run", "transferred"]
+    rows = []
     for point in content["sweep"]:
         row = point["table"].get("FL_global", {})
         cells = [cell_text(row.get(column)) for column in table1_values.COLUMNS]
         wall = "–" if point["wall_seconds"] is None else f"{point['wall_seconds'] / 60:.1f} min"
         moved = "–" if point["bytes"] is None else f"{point['bytes'] / 2**20:.0f} MiB"
-        lines.append(f"| {point['label']} | {' | '.join(cells)} | {wall} | {moved} |")
-    return lines
+        rows.append([point["label"], *cells, wall, moved])
+    return lines + markdown_tables.lines(
+        [content["axis"], *(f"{name}#" for name in headings)], rows
+    )
 
 
 def read(folder: str | os.PathLike) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.results import table1_values
+from runkit import markdown_tables
 
 
 def collect(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -62,30 +63,28 @@ def markdown(content: Mapping[str, Any]) -> list[str]:
     lines = ["## The findings in every variant", ""]
     if not content["runs"]:
         return [*lines, "No run has finished yet."]
-    lines += ["| finding | holds in | does not hold in |", "|---|---:|---|"]
+    rows = []
     for finding in content["findings"].values():
         fails = ", ".join(f"{label} (seed {seed})" for label, seed in finding["fails"]) or "–"
-        lines.append(f"| {finding['claim']} | {finding['holds']} of {finding['of']} | {fails} |")
+        rows.append([finding["claim"], f"{finding['holds']} of {finding['of']}", fails])
+    lines += markdown_tables.lines(["finding", "holds in#", "does not hold in"], rows)
     lines += ["", "## Differences from the arithmetic alone", ""]
     lines += [
         "Dice in per cent: mean over all runs and, in brackets, the standard deviation between "
         "variants of one seed.",
         "",
     ]
-    lines += [
-        f"| model | {' | '.join(name.replace('_', ' ') for name in table1_values.COLUMNS)} |",
-        "|---|" + "---:|" * len(table1_values.COLUMNS),
-    ]
-    for name, columns in content["spread"].items():
-        cells = [_cell(columns.get(column)) for column in table1_values.COLUMNS]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += markdown_tables.lines(
+        ["model", *(f"{name.replace('_', ' ')}#" for name in table1_values.COLUMNS)],
+        [
+            [name, *(_cell(columns.get(column)) for column in table1_values.COLUMNS)]
+            for name, columns in content["spread"].items()
+        ],
+    )
     lines += ["", "## All runs", ""]
     shown = ("C1_FL_local", "C2_FL_local", "FL_global")
-    heads = [f"{name} {column}" for name in shown for column in ("C2 tumour", "Average")]
-    lines += [
-        f"| variant | seed | {' | '.join(heads)} | false tumours, FL_global |",
-        "|---|---:|" + "---:|" * (len(heads) + 1),
-    ]
+    heads = [f"{name} {column}#" for name in shown for column in ("C2 tumour", "Average")]
+    rows = []
     for run in content["runs"]:
         cells = [
             _number(run["values"].get(name, {}).get(column))
@@ -93,10 +92,9 @@ def markdown(content: Mapping[str, Any]) -> list[str]:
             for column in ("C2_tumour", "average")
         ]
         marked, healthy = run["false_tumours"].get("FL_global", (0, 0))
-        lines.append(
-            f"| {run['label']} | {run['seed']} | {' | '.join(cells)} | {marked} of {healthy} |"
-        )
-    return lines
+        rows.append([run["label"], str(run["seed"]), *cells, f"{marked} of {healthy}"])
+    head = ["variant", "seed#", *heads, "false tumours, FL_global#"]
+    return [*lines, *markdown_tables.lines(head, rows)]
 
 
 def _spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float | None]]]:

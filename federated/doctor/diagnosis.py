@@ -1,6 +1,7 @@
 """The result of one of the doctor's checks, and the table of all of them.
 
-The checks of a kit and of a machine are in `doctor.kit`, those of the network in `doctor.network`.
+The checks of a kit and of a machine are in `local_checks`, those of the connection to the server in
+`connection_checks`.
 """
 
 from __future__ import annotations

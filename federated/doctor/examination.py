@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 
-from federated.doctor import kit as doctor_kit
-from federated.doctor import network as doctor_network
+from federated.doctor import connection_checks, local_checks
 from federated.doctor.diagnosis import Diagnosis, fault, good, is_well, skipped, warning
 from federated.security import certificates
 from federated.security.credentials import CredentialBook
@@ -50,7 +49,7 @@ def of_site(
     plan: dict[str, Any] | None = None,
     environ: Mapping[str, str] = os.environ,
     now: Callable[[], float] = time.time,
-    disk_usage: doctor_kit.DiskUsage = shutil.disk_usage,
+    disk_usage: local_checks.DiskUsage = shutil.disk_usage,
     timeout_s: float = 5.0,
 ) -> list[Diagnosis]:
     """Examines a site, or the operator's machine.
@@ -65,8 +64,8 @@ def of_site(
       timeout_s: time limit for each connection.
     """
     findings = [
-        *doctor_kit.check_packages(),
-        *doctor_kit.check_kit(kit, now=_moment(now()), site=site),
+        *local_checks.check_packages(),
+        *local_checks.check_kit(kit, now=_moment(now()), site=site),
     ]
     model_bytes = _USUAL_MODEL
     if is_well(finding for finding in findings if finding.check != "validity"):
@@ -79,7 +78,7 @@ def of_site(
             remedy = "--server=host:port, or the port in the kit's file"
             return [*findings, fault("port", str(error), remedy)]
         except ValueError as error:
-            return [*findings, fault("kit", str(error), doctor_kit.FRESH_KIT)]
+            return [*findings, fault("kit", str(error), local_checks.FRESH_KIT)]
         endpoint = ServerEndpoint(opened.host, opened.port, environ, timeout_s)
         replies: list[ProbeReply] = []
 
@@ -88,15 +87,15 @@ def of_site(
                 replies.append(operator.probe())
             return replies[-1]
 
-        findings += doctor_network.examine(endpoint, opened.identity, probe, now=now, plan=plan)
+        findings += connection_checks.examine(endpoint, opened.identity, probe, now=now, plan=plan)
         model_bytes = replies[-1].model_bytes if replies else model_bytes
     else:
         findings.append(skipped("network", "repair the kit first"))
     if folder is not None:
-        findings += doctor_kit.check_folder(
+        findings += local_checks.check_folder(
             "site's folder", folder, _SITE_COPIES * model_bytes, disk_usage
         )
-        findings.append(doctor_kit.check_private("private folder", folder))
+        findings.append(local_checks.check_private("private folder", folder))
     return findings
 
 
@@ -109,11 +108,11 @@ def of_server(
     port: int = addresses.DEFAULT_PORT,
     num_rounds: int = 60,
     now: Callable[[], float] = time.time,
-    disk_usage: doctor_kit.DiskUsage = shutil.disk_usage,
+    disk_usage: local_checks.DiskUsage = shutil.disk_usage,
     open_files: int | None = None,
 ) -> list[Diagnosis]:
     """Examines the server's machine, whether or not the server is running."""
-    findings = [*doctor_kit.check_packages(), *doctor_kit.check_kit(kit, now=_moment(now()))]
+    findings = [*local_checks.check_packages(), *local_checks.check_kit(kit, now=_moment(now()))]
     model_bytes, sites = _USUAL_MODEL, 2
     if is_well(finding for finding in findings if finding.check != "validity"):
         sites = len(CredentialBook.read(kit / "credentials.json").current().sites)
@@ -125,9 +124,9 @@ def of_server(
         # All global models; per site two updates (of the open round and the last one) and two
         # models that it lends.
         needed = model_bytes * (num_rounds + 1 + 4 * sites)
-        findings += doctor_kit.check_folder("store", store, needed, disk_usage)
-        findings.append(doctor_kit.check_private("private folder", store))
-    findings.append(doctor_kit.check_open_files(open_files))
+        findings += local_checks.check_folder("store", store, needed, disk_usage)
+        findings.append(local_checks.check_private("private folder", store))
+    findings.append(local_checks.check_open_files(open_files))
     return findings
 
 

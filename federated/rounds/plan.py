@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 
+from runkit import nested
+
 _ABSENT = object()
 
 
@@ -37,12 +39,11 @@ def differences(
     Args:
       words: names of the first and the second plan in these lines.
     """
-    ours, theirs = _leaves(normal(server)), _leaves(normal(site))
     return [
-        f"{key}: {words[0]} {_text(ours.get(key, _ABSENT))}, "
-        f"{words[1]} {_text(theirs.get(key, _ABSENT))}"
-        for key in sorted(ours.keys() | theirs.keys())
-        if ours.get(key, _ABSENT) != theirs.get(key, _ABSENT)
+        f"{key}: {words[0]} {_text(ours)}, {words[1]} {_text(theirs)}"
+        for key, ours, theirs in nested.differences(
+            _leaves(normal(server)), _leaves(normal(site)), absent=_ABSENT
+        )
     ]
 
 

@@ -20,6 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from federated.secure_aggregation.keys import KEY_BYTES, Context, is_usable
 from federated.security import certificates
+from federated.wire import site_names
 from federated.wire.messages import SumKeys
 from runkit import printable
 
@@ -69,7 +70,7 @@ def verify_keys(
         signature.
     """
     who = f"the keys of site {printable.text(repr(keys.site), limit=80)}"
-    if keys.site.lower() in certificates.RESERVED:
+    if keys.site.lower() in site_names.RESERVED:
         # The server's operator has the operator's certificate, which is made like a site's.
         raise NotSigned(f"{who} have a name that no site has")
     if not (is_usable(keys.sealing_key) and is_usable(keys.masking_key)):

@@ -18,7 +18,8 @@ from cryptography import x509
 from federated.security import certificates, revocation
 from federated.security.credentials import hashed, new_secret
 from federated.security.kit_files import FORMAT, read_kit_file
-from federated.security.provisioning import check_site_name, read_request_file, write_private
+from federated.security.provisioning import read_request_file, write_private
+from federated.wire.site_names import check_site_name
 from runkit import atomic, private
 
 # The key of a pending request; the kit's own key keeps working until the answer is installed.

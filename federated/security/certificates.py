@@ -23,7 +23,6 @@ from runkit import printable
 
 BACKDATED = datetime.timedelta(hours=1)  # so that a site whose clock is slow can start at once
 _NAME = 64  # longest common name in characters (X.520)
-RESERVED = ("server", "operator", "authority")  # names of members that are not sites
 WARN_DAYS = 30  # before a certificate expires
 _GENERATION = re.compile(r"server-([1-9][0-9]{0,5})\.federation\.invalid")
 _SPOKEN_BITS = 128  # least number of bits of a fingerprint that people compare

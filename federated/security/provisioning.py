@@ -17,7 +17,6 @@ import dataclasses
 import datetime
 import os
 import pathlib
-import re
 import shutil
 from collections.abc import Sequence
 from typing import Any
@@ -29,10 +28,9 @@ from federated.security import certificates, revocation
 from federated.security.credentials import hashed, new_secret
 from federated.security.kit_files import FORMAT, read_kit_file
 from federated.wire import addresses
+from federated.wire.site_names import RESERVED, check_site_name
 from runkit import atomic, private
 
-_SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
-RESERVED = certificates.RESERVED
 DEFAULT_SITES = ("C1", "C2")
 VALID_DAYS = 365  # of a certificate
 _FILE = {"server": "server", "operator": "operator"}  # a site's files are called site.*
@@ -489,15 +487,6 @@ class _Authority:
         # This precedes the kit, so that every certificate that exists can be revoked.
         atomic.write_json(self.folder / "authority" / "federation.json", self.about)
         return certificate
-
-
-def check_site_name(name: str) -> None:
-    """Raises ValueError if a site cannot have this name."""
-    if not _SITE_NAME.fullmatch(name) or name.lower() in RESERVED:
-        raise ValueError(
-            f"site name {name!r} cannot be used; letters, digits, '_' and '-', at most 32, and not "
-            f"{', '.join(RESERVED[:-1])} or {RESERVED[-1]}"
-        )
 
 
 def _check_names(names: Sequence[str]) -> None:

@@ -20,13 +20,12 @@ from federated.security import tls
 from federated.security.credentials import CredentialBook
 from federated.wire import conversion
 from federated.wire import operation_pb2 as pb
-from federated.wire.messages import OPERATION_PREFIX, PROTOCOL
+from federated.wire.messages import OPERATION_PREFIX, ORDERS, PROTOCOL
 from federated.wire.status import RunStatus
 from runkit import release
 
 OPERATOR = "operator"
 _MAX_MESSAGE = 4 * 2**10  # bytes of a request
-ORDERS = ("pause", "resume", "evict", "admit", "discard_round", "finish", "finish_now")
 
 
 class AdminApi(Protocol):

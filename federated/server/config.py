@@ -54,6 +54,7 @@ class ServerConfig:
         "Rule by which the server makes the next global model; only the server uses it. Parameters "
         "that differ from their defaults follow a colon, e.g. fedavgm:momentum=0.5. "
         + rules.described(),
+        later=True,
     )
     max_change_ratio: float = setting(
         10.0,

@@ -327,7 +327,7 @@ class Coordinator:
         updates = {run.store.update_path(update): update for update in closed.received.values()}
         rule, store, number = run.config.rule, run.store, closed.number
         with run.changed:
-            verified = frozenset(filter(run.verified_files.holds, updates))
+            verified = frozenset(filter(run.recently_verified.holds, updates))
             model = StoredFile(store.global_path(number - 1), store.globals()[number - 1])
             kept = store.rule_states().get(number - 1, "")
         sums, exchange = self._sums, run.exchange

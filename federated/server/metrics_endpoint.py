@@ -9,7 +9,7 @@ from typing import Any
 from absl import logging
 
 from federated.connections import http_server
-from federated.server.metrics import Metric
+from federated.server.server_metrics import Metric
 from federated.wire import addresses
 
 _REMEDY = (

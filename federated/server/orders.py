@@ -157,7 +157,7 @@ class Orders:
                     sha256=store.globals()[number - 1],
                     last=last,
                 )
-                run.verified_files.forget()
+                run.recently_verified.forget()
                 run.reopen()
                 self._evaluation.select()
                 run.stale = False

@@ -15,8 +15,8 @@ from federated.rounds import rounds, sharing, tasks
 from federated.rounds.rounds import Round
 from federated.rounds.sum_phases import Exchange
 from federated.server.config import ServerConfig
+from federated.storage.recently_verified import RecentlyVerified
 from federated.storage.store import Store
-from federated.storage.verified_files import VerifiedFiles
 from federated.tensors.tensor_files import TensorFile, selected
 from runkit import printable
 from runkit.events import EventLog
@@ -46,7 +46,7 @@ class RunState:
       log_is_behind: an event could not be written; the store has the facts.
       trouble: the failure of the system that keeps the run from continuing at the moment, or "".
       traffic: site -> bytes of models (sent to it, received from it) since the server started.
-      verified_files: the spooled updates that need not be checked again.
+      recently_verified: the spooled updates that need not be checked again.
       specs, metadata: tensors and metadata of the initial model, and so of every global model.
       sharing: how the plan treats each of these arrays.
       shared_specs: the arrays of an update, and of a model that a site lends.
@@ -77,7 +77,7 @@ class RunState:
         self.trouble = ""
         self._lines = LineBudget(burst=1000, every_s=10.0)
         self.traffic: dict[str, tuple[int, int]] = {}
-        self.verified_files = VerifiedFiles()
+        self.recently_verified = RecentlyVerified()
         self.round: Round | None = None
         self.exchange: Exchange | None = None
         # The time during which the server was down does not count as a site's silence.

@@ -31,8 +31,7 @@ from federated.security import expiry
 from federated.security.credentials import CredentialBook
 from federated.security.tls import Identity
 from federated.security.vocabulary import Vocabulary
-from federated.server import metrics as server_metrics
-from federated.server import metrics_endpoint
+from federated.server import metrics_endpoint, server_metrics
 from federated.server.admin_service import AdminServicer
 from federated.server.config import ServerConfig, ServerSummary
 from federated.server.coordinator import Coordinator

@@ -424,10 +424,10 @@ class Sums:
 
     def verify(self, closed: Round) -> None:
         """Raises CorruptUpdate unless the masked updates are still as they were received."""
-        store, verified_files = self._run.store, self._run.verified_files
+        store = self._run.store
         for update in closed.received.values():
             path = store.update_path(update)
-            if not verified_files.holds(path):
+            if not self._run.recently_verified.holds(path):
                 try:
                     with TensorFile(path) as file:
                         sha256 = file_digest(file)

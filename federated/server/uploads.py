@@ -332,7 +332,7 @@ class Uploads:
         run.round = accepted
         if self._sums is not None:
             self._sums.note_uploaded(site)
-        run.verified_files.note(path)
+        run.recently_verified.note(path)
         run.note_change()
         # Still with the lock held: the log must have the update before the round that counts it.
         run.log(

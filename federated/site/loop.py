@@ -1,6 +1,6 @@
 """A site's part in a run: one task after the other, each as the server says.
 
-What the tasks do is in `training` (rounds), `evaluation` (scores, lent models, rows) and
+What the tasks do is in `local_training` (rounds), `evaluation` (scores, lent models, rows) and
 `received_models` (downloads). The loop works over any transport, and may be killed and restarted at
 any moment. The server decides what comes next (`rounds.tasks`), so the loop has no schedule. It
 keeps a journal and the update that has not been sent yet; optimiser, scans and pictures belong to
@@ -28,6 +28,7 @@ from federated.rounds.tasks import SUM_KINDS, Task, check_task
 from federated.site.answers import AnswerLimits
 from federated.site.evaluation import SiteEvaluation, SiteReports
 from federated.site.journal import Journal
+from federated.site.local_training import LocalTraining
 from federated.site.private_arrays import PrivateArrays
 from federated.site.received_models import ReceivedModels
 from federated.site.retries import Persistent
@@ -35,7 +36,6 @@ from federated.site.sums.masking import Masking
 from federated.site.sums.sum_part import SumPart, masking_of
 from federated.site.sums.sum_terms import SumTerms
 from federated.site.trainer import SiteTrainer
-from federated.site.training import LocalTraining
 from federated.site.transport import Transport
 from federated.tensors.weights import NamedArrays, canonical
 from federated.wire.messages import Session

@@ -9,6 +9,7 @@ from federated.errors import IncompatibleWeights
 from federated.rounds import tasks
 from federated.tensors.tensor_files import TensorFile, file_manifest
 from federated.tensors.weights import TensorManifest, TensorSpec, check_same
+from runkit import nested
 
 
 def read(
@@ -56,8 +57,6 @@ def differences(stored: Mapping[str, str], asked: Mapping[str, str]) -> list[str
         return "no such model" if digest is None else f"the one with digest {digest[:16]}…"
 
     return [
-        f"model {name}: the store has {shown(stored.get(name))}, asked for is "
-        f"{shown(asked.get(name))}"
-        for name in sorted(stored.keys() | asked.keys())
-        if stored.get(name) != asked.get(name)
+        f"model {name}: the store has {shown(one)}, asked for is {shown(two)}"
+        for name, one, two in nested.differences(stored, asked)
     ]

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from federated import errors
+from runkit import nested
 
 NamedArrays = dict[str, np.ndarray]
 
@@ -161,15 +162,13 @@ def differences(
     """Returns a reason for every tensor in which `received` differs from `expected`."""
     wanted, got = {s.name: s for s in expected}, {s.name: s for s in received}
     found = []
-    for name in sorted(wanted.keys() | got.keys()):
-        if name not in got:
-            found.append(errors.Reason(name, "missing", f"missing, expected {wanted[name]}"))
-        elif name not in wanted:
-            found.append(errors.Reason(name, "not_part", f"{got[name]} is not part of the model"))
-        elif got[name] != wanted[name]:
-            found.append(
-                errors.Reason(name, "differs", f"expected {wanted[name]}, received {got[name]}")
-            )
+    for name, one, other in nested.differences(wanted, got):
+        if other is None:
+            found.append(errors.Reason(name, "missing", f"missing, expected {one}"))
+        elif one is None:
+            found.append(errors.Reason(name, "not_part", f"{other} is not part of the model"))
+        else:
+            found.append(errors.Reason(name, "differs", f"expected {one}, received {other}"))
     return found
 
 

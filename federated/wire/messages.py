@@ -9,6 +9,8 @@ from federated.tensors.weights import TensorManifest
 
 # Prefix of the methods that the operator or the doctor calls at a server.
 OPERATION_PREFIX = "/federation_operation.Operation/"
+# The orders that an operator can give to a running server.
+ORDERS = ("pause", "resume", "evict", "admit", "discard_round", "finish", "finish_now")
 # Version of the weight exchange; increased when the two ends would not understand each other.
 PROTOCOL = 2
 # Limits on a site's pauses between two requests for a task and between two heart beats.

@@ -35,6 +35,7 @@ from federated.wire.messages import (
     SumSettings,
     SumState,
 )
+from federated.wire.site_names import SITE_NAME
 from federated.wire.status import AuditHead, RoundStatus, RunStatus, SiteStatus, SumStatus
 from runkit import printable
 
@@ -46,7 +47,6 @@ _TOKEN = re.compile(r"[!-~]{16,512}")
 _RUN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _KIND = re.compile(r"[a-z_]{1,32}")
-_SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _MAX_PART = 4 * 2**10  # bytes of a key, certificate, signature or sealed share
 _RELEASE = re.compile(r"[A-Za-z0-9.+!_-]{1,64}")
 
@@ -151,7 +151,7 @@ def sum_state(message: pb.SumReply) -> SumState:
     ]
     _check_range("sum state", "number of names", len(names), 0, 2 * MAX_SUMMANDS)
     for name in names:
-        _check("sum state", "site", name, bool(_SITE.fullmatch(name)), "the name of a site")
+        _check("sum state", "site", name, bool(SITE_NAME.fullmatch(name)), "the name of a site")
     parts = [
         *found.shares.values(),
         *found.consents.values(),

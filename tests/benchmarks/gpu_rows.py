@@ -50,7 +50,7 @@ def product(
     import numpy as np
     import tensorflow as tf
 
-    from c2fnas import genotype, gpus, memory, network, threads, training
+    from c2fnas import genotype, gpu_memory, gpus, network, threads, training
     from experiments.models import strategies
 
     cards = tf.config.list_physical_devices("GPU")
@@ -93,7 +93,7 @@ def product(
         start = time.perf_counter()
         logits(image.astype(np.float32))
         forward.append(time.perf_counter() - start)
-    estimate = memory.training_step(built, batch // replicas).total / 2**30
+    estimate = gpu_memory.training_step(built, batch // replicas).total / 2**30
     measured = {"peak_gib": peak, "estimated_gib": estimate, "second_step_s": second}
     return {**_of_steps(times, forward, batch), **measured}
 
@@ -246,7 +246,7 @@ def mask(*, filters: int, volume: Sequence[int], window: int, **_: Any) -> dict[
     import numpy as np
     import tensorflow as tf
 
-    from c2fnas import genotype, gpus, inference, memory, network, sliding_window, threads
+    from c2fnas import genotype, gpu_memory, gpus, inference, network, sliding_window, threads
 
     gpus.set_up()
     threads.set_up(1, 16, samples=1)
@@ -267,7 +267,7 @@ def mask(*, filters: int, volume: Sequence[int], window: int, **_: Any) -> dict[
         "seconds": statistics.median(seconds[1:]),
         "first_s": seconds[0],
         "peak_gib": _peak_gib(tf, 1) if gpus.is_used() else float("nan"),
-        "estimated_gib": memory.window(built, (window,) * 3) / 2**30,
+        "estimated_gib": gpu_memory.window(built, (window,) * 3) / 2**30,
     }
 
 

@@ -30,6 +30,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from runkit import markdown_tables
 from tests.benchmarks import gpu_targets
 from tests.benchmarks.gpu_rows import FUNCTIONS, PEERS, STARTED
 from tests.benchmarks.gpu_targets import Row
@@ -145,12 +146,12 @@ def table(
     heading: str, rows: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]
 ) -> list[str]:
     """Returns a Markdown table; the rows that were left out follow with their reasons."""
-    lines = [f"| {heading} | {' | '.join(columns.values())} |", "|---|" + "---|" * len(columns)]
-    for name, figures in rows.items():
-        if "skipped" not in figures:
-            cells = [_shown(figures.get(column)) for column in columns]
-            lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines + [
+    measured = [
+        [name, *(_shown(figures.get(column)) for column in columns)]
+        for name, figures in rows.items()
+        if "skipped" not in figures
+    ]
+    return markdown_tables.lines([heading, *columns.values()], measured) + [
         f"left out: {name}: {figures['skipped']}"
         for name, figures in rows.items()
         if "skipped" in figures

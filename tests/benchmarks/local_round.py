@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from runkit import atomic
+from runkit import atomic, markdown_tables
 from tests.benchmarks import machine
 
 TREATMENTS = {
@@ -96,10 +96,7 @@ def table(found: Mapping[str, Any]) -> str:
         "received": "global model that C1 received",
         "background": "after C1's round, `background`",
     }
-    lines = [
-        f"| tumour Dice (%) at C2 | {' | '.join(f'round {number}' for number in rounds)} |",
-        "|---|" + "---:|" * len(rounds),
-    ]
+    rows = []
     for name in dict.fromkeys(
         row["model"] for row in found["rows"] if row["model"] != "aggregated"
     ):
@@ -108,8 +105,9 @@ def table(found: Mapping[str, Any]) -> str:
         cells = [
             f"{100 * row['C2']['dice_tumour']:.1f}" for row in found["rows"] if row["model"] == name
         ]
-        lines.append(f"| {text} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([text, *cells])
+    head = ["tumour Dice (%) at C2", *(f"round {number}#" for number in rounds)]
+    return "\n".join(markdown_tables.lines(head, rows))
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import statistics
 import tempfile
 from collections.abc import Sequence
 
-from runkit import atomic
+from runkit import atomic, markdown_tables
 from tests.benchmarks import aggregation_speed, machine, side_by_side
 from tests.benchmarks.side_by_side import Candidate
 
@@ -49,15 +49,13 @@ def table(found: dict[tuple[int, int], dict[str, list[float]]]) -> str:
       found: (sites, values of the model) -> rule -> MiB, as `measure` returns them.
     """
     rules = list(dict.fromkeys(rule for by_rule in found.values() for rule in by_rule))
-    lines = [
-        f"| sites | model, MiB | all updates, MiB | {' | '.join(rules)} |",
-        "|" + "---|" * (3 + len(rules)),
-    ]
+    rows = []
     for (sites, values), by_rule in found.items():
         model = values * 4 / 2**20
         cells = [f"{statistics.median(by_rule[rule]):.1f}" for rule in rules]
-        lines.append(f"| {sites} | {model:.1f} | {sites * model:.0f} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([str(sites), f"{model:.1f}", f"{sites * model:.0f}", *cells])
+    head = ["sites", "model, MiB", "all updates, MiB", *rules]
+    return "\n".join(markdown_tables.lines(head, rows))
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from runkit import markdown_tables
 from tests.benchmarks import machine, peak_memory
 
 
@@ -79,16 +80,15 @@ def table(
     It shows median, range, and the ratio of the median to that of `reference`.
     """
     base = statistics.median(figures[reference][figure])
-    lines = [f"| {figure} | median | range | / {reference} |", "|---|---|---|---|"]
+    rows = []
     for name, measured in figures.items():
         values = measured.get(figure)
         if values:
             middle = statistics.median(values)
-            lines.append(
-                f"| {name} | {middle:.4g} | {min(values):.4g} - {max(values):.4g} | "
-                f"{middle / base:.3g} |"
-            )
-    return "\n".join(lines)
+            between = f"{min(values):.4g} - {max(values):.4g}"
+            rows.append([name, f"{middle:.4g}", between, f"{middle / base:.3g}"])
+    head = [figure, "median", "range", f"/ {reference}"]
+    return "\n".join(markdown_tables.lines(head, rows))
 
 
 def arguments(description: str) -> argparse.Namespace:

@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--precision", default="float32")
     arguments = parser.parse_args()
 
-    from c2fnas import genotype, memory
+    from c2fnas import genotype, gpu_memory
     from c2fnas import network as networks
 
     network = networks.build(
@@ -114,8 +114,8 @@ def main() -> None:
         built, left = _kinds(graph.as_graph_def()), simplified(graph)
         print(f"{half}: {sum(built.values())} operations, {sum(left.values())} simplified")
         print("  " + ", ".join(f"{kind} {count}" for kind, count in left.most_common(20)))
-    step = memory.training_step(network, arguments.batch).total
-    window = memory.window(network, (160,) * 3)
+    step = gpu_memory.training_step(network, arguments.batch).total
+    window = gpu_memory.window(network, (160,) * 3)
     print(f"estimated: a step {step / 2**30:.2f} GiB, a window of 160^3 {window / 2**30:.2f} GiB")
 
 

@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from experiments.results import rank_correlation
+from experiments.results.statistics import rank_correlation
 
 STUDIES, RESAMPLES = 400, 800
 

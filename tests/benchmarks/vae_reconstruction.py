@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from runkit import atomic
+from runkit import atomic, markdown_tables
 from tests.benchmarks import machine
 
 _PATCHES = 64  # for the mean image, and as many for the scores
@@ -76,7 +76,7 @@ def judge(run: pathlib.Path, models: list[str]) -> list[dict[str, Any]]:
 def table(found: Sequence[Mapping[str, Any]]) -> str:
     """Returns a Markdown table of the ranges over runs, for one model of each run."""
     sites = sorted({row["site"] for row in found})
-    lines = [f"| reconstruction by | {' | '.join(sites)} |", "|---|" + "---:|" * len(sites)]
+    rows = []
     for text, key in (
         ("the branch of the global model", "branch"),
         ("the mean image", "mean_image"),
@@ -87,8 +87,9 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
             values = [row[key] for row in found if row["site"] == site]
             low, high = f"{min(values):.2f}", f"{max(values):.2f}"
             cells.append(low if low == high else f"{low} to {high}")
-        lines.append(f"| {text} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([text, *cells])
+    head = ["reconstruction by", *(f"{site}#" for site in sites)]
+    return "\n".join(markdown_tables.lines(head, rows))
 
 
 def main() -> None:

@@ -20,8 +20,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from experiments.results import claims, hypotheses, intervals
-from experiments.results import patients_and_trainings as two
+from experiments.results.statistics import intervals
+from experiments.results.statistics import patients_and_trainings as two
+from experiments.results.verdicts import claims, hypotheses
 from runkit.randomness import generator
 from tests.benchmarks import side_by_side
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from c2fnas import device_window, gpus, inference, memory, sliding_window
+from c2fnas import device_window, gpu_memory, gpus, inference, sliding_window
 from c2fnas.device_window import DeviceNetwork, WindowPlan, plan
 from c2fnas.exhausted_memory import OutOfDeviceMemory
 from c2fnas.sliding_window import WindowConfig
@@ -185,8 +185,8 @@ def test_the_plan_of_a_volume_counts_voxels_sums_and_windows(monkeypatch):
     place = sliding_window.placement((40, 30, 20), WindowConfig((16, 16, 8), 0.5))
     spots = len(place.along[1]) * len(place.along[2])
     assert spots == 3 * 4
-    each = memory.window(network, place.size, 2) - memory.window(network, place.size, 1)
-    needed = memory.window(network, place.size, 1) + 8 * 3 * 16 * 16 * 8
+    each = gpu_memory.window(network, place.size, 2) - gpu_memory.window(network, place.size, 1)
+    needed = gpu_memory.window(network, place.size, 1) + 8 * 3 * 16 * 16 * 8
     needed += 16 * 30 * 20 * 4 * (1 + 2 * 3)  # a slab's voxels, and its sums twice
     for windows in (1, 2, 3, 4):
         room = needed + (windows - 1) * each

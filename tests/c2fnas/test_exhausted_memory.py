@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from c2fnas import exhausted_memory, gpus, inference, memory
+from c2fnas import exhausted_memory, gpu_memory, gpus, inference
 from c2fnas.exhausted_memory import OutOfDeviceMemory, is_about_memory
 from tests.c2fnas import tiny
 
@@ -57,27 +57,27 @@ def test_a_step_without_memory_names_batch_and_patch_and_keeps_the_weights(monke
 
 def test_the_batch_that_would_fit_is_named_and_does_by_the_estimate(limited):
     network = tiny.build(tiny.SHALLOW)
-    three = int(1.25 * memory.training_step(network, 3).total)
+    three = int(1.25 * gpu_memory.training_step(network, 3).total)
     limited(-(-three // 2**20) * 2**20)
     room = exhausted_memory.available_bytes()
     assert three <= room
     words = exhausted_memory.training_message(network, 8000, 2, 7)
-    fitting = memory.fitting_batch(network, 4000, room)
+    fitting = gpu_memory.fitting_batch(network, 4000, room)
     assert f"By the estimate batch_size {2 * fitting} fits." in words
     assert "gpu_memory_mib allows" in words and "over 2 devices" in words
-    assert 1.25 * memory.training_step(network, fitting).total <= room
-    assert 1.25 * memory.training_step(network, fitting + 1).total > room
+    assert 1.25 * gpu_memory.training_step(network, fitting).total <= room
+    assert 1.25 * gpu_memory.training_step(network, fitting + 1).total > room
     # What failed is never proposed again, however much the estimate leaves.
-    assert memory.fitting_batch(network, 2, 1e15) == 1
-    assert memory.fitting_batch(network, 1, 1e15) == 0
+    assert gpu_memory.fitting_batch(network, 2, 1e15) == 1
+    assert gpu_memory.fitting_batch(network, 1, 1e15) == 0
 
 
 def test_the_patch_that_would_fit_is_named_where_no_batch_does(limited):
     network = tiny.build(patch_size=(96, 96, 48), vae=None)
-    one = memory.training_step(network, 1)
+    one = gpu_memory.training_step(network, 1)
     limited(int(1.25 * (one.weights + one.activations / 7.9)), by_flag=False)
     words = exhausted_memory.training_message(network, 1, 1, 0)
-    smaller = memory.fitting_patch(network, exhausted_memory.available_bytes())
+    smaller = gpu_memory.fitting_patch(network, exhausted_memory.available_bytes())
     assert smaller is not None and all(n % network.genotype.size_multiple == 0 for n in smaller)
     x, y, z = smaller
     assert x == y and 0 < x * y * z <= 96 * 96 * 48 / 7.9 < 1.6 * x * y * z
@@ -94,11 +94,11 @@ def test_windows_without_memory_name_their_size_and_one_that_would_fit(limited, 
     image = np.zeros((2, 64, 64, 32, 1), np.float32)
     with pytest.raises(OutOfDeviceMemory, match=r"2 windows of 64 x 64 x 32 voxels; estimated"):
         inference.logits_fn(broken)(image)
-    needed = memory.window(network, image.shape[1:4])
+    needed = gpu_memory.window(network, image.shape[1:4])
     limited(int(1.25 * needed / 2), by_flag=False)
     words = exhausted_memory.window_message(network, image.shape, 2)
     assert "for 1 window of 64 x 64 x 32" in words
-    x, y, z = memory.fitting_window(network, (64, 64, 32), exhausted_memory.available_bytes())
+    x, y, z = gpu_memory.fitting_window(network, (64, 64, 32), exhausted_memory.available_bytes())
     assert f"a window of {x},{y},{z} fits" in words and "--inference_window" in words
     assert x * y * z <= 64 * 64 * 32 / 2
 

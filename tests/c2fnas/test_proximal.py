@@ -3,8 +3,9 @@ import pytest
 import tensorflow as tf
 
 from c2fnas import keras_stack, named_weights
+from c2fnas.allowed_values import LARGEST_PROXIMAL_WEIGHT
 from c2fnas.losses import LossConfig
-from c2fnas.proximal import LARGEST_WEIGHT, ProximalTerm
+from c2fnas.proximal import ProximalTerm
 from c2fnas.train_step import distribute, make_train_step
 from runkit import randomness
 from tests.c2fnas import tiny
@@ -95,7 +96,7 @@ def test_an_invalid_weight_is_refused(weight):
 def test_the_largest_weight_keeps_the_step_finite():
     make = tf.keras.Variable if keras_stack.IS_KERAS_3 else tf.Variable
     away = make(np.full(1000, 1e3, np.float32))  # no weight moves that far in a round
-    term = ProximalTerm(LARGEST_WEIGHT, {"w": away}, replicas=1)
+    term = ProximalTerm(LARGEST_PROXIMAL_WEIGHT, {"w": away}, replicas=1)
     value, (gradient,) = term.added(["w"], [tf.zeros(1000)])
-    assert float(value) == pytest.approx(LARGEST_WEIGHT / 2 * 1e9)
+    assert float(value) == pytest.approx(LARGEST_PROXIMAL_WEIGHT / 2 * 1e9)
     assert np.isfinite(tf.linalg.global_norm([gradient]))

@@ -36,7 +36,7 @@ class ToyTrainer:
     """Halves the weights and adds the site's step."""
 
     def __init__(self, site: str, plan: dict):
-        from experiments.results.vocabulary import REPORTS
+        from experiments.results.report_words import REPORTS
         from federated.tensors.weights import specs_of
 
         self.site, self.plan, self.num_examples, self.specs = site, plan, 30, specs_of(WEIGHTS)

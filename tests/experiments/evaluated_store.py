@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from experiments.results.vocabulary import REPORTS
+from experiments.results.report_words import REPORTS
 from federated import simulation
 from federated.tensors import tensor_files
 from federated.tensors.weights import specs_of

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from experiments.reports import verification
+from experiments.reports import result_verification
 from tests.experiments import run_folder
 
 
@@ -24,4 +24,4 @@ def test_the_program_says_so_by_its_exit_code(tmp_path):
     bad = run()
     assert bad.returncode == 1 and "WRONG" in bad.stdout and "2 checks failed" in bad.stdout
     with pytest.raises(FileNotFoundError, match=r"no table1\.json here or below"):
-        verification.runs_in(finished / "sites")
+        result_verification.runs_in(finished / "sites")

@@ -11,7 +11,7 @@ from federated.audit.chain import BrokenChain
 from federated.audit.log import AuditLog
 from federated.rounds.tasks import Task
 from federated.server import config as server_config
-from federated.server import metrics, overview
+from federated.server import overview, server_metrics
 from federated.server.run_statistics import RunStatistics
 from federated.tensors import tensor_files
 from runkit import events
@@ -194,7 +194,7 @@ def test_the_operator_hears_what_an_order_does_to_an_evaluation(opened, models, 
 
 
 def metrics_of(watched):
-    return metrics.ServerMetrics(watched.status, RunStatistics(), lambda: (0, 0)).collect()
+    return server_metrics.ServerMetrics(watched.status, RunStatistics(), lambda: (0, 0)).collect()
 
 
 def test_an_evicted_site_does_not_count_and_the_status_says_what_helps(opened, models):

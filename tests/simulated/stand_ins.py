@@ -16,7 +16,7 @@ from federated.audit import log as audit_log
 from federated.server import coordinator, run_state, servicer, uploads
 from federated.site import journal, loop
 from federated.storage import best_models, database, store, store_folder
-from federated.storage.verified_files import VerifiedFiles
+from federated.storage.recently_verified import RecentlyVerified
 from federated.tensors import codec, partial_file, tensor_files, weights
 from runkit import atomic, events, private
 from tests.federated import toy
@@ -132,8 +132,8 @@ def prepared() -> Iterator[Callable[[Story], Federation]]:
         (uploads, "time", time),
         (
             run_state,
-            "VerifiedFiles",
-            lambda: VerifiedFiles(
+            "RecentlyVerified",
+            lambda: RecentlyVerified(
                 clock=time.monotonic,
                 now_ns=lambda: current[0].world.now_ns(),
             ),

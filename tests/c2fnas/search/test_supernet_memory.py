@@ -1,6 +1,6 @@
 import numpy as np
 
-from c2fnas import memory, network
+from c2fnas import gpu_memory, network
 from c2fnas.genotype import OPERATIONS, CellGene, Genotype
 from c2fnas.search import supernet, supernet_memory
 from c2fnas.search.operation_space import OperationSpace
@@ -18,4 +18,4 @@ def test_all_weights_and_the_activations_of_the_path_that_keeps_the_most(monkeyp
     (path,) = paths
     assert path.genotype == space.genotype((2, 2)) and path.patch_size == (8, 8, 4)
     assert len(OPERATIONS["p3d"]) > max(len(OPERATIONS[op]) for op in ("conv2d", "conv3d"))
-    assert found.activations == memory.training_step(path, 3).activations
+    assert found.activations == gpu_memory.training_step(path, 3).activations

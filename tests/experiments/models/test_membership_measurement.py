@@ -8,7 +8,7 @@ from experiments.models import membership_measurement, membership_targets
 from experiments.models.membership_losses import MembershipLosses
 from experiments.models.membership_measurement import Measurement
 from experiments.models.membership_targets import Candidates
-from experiments.results import membership
+from experiments.results.statistics import membership_rates
 from tests.experiments.models import membership_run
 
 
@@ -93,8 +93,8 @@ def test_a_global_model_has_members_at_every_site_and_each_site_its_own_scale(me
     assert found["members"] == 6 and found["nonmembers"] == 8 and found["tpr"] is None
     by_site = [found["by_site"][site]["auc"]["estimate"] for site in ("C1", "C2")]
     assert found["auc"]["estimate"] == pytest.approx(np.mean(by_site))
-    one = membership.Stratum(*(np.array(v) for v in found["scores"]["C2"].values()))
-    assert membership.area([one]).estimate == by_site[1]
+    one = membership_rates.Stratum(*(np.array(v) for v in found["scores"]["C2"].values()))
+    assert membership_rates.area([one]).estimate == by_site[1]
 
 
 def test_an_interrupted_measurement_continues_after_the_last_file(run, measured, monkeypatch):

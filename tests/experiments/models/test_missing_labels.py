@@ -10,7 +10,7 @@ import tensorflow as tf
 from c2fnas import named_weights
 from experiments import configuration
 from experiments.models import site_trainer
-from experiments.results.vocabulary import REPORTS
+from experiments.results.report_words import REPORTS
 from federated.security import report_filter
 from preprocessing import manifest, nifti
 from preprocessing.case_store import CaseStore

@@ -28,6 +28,12 @@ def test_text_is_escaped_and_columns_of_numbers_are_right():
     assert "<title>A &amp; B</title>" in page and "&lt;sub&gt;" in page and "<p>kept</p>" in page
 
 
+def test_a_document_has_its_style_and_what_else_its_head_needs_before_its_body():
+    page = html_parts.document("A", "<p>b</p>", style="p {}", head='<link rel="icon">\n')
+    parts = ("<!doctype html>", '<link rel="icon">', "<title>A</title>", "p {}", "<p>b</p>")
+    assert sorted(parts, key=page.index) == list(parts) and page.endswith("</html>\n")
+
+
 def test_a_picture_in_a_page_is_the_picture():
     pixels = np.zeros((16, 24, 3), np.uint8)
     pixels[:, 12:] = (255, 255, 255)

@@ -1,7 +1,7 @@
 import re
 
 from experiments.reports import membership_page
-from tests.experiments.figures.test_membership import entry
+from tests.experiments.figures.test_membership_pictures import entry
 
 
 def content():

@@ -8,7 +8,7 @@ import pytest
 from c2fnas import genotype
 from experiments.reports import search_page
 from experiments.reports.search_page import StageResult
-from experiments.results.search_claims import SEARCH_CLAIMS
+from experiments.results.verdicts.search_claims import SEARCH_CLAIMS
 from tests.experiments.results.test_search_table import FOUND
 
 PUBLISHED = genotype.load("c2fnas").with_size(filters=4)

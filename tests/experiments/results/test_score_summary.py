@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from experiments.results import case_rows, score_summary
-from experiments.results.vocabulary import REPORTS
+from experiments.results.report_words import REPORTS
 from federated.security import report_filter
 from preprocessing import nifti
 from preprocessing.volume import Volume

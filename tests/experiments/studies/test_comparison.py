@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from experiments.run import plan as run_plan
+from experiments.run import run_plan
 from experiments.studies import comparison, html_report, runner, study_file, study_results
 from experiments.studies import faults as study_faults
 from tests.experiments import run_folder

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from experiments.models import membership_measurement
-from experiments.results import membership
-from experiments.results.membership import Stratum
-from experiments.run import plan as run_plan
+from experiments.results.statistics import membership_rates
+from experiments.results.statistics.membership_rates import Stratum
+from experiments.run import run_plan
 from experiments.studies import html_report, leakage_results, runner, study_file, study_results
 from federated.privacy.policy import PrivacyPolicy
 from runkit import atomic
@@ -30,7 +30,7 @@ def entry(model, kind, number, attack, strata):
         "kind": kind,
         "round": number,
         "attack": attack,
-        **membership.summary(list(strata.values())),
+        **membership_rates.summary(list(strata.values())),
         "scores": {
             site: {"members": list(one.members), "nonmembers": list(one.others)}
             for site, one in strata.items()
@@ -78,7 +78,7 @@ def test_sites_and_seeds_are_pooled_as_strata(measured):
     found = line(content, "plain", "site's update", 13)
     parts = [stratum(10 * seed + 2, 2.0) for seed in (1, 2)]
     parts += [stratum(10 * seed + 3, 2.0, 6) for seed in (1, 2)]
-    expected = membership.area(parts)
+    expected = membership_rates.area(parts)
     assert found["members"] == 2 * 8 + 2 * 6 and found["nonmembers"] == 400
     assert found["auc"]["estimate"] == pytest.approx(expected.estimate)
     assert found["auc"]["low"] == pytest.approx(expected.low)

@@ -4,9 +4,8 @@ import json
 import shutil
 import socket
 
+from federated.doctor import connection_checks, examination
 from federated.doctor import diagnosis as doctor
-from federated.doctor import examination
-from federated.doctor import network as doctor_network
 from federated.security import provisioning
 from runkit import atomic
 from tests.federated import toy
@@ -18,8 +17,8 @@ def test_a_healthy_site_passes_every_check(serving, kits, tmp_path):
     findings = site(kits / "C1", running.port, folder=tmp_path / "site", plan=toy.PLAN, site="C1")
     assert all(finding.state == "good" for finding in findings), doctor.table(findings)
     assert [
-        finding.check for finding in findings if finding.check in doctor_network._STEPS
-    ] == list(doctor_network._STEPS)
+        finding.check for finding in findings if finding.check in connection_checks._STEPS
+    ] == list(connection_checks._STEPS)
     assert (
         len(running.folder.joinpath("events.jsonl").read_text().splitlines()) == 2
     )  # looked at, not logged in

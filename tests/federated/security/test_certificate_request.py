@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from federated.admin import client as admin_client
-from federated.doctor import kit as doctor_kit
+from federated.doctor import local_checks
 from federated.errors import CertificateRefused
 from federated.security import (
     certificate_request,
@@ -363,7 +363,7 @@ def test_no_program_of_a_site_follows_a_link_in_its_kit(federation, enrolled, tm
     with pytest.raises(ValueError, match=rf"{name}: is a symbolic link"):
         admin_client.Kit.read(enrolled, port=1)
     now = datetime.datetime.now(datetime.timezone.utc)
-    (finding,) = (f for f in doctor_kit.check_kit(enrolled, now=now) if f.state == "fault")
+    (finding,) = (f for f in local_checks.check_kit(enrolled, now=now) if f.state == "fault")
     assert name in finding.found and "links are not followed" in finding.remedy
 
 

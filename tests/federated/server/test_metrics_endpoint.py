@@ -10,7 +10,7 @@ import pytest
 from federated import errors
 from federated.connections import http_server
 from federated.server import metrics_endpoint
-from federated.server.metrics import Metric
+from federated.server.server_metrics import Metric
 from tests.federated import toy
 from tests.federated.connections.test_http_server import (
     connect,  # noqa: F401 - fixture

@@ -1,0 +1,1 @@
+"""Intervals, tests, power, correlations and error rates: arrays in, values out."""
