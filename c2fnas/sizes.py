@@ -1,7 +1,7 @@
 """The sizes of a tensor, for reshaping it with few operations.
 
-On Keras 2 every layer is traced when a network is built, which takes a second per two thousand
-operations.
+On Keras 2 every layer is traced when a network is built; there the number of operations decides how
+long that takes.
 """
 
 from __future__ import annotations
