@@ -15,6 +15,7 @@ import math
 import tensorflow as tf
 
 from c2fnas import gpus
+from c2fnas.sizes import sizes
 
 # The gradient takes one fused operation per sample. With more samples than this, or fewer voxels
 # per sample, starting the operations costs more than the explicit formula.
@@ -22,6 +23,7 @@ _FUSED_SAMPLES = 8
 _FUSED_VOXELS = 16**3
 
 
+@tf.autograph.experimental.do_not_convert  # no control flow here depends on a tensor
 def instance_normalise(
     voxels: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *, epsilon: float
 ) -> tf.Tensor:
@@ -52,9 +54,7 @@ def _in_rows(voxels: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: floa
         variance = rows.sums(tf.square(centred)) / rows.count
         inverse = tf.math.rsqrt(variance + epsilon)
         scale = gamma * inverse
-        normalised = centred * rows.spread(scale) + rows.spread(
-            tf.tile(beta[tf.newaxis], [rows.samples, 1])
-        )
+        normalised = centred * rows.spread(scale) + rows.spread(beta[tf.newaxis])
 
         def gradient(upstream):
             if (
@@ -87,13 +87,13 @@ class _Rows:
     """A volume as [b, x, y, z * c], whose rows are long enough to fill vector units."""
 
     def __init__(self, voxels: tf.Tensor):
-        static, dynamic = voxels.shape, tf.shape(voxels)
-        self.samples, x, y, self.depth, self.channels = (
-            dynamic[i] if n is None else n for i, n in enumerate(static)
-        )
-        self.shape = [self.samples, x, y, self.depth * self.channels]
+        samples, x, y, self._depth, channels = sizes(voxels)
+        length = self._depth * channels
+        self.shape = _once([samples, x, y, length])
+        self._row = _once([-1, 1, 1, length])
+        self._lanes = _once([samples, self._depth, channels])
         self.values = tf.reshape(voxels, self.shape)
-        self.count = tf.cast(x * y * self.depth, tf.float32)
+        self.count = tf.cast(x * y * self._depth, tf.float32)
 
     def sums(self, values: tf.Tensor) -> tf.Tensor:
         """Returns the sum of each channel of each sample, [b, c].
@@ -101,12 +101,16 @@ class _Rows:
         It adds up along y, then x, then z, so no float32 sum has more terms than one axis.
         """
         lanes = tf.reduce_sum(tf.reduce_sum(values, axis=2), axis=1)
-        return tf.reduce_sum(tf.reshape(lanes, [self.samples, self.depth, self.channels]), axis=1)
+        return tf.reduce_sum(tf.reshape(lanes, self._lanes), axis=1)
 
     def spread(self, values: tf.Tensor) -> tf.Tensor:
-        """Returns values [b, c] as [b, 1, 1, z * c], to broadcast over rows."""
-        tiled = tf.tile(values[:, tf.newaxis, :], [1, self.depth, 1])
-        return tf.reshape(tiled, [self.samples, 1, 1, self.depth * self.channels])
+        """Returns values [b, c] or [1, c] as [b or 1, 1, 1, z * c], to broadcast over rows."""
+        return tf.reshape(tf.tile(values, [1, self._depth]), self._row)
+
+
+def _once(shape: list[int | tf.Tensor]) -> list[int | tf.Tensor] | tf.Tensor:
+    """Returns a shape that is put together once, however often it is used."""
+    return shape if all(isinstance(size, int) for size in shape) else tf.stack(shape)
 
 
 def _fused_gradient(

@@ -9,6 +9,7 @@ packages by itself; `test_programs` starts the main programs as a user does.
 from __future__ import annotations
 
 import atexit
+import functools
 import multiprocessing
 import os
 import pathlib
@@ -72,6 +73,7 @@ def start(
         dict(os.environ if environment is None else environment),
         str(out),
         str(errors),
+        _compiled().name if sys.dont_write_bytecode else None,
     )
     for file in (out, errors):
         pathlib.Path(file).touch()
@@ -131,6 +133,15 @@ class Group(ProgramGroup):
         return program
 
 
+@functools.cache
+def _compiled() -> tempfile.TemporaryDirectory:
+    """A folder for compiled modules, where Python is told to keep none beside the sources.
+
+    Without it, every program would compile the product's modules again, most of its start.
+    """
+    return tempfile.TemporaryDirectory(prefix="compiled_for_tests_")
+
+
 def _be(
     module: str,
     arguments: list[str],
@@ -138,12 +149,15 @@ def _be(
     environment: dict[str, str],
     out: str,
     errors: str,
+    compiled: str | None,
 ) -> None:
     """Becomes the program. Its SystemExit ends the process with its code."""
     for file, descriptor in ((out, 1), (errors, 2)):
         opened = os.open(file, os.O_WRONLY | os.O_APPEND)
         os.dup2(opened, descriptor)
         os.close(opened)
+    if compiled is not None:
+        sys.pycache_prefix, sys.dont_write_bytecode = compiled, False
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

@@ -23,13 +23,19 @@ from runkit import atomic, markdown_tables
 from tests.benchmarks import machine
 
 TREATMENTS = {
-    "background": {"missing_labels": "background"},
-    "exclude": {"missing_labels": "exclude"},
-    "restricted": {"missing_labels": "restricted"},
-    "restricted, evidence": {"missing_labels": "restricted", "absence_evidence": True},
-    "marginal": {"missing_labels": "marginal"},
-    "distil": {"missing_labels": "distil", "absence_evidence": False},
-    "distil, evidence": {"missing_labels": "distil", "absence_evidence": True},
+    name + (", evidence" if evidence else ""): {
+        "missing_labels": name,
+        "absence_evidence": evidence,
+    }
+    for name, evidence in (
+        ("background", False),
+        ("exclude", False),
+        ("restricted", False),
+        ("restricted", True),
+        ("marginal", False),
+        ("distil", False),
+        ("distil", True),
+    )
 }
 
 

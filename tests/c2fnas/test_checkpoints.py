@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import functools
 import json
 import os
 import resource
@@ -33,10 +34,13 @@ def filled(trainer):
     return state
 
 
+_built = functools.cache(tiny.build)
+
+
 def _other(genotype=tiny.GENOTYPE, config=None, **changes):
-    return training.Trainer(
-        tiny.build(genotype, **changes), config or tiny.config(), tf.distribute.get_strategy()
-    )
+    """Another trainer than the fixture's, of another network; these share theirs."""
+    network = _built(genotype, **changes)
+    return training.Trainer(network, config or tiny.config(), tf.distribute.get_strategy())
 
 
 def test_what_was_saved_comes_back(trainer, filled, tmp_path):

@@ -1,11 +1,15 @@
 """Estimates of memory, beside TensorFlow's own graph and beside what was measured on a GPU."""
 
+import functools
+
 import numpy as np
 import pytest
 
 from c2fnas import genotype, gpu_memory, network
 from tests.benchmarks import step_operations
 from tests.c2fnas import tiny
+
+_built = functools.cache(tiny.build)  # which no test here changes
 
 
 def kept_by_the_graph(built, batch):
@@ -78,7 +82,7 @@ def test_the_estimate_is_near_what_was_measured(precision, vae, peaks):
 
 def test_activations_grow_with_the_patch_and_hold_the_largest_by_hand():
     networks = [
-        tiny.build(vae=None, patch_size=size)
+        _built(vae=None, precision="float32", patch_size=size)
         for size in (tiny.PATCH, tuple(2 * n for n in tiny.PATCH))
     ]
     small, large = (gpu_memory.training_step(network, 1) for network in networks)
@@ -95,7 +99,7 @@ def test_activations_grow_with_the_patch_and_hold_the_largest_by_hand():
 
 def test_half_precision_halves_the_activations_but_for_what_stays_float32():
     whole, half = (
-        gpu_memory.training_step(tiny.build(vae=None, precision=precision), 1)
+        gpu_memory.training_step(_built(vae=None, precision=precision, patch_size=tiny.PATCH), 1)
         for precision in ("float32", "mixed_float16")
     )
     assert half.weights == whole.weights
@@ -104,7 +108,7 @@ def test_half_precision_halves_the_activations_but_for_what_stays_float32():
 
 
 def test_a_window_keeps_what_later_layers_read_and_grows_with_its_voxels():
-    network = tiny.build(vae=None)
+    network = _built(vae=None, precision="float32", patch_size=tiny.PATCH)
     weights = 4 * sum(int(np.prod(v.shape)) for v in network.variables.values())
     x, y, z = tiny.PATCH
     one = gpu_memory.window(network, tiny.PATCH) - weights

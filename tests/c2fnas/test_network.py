@@ -1,4 +1,5 @@
 import collections
+import functools
 
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ SMALL = Genotype(
     (CellGene((0,), 2, "conv3d"), CellGene((1, 0), 1, "p3d"), CellGene((2,), 1, "conv2d")),
     filters=2,
 )
+
+
+_committed = functools.cache(make_fixture.build)  # every test assigns all of its weights
 
 
 def _image(*shape, seed=0):
@@ -154,7 +158,7 @@ def test_an_untrained_network_predicts_the_class_prior():
 @pytest.mark.parametrize("name", genotype.NAMES)
 def test_committed_weights_give_the_committed_logits(name):
     """They are recorded on one stack and read by both, so the stacks agree with each other."""
-    built = make_fixture.build(name)
+    built = _committed(name)
     arrays, _ = named_weights.load(make_fixture.FOLDER / f"{name}.safetensors")
     expected = {
         key.removeprefix("expected/"): arrays.pop(key)
@@ -179,7 +183,7 @@ def test_logits_are_those_of_float64_arithmetic():
     arrays, _ = named_weights.load(make_fixture.FOLDER / "c2fnas.safetensors")
     image, _ = make_fixture.patch()
     expected = reference.logits(architecture, arrays, image[0])
-    built = make_fixture.build("c2fnas")
+    built = _committed("c2fnas")
     named_weights.assign(
         built, {name: array for name, array in arrays.items() if not name.startswith("expected/")}
     )

@@ -10,6 +10,7 @@ import json
 import pathlib
 import runpy
 import sys
+import types
 
 import numpy as np
 from absl import flags
@@ -109,6 +110,13 @@ def join() -> int:
     return 0 if summary.finished else 1
 
 
+def _a_toy_device() -> None:
+    """Replaces what the doctor asks TensorFlow: nine examinations would import it nine times."""
+    gpus = types.ModuleType("c2fnas.gpus")
+    gpus.described = lambda: ["a toy"]
+    sys.modules["c2fnas.gpus"] = gpus
+
+
 TOYS = {
     "experiments.init_model": init_model,
     "experiments.prepare": prepare,
@@ -121,6 +129,8 @@ def main() -> None:
     module = sys.argv[2]
     if module in TOYS:
         sys.exit(TOYS[module]())
+    if module == "experiments.doctor":
+        _a_toy_device()
     sys.argv = sys.argv[2:]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

@@ -1,17 +1,14 @@
 import csv
 import json
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from preprocessing import nifti
 from preprocessing.volume import Volume
+from tests import forked
 from tests.preprocessing.nifti_files import without_orientation
 
-ROOT = pathlib.Path(__file__).parents[2]
 AFFINE = np.diag([2.0, 2.0, 4.0, 1.0])
 
 
@@ -48,20 +45,12 @@ def folders(tmp_path):
 
 
 def run(folder, *flags):
-    command = [
-        sys.executable,
-        "-m",
+    return forked.run(
         "experiments.evaluate",
         f"--prediction={folder / 'masks'}",
         f"--truth={folder / 'labels'}",
-    ]
-    return subprocess.run(
-        [*command, f"--output={folder / 'scores'}", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+        f"--output={folder / 'scores'}",
+        *flags,
     )
 
 

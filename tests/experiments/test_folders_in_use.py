@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
 from federated.security import provisioning
 from runkit import folder_lock
+from tests import forked
 from tests.experiments import study
 from tests.experiments.studies import small_study
 
@@ -59,12 +58,9 @@ def test_the_second_is_refused_and_names_the_first(site, held, program):
     tensor_files.save(site / "initial.safetensors", toy.INITIAL, {})
     (site / held).mkdir(parents=True, exist_ok=True)
     (site / "s.json").write_text(json.dumps(small_study.FILE))
-    environ = {**os.environ, "PYTHONPATH": os.getcwd()}
+    settings = () if program[0] == "study" else SETTINGS
     with folder_lock.hold(site / held):
-        done = subprocess.run(
-            [sys.executable, "-m", f"experiments.{program[0]}", *(() if program[0] == "study" else SETTINGS), *program[1:]],
-            cwd=site, env=environ, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        done = forked.run(f"experiments.{program[0]}", *settings, *program[1:], folder=site)
     assert done.returncode == 1, done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and f"{held} is in use by process {os.getpid()} " in last, (

@@ -4,11 +4,8 @@ This holds wherever cases are trained on or scored.
 """
 
 import json
-import os
 import pathlib
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -20,6 +17,7 @@ from preprocessing import case_store
 from preprocessing.foreground import LabelBox
 from preprocessing.volume import Grid
 from runkit import atomic
+from tests import forked
 
 ROOT = pathlib.Path(__file__).parents[3]
 OTHER = {"target_mm": [2.5, 2.5, 5.0], "window_hu": [-1000.0, 1000.0], "label_values": None}
@@ -203,6 +201,4 @@ def test_the_doctor_compares_prepared_cases_with_the_plan(site):
 
 
 def run(folder, module, *flags):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", f"experiments.{module}", *flags]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+    return forked.run(f"experiments.{module}", *flags, folder=folder)
