@@ -85,13 +85,15 @@ class Connection:
     def __init__(self, path: str, held: _Database, before: Callable[[str, str], None]):
         self._path, self._held, self._before = path, held, before
         self._connection = held.connection
-        self._known: dict[tuple[str, tuple], list[tuple]] = {}
+        self._known: dict[tuple[str, tuple], _Rows] = {}
         self._about: dict[str, list[tuple[str, tuple]]] = {}  # table to questions about it
 
     def execute(self, statement: str, values: Any = ()) -> Any:
         if statement.startswith("SELECT"):
             self._before(self._path, "statement")
-            return _Rows(self._ask(statement, tuple(values)))
+            key = statement, values if type(values) is tuple else tuple(values)
+            found = self._known.get(key)
+            return self._ask(key) if found is None else found
         if statement == "COMMIT":
             self._before(self._path, "commit")
         elif statement.startswith("PRAGMA"):
@@ -101,14 +103,11 @@ class Connection:
             self._forget(statement)
         return self._connection.execute(statement, values)
 
-    def _ask(self, statement: str, values: tuple) -> list[tuple]:
+    def _ask(self, key: tuple[str, tuple]) -> _Rows:
         """The server asks the same questions again and again between two changes."""
-        key = statement, values
-        rows = self._known.get(key)
-        if rows is None:
-            rows = self._known[key] = self._connection.execute(statement, values).fetchall()
-            for table in self._held.tables & _words(statement):
-                self._about.setdefault(table, []).append(key)
+        rows = self._known[key] = _Rows(self._connection.execute(*key).fetchall())
+        for table in self._held.tables & _words(key[0]):
+            self._about.setdefault(table, []).append(key)
         return rows
 
     def _forget(self, statement: str) -> None:
@@ -146,13 +145,15 @@ def _plain(statement: str) -> str:
 
 
 class _Rows:
-    """The answer to a question, as a cursor gives it."""
+    """The answer to a question: like a cursor, but one can ask it again and again."""
+
+    __slots__ = ("_rows",)
 
     def __init__(self, rows: list[tuple]):
         self._rows = rows
 
     def fetchall(self) -> list[tuple]:
-        return list(self._rows)
+        return self._rows.copy()
 
     def fetchone(self) -> tuple | None:
         return self._rows[0] if self._rows else None

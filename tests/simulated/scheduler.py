@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import heapq
-import itertools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -26,20 +25,25 @@ class Scheduler:
     def __init__(self) -> None:
         self.now = 0.0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
-        self._numbers = itertools.count()
+        self._number = 0  # of the last event that was added
         self.steps = 0
 
     def at(self, time: float, event: Callable[[], None]) -> None:
-        heapq.heappush(self._events, (max(time, self.now), next(self._numbers), event))
+        if time < self.now:
+            time = self.now
+        self._number = number = self._number + 1
+        heapq.heappush(self._events, (time, number, event))
 
     def after(self, seconds: float, event: Callable[[], None]) -> None:
         self.at(self.now + seconds, event)
 
     def run(self, until: float, over: Callable[[], bool] = lambda: False) -> None:
         """Runs events up to a time, or until `over`. May be called again inside an event."""
-        while self._events and self._events[0][0] <= until and not over():
-            time, _, event = heapq.heappop(self._events)
-            self.now = max(self.now, time)
+        events = self._events
+        while events and events[0][0] <= until and not over():
+            time, _, event = heapq.heappop(events)
+            if time > self.now:
+                self.now = time
             self.steps += 1
             event()
         if not over():
