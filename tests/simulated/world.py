@@ -80,8 +80,9 @@ def bytes_of(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def digest_of(arrays: Mapping[str, np.ndarray]) -> str:
-    found = weights.Digest(weights.specs_of(arrays))
-    for spec in weights.specs_of(arrays):
+    specs = weights.specs_of(arrays)
+    found = weights.Digest(specs)
+    for spec in specs:
         found.update(weights.little_endian_bytes(arrays[spec.name]))
     return found.hex()
 
@@ -119,6 +120,7 @@ class World:
         striking: Callable[[World], Callable[[str, str], None]],
     ):
         self.story, self.schedule = story, Scheduler()
+        self._stamped_at, self._stamp = -1.0, 0  # the last answer of `now_ns`
         self.draw = random.Random(story.seed ^ 0x5EED)
         self.machines = {name: Machine(name) for name in (SERVER, *story.sites)}
         self.parties: dict[str, Party] = {}
@@ -126,7 +128,7 @@ class World:
         self.disks = disk.Disks(
             strike, self.now_ns, lambda machine: self.machines[machine].program
         )
-        self.databases = database.Databases(lambda path, kind: strike(SERVER, kind))
+        self.databases = database.Databases(strike, SERVER)
         self.config = _config(tuple(sorted(story.settings.items())))
         self.trainings = 0
         self.trained: dict[str, Trained] = {}
@@ -145,7 +147,10 @@ class World:
             self.disks.put(INITIAL, initial)
 
     def now_ns(self) -> int:
-        return int((EPOCH + self.schedule.now) * 1e9) + 1
+        now = self.schedule.now
+        if now != self._stamped_at:
+            self._stamped_at, self._stamp = now, int((EPOCH + now) * 1e9) + 1
+        return self._stamp
 
     def clock(self, name: str) -> float:
         return EPOCH + self.schedule.now + self.machines[name].ahead
