@@ -77,6 +77,7 @@ class Federation:
                 if isinstance(machine.program, Blocking):
                     program, machine.program = machine.program, None
                     program.kill()
+                    self.world.schedule.settle()
         self.world.databases.close()
 
     def _note_progress(self) -> None:
