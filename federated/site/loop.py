@@ -212,9 +212,7 @@ class _Loop:
 
     def note(self, event: str, **fields: Any) -> None:
         self._events.append(event, site=self._transport.site, **fields)
-        logging.info(
-            "event=%s site=%s %s", event, self._transport.site, printable.Fields(fields)
-        )
+        logging.info("event=%s site=%s %s", event, self._transport.site, printable.Fields(fields))
 
     def run(self) -> None:
         journal = self._journal

@@ -15,6 +15,7 @@ import errno
 import fcntl
 import functools
 import io
+import operator
 import os
 import pathlib
 import shutil
@@ -519,7 +520,11 @@ _BY_PATH = {
     ),
     shutil: ("rmtree",),
 }
-_BY_NUMBER = ("close", "pread", "preadv", "pwrite", "write", "ftruncate", "fsync", "fstat")
+_BY_NUMBER = {  # and how many arguments they take; with a count, they are called with a number only
+    os: {"close": 1, "fsync": 1, "fstat": 1, "write": 2, "pread": 3, "pwrite": 3}
+    | {"preadv": 0, "ftruncate": 0},
+    fcntl: {"flock": 0},
+}
 _SAME = {"lstat": "stat", "rename": "replace", "remove": "unlink"}
 
 
@@ -554,9 +559,14 @@ class Installation:
             (os, "open", self._open()),
             (builtins, "open", self._open_stream(builtins.open)),
             (io, "open", self._open_stream(io.open)),
-            *((os, name, self._of_number(os, name)) for name in _BY_NUMBER),
+            *(
+                (m, name, (self._of_one, self._of_two, self._of_three)[count - 1](m, name))
+                if count
+                else (m, name, self._of_number(m, name))
+                for m, names in _BY_NUMBER.items()
+                for name, count in names.items()
+            ),
             *((m, name, self._of_path(m, name)) for m, names in _BY_PATH.items() for name in names),
-            (fcntl, "flock", self._of_number(fcntl, "flock")),
             (writeback, "begin", self._begin()),
             (shutil, "copyfile", self._copyfile()),
             (tempfile, "mkstemp", self._mkstemp()),
@@ -582,7 +592,9 @@ class Installation:
         original, installation = os.open, self
 
         def call(path: Any, flags: int, mode: int = 0o777, *, dir_fd: Any = None) -> int:
-            place = path if type(path) is str else _place(path)
+            place = (
+                path if type(path) is str else str(path) if type(path) is _Path else _place(path)
+            )
             if type(place) is str and place.startswith(ROOT):
                 return installation.disks.open(place, flags)
             return original(path, flags, mode, dir_fd=dir_fd)
@@ -593,7 +605,9 @@ class Installation:
         installation = self
 
         def call(file: Any, mode: str = "r", *given: Any, **named: Any) -> Any:
-            place = file if type(file) is str else _place(file)
+            place = (
+                file if type(file) is str else str(file) if type(file) is _Path else _place(file)
+            )
             if type(place) is str and place.startswith(ROOT):
                 opener, errors = named.get("opener"), named.get("errors")
                 if len(given) > 2:
@@ -607,7 +621,9 @@ class Installation:
         original, installation, mine = getattr(module, name), self, _SAME.get(name, name)
 
         def call(path: Any = ".", *given: Any, **named: Any) -> Any:
-            place = path if type(path) is str else _place(path)
+            place = (
+                path if type(path) is str else str(path) if type(path) is _Path else _place(path)
+            )
             if not _is_inside(place):
                 return original(path, *given, **named)
             if given:  # the second path of a rename or a link
@@ -625,6 +641,36 @@ class Installation:
             if type(number) is int and number >= _FIRST_DESCRIPTOR:
                 return getattr(installation.disks, name)(number, *given)
             return original(number, *given)
+
+        return call
+
+    def _of_one(self, module: Any, name: str) -> Callable:
+        original, installation, ask = getattr(module, name), self, operator.attrgetter(name)
+
+        def call(number: Any) -> Any:
+            if type(number) is int and number >= _FIRST_DESCRIPTOR:
+                return ask(installation.disks)(number)
+            return original(number)
+
+        return call
+
+    def _of_two(self, module: Any, name: str) -> Callable:
+        original, installation, ask = getattr(module, name), self, operator.attrgetter(name)
+
+        def call(number: Any, second: Any) -> Any:
+            if type(number) is int and number >= _FIRST_DESCRIPTOR:
+                return ask(installation.disks)(number, second)
+            return original(number, second)
+
+        return call
+
+    def _of_three(self, module: Any, name: str) -> Callable:
+        original, installation, ask = getattr(module, name), self, operator.attrgetter(name)
+
+        def call(number: Any, second: Any, third: Any) -> Any:
+            if type(number) is int and number >= _FIRST_DESCRIPTOR:
+                return ask(installation.disks)(number, second, third)
+            return original(number, second, third)
 
         return call
 

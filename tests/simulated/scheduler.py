@@ -86,6 +86,16 @@ class Scheduler:
 
     def wait(self, program: Blocking) -> None:
         """Returns when a program is ready; called in its thread, where events happen meanwhile."""
+        ready = self._happen_until_ready()
+        if ready is None:
+            self.go_home()
+        elif ready is not program:
+            ready.go_on()
+        if ready is not program:
+            program.stand_by()
+
+    def _happen_until_ready(self) -> Blocking | None:
+        """Runs events until a program is ready; returns None if the next ones must happen at home."""
         events = self._events
         while events and events[0][0] <= self._until and not self._over():
             may_run = events[0][3]
@@ -93,17 +103,13 @@ class Scheduler:
                 break
             try:
                 self._happen()
-            except BaseException as error:
+            except BaseException as error:  # raised again at home
                 self._error = error
                 break
-            ready, self._ready = self._ready, None
-            if ready is program:
-                return
-            if ready is not None:
-                ready.go_on()
-                return program.stand_by()
-        self.go_home()
-        return program.stand_by()
+            if self._ready is not None:
+                ready, self._ready = self._ready, None
+                return ready
+        return None
 
     def go_home(self) -> None:
         """Lets the thread that calls `run` continue."""
@@ -205,7 +211,7 @@ class Blocking:
     # Called by others.
 
     def go_on(self) -> None:
-        """Lets the program's thread continue; the caller's must then wait."""
+        """Lets the program's thread continue; that of the caller must then wait."""
         assert self._worker is not None
         self._worker.go.release()
 

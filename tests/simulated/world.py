@@ -125,9 +125,7 @@ class World:
         self.machines = {name: Machine(name) for name in (SERVER, *story.sites)}
         self.parties: dict[str, Party] = {}
         strike = striking(self)
-        self.disks = disk.Disks(
-            strike, self.now_ns, lambda machine: self.machines[machine].program
-        )
+        self.disks = disk.Disks(strike, self.now_ns, lambda machine: self.machines[machine].program)
         self.databases = database.Databases(strike, SERVER)
         self.config = _config(tuple(sorted(story.settings.items())))
         self.trainings = 0
