@@ -156,6 +156,7 @@ class Blocking:
     """A program with a stack of its own.
 
     Args:
+      schedule: whose events happen while the program waits.
       work: the program.
       ended: called with the error that ended it, None at its end.
     """
