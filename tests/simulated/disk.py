@@ -151,6 +151,18 @@ class Disks:
             self._found[path] = found
         return found
 
+    def there(self, path: str) -> Node | None:
+        """Returns what is at a path, None if there is nothing."""
+        found = self._found.get(path)
+        if found is None:
+            folder, _, name = path.rpartition("/")
+            entries = self._folders.get(folder)
+            if entries is not None and name:
+                return entries.get(name)
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                found = self._find(path)
+        return found
+
     def _entries(self, folder: str, path: str) -> dict[str, Node]:
         """Returns what is in a folder; an error names `path`."""
         entries = self._folders.get(folder)
@@ -567,6 +579,8 @@ class Installation:
                 for name, count in names.items()
             ),
             *((m, name, self._of_path(m, name)) for m, names in _BY_PATH.items() for name in names),
+            (pathlib.Path, "exists", self._exists()),
+            (pathlib.Path, "is_dir", self._is_dir()),
             (writeback, "begin", self._begin()),
             (shutil, "copyfile", self._copyfile()),
             (tempfile, "mkstemp", self._mkstemp()),
@@ -585,6 +599,29 @@ class Installation:
             if _is_inside(place):
                 return disks.stat(place)
             return original(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
+
+        return call
+
+    def _exists(self) -> Callable:
+        original, installation = pathlib.Path.exists, self
+
+        def call(path: pathlib.Path, **named: Any) -> bool:
+            place = str(path)
+            if place.startswith(ROOT):
+                return installation.disks.there(place) is not None
+            return original(path, **named)
+
+        return call
+
+    def _is_dir(self) -> Callable:
+        original, installation = pathlib.Path.is_dir, self
+
+        def call(path: pathlib.Path, **named: Any) -> bool:
+            place = str(path)
+            if place.startswith(ROOT):
+                node = installation.disks.there(place)
+                return node is not None and node.entries is not None
+            return original(path, **named)
 
         return call
 
