@@ -1,4 +1,4 @@
-"""Events happen in the order of their time, whoever's thread they happen in."""
+"""Events happen in the order of their time, in whichever thread they happen."""
 
 import pytest
 
