@@ -122,10 +122,11 @@ class naming:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
-        if isinstance(error, OSError):
-            self._name(error)
+        if error is not None and isinstance(error, OSError):
+            self.name(error)
 
-    def _name(self, error: OSError) -> None:
+    def name(self, error: OSError) -> None:
+        """Puts the path into one error; for code that is called too often for a block."""
         nameless = error.filename is None and error.errno in _DISK_ERRORS
         named = isinstance(error.filename, str | bytes | os.PathLike)  # a number is a descriptor
         temporary = named and _PARTIAL in os.fsdecode(error.filename)

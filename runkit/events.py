@@ -7,7 +7,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import IO, Any
+from typing import Any
 
 from runkit import atomic, log_segments, private
 
@@ -26,21 +26,35 @@ class EventLog:
 
     def append(self, event: str, **fields: Any) -> None:
         """Appends one event with its time; `fields` must be JSON values, without NaN."""
-        line = self._line({"time": round(self._clock(), 3), "event": event, **fields})
-        with atomic.naming(self.path), self._opened() as stream:
-            if stream.tell() > 0:
-                stream.seek(-1, os.SEEK_END)
-                # A power cut may have left half a line; do not append this event to it.
-                if stream.read(1) != b"\n":
-                    line = "\n" + line
-            stream.write((line + "\n").encode("utf-8"))
+        self._add(event, fields)
 
-    def _opened(self) -> IO[bytes]:
+    def _add(self, event: str, fields: Mapping[str, Any]) -> int:
+        """Appends one event; returns the size of the file."""
+        line = self._line({"time": round(self._clock(), 3), "event": event, **fields})
+        data = (line + "\n").encode("utf-8")
         try:
-            return open(self.path, "a+b", opener=private.opener)
+            file = self._opened()
+            try:
+                size = os.fstat(file).st_size
+                # A power cut may have left half a line; do not append this event to it.
+                if size and os.pread(file, 1, size - 1) != b"\n":
+                    data = b"\n" + data
+                written = os.write(file, data)
+                while written < len(data):  # when a disk becomes full, a part is written first
+                    written += os.write(file, data[written:])
+            finally:
+                os.close(file)
+        except OSError as error:
+            atomic.naming(self.path).name(error)
+            raise
+        return size + written
+
+    def _opened(self) -> int:
+        try:
+            return os.open(self.path, os.O_RDWR | os.O_APPEND)
         except FileNotFoundError:
             private.make(self.path.parent)
-            return open(self.path, "a+b", opener=private.opener)
+            return private.opener(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
 
     def _line(self, record: dict[str, Any]) -> str:
         return json.dumps(record, allow_nan=False)

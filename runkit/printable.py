@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
+from collections.abc import Mapping
 
 LIMIT = 300  # characters of one foreign text in a log line
 
@@ -27,6 +28,19 @@ def text(value: object, *, limit: int = LIMIT) -> str:
     if len(whole) > limit or len(kept) > limit:  # escapes are longer than the characters replaced
         return f"{kept[:limit]}… (cut, {len(whole)} characters)"
     return kept
+
+
+class Fields:
+    """The fields of an event for a log line, "key=value key=value", each value as `text` gives it.
+
+    They become text only if the line is printed.
+    """
+
+    def __init__(self, fields: Mapping[str, object]):
+        self._fields = fields
+
+    def __str__(self) -> str:
+        return " ".join(f"{key}={text(value)}" for key, value in self._fields.items())
 
 
 def block(value: object) -> str:

@@ -120,15 +120,16 @@ class AuditLog(EventLog):
     def append(self, event: str, **fields: Any) -> None:
         written: list[LogLine] = []
         with self._mutex:
-            if self.path.exists() and self.path.stat().st_size != self._size:
-                os.truncate(self.path, self._size)  # a full disk took half a line
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(self.path).st_size != self._size:
+                    os.truncate(self.path, self._size)  # a full disk took half a line
             if self._size >= self._rotate_at:
                 written += self._rotate()
-            super().append(event, **fields)
+            size = self._add(event, fields)
             if event in SYNCED:
                 self._sync()
             written.append(self._note(self._pending))
-            self._size = self.path.stat().st_size
+            self._size = size
         for listener in self._listeners:
             for record in written:
                 self._tell(listener, record)

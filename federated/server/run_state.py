@@ -147,11 +147,7 @@ class RunState:
         except OSError as error:
             self.log_is_behind = True
             logging.error("event=log_not_written reason=%s", error.strerror)
-        shown = []
-        for key, value in fields.items():
-            number = value is None or isinstance(value, (int, float))
-            shown.append(f"{key}={value if number else printable.text(value)}")
-        logging.info("event=%s %s", event, " ".join(shown))
+        logging.info("event=%s %s", event, printable.Fields(fields))
 
     def log_repeatable(self, event: str, *, site: str, **fields: Any) -> None:
         """Appends an event that a site can cause any number of times.

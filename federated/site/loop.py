@@ -212,8 +212,7 @@ class _Loop:
 
     def note(self, event: str, **fields: Any) -> None:
         self._events.append(event, site=self._transport.site, **fields)
-        told = " ".join(f"{key}={printable.text(value)}" for key, value in fields.items())
-        logging.info("event=%s site=%s %s", event, self._transport.site, told)
+        logging.info("event=%s site=%s %s", event, self._transport.site, printable.Fields(fields))
 
     def run(self) -> None:
         journal = self._journal

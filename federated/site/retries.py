@@ -54,9 +54,13 @@ class Persistent:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._transport, name)
-        return functools.wraps(method)(
-            lambda *given, **named: self._trying(name, lambda: method(*given, **named))
-        )
+
+        @functools.wraps(method)
+        def trying(*given: Any, **named: Any) -> Any:
+            return self._trying(name, lambda: method(*given, **named))
+
+        setattr(self, name, trying)  # found there from now on
+        return trying
 
     def _trying(self, name: str, call: Callable[[], Result], *, may_log_in: bool = True) -> Result:
         pauses, logged_in = self._pauses(), False

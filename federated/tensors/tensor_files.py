@@ -34,6 +34,7 @@ from federated.tensors.weights import (
 )
 from runkit import atomic, private, writeback
 
+_json_of = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 MAX_HEADER = 32 * 2**20  # bytes; a model of 100,000 tensors needs about ten million
 _AHEAD = 8 * 2**20  # bytes written before the system is asked to flush them to disk
 
@@ -167,8 +168,12 @@ class TensorFile:
         return b"".join(pieces)
 
     def _pread(self, size: int, place: int) -> bytes:
-        with atomic.naming(self.path):  # pread, since several threads may read one file
+        try:
+            # pread, since several threads may read one file
             return os.pread(self._stream.fileno(), size, place)
+        except OSError as error:
+            atomic.naming(self.path).name(error)
+            raise
 
     def read(self) -> NamedArrays:
         """Returns all tensors, as views of one large array.
@@ -252,7 +257,7 @@ def file_header(specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> byt
             "data_offsets": [offset, offset + spec.nbytes],
         }
         offset += spec.nbytes
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text = _json_of(header).encode("utf-8")
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
 

@@ -51,6 +51,19 @@ def test_a_long_text_is_visibly_cut():
     assert printable.text("a" * 50, limit=50) == "a" * 50
 
 
+def test_the_fields_of_an_event_are_one_harmless_line_made_only_if_it_is_printed():
+    class Counted:
+        made = 0
+
+        def __str__(self):
+            Counted.made += 1
+            return "a\nb"
+
+    fields = printable.Fields({"round": 3, "change": None, "over": True, "why": Counted()})
+    assert not Counted.made
+    assert str(fields) == r"round=3 change=None over=True why=a\nb" and Counted.made == 1
+
+
 def test_a_block_keeps_its_lines_and_indents_all_but_the_first():
     assert printable.block("Traceback:\n  File\tx\nValueError: " + FORGED) == (
         "Traceback:\n      File\tx\n    ValueError: x\n    I0101 event=pushed site=C2"

@@ -20,11 +20,13 @@ class Databases:
     """The databases of all machines, by path.
 
     Args:
-      before: called with (path, kind of operation) before a commit and a read; raises
+      machine: whose databases they are.
+      before: called with the machine and the kind of operation before a commit and a read; raises
         sqlite3.OperationalError for a full disk, or ends the program that asks.
     """
 
-    def __init__(self, before: Callable[[str, str], None]):
+    def __init__(self, before: Callable[[str, str], None], machine: str = ""):
+        self._machine = machine
         self._before = before
         self._held: dict[str, _Database] = {}
 
@@ -35,7 +37,7 @@ class Databases:
         held = self._held[path]
         if held.connection.in_transaction:  # whoever began it was killed
             held.connection.execute("ROLLBACK")
-        return Connection(path, held, self._before)
+        return Connection(self._machine, held, self._before)
 
     def close(self) -> None:
         """Gives the databases up."""
@@ -82,33 +84,32 @@ class _Database:
 
 
 class Connection:
-    def __init__(self, path: str, held: _Database, before: Callable[[str, str], None]):
-        self._path, self._held, self._before = path, held, before
+    def __init__(self, machine: str, held: _Database, before: Callable[[str, str], None]):
+        self._machine, self._held, self._before = machine, held, before
         self._connection = held.connection
-        self._known: dict[tuple[str, tuple], list[tuple]] = {}
+        self._known: dict[tuple[str, tuple], _Rows] = {}
         self._about: dict[str, list[tuple[str, tuple]]] = {}  # table to questions about it
 
     def execute(self, statement: str, values: Any = ()) -> Any:
         if statement.startswith("SELECT"):
-            self._before(self._path, "statement")
-            return _Rows(self._ask(statement, tuple(values)))
+            self._before(self._machine, "statement")
+            key = statement, values if type(values) is tuple else tuple(values)
+            found = self._known.get(key)
+            return self._ask(key) if found is None else found
         if statement == "COMMIT":
-            self._before(self._path, "commit")
+            self._before(self._machine, "commit")
         elif statement.startswith("PRAGMA"):
             return self._connection.cursor()
         else:
-            self._before(self._path, "statement")
+            self._before(self._machine, "statement")
             self._forget(statement)
         return self._connection.execute(statement, values)
 
-    def _ask(self, statement: str, values: tuple) -> list[tuple]:
+    def _ask(self, key: tuple[str, tuple]) -> _Rows:
         """The server asks the same questions again and again between two changes."""
-        key = statement, values
-        rows = self._known.get(key)
-        if rows is None:
-            rows = self._known[key] = self._connection.execute(statement, values).fetchall()
-            for table in self._held.tables & _words(statement):
-                self._about.setdefault(table, []).append(key)
+        rows = self._known[key] = _Rows(self._connection.execute(*key).fetchall())
+        for table in self._held.tables & _words(key[0]):
+            self._about.setdefault(table, []).append(key)
         return rows
 
     def _forget(self, statement: str) -> None:
@@ -146,13 +147,15 @@ def _plain(statement: str) -> str:
 
 
 class _Rows:
-    """The answer to a question, as a cursor gives it."""
+    """The answer to a question: like a cursor, but one can ask it again and again."""
+
+    __slots__ = ("_rows",)
 
     def __init__(self, rows: list[tuple]):
         self._rows = rows
 
     def fetchall(self) -> list[tuple]:
-        return list(self._rows)
+        return self._rows.copy()
 
     def fetchone(self) -> tuple | None:
         return self._rows[0] if self._rows else None
@@ -165,7 +168,7 @@ class Module:
     OperationalError = sqlite3.OperationalError
 
     def __init__(self) -> None:
-        self.databases = Databases(lambda path, kind: None)
+        self.databases = Databases(lambda machine, kind: None)
 
     def connect(self, path: Any, **named: Any) -> Connection:
         return self.databases.connect(path, **named)

@@ -15,6 +15,7 @@ import errno
 import fcntl
 import functools
 import io
+import operator
 import os
 import pathlib
 import shutil
@@ -28,12 +29,17 @@ from runkit import writeback
 ROOT = "/simulated/"
 _FIRST_DESCRIPTOR = 1_000_000
 _FOLDER, _FILE = stat.S_IFDIR | 0o700, stat.S_IFREG | 0o600
+_CREATE, _EXCLUSIVELY, _TRUNCATE = os.O_CREAT, os.O_EXCL, os.O_TRUNC
+_WRITING = os.O_WRONLY | os.O_RDWR
 
 
 class Node:
     """A file or a folder."""
 
-    __slots__ = ("content", "entries", "links", "locked_by", "mode", "mtime_ns", "number", "told")
+    __slots__ = (
+        *("content", "entries", "links", "locked_by", "mode", "mtime_ns", "number"),
+        *("_status", "_status_of_links", "_status_of_size", "_status_of_time"),
+    )
 
     def __init__(self, number: int, *, folder: bool, now_ns: int):
         self.number, self.mode = number, _FOLDER if folder else _FILE
@@ -41,17 +47,24 @@ class Node:
         self.entries: dict[str, Node] | None = {} if folder else None
         self.links, self.mtime_ns = 1, now_ns
         self.locked_by: object = None
-        self.told: tuple[int, int, int, os.stat_result] | None = None
+        self._status: os.stat_result
+        self._status_of_size, self._status_of_time, self._status_of_links = -1, 0, 0
 
     def status(self) -> os.stat_result:
-        size, told = len(self.content), self.told
-        if told is not None and told[:3] == (size, self.mtime_ns, self.links):
-            return told[3]
-        seconds = self.mtime_ns / 1e9
-        times = (int(seconds),) * 3 + (seconds,) * 3 + (self.mtime_ns,) * 3
-        found = os.stat_result((self.mode, self.number, 1, self.links, 0, 0, size, *times))
-        self.told = size, self.mtime_ns, self.links, found
-        return found
+        size = len(self.content)
+        if (
+            size != self._status_of_size
+            or self.mtime_ns != self._status_of_time
+            or self.links != self._status_of_links
+        ):
+            seconds = self.mtime_ns / 1e9
+            times = (int(seconds),) * 3 + (seconds,) * 3 + (self.mtime_ns,) * 3
+            self._status = os.stat_result(
+                (self.mode, self.number, 1, self.links, 0, 0, size, *times)
+            )
+            self._status_of_size = size
+            self._status_of_time, self._status_of_links = self.mtime_ns, self.links
+        return self._status
 
 
 class Disks:
@@ -138,6 +151,18 @@ class Disks:
             self._found[path] = found
         return found
 
+    def there(self, path: str) -> Node | None:
+        """Returns what is at a path, None if there is nothing."""
+        found = self._found.get(path)
+        if found is None:
+            folder, _, name = path.rpartition("/")
+            entries = self._folders.get(folder)
+            if entries is not None and name:
+                return entries.get(name)
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                found = self._find(path)
+        return found
+
     def _entries(self, folder: str, path: str) -> dict[str, Node]:
         """Returns what is in a folder; an error names `path`."""
         entries = self._folders.get(folder)
@@ -176,39 +201,42 @@ class Disks:
     # The system calls.
 
     def open(self, path: str, flags: int, mode: int = 0o777, **_: Any) -> int:
-        machine = _machine(path)
-        entries, name = self._parent(path) if path.count("/") > 2 else ({}, "")
-        node = entries.get(name) if name else self._find(path)
+        machine = path.split("/", 3)[2]
+        node = self._found.get(path)
         if node is None:
-            if not flags & os.O_CREAT:
+            entries, name = self._parent(path) if path.count("/") > 2 else ({}, "")
+            node = entries.get(name) if name else self._find(path)
+        if node is None:
+            if not flags & _CREATE:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
             self._before(machine, "create")
             node = entries[name] = self._node(folder=False)
         else:
-            if flags & os.O_CREAT and flags & os.O_EXCL:
+            if flags & _CREATE and flags & _EXCLUSIVELY:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
-            if node.entries is not None and flags & (os.O_WRONLY | os.O_RDWR):
+            if node.entries is not None and flags & _WRITING:
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
             self._before(machine, "open")
-        if flags & os.O_TRUNC:
+        if flags & _TRUNCATE:
             node.content.clear()
-        self._next += 1
-        self._open[self._next] = (machine, node, self._program(machine))
-        return self._next
+        self._next = number = self._next + 1
+        self._open[number] = (machine, node, self._program(machine))
+        return number
 
     def close(self, number: int) -> None:
         entry = self._open.pop(number, None)
         if entry is not None and entry[1].locked_by == number:
             entry[1].locked_by = None
 
-    def _held(self, number: int) -> tuple[str, Node]:
+    def _held(self, number: int) -> tuple[str, Node, object]:
+        """Returns the machine, the file and the program of a descriptor."""
         entry = self._open.get(number)
         if entry is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        return entry[:2]
+        return entry
 
     def pread(self, number: int, size: int, offset: int) -> bytes:
-        machine, node = self._held(number)
+        machine, node, _ = self._open.get(number) or self._held(number)
         self._before(machine, "read")
         return bytes(node.content[offset : offset + size])
 
@@ -221,18 +249,23 @@ class Disks:
         return count
 
     def pwrite(self, number: int, data: Any, offset: int) -> int:
-        machine, node = self._held(number)
+        machine, node, _ = self._open.get(number) or self._held(number)
         self._before(machine, "write")
-        data = bytes(data)
-        content = node.content
+        if type(data) is not bytes:
+            data = bytes(data)
+        content, size = node.content, len(data)
         if len(content) < offset:
             content.extend(bytes(offset - len(content)))
-        content[offset : offset + len(data)] = data
+        content[offset : offset + size] = data
         node.mtime_ns = self._now_ns()
-        return len(data)
+        return size
+
+    def write(self, number: int, data: Any) -> int:
+        """Appends: the product calls it for nothing else."""
+        return self.pwrite(number, data, len(self._held(number)[1].content))
 
     def ftruncate(self, number: int, size: int) -> None:
-        machine, node = self._held(number)
+        machine, node, _ = self._held(number)
         self._before(machine, "truncate")
         self._cut(node, size)
 
@@ -260,7 +293,7 @@ class Disks:
         return (self._found.get(path) or self._find(path)).status()
 
     def flock(self, number: int, how: int) -> None:
-        _, node = self._held(number)
+        node = self._held(number)[1]
         if how & fcntl.LOCK_UN:
             node.locked_by = None
         elif node.locked_by not in (None, number):
@@ -328,16 +361,15 @@ class Disks:
 
     # What is made of them.
 
-    def open_stream(self, file: Any, mode: str = "r", *_: Any, **named: Any) -> Any:
-        path, opener, flags = os.fspath(file), named.get("opener"), _flags(mode)
-        number = opener(path, flags) if opener else self.open(path, flags)
+    def open_stream(
+        self, path: str, mode: str, opener: Callable | None = None, errors: str | None = None
+    ) -> Any:
+        number = self.open(path, _flags(mode)) if opener is None else opener(path, _flags(mode))
         if self._open[number][1].entries is not None:
             self.close(number)
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         stream = _Stream(self, number, at_end=mode[0] == "a")
-        if "b" in mode:
-            return stream
-        return _TextStream(stream, named.get("errors") or "strict")
+        return stream if "b" in mode else _TextStream(stream, errors or "strict")
 
     def mkstemp(self, suffix: str = "", prefix: str = "tmp", dir: Any = None, **_: Any) -> Any:
         self._names += 1
@@ -396,24 +428,25 @@ class _Entries:
 class _Stream:
     """An open file, without a buffer: what is written is on the disk."""
 
+    __slots__ = ("_at_end", "_content", "_disks", "_number", "_place")
+
     def __init__(self, disks: Disks, number: int, *, at_end: bool):
         self._disks, self._number, self._at_end = disks, number, at_end
-        self._place = len(self._content()) if at_end else 0
-
-    def _content(self) -> bytearray:
-        return self._disks._held(self._number)[1].content
+        self._content = disks._open[number][1].content
+        self._place = len(self._content) if at_end else 0
 
     def fileno(self) -> int:
         return self._number
 
     def read(self, size: int = -1) -> bytes:
-        left = max(0, len(self._content()) - self._place)
-        data = self._disks.pread(self._number, left if size < 0 else size, self._place)
+        if size < 0:
+            size = max(0, len(self._content) - self._place)
+        data = self._disks.pread(self._number, size, self._place)
         self._place += len(data)
         return data
 
     def readline(self) -> bytes:
-        content = self._content()
+        content = self._content
         end = content.find(b"\n", self._place) + 1 or len(content)
         return self.read(end - self._place)
 
@@ -422,19 +455,22 @@ class _Stream:
             yield line
 
     def write(self, data: Any) -> int:
-        if self._at_end:
-            self._place = len(self._content())
-        self._place += self._disks.pwrite(self._number, data, self._place)
-        return len(data)
+        place = len(self._content) if self._at_end else self._place
+        count = self._disks.pwrite(self._number, data, place)
+        self._place = place + count
+        return count
 
     def writelines(self, lines: Any) -> None:
         for line in lines:
             self.write(line)
 
     def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: len(self._content())}
-        self._place = start[whence] + place
-        return self._place
+        if whence == os.SEEK_CUR:
+            place += self._place
+        elif whence == os.SEEK_END:
+            place += len(self._content)
+        self._place = place
+        return place
 
     def tell(self) -> int:
         return self._place
@@ -449,7 +485,7 @@ class _Stream:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._disks.close(self._number)
 
 
 class _TextStream:
@@ -491,17 +527,15 @@ def _flags(mode: str) -> int:
 
 _BY_PATH = {
     os: (
-        *("open", "stat", "lstat", "replace", "rename", "link", "unlink", "remove", "mkdir"),
+        *("lstat", "replace", "rename", "link", "unlink", "remove", "mkdir"),
         *("chmod", "listdir", "scandir", "truncate"),
     ),
-    builtins: ("open",),
-    io: ("open",),
-    shutil: ("copyfile", "rmtree"),
+    shutil: ("rmtree",),
 }
-_BY_NUMBER = {
-    os: ("close", "pread", "preadv", "pwrite", "ftruncate", "fsync", "fstat"),
-    fcntl: ("flock",),
-    writeback: ("begin",),
+_BY_NUMBER = {  # and how many arguments they take; with a count, they are called with a number only
+    os: {"close": 1, "fsync": 1, "fstat": 1, "write": 2, "pread": 3, "pwrite": 3}
+    | {"preadv": 0, "ftruncate": 0},
+    fcntl: {"flock": 0},
 }
 _SAME = {"lstat": "stat", "rename": "replace", "remove": "unlink"}
 
@@ -509,75 +543,198 @@ _SAME = {"lstat": "stat", "rename": "replace", "remove": "unlink"}
 _Path = type(pathlib.Path())
 
 
-def _place(path: Any) -> str | int | None:
-    """Returns a path or a descriptor as the disks take it, None if it is neither."""
-    if isinstance(path, pathlib.PurePath):
-        return str(path)
-    return path if isinstance(path, (str, int)) else None
+def _place(path: Any) -> Any:
+    """Returns a path as the disks take it; whatever else it is, it is returned as it is."""
+    return str(path) if isinstance(path, pathlib.PurePath) else path
+
+
+def _is_inside(place: Any) -> bool:
+    """Whether a path or a descriptor is one of the simulated disks."""
+    if isinstance(place, str):
+        return place.startswith(ROOT)
+    return isinstance(place, int) and place >= _FIRST_DESCRIPTOR
 
 
 class Installation:
-    """The functions that take the place of the system's; `disks` may be set for each story."""
+    """The functions that take the place of the system's; `disks` may be set for each story.
 
-    def __init__(self) -> None:
-        self._bound: dict[str, Callable] = {}
+    Those that are called most often are written out, because a call with any arguments costs several
+    times as much.
+    """
 
-    @property
-    def disks(self) -> Disks:
-        return self._disks
+    disks: Disks
 
-    @disks.setter
-    def disks(self, disks: Disks) -> None:
-        self._disks = disks
-        named = [
-            name for table in (_BY_PATH, _BY_NUMBER) for names in table.values() for name in names
+    def functions(self) -> list[tuple[Any, str, Callable]]:
+        """Returns (module, name, the function that takes the place of that one)."""
+        return [
+            (os, "stat", self._stat()),
+            (os, "open", self._open()),
+            (builtins, "open", self._open_stream(builtins.open)),
+            (io, "open", self._open_stream(io.open)),
+            *(
+                (m, name, (self._of_one, self._of_two, self._of_three)[count - 1](m, name))
+                if count
+                else (m, name, self._of_number(m, name))
+                for m, names in _BY_NUMBER.items()
+                for name, count in names.items()
+            ),
+            *((m, name, self._of_path(m, name)) for m, names in _BY_PATH.items() for name in names),
+            (pathlib.Path, "exists", self._exists()),
+            (pathlib.Path, "is_dir", self._is_dir()),
+            (writeback, "begin", self._begin()),
+            (shutil, "copyfile", self._copyfile()),
+            (tempfile, "mkstemp", self._mkstemp()),
         ]
-        for name in (*named, "open_stream"):
-            if name != "begin":
-                self._bound[name] = getattr(disks, _SAME.get(name, name))
+
+    def _stat(self) -> Callable:
+        original, installation = os.stat, self
+
+        def call(path: Any, *, dir_fd: Any = None, follow_symlinks: bool = True) -> Any:
+            place = path if type(path) is str else str(path) if type(path) is _Path else path
+            disks = installation.disks
+            node = disks._found.get(place)
+            if node is not None:
+                return node.status()
+            place = _place(place)
+            if _is_inside(place):
+                return disks.stat(place)
+            return original(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
+
+        return call
+
+    def _exists(self) -> Callable:
+        original, installation = pathlib.Path.exists, self
+
+        def call(path: pathlib.Path, **named: Any) -> bool:
+            place = str(path)
+            if place.startswith(ROOT):
+                return installation.disks.there(place) is not None
+            return original(path, **named)
+
+        return call
+
+    def _is_dir(self) -> Callable:
+        original, installation = pathlib.Path.is_dir, self
+
+        def call(path: pathlib.Path, **named: Any) -> bool:
+            place = str(path)
+            if place.startswith(ROOT):
+                node = installation.disks.there(place)
+                return node is not None and node.entries is not None
+            return original(path, **named)
+
+        return call
+
+    def _open(self) -> Callable:
+        original, installation = os.open, self
+
+        def call(path: Any, flags: int, mode: int = 0o777, *, dir_fd: Any = None) -> int:
+            place = (
+                path if type(path) is str else str(path) if type(path) is _Path else _place(path)
+            )
+            if type(place) is str and place.startswith(ROOT):
+                return installation.disks.open(place, flags)
+            return original(path, flags, mode, dir_fd=dir_fd)
+
+        return call
+
+    def _open_stream(self, original: Callable) -> Callable:
+        installation = self
+
+        def call(file: Any, mode: str = "r", *given: Any, **named: Any) -> Any:
+            place = (
+                file if type(file) is str else str(file) if type(file) is _Path else _place(file)
+            )
+            if type(place) is str and place.startswith(ROOT):
+                opener, errors = named.get("opener"), named.get("errors")
+                if len(given) > 2:
+                    errors = given[2]
+                return installation.disks.open_stream(place, mode, opener, errors)
+            return original(file, mode, *given, **named)
+
+        return call
 
     def _of_path(self, module: Any, name: str) -> Callable:
-        original, bound = getattr(module, name), self._bound
-        mine = "open_stream" if module in (builtins, io) else name
-        if name == "copyfile":  # the initial model may come from outside
-
-            def copy(source: Any, target: Any, **named: Any) -> Any:
-                inside = os.fspath(target).startswith(ROOT)
-                return (bound[name] if inside else original)(source, target, **named)
-
-            return copy
+        original, installation, mine = getattr(module, name), self, _SAME.get(name, name)
 
         def call(path: Any = ".", *given: Any, **named: Any) -> Any:
-            kind = type(path)
-            place = path if kind is str else str(path) if kind is _Path else _place(path)
-            if place is None or not (
-                place.startswith(ROOT) if type(place) is str else place >= _FIRST_DESCRIPTOR
-            ):
+            place = (
+                path if type(path) is str else str(path) if type(path) is _Path else _place(path)
+            )
+            if not _is_inside(place):
                 return original(path, *given, **named)
-            if given and isinstance(given[0], pathlib.PurePath):  # of a rename or a link
-                given = (str(given[0]), *given[1:])
-            return bound[mine](place, *given, **named)
+            if given:  # the second path of a rename or a link
+                given = tuple(map(_place, given))
+            return getattr(installation.disks, mine)(place, *given, **named)
 
         return call
 
     def _of_number(self, module: Any, name: str) -> Callable:
-        original, bound = getattr(module, name), self._bound
+        original, installation = getattr(module, name), self
 
         def call(number: Any, *given: Any) -> Any:
             if type(number) is not int and isinstance(number, (_Stream, _TextStream)):
                 number = number.fileno()
-            if isinstance(number, int) and number >= _FIRST_DESCRIPTOR:
-                return bound[name](number, *given) if name != "begin" else True
+            if type(number) is int and number >= _FIRST_DESCRIPTOR:
+                return getattr(installation.disks, name)(number, *given)
             return original(number, *given)
 
         return call
 
+    def _of_one(self, module: Any, name: str) -> Callable:
+        original, installation, ask = getattr(module, name), self, operator.attrgetter(name)
+
+        def call(number: Any) -> Any:
+            if type(number) is int and number >= _FIRST_DESCRIPTOR:
+                return ask(installation.disks)(number)
+            return original(number)
+
+        return call
+
+    def _of_two(self, module: Any, name: str) -> Callable:
+        original, installation, ask = getattr(module, name), self, operator.attrgetter(name)
+
+        def call(number: Any, second: Any) -> Any:
+            if type(number) is int and number >= _FIRST_DESCRIPTOR:
+                return ask(installation.disks)(number, second)
+            return original(number, second)
+
+        return call
+
+    def _of_three(self, module: Any, name: str) -> Callable:
+        original, installation, ask = getattr(module, name), self, operator.attrgetter(name)
+
+        def call(number: Any, second: Any, third: Any) -> Any:
+            if type(number) is int and number >= _FIRST_DESCRIPTOR:
+                return ask(installation.disks)(number, second, third)
+            return original(number, second, third)
+
+        return call
+
+    def _begin(self) -> Callable:
+        original = writeback.begin
+
+        def call(number: int, *given: Any) -> Any:
+            return True if number >= _FIRST_DESCRIPTOR else original(number, *given)
+
+        return call
+
+    def _copyfile(self) -> Callable:
+        original, installation = shutil.copyfile, self
+
+        def call(source: Any, target: Any, **named: Any) -> Any:
+            # The initial model may come from outside.
+            inside = os.fspath(target).startswith(ROOT)
+            return (installation.disks.copyfile if inside else original)(source, target, **named)
+
+        return call
+
     def _mkstemp(self) -> Callable:
-        original = tempfile.mkstemp
+        original, installation = tempfile.mkstemp, self
 
         def call(*given: Any, **named: Any) -> Any:
             inside = os.fspath(named.get("dir") or "").startswith(ROOT)
-            return (self.disks.mkstemp if inside else original)(*given, **named)
+            return (installation.disks.mkstemp if inside else original)(*given, **named)
 
         return call
 
@@ -586,12 +743,7 @@ class Installation:
 def installed() -> Iterator[Installation]:
     """Lets the product work on simulated disks inside the block."""
     installation = Installation()
-    replaced = [(tempfile, "mkstemp", installation._mkstemp())]
-    for table, make in (
-        (_BY_PATH, installation._of_path),
-        (_BY_NUMBER, installation._of_number),
-    ):
-        replaced += [(m, name, make(m, name)) for m, names in table.items() for name in names]
+    replaced = installation.functions()
     before = [(module, name, getattr(module, name)) for module, name, _ in replaced]
     try:
         for module, name, function in replaced:

@@ -5,40 +5,52 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+from collections.abc import Callable
 
 from tests.simulated.scheduler import Killed
 from tests.simulated.story import SERVER
-from tests.simulated.world import World
+from tests.simulated.world import Machine, World
 
 
-def strike(world: World, name: str, kind: str) -> None:
-    """Lets the troubles of a machine come before an operation on its disk.
+def striking(world: World) -> Callable[[str, str], None]:
+    """Returns a function that lets the troubles of a machine come before an operation on its disk.
 
-    Args:
-      name: of the machine.
-      kind: of operation; see `disk.Disks` and `database.Databases`.
+    It takes the name of the machine and the kind of operation; see `disk.Disks` and
+    `database.Databases`. Every story calls it thousands of times.
     """
-    if world.unharmed:
-        return
-    machine = world.machines[name]
-    if machine.program is None or machine.program.dead:
-        raise Killed
-    number = machine.operations = machine.operations + 1
-    for trouble in machine.by_operation.pop(number, ()) if machine.by_operation else ():
+    machines = world.machines
+
+    def strike(name: str, kind: str) -> None:
+        if world.unharmed:
+            return
+        machine = machines[name]
+        program = machine.program
+        if program is None or program.dead:
+            raise Killed
+        machine.operations = number = machine.operations + 1
+        if number in machine.by_operation:
+            _let_come(world, machine, kind, number)
+        if (
+            machine.full_until
+            and world.schedule.now < machine.full_until
+            and kind in ("write", "create", "commit")
+        ):
+            _raise(kind, errno.ENOSPC)
+
+    return strike
+
+
+def _let_come(world: World, machine: Machine, kind: str, number: int) -> None:
+    """Lets the troubles come that a story has for one operation."""
+    for trouble in machine.by_operation.pop(number):
         world.trouble_for(trouble.size)
         if trouble.kind == "kill":
-            world.kill(name, restart_s=trouble.size)
+            world.kill(machine.name, restart_s=trouble.size)
             raise Killed
         if trouble.kind == "full":
             machine.full_until = world.schedule.now + trouble.size
         elif trouble.kind == "error":
             _raise(kind, errno.EIO)
-    if (
-        machine.full_until
-        and world.schedule.now < machine.full_until
-        and kind in ("write", "create", "commit")
-    ):
-        _raise(kind, errno.ENOSPC)
 
 
 def rot(world: World) -> None:

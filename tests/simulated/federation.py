@@ -31,7 +31,7 @@ class Federation:
 
     def __init__(self, story: Story, initial: bytes):
         self.story = story
-        self.world = World(story, initial, disk_troubles.strike)
+        self.world = World(story, initial, disk_troubles.striking)
         self.server = Server(self.world, invariants.check)
         self._operator = Operator(self.world, self.server)
         self.world.parties.update(
@@ -77,6 +77,7 @@ class Federation:
                 if isinstance(machine.program, Blocking):
                     program, machine.program = machine.program, None
                     program.kill()
+                    self.world.schedule.settle()
         self.world.databases.close()
 
     def _note_progress(self) -> None:
@@ -95,12 +96,15 @@ class Federation:
             self._facts, self.world.progress_at = facts, self.world.schedule.now
 
     def _over(self) -> bool:
-        if self.world.violation is not None:
+        world = self.world
+        if world.violation is not None:
             return True
-        leading = self.server.leading
-        if leading is None or leading.driving or set(self.story.sites) - self.world.gone:
+        if not world.gone.issuperset(self.story.sites):
             return False
-        with self.world.inspecting():
+        leading = self.server.leading
+        if leading is None or leading.driving:
+            return False
+        with world.inspecting():
             finished = bool(leading.store.finished)
         return finished or not self._coming_back()
 

@@ -157,7 +157,18 @@ class Server:
         time = self._world.schedule.now + seconds
         if leading.drive_at is None or time < leading.drive_at:
             leading.drive_at = time
-            self._world.schedule.at(time, functools.partial(self._drive, leading, time))
+            self._world.schedule.at(
+                time,
+                functools.partial(self._drive, leading, time),
+                functools.partial(self._may_average, leading),
+            )
+
+    @staticmethod
+    def _may_average(leading: Leading) -> bool:
+        """Whether `_drive` may close a round: one with fewer updates than the minimum stays open."""
+        run = leading.lead._run
+        least = run.policy.min_num_clients
+        return run.stale or (run.round is not None and len(run.round.received) >= least)
 
     def _drive(self, leading: Leading, due: float) -> None:
         """Does what `Coordinator.drive` does when it wakes up."""

@@ -60,7 +60,7 @@ class Site:
         if machine.asleep_until > world.schedule.now:
             world.schedule.at(machine.asleep_until, self.start)
             return
-        program = machine.program = Blocking(self._run, self._ended)
+        program = machine.program = Blocking(world.schedule, self._run, self._ended)
         program.begin()
 
     def killed(self, program: Blocking) -> None:

@@ -11,9 +11,10 @@ from json import encoder
 from typing import Any
 
 from federated.aggregation import slabs, spooled_updates, update_checks
-from federated.audit import chain
+from federated.audit import chain, verification
 from federated.audit import log as audit_log
-from federated.server import coordinator, run_state, servicer, uploads
+from federated.rounds import plan
+from federated.server import coordinator, evaluation, run_state, servicer, uploads
 from federated.site import journal, loop
 from federated.storage import best_models, database, store, store_folder
 from federated.storage.recently_verified import RecentlyVerified
@@ -29,25 +30,29 @@ from tests.simulated.story import SERVER, Story
 CHUNK_BYTES = 16  # so that the toy's 36 bytes travel in three chunks
 
 
-_ENCODE = {allow_nan: json.JSONEncoder(allow_nan=allow_nan).encode for allow_nan in (True, False)}
-if encoder.c_make_encoder is not None:
-    _plain, _parts = json.JSONEncoder(), encoder.encode_basestring_ascii
-    _WRITE = {
-        allow_nan: encoder.c_make_encoder(
-            None, _plain.default, _parts, None, ": ", ", ", False, False, allow_nan
-        )
-        for allow_nan in (True, False)
-    }
-    _ENCODE = {
-        a: lambda value, write=write: "".join(write(value, 0)) for a, write in _WRITE.items()
-    }
+@functools.cache
+def _encode(sort_keys: bool, allow_nan: bool, separators: tuple[str, str]) -> Callable[[Any], str]:
+    """Returns what writes a value; the standard library makes such an encoder anew for each."""
+    plain = json.JSONEncoder(sort_keys=sort_keys, allow_nan=allow_nan, separators=separators)
+    if encoder.c_make_encoder is None:
+        return plain.encode
+    write = encoder.c_make_encoder(
+        *(None, plain.default, encoder.encode_basestring_ascii, None),
+        *(separators[1], separators[0], sort_keys, False, allow_nan),
+    )
+    return lambda value: "".join(write(value, 0))
 
 
-def _plain_json(value: Any, *, allow_nan: bool = True, **_: Any) -> str:
-    """JSON without line breaks, which the standard library writes ten times faster, by an encoder
-    that it would make anew for each value.
-    """
-    return _ENCODE[allow_nan](value)
+def _plain_json(
+    value: Any,
+    *,
+    allow_nan: bool = True,
+    sort_keys: bool = False,
+    separators: tuple[str, str] = (", ", ": "),
+    **_: Any,
+) -> str:
+    """JSON without line breaks, which the standard library writes ten times faster."""
+    return _encode(sort_keys, allow_nan, separators)(value)
 
 
 _scan = json.JSONDecoder().scan_once
@@ -95,6 +100,10 @@ class _InlinePool:
 _CHUNKED = (
     *(weights, codec, tensor_files, partial_file, slabs, spooled_updates, update_checks),
     *(coordinator, servicer),
+)
+_WITH_JSON = (
+    *(atomic, events, audit_log, chain, verification, journal, database, store, best_models),
+    *(evaluation, plan, tensor_files, weights),
 )
 _WITH_PATHS = atomic, events, partial_file, private, store_folder, tensor_files
 
@@ -145,11 +154,7 @@ def prepared() -> Iterator[Callable[[Story], Federation]]:
         ),
         (slabs, "futures", types.SimpleNamespace(ThreadPoolExecutor=_InlinePool)),
         (journal, "threading", threads),
-        *((m, "json", plain) for m in (journal, database, store, best_models)),
-        (atomic, "json", plain),
-        (events, "json", plain),
-        (audit_log, "json", plain),
-        (chain, "json", plain),
+        *((m, "json", plain) for m in _WITH_JSON),
         (loop, "_beating", beating),
     ]
     before = [(m, name, getattr(m, name)) for m, name, _ in replaced]

@@ -36,7 +36,7 @@ def _step(draw):
 def test_answers_are_those_of_sqlite_after_any_changes(seed):
     draw, real = random.Random(seed), sqlite3.connect(":memory:", isolation_level=None)
     real.executescript(SCRIPT)
-    databases = database.Databases(lambda path, kind: None)
+    databases = database.Databases(lambda machine, kind: None)
     mine = databases.connect("run.sqlite")
     mine.executescript(SCRIPT)
     for _ in range(300):
@@ -56,18 +56,18 @@ def test_answers_are_those_of_sqlite_after_any_changes(seed):
             mine.executescript(SCRIPT)
     databases.close()
     real.close()
-    again = database.Databases(lambda path, kind: None).connect("run.sqlite")
+    again = database.Databases(lambda machine, kind: None).connect("run.sqlite")
     again.executescript(SCRIPT)
     assert [again.execute(question).fetchall() for question in QUESTIONS] == [[], [], []]
 
 
 def test_a_database_with_further_tables_is_not_used_again():
-    databases = database.Databases(lambda path, kind: None)
+    databases = database.Databases(lambda machine, kind: None)
     mine = databases.connect("run.sqlite")
     mine.executescript(SCRIPT)
     mine.execute("CREATE TABLE further (number INTEGER)")
     databases.close()
-    again = database.Databases(lambda path, kind: None).connect("run.sqlite")
+    again = database.Databases(lambda machine, kind: None).connect("run.sqlite")
     again.executescript(SCRIPT)
     with pytest.raises(sqlite3.OperationalError, match="further"):
         again.execute("SELECT number FROM further")

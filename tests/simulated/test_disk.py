@@ -1,6 +1,7 @@
 """The simulated disk does what the system does, after any renames, links and removals."""
 
 import os
+import pathlib
 import random
 
 import pytest
@@ -17,7 +18,7 @@ def _paths(root):
 
 def _step(draw):
     """Returns the name of an operation and two numbers of paths."""
-    kinds = ("write", "replace", "link", "unlink", "mkdir", "stat", "listdir", "read")
+    kinds = ("write", "replace", "link", "unlink", "mkdir", "stat", "there", "listdir", "read")
     return draw.choice(kinds), draw.randrange(12), draw.randrange(12), bytes([draw.randrange(256)])
 
 
@@ -35,6 +36,8 @@ def _done(root, kind, first, second, content):
             found = os.stat(one)
             is_file = os.path.isfile(one)
             return is_file, found.st_size if is_file else None, found.st_nlink if is_file else None
+        elif kind == "there":
+            return pathlib.Path(one).exists(), pathlib.Path(one).is_dir()
         elif kind == "listdir":
             return sorted(os.listdir(one))
         elif kind in ("replace", "link"):

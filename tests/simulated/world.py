@@ -80,8 +80,9 @@ def bytes_of(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def digest_of(arrays: Mapping[str, np.ndarray]) -> str:
-    found = weights.Digest(weights.specs_of(arrays))
-    for spec in weights.specs_of(arrays):
+    specs = weights.specs_of(arrays)
+    found = weights.Digest(specs)
+    for spec in specs:
         found.update(weights.little_endian_bytes(arrays[spec.name]))
     return found.hex()
 
@@ -96,8 +97,8 @@ class World:
 
     Args:
       initial: the file of the initial model.
-      before_disk: called with this, a machine and a kind of operation before the operation; see
-        `disk.Disks`.
+      striking: given this, returns what is called with a machine and a kind of operation before the
+        operation; see `disk.Disks`.
     Attributes:
       draw: gives the small delays of calls.
       parties: name to what starts its program.
@@ -116,18 +117,16 @@ class World:
         self,
         story: Story,
         initial: bytes,
-        before_disk: Callable[[World, str, str], None],
+        striking: Callable[[World], Callable[[str, str], None]],
     ):
         self.story, self.schedule = story, Scheduler()
+        self._stamped_at, self._stamp = -1.0, 0  # the last answer of `now_ns`
         self.draw = random.Random(story.seed ^ 0x5EED)
         self.machines = {name: Machine(name) for name in (SERVER, *story.sites)}
         self.parties: dict[str, Party] = {}
-        self.disks = disk.Disks(
-            functools.partial(before_disk, self),
-            self.now_ns,
-            lambda machine: self.machines[machine].program,
-        )
-        self.databases = database.Databases(lambda path, kind: before_disk(self, SERVER, kind))
+        strike = striking(self)
+        self.disks = disk.Disks(strike, self.now_ns, lambda machine: self.machines[machine].program)
+        self.databases = database.Databases(strike, SERVER)
         self.config = _config(tuple(sorted(story.settings.items())))
         self.trainings = 0
         self.trained: dict[str, Trained] = {}
@@ -146,7 +145,10 @@ class World:
             self.disks.put(INITIAL, initial)
 
     def now_ns(self) -> int:
-        return int((EPOCH + self.schedule.now) * 1e9) + 1
+        now = self.schedule.now
+        if now != self._stamped_at:
+            self._stamped_at, self._stamp = now, int((EPOCH + now) * 1e9) + 1
+        return self._stamp
 
     def clock(self, name: str) -> float:
         return EPOCH + self.schedule.now + self.machines[name].ahead
@@ -156,15 +158,15 @@ class World:
 
     def when_awake(self, name: str, seconds: float, event: Callable[[], None]) -> None:
         """Lets an event happen after some seconds, or when the machine wakes up."""
-        check = functools.partial(self._once_awake, self.machines[name], event)
-        self.schedule.at(self.schedule.now + seconds, check)
+        machine, schedule = self.machines[name], self.schedule
 
-    def _once_awake(self, machine: Machine, event: Callable[[], None]) -> None:
-        if machine.asleep_until > self.schedule.now:
-            check = functools.partial(self._once_awake, machine, event)
-            self.schedule.at(machine.asleep_until, check)
-        else:
-            event()
+        def once_awake() -> None:
+            if machine.asleep_until > schedule.now:
+                schedule.at(machine.asleep_until, once_awake)
+            else:
+                event()
+
+        schedule.after(seconds, once_awake)
 
     def trouble_for(self, seconds: float) -> None:
         """Notes that a trouble explains a silence of some seconds."""

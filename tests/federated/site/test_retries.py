@@ -57,6 +57,13 @@ def test_pauses_start_over_with_each_call():
     assert waits == [0.25, 0.25]
 
 
+def test_a_method_is_wrapped_once_and_keeps_its_name():
+    server = persistent(Flaky(), [])
+    assert server.pull is server.pull and server.pull.__name__ == "pull"
+    with pytest.raises(AttributeError):
+        _ = server.no_such_call
+
+
 def test_after_an_expired_session_the_call_is_repeated_with_a_new_login():
     waits, transport = [], Flaky(errors.SessionExpired("old"))
     assert persistent(transport, waits).pull("m") == "M"
