@@ -107,11 +107,10 @@ def dice_and_cross_entropy(
         normaliser = tf.reduce_sum(exponentials, axis=1, keepdims=True)
         probabilities = exponentials / normaliser
         truth = terms.truth()
-        compared, drawn = missing_labels.compared_by_dice(probabilities, truth, terms.merged)
-        overlap = tf.reduce_sum(compared * drawn, axis=-1, keepdims=True)  # [b, classes, 1]
+        overlap = tf.reduce_sum(probabilities * truth, axis=-1, keepdims=True)  # [b, classes, 1]
         total = (
-            tf.reduce_sum(compared, axis=-1, keepdims=True)
-            + tf.reduce_sum(drawn, axis=-1, keepdims=True)
+            tf.reduce_sum(probabilities, axis=-1, keepdims=True)
+            + tf.reduce_sum(truth, axis=-1, keepdims=True)
             + smooth
         )
         dice = (2.0 * overlap + smooth) / total
@@ -127,10 +126,7 @@ def dice_and_cross_entropy(
             share = tf.reshape(upstream_dice, [-1, 1, 1]) * counted / tf.reduce_sum(counted)
             each = tf.reshape(upstream_entropy, [-1, 1, 1]) / voxels
             # the derivative of the Dice loss with respect to each probability
-            drawn = truth if terms.merged is None else terms.merged.labels()
-            slope = drawn * (-2.0 * share / total) + share * dice / total
-            if terms.merged is not None:
-                slope = missing_labels.slope_of_merged(slope, drawn, terms.merged)
+            slope = truth * (-2.0 * share / total) + share * dice / total
             mean_slope = tf.reduce_sum(slope * probabilities, axis=1, keepdims=True)
             return probabilities * (slope + (each - mean_slope)) - truth * each
 

@@ -12,9 +12,9 @@ The treatments:
                gradient reaches the logit of the class.
   marginal     The probability of the class is added to that of each voxel's labelled class, because
                the class was not looked for (marginal loss, Shi et al. 2021).
-  distil       The labels decide between the labelled classes, as for `marginal`. How a voxel's
-               probability is shared between its labelled class and the missing one is taken from
-               the received model, by the cross-entropy alone (after ConDistFL, Wang et al. 2023).
+  distil       The received model determines how the probability is shared between a voxel's
+               labelled class and the missing one; the labels decide the rest (after ConDistFL, Wang
+               et al. 2023).
 
 `evidence` is for classes that the patients are known not to have. A voxel in which the received
 model finds such a class is a false alarm. There, `restricted` and `marginal` add the ordinary
@@ -77,21 +77,6 @@ NONE = MissingLabels()
 
 
 @dataclasses.dataclass(frozen=True)
-class Merged:
-    """Where the Dice counts missing classes as a part of the class that was drawn.
-
-    Attributes:
-      classes: the missing classes; they do not count in the mean of the Dice.
-      labels: returns the labels, one-hot, float32 [b, n, voxels], against which the Dice compares.
-      voxels: float32 [b, 1, voxels], 1 where the classes are merged, else 0.
-    """
-
-    classes: tuple[int, ...]
-    labels: Callable[[], tf.Tensor]
-    voxels: tf.Tensor
-
-
-@dataclasses.dataclass(frozen=True)
 class Terms:
     """The values from which Dice and cross-entropy are computed.
 
@@ -100,16 +85,11 @@ class Terms:
       truth: returns the target shares float32 [b, n, voxels], which add up to 1 in each voxel. It
         is a function because recomputing them for the gradient is cheaper than keeping them.
       counted: weights of the n classes in the mean of the Dice.
-      merged: which classes the Dice merges, for `distil`. Its denominator adds up probabilities, so
-        it is not least where they equal shares between 0 and 1: it raises a share that is more than
-        half of the Dice, lowers any other, and would in this way exaggerate what the received model
-        believes, round after round. Merged, it does not depend on the shares.
     """
 
     planes: tf.Tensor
     truth: Callable[[], tf.Tensor]
     counted: tuple[float, ...]
-    merged: Merged | None = None
 
 
 def terms(
@@ -154,12 +134,7 @@ def terms(
         )
     if missing.treatment == "distil":
         shares = received_shares(one_hot(), received, missing)
-        return Terms(
-            planes,
-            lambda: completed(one_hot(), shares, missing),
-            tuple(0.0 if c in missing.classes else weight for c, weight in enumerate(counted)),
-            Merged(missing.classes, one_hot, _merged_voxels(received, missing)),
-        )
+        return Terms(planes, lambda: completed(one_hot(), shares, missing), tuple(counted))
     present = [c for c in range(classes) if c not in missing.classes]
 
     def of_present() -> tf.Tensor:
@@ -178,36 +153,6 @@ def terms(
             unseen - tf.reduce_sum(truth * drawn, axis=1, keepdims=True)
         )
     return Terms(drawn, of_present, tuple(counted[c] for c in present))
-
-
-def compared_by_dice(
-    probabilities: tf.Tensor, truth: tf.Tensor, merged: Merged | None
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the probabilities and the shares, or labels, that the Dice compares.
-
-    Args:
-      probabilities, truth: float32 [b, n, voxels].
-      merged: classes whose probability is added to that of each voxel's drawn class.
-    """
-    if merged is None:
-        return probabilities, truth
-    labels = merged.labels()
-    unseen = tf.add_n([probabilities[:, c : c + 1] for c in merged.classes])
-    return probabilities + labels * (merged.voxels * unseen), labels
-
-
-def slope_of_merged(slope: tf.Tensor, labels: tf.Tensor, merged: Merged) -> tf.Tensor:
-    """Returns the derivative of the Dice with respect to each probability.
-
-    Args:
-      slope: the derivative with respect to the first result of `compared_by_dice`, float32
-        [b, n, voxels].
-      labels: its second result.
-      merged: as there.
-    """
-    drawn = merged.voxels * tf.reduce_sum(slope * labels, axis=1, keepdims=True)
-    missing = tf.constant([float(c in merged.classes) for c in range(slope.shape[1])])
-    return slope + missing[:, tf.newaxis] * drawn
 
 
 def received_shares(truth: tf.Tensor, received: tf.Tensor, missing: MissingLabels) -> tf.Tensor:
@@ -288,13 +233,6 @@ def false_alarm_entropy(
     truth = tf.one_hot(labels, planes.shape[1], axis=1, dtype=tf.float32)
     entropy = tf.reduce_logsumexp(planes, axis=1) - tf.reduce_sum(truth * planes, axis=1)
     return tf.reduce_mean(entropy * false_alarms(received, missing), axis=-1)
-
-
-def _merged_voxels(received: tf.Tensor, missing: MissingLabels) -> tf.Tensor:
-    """Returns float32 [b, 1, voxels]: with evidence 0 at the received model's false alarms."""
-    if missing.evidence:
-        return 1.0 - false_alarms(received, missing)[:, tf.newaxis]
-    return tf.ones_like(received[:, :1])
 
 
 def _indicator(missing: MissingLabels, classes: int) -> tf.Tensor:

@@ -168,8 +168,7 @@ class ExperimentConfig:
         "How a federated site's loss treats classes that its labels never show "
         "(`declared_labels` in its manifest). 'background', as in the paper: absent everywhere. "
         "'exclude': left out of the Dice. 'restricted': left out of the softmax. 'marginal': a "
-        "voxel may be its drawn class or a missing one. 'distil': the same, and the received model "
-        "says how likely each of the two is. "
+        "voxel may be its drawn class or a missing one. 'distil': taken from the received model. "
         "See docs/missing-labels.md.",
         later=True,
     )
