@@ -11,6 +11,12 @@ FROC curves, which would be most of it. A page shows a table of it after the lin
 
 The table is the first one below that heading in `study.md`, as the study's own report renders it.
 `tests/test_doc_results.py` compares every such table with the JSON.
+
+`docs/results/<name>.tar.xz` holds what a study reads of its finished runs: their rows, settings and
+events. Unpacked into a folder, it lets the same study go on there, or be computed again from its
+rows:
+
+    mkdir -p runs && tar -xf docs/results/study.tar.xz -C runs && make study
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ import argparse
 import json
 import pathlib
 import re
+import tarfile
 from typing import Any
 
 from experiments.studies import study_results
@@ -51,6 +58,40 @@ def shortened(study: dict[str, Any], processor: str) -> dict[str, Any]:
             for model, measures in kept["patients"].items()
         }
     return {"processor": processor, **kept}
+
+
+# What `study_results.collect` and a study that goes on read of a finished run.
+RUN_FILES = (
+    "experiment.flags",
+    "run.flags",
+    "stages.json",
+    "table1.json",
+    "server/events.jsonl",
+)
+
+
+def pack(study: dict[str, Any], folder: pathlib.Path, archive: pathlib.Path) -> None:
+    """Writes the `RUN_FILES` of a study's finished runs; equal files give an equal archive.
+
+    Args:
+      folder: the study's folder.
+      archive: a name that ends in ".tar.xz".
+    """
+
+    def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        member.uid = member.gid = member.mtime = 0
+        member.uname = member.gname = ""
+        member.mode = 0o644
+        return member
+
+    with (
+        atomic.replacing(archive) as file,
+        tarfile.open(file, "w:xz", preset=9) as packed,
+    ):
+        for run in study["runs"]:
+            for name in RUN_FILES if run["state"] == "finished" else ():
+                path = folder / run["folder"] / name
+                packed.add(path, f"{folder.name}/{run['folder']}/{name}", filter=plain)
 
 
 def table(study: dict[str, Any], heading: str) -> str:
@@ -97,6 +138,7 @@ def main() -> None:
         atomic.write_json(
             DOCS / "results" / f"{flags.name}.json", shortened(study, flags.processor)
         )
+        pack(study, flags.take, DOCS / "results" / f"{flags.name}.tar.xz")
     for path in sorted(DOCS.glob("*.md")):
         page = path.read_text(encoding="utf-8")
         if rewritten(page) != page:

@@ -1,7 +1,9 @@
 import json
+import tarfile
 
 import pytest
 
+from experiments.results import fingerprints
 from tests import doc_results
 
 PAGES = sorted(doc_results.DOCS.glob("*.md"))
@@ -61,3 +63,37 @@ def test_a_study_that_is_not_finished_is_not_taken():
     content["runs"][0]["state"] = "unfinished"
     with pytest.raises(ValueError, match="short, seed 3: unfinished"):
         doc_results.shortened(content, "a processor")
+
+
+@pytest.mark.parametrize(
+    "archive", sorted((doc_results.DOCS / "results").glob("*.tar.xz")), ids=lambda path: path.name
+)
+def test_the_packed_runs_of_a_study_give_its_results_again(archive, tmp_path):
+    with tarfile.open(archive) as packed:
+        packed.extractall(tmp_path, filter="data")
+    name = archive.name.removesuffix(".tar.xz")
+    recorded = json.loads(archive.with_name(f"{name}.json").read_text(encoding="utf-8"))
+    again = {run["folder"]: run for run in recorded["runs"]}
+    for folder, run in again.items():
+        document = json.loads((tmp_path / name / folder / "table1.json").read_text())
+        assert document["seed"] == run["seed"]
+        assert document["fingerprints"]["rows"] == run["fingerprints"]["rows"]
+        assert fingerprints.of_rows(document["cases"]) == run["fingerprints"]["rows"]
+
+
+def test_the_packed_runs_are_the_finished_ones_and_equal_files_give_equal_archives(tmp_path):
+    content = study()
+    content["runs"][0]["folder"] = "short/seed3"
+    content["runs"].append({**content["runs"][0], "folder": "short/seed4", "state": "failed"})
+    for name in doc_results.RUN_FILES:
+        file = tmp_path / "toy" / "short" / "seed3" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"content of {name}")
+    archives = [tmp_path / "a.tar.xz", tmp_path / "b.tar.xz"]
+    for archive in archives:
+        doc_results.pack(content, tmp_path / "toy", archive)
+        for name in doc_results.RUN_FILES:
+            (tmp_path / "toy" / "short" / "seed3" / name).touch()
+    assert archives[0].read_bytes() == archives[1].read_bytes()
+    with tarfile.open(archives[0]) as packed:
+        assert packed.getnames() == [f"toy/short/seed3/{name}" for name in doc_results.RUN_FILES]
