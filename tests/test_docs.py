@@ -186,6 +186,7 @@ def test_the_table_of_the_tuning_is_that_of_its_runs():
             f"{settings['num_rounds']} x {settings['local_epochs']}",
             str(settings["batch_size"]),
             settings["missing_labels"] + evidence,
+            str(settings["vae_weight"]),
             settings["aggregation"],
         ]
         for row, column in (
