@@ -58,14 +58,15 @@ def arrange_kill(point):
             _die()
 
     if where == "event":
-        append = events.EventLog.append
+        add = events.EventLog._add  # of every kind of event log
 
-        def logging_append(self, event, **fields):
-            append(self, event, **fields)
+        def killing_add(self, event, fields):
+            size = add(self, event, fields)
             if event == when:
                 reached()
+            return size
 
-        events.EventLog.append = logging_append
+        events.EventLog._add = killing_add
         return
     place, name = where.split(".")
     original = getattr(PLACES[place], name)

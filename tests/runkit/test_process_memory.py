@@ -8,7 +8,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 def test_the_peak_does_not_include_the_parent_process():
     block = bytearray(b"x") * (400 * 2**20)
     program = (
-        "from runkit import memory\nfirst = memory.peak_bytes()\n"
+        "from runkit import process_memory as memory\nfirst = memory.peak_bytes()\n"
         "block = bytearray(b'x') * (100 << 20)\ndel block\nprint(first, memory.peak_bytes())"
     )
     done = subprocess.run(
