@@ -65,9 +65,13 @@ def test_a_study_that_is_not_finished_is_not_taken():
         doc_results.shortened(content, "a processor")
 
 
-@pytest.mark.parametrize(
-    "archive", sorted((doc_results.DOCS / "results").glob("*.tar.xz")), ids=lambda path: path.name
-)
+ARCHIVES = [
+    pytest.param(path, id=path.name)
+    for path in sorted((doc_results.DOCS / "results").glob("*.tar.xz"))
+] or [pytest.param(None, marks=pytest.mark.skip(reason="the docs have no study's packed runs"))]
+
+
+@pytest.mark.parametrize("archive", ARCHIVES)
 def test_the_packed_runs_of_a_study_give_its_results_again(archive, tmp_path):
     with tarfile.open(archive) as packed:
         packed.extractall(tmp_path, filter="data")
