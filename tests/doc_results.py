@@ -12,11 +12,10 @@ FROC curves, which would be most of it. A page shows a table of it after the lin
 The table is the first one below that heading in `study.md`, as the study's own report renders it.
 `tests/test_doc_results.py` compares every such table with the JSON.
 
-`docs/results/<name>.tar.xz` holds what a study reads of its finished runs: their rows, settings and
-events. Unpacked into a folder, it lets the same study go on there, or be computed again from its
-rows:
+`--take` also writes `docs/results/<name>.tar.xz`: what the study reads of its finished runs, i.e.
+their rows, settings and events. Unpacked in a folder of runs, it lets the same study go on there:
 
-    mkdir -p runs && tar -xf docs/results/study.tar.xz -C runs && make study
+    mkdir -p runs && tar -xf docs/results/<name>.tar.xz -C runs
 """
 
 from __future__ import annotations
