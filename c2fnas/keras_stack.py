@@ -60,6 +60,9 @@ class LibraryInstanceNormalization(_LibraryNorm):
     def __init__(self, **kwargs: Any):
         super().__init__(**{**_LIBRARY_SETTINGS, **kwargs})
 
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return input_shape
+
     def get_config(self) -> dict[str, Any]:
         # Keras 3's build() replaces groups=-1 by the number of channels; a copy needs the -1.
         return {**super().get_config(), **({"groups": -1} if IS_KERAS_3 else {})}
@@ -127,6 +130,37 @@ def precision(name: str) -> Iterator[None]:
         yield
     finally:
         choose(before)
+
+
+@contextlib.contextmanager
+def shapes_without_tracing() -> Iterator[None]:
+    """Takes the shape of a layer's output from its `compute_output_shape`, as Keras 3 always does.
+
+    When a layer is called on a `keras.Input`, Keras 2 runs it in a graph that it throws away. That
+    takes nine tenths of the time in which a network is built. Inside this context only layers
+    without a `compute_output_shape` of their own are still run.
+    """
+    if IS_KERAS_3:
+        yield
+        return
+    base = tf.keras.layers.Layer
+    traced = base._infer_output_signature
+
+    def told(layer, inputs, args, kwargs, input_masks):
+        if type(layer).compute_output_shape is base.compute_output_shape:
+            return traced(layer, inputs, args, kwargs, input_masks)
+        with tf.name_scope(layer._name_scope()):
+            layer._maybe_build(inputs)
+        shape = layer.compute_output_shape(tf.nest.map_structure(lambda one: one.shape, inputs))
+        first = tf.nest.flatten(inputs)[0]
+        dtype = layer.compute_dtype if layer._autocast else first.dtype
+        return type(first)(tf.TensorSpec(shape, dtype))
+
+    base._infer_output_signature = told
+    try:
+        yield
+    finally:
+        base._infer_output_signature = traced
 
 
 def stack_name() -> str:

@@ -62,7 +62,7 @@ class Network:
         self.genotype, self.patch_size, self.vae = genotype, patch_size, vae
         self.latent_size, self.class_prior = latent_size, class_prior
         self.precision, self.instance_norm = precision, instance_norm
-        with keras_stack.precision(precision):
+        with keras_stack.precision(precision), keras_stack.shapes_without_tracing():
             self._build(NamedLayers(instance_norm))
 
     def _build(self, layers: NamedLayers) -> None:

@@ -1,9 +1,11 @@
+import contextlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from c2fnas import keras_stack
-from tests.c2fnas import reference
+from tests.c2fnas import reference, tiny
 
 
 def test_instance_norm_layer():
@@ -36,3 +38,48 @@ def test_instance_norm_has_the_same_config_before_and_after_build():
 def test_stack_is_named_with_versions():
     assert f"tensorflow {tf.__version__}" in keras_stack.stack_name()
     assert ("tensorflow-addons" in keras_stack.stack_name()) is not keras_stack.IS_KERAS_3
+
+
+def _described(model):
+    return [
+        (
+            layer.name,
+            type(layer),
+            tf.nest.map_structure(lambda one: (tuple(one.shape), one.dtype), layer.output),
+        )
+        for layer in model.layers
+    ]
+
+
+@pytest.mark.skipif(keras_stack.IS_KERAS_3, reason="Keras 3 does not trace layers for their shapes")
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("norm", ["rows", "library"])
+def test_a_network_built_without_tracing_is_the_traced_one(monkeypatch, precision, norm):
+    settings = {"vae": "reduced", "precision": precision, "instance_norm": norm}
+    told = tiny.build(tiny.SHALLOW, **settings)
+    monkeypatch.setattr(keras_stack, "shapes_without_tracing", contextlib.nullcontext)
+    traced = tiny.build(tiny.SHALLOW, **settings)
+    assert _described(told.segmenter) == _described(traced.segmenter)
+    assert _described(told.trainer) == _described(traced.trainer)
+    assert [v.name for v in told.variables.values()] == [v.name for v in traced.variables.values()]
+
+
+@pytest.mark.parametrize("kind", ["rows", "library"])
+def test_no_layer_of_a_network_is_traced_for_its_shape(monkeypatch, kind):
+    def traced(self, inputs, *args, **kwargs):
+        raise AssertionError(f"{self.name} was traced")
+
+    if keras_stack.IS_KERAS_3:
+        pytest.skip("Keras 3 does not trace layers for their shapes")
+    monkeypatch.setattr(tf.keras.layers.Layer, "_infer_output_signature", traced)
+    tiny.build(tiny.SHALLOW, vae="reduced", instance_norm=kind)
+
+
+def test_a_layer_without_a_rule_for_its_shape_is_run():
+    class Halved(tf.keras.layers.Layer):
+        def call(self, inputs):
+            return inputs[:, ::2]
+
+    with keras_stack.shapes_without_tracing():
+        found = Halved()(tf.keras.Input((6, 3)))
+    assert tuple(found.shape) == (None, 3, 3)
