@@ -42,6 +42,10 @@ class Sink(Protocol):
     def write(self, data: bytes | memoryview) -> None: ...
 
 
+class NotFinite(ValueError):
+    """A rule made values that are not finite from updates whose values are."""
+
+
 class _Stretch(NamedTuple):
     """Values of one dtype in a chunk: their bytes, and the number of values before them."""
 
@@ -85,6 +89,8 @@ def aggregate(
       ValueError: for fewer updates than the rule can work with, or an update without training
           cases.
       IncompatibleWeights: if two updates differ in a name, shape or dtype.
+      NotFinite: if the new model would have values that are not finite; a rule with a learning
+          rate can do that.
     """
     ordered = [(site, *updates[site]) for site in sorted(updates)]
     specs = _checked(rule, ordered)
@@ -115,9 +121,16 @@ def aggregate(
                 at = (start - stretch.begin) // itemsize
                 result = rule.aggregate(slab_of(stretch, start, size, stretch.first_value + at))
                 part = slice(at, at + size // itemsize)
-                values[part] = result.model
+                with np.errstate(over="ignore"):  # checked below
+                    values[part] = result.model
                 for column, name in enumerate(initial):
                     kept[part, column] = result.state[name]
+            if not np.isfinite(values).all():
+                raise NotFinite(
+                    f"aggregation {str(rule)!r} made values that are not finite, although those of "
+                    "the updates are; the global model of the round before is kept; start a new "
+                    "run, from that model if you like, with other parameters of the rule"
+                )
             results.append((values, kept))
         return results
 

@@ -143,6 +143,7 @@ def _write_all(
             "sites": dict(sorted(digests.items())),
             "operator": hashed(secrets["operator"]),
             "revoked": [],
+            "port": port,
         }
     )
 

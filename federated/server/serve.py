@@ -29,6 +29,7 @@ from federated.connections.transfer_queue import TransferQueue
 from federated.errors import FederationFull, ListenerLost, PortInUse, StorageTrouble
 from federated.security import expiry
 from federated.security.credentials import CredentialBook
+from federated.security.kit_files import read_kit_file
 from federated.security.tls import Identity
 from federated.security.vocabulary import Vocabulary
 from federated.server import metrics_endpoint, server_metrics
@@ -177,6 +178,7 @@ def serve(
         transfers = TransferQueue(config.transfers_at_once)
         exchange = WeightExchangeServicer(coordinator, transfers, calls[0], poll_s=config.poll_s)
         server, port = _listen(exchange, admin, config, identity, port, places=places, sites=sites)
+        _compare_with_kits(port, kit_folder)
         if metrics is not None:
             measured = server_metrics.ServerMetrics(overview.status, statistics, transfers.load)
             watching.enter_context(metrics_endpoint.serving(measured.collect, *metrics))
@@ -277,6 +279,20 @@ def _chosen_port(config: ServerConfig, store_folder: pathlib.Path) -> int:
     if config.port or not address.exists():
         return config.port
     return atomic.read_json(address)["port"]  # after a restart, sites use the same port
+
+
+def _compare_with_kits(port: int, kit_folder: str | os.PathLike) -> None:
+    """Warns if the sites' kits name another port than the one on which this server listens."""
+    named = read_kit_file(pathlib.Path(kit_folder) / "credentials.json").get("port")
+    if named and named != port:  # absent in kits of earlier releases; 0 stands for any port
+        logging.warning(
+            "event=port_differs port=%d kits=%d: the sites connect to port %d, so unless something "
+            "forwards that port to this one they cannot reach the server; start it with --port=%d",
+            port,
+            named,
+            named,
+            named,
+        )
 
 
 def _places(connections: int) -> int:

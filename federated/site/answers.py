@@ -159,9 +159,9 @@ class Answers:
         self._noted = noted
 
     def __str__(self) -> str:
+        asked = [kind for kind in _ABOUT if self.count(kind)] or _ABOUT
         return "; ".join(
-            f"{self.count(kind)} of at most {self.bound(kind)} {about}"
-            for kind, about in _ABOUT.items()
+            f"{self.count(kind)} of at most {self.bound(kind)} {_ABOUT[kind]}" for kind in asked
         )
 
     def _used_up(self, kind: Kind, asked: int) -> AnswersUsedUp:

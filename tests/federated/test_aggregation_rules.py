@@ -8,7 +8,7 @@ import pytest
 
 from experiments.reports import status_table
 from federated import errors
-from federated.aggregation import rules, spooled_updates
+from federated.aggregation import rules, slabs, spooled_updates
 from federated.aggregation.fedavgm import FedAvgM
 from federated.audit import backfill, chain, verification
 from federated.audit import log as audit_log
@@ -105,6 +105,22 @@ def test_the_models_of_a_run_are_those_of_numpy(opened, rule, made):
         for name, array in model.items():
             np.testing.assert_allclose(arrays[name], array, rtol=1e-6, atol=1e-6)
     assert states(run) == states_of(rule, 1, 2, 3, 4)
+
+
+def test_a_rule_that_overflows_ends_the_server_and_loses_nothing(opened):
+    rule = "fedavgm:learning_rate=1e40"
+    run = opened(aggregation=rule, **THREE)
+    sites = [Site(run, name) for name in toy.EXAMPLES]
+    for site in sites:
+        site.push(1, 2.0)
+    with pytest.raises(slabs.NotFinite, match=r"learning_rate=1e\+40.* start a new run"):
+        run.lead.drive()
+    assert [path.name for path in sorted((run.folder / "global").iterdir())] == [
+        "round_000.safetensors"
+    ]
+    assert states(run) == []
+    with pytest.raises(slabs.NotFinite):  # a restart has the three updates and says the same
+        opened(aggregation=rule, **THREE).lead.drive()
 
 
 @every_rule

@@ -1,7 +1,9 @@
 """Rules over whole models in files: against NumPy, for any slab size, and in bounded memory."""
 
+import contextlib
 import itertools
 import tracemalloc
+import warnings
 
 import numpy as np
 import pytest
@@ -44,15 +46,18 @@ class Files:
         specs = next(iter(updates.values()))[0].specs
         kept = slabs.state_specs(rule, specs)
         target, state_target = (self._folder / f"{next(self._numbers)}" for _ in range(2))
-        with TensorFileWriter(target, specs, {}) as writer:
-            state_writer = TensorFileWriter(state_target, kept, {}) if kept else None
+        with contextlib.ExitStack() as stack:
+            writer = stack.enter_context(TensorFileWriter(target, specs, {}))
+            state_writer = (
+                stack.enter_context(TensorFileWriter(state_target, kept, {})) if kept else None
+            )
             slabs.aggregate(
                 rule, updates, writer, model=before, state=state, state_sink=state_writer
             )
             writer.finish()
-        if state_writer is None:
-            return tensor_files.load(target)[0], None
-        state_writer.finish()
+            if state_writer is None:
+                return tensor_files.load(target)[0], None
+            state_writer.finish()
         self._open.append(TensorFile(state_target))
         return tensor_files.load(target)[0], self._open[-1]
 
@@ -218,3 +223,19 @@ def test_without_updates_or_training_cases_nothing_is_aggregated(files):
         slabs.aggregate(FedAvg(), {}, _Counting())
     with pytest.raises(ValueError, match="'a' has num_examples 0"):
         slabs.aggregate(FedAvg(), {"a": (files.of({"w": np.zeros(1)}), 0)}, _Counting())
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+@pytest.mark.parametrize("rule", ["fedavgm:learning_rate=1e300", "fedadam:learning_rate=1e300"])
+def test_a_rule_that_overflows_is_refused_by_name(tmp_path, rule, dtype):
+    files = Files(tmp_path)
+    shapes = {"first": ((5,), "f4"), "last": ((3,), dtype)}
+    before = {name: np.zeros(shape, kind) for name, (shape, kind) in shapes.items()}
+    update = {name: np.full(shape, 1e4, kind) for name, (shape, kind) in shapes.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the error is all that is said
+        with pytest.raises(slabs.NotFinite, match=r"learning_rate=1e\+300.*not finite"):
+            files.aggregated(
+                rules.parse(rule), {"C1": (files.of(update), 1)}, before=files.of(before)
+            )
+    files.close()

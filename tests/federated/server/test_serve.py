@@ -112,6 +112,17 @@ def test_no_secret_and_no_path_is_logged_or_stored(serving, take_part, kits, tmp
         assert str(tmp_path) not in line
 
 
+@pytest.mark.parametrize("named", [{"port": 1}, {"port": 0}, {}])
+def test_a_port_that_the_kits_do_not_name_is_pointed_out(serving, kits, tmp_path, caplog, named):
+    shutil.copytree(kits / "server", tmp_path / "server")
+    book = json.loads((tmp_path / "server" / "credentials.json").read_text())
+    del book["port"]
+    (tmp_path / "server" / "credentials.json").write_text(json.dumps({**book, **named}))
+    with caplog.at_level("WARNING"):
+        serving(server_kit=tmp_path / "server")
+    assert ("start it with --port=1" in caplog.text) == (named == {"port": 1})
+
+
 def test_a_wrong_credential_is_one_clear_refusal(serving, kits, tmp_path):
     shutil.copytree(kits / "C1", tmp_path / "kit")
     (tmp_path / "kit" / "credential").write_text("x" * 43)

@@ -24,6 +24,12 @@ def test_models_are_counted_once_each_and_up_to_the_bound(tmp_path):
     )
 
 
+def test_what_was_not_asked_is_not_counted_out(tmp_path):
+    own = Answers(tmp_path, LIMITS)
+    own.note("rows", "m", "ab" * 32)
+    assert str(own) == "1 of at most 3 models evaluated on test cases"
+
+
 def test_a_restart_forgets_nothing(tmp_path):
     Answers(tmp_path, LIMITS).note("scores", "round_000", "ab" * 32)
     again = Answers(tmp_path, LIMITS)
