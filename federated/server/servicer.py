@@ -132,7 +132,7 @@ class WeightExchangeServicer(grpc.GenericRpcHandler):
         """Returns the token's site, if the token was issued to the connection's certificate."""
         certificate = tls.fingerprint(context)
         site = self._coordinator.identify(record, certificate)
-        return Caller(site, functools.partial(self._coordinator.check_token, token, certificate))
+        return Caller(site, functools.partial(self._coordinator.record_of, token, certificate))
 
     # One method per call of the service.
 
