@@ -451,7 +451,8 @@ class Uploads:
             if checked.update is not None and self._sums is None:
                 # An old model may have been removed.
                 with contextlib.suppress(FileNotFoundError):
-                    model = files.enter_context(TensorFile(store.global_path(offer.round - 1)))
+                    model = TensorFile(store.global_path(offer.round - 1))
+                    files.callback(model.close)
                     reference = selected(model, self._run.sharing.shared)
                     trained_from = store.globals().get(offer.round - 1, "")
             check = update_checks.UpdateCheck(offer.manifest.specs, reference)

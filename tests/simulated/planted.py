@@ -140,7 +140,7 @@ def _holds_transfers(original: Any) -> Any:
 
     def begin(self: Uploads, checked: Any) -> Any:
         transfer = original(self, checked)
-        transfer.begin_use()
+        transfer.holders += 1
         return transfer
 
     return begin
