@@ -148,12 +148,14 @@ class Uploads:
         offer: Offer,
         chunks: Iterable[Chunk],
         verify: Callable[[], object] = lambda: None,
+        moved: Callable[[int], object] = lambda nbytes: None,
     ) -> Receipt:
         """Receives the missing chunks; checks, syncs and records the model, and only then returns.
 
         Args:
           verify: raises once the site is no longer admitted. An upload may take hours, so it is
             called again before the upload counts.
+          moved: called with the number of bytes of every chunk that arrives.
         Raises:
           The errors of `offer` and of `verify`. Nothing has changed then, except that the next
           attempt need not resend the chunks that arrived.
@@ -172,6 +174,7 @@ class Uploads:
                         f"site {site!r} sends chunks in encoding {chunk.encoding}, but models "
                         f"travel {run.config.transport!r} here; log in again to learn how"
                     )
+                moved(len(chunk.data))
                 with self._checking:
                     transfer.partial.put(chunk)
                 received += len(chunk.data)
