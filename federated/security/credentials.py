@@ -83,10 +83,7 @@ class Credentials:
     def check_certificate(self, certificate: str) -> None:
         """Raises CertificateRefused if a certificate, given by its fingerprint, was revoked."""
         if certificate in self.revoked:
-            raise CertificateRefused(
-                f"the certificate {certificate[:16]}… was revoked; have the federation's operator "
-                "certify a new key of this site"
-            )
+            raise _revoked(certificate)
 
     def check_standing(self, record: TokenRecord, certificate: str | None = None) -> None:
         """Checks that a token still counts.
@@ -109,7 +106,8 @@ class Credentials:
                 f"site {record.site!r} no longer has a part in this federation; "
                 "ask the server's operator for a kit"
             )
-        self.check_certificate(record.certificate)
+        if record.certificate in self.revoked:
+            raise _revoked(record.certificate)
 
     def check_operator(self, credential: str) -> None:
         """Raises WrongCredential unless this is the operator's credential."""
@@ -121,6 +119,13 @@ class Credentials:
                 "this is not the operator's credential here; "
                 "use the operator's kit of this federation"
             )
+
+
+def _revoked(certificate: str) -> CertificateRefused:
+    return CertificateRefused(
+        f"the certificate {certificate[:16]}… was revoked; have the federation's operator "
+        "certify a new key of this site"
+    )
 
 
 class CredentialBook:
