@@ -193,7 +193,10 @@ class Uploads:
                     self._wait_while_closing(checked)
                     verify()
                     self._check_not_taken_back(checked, standing)
-                    (self._publish if offer.model else self._count)(checked, transfer, about)
+                    if checked.update is None:
+                        self._publish(checked, transfer, about)
+                    else:
+                        self._count(checked, checked.update, standing.exchange, transfer, about)
                     run.note_traffic(site, received=received)
             except errors.UpdateRefused as refusal:
                 self._note_refusal(checked, refusal)
@@ -223,7 +226,8 @@ class Uploads:
             if self._is_there(checked):  # its receipt was lost in transit
                 return None
             self._wait_while_closing(checked)
-            standing = self._standing()
+            exchange = 0 if run.exchange is None else run.exchange.number
+            standing = _Standing(run.store.discarded, exchange)
             if checked.update is not None:
                 # If rounds were discarded, this one may be open again, from another global model.
                 if offer.discarded not in (None, standing.discarded):
@@ -252,13 +256,10 @@ class Uploads:
                     "install the server's release at the site"
                 )
             return standing
-        run.sharing.check_sent([spec.name for spec in sent], what=checked.what)
-        check_same(run.shared_specs, sent, what=checked.what)
+        if sent != run.shared_specs:  # one of the two says what differs
+            run.sharing.check_sent([spec.name for spec in sent], what=checked.what)
+            check_same(run.shared_specs, sent, what=checked.what)
         return standing
-
-    def _standing(self) -> _Standing:
-        exchange = self._run.exchange
-        return _Standing(self._run.store.discarded, 0 if exchange is None else exchange.number)
 
     def _is_there(self, checked: CheckedOffer) -> bool:
         """Returns whether the server has this very model. Raises as `_is_published` does."""
@@ -301,10 +302,17 @@ class Uploads:
                 f"{checked.what} came while the operator took the run back; ask for the next task"
             )
 
-    def _count(self, checked: CheckedOffer, transfer: Transfer, about: dict[str, float]) -> None:
-        """Makes an update count in the open round; called with the lock held."""
-        run, update, site = self._run, checked.update, checked.site
-        if update is None or self._is_there(checked):
+    def _count(
+        self,
+        checked: CheckedOffer,
+        update: rounds.Update,
+        exchange: int,
+        transfer: Transfer,
+        about: dict[str, float],
+    ) -> None:
+        """Makes an update count in the open round and exchange; called with the lock held."""
+        run, site = self._run, checked.site
+        if self._is_there(checked):
             return
         state, now = self._open_round(checked), run.clock()
         accepted = rounds.accept(state, update, policy=run.policy, now=now)
@@ -317,7 +325,7 @@ class Uploads:
         update_checks.check_change(
             change, usual, max_ratio=run.config.max_change_ratio, what=checked.what
         )
-        sent = (site, state.number, self._standing().exchange)
+        sent = (site, state.number, exchange)
         if self._sent[sent] >= _REPLACED:
             raise errors.UpdateRefused(
                 f"{checked.what}: {_REPLACED} different updates came before it; the last one counts"
@@ -423,7 +431,8 @@ class Uploads:
                 or run.closing
             ):
                 return
-            key = (state.number, state.attempt, self._standing().exchange)
+            exchange = 0 if run.exchange is None else run.exchange.number
+            key = (state.number, state.attempt, exchange)
             most = self._most.get(site, (None, -1))
             if most[0] == key and chunks <= most[1]:
                 return
