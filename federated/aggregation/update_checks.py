@@ -81,8 +81,8 @@ class UpdateCheck:
     @property
     def change(self) -> float:
         """Euclidean norm of the update's change to the model; infinite beyond float32's range."""
-        # Sorted, so that a resumed transfer gives the same bits.
-        squares = [self._squares[index] for index in sorted(self._squares)]
+        # `fsum` rounds once, so a resumed transfer gives the same bits in any order.
+        squares = self._squares.values()
         return math.sqrt(math.fsum(squares)) if all(map(math.isfinite, squares)) else math.inf
 
     def check(self, what: str) -> None:

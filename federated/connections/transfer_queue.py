@@ -70,7 +70,9 @@ class TransferQueue:
         try:
             yield slot
         finally:
-            self._end(slot)
+            with self._changed:
+                self._held.discard(slot)
+                self._changed.notify_all()
 
     def reserve(self, name: str, wanted: Callable[[], bool] = lambda: True) -> None:
         """Waits for a slot, which the next `slot` of that name uses.
@@ -82,11 +84,6 @@ class TransferQueue:
             if earlier is not None:
                 self._held.discard(earlier)
             self._reserved[name] = self._queued(wanted, name)
-
-    def _end(self, slot: Slot) -> None:
-        with self._changed:
-            self._held.discard(slot)
-            self._changed.notify_all()
 
     def _queued(self, wanted: Callable[[], bool], name: str | None) -> Slot:
         """Returns a slot once it is free or the wait is over; called with the lock held."""

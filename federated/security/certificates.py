@@ -6,6 +6,7 @@ The functions work on bytes and values, not on files.
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import ipaddress
 import re
@@ -238,6 +239,8 @@ def fingerprint(certificate: x509.Certificate) -> str:
     return certificate.fingerprint(hashes.SHA256()).hex()
 
 
+# The server asks for it at every call, and a connection shows the same certificate at all of them.
+@functools.lru_cache(maxsize=1000)
 def fingerprint_of_pem(pem: bytes) -> str:
     """Returns the fingerprint of a PEM certificate without parsing it; "" for b""."""
     if not pem:

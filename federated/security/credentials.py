@@ -8,12 +8,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import hmac
-import math
 import os
 import pathlib
 import secrets
-from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from collections.abc import Iterable, Mapping
 
 from absl import logging
 from cryptography import x509
@@ -85,24 +83,31 @@ class Credentials:
     def check_certificate(self, certificate: str) -> None:
         """Raises CertificateRefused if a certificate, given by its fingerprint, was revoked."""
         if certificate in self.revoked:
-            raise CertificateRefused(
-                f"the certificate {certificate[:16]}… was revoked; have the federation's operator "
-                "certify a new key of this site"
-            )
+            raise _revoked(certificate)
 
-    def check_standing(self, record: TokenRecord) -> None:
-        """Checks that the site of a token still belongs to the federation.
+    def check_standing(self, record: TokenRecord, certificate: str | None = None) -> None:
+        """Checks that a token still counts.
 
+        Args:
+          certificate: fingerprint of the certificate of the connection that the token came over;
+            None while the connection is not known.
         Raises:
-          SessionExpired: if the site is no longer provisioned.
-          CertificateRefused: if the certificate to which the token was issued has been revoked.
+          SessionExpired: if its site is no longer provisioned.
+          CertificateRefused: if it came with another certificate than at login, or if that
+            certificate has been revoked.
         """
+        if certificate is not None and not hmac.compare_digest(record.certificate, certificate):
+            raise CertificateRefused(
+                f"the token of site {record.site!r} came with another certificate than at login; "
+                "log in again from that site"
+            )
         if record.site not in self.hashes:
             raise SessionExpired(
                 f"site {record.site!r} no longer has a part in this federation; "
                 "ask the server's operator for a kit"
             )
-        self.check_certificate(record.certificate)
+        if record.certificate in self.revoked:
+            raise _revoked(record.certificate)
 
     def check_operator(self, credential: str) -> None:
         """Raises WrongCredential unless this is the operator's credential."""
@@ -114,6 +119,13 @@ class Credentials:
                 "this is not the operator's credential here; "
                 "use the operator's kit of this federation"
             )
+
+
+def _revoked(certificate: str) -> CertificateRefused:
+    return CertificateRefused(
+        f"the certificate {certificate[:16]}… was revoked; have the federation's operator "
+        "certify a new key of this site"
+    )
 
 
 class CredentialBook:
@@ -228,83 +240,3 @@ def _version(file: pathlib.Path) -> tuple[int, ...]:
     """Returns a value that changes whenever the file changes."""
     found = os.stat(file)
     return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-class SessionStore(Protocol):
-    """A place in which sessions survive a restart, e.g. `storage.Store`."""
-
-    def add_session(self, token_sha256: str, session: TokenRecord, *, now: float) -> None: ...
-
-    def session(self, token_sha256: str) -> TokenRecord | None: ...
-
-
-class Sessions:
-    """Issues tokens, and finds the record of a token.
-
-    The argument `generation` of the methods is that of the server's certificate. Tokens issued
-    under an earlier one are void, because a thief of its key may have seen them; besides, logging
-    in again informs the sites of the revocation.
-
-    Args:
-      store: keeps hashes of tokens across restarts.
-      lifetime_s: seconds until a token expires.
-      clock: returns the seconds since the epoch.
-      run: the only run in which the tokens are valid, even if another has a copy of the hashes.
-    """
-
-    def __init__(
-        self,
-        store: SessionStore,
-        *,
-        lifetime_s: float,
-        clock: Callable[[], float],
-        run: str = "",
-    ):
-        self._store, self._lifetime_s, self._clock, self._run = store, lifetime_s, clock, run
-
-    def open(
-        self, site: str, certificate: str, *, until: float = math.inf, generation: int = 0
-    ) -> tuple[str, float]:
-        """Returns a new token and its expiry time, in seconds since the epoch.
-
-        The token is bound to the site and to the certificate with which it logged in.
-
-        Args:
-          until: when the certificate expires, in seconds since the epoch.
-        """
-        token, now = new_secret(), self._clock()
-        expires_at = min(now + self._lifetime_s, until)
-        self._store.add_session(
-            self._key(token, generation), TokenRecord(site, certificate, expires_at), now=now
-        )
-        return token, expires_at
-
-    def record_of(self, token: str, generation: int = 0) -> TokenRecord:
-        """Returns the record of a token, before the connection it came over is known.
-
-        Raises:
-          SessionExpired: if the token is unknown or has expired.
-        """
-        record = self._store.session(self._key(token, generation))
-        if record is None:
-            raise SessionExpired("the token is not known here; log in again")
-        if self._clock() >= record.expires_at:
-            raise SessionExpired(f"the token of site {record.site!r} has expired; log in again")
-        return record
-
-    def check_bound(self, record: TokenRecord, certificate: str) -> None:
-        """Checks that a token comes with the certificate to which it was issued.
-
-        Args:
-          certificate: fingerprint of the caller's certificate.
-        Raises:
-          CertificateRefused: if the token was issued to another certificate.
-        """
-        if not hmac.compare_digest(record.certificate, certificate):
-            raise CertificateRefused(
-                f"the token of site {record.site!r} came with another certificate than at login; "
-                "log in again from that site"
-            )
-
-    def _key(self, token: str, generation: int) -> str:
-        return hashed(f"{self._run}{f'/{generation}' if generation else ''} {token}")

@@ -82,7 +82,7 @@ class Coordinator:
         self.check_credential = self._login.check_credential
         self.login = self._login.login
         self.record_of, self.identify = self._login.record_of, self._login.identify
-        self.site_of, self.check_token = self._login.site_of, self._login.check_token
+        self.site_of = self._login.site_of
         self.specs = self._run.specs
         self.offer, self.send = self._uploads.offer, self._uploads.send
         self.report_scores = self._evaluation.report_scores

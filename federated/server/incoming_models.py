@@ -6,6 +6,7 @@ A second attempt continues the first; two attempts at the same time fill the sam
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator
 
@@ -13,46 +14,25 @@ from federated.aggregation.update_checks import UpdateCheck
 from federated.tensors.partial_file import PartialModel
 
 
+@dataclasses.dataclass(eq=False)
 class Transfer:
-    """A model in transfer and the check of its values. Its files are closed after their last use.
+    """A model in transfer and the check of its values.
 
-    `Transfers` calls the methods with its lock held.
-
-    Args:
-      partial: the part that has arrived.
-      check: the check, to which every chunk of that part has been given.
-      trained_from: digest of the global model on which sparse chunks may be based; "" for none.
-      close: closes the files.
+    `Transfers` holds it while it is in progress, and so does every thread that fills it; the last
+    one that lets go of it closes its files. Otherwise a thread that still writes could find its
+    file descriptor reused for another file.
     """
 
-    def __init__(
-        self,
-        partial: PartialModel,
-        check: UpdateCheck,
-        close: Callable[[], None],
-        trained_from: str = "",
-    ):
-        self.partial, self.check, self.trained_from = partial, check, trained_from
-        self._close, self._users, self._retired = close, 0, False
+    partial: PartialModel  # the part that has arrived
+    check: UpdateCheck  # to which every chunk of that part has been given
+    close: Callable[[], None]  # closes the files
+    trained_from: str = ""  # digest of the model on which sparse chunks may be based; "" for none
+    holders: int = 1  # changed with the lock of `Transfers` held
 
-    def begin_use(self) -> bool:
-        """Counts a user; returns False if the transfer is over."""
-        self._users += not self._retired
-        return not self._retired
-
-    def end_use(self) -> None:
-        self._users -= 1
-        if self._retired and not self._users:
-            self._close()
-
-    def retire(self) -> None:
-        """Closes the files, or leaves that to the last user.
-
-        Otherwise a thread that still writes could find its file descriptor reused for another file.
-        """
-        if not self._retired and not self._users:
-            self._close()
-        self._retired = True
+    def let_go(self) -> None:
+        self.holders -= 1
+        if not self.holders:
+            self.close()
 
 
 class Transfers:
@@ -75,18 +55,19 @@ class Transfers:
         with site_lock:  # `begin` reads the existing content of a file, which takes time
             with self._lock:
                 name, transfer = self._in_progress.get(site, ("", None))
-                found = transfer is not None and name == key and transfer.begin_use()
-            if transfer is None or not found:
+                if transfer is not None and name == key:
+                    transfer.holders += 1
+            if transfer is None or name != key:
                 self.end(site)
                 transfer = begin()
                 with self._lock:
                     self._in_progress[site] = (key, transfer)
-                    transfer.begin_use()
+                    transfer.holders += 1
         try:
             yield transfer
         finally:
             with self._lock:
-                transfer.end_use()
+                transfer.let_go()
 
     def end(self, site: str, transfer: Transfer | None = None) -> None:
         """Forgets the transfer of a site; if `transfer` is given, only if it is that one."""
@@ -94,7 +75,7 @@ class Transfers:
             held = self._in_progress.get(site)
             if held is not None and transfer in (None, held[1]):
                 del self._in_progress[site]
-                held[1].retire()
+                held[1].let_go()
 
     def close(self) -> None:
         for site in list(self._in_progress):

@@ -14,7 +14,7 @@ from federated import errors
 from federated.rounds import plan as plans
 from federated.rounds.declarations import check_labels
 from federated.secure_aggregation import ring
-from federated.security.credentials import CredentialBook, Sessions, TokenRecord
+from federated.security.credentials import CredentialBook, TokenRecord, hashed, new_secret
 from federated.server.run_state import RunState
 from federated.wire.messages import MASKING, PROTOCOL, Session
 from runkit import release
@@ -27,14 +27,8 @@ class Login:
 
     def __init__(self, run: RunState, credentials: CredentialBook):
         self._run, self._credentials = run, credentials
-        self._plan = run.store.plan
+        self._plan, self._run_id = run.store.plan, run.store.run_id
         self._refusals: dict[tuple[str, str], int] = {}
-        self._sessions = Sessions(
-            run.store,
-            lifetime_s=run.config.token_lifetime_s,
-            clock=run.wall_clock,
-            run=run.store.run_id,
-        )
 
     def check_credential(self, site: str, credential: str) -> None:
         """Raises WrongCredential; called before any byte of a login is read."""
@@ -94,11 +88,12 @@ class Login:
             with run.changing():
                 self._check_may_join(site, num_examples)
                 run.store.enrol(site, num_examples, shown)
-                token, expires_at = self._sessions.open(
-                    site,
-                    certificate,
-                    until=certificate_ends,
-                    generation=credentials.generation,
+                token, now = new_secret(), run.wall_clock()
+                expires_at = min(now + config.token_lifetime_s, certificate_ends)
+                run.store.add_session(
+                    self._key(token, credentials.generation),
+                    TokenRecord(site, certificate, expires_at),
+                    now=now,
                 )
                 run.last_seen[site] = run.clock()
                 run.note_change()
@@ -107,7 +102,7 @@ class Login:
             return Session(
                 token=token,
                 expires_at=expires_at,
-                run=run.store.run_id,
+                run=self._run_id,
                 plan_fingerprint=plans.fingerprint(self._plan),
                 num_rounds=config.num_rounds,
                 local_epochs=config.local_epochs,
@@ -195,19 +190,28 @@ class Login:
             self._run.log("login_refused", error=kind, times=times, **about)
 
     # A token is checked twice: when a call's headers arrive, and when its connection is known.
-    # Long calls check the token again: every second, and before an upload counts (`check_token`).
+    # Long calls check the token again: every second, and before an upload counts.
     # Each check examines the file of credentials once.
 
-    def record_of(self, token: str) -> TokenRecord:
-        """Returns the record of the token in a call's headers.
+    def record_of(self, token: str, certificate: str | None = None) -> TokenRecord:
+        """Returns the record of a token.
 
+        Args:
+          certificate: fingerprint of the certificate of the connection; None while only the
+            headers of the call are known.
         Raises:
           SessionExpired, CertificateRefused.
         """
         with self._run.changed:
             credentials = self._credentials.current()
-            record = self._sessions.record_of(token, credentials.generation)
-            credentials.check_standing(record)
+            record = self._run.store.session(self._key(token, credentials.generation))
+            if record is None:
+                raise errors.SessionExpired("the token is not known here; log in again")
+            if self._run.wall_clock() >= record.expires_at:
+                raise errors.SessionExpired(
+                    f"the token of site {record.site!r} has expired; log in again"
+                )
+            credentials.check_standing(record, certificate)
             return record
 
     def identify(self, record: TokenRecord, certificate: str) -> str:
@@ -219,8 +223,7 @@ class Login:
           CertificateRefused, SessionExpired.
         """
         with self._run.changed:
-            self._sessions.check_bound(record, certificate)
-            self._credentials.current().check_standing(record)
+            self._credentials.current().check_standing(record, certificate)
             self._run.last_seen[record.site] = self._run.clock()
             return record.site
 
@@ -228,12 +231,12 @@ class Login:
         """Makes both checks at once, for a call without headers. Raises as both of them do."""
         return self.identify(self.record_of(token), certificate)
 
-    def check_token(self, token: str, certificate: str = "") -> str:
-        """Returns the site to which a token was issued.
+    def _key(self, token: str, generation: int) -> str:
+        """Returns the hash under which the store has a token.
 
-        Raises:
-          SessionExpired, CertificateRefused.
+        A token is valid in this run only, even if another has a copy of the hashes, and only while
+        the server's certificate is of that generation: a thief of an earlier certificate's key may
+        have seen the tokens issued under it. Besides, logging in again informs the sites of the
+        revocation.
         """
-        record = self.record_of(token)
-        self._sessions.check_bound(record, certificate)
-        return record.site
+        return hashed(f"{self._run_id}{f'/{generation}' if generation else ''} {token}")

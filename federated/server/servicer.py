@@ -24,7 +24,7 @@ from federated.connections.calls import Calls
 from federated.connections.error_replies import answering, storage_trouble, turned_away
 from federated.connections.inbox import Inbox
 from federated.connections.login_pace import LoginPace
-from federated.connections.transfer_queue import Slot, TransferQueue
+from federated.connections.transfer_queue import TransferQueue
 from federated.security import tls
 from federated.security.credentials import TokenRecord
 from federated.server.coordinator import Coordinator
@@ -132,7 +132,7 @@ class WeightExchangeServicer(grpc.GenericRpcHandler):
         """Returns the token's site, if the token was issued to the connection's certificate."""
         certificate = tls.fingerprint(context)
         site = self._coordinator.identify(record, certificate)
-        return Caller(site, functools.partial(self._coordinator.check_token, token, certificate))
+        return Caller(site, functools.partial(self._coordinator.record_of, token, certificate))
 
     # One method per call of the service.
 
@@ -253,7 +253,7 @@ class WeightExchangeServicer(grpc.GenericRpcHandler):
         with self._queue.slot(context.is_active, name=caller.site) as slot:
             offer, chunks = conversion.model_from_parts(parts, self._specs)
             receipt = self._coordinator.send(
-                caller.site, offer, _noted(chunks, slot), verify=caller.verify
+                caller.site, offer, chunks, verify=caller.verify, moved=slot.moved
             )
             return conversion.receipt_to_message(receipt)
 
@@ -316,9 +316,3 @@ def _only(messages: Iterator[Any]) -> Any:
     raise errors.DamagedTransfer(
         "a call ended before its message; install the same release at both ends"
     )
-
-
-def _noted(chunks: Iterator[codec.Chunk], slot: Slot) -> Iterator[codec.Chunk]:
-    for chunk in chunks:
-        slot.moved(len(chunk.data))
-        yield chunk

@@ -148,12 +148,14 @@ class Uploads:
         offer: Offer,
         chunks: Iterable[Chunk],
         verify: Callable[[], object] = lambda: None,
+        moved: Callable[[int], object] = lambda nbytes: None,
     ) -> Receipt:
         """Receives the missing chunks; checks, syncs and records the model, and only then returns.
 
         Args:
           verify: raises once the site is no longer admitted. An upload may take hours, so it is
             called again before the upload counts.
+          moved: called with the number of bytes of every chunk that arrives.
         Raises:
           The errors of `offer` and of `verify`. Nothing has changed then, except that the next
           attempt need not resend the chunks that arrived.
@@ -172,6 +174,7 @@ class Uploads:
                         f"site {site!r} sends chunks in encoding {chunk.encoding}, but models "
                         f"travel {run.config.transport!r} here; log in again to learn how"
                     )
+                moved(len(chunk.data))
                 with self._checking:
                     transfer.partial.put(chunk)
                 received += len(chunk.data)
@@ -190,7 +193,10 @@ class Uploads:
                     self._wait_while_closing(checked)
                     verify()
                     self._check_not_taken_back(checked, standing)
-                    (self._publish if offer.model else self._count)(checked, transfer, about)
+                    if checked.update is None:
+                        self._publish(checked, transfer, about)
+                    else:
+                        self._count(checked, checked.update, standing.exchange, transfer, about)
                     run.note_traffic(site, received=received)
             except errors.UpdateRefused as refusal:
                 self._note_refusal(checked, refusal)
@@ -220,7 +226,8 @@ class Uploads:
             if self._is_there(checked):  # its receipt was lost in transit
                 return None
             self._wait_while_closing(checked)
-            standing = self._standing()
+            exchange = 0 if run.exchange is None else run.exchange.number
+            standing = _Standing(run.store.discarded, exchange)
             if checked.update is not None:
                 # If rounds were discarded, this one may be open again, from another global model.
                 if offer.discarded not in (None, standing.discarded):
@@ -249,13 +256,10 @@ class Uploads:
                     "install the server's release at the site"
                 )
             return standing
-        run.sharing.check_sent([spec.name for spec in sent], what=checked.what)
-        check_same(run.shared_specs, sent, what=checked.what)
+        if sent != run.shared_specs:  # one of the two says what differs
+            run.sharing.check_sent([spec.name for spec in sent], what=checked.what)
+            check_same(run.shared_specs, sent, what=checked.what)
         return standing
-
-    def _standing(self) -> _Standing:
-        exchange = self._run.exchange
-        return _Standing(self._run.store.discarded, 0 if exchange is None else exchange.number)
 
     def _is_there(self, checked: CheckedOffer) -> bool:
         """Returns whether the server has this very model. Raises as `_is_published` does."""
@@ -298,10 +302,17 @@ class Uploads:
                 f"{checked.what} came while the operator took the run back; ask for the next task"
             )
 
-    def _count(self, checked: CheckedOffer, transfer: Transfer, about: dict[str, float]) -> None:
-        """Makes an update count in the open round; called with the lock held."""
-        run, update, site = self._run, checked.update, checked.site
-        if update is None or self._is_there(checked):
+    def _count(
+        self,
+        checked: CheckedOffer,
+        update: rounds.Update,
+        exchange: int,
+        transfer: Transfer,
+        about: dict[str, float],
+    ) -> None:
+        """Makes an update count in the open round and exchange; called with the lock held."""
+        run, site = self._run, checked.site
+        if self._is_there(checked):
             return
         state, now = self._open_round(checked), run.clock()
         accepted = rounds.accept(state, update, policy=run.policy, now=now)
@@ -314,7 +325,7 @@ class Uploads:
         update_checks.check_change(
             change, usual, max_ratio=run.config.max_change_ratio, what=checked.what
         )
-        sent = (site, state.number, self._standing().exchange)
+        sent = (site, state.number, exchange)
         if self._sent[sent] >= _REPLACED:
             raise errors.UpdateRefused(
                 f"{checked.what}: {_REPLACED} different updates came before it; the last one counts"
@@ -420,7 +431,8 @@ class Uploads:
                 or run.closing
             ):
                 return
-            key = (state.number, state.attempt, self._standing().exchange)
+            exchange = 0 if run.exchange is None else run.exchange.number
+            key = (state.number, state.attempt, exchange)
             most = self._most.get(site, (None, -1))
             if most[0] == key and chunks <= most[1]:
                 return
@@ -451,7 +463,8 @@ class Uploads:
             if checked.update is not None and self._sums is None:
                 # An old model may have been removed.
                 with contextlib.suppress(FileNotFoundError):
-                    model = files.enter_context(TensorFile(store.global_path(offer.round - 1)))
+                    model = TensorFile(store.global_path(offer.round - 1))
+                    files.callback(model.close)
                     reference = selected(model, self._run.sharing.shared)
                     trained_from = store.globals().get(offer.round - 1, "")
             check = update_checks.UpdateCheck(offer.manifest.specs, reference)

@@ -249,16 +249,15 @@ class Store(StoreFolder, Records):
           change: norm of its change of the global model.
         """
         counts_in = update.round if counts_in is None else counts_in
-        replaced = self._one(
-            "SELECT site, round, num_examples, sha256 FROM updates "
-            "WHERE counts_in = ? AND site = ?",
-            counts_in,
-            update.site,
-        )
         path = self.update_path(update)
         os.replace(received, path)
         atomic.sync_directory(path.parent)
         with self._transaction() as database:
+            replaced = database.execute(
+                "SELECT site, round, num_examples, sha256 FROM updates "
+                "WHERE counts_in = ? AND site = ?",
+                (counts_in, update.site),
+            ).fetchone()
             database.execute(
                 "INSERT OR REPLACE INTO updates VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (

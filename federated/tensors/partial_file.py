@@ -49,17 +49,16 @@ class PartialModel:
         self._start, self._size = len(header), len(header) + manifest.nbytes
         self._file = private.opener(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         try:
-            with atomic.naming(self.path):
-                if os.pread(self._file, len(header), 0) == header:
-                    self._recognise()
-                else:
-                    # Another model's file is overwritten, which keeps its memory and disk
-                    # allocated.
-                    with atomic.naming(self.path, self._size):
-                        _write(self._file, header, 0)
-                    os.ftruncate(self._file, min(os.fstat(self._file).st_size, self._size))
-        except BaseException:
+            if os.pread(self._file, len(header), 0) == header:
+                self._recognise()
+            else:
+                # Another model's file is overwritten, which keeps its memory and disk allocated.
+                self._write(header, 0)
+                os.ftruncate(self._file, min(os.fstat(self._file).st_size, self._size))
+        except BaseException as error:
             self.close()
+            if isinstance(error, OSError):
+                atomic.naming(self.path).name(error)
             raise
 
     def _recognise(self) -> None:
@@ -106,13 +105,21 @@ class PartialModel:
                 f"checksum of chunk {index} does not match; send the model again"
             )
         at = self._start + index * CHUNK_BYTES
-        with atomic.naming(self.path, self._size):
-            _write(self._file, data, at)
+        self._write(data, at)
         if self._durable:
             writeback.begin(self._file, at, len(data))
         self._look(index, data)  # before the chunk counts: then all of a complete model was checked
         with self._lock:
             self._there.add(index)
+
+    def _write(self, data: bytes | memoryview, at: int) -> None:
+        try:
+            written = os.pwrite(self._file, data, at)
+            while written < len(data):  # when a disk becomes full, a part is written first
+                written += os.pwrite(self._file, data[written:], at + written)
+        except OSError as error:
+            atomic.naming(self.path, self._size).name(error)
+            raise
 
     def _bytes_before(self, index: int) -> bytes:
         assert self._before is not None
@@ -124,19 +131,22 @@ class PartialModel:
         Raises:
           DamagedTransfer: if chunks are missing or another transfer removed the file.
         """
-        missing = self.missing()
+        with self._lock:
+            missing = self.manifest.num_chunks - len(self._there)
         if missing:
             raise errors.DamagedTransfer(
-                f"the transfer ended with {len(missing)} of {self.manifest.num_chunks} chunks "
+                f"the transfer ended with {missing} of {self.manifest.num_chunks} chunks "
                 "missing; send these"
             )
-        with atomic.naming(self.path):
+        try:
             os.ftruncate(self._file, self._size)
             os.fsync(self._file)
-        try:
             same = os.path.samestat(os.fstat(self._file), os.stat(self.path))
         except FileNotFoundError:
             same = False
+        except OSError as error:
+            atomic.naming(self.path).name(error)
+            raise
         if not same:
             raise errors.DamagedTransfer(
                 "another transfer of the site came between; send the model again"
@@ -152,9 +162,3 @@ class PartialModel:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _write(file: int, data: bytes | memoryview, at: int) -> None:
-    written = os.pwrite(file, data, at)
-    while written < len(data):  # when a disk becomes full, a part is written first
-        written += os.pwrite(file, data[written:], at + written)

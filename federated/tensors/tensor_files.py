@@ -109,8 +109,7 @@ class TensorFile:
         self.path = pathlib.Path(path)
         self._stream = open(self.path, "rb")  # noqa: SIM115 - closed by close()
         try:
-            with atomic.naming(self.path):
-                self._read_header()
+            self._read_header()
         except (
             ValueError,
             KeyError,
@@ -125,8 +124,10 @@ class TensorFile:
                 f"{self.path}: not a whole safetensors file of weights ({error}); "
                 "restore it or make it again"
             ) from error
-        except BaseException:
+        except BaseException as error:
             self._stream.close()
+            if isinstance(error, OSError):
+                atomic.naming(self.path).name(error)
             raise
 
     def _read_header(self) -> None:

@@ -273,14 +273,6 @@ class TensorManifest:
             and hashlib.sha256(data).digest() == self.addresses[at : at + ADDRESS_BYTES]
         )
 
-    def check(self, sha256: str) -> None:
-        """Raises DamagedTransfer unless this is the manifest of the model with that digest."""
-        if self.sha256 != sha256:
-            raise errors.DamagedTransfer(
-                f"SHA-256 of the model is {self.sha256[:12]}…, {sha256[:12]}… was declared; "
-                "send the model again"
-            )
-
 
 def dtype_runs(specs: Iterable[TensorSpec]) -> list[tuple[np.dtype, int, int]]:
     """Returns (dtype, first byte, number of bytes) of each run of one dtype, in canonical order."""

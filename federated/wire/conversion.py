@@ -252,7 +252,11 @@ def header_from_message(message: pb.ModelHeader, known: Declaration | None = Non
     manifest = TensorManifest(
         known if known is not None and specs == known else Declaration(specs), message.addresses
     )
-    manifest.check(message.sha256)
+    if manifest.sha256 != message.sha256:
+        raise errors.DamagedTransfer(
+            f"SHA-256 of the model is {manifest.sha256[:12]}…, {message.sha256[:12]}… was "
+            "declared; send the model again"
+        )
     discarded = message.discarded if message.HasField("discarded") else None
     return Offer(
         manifest,

@@ -17,15 +17,15 @@ figures of one version.
     checked values, fewer layers    332 calls, 35 files    312 calls, 35 files
     one look per check              265 calls, 35 files    255 calls, 35 files
     rules of sharing, sums          292 calls, 37 files    282 calls, 37 files
+    values passed on                223 calls, 34 files    216 calls, 34 files
 
-The 292 calls by folder: server 68, security 44 (five looks at a token: at the headers and at the
-connection of either call, and before the update counts, since an upload may take hours in which
-the site may be evicted), storage 41 (mostly statements in SQLite), connections 35, runkit 32 (an
-error that names its file takes three calls), tensors 31, wire 16, rounds 13, aggregation 7,
-audit 5.
+The 223 calls by folder: server 60, storage 36 (mostly statements in SQLite), connections 34,
+security 26 (five looks at a token: at the headers and at the connection of either call, and before
+the update counts, since an upload may take hours in which the site may be evicted), tensors 24,
+wire 16, rounds 9, runkit 7, aggregation 6, audit 5.
 
-About 20 of them occur because `Send` repeats the header of `Offer`: the round may have ended
-between the two, so the header is decoded and compared with the round again.
+18 of them occur because `Send` repeats the header of `Offer`: the round may have ended between the
+two, so the header is decoded and compared with the round again.
 """
 
 from __future__ import annotations

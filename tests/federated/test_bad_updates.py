@@ -30,7 +30,7 @@ def test_a_caller_is_verified_again_when_its_upload_ends(opened):
             "C2",
             offer,
             chunks_and_then_an_eviction(file),
-            verify=lambda: run.lead.check_token(token),
+            verify=lambda: run.lead.record_of(token),
         )
     assert run.store.counted(1) == frozenset() and list((run.folder / "spool").iterdir()) == []
 

@@ -229,7 +229,7 @@ def _check_sites(world: World, leading: Leading) -> None:
 def _check_memory(world: World, leading: Leading) -> None:
     transfers = leading.lead._uploads._transfers._in_progress
     _require(len(transfers) <= len(world.story.sites), f"{len(transfers)} transfers are in memory")
-    used = sum(transfer._users for _, transfer in transfers.values())
+    used = sum(transfer.holders - 1 for _, transfer in transfers.values())
     _require(not used, "a transfer is in use for ever")
     files = world.disks.descriptors(SERVER)
     _require(

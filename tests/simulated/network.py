@@ -221,7 +221,7 @@ class SiteTransport(Transport):
                     lead.site_of(self.token),
                     offer,
                     self._cut(chunks),
-                    lambda: lead.check_token(self.token),
+                    lambda: lead.record_of(self.token),
                 ),
                 *about,
             )

@@ -17,7 +17,6 @@ from federated.aggregation import fedavg, fedavgm, spooled_updates
 from federated.audit import backfill
 from federated.audit.log import AuditLog
 from federated.rounds import rounds, tasks
-from federated.security.credentials import Sessions
 from federated.server.coordinator import Coordinator
 from federated.server.orders import Orders
 from federated.server.run_state import RunState
@@ -141,7 +140,7 @@ def _holds_transfers(original: Any) -> Any:
 
     def begin(self: Uploads, checked: Any) -> Any:
         transfer = original(self, checked)
-        transfer.begin_use()
+        transfer.holders += 1
         return transfer
 
     return begin
@@ -241,7 +240,7 @@ FAULTS: dict[str, tuple[Patch, ...]] = {
     "early_receipt": ((Uploads, "send", _early_receipt),),
     "double_count": ((rounds, "check", _double_count), (Uploads, "_is_there", _there_is_nothing)),
     "wrong_round": ((rounds, "check", _wrong_round),),
-    "stale_token": ((Records, "evict", _token_for_ever), (Sessions, "check_bound", lambda o: o)),
+    "stale_token": ((Records, "evict", _token_for_ever),),
     "never_logs_in_again": ((Persistent, "_trying", _never_logs_in_again),),
     "equal_weights": (
         (fedavg, "weighted_mean", _equal_weights),

@@ -1,7 +1,9 @@
+import types
+
 import pytest
 
 from federated import errors
-from federated.security.credentials import CredentialBook
+from federated.security.credentials import CredentialBook, Credentials, TokenRecord
 from tests.federated import toy
 
 CERTIFICATE, ANOTHER = "aa" * 32, "bb" * 32
@@ -31,7 +33,7 @@ def test_a_token_over_another_connection_is_refused_and_its_site_is_not_heard(lo
     with pytest.raises(errors.CertificateRefused, match="another certificate than at login"):
         run.lead.identify(run.lead.record_of(token), ANOTHER)
     with pytest.raises(errors.CertificateRefused, match="another certificate than at login"):
-        run.lead.check_token(token, ANOTHER)
+        run.lead.record_of(token, ANOTHER)
     assert run.lead.orders.status()["sites"]["C1"]["seconds_since_heard"] == 50.0
 
 
@@ -50,7 +52,7 @@ def test_what_changes_between_the_two_looks_counts(logged_in, book, error):
     with pytest.raises(error):
         run.lead.identify(record, CERTIFICATE)
     with pytest.raises(error):
-        run.lead.check_token(token, CERTIFICATE)
+        run.lead.record_of(token, CERTIFICATE)
 
 
 def test_a_site_that_is_no_longer_provisioned_fails_at_the_first_look(logged_in):
@@ -72,3 +74,47 @@ def test_an_unknown_token_fails_at_the_first_look(logged_in):
     for unknown in ("", "x", token[:-1], token + "x"):
         with pytest.raises(errors.SessionExpired, match="not known here"):
             run.lead.record_of(unknown)
+
+
+def test_a_token_is_stored_hashed_only(logged_in):
+    run, token = logged_in
+    ((stored, *about),) = run.store._all("SELECT * FROM sessions")
+    assert len(stored) == 64 and token not in repr((stored, about))
+
+
+def test_a_token_of_another_run_is_unknown_even_in_a_copied_table(logged_in, opened, clock):
+    run, token = logged_in
+    assert run.lead.site_of(token, CERTIFICATE) == "C1"
+    ((stored, *about),) = run.store._all("SELECT * FROM sessions")
+    another = opened(folder="another")
+    another.store.add_session(stored, TokenRecord(*about), now=clock.now)
+    with pytest.raises(errors.SessionExpired, match="not known here"):
+        another.lead.record_of(token)
+
+
+def test_a_token_of_an_earlier_certificate_of_the_server_is_void(opened):
+    run = opened()
+    hashes = run.lead._login._credentials.current().hashes
+
+    def served(generation):
+        now = Credentials(hashes, generation=generation)
+        run.lead._login._credentials = types.SimpleNamespace(current=lambda: now)
+
+    served(1)
+    token = run.lead.login("C1", "secret of C1", toy.PLAN, 30).token
+    assert run.lead.record_of(token).site == "C1"
+    for another in (0, 2):
+        served(another)
+        with pytest.raises(errors.SessionExpired, match="not known here"):
+            run.lead.record_of(token)
+
+
+def test_a_token_names_its_site_until_it_expires(opened, clock):
+    run = opened(token_lifetime_s=100.0)
+    session = run.lead.login("C1", "secret of C1", toy.PLAN, 30)
+    assert session.expires_at == clock.now + 100.0
+    clock.now += 99.5
+    assert run.lead.site_of(session.token) == "C1"
+    clock.now += 0.5
+    with pytest.raises(errors.SessionExpired, match="token of site 'C1' has expired"):
+        run.lead.record_of(session.token)

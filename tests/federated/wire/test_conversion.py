@@ -55,6 +55,17 @@ def test_values_arrive_as_they_were_sent():
         )
 
 
+def test_a_header_with_the_digest_of_another_model_is_refused():
+    message = conversion.header_to_message(OFFER)
+    assert conversion.header_from_message(travel(message)).sha256 == MANIFEST.sha256
+    message.sha256 = "0" * 64
+    with pytest.raises(
+        errors.DamagedTransfer,
+        match=rf"^SHA-256 of the model is {MANIFEST.sha256[:12]}…, 000000000000… was declared; send",
+    ):
+        conversion.header_from_message(travel(message))
+
+
 def test_parts_of_secure_aggregation_arrive_as_they_were_sent():
     place, keys = SumPlace(2, 3, 4), SumKeys("C1", b"s", b"m", b"c", b"g")
     shares = {"C1": b"1", "C2": b"2"}
