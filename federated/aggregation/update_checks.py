@@ -80,10 +80,13 @@ class UpdateCheck:
 
     @property
     def change(self) -> float:
-        """Euclidean norm of the update's change to the model; infinite beyond float32's range."""
+        """Euclidean norm of the update's change to the model; infinite if a square overflows."""
         # `fsum` rounds once, so a resumed transfer gives the same bits in any order.
         squares = self._squares.values()
-        return math.sqrt(math.fsum(squares)) if all(map(math.isfinite, squares)) else math.inf
+        try:
+            return math.sqrt(math.fsum(squares)) if all(map(math.isfinite, squares)) else math.inf
+        except OverflowError:  # of the sum
+            return math.inf
 
     def check(self, what: str) -> None:
         """Raises UpdateRefused with a reason for every tensor with non-finite values."""

@@ -79,6 +79,22 @@ def test_a_change_beyond_float32_is_infinite_and_refused(checked):
         check_change(gate.change, 1.0, max_ratio=10.0, what="update")
 
 
+def test_a_sum_of_squares_beyond_float64_is_infinite_too(tmp_path):
+    before = {"wide": np.zeros(2 * weights.CHUNK_BYTES // 8)}
+    update = np.zeros_like(before["wide"])
+    update[[0, -1]] = 1.2e154  # one in each chunk, whose own square is finite
+    tensor_files.save(tmp_path / "global.safetensors", before)
+    tensor_files.save(tmp_path / "update.safetensors", {"wide": update})
+    with (
+        TensorFile(tmp_path / "global.safetensors") as reference,
+        TensorFile(tmp_path / "update.safetensors") as after,
+    ):
+        check = UpdateCheck(weights.specs_of(before), reference)
+        for chunk in codec.chunks(after, (0, 1)):
+            check.look(chunk.index, chunk.data)
+    assert check.change == np.inf
+
+
 def test_a_change_is_compared_with_the_usual_one():
     check_change(99.0, 10.0, max_ratio=10.0, what="u")
     with pytest.raises(
