@@ -158,15 +158,15 @@ class World:
 
     def when_awake(self, name: str, seconds: float, event: Callable[[], None]) -> None:
         """Lets an event happen after some seconds, or when the machine wakes up."""
-        machine, schedule = self.machines[name], self.schedule
+        once_awake = functools.partial(self._once_awake, self.machines[name], event)
+        self.schedule.after(seconds, once_awake)
 
-        def once_awake() -> None:
-            if machine.asleep_until > schedule.now:
-                schedule.at(machine.asleep_until, once_awake)
-            else:
-                event()
-
-        schedule.after(seconds, once_awake)
+    def _once_awake(self, machine: Machine, event: Callable[[], None]) -> None:
+        if machine.asleep_until > self.schedule.now:
+            once_awake = functools.partial(self._once_awake, machine, event)
+            self.schedule.at(machine.asleep_until, once_awake)
+        else:
+            event()
 
     def trouble_for(self, seconds: float) -> None:
         """Notes that a trouble explains a silence of some seconds."""
