@@ -167,7 +167,7 @@ def prepared() -> Iterator[Callable[[Story], Federation]]:
             def federation(story: Story) -> Federation:
                 made = Federation(story, initial)
                 current[:] = [made]
-                installation.disks = made.world.disks
+                installation.use(made.world.disks)
                 module.databases = made.world.databases
                 return made
 
@@ -178,7 +178,7 @@ def prepared() -> Iterator[Callable[[Story], Federation]]:
 
 
 def _initial(installation: disk.Installation) -> bytes:
-    installation.disks = disk.Disks(lambda *_: None, lambda: 0, lambda machine: None)
+    installation.use(disk.Disks(lambda *_: None, lambda: 0))
     installation.disks.add("made")
     toy.write_initial(f"{disk.ROOT}made/initial.safetensors")
     return bytes(installation.disks.files("made")["initial.safetensors"].content)

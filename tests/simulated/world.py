@@ -98,7 +98,7 @@ class World:
     Args:
       initial: the file of the initial model.
       striking: given this, returns what is called with a machine and a kind of operation before the
-        operation; see `disk.Disks`.
+        operation, and returns what runs there; see `disk.Disks`.
     Attributes:
       draw: gives the small delays of calls.
       parties: name to what starts its program.
@@ -117,7 +117,7 @@ class World:
         self,
         story: Story,
         initial: bytes,
-        striking: Callable[[World], Callable[[str, str], None]],
+        striking: Callable[[World], Callable[[str, str], object]],
     ):
         self.story, self.schedule = story, Scheduler()
         self._stamped_at, self._stamp = -1.0, 0  # the last answer of `now_ns`
@@ -125,7 +125,7 @@ class World:
         self.machines = {name: Machine(name) for name in (SERVER, *story.sites)}
         self.parties: dict[str, Party] = {}
         strike = striking(self)
-        self.disks = disk.Disks(strike, self.now_ns, lambda machine: self.machines[machine].program)
+        self.disks = disk.Disks(strike, self.now_ns)
         self.databases = database.Databases(strike, SERVER)
         self.config = _config(tuple(sorted(story.settings.items())))
         self.trainings = 0
