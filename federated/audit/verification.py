@@ -415,10 +415,10 @@ def _recompute(store: StoreFolder, record: AggregatedLine, sharing: Sharing) -> 
     number, line = record["round"], record["line"]
     if "secure_aggregation" in record:
         return False  # the updates of its line are masked
-    folder = store.kept_folder(number)
     # The file is named after the round for which it was trained; a late update counts in the next.
+    kept = sorted(store.kept_folder(number).glob("round_*.safetensors"))
     found = {
-        site: list(folder.glob(f"round_*.{site}.{sha256[:16]}.safetensors"))
+        site: [path for path in kept if path.name.endswith(f".{site}.{sha256[:16]}.safetensors")]
         for site, sha256 in record["updates"].items()
     }
     if not all(found.values()):

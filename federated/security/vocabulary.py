@@ -15,6 +15,7 @@ Range = tuple[float, float]
 
 # Short, and without a long run of digits: a date or a record number cannot pass for a word.
 _WORD = re.compile(r"(?!.*[0-9]{4})[A-Za-z][A-Za-z0-9]{0,31}")
+_BETWEEN = re.compile(r"[/_]")  # the words of a name
 _MAX_WORDS = 64
 
 
@@ -65,8 +66,11 @@ class Vocabulary:
 
     def range_of(self, name: str) -> Range | None:
         """Returns the lowest and highest value of a column, or None if its name sets no range."""
-        words = re.split(r"[/_]", name.lower())
-        return next((found for word in words if (found := self.words.get(word))), None)
+        for word in _BETWEEN.split(name.lower()):
+            found = self.words.get(word)
+            if found:
+                return found
+        return None
 
     def is_count(self, name: str) -> bool:
         """Returns whether a column of this name holds whole numbers."""

@@ -25,7 +25,7 @@ class Databases:
         sqlite3.OperationalError for a full disk, or ends the program that asks.
     """
 
-    def __init__(self, before: Callable[[str, str], None], machine: str = ""):
+    def __init__(self, before: Callable[[str, str], object], machine: str = ""):
         self._machine = machine
         self._before = before
         self._held: dict[str, _Database] = {}
@@ -59,7 +59,9 @@ class _Database:
         self.connection = sqlite3.connect(
             ":memory:", isolation_level=None, check_same_thread=False, cached_statements=1000
         )
+        self.cursor = self.connection.cursor()  # one for all questions, whose answers are short
         self.script, self.tables = "", frozenset[str]()
+        self._schema = 0  # SQLite's number of the tables that the script made
 
     def run(self, script: str) -> None:
         """Runs the script that makes the tables unless they are there."""
@@ -68,33 +70,35 @@ class _Database:
             self.script = script
             rows = self.connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
             self.tables = frozenset(name for (name,) in rows)
+            self._schema = self._schema_now()
 
     def empties(self) -> bool:
         """Empties all tables; returns False, and closes, if they may be others than at first."""
         if self.connection.in_transaction:
             self.connection.execute("ROLLBACK")
-        rows = self.connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
-        made = {_plain(statement) for (statement,) in rows}
-        if not self.tables or not made <= _statements(self.script):
+        if not self.tables or self._schema_now() != self._schema:
             self.connection.close()
             return False
         for table in self.tables:
-            self.connection.execute(f"DELETE FROM {table}")
+            self.cursor.execute(f"DELETE FROM {table}")
         return True
+
+    def _schema_now(self) -> int:
+        return self.connection.execute("PRAGMA schema_version").fetchone()[0]
 
 
 class Connection:
-    def __init__(self, machine: str, held: _Database, before: Callable[[str, str], None]):
+    def __init__(self, machine: str, held: _Database, before: Callable[[str, str], object]):
         self._machine, self._held, self._before = machine, held, before
         self._connection = held.connection
         self._known: dict[tuple[str, tuple], _Rows] = {}
         self._about: dict[str, list[tuple[str, tuple]]] = {}  # table to questions about it
 
     def execute(self, statement: str, values: Any = ()) -> Any:
-        if statement.startswith("SELECT"):
+        key = statement, values if type(values) is tuple else tuple(values)
+        found = self._known.get(key)
+        if found is not None or statement.startswith("SELECT"):
             self._before(self._machine, "statement")
-            key = statement, values if type(values) is tuple else tuple(values)
-            found = self._known.get(key)
             return self._ask(key) if found is None else found
         if statement == "COMMIT":
             self._before(self._machine, "commit")
@@ -107,8 +111,8 @@ class Connection:
 
     def _ask(self, key: tuple[str, tuple]) -> _Rows:
         """The server asks the same questions again and again between two changes."""
-        rows = self._known[key] = _Rows(self._connection.execute(*key).fetchall())
-        for table in self._held.tables & _words(key[0]):
+        rows = self._known[key] = _Rows(self._held.cursor.execute(*key).fetchall())
+        for table in _named_in(key[0], self._held.tables):
             self._about.setdefault(table, []).append(key)
         return rows
 
@@ -117,7 +121,7 @@ class Connection:
         if statement == "ROLLBACK":
             self._known.clear()
             self._about.clear()
-        for table in self._held.tables & _words(statement):
+        for table in _named_in(statement, self._held.tables):
             for key in self._about.pop(table, ()):
                 self._known.pop(key, None)
 
@@ -133,17 +137,9 @@ class Connection:
 
 
 @functools.lru_cache(maxsize=1000)
-def _words(statement: str) -> frozenset[str]:
-    return frozenset(re.findall(r"\w+", statement))
-
-
-@functools.lru_cache(maxsize=8)
-def _statements(script: str) -> frozenset[str]:
-    return frozenset(map(_plain, script.split(";")))
-
-
-def _plain(statement: str) -> str:
-    return " ".join(statement.replace("IF NOT EXISTS", "").split())
+def _named_in(statement: str, tables: frozenset[str]) -> frozenset[str]:
+    """Returns the tables that a statement names."""
+    return tables & frozenset(re.findall(r"\w+", statement))
 
 
 class _Rows:

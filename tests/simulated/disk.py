@@ -13,9 +13,9 @@ import builtins
 import contextlib
 import errno
 import fcntl
+import fnmatch
 import functools
 import io
-import operator
 import os
 import pathlib
 import shutil
@@ -72,18 +72,17 @@ class Disks:
 
     Args:
       before: called with (machine, kind of operation) before each operation that writes or opens;
-        raises OSError for a disk that fails, or ends the program that asks.
+        raises OSError for a disk that fails, or ends the program that asks. Returns what runs on
+        the machine now, so that its locks and files end with it.
       now_ns: nanoseconds since the epoch, of the clock that stamps files.
-      program: returns what runs on a machine now, so that its locks and files end with it.
     """
 
     def __init__(
         self,
-        before: Callable[[str, str], None],
+        before: Callable[[str, str], object],
         now_ns: Callable[[], int],
-        program: Callable[[str], object],
     ):
-        self._before, self._now_ns, self._program = before, now_ns, program
+        self._before, self._now_ns = before, now_ns
         self._numbers, self._names = 1, 0
         self.root = Node(0, folder=True, now_ns=0)
         # path of a folder to what is in it, and path to what is there: forgotten when it moves or goes
@@ -120,10 +119,9 @@ class Disks:
         walk(self.root.entries[machine], "")
         return found
 
-    def descriptors(self, machine: str) -> int:
-        """Returns how many files the program that runs on a machine has open."""
-        now = self._program(machine)
-        return sum(owner is now and m == machine for m, _, owner in self._open.values())
+    def descriptors(self, machine: str, program: object) -> int:
+        """Returns how many files a program that runs on a machine has open."""
+        return sum(owner is program and m == machine for m, _, owner in self._open.values())
 
     def end_program(self, program: object) -> None:
         """Closes what a program that has ended had open, as the system does."""
@@ -142,8 +140,8 @@ class Disks:
     def _find(self, path: str) -> Node:
         found = self._found.get(path)
         if found is None:
-            folder, _, name = path.rpartition("/")
-            if not name or path == ROOT:
+            _, folder, name = _parts(path)
+            if not name or path[-1] == "/":
                 return self._walk(path, path)
             found = self._entries(folder, path).get(name)
             if found is None:
@@ -155,9 +153,9 @@ class Disks:
         """Returns what is at a path, None if there is nothing."""
         found = self._found.get(path)
         if found is None:
-            folder, _, name = path.rpartition("/")
+            _, folder, name = _parts(path)
             entries = self._folders.get(folder)
-            if entries is not None and name:
+            if entries is not None and name and path[-1] != "/":
                 return entries.get(name)
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 found = self._find(path)
@@ -194,33 +192,35 @@ class Disks:
         return node
 
     def _parent(self, path: str) -> tuple[dict[str, Node], str]:
-        folder, _, name = path.rstrip("/").rpartition("/")
+        _, folder, name = _parts(path)
         entries = self._folders.get(folder)
         return (self._entries(folder, path) if entries is None else entries), name
 
     # The system calls.
 
     def open(self, path: str, flags: int, mode: int = 0o777, **_: Any) -> int:
-        machine = path.split("/", 3)[2]
+        machine, folder, name = _parts(path)
         node = self._found.get(path)
         if node is None:
-            entries, name = self._parent(path) if path.count("/") > 2 else ({}, "")
+            entries = self._folders.get(folder) if name else {}
+            if entries is None:
+                entries = self._entries(folder, path)
             node = entries.get(name) if name else self._find(path)
         if node is None:
             if not flags & _CREATE:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-            self._before(machine, "create")
+            program = self._before(machine, "create")
             node = entries[name] = self._node(folder=False)
         else:
             if flags & _CREATE and flags & _EXCLUSIVELY:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
             if node.entries is not None and flags & _WRITING:
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-            self._before(machine, "open")
+            program = self._before(machine, "open")
         if flags & _TRUNCATE:
             node.content.clear()
         self._next = number = self._next + 1
-        self._open[number] = (machine, node, self._program(machine))
+        self._open[number] = machine, node, program
         return number
 
     def close(self, number: int) -> None:
@@ -262,7 +262,13 @@ class Disks:
 
     def write(self, number: int, data: Any) -> int:
         """Appends: the product calls it for nothing else."""
-        return self.pwrite(number, data, len(self._held(number)[1].content))
+        machine, node, _ = self._open.get(number) or self._held(number)
+        self._before(machine, "write")
+        content = node.content
+        size = len(content)
+        content += data
+        node.mtime_ns = self._now_ns()
+        return len(content) - size
 
     def ftruncate(self, number: int, size: int) -> None:
         machine, node, _ = self._held(number)
@@ -272,7 +278,7 @@ class Disks:
     def truncate(self, path: Any, size: int) -> None:
         if isinstance(path, int):
             return self.ftruncate(path, size)
-        self._before(_machine(path), "truncate")
+        self._before(_parts(path)[0], "truncate")
         self._cut(self._find(path), size)
         return None
 
@@ -282,10 +288,10 @@ class Disks:
         node.mtime_ns = self._now_ns()
 
     def fsync(self, number: int) -> None:
-        self._before(self._held(number)[0], "sync")
+        self._before((self._open.get(number) or self._held(number))[0], "sync")
 
     def fstat(self, number: int) -> os.stat_result:
-        return self._held(number)[1].status()
+        return (self._open.get(number) or self._held(number))[1].status()
 
     def stat(self, path: Any, **_: Any) -> os.stat_result:
         if isinstance(path, int):
@@ -302,7 +308,7 @@ class Disks:
             node.locked_by = number
 
     def replace(self, source: str, target: str, **_: Any) -> None:
-        self._before(_machine(target), "rename")
+        self._before(_parts(target)[0], "rename")
         entries, name = self._parent(source)
         if name not in entries:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), source)
@@ -320,19 +326,23 @@ class Disks:
         del entries[name]
 
     def link(self, source: str, target: str, **_: Any) -> None:
-        self._before(_machine(target), "create")
+        self._before(_parts(target)[0], "create")
         node, (into, name) = self._find(source), self._parent(target)
         if name in into:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
         into[name] = node
         node.links += 1
 
-    def unlink(self, path: str, **_: Any) -> None:
-        self._before(_machine(path), "remove")
-        entries, name = self._parent(path)
-        if name not in entries:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        node = entries.pop(name)
+    def unlink(self, path: str, *, missing_ok: bool = False, **_: Any) -> None:
+        machine, folder, name = _parts(path)
+        self._before(machine, "remove")
+        entries = self._folders.get(folder)
+        try:
+            node = (self._entries(folder, path) if entries is None else entries).pop(name)
+        except (KeyError, FileNotFoundError):
+            if not missing_ok:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
+            return
         node.links -= 1
         self._forget(path, folder=node.entries is not None)
 
@@ -340,7 +350,7 @@ class Disks:
         entries, name = self._parent(path)
         if name in entries:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
-        self._before(_machine(path), "create")
+        self._before(_parts(path)[0], "create")
         entries[name] = self._node(folder=True)
 
     def chmod(self, path: Any, mode: int, **_: Any) -> None:
@@ -364,12 +374,14 @@ class Disks:
     def open_stream(
         self, path: str, mode: str, opener: Callable | None = None, errors: str | None = None
     ) -> Any:
-        number = self.open(path, _flags(mode)) if opener is None else opener(path, _flags(mode))
-        if self._open[number][1].entries is not None:
+        flags, at_end, binary = _opening(mode)
+        number = self.open(path, flags) if opener is None else opener(path, flags)
+        node = self._open[number][1]
+        if node.entries is not None:
             self.close(number)
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        stream = _Stream(self, number, at_end=mode[0] == "a")
-        return stream if "b" in mode else _TextStream(stream, errors or "strict")
+        stream = _Stream(self, number, node.content, at_end)
+        return stream if binary else _TextStream(stream, errors or "strict")
 
     def mkstemp(self, suffix: str = "", prefix: str = "tmp", dir: Any = None, **_: Any) -> Any:
         self._names += 1
@@ -430,10 +442,10 @@ class _Stream:
 
     __slots__ = ("_at_end", "_content", "_disks", "_number", "_place")
 
-    def __init__(self, disks: Disks, number: int, *, at_end: bool):
+    def __init__(self, disks: Disks, number: int, content: bytearray, at_end: bool):
         self._disks, self._number, self._at_end = disks, number, at_end
-        self._content = disks._open[number][1].content
-        self._place = len(self._content) if at_end else 0
+        self._content = content
+        self._place = len(content) if at_end else 0
 
     def fileno(self) -> int:
         return self._number
@@ -514,15 +526,21 @@ class _TextStream:
         return getattr(self._stream, name)
 
 
-def _machine(path: str) -> str:
-    return path.split("/", 3)[2]
+@functools.lru_cache(maxsize=20_000)
+def _parts(path: str) -> tuple[str, str, str]:
+    """Returns the machine of a path, its folder, and its name there: "" for the machine's root."""
+    folder, _, name = path.rstrip("/").rpartition("/")
+    return path.split("/", 3)[2], folder, name if folder.count("/") > 1 else ""
 
 
 @functools.cache
-def _flags(mode: str) -> int:
-    """Returns how `open` of the system opens a file in a mode of Python's."""
+def _opening(mode: str) -> tuple[int, bool, bool]:
+    """Returns how `open` of the system opens a file in a mode of Python's, whether its end is the
+    place to write, and whether it holds bytes.
+    """
     flags = {"r": os.O_RDONLY, "w": os.O_CREAT | os.O_TRUNC, "a": os.O_CREAT}[mode[0]]
-    return flags | (os.O_RDWR if "+" in mode else os.O_RDONLY if mode[0] == "r" else os.O_WRONLY)
+    access = os.O_RDWR if "+" in mode else os.O_RDONLY if mode[0] == "r" else os.O_WRONLY
+    return flags | access, mode[0] == "a", "b" in mode
 
 
 _BY_PATH = {
@@ -545,6 +563,11 @@ _Path = type(pathlib.Path())
 
 def _place(path: Any) -> Any:
     """Returns a path as the disks take it; whatever else it is, it is returned as it is."""
+    if type(path) is _Path:
+        try:
+            return path._str  # what `str` finds, but only after it has asked for it once
+        except AttributeError:
+            return str(path)
     return str(path) if isinstance(path, pathlib.PurePath) else path
 
 
@@ -556,13 +579,25 @@ def _is_inside(place: Any) -> bool:
 
 
 class Installation:
-    """The functions that take the place of the system's; `disks` may be set for each story.
+    """The functions that take the place of the system's; each story has disks of its own.
 
     Those that are called most often are written out, because a call with any arguments costs several
     times as much.
     """
 
     disks: Disks
+
+    def __init__(self) -> None:
+        self._methods: dict[str, Callable] = {}  # of the disks, by the name of the system's call
+
+    def use(self, disks: Disks) -> None:
+        """Lets calls go to these disks from now on."""
+        self.disks = disks
+        self._methods.update(
+            (name, getattr(disks, _SAME.get(name, name)))
+            for names in (*_BY_PATH.values(), *_BY_NUMBER.values())
+            for name in names
+        )
 
     def functions(self) -> list[tuple[Any, str, Callable]]:
         """Returns (module, name, the function that takes the place of that one)."""
@@ -581,6 +616,8 @@ class Installation:
             *((m, name, self._of_path(m, name)) for m, names in _BY_PATH.items() for name in names),
             (pathlib.Path, "exists", self._exists()),
             (pathlib.Path, "is_dir", self._is_dir()),
+            (pathlib.Path, "glob", self._glob()),
+            (pathlib.Path, "unlink", self._unlink()),
             (writeback, "begin", self._begin()),
             (shutil, "copyfile", self._copyfile()),
             (tempfile, "mkstemp", self._mkstemp()),
@@ -590,14 +627,12 @@ class Installation:
         original, installation = os.stat, self
 
         def call(path: Any, *, dir_fd: Any = None, follow_symlinks: bool = True) -> Any:
-            place = path if type(path) is str else str(path) if type(path) is _Path else path
-            disks = installation.disks
-            node = disks._found.get(place)
+            place = path if type(path) is str else _place(path)
+            node = installation.disks._found.get(place)
             if node is not None:
                 return node.status()
-            place = _place(place)
             if _is_inside(place):
-                return disks.stat(place)
+                return installation.disks.stat(place)
             return original(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
 
         return call
@@ -606,7 +641,7 @@ class Installation:
         original, installation = pathlib.Path.exists, self
 
         def call(path: pathlib.Path, **named: Any) -> bool:
-            place = str(path)
+            place = _place(path)
             if place.startswith(ROOT):
                 return installation.disks.there(place) is not None
             return original(path, **named)
@@ -617,7 +652,7 @@ class Installation:
         original, installation = pathlib.Path.is_dir, self
 
         def call(path: pathlib.Path, **named: Any) -> bool:
-            place = str(path)
+            place = _place(path)
             if place.startswith(ROOT):
                 node = installation.disks.there(place)
                 return node is not None and node.entries is not None
@@ -625,13 +660,35 @@ class Installation:
 
         return call
 
+    def _glob(self) -> Callable:
+        original, installation = pathlib.Path.glob, self
+
+        def call(path: pathlib.Path, pattern: str, **named: Any) -> Iterator[pathlib.Path]:
+            place = _place(path)
+            if not place.startswith(ROOT) or "/" in pattern or "**" in pattern:
+                return original(path, pattern, **named)
+            node = installation.disks.there(place)
+            names = fnmatch.filter(node.entries or () if node else (), pattern)
+            return iter([path / name for name in names])
+
+        return call
+
+    def _unlink(self) -> Callable:
+        original, installation = pathlib.Path.unlink, self
+
+        def call(path: pathlib.Path, missing_ok: bool = False) -> None:
+            place = _place(path)
+            if not place.startswith(ROOT):
+                return original(path, missing_ok=missing_ok)
+            return installation.disks.unlink(place, missing_ok=missing_ok)
+
+        return call
+
     def _open(self) -> Callable:
         original, installation = os.open, self
 
         def call(path: Any, flags: int, mode: int = 0o777, *, dir_fd: Any = None) -> int:
-            place = (
-                path if type(path) is str else str(path) if type(path) is _Path else _place(path)
-            )
+            place = path if type(path) is str else _place(path)
             if type(place) is str and place.startswith(ROOT):
                 return installation.disks.open(place, flags)
             return original(path, flags, mode, dir_fd=dir_fd)
@@ -642,9 +699,7 @@ class Installation:
         installation = self
 
         def call(file: Any, mode: str = "r", *given: Any, **named: Any) -> Any:
-            place = (
-                file if type(file) is str else str(file) if type(file) is _Path else _place(file)
-            )
+            place = file if type(file) is str else _place(file)
             if type(place) is str and place.startswith(ROOT):
                 opener, errors = named.get("opener"), named.get("errors")
                 if len(given) > 2:
@@ -655,58 +710,56 @@ class Installation:
         return call
 
     def _of_path(self, module: Any, name: str) -> Callable:
-        original, installation, mine = getattr(module, name), self, _SAME.get(name, name)
+        original, methods = getattr(module, name), self._methods
 
         def call(path: Any = ".", *given: Any, **named: Any) -> Any:
-            place = (
-                path if type(path) is str else str(path) if type(path) is _Path else _place(path)
-            )
-            if not _is_inside(place):
-                return original(path, *given, **named)
-            if given:  # the second path of a rename or a link
-                given = tuple(map(_place, given))
-            return getattr(installation.disks, mine)(place, *given, **named)
+            place = path if type(path) is str else _place(path)
+            if _is_inside(place):
+                if given:  # the second path of a rename or a link
+                    given = tuple(map(_place, given))
+                return methods[name](place, *given, **named)
+            return original(path, *given, **named)
 
         return call
 
     def _of_number(self, module: Any, name: str) -> Callable:
-        original, installation = getattr(module, name), self
+        original, methods = getattr(module, name), self._methods
 
         def call(number: Any, *given: Any) -> Any:
             if type(number) is not int and isinstance(number, (_Stream, _TextStream)):
                 number = number.fileno()
             if type(number) is int and number >= _FIRST_DESCRIPTOR:
-                return getattr(installation.disks, name)(number, *given)
+                return methods[name](number, *given)
             return original(number, *given)
 
         return call
 
     def _of_one(self, module: Any, name: str) -> Callable:
-        original, installation, ask = getattr(module, name), self, operator.attrgetter(name)
+        original, methods = getattr(module, name), self._methods
 
         def call(number: Any) -> Any:
             if type(number) is int and number >= _FIRST_DESCRIPTOR:
-                return ask(installation.disks)(number)
+                return methods[name](number)
             return original(number)
 
         return call
 
     def _of_two(self, module: Any, name: str) -> Callable:
-        original, installation, ask = getattr(module, name), self, operator.attrgetter(name)
+        original, methods = getattr(module, name), self._methods
 
         def call(number: Any, second: Any) -> Any:
             if type(number) is int and number >= _FIRST_DESCRIPTOR:
-                return ask(installation.disks)(number, second)
+                return methods[name](number, second)
             return original(number, second)
 
         return call
 
     def _of_three(self, module: Any, name: str) -> Callable:
-        original, installation, ask = getattr(module, name), self, operator.attrgetter(name)
+        original, methods = getattr(module, name), self._methods
 
         def call(number: Any, second: Any, third: Any) -> Any:
             if type(number) is int and number >= _FIRST_DESCRIPTOR:
-                return ask(installation.disks)(number, second, third)
+                return methods[name](number, second, third)
             return original(number, second, third)
 
         return call

@@ -12,19 +12,19 @@ from tests.simulated.story import SERVER
 from tests.simulated.world import Machine, World
 
 
-def striking(world: World) -> Callable[[str, str], None]:
+def striking(world: World) -> Callable[[str, str], object]:
     """Returns a function that lets the troubles of a machine come before an operation on its disk.
 
-    It takes the name of the machine and the kind of operation; see `disk.Disks` and
-    `database.Databases`. Every story calls it thousands of times.
+    It takes the name of the machine and the kind of operation, and returns what runs there; see
+    `disk.Disks` and `database.Databases`. Every story calls it thousands of times.
     """
     machines = world.machines
 
-    def strike(name: str, kind: str) -> None:
-        if world.unharmed:
-            return
+    def strike(name: str, kind: str) -> object:
         machine = machines[name]
         program = machine.program
+        if world.unharmed:
+            return program
         if program is None or program.dead:
             raise Killed
         machine.operations = number = machine.operations + 1
@@ -36,6 +36,7 @@ def striking(world: World) -> Callable[[str, str], None]:
             and kind in ("write", "create", "commit")
         ):
             _raise(kind, errno.ENOSPC)
+        return program
 
     return strike
 

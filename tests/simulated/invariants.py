@@ -231,7 +231,7 @@ def _check_memory(world: World, leading: Leading) -> None:
     _require(len(transfers) <= len(world.story.sites), f"{len(transfers)} transfers are in memory")
     used = sum(transfer.holders - 1 for _, transfer in transfers.values())
     _require(not used, "a transfer is in use for ever")
-    files = world.disks.descriptors(SERVER)
+    files = world.disks.descriptors(SERVER, leading)
     _require(
         files <= _DESCRIPTORS + 2 * len(transfers), f"leaked descriptors: the server has {files}"
     )

@@ -17,11 +17,11 @@ from federated.wire import replies
 from federated.wire.messages import Offer, Receipt, Session
 from tests.simulated.scheduler import Blocking
 from tests.simulated.server import Cut, Server
-from tests.simulated.story import SERVER
+from tests.simulated.story import SERVER, Trouble
 from tests.simulated.world import POLL_S, SECRETS, World
 
 _TRIES_S = 20.0  # until a call that gets no answer fails
-
+_NOTHING: Mapping[str, Trouble] = {}  # happens to most calls
 
 Work = Callable[[Coordinator], Any]
 
@@ -39,13 +39,15 @@ class _Call:
         self._transport, self._work, self._answer = transport, work, answer
         world, machine = transport._world, transport._machine
         machine.calls += 1
-        fates = self._fates = {t.kind: t for t in machine.by_call.pop(machine.calls, ())}
+        troubles = machine.by_call.pop(machine.calls, None)
+        fates = self._fates = {t.kind: t for t in troubles} if troubles else _NOTHING
         delay = 0.05 + world.draw.random()
         if "slow" in fates:
             delay += fates["slow"].size
             world.trouble_for(delay)
         self._back = world.draw.random()
-        self._cut_after = next((fates[k].size for k in ("cut", "short") if k in fates), None)
+        cut = fates.get("cut") or fates.get("short")
+        self._cut_after = cut.size if cut else None
         transport.ends_early = "short" in fates
         self._deadline = 0.0  # until when the server may keep it waiting
         world.when_awake(machine.name, delay, self._arrive)
@@ -159,15 +161,14 @@ class SiteTransport(Transport):
 
     def beat(self, every_s: float, over: Sequence[bool]) -> None:
         """Sends heartbeats until `over` holds something, or the program has ended."""
-        world = self._world
+        send = functools.partial(self._send_beat, every_s, over)
+        self._world.when_awake(self.site, every_s, send)
 
-        def send() -> None:
-            if not over and not self._program.dead:
-                if world.machines[self.site].cut_off_until <= world.schedule.now:
-                    self._server.do(lambda lead: lead.site_of(self.token))
-                world.when_awake(self.site, every_s, send)
-
-        world.when_awake(self.site, every_s, send)
+    def _send_beat(self, every_s: float, over: Sequence[bool]) -> None:
+        if not over and not self._program.dead:
+            if self._machine.cut_off_until <= self._world.schedule.now:
+                self._server.do(lambda lead: lead.site_of(self.token))
+            self.beat(every_s, over)
 
     def pull(self, model: str, path: Any, *, specs: Any = None) -> Any:
         def describe(lead: Coordinator) -> Any:

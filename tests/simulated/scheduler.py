@@ -54,7 +54,9 @@ class Scheduler:
         heapq.heappush(self._events, (time, number, event, may_run))
 
     def after(self, seconds: float, event: Callable[[], None]) -> None:
-        self.at(self.now + seconds, event)
+        self._number = number = self._number + 1
+        now = self.now
+        heapq.heappush(self._events, (now + seconds if seconds > 0 else now, number, event, None))
 
     def run(self, until: float, over: Callable[[], bool] = lambda: False) -> None:
         """Runs events up to a time, or until `over`. May be called again inside an event."""
@@ -64,7 +66,10 @@ class Scheduler:
         try:
             events = self._events
             while events and events[0][0] <= until and not over():
-                self._happen()
+                time, _, event, _ = heapq.heappop(events)
+                if time > self.now:
+                    self.now = time
+                event()
                 if self._ready is not None:
                     self.settle()
         finally:
@@ -98,11 +103,14 @@ class Scheduler:
         """Runs events until a program is ready; returns None if the next ones must happen at home."""
         events = self._events
         while events and events[0][0] <= self._until and not self._over():
-            may_run = events[0][3]
+            time, _, event, may_run = events[0]
             if may_run is not None and may_run():
                 break
+            heapq.heappop(events)
+            if time > self.now:
+                self.now = time
             try:
-                self._happen()
+                event()
             except BaseException as error:  # raised again at home
                 self._error = error
                 break
@@ -119,12 +127,6 @@ class Scheduler:
         """Lets a program go on as soon as the event that happens now is over."""
         assert self._ready is None
         self._ready = program
-
-    def _happen(self) -> None:
-        time, _, event, _ = heapq.heappop(self._events)
-        if time > self.now:
-            self.now = time
-        event()
 
 
 def _never() -> bool:
@@ -186,6 +188,7 @@ class Blocking:
             error = raised
         self._worker = None
         self._ended(error)
+        del error  # its traceback holds this frame: a circle that only the collector would find
         return self._schedule
 
     # Called by the program itself.
@@ -201,7 +204,10 @@ class Blocking:
         value, error = self._answer
         self._answer = (None, None)
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # as in `_run`
         return value
 
     def stand_by(self) -> None:

@@ -59,12 +59,22 @@ _scan = json.JSONDecoder().scan_once
 
 
 def _plain_value(text: Any) -> Any:
-    """What `json.loads` returns, without its two searches for white space around the value."""
+    """What `json.loads` returns, without its two searches for white space around the value.
+
+    Lines of a log are bytes, and they end with a line break.
+    """
     try:
-        value, end = _scan(text, 0)
-    except (StopIteration, TypeError, json.JSONDecodeError):  # bytes, or no JSON
+        plain = text if type(text) is str else _text(text)
+        value, end = _scan(plain, 0)
+    except (StopIteration, TypeError, ValueError):  # no JSON, or not the usual bytes
         return json.loads(text)
-    return value if end == len(text) else json.loads(text)
+    return value if end == len(plain) or plain[end:] == "\n" else json.loads(text)
+
+
+def _text(data: bytes) -> str:
+    if not data.startswith(b'{"'):  # it may be another encoding than UTF-8
+        raise ValueError
+    return data.decode("utf-8")
 
 
 class _InlineThread:
@@ -152,6 +162,7 @@ def prepared() -> Iterator[Callable[[Story], Federation]]:
             "aggregate_spooled",
             lambda *given, **named: current[0].server.average_slowly(average, *given, **named),
         ),
+        (tensor_files, "_remembered", functools.lru_cache(maxsize=500)(tensor_files._layout_of)),
         (slabs, "futures", types.SimpleNamespace(ThreadPoolExecutor=_InlinePool)),
         (journal, "threading", threads),
         *((m, "json", plain) for m in _WITH_JSON),
@@ -167,7 +178,7 @@ def prepared() -> Iterator[Callable[[Story], Federation]]:
             def federation(story: Story) -> Federation:
                 made = Federation(story, initial)
                 current[:] = [made]
-                installation.disks = made.world.disks
+                installation.use(made.world.disks)
                 module.databases = made.world.databases
                 return made
 
@@ -178,7 +189,7 @@ def prepared() -> Iterator[Callable[[Story], Federation]]:
 
 
 def _initial(installation: disk.Installation) -> bytes:
-    installation.disks = disk.Disks(lambda *_: None, lambda: 0, lambda machine: None)
+    installation.use(disk.Disks(lambda *_: None, lambda: 0))
     installation.disks.add("made")
     toy.write_initial(f"{disk.ROOT}made/initial.safetensors")
     return bytes(installation.disks.files("made")["initial.safetensors"].content)

@@ -18,7 +18,10 @@ def _paths(root):
 
 def _step(draw):
     """Returns the name of an operation and two numbers of paths."""
-    kinds = ("write", "replace", "link", "unlink", "mkdir", "stat", "there", "listdir", "read")
+    kinds = (
+        *("write", "replace", "link", "unlink", "discard", "mkdir"),
+        *("stat", "there", "listdir", "glob", "read"),
+    )
     return draw.choice(kinds), draw.randrange(12), draw.randrange(12), bytes([draw.randrange(256)])
 
 
@@ -40,6 +43,10 @@ def _done(root, kind, first, second, content):
             return pathlib.Path(one).exists(), pathlib.Path(one).is_dir()
         elif kind == "listdir":
             return sorted(os.listdir(one))
+        elif kind == "glob":
+            return sorted(path.name for path in pathlib.Path(one).glob("[ab]*"))
+        elif kind == "discard":
+            pathlib.Path(one).unlink(missing_ok=True)
         elif kind in ("replace", "link"):
             getattr(os, kind)(one, other)
         else:
@@ -55,11 +62,11 @@ def _done(root, kind, first, second, content):
 def test_what_is_on_it_is_what_the_system_would_have(seed, tmp_path):
     draw = random.Random(seed)
     with disk.installed() as installation:
-        installation.disks = disk.Disks(lambda *_: None, lambda: 5, lambda machine: None)
+        installation.use(disk.Disks(lambda *_: None, lambda: 5))
         installation.disks.add("m")
         for _ in range(600):
             step = _step(draw)
-            if step[0] == "unlink" and os.path.isdir(_paths(tmp_path)[step[1]]):
+            if step[0] in ("unlink", "discard") and os.path.isdir(_paths(tmp_path)[step[1]]):
                 continue  # the simulated `unlink` removes folders too, for `rmtree`
             if step[0] == "link" and os.path.isdir(_paths(tmp_path)[step[1]]):
                 continue  # nothing links folders
@@ -70,7 +77,7 @@ def test_what_is_on_it_is_what_the_system_would_have(seed, tmp_path):
 
 def test_what_is_below_a_folder_that_moved_is_found_in_its_new_place():
     with disk.installed() as installation:
-        installation.disks = disk.Disks(lambda *_: None, lambda: 5, lambda machine: None)
+        installation.use(disk.Disks(lambda *_: None, lambda: 5))
         installation.disks.add("m")
         root = f"{disk.ROOT}m"
         for folder, content in (("old", b"1"), ("other", b"22")):

@@ -23,6 +23,8 @@ SECRETS = {site: f"secret of {site}" for site in EXAMPLES}
 STORE = f"{disk.ROOT}{SERVER}/store"
 INITIAL = f"{disk.ROOT}{SERVER}/initial.safetensors"
 POLL_S, SILENCE_S = 300.0, 1200.0
+_MOST = 1000  # digests that are remembered
+_digests: dict[tuple, str] = {}  # the arrays of a model to its digest
 
 
 class Violation(AssertionError):
@@ -80,6 +82,18 @@ def bytes_of(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def digest_of(arrays: Mapping[str, np.ndarray]) -> str:
+    content = tuple(
+        (name, array.dtype.str, array.shape, array.tobytes()) for name, array in arrays.items()
+    )
+    found = _digests.get(content)
+    if found is None:
+        if len(_digests) >= _MOST:
+            _digests.clear()
+        found = _digests[content] = _digest_now(arrays)
+    return found
+
+
+def _digest_now(arrays: Mapping[str, np.ndarray]) -> str:
     specs = weights.specs_of(arrays)
     found = weights.Digest(specs)
     for spec in specs:
@@ -98,7 +112,7 @@ class World:
     Args:
       initial: the file of the initial model.
       striking: given this, returns what is called with a machine and a kind of operation before the
-        operation; see `disk.Disks`.
+        operation, and returns what runs there; see `disk.Disks`.
     Attributes:
       draw: gives the small delays of calls.
       parties: name to what starts its program.
@@ -117,7 +131,7 @@ class World:
         self,
         story: Story,
         initial: bytes,
-        striking: Callable[[World], Callable[[str, str], None]],
+        striking: Callable[[World], Callable[[str, str], object]],
     ):
         self.story, self.schedule = story, Scheduler()
         self._stamped_at, self._stamp = -1.0, 0  # the last answer of `now_ns`
@@ -125,7 +139,7 @@ class World:
         self.machines = {name: Machine(name) for name in (SERVER, *story.sites)}
         self.parties: dict[str, Party] = {}
         strike = striking(self)
-        self.disks = disk.Disks(strike, self.now_ns, lambda machine: self.machines[machine].program)
+        self.disks = disk.Disks(strike, self.now_ns)
         self.databases = database.Databases(strike, SERVER)
         self.config = _config(tuple(sorted(story.settings.items())))
         self.trainings = 0
@@ -158,15 +172,15 @@ class World:
 
     def when_awake(self, name: str, seconds: float, event: Callable[[], None]) -> None:
         """Lets an event happen after some seconds, or when the machine wakes up."""
-        machine, schedule = self.machines[name], self.schedule
+        once_awake = functools.partial(self._once_awake, self.machines[name], event)
+        self.schedule.after(seconds, once_awake)
 
-        def once_awake() -> None:
-            if machine.asleep_until > schedule.now:
-                schedule.at(machine.asleep_until, once_awake)
-            else:
-                event()
-
-        schedule.after(seconds, once_awake)
+    def _once_awake(self, machine: Machine, event: Callable[[], None]) -> None:
+        if machine.asleep_until > self.schedule.now:
+            once_awake = functools.partial(self._once_awake, machine, event)
+            self.schedule.at(machine.asleep_until, once_awake)
+        else:
+            event()
 
     def trouble_for(self, seconds: float) -> None:
         """Notes that a trouble explains a silence of some seconds."""
