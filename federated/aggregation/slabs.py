@@ -89,14 +89,15 @@ def aggregate(
       ValueError: for fewer updates than the rule can work with, or an update without training
           cases.
       IncompatibleWeights: if two updates differ in a name, shape or dtype.
-      NotFinite: if the new model would have values that are not finite; a rule with a learning
-          rate can do that.
+      NotFinite: if the new model has values that are not finite, which a rule with a learning
+          rate can make. Everything has been read and written then.
     """
     ordered = [(site, *updates[site]) for site in sorted(updates)]
     specs = _checked(rule, ordered)
     slab_bytes = _slab_bytes(rule, len(ordered))
     num_examples = [examples for _, _, examples in ordered]
     initial = rule.init(specs)
+    finite: list[bool] = []
 
     def slab_of(stretch: _Stretch, start: int, size: int, first_value: int) -> Slab:
         def read(source: Source) -> np.ndarray:
@@ -121,16 +122,11 @@ def aggregate(
                 at = (start - stretch.begin) // itemsize
                 result = rule.aggregate(slab_of(stretch, start, size, stretch.first_value + at))
                 part = slice(at, at + size // itemsize)
-                with np.errstate(over="ignore"):  # checked below
+                with np.errstate(over="ignore", invalid="ignore"):  # checked below
                     values[part] = result.model
                 for column, name in enumerate(initial):
                     kept[part, column] = result.state[name]
-            if not np.isfinite(values).all():
-                raise NotFinite(
-                    f"aggregation {str(rule)!r} made values that are not finite, although those of "
-                    "the updates are; the global model of the round before is kept; start a new "
-                    "run, from that model if you like, with other parameters of the rule"
-                )
+            finite.append(bool(np.isfinite(values).all()))
             results.append((values, kept))
         return results
 
@@ -149,6 +145,12 @@ def aggregate(
                 write_next()
         while pending:
             write_next()
+    if not all(finite):
+        raise NotFinite(
+            f"aggregation {str(rule)!r} made values that are not finite, although those of the "
+            "updates are; the global model of the round before is kept; start a new run, from that "
+            "model if you like, with other parameters of the rule"
+        )
 
 
 def _slab_bytes(rule: AggregationRule, num_updates: int) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 
 from federated.aggregation.rule import AggregationRule
-from federated.aggregation.slabs import Source, aggregate, state_specs
+from federated.aggregation.slabs import NotFinite, Source, aggregate, state_specs
 from federated.aggregation.unshared import CompletingSink
 from federated.rounds.rounds import Update
 from federated.tensors.tensor_files import TensorFile, TensorFileWriter, file_digest, selected
@@ -92,6 +92,7 @@ def aggregate_spooled(
       CorruptUpdate: naming an update whose content the disk has changed or lost; the targets are
         then unchanged.
       DamagedStore: if `model` or `state` is missing or was changed.
+      NotFinite: if the rule made values that are not finite; the targets are then unchanged.
       OSError: if the system cannot read an update or write a target; the updates may be intact.
     """
     names = {spec.name for spec in specs} if shared is None else frozenset(shared)
@@ -123,17 +124,23 @@ def aggregate_spooled(
         combined: Mapping[str, tuple[Source, int]] = sources
         if combine is not None and shared_model is not None:
             combined = {"sum": combine(sources, shared_model)}
-        aggregate(
-            rule,
-            combined,
-            sink,
-            model=shared_model,
-            state=kept,
-            state_sink=state_writer,
-            **({} if rounding is None else {"finish": rounding}),
-        )
+        not_finite = None
+        try:
+            aggregate(
+                rule,
+                combined,
+                sink,
+                model=shared_model,
+                state=kept,
+                state_sink=state_writer,
+                **({} if rounding is None else {"finish": rounding}),
+            )
+        except NotFinite as error:  # or an update that the disk has changed
+            not_finite = error
         for source, _ in sources.values():
             source.check()
+        if not_finite is not None:
+            raise not_finite
         if isinstance(sink, CompletingSink):
             sink.finish()
         return writer.finish(), state_writer.finish() if state_writer is not None else None

@@ -144,7 +144,7 @@ def test_while_a_round_is_aggregated_updates_come_too_late_and_sites_wait(opened
 
 
 @pytest.mark.parametrize("restarted", [True, False])
-@pytest.mark.parametrize("harm", ["flipped", "truncated", "gone"])
+@pytest.mark.parametrize("harm", ["flipped", "not a number", "truncated", "gone"])
 def test_an_update_that_the_disk_corrupted_is_trained_again_and_does_no_harm(
     opened, harm, restarted
 ):
@@ -158,7 +158,9 @@ def test_an_update_that_the_disk_corrupted_is_trained_again_and_does_no_harm(
         path.unlink()
     else:
         content[-1] ^= 64
-        path.write_bytes(content if harm == "flipped" else content[:-5])
+        if harm == "not a number":
+            content[-4:] = np.float32("nan").tobytes()
+        path.write_bytes(content[:-5] if harm == "truncated" else content)
     run = opened() if restarted else run
     run.lead.advance()
     first.run = second.run = run
