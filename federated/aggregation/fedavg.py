@@ -18,6 +18,7 @@ class FedAvg(AggregationRule):
     """
 
     name: ClassVar[str] = "fedavg"
+    within_updates: ClassVar[bool] = True
 
     def aggregate(self, slab: Slab) -> Aggregated:
         return Aggregated(weighted_mean(slab.updates, slab.num_examples))

@@ -22,6 +22,7 @@ class Median(AggregationRule):
 
     name: ClassVar[str] = "median"
     gathers_updates: ClassVar[bool] = True
+    within_updates: ClassVar[bool] = True
 
     @property
     def min_updates(self) -> int:

@@ -64,6 +64,8 @@ class AggregationRule(abc.ABC):
     # Whether `aggregate` holds all updates of a slab at once; the more sites there are, the smaller
     # its slabs then are.
     gathers_updates: ClassVar[bool] = False
+    # Whether every value lies between those of the updates. Otherwise it is checked to be finite.
+    within_updates: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

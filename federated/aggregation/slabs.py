@@ -126,7 +126,7 @@ def aggregate(
                     values[part] = result.model
                 for column, name in enumerate(initial):
                     kept[part, column] = result.state[name]
-            finite.append(bool(np.isfinite(values).all()))
+            finite.append(rule.within_updates or bool(np.isfinite(values).all()))
             results.append((values, kept))
         return results
 

@@ -23,6 +23,7 @@ class TrimmedMean(AggregationRule):
 
     name: ClassVar[str] = "trimmed_mean"
     gathers_updates: ClassVar[bool] = True
+    within_updates: ClassVar[bool] = True
 
     trim: int = parameter(
         1,
