@@ -156,3 +156,12 @@ def test_parameters_are_read_from_text():
 def test_a_rule_that_cannot_work_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
         rules.parse(text)
+
+
+@every_rule
+def test_a_rule_that_claims_to_stay_within_the_updates_does(rule):
+    made, largest = rule(), np.finfo(np.float32).max
+    updates = [np.float32([largest, -largest, low, 1.0, -2.5]) for low in (0.5, 7.0, -3.0, 0.25)]
+    found = made.aggregate(slab(made, updates, (1, 30, 2, 7), model=updates[0])).model
+    within = (np.min(updates, axis=0) <= found) & (found <= np.max(updates, axis=0))
+    assert within.all() or not rule.within_updates
