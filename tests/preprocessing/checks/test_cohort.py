@@ -110,7 +110,7 @@ def _spacings(low, high, step):
     ("quantity", "values", "patients"),
     [
         ("shape", _shapes(501, 714, 15), 3),
-        ("shape", _shapes(501, 714, 45), 5),
+        ("shape", _shapes(501, 714, 35), 5),
         # Extents follow from spacings, in bins whose edges lie elsewhere.
         ("spacing", _spacings(66, 94, 2), 3),
         ("spacing", _spacings(66, 84, 2), 4),
