@@ -2,10 +2,11 @@
 
     python -m experiments.cohort_report --manifest=C1/manifest.json --site_folder=sites/C1
 
-cohort.json may be given to other sites: it holds sums over the cases and no identifier, path or
-picture. Give out one report per study, because the difference between two reports reveals what
-changed in between; the program warns when it replaces one that differs. `compare_cohorts` shows the
-reports of several sites side by side and uses them to propose one plan for all sites.
+cohort.json may be given to other sites: it holds counts of groups of three cases or more, and no
+identifier, path or picture. Give out one report per study, because the difference between two
+reports can reveal what changed in between; the program warns when it replaces one that differs.
+`compare_cohorts` shows the reports of several sites side by side and uses them to propose one plan
+for all sites.
 cohort_cases.json stays at the site: it is updated after each case and lists the rules that each
 case breaks. If a case is refused, the others are still read, and the exit code is 1.
 """

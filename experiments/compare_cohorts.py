@@ -6,8 +6,8 @@
         --reports=C1/cohort.json,C2/cohort.json,C3/cohort.json --plan=study.flags
 
 With --plan it writes a flag file for all other programs: the given settings, with spacing, HU
-window, patch, batch and class prior replaced by what suits all sites' scans. The reports hold sums
-over at least three patients; a proposal that would need finer data states its bounds.
+window, patch, batch and class prior replaced by what suits all sites' scans. The reports hold
+counts of groups of three patients or more; a proposal that would need finer data states its bounds.
 """
 
 from __future__ import annotations
@@ -90,13 +90,20 @@ def main(argv: list[str]) -> int:
 def _proposals(reports: Sequence[dict[str, Any]]) -> tuple[list[Proposal], str]:
     """Returns the proposals; or an empty list, and the reason why there are none."""
     from c2fnas import genotype
-    from preprocessing.checks import cohort_sums, plan_proposal
+    from preprocessing.checks import cohort_counts, older_reports, plan_proposal
 
     names = [str(report["site"]) for report in reports]
     if len(set(names)) < len(names):
         return [], (
             f"no plan can be proposed: the reports are of the sites {', '.join(names)}; give one "
             "report of each site, or its cases count twice"
+        )
+    older = [report for report in reports if report["format"] in older_reports.FORMATS]
+    if older:
+        return [], (
+            f"no plan can be proposed: the report of site {older[0]['site']} has format "
+            f"{older[0]['format']}, which lacks the counts that a plan needs; write it again there "
+            "with experiments.cohort_report of this release"
         )
     config = experiment_flags.experiment_config()
     base = plan_proposal.Base(
@@ -107,7 +114,7 @@ def _proposals(reports: Sequence[dict[str, Any]]) -> tuple[list[Proposal], str]:
         class_prior=config.class_prior,
     )
     try:
-        sites = [cohort_sums.of_report(report) for report in reports]
+        sites = [cohort_counts.of_report(report) for report in reports]
         return plan_proposal.propose(sites, base), ""
     except ValueError as error:
         return [], f"no plan can be proposed: {error}"

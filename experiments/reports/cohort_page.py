@@ -68,13 +68,13 @@ def page(reports: Sequence[Mapping[str, Any]], proposals: Sequence[Proposal] = (
             )
     else:
         counts = reports[0]["cases"]
+        told = {row[0]: row[1] for row in cohort.rows(reports[0])}
         sections.append(
             html_parts.tiles(
                 [
-                    (counts["listed"], "cases", ""),
                     (counts["usable"], "usable", "good" if counts["usable"] else ""),
-                    (counts["refused"], "refused", "bad" if counts["refused"] else ""),
-                    (counts["with_tumour"], "with tumour", ""),
+                    (told["cases refused"], "refused", "bad" if counts["refused"] else ""),
+                    (told["cases with tumour"], "with tumour", ""),
                 ]
             )
         )
@@ -100,9 +100,11 @@ def page(reports: Sequence[Mapping[str, Any]], proposals: Sequence[Proposal] = (
             + html_parts.table(["rule", "name", *(f"{name}#" for name in names)], counted)
         )
     subtitle = (
-        "All numbers are sums over a site's cases; none describes a single patient. Bins of fewer "
-        f"than {cohort.FEWEST_CASES} cases are left out, and sometimes one more, so that no "
-        "subtraction reveals them. Values beyond the ends are in the first and the last bin."
+        "All numbers are of groups of cases; none describes a single patient. Cases are counted in "
+        f"whole groups of {cohort.FEWEST_CASES} per bin (20 count as 18). Those left over are in "
+        'no bin; "18 of 20" says how many of the cases the quantiles are of. Medians are known to '
+        f"their bin. Bins with voxels of fewer than {cohort.FEWEST_CASES} cases are left out. "
+        "Values beyond the ends are in the first and the last bin."
     )
     return html_parts.page(
         f"Cohort{'s' * (len(names) > 1)} of {' and '.join(names)}", subtitle, *sections
@@ -130,19 +132,13 @@ def _distributions(
 ) -> Iterator[tuple[str, str, list[float], list[list[float | None]]]]:
     """Yields title, unit, edges and each site's counts, where at least one report has them."""
     for name in FOREGROUND.values():
-        for group, counted, unit, title in (
-            ("volume_ml", "cases", "ml", "volume, cases"),
-            ("hu", "share", "HU", "HU of its voxels"),
+        for quantity, unit, title in (
+            ("volume_ml", "ml", "volume, cases"),
+            ("hu", "HU", "HU of its voxels"),
         ):
-            told = [report[group].get(name) for report in reports]
-            if any(told):
-                edges = next(value["histogram"]["edges"] for value in told if value)
-                yield (
-                    f"{name}: {title}",
-                    unit,
-                    edges,
-                    [
-                        value["histogram"][counted] if value else [0] * (len(edges) - 1)
-                        for value in told
-                    ],
+            if any(name in report[quantity] for report in reports):
+                scales, series = zip(
+                    *(cohort.histogram(report, quantity, name) for report in reports), strict=True
                 )
+                edges = [scales[0].low(number) for number in range(scales[0].bins + 1)]
+                yield f"{name}: {title}", unit, edges, list(series)

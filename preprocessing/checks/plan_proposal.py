@@ -1,7 +1,8 @@
-"""Proposes settings that suit all sites' datasets, from the sums in their cohort reports alone.
+"""Proposes settings that suit all sites' datasets, from the counts in their cohort reports alone.
 
-If no relevant count was withheld, a proposal equals the result of the same rule for the pooled
-values of all sites; otherwise it states the bounds of that result.
+A quantile of all sites' cases or voxels is known to lie between two bins; see `patient_counts`. If
+they are the same bin, the proposal equals the result of the same rule for the pooled values of all
+sites; otherwise it states the bounds of that result.
 
 Rules marked "nnU-Net" are those of Isensee et al. 2021, nnU-Net: a self-configuring method for deep
 learning-based biomedical image segmentation, Nature Methods 18, Supplementary Note 2.
@@ -14,9 +15,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from preprocessing.checks import patient_counts
-from preprocessing.checks.cohort_sums import EXTENT_MM, HU, SPACING_MM, SiteSums
-from preprocessing.checks.patient_counts import FEWEST_PATIENTS, Counts, Scale
+from preprocessing.checks import cohort_counts, patient_counts
+from preprocessing.checks.cohort_counts import HU, SCALES, SiteCounts
+from preprocessing.checks.patient_counts import FEWEST_PATIENTS
 from runkit.classes import FOREGROUND
 
 _SOURCE = "nnU-Net, Isensee et al. 2021"
@@ -71,30 +72,24 @@ class _Level:
     high: float
 
 
-def propose(sites: Sequence[SiteSums], base: Base) -> list[Proposal]:
+def propose(sites: Sequence[SiteCounts], base: Base) -> list[Proposal]:
     """Returns proposals for spacing_mm, window_hu, patch_size, batch_size and class_prior.
 
     Raises:
       ValueError: if at every site a quantity covers fewer than three patients.
     """
-    extents = [
-        _level([site.extent_mm[i] for site in sites], _MEDIAN, EXTENT_MM, f"extent along {axis}")
-        for i, axis in enumerate("xyz")
-    ]
-    spacing = _spacing(sites, [level.value for level in extents])
+    extents = [_level(sites, "extent_mm", axis, _MEDIAN) for axis in "xyz"]
+    extents_mm = [level.value for level in extents]
+    spacing = _spacing(sites, extents_mm)
     spacing_mm = spacing.value
     patch = _patch(sites, extents, spacing_mm, base)
-    batch = _batch(sites, spacing_mm, patch.value, base)
-    prior = _prior(sites, spacing_mm, patch.value, base)
+    batch = _batch(sites, extents_mm, spacing_mm, patch.value, base)
+    prior = _prior(sites, extents_mm, spacing_mm, patch.value, base)
     return [spacing, _window(sites), patch, batch, prior]
 
 
-def _spacing(sites: Sequence[SiteSums], extents_mm: Sequence[float]) -> Proposal:
-    axes = [[site.spacing_mm[axis] for site in sites] for axis in range(3)]
-    levels = [
-        _level(counts, _MEDIAN, SPACING_MM, f"spacing along {axis}")
-        for counts, axis in zip(axes, "xyz", strict=True)
-    ]
+def _spacing(sites: Sequence[SiteCounts], extents_mm: Sequence[float]) -> Proposal:
+    levels = [_level(sites, "spacing_mm", axis, _MEDIAN) for axis in "xyz"]
     medians = [level.value for level in levels]
     coarse = max(range(3), key=lambda axis: medians[axis])
     others = [axis for axis in range(3) if axis != coarse]
@@ -103,7 +98,7 @@ def _spacing(sites: Sequence[SiteSums], extents_mm: Sequence[float]) -> Proposal
     if medians[coarse] > _ANISOTROPIC * max(medians[axis] for axis in others) and (
         voxels[coarse] * _ANISOTROPIC < min(voxels[axis] for axis in others)
     ):
-        tenth = _level(axes[coarse], _TENTH, SPACING_MM, f"spacing along {'xyz'[coarse]}")
+        tenth = _level(sites, "spacing_mm", "xyz"[coarse], _TENTH)
         # Never finer than the other axes.
         floor = max(medians[axis] for axis in others)
         levels[coarse] = dataclasses.replace(tenth, value=max(tenth.value, floor))
@@ -113,13 +108,16 @@ def _spacing(sites: Sequence[SiteSums], extents_mm: Sequence[float]) -> Proposal
         tuple(level.value for level in levels),
         f"median over {_scans(sites)}{note}, to 0.1 mm ({_SOURCE})"
         + _bounds(levels, "mm")
-        + _missing(sites, axes[0]),
+        + _missing(sites),
     )
 
 
-def _window(sites: Sequence[SiteSums]) -> Proposal:
-    given = [counts for site in sites for counts in site.hu.values() if counts is not None]
-    if not given:
+def _window(sites: Sequence[SiteCounts]) -> Proposal:
+    voxels = {
+        site.site: [counts for counts in site.hu.values() if counts is not None] for site in sites
+    }
+    given = [counts for of_site in voxels.values() for counts in of_site]
+    if not any(counts.given for counts in given):
         raise ValueError(
             f"no site gives HU of at least {FEWEST_PATIENTS} labelled patients; a window cannot "
             "be proposed"
@@ -135,24 +133,24 @@ def _window(sites: Sequence[SiteSums]) -> Proposal:
         )
     if low.likely == 0 or high.likely == HU.bins - 1:
         notes.append(f"; the scale ends at {HU.low(0):g} and {HU.high(HU.bins - 1):g} HU")
-    withheld = [
-        f"{FOREGROUND[class_]} of {site.site}"
-        for site in sites
-        for class_, counts in site.hu.items()
-        if counts is None
-    ]
-    if withheld:
-        notes.append(f"; without {', '.join(withheld)}: fewer than {FEWEST_PATIENTS} patients")
+    total = sum(counts.total for counts in given)
+    for name, of_site in voxels.items():
+        share = sum(counts.total for counts in of_site) / total
+        if len(sites) > 1 and share > 0.5:
+            notes.append(f"; {100 * share:.0f} % of these voxels are of {name}")
+    absent = [site.site for site in sites if not voxels[site.site]]
+    if absent:
+        notes.append(f"; without {', '.join(absent)}: HU of fewer than {FEWEST_PATIENTS} patients")
     return Proposal(
         "window_hu",
         (HU.low(low.likely), HU.high(high.likely)),
-        f"0.5 and 99.5 % of the HU of {sum(counts.total for counts in given)} voxels of pancreas "
+        f"0.5 and 99.5 % of the HU of {total} voxels of pancreas "
         f"and tumour, outwards to {HU.width:g} HU ({_SOURCE})" + "".join(notes),
     )
 
 
 def _patch(
-    sites: Sequence[SiteSums],
+    sites: Sequence[SiteCounts],
     extents: Sequence[_Level],
     spacing_mm: Sequence[float],
     base: Base,
@@ -162,11 +160,10 @@ def _patch(
     return Proposal(
         "patch_size",
         patch_shape(voxels, most, base.size_multiple),
-        f"shape of the median scan, {' x '.join(f'{n:.0f}' for n in voxels)} voxels at this "
-        f"spacing, shrunk to the {most} voxels of the base's patch, in multiples of "
-        f"{base.size_multiple} ({_SOURCE}; there the limit is a GPU's memory)"
-        + _bounds(extents, "mm of the median extent")
-        + _missing(sites, [site.extent_mm[0] for site in sites]),
+        f"shape of the median scan, about {' x '.join(f'{n:.0f}' for n in voxels)} voxels at this "
+        f"spacing (its extent is known to {SCALES['extent_mm'].width:g} mm), shrunk to the {most} "
+        f"voxels of the base's patch, in multiples of {base.size_multiple} ({_SOURCE}; there the "
+        "limit is a GPU's memory)" + _bounds(extents, "mm of the median extent") + _missing(sites),
     )
 
 
@@ -192,77 +189,87 @@ def patch_shape(voxels: Sequence[float], most: int, multiple: int) -> tuple[int,
 
 
 def _batch(
-    sites: Sequence[SiteSums], spacing_mm: Sequence[float], patch: Sequence[int], base: Base
+    sites: Sequence[SiteCounts],
+    extents_mm: Sequence[float],
+    spacing_mm: Sequence[float],
+    patch: Sequence[int],
+    base: Base,
 ) -> Proposal:
     fits = base.batch_size * math.prod(base.patch_size) // math.prod(patch)
-    batch, reason = fits, "as many patches as fill the voxels of the base's step"
-    volumes = [site.scan_ml for site in sites]
-    known = [ml for ml in volumes if ml is not None]
-    if known:
-        dataset = 1000 * math.fsum(known) / math.prod(spacing_mm)
-        batch = min(batch, int(_MOST_OF_DATASET * dataset // math.prod(patch)))
-        reason += f", at most 5 % of the {dataset:.3g} voxels of all scans"
+    dataset = sum(site.cases for site in sites) * math.prod(extents_mm) / math.prod(spacing_mm)
+    batch = min(fits, int(_MOST_OF_DATASET * dataset // math.prod(patch)))
     return Proposal(
         "batch_size",
         max(_LEAST_BATCH, batch),
-        f"{reason}, and at least {_LEAST_BATCH} ({_SOURCE})" + _missing(sites, volumes),
+        "as many patches as fill the voxels of the base's step, at most 5 % of the "
+        f"{dataset:.3g} voxels of all scans, each taken for the median scan, and at least "
+        f"{_LEAST_BATCH} ({_SOURCE})",
     )
 
 
 def _prior(
-    sites: Sequence[SiteSums], spacing_mm: Sequence[float], patch: Sequence[int], base: Base
+    sites: Sequence[SiteCounts],
+    extents_mm: Sequence[float],
+    spacing_mm: Sequence[float],
+    patch: Sequence[int],
+    base: Base,
 ) -> Proposal:
     patch_ml = math.prod(patch) * math.prod(spacing_mm) / 1000
-    means: dict[int, tuple[float, float]] = {}  # class -> ml and share of the scan of a case
+    scan_ml = math.prod(extents_mm) / 1000
+    means: dict[int, float] = {}  # class -> ml of a labelled case, 0 without the class
     notes = []
     for class_, name in FOREGROUND.items():
-        given = []
+        cases, ml = 0, 0.0
         for site in sites:
-            sums = site.labelled[class_]
-            if site.unlabelled(class_):
+            volumes = site.of_cases["volume_ml"].get(name)
+            if site.unlabelled(name):
                 notes.append(f"; without the {name} of {site.site}, which is not labelled there")
-            elif sums is None:
+            elif site.labelled < FEWEST_PATIENTS:
                 notes.append(
                     f"; without the {name} of {site.site}: fewer than {FEWEST_PATIENTS} patients"
                 )
+            elif volumes is not None and not volumes.given:
+                notes.append(
+                    f"; without the {name} of {site.site}: fewer than {FEWEST_PATIENTS} patients "
+                    "in any bin"
+                )
             else:
-                given.append(sums)
-        cases = sum(sums.cases for sums in given)
+                cases += site.labelled
+                if volumes is not None:
+                    ml += volumes.total * cohort_counts.mean(volumes, SCALES["volume_ml"])
         if cases:
-            means[class_] = (
-                math.fsum(sums.ml for sums in given) / cases,
-                math.fsum(sums.share for sums in given) / cases,
-            )
+            means[class_] = ml / cases
         else:
             notes.append(f"; {name} as in the base")
-    organ_ml = sum(ml for ml, _ in means.values())
+    organ_ml = sum(means.values())
     inside = min(1.0, _MOST_OF_PATCH * patch_ml / organ_ml) if organ_ml else 1.0
     fraction = base.foreground_fraction
     shares = []
     for class_ in FOREGROUND:
         share = base.class_prior[class_]
         if class_ in means:
-            ml, of_scan = means[class_]
-            share = fraction * inside * ml / patch_ml + (1 - fraction) * of_scan
+            share = means[class_] * (fraction * inside / patch_ml + (1 - fraction) / scan_ml)
         shares.append(float(f"{max(share, _LEAST_SHARE):.4g}"))
     return Proposal(
         "class_prior",
         (round(1 - sum(shares), 6), *shares),
         f"mean share in patches, {100 * fraction:g} % of them around the organ, which is taken to "
-        "lie inside, the others anywhere (a rule of this product; only "
+        "lie inside, the others anywhere in the median scan, with the mean volume, to "
+        f"{SCALES['volume_ml'].width:g} ml (a rule of this product; only "
         "--classifier_bias=log_prior uses it)" + "".join(notes),
     )
 
 
-def _level(sites: Sequence[Counts | None], per_mille: int, scale: Scale, what: str) -> _Level:
-    given = [counts for counts in sites if counts is not None]
-    if not given:
+def _level(sites: Sequence[SiteCounts], quantity: str, axis: str, per_mille: int) -> _Level:
+    counts = [site.of_cases[quantity][axis] for site in sites]
+    told = [one for one in counts if one is not None]
+    if not any(one.given for one in told):
         raise ValueError(
-            f"no site gives the {what} of at least {FEWEST_PATIENTS} patients; a plan cannot be "
-            "proposed"
+            f"no site gives the {quantity.partition('_')[0]} along {axis} of at least "
+            f"{FEWEST_PATIENTS} patients in the same bin; a plan cannot be proposed"
         )
-    found = patient_counts.quantile(given, per_mille, scale)
-    return _Level(*map(scale.centre, found))
+    scale = SCALES[quantity]
+    return _Level(*map(scale.centre, patient_counts.quantile(told, per_mille, scale)))
 
 
 def _bounds(levels: Iterable[_Level], unit: str) -> str:
@@ -274,15 +281,15 @@ def _bounds(levels: Iterable[_Level], unit: str) -> str:
     if not open_:
         return ""
     return (
-        f"; bounds in {unit}: {', '.join(open_)}, because bins of fewer than {FEWEST_PATIENTS} "
-        "patients are withheld; proposed is the value of the other scans"
+        f"; bounds in {unit}: {', '.join(open_)}, because cases are counted in groups of "
+        f"{FEWEST_PATIENTS} and the others are in no bin; proposed is the value of those counted"
     )
 
 
-def _scans(sites: Sequence[SiteSums]) -> str:
-    return f"{sum(site.cases for site in sites if site.spacing_mm[0] is not None)} scans"
+def _scans(sites: Sequence[SiteCounts]) -> str:
+    return f"{sum(site.cases for site in sites if site.cases >= FEWEST_PATIENTS)} scans"
 
 
-def _missing(sites: Sequence[SiteSums], given: Sequence[object | None]) -> str:
-    absent = [site.site for site, one in zip(sites, given, strict=True) if one is None]
+def _missing(sites: Sequence[SiteCounts]) -> str:
+    absent = [site.site for site in sites if site.cases < FEWEST_PATIENTS]
     return f"; without {', '.join(absent)}: fewer than {FEWEST_PATIENTS} patients" if absent else ""

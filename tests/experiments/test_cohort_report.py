@@ -17,7 +17,7 @@ def test_a_report_names_no_case_and_no_path(cohort_reports):
 def test_a_report_that_replaces_another_one_warns_of_the_difference(tmp_path, cohort_reports):
     folder, _ = cohort_reports
     written = json.loads((folder / "C2" / "cohort.json").read_text())
-    earlier = {**written, "cases": {**written["cases"], "usable": 2}, "sums": {}}
+    earlier = {**written, "cases": {**written["cases"], "usable": 2}, "hu": {}}
     (tmp_path / "cohort.json").write_text(json.dumps(earlier))
     done = forked.run(
         "experiments.cohort_report",

@@ -1,6 +1,5 @@
 """The plan that compare_cohorts proposes from the sites' reports, and writes as a flag file."""
 
-import dataclasses
 import json
 import pathlib
 import subprocess
@@ -15,6 +14,7 @@ from experiments.configuration import ExperimentConfig
 from preprocessing.checks import cohort
 from runkit import atomic
 from tests.preprocessing.checks import test_plan_proposal
+from tests.preprocessing.checks.test_older_reports import report as older_report
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEMO = ROOT / "experiments" / "flagfiles" / "demo.flags"
@@ -36,16 +36,7 @@ def reports(tmp_path_factory):
     """The reports of three sites, the second without tumours, and the pooled findings."""
     folder, rng = tmp_path_factory.mktemp("reports"), np.random.default_rng(11)
     sites = {
-        name: [
-            dataclasses.replace(
-                finding,
-                facts=dataclasses.replace(
-                    finding.facts, median_hu=dict.fromkeys(finding.facts.hu, 80.0)
-                ),
-            )
-            for finding in test_plan_proposal.site(rng, 45, tumours=name != "C2")
-        ]
-        for name in ("C1", "C2", "C3")
+        name: test_plan_proposal.site(rng, 45, tumours=name != "C2") for name in ("C1", "C2", "C3")
     }
     for name, findings in sites.items():
         atomic.write_json(folder / f"{name}.json", cohort.summarise(name, findings))
@@ -96,16 +87,31 @@ def test_the_plan_is_a_flag_file_that_changes_five_settings_of_the_given_ones(re
     assert 'polyline class="three"' in text and "tumour is labelled at C3" in text
 
 
-def test_a_report_of_an_earlier_release_is_compared_and_no_plan_is_made_of_it(reports, tmp_path):
+@pytest.mark.parametrize("format_", [1, 2])
+def test_a_report_of_an_earlier_release_is_compared_and_no_plan_is_made_of_it(
+    reports, tmp_path, format_
+):
     folder, _ = reports
-    older = {**json.loads((folder / "C2.json").read_text()), "format": 1}
-    del older["sums"]
-    atomic.write_json(tmp_path / "older.json", older)
+    atomic.write_json(tmp_path / "older.json", older_report("C2", format_))
     both = f"--reports={folder / 'C1.json'},{tmp_path / 'older.json'}"
     compared = start(both)
     assert compared.returncode == 0 and "tumour is labelled at C1 only" in compared.stdout
-    assert "no plan can be proposed: the report of site C2 has format 1" in compared.stdout
+    assert "0.7 (0.6 - 0.9)" in compared.stdout
+    assert f"no plan can be proposed: the report of site C2 has format {format_}" in compared.stdout
     done = start(both, f"--plan={tmp_path / 'plan.flags'}")
     assert done.returncode == 1 and not (tmp_path / "plan.flags").exists()
     assert done.stderr.count("\n") == 1
-    assert "site C2 has format 1, which holds no sums" in done.stderr
+    assert f"site C2 has format {format_}, which lacks the counts" in done.stderr
+
+
+def test_a_report_that_contradicts_itself_makes_no_plan(reports, tmp_path):
+    folder, _ = reports
+    edited = json.loads((folder / "C2.json").read_text())
+    edited["hu"]["pancreas"] = {"total": 10**12, "bins": {"7": 10**12}}
+    atomic.write_json(tmp_path / "edited.json", edited)
+    plan = tmp_path / "plan.flags"
+    done = start(f"--reports={folder / 'C1.json'},{tmp_path / 'edited.json'}", f"--plan={plan}")
+    assert done.returncode == 1 and not plan.exists() and done.stderr.count("\n") == 1
+    assert "edited.json: not a cohort report, or it was changed (site C2: 1000000000000 " in (
+        done.stderr
+    )
