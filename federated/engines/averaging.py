@@ -22,14 +22,16 @@ def averaged(updates: Mapping[str, tuple[Mapping[str, np.ndarray], int]]) -> Nam
     Args:
       updates: site name -> (arrays, number of training cases).
     Raises:
-      ValueError: without updates.
+      ValueError: without updates, or for a site without training cases.
       IncompatibleWeights: if two updates differ in a name, shape or dtype.
     """
     if not updates:
         raise ValueError("no update to average; a round needs at least one")
     ordered = [updates[site] for site in sorted(updates)]
     first, num_examples = ordered[0][0], [examples for _, examples in ordered]
-    for site, (arrays, _) in updates.items():
+    for site, (arrays, examples) in updates.items():
+        if examples <= 0:
+            raise ValueError(f"site {site!r} has num_examples {examples}; expected at least 1")
         check_same(specs_of(first), specs_of(arrays), what=f"update of site {site!r}")
     return {
         name: weighted_mean((arrays[name] for arrays, _ in ordered), num_examples).astype(

@@ -30,18 +30,41 @@ def check_plan(plan: Mapping[str, Any], *, what: str) -> None:
 
 
 def read_initial(path: str | os.PathLike) -> tuple[NamedArrays, dict[str, str]]:
-    """Returns the arrays and the metadata of global model 0, its plan checked if it carries one.
+    """Returns the arrays and the metadata of global model 0, its plan checked.
 
     Raises:
-      ValueError: as `check_plan`, and for a plan that is not a JSON object.
+      ValueError: as `check_plan`, and for a model without a plan that is a JSON object.
     """
     arrays, metadata = tensor_files.load(path)
-    if PLAN in metadata:
-        try:
-            plan = json.loads(metadata[PLAN])
-        except ValueError as error:
-            raise ValueError(f"{path}: its plan is not JSON; make the model again") from error
-        if not isinstance(plan, dict):
-            raise ValueError(f"{path}: its plan is not a JSON object; make the model again")
-        check_plan(plan, what=f"{path}: the plan")
+    if PLAN not in metadata:
+        raise ValueError(
+            f"{path}: carries no plan, so the sites' settings could not be compared; write the "
+            f"plan as JSON into the file's metadata, under {PLAN!r}"
+        )
+    try:
+        plan = json.loads(metadata[PLAN])
+    except ValueError as error:
+        raise ValueError(f"{path}: its plan is not JSON; make the model again") from error
+    if not isinstance(plan, dict):
+        raise ValueError(f"{path}: its plan is not a JSON object; make the model again")
+    check_plan(plan, what=f"{path}: the plan")
     return arrays, metadata
+
+
+def check_num_rounds(metadata: Mapping[str, str], num_rounds: int, *, what: str) -> None:
+    """Checks a run's number of rounds against the plan in a model's metadata.
+
+    Args:
+      what: the model, for the message.
+    Raises:
+      ValueError: for a plan with another `schedule.num_rounds`. Trainers may derive their learning
+        rate from it, so that another number would silently be another schedule.
+    """
+    schedule = json.loads(metadata[PLAN]).get("schedule")
+    planned = schedule.get("num_rounds", num_rounds) if isinstance(schedule, dict) else num_rounds
+    if planned != num_rounds:
+        raise ValueError(
+            f"num_rounds is {num_rounds}, but {planned!r} in the plan of {what}, by which the "
+            "sites' trainers go, e.g. for their learning rate; give the plan's number, or make the "
+            "initial model again with the other one"
+        )

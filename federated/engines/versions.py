@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 
 Release = tuple[int, int]
 
@@ -21,6 +22,6 @@ def require_release(package: str, first: Release, last: Release, *, extra: str) 
         version = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         raise ImportError(f"{package} is not installed; install {wanted} {remedy}") from None
-    major, minor = version.split(".")[:2]
-    if not first <= (int(major), int(minor)) <= last:
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is None or not first <= (int(numbers[1]), int(numbers[2])) <= last:
         raise ImportError(f"{package} {version} does not fit; install {wanted} {remedy}")

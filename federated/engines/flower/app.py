@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import keyword
 import os
 import pathlib
 import shutil
+
+from federated.engines.engine_run import EngineRun
 
 _PROJECT = """\
 [build-system]
@@ -55,25 +59,54 @@ def write_app(
       folder: folder of the app, which must not exist; its name, a Python identifier, becomes the
         app's name.
       site_script: Python file that defines `app`; see `flower.site`.
-      initial, output: file of global model 0, and folder for the global models; absolute paths on
-        the machine of the SuperLink.
+      initial, output: file of global model 0, with the plan in its metadata, and folder for the
+        global models; absolute paths on the machine of the SuperLink. Write the app there, as the
+        initial model is checked, but not copied.
+      num_rounds: the same number as in the plan, if that has one.
       num_sites: a round waits for all of them.
       publisher: as Flower asks for it.
     Raises:
-      ValueError: for a folder whose name is not a Python identifier.
+      ValueError: before anything is written: as `EngineRun`, for a folder whose name cannot be the
+        app's, and for a path that is not absolute.
     """
-    folder = pathlib.Path(folder)
-    if not folder.name.isidentifier():
+    run = EngineRun(
+        folder=pathlib.Path(folder),
+        site_script=pathlib.Path(site_script),
+        initial=pathlib.Path(initial),
+        num_rounds=num_rounds,
+        num_sites=num_sites,
+    )
+    _check_name(run.folder)
+    for name, path in (("initial", initial), ("output", output)):
+        if not os.path.isabs(path):
+            raise ValueError(
+                f"{name} is {str(path)!r}; Flower runs the server's part of the app in a folder of "
+                "its own, so give the absolute path on the machine of the SuperLink"
+            )
+    with run.writing() as temporary:
+        package = temporary / run.folder.name
+        package.mkdir()
+        (package / "__init__.py").write_text("")
+        shutil.copy(run.site_script, package / "site.py")
+        about = {"num_rounds": run.num_rounds, "num_sites": run.num_sites}
+        server = _SERVER.format(initial=str(initial), output=str(output), **about)
+        (package / "server.py").write_text(server, encoding="utf-8")
+        project = _PROJECT.format(name=run.folder.name, publisher=publisher)
+        (temporary / "pyproject.toml").write_text(project, encoding="utf-8")
+    return run.folder
+
+
+def _check_name(folder: pathlib.Path) -> None:
+    """Raises ValueError unless a folder's name can be that of the app's module."""
+    name = folder.name
+    if not name.isidentifier() or keyword.iskeyword(name):
         raise ValueError(
-            f"{folder}: the folder's name is the app's module; give it letters, digits and '_'"
+            f"{folder}: the folder's name is the app's module; give it letters, digits and '_', "
+            "no digit first, and not a word of Python such as 'class'"
         )
-    package = folder / folder.name
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("")
-    shutil.copy(site_script, package / "site.py")
-    about = {"num_rounds": num_rounds, "num_sites": num_sites}
-    server = _SERVER.format(initial=str(initial), output=str(output), **about)
-    (package / "server.py").write_text(server, encoding="utf-8")
-    project = _PROJECT.format(name=folder.name, publisher=publisher)
-    (folder / "pyproject.toml").write_text(project, encoding="utf-8")
-    return folder
+    found = importlib.util.find_spec(name)
+    if found is not None and found.origin is not None:  # None: a folder, which shadows nothing
+        raise ValueError(
+            f"{folder}: the folder's name is the app's module, and Python has another module "
+            f"{name!r}; give it another name"
+        )

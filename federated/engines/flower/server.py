@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import FedAvg
 from federated.engines import PLAN
 from federated.engines.averaging import averaged, mean_metrics
 from federated.engines.flower.messages import ARRAYS, CONFIG, METRICS, NUM_EXAMPLES, SITE
-from federated.engines.plan_check import read_initial
+from federated.engines.plan_check import check_num_rounds, read_initial
 from federated.rounds.tasks import global_name
 from federated.tensors import tensor_files
 from federated.tensors.weights import NamedArrays
@@ -66,16 +66,15 @@ def server_app(
       folder: folder for the global models, as `round_<number>.safetensors`.
       num_sites: a round waits for all of them.
     Raises:
-      ValueError: in the app, before a site is asked for anything: for a model without a plan, and
-        as `plan_check.read_initial`.
+      ValueError: in the app, before a site is asked for anything: as `plan_check.read_initial` and
+        `plan_check.check_num_rounds`.
     """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         arrays, metadata = read_initial(initial)
-        if PLAN not in metadata:
-            raise ValueError(f"{initial}: carries no plan; write it into the file's metadata")
+        check_num_rounds(metadata, num_rounds, what=str(initial))
         pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
 
         def keep(number: int, record: ArrayRecord) -> None:

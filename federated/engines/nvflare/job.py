@@ -6,10 +6,11 @@ import os
 import pathlib
 import shutil
 
-from federated.engines.plan_check import read_initial
+from federated.engines.engine_run import EngineRun
 from runkit import atomic
 
 _SERVER = "federated.engines.nvflare.server"
+_INITIAL = "initial.safetensors"  # of the job, whatever the given file is called
 
 
 def write_job(
@@ -29,21 +30,32 @@ def write_job(
       folder: folder of the job, which must not exist; its name becomes the job's name.
       site_script: Python file that every site runs; see `nvflare.site`.
       initial: safetensors file of global model 0, with the plan in its metadata.
+      num_rounds: the same number as in the plan, if that has one.
       num_sites: a round waits for all of them.
     Raises:
-      ValueError: as `plan_check.read_initial`, before anything is written.
+      ValueError: as `EngineRun`, before anything is written.
     """
-    read_initial(initial)
-    folder = pathlib.Path(folder)
+    run = EngineRun(
+        folder=pathlib.Path(folder),
+        site_script=pathlib.Path(site_script),
+        initial=pathlib.Path(initial),
+        num_rounds=num_rounds,
+        num_sites=num_sites,
+    )
+    with run.writing() as temporary:
+        _write(run, temporary)
+    return run.folder
+
+
+def _write(run: EngineRun, folder: pathlib.Path) -> None:
     custom, config = folder / "app" / "custom", folder / "app" / "config"
     custom.mkdir(parents=True)
     config.mkdir()
-    script, model = pathlib.Path(site_script).name, pathlib.Path(initial).name
-    shutil.copy(site_script, custom / script)
-    shutil.copy(initial, custom / model)
+    shutil.copy(run.site_script, custom / run.site_script.name)
+    shutil.copy(run.initial, custom / _INITIAL)
     controller = {
-        "num_clients": num_sites,
-        "num_rounds": num_rounds,
+        "num_clients": run.num_sites,
+        "num_rounds": run.num_rounds,
         "persistor_id": "persistor",
         "aggregator": {"path": f"{_SERVER}.WeightedMean", "args": {}},
     }
@@ -60,7 +72,7 @@ def write_job(
             {
                 "id": "persistor",
                 "path": f"{_SERVER}.NamedArraysPersistor",
-                "args": {"initial": model},
+                "args": {"initial": _INITIAL},
             }
         ],
     }
@@ -68,19 +80,18 @@ def write_job(
         "path": "nvflare.app_common.executors.client_api_executor.ClientAPIExecutor",
         "args": {
             "execution_mode": "in_process",
-            "task_script_path": script,
+            "task_script_path": run.site_script.name,
             "params_exchange_format": "raw",
             "server_expected_format": "raw",
         },
     }
     client = {"format_version": 2, "executors": [{"tasks": ["train"], "executor": executor}]}
     about = {
-        "name": folder.name,
+        "name": run.folder.name,
         "resource_spec": {},
-        "min_clients": num_sites,
+        "min_clients": run.num_sites,
         "deploy_map": {"app": ["@ALL"]},
     }
     atomic.write_json(config / "config_fed_server.json", server)
     atomic.write_json(config / "config_fed_client.json", client)
     atomic.write_json(folder / "meta.json", about)
-    return folder

@@ -41,8 +41,7 @@ class NamedArraysPersistor(ModelPersistor):
     def load_model(self, fl_ctx: FLContext) -> ModelLearnable:
         folder = fl_ctx.get_workspace().get_app_custom_dir(fl_ctx.get_job_id())
         arrays, self._metadata = read_initial(pathlib.Path(folder) / self.initial)
-        plan = {PLAN: self._metadata[PLAN]} if PLAN in self._metadata else {}
-        return make_model_learnable(arrays, plan)
+        return make_model_learnable(arrays, {PLAN: self._metadata[PLAN]})
 
     def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
         run = pathlib.Path(fl_ctx.get_workspace().get_run_dir(fl_ctx.get_job_id()))

@@ -9,15 +9,25 @@ import signal
 import socket
 import subprocess
 import time
+import uuid
 
 ROOT = pathlib.Path(__file__).parents[3]
 
 
+MARK = "ENGINE_PROCESSES"
+
+
 class Processes:
-    """An engine's processes, each in a separate session so that its children end with it."""
+    """An engine's processes; their descendants end with them, on Linux.
+
+    Engines start some of their own processes in sessions of their own, and leave others behind when
+    a parent is killed. All inherit the mark in their environment, by which `stop` finds them. If
+    the test itself is killed, so that `stop` is never called, they stay.
+    """
 
     def __init__(self, folder):
         self.folder, self._running = folder, []
+        self._mark = uuid.uuid4().hex
 
     def start(self, name, *command, **environment):
         with open(self.folder / f"{name}.log", "wb") as log:
@@ -26,7 +36,7 @@ class Processes:
                 cwd=self.folder,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+                env={**os.environ, "PYTHONPATH": str(ROOT), **environment, MARK: self._mark},
                 start_new_session=True,
             )
         self._running.append(program)
@@ -45,10 +55,24 @@ class Processes:
         return "\n".join(path.read_text()[-4000:] for path in sorted(self.folder.glob("*.log")))
 
     def stop(self):
-        for program in reversed(self._running):
+        while self._running:
+            program = self._running.pop()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(program.pid, signal.SIGKILL)
             program.wait()
+        while marked := self._marked():  # again, as one may have started another meanwhile
+            for number in marked:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGKILL)
+
+    def _marked(self):
+        """Returns the numbers of all processes that carry this mark; a dead one has none."""
+        mark, numbers = f"{MARK}={self._mark}".encode(), []
+        for path in pathlib.Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):  # it has ended, or belongs to another account
+                if mark in path.read_bytes().split(b"\0"):
+                    numbers.append(int(path.parent.name))
+        return numbers
 
 
 def free_ports(count):

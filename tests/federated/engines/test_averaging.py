@@ -33,6 +33,13 @@ def test_updates_that_differ_are_refused():
         averaged({})
 
 
+@pytest.mark.parametrize("examples", [0, -5])
+def test_a_site_without_training_cases_is_refused(examples):
+    updates = {"C1": ({"w": np.ones(2)}, 10), "C2": ({"w": np.ones(2)}, examples)}
+    with pytest.raises(ValueError, match=f"'C2' has num_examples {examples}; expected at least 1"):
+        averaged(updates)
+
+
 def test_metrics_that_every_site_reports_are_weighted_by_cases():
     metrics = {"C2": {"dice": 0.5, "train_loss": 3.0}, "C1": {"dice": 0.9, "only_here": 1.0}}
     # (10*0.5 + 30*0.9) / 40

@@ -11,7 +11,7 @@ def test_a_release_in_the_range_passes(monkeypatch, version):
     versions.require_release("nvflare", (2, 9), (2, 10), extra="nvflare")
 
 
-@pytest.mark.parametrize("version", ["2.8.3", "2.11.0", "3.0.0"])
+@pytest.mark.parametrize("version", ["2.8.3", "2.11.0", "3.0.0", "2", "dev", "", "2.x"])
 def test_another_release_is_refused_with_the_remedy(monkeypatch, version):
     monkeypatch.setattr(importlib.metadata, "version", lambda package: version)
     with pytest.raises(ImportError, match=rf"nvflare {version} does not fit.*\[nvflare\]"):

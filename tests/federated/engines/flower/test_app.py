@@ -2,6 +2,8 @@ import ast
 
 import pytest
 
+from tests.federated import toy
+
 
 @pytest.fixture
 def flower_app(without_engine):
@@ -15,13 +17,19 @@ def script(tmp_path):
     return path
 
 
+@pytest.fixture
+def initial(tmp_path):
+    plan = {**toy.PLAN, "schedule": {"num_rounds": 7}}
+    return toy.write_initial(tmp_path / '"first".safetensors', plan=plan)
+
+
 def test_an_app_holds_the_sites_script_and_a_server_with_the_runs_settings(
-    flower_app, script, tmp_path
+    flower_app, script, initial, tmp_path
 ):
     folder = flower_app.write_app(
         tmp_path / "rounds",
         site_script=script,
-        initial='/models/"first".safetensors',
+        initial=initial,
         output="/srv/out",
         num_rounds=7,
         num_sites=2,
@@ -36,7 +44,7 @@ def test_an_app_holds_the_sites_script_and_a_server_with_the_runs_settings(
         if isinstance(node, ast.Assign)
     )
     assert [ast.literal_eval(argument) for argument in call.args] == [
-        '/models/"first".safetensors',
+        str(initial),
         "/srv/out",
     ]
     assert {word.arg: ast.literal_eval(word.value) for word in call.keywords} == {
@@ -53,14 +61,33 @@ def test_an_app_holds_the_sites_script_and_a_server_with_the_runs_settings(
         assert lines.count(line) == 1
 
 
-def test_a_folder_that_python_cannot_import_is_refused(flower_app, script, tmp_path):
-    with pytest.raises(ValueError, match=r"my-app: .*give it letters, digits and '_'"):
+@pytest.mark.parametrize(
+    "name", ["my-app", "2nd", "class", "None", "federated", "numpy", "json", "sys"]
+)
+def test_a_folder_that_cannot_be_the_apps_module_is_refused(
+    flower_app, script, initial, tmp_path, name
+):
+    with pytest.raises(
+        ValueError, match=rf"{name}: the folder's name is the app's module.* give it"
+    ):
         flower_app.write_app(
-            tmp_path / "my-app",
+            tmp_path / "out" / name,
             site_script=script,
-            initial="a",
-            output="b",
-            num_rounds=1,
+            initial=initial,
+            output="/srv/out",
+            num_rounds=7,
             num_sites=1,
         )
-    assert not (tmp_path / "my-app").exists()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["initial", "output"])
+def test_a_relative_path_is_refused(flower_app, script, initial, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    relative = {"initial": initial.name, "output": "srv/out"}
+    paths = {"initial": initial, "output": "/srv/out", name: relative[name]}
+    with pytest.raises(ValueError, match=rf"{name} is '.*give the absolute path on the machine of"):
+        flower_app.write_app(
+            tmp_path / "out" / "rounds", site_script=script, num_rounds=7, num_sites=1, **paths
+        )
+    assert not (tmp_path / "out").exists()

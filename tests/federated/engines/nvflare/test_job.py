@@ -2,7 +2,6 @@ import json
 
 import pytest
 
-from federated.tensors import tensor_files
 from tests.federated import toy
 
 
@@ -11,7 +10,8 @@ def job(without_engine, tmp_path):
     """The folder of a job of seven rounds at two sites."""
     script = tmp_path / "my_site.py"
     script.write_text("print('a site')\n")
-    tensor_files.save(tmp_path / "first.safetensors", toy.INITIAL)
+    plan = {**toy.PLAN, "schedule": {"num_rounds": 7}}
+    toy.write_initial(tmp_path / "first.safetensors", plan=plan)
     nvflare_job = without_engine("federated.engines.nvflare.job", "2.9.0")
     return nvflare_job.write_job(
         tmp_path / "rounds",
@@ -28,8 +28,8 @@ def read(path):
 
 def test_a_job_holds_the_script_and_the_initial_model(job, tmp_path):
     custom = job / "app" / "custom"
-    for name in ("my_site.py", "first.safetensors"):
-        assert (custom / name).read_bytes() == (tmp_path / name).read_bytes()
+    for copy, name in (("my_site.py",) * 2, ("initial.safetensors", "first.safetensors")):
+        assert (custom / copy).read_bytes() == (tmp_path / name).read_bytes()
 
 
 def test_every_round_waits_for_every_site(job):
@@ -38,7 +38,7 @@ def test_every_round_waits_for_every_site(job):
     ((controller,), (persistor,)) = config["workflows"], config["components"]
     assert (controller["args"]["num_clients"], controller["args"]["num_rounds"]) == (2, 7)
     assert controller["args"]["persistor_id"] == persistor["id"]
-    assert persistor["args"] == {"initial": "first.safetensors"}  # beside the script
+    assert persistor["args"] == {"initial": "initial.safetensors"}  # beside the script
 
 
 def test_the_classes_that_a_job_names_are_there(job, without_engine):
@@ -54,17 +54,6 @@ def test_the_classes_that_a_job_names_are_there(job, without_engine):
     for path in named:
         module, _, name = path.rpartition(".")
         assert module == "federated.engines.nvflare.server" and f"class {name}(" in source
-
-
-def test_a_model_whose_plan_keeps_arrays_at_a_site_makes_no_job(without_engine, tmp_path):
-    plan = {**toy.PLAN, "sharing": {"keep": ["head/*"]}}
-    initial = toy.write_initial(tmp_path / "first.safetensors", plan=plan)
-    nvflare_job = without_engine("federated.engines.nvflare.job", "2.9.0")
-    with pytest.raises(ValueError, match=r"first\.safetensors: the plan has rules of sharing"):
-        nvflare_job.write_job(
-            tmp_path / "kept", site_script="a.py", initial=initial, num_rounds=1, num_sites=2
-        )
-    assert not (tmp_path / "kept").exists()
 
 
 def test_weights_travel_as_they_are(job):

@@ -1,0 +1,61 @@
+"""A run under an engine, checked before its job or app is written."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterator
+
+from federated.engines.plan_check import check_num_rounds, read_initial
+from runkit import atomic
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineRun:
+    """What NVFLARE's job and Flower's app have in common.
+
+    Attributes:
+      folder: folder of the job or app, which must not exist.
+      site_script: Python file for the sites.
+      initial: safetensors file of global model 0, with the plan in its metadata.
+      num_rounds: the plan's number, if it has one; the plan may derive a learning rate from it.
+      num_sites: a round waits for all of them.
+    Raises:
+      ValueError: for any of them that does not fit, saying what to change; and as `read_initial`.
+    """
+
+    folder: pathlib.Path
+    site_script: pathlib.Path
+    initial: pathlib.Path
+    num_rounds: int
+    num_sites: int
+
+    def __post_init__(self) -> None:
+        for name in ("num_rounds", "num_sites"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1")
+        if os.path.lexists(self.folder):
+            raise ValueError(
+                f"folder is {self.folder}, which exists; remove it, or give the name of a new one"
+            )
+        if self.site_script.suffix != ".py" or not self.site_script.is_file():
+            raise ValueError(
+                f"site_script is {self.site_script}, which is not a Python file here; give the "
+                "path of the script that every site runs, ending in .py"
+            )
+        if not self.initial.is_file():
+            raise ValueError(
+                f"initial is {self.initial}, which is not a file here; give the path of the "
+                "initial model, as experiments.init_model writes it"
+            )
+        _, metadata = read_initial(self.initial)
+        check_num_rounds(metadata, self.num_rounds, what=str(self.initial))
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[pathlib.Path]:
+        """Yields a temporary folder, which becomes `folder` if the block succeeds."""
+        with atomic.replacing_folder(self.folder) as temporary:
+            yield temporary
