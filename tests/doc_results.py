@@ -16,6 +16,9 @@ The table is the first one below that heading in `study.md`, as the study's own 
 their rows, settings and events. Unpacked in a folder of runs, it lets the same study go on there:
 
     mkdir -p runs && tar -xf docs/results/<name>.tar.xz -C runs
+
+Of a study that is not finished `--take` writes only this archive. A study of many hours can thus be
+computed in parts, also on several machines.
 """
 
 from __future__ import annotations
@@ -126,7 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--take", type=pathlib.Path, help="folder of a finished study")
+    parser.add_argument("--take", type=pathlib.Path, help="folder of a study")
     parser.add_argument("--name", help="of the file in docs/results, without .json")
     parser.add_argument("--processor", help="on which the study ran")
     flags = parser.parse_args()
@@ -134,10 +137,13 @@ def main() -> None:
         if not (flags.name and flags.processor):
             parser.error("--take needs --name and --processor")
         study = json.loads((flags.take / "study.json").read_text(encoding="utf-8"))
-        atomic.write_json(
-            DOCS / "results" / f"{flags.name}.json", shortened(study, flags.processor)
-        )
         pack(study, flags.take, DOCS / "results" / f"{flags.name}.tar.xz")
+        try:
+            result = shortened(study, flags.processor)
+        except ValueError as unfinished:
+            print(f"only its finished runs are packed: {unfinished}")
+        else:
+            atomic.write_json(DOCS / "results" / f"{flags.name}.json", result)
     for path in sorted(DOCS.glob("*.md")):
         page = path.read_text(encoding="utf-8")
         if rewritten(page) != page:
