@@ -16,9 +16,12 @@ from runkit import atomic
 class EngineRun:
     """What NVFLARE's job and Flower's app have in common.
 
+    The paths may be given as text.
+
     Attributes:
-      folder: folder of the job or app, which must not exist.
-      site_script: Python file for the sites.
+      folder: folder of the job or app, which must not exist; its name becomes that of the job or
+        app.
+      site_script: Python file that every site runs; see `nvflare.site` and `flower.site`.
       initial: safetensors file of global model 0, with the plan in its metadata.
       num_rounds: the plan's number, if it has one; the plan may derive a learning rate from it.
       num_sites: a round waits for all of them.
@@ -33,6 +36,8 @@ class EngineRun:
     num_sites: int
 
     def __post_init__(self) -> None:
+        for name in ("folder", "site_script", "initial"):
+            object.__setattr__(self, name, pathlib.Path(getattr(self, name)))
         for name in ("num_rounds", "num_sites"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:

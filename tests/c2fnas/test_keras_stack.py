@@ -7,6 +7,10 @@ import tensorflow as tf
 from c2fnas import keras_stack
 from tests.c2fnas import reference, tiny
 
+on_keras_2 = pytest.mark.skipif(
+    keras_stack.IS_KERAS_3, reason="Keras 3 does not trace layers for their shapes"
+)
+
 
 def test_instance_norm_layer():
     norm = keras_stack.instance_norm("norm")
@@ -51,7 +55,7 @@ def _described(model):
     ]
 
 
-@pytest.mark.skipif(keras_stack.IS_KERAS_3, reason="Keras 3 does not trace layers for their shapes")
+@on_keras_2
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
 @pytest.mark.parametrize("norm", ["rows", "library"])
 def test_a_network_built_without_tracing_is_the_traced_one(monkeypatch, precision, norm):
@@ -64,13 +68,12 @@ def test_a_network_built_without_tracing_is_the_traced_one(monkeypatch, precisio
     assert [v.name for v in told.variables.values()] == [v.name for v in traced.variables.values()]
 
 
+@on_keras_2
 @pytest.mark.parametrize("kind", ["rows", "library"])
 def test_no_layer_of_a_network_is_traced_for_its_shape(monkeypatch, kind):
     def traced(self, inputs, *args, **kwargs):
         raise AssertionError(f"{self.name} was traced")
 
-    if keras_stack.IS_KERAS_3:
-        pytest.skip("Keras 3 does not trace layers for their shapes")
     monkeypatch.setattr(tf.keras.layers.Layer, "_infer_output_signature", traced)
     tiny.build(tiny.SHALLOW, vae="reduced", instance_norm=kind)
 

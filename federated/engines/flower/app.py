@@ -44,40 +44,23 @@ app = flower_server.server_app(
 
 
 def write_app(
-    folder: str | os.PathLike,
-    *,
-    site_script: str | os.PathLike,
-    initial: str | os.PathLike,
-    output: str | os.PathLike,
-    num_rounds: int,
-    num_sites: int,
-    publisher: str = "site",
+    run: EngineRun, *, output: str | os.PathLike, publisher: str = "site"
 ) -> pathlib.Path:
     """Writes an app for `flwr run`; returns its folder.
 
+    Write it on the machine of the SuperLink: the app holds the absolute paths of the initial model
+    and of `output`, and no copy of the model.
+
     Args:
-      folder: folder of the app, which must not exist; its name, a Python identifier, becomes the
-        app's name.
-      site_script: Python file that defines `app`; see `flower.site`.
-      initial, output: file of global model 0, with the plan in its metadata, and folder for the
-        global models; absolute paths on the machine of the SuperLink. Write the app there, as the
-        initial model is checked, but not copied.
-      num_rounds: the same number as in the plan, if that has one.
-      num_sites: a round waits for all of them.
+      run: the name of its folder must be a Python identifier, and its script defines `app`.
+      output: folder for the global models.
       publisher: as Flower asks for it.
     Raises:
-      ValueError: before anything is written: as `EngineRun`, for a folder whose name cannot be the
-        app's, and for a path that is not absolute.
+      ValueError: before anything is written, for a folder whose name cannot be the app's, and for a
+        path that is not absolute.
     """
-    run = EngineRun(
-        folder=pathlib.Path(folder),
-        site_script=pathlib.Path(site_script),
-        initial=pathlib.Path(initial),
-        num_rounds=num_rounds,
-        num_sites=num_sites,
-    )
     _check_name(run.folder)
-    for name, path in (("initial", initial), ("output", output)):
+    for name, path in (("initial", run.initial), ("output", output)):
         if not os.path.isabs(path):
             raise ValueError(
                 f"{name} is {str(path)!r}; Flower runs the server's part of the app in a folder of "
@@ -89,7 +72,7 @@ def write_app(
         (package / "__init__.py").write_text("")
         shutil.copy(run.site_script, package / "site.py")
         about = {"num_rounds": run.num_rounds, "num_sites": run.num_sites}
-        server = _SERVER.format(initial=str(initial), output=str(output), **about)
+        server = _SERVER.format(initial=str(run.initial), output=str(output), **about)
         (package / "server.py").write_text(server, encoding="utf-8")
         project = _PROJECT.format(name=run.folder.name, publisher=publisher)
         (temporary / "pyproject.toml").write_text(project, encoding="utf-8")

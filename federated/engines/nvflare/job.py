@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import shutil
 
@@ -13,35 +12,12 @@ _SERVER = "federated.engines.nvflare.server"
 _INITIAL = "initial.safetensors"  # of the job, whatever the given file is called
 
 
-def write_job(
-    folder: str | os.PathLike,
-    *,
-    site_script: str | os.PathLike,
-    initial: str | os.PathLike,
-    num_rounds: int,
-    num_sites: int,
-) -> pathlib.Path:
+def write_job(run: EngineRun) -> pathlib.Path:
     """Writes a job for NVFLARE's admin client or API to submit; returns its folder.
 
     The job holds copies of the script and the initial model. NVFLARE's own `FedJob` would also copy
     those modules of this package that the job names, but not what they import.
-
-    Args:
-      folder: folder of the job, which must not exist; its name becomes the job's name.
-      site_script: Python file that every site runs; see `nvflare.site`.
-      initial: safetensors file of global model 0, with the plan in its metadata.
-      num_rounds: the same number as in the plan, if that has one.
-      num_sites: a round waits for all of them.
-    Raises:
-      ValueError: as `EngineRun`, before anything is written.
     """
-    run = EngineRun(
-        folder=pathlib.Path(folder),
-        site_script=pathlib.Path(site_script),
-        initial=pathlib.Path(initial),
-        num_rounds=num_rounds,
-        num_sites=num_sites,
-    )
     with run.writing() as temporary:
         _write(run, temporary)
     return run.folder

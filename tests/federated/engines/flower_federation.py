@@ -6,6 +6,7 @@ import importlib.metadata
 import pathlib
 import sys
 
+from federated.engines.engine_run import EngineRun
 from federated.engines.flower import app as flower_app
 from tests.federated.engines.processes import free_ports, listens
 
@@ -65,14 +66,14 @@ def lead(processes, kits, initial, *, num_rounds):
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "PATH": f"{PROGRAMS}:/usr/bin:/bin",
     }
-    app = flower_app.write_app(
-        folder / "rounds",
+    run = EngineRun(
+        folder=folder / "rounds",
         site_script=script,
         initial=initial,
-        output=output,
         num_rounds=num_rounds,
         num_sites=2,
     )
+    app = flower_app.write_app(run, output=output)
     fleet, control = start_link(processes, kits, about)
     for site in ("C1", "C2"):
         start_node(processes, kits, about, site, fleet)

@@ -9,6 +9,7 @@ import sys
 
 from nvflare.fuel.flare_api.flare_api import NoConnection, new_secure_session
 
+from federated.engines.engine_run import EngineRun
 from federated.engines.nvflare import job as nvflare_job
 from tests.federated.engines.processes import free_ports
 
@@ -86,13 +87,14 @@ def lead(processes, initial, *, num_rounds):
         start(processes, kits, name)
     script = processes.folder / "site.py"
     script.write_text(SITE_SCRIPT)
-    job = nvflare_job.write_job(
-        processes.folder / "rounds",
+    run = EngineRun(
+        folder=processes.folder / "rounds",
         site_script=script,
         initial=initial,
         num_rounds=num_rounds,
         num_sites=2,
     )
+    job = nvflare_job.write_job(run)
     with contextlib.closing(session_of(processes, kits)) as session:
         number = session.submit_job(str(job))
         status = ""

@@ -1,7 +1,10 @@
 """What both engines refuse before they write anything, tried on the writer of each."""
 
+import functools
+
 import pytest
 
+from federated.engines.engine_run import EngineRun
 from federated.tensors import tensor_files
 from tests.federated import toy
 
@@ -11,6 +14,7 @@ def write(request, without_engine, tmp_path):
     """Writes a run of three rounds at two sites, unless told otherwise, into tmp_path/out/rounds."""
     (tmp_path / "site.py").write_text("app = None\n")
     settings = {
+        "folder": str(tmp_path / "out" / "rounds"),
         "site_script": tmp_path / "site.py",
         "initial": toy.write_initial(tmp_path / "initial.safetensors"),
         "num_rounds": 3,
@@ -19,9 +23,9 @@ def write(request, without_engine, tmp_path):
     if request.param == "nvflare":
         writer = without_engine("federated.engines.nvflare.job", "2.9.0").write_job
     else:
-        writer = without_engine("federated.engines.flower.app", "1.23.0").write_app
-        settings["output"] = tmp_path / "global"
-    return lambda **changed: writer(tmp_path / "out" / "rounds", **{**settings, **changed})
+        write_app = without_engine("federated.engines.flower.app", "1.23.0").write_app
+        writer = functools.partial(write_app, output=tmp_path / "global")
+    return lambda **changed: writer(EngineRun(**{**settings, **changed}))
 
 
 @pytest.mark.parametrize("name", ["num_rounds", "num_sites"])

@@ -1,7 +1,9 @@
 import ast
+import dataclasses
 
 import pytest
 
+from federated.engines.engine_run import EngineRun
 from tests.federated import toy
 
 
@@ -23,18 +25,21 @@ def initial(tmp_path):
     return toy.write_initial(tmp_path / '"first".safetensors', plan=plan)
 
 
-def test_an_app_holds_the_sites_script_and_a_server_with_the_runs_settings(
-    flower_app, script, initial, tmp_path
-):
-    folder = flower_app.write_app(
-        tmp_path / "rounds",
+@pytest.fixture
+def run(script, initial, tmp_path):
+    return EngineRun(
+        folder=tmp_path / "rounds",
         site_script=script,
         initial=initial,
-        output="/srv/out",
         num_rounds=7,
         num_sites=2,
-        publisher="charite",
     )
+
+
+def test_an_app_holds_the_sites_script_and_a_server_with_the_runs_settings(
+    flower_app, script, initial, run
+):
+    folder = flower_app.write_app(run, output="/srv/out", publisher="charite")
     package = folder / "rounds"
     assert (package / "site.py").read_text() == script.read_text()
     assert (package / "__init__.py").read_text() == ""
@@ -64,30 +69,23 @@ def test_an_app_holds_the_sites_script_and_a_server_with_the_runs_settings(
 @pytest.mark.parametrize(
     "name", ["my-app", "2nd", "class", "None", "federated", "numpy", "json", "sys"]
 )
-def test_a_folder_that_cannot_be_the_apps_module_is_refused(
-    flower_app, script, initial, tmp_path, name
-):
+def test_a_folder_that_cannot_be_the_apps_module_is_refused(flower_app, run, tmp_path, name):
     with pytest.raises(
         ValueError, match=rf"{name}: the folder's name is the app's module.* give it"
     ):
         flower_app.write_app(
-            tmp_path / "out" / name,
-            site_script=script,
-            initial=initial,
-            output="/srv/out",
-            num_rounds=7,
-            num_sites=1,
+            dataclasses.replace(run, folder=tmp_path / "out" / name), output="/srv/out"
         )
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["initial", "output"])
-def test_a_relative_path_is_refused(flower_app, script, initial, tmp_path, monkeypatch, name):
+def test_a_relative_path_is_refused(flower_app, run, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    relative = {"initial": initial.name, "output": "srv/out"}
-    paths = {"initial": initial, "output": "/srv/out", name: relative[name]}
+    relative = {"initial": run.initial.name, "output": "srv/out"}
+    paths = {"initial": run.initial, "output": "/srv/out", name: relative[name]}
     with pytest.raises(ValueError, match=rf"{name} is '.*give the absolute path on the machine of"):
         flower_app.write_app(
-            tmp_path / "out" / "rounds", site_script=script, num_rounds=7, num_sites=1, **paths
+            dataclasses.replace(run, initial=paths["initial"]), output=paths["output"]
         )
-    assert not (tmp_path / "out").exists()
+    assert not run.folder.exists()

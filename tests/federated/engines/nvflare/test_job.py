@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from federated.engines.engine_run import EngineRun
 from tests.federated import toy
 
 
@@ -14,11 +15,13 @@ def job(without_engine, tmp_path):
     toy.write_initial(tmp_path / "first.safetensors", plan=plan)
     nvflare_job = without_engine("federated.engines.nvflare.job", "2.9.0")
     return nvflare_job.write_job(
-        tmp_path / "rounds",
-        site_script=script,
-        initial=tmp_path / "first.safetensors",
-        num_rounds=7,
-        num_sites=2,
+        EngineRun(
+            folder=tmp_path / "rounds",
+            site_script=script,
+            initial=tmp_path / "first.safetensors",
+            num_rounds=7,
+            num_sites=2,
+        )
     )
 
 
