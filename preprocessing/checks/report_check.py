@@ -33,7 +33,7 @@ def _check(report: Mapping[str, Any]) -> None:
         if part != "splits" or report[part] is not None:
             for name, count in report[part].items():
                 if not _name(name):
-                    raise ValueError(f"its {part} names is {str(name)[:40]!r}")
+                    raise ValueError(f"a name in its {part} is {str(name)[:40]!r}")
                 if type(count) is not int or not 0 <= count <= _MOST:
                     raise ValueError(f"its {part} is {str(count)[:40]!r}")
     if report["format"] in older_reports.FORMATS:

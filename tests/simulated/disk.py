@@ -1,33 +1,26 @@
 """Disks in memory, one per machine, under `/simulated/<machine>/`.
 
-While `installed`, the functions of `os`, `open` and their like that the product calls work on these
-paths; every other path goes to the system. So a disk costs microseconds, fills up when a story says
-so, and keeps what a killed program has written, byte for byte.
+A disk costs microseconds, fills up when a story says so, and keeps what a killed program has
+written, byte for byte. `disk_functions` lets the product work on it.
 
 What is not modelled: unsynced data are never lost (`tests/power_loss` does that), and permissions.
 """
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import errno
 import fcntl
-import fnmatch
 import functools
-import io
 import os
-import pathlib
-import shutil
 import stat
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-from runkit import writeback
+from tests.simulated.disk_streams import Entries, Stream, TextStream, opening
 
 ROOT = "/simulated/"
-_FIRST_DESCRIPTOR = 1_000_000
+FIRST_DESCRIPTOR = 1_000_000
 _FOLDER, _FILE = stat.S_IFDIR | 0o700, stat.S_IFREG | 0o600
 _CREATE, _EXCLUSIVELY, _TRUNCATE = os.O_CREAT, os.O_EXCL, os.O_TRUNC
 _WRITING = os.O_WRONLY | os.O_RDWR
@@ -89,7 +82,7 @@ class Disks:
         self._folders: dict[str, dict[str, Node]] = {}
         self._found: dict[str, Node] = {}
         self._open: dict[int, tuple[str, Node, object]] = {}
-        self._next = _FIRST_DESCRIPTOR
+        self._next = FIRST_DESCRIPTOR
 
     # What stories and invariants ask.
 
@@ -360,8 +353,8 @@ class Disks:
     def listdir(self, path: str = ROOT) -> list[str]:
         return list(self._listed(path))
 
-    def scandir(self, path: str = ROOT) -> _Entries:
-        return _Entries(path, self._listed(path))
+    def scandir(self, path: str = ROOT) -> Entries:
+        return Entries(path, self._listed(path))
 
     def _listed(self, path: str) -> dict[str, Node]:
         entries = self._find(path).entries
@@ -374,14 +367,14 @@ class Disks:
     def open_stream(
         self, path: str, mode: str, opener: Callable | None = None, errors: str | None = None
     ) -> Any:
-        flags, at_end, binary = _opening(mode)
+        flags, at_end, binary = opening(mode)
         number = self.open(path, flags) if opener is None else opener(path, flags)
         node = self._open[number][1]
         if node.entries is not None:
             self.close(number)
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        stream = _Stream(self, number, node.content, at_end)
-        return stream if binary else _TextStream(stream, errors or "strict")
+        stream = Stream(self, number, node.content, at_end)
+        return stream if binary else TextStream(stream, errors or "strict")
 
     def mkstemp(self, suffix: str = "", prefix: str = "tmp", dir: Any = None, **_: Any) -> Any:
         self._names += 1
@@ -404,404 +397,8 @@ class Disks:
         self.unlink(path)
 
 
-class _Entry:
-    def __init__(self, folder: str, name: str, node: Node):
-        self.name, self.path, self._node = name, f"{folder.rstrip('/')}/{name}", node
-
-    def is_dir(self, *, follow_symlinks: bool = True) -> bool:
-        return self._node.entries is not None
-
-    def is_file(self, *, follow_symlinks: bool = True) -> bool:
-        return self._node.entries is None
-
-    def is_symlink(self) -> bool:
-        return False
-
-    def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
-        return self._node.status()
-
-
-class _Entries:
-    def __init__(self, path: str, entries: dict[str, Node]):
-        self._entries = iter([_Entry(path, name, node) for name, node in entries.items()])
-
-    def __iter__(self) -> Iterator[_Entry]:
-        return self._entries
-
-    def __enter__(self) -> _Entries:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    close = __exit__
-
-
-class _Stream:
-    """An open file, without a buffer: what is written is on the disk."""
-
-    __slots__ = ("_at_end", "_content", "_disks", "_number", "_place")
-
-    def __init__(self, disks: Disks, number: int, content: bytearray, at_end: bool):
-        self._disks, self._number, self._at_end = disks, number, at_end
-        self._content = content
-        self._place = len(content) if at_end else 0
-
-    def fileno(self) -> int:
-        return self._number
-
-    def read(self, size: int = -1) -> bytes:
-        if size < 0:
-            size = max(0, len(self._content) - self._place)
-        data = self._disks.pread(self._number, size, self._place)
-        self._place += len(data)
-        return data
-
-    def readline(self) -> bytes:
-        content = self._content
-        end = content.find(b"\n", self._place) + 1 or len(content)
-        return self.read(end - self._place)
-
-    def __iter__(self) -> Iterator[bytes]:
-        while line := self.readline():
-            yield line
-
-    def write(self, data: Any) -> int:
-        place = len(self._content) if self._at_end else self._place
-        count = self._disks.pwrite(self._number, data, place)
-        self._place = place + count
-        return count
-
-    def writelines(self, lines: Any) -> None:
-        for line in lines:
-            self.write(line)
-
-    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
-        if whence == os.SEEK_CUR:
-            place += self._place
-        elif whence == os.SEEK_END:
-            place += len(self._content)
-        self._place = place
-        return place
-
-    def tell(self) -> int:
-        return self._place
-
-    def flush(self) -> None:
-        pass
-
-    def close(self) -> None:
-        self._disks.close(self._number)
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._disks.close(self._number)
-
-
-class _TextStream:
-    def __init__(self, stream: _Stream, errors: str):
-        self._stream, self._errors = stream, errors
-
-    def read(self, size: int = -1) -> str:
-        return self._stream.read(size).decode("utf-8", self._errors)
-
-    def __iter__(self) -> Iterator[str]:
-        return (line.decode("utf-8", self._errors) for line in self._stream)
-
-    def write(self, text: str) -> int:
-        return self._stream.write(text.encode("utf-8", self._errors))
-
-    def writelines(self, lines: Any) -> None:
-        self.write("".join(lines))
-
-    def __enter__(self) -> _TextStream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stream.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
 @functools.lru_cache(maxsize=20_000)
 def _parts(path: str) -> tuple[str, str, str]:
     """Returns the machine of a path, its folder, and its name there: "" for the machine's root."""
     folder, _, name = path.rstrip("/").rpartition("/")
     return path.split("/", 3)[2], folder, name if folder.count("/") > 1 else ""
-
-
-@functools.cache
-def _opening(mode: str) -> tuple[int, bool, bool]:
-    """Returns how `open` of the system opens a file in a mode of Python's, whether its end is the
-    place to write, and whether it holds bytes.
-    """
-    flags = {"r": os.O_RDONLY, "w": os.O_CREAT | os.O_TRUNC, "a": os.O_CREAT}[mode[0]]
-    access = os.O_RDWR if "+" in mode else os.O_RDONLY if mode[0] == "r" else os.O_WRONLY
-    return flags | access, mode[0] == "a", "b" in mode
-
-
-_BY_PATH = {
-    os: (
-        *("lstat", "replace", "rename", "link", "unlink", "remove", "mkdir"),
-        *("chmod", "listdir", "scandir", "truncate"),
-    ),
-    shutil: ("rmtree",),
-}
-_BY_NUMBER = {  # and how many arguments they take; with a count, they are called with a number only
-    os: {"close": 1, "fsync": 1, "fstat": 1, "write": 2, "pread": 3, "pwrite": 3}
-    | {"preadv": 0, "ftruncate": 0},
-    fcntl: {"flock": 0},
-}
-_SAME = {"lstat": "stat", "rename": "replace", "remove": "unlink"}
-
-
-_Path = type(pathlib.Path())
-
-
-def _place(path: Any) -> Any:
-    """Returns a path as the disks take it; whatever else it is, it is returned as it is."""
-    if type(path) is _Path:
-        try:
-            return path._str  # what `str` finds, but only after it has asked for it once
-        except AttributeError:
-            return str(path)
-    return str(path) if isinstance(path, pathlib.PurePath) else path
-
-
-def _is_inside(place: Any) -> bool:
-    """Whether a path or a descriptor is one of the simulated disks."""
-    if isinstance(place, str):
-        return place.startswith(ROOT)
-    return isinstance(place, int) and place >= _FIRST_DESCRIPTOR
-
-
-class Installation:
-    """The functions that take the place of the system's; each story has disks of its own.
-
-    Those that are called most often are written out, because a call with any arguments costs several
-    times as much.
-    """
-
-    disks: Disks
-
-    def __init__(self) -> None:
-        self._methods: dict[str, Callable] = {}  # of the disks, by the name of the system's call
-
-    def use(self, disks: Disks) -> None:
-        """Lets calls go to these disks from now on."""
-        self.disks = disks
-        self._methods.update(
-            (name, getattr(disks, _SAME.get(name, name)))
-            for names in (*_BY_PATH.values(), *_BY_NUMBER.values())
-            for name in names
-        )
-
-    def functions(self) -> list[tuple[Any, str, Callable]]:
-        """Returns (module, name, the function that takes the place of that one)."""
-        return [
-            (os, "stat", self._stat()),
-            (os, "open", self._open()),
-            (builtins, "open", self._open_stream(builtins.open)),
-            (io, "open", self._open_stream(io.open)),
-            *(
-                (m, name, (self._of_one, self._of_two, self._of_three)[count - 1](m, name))
-                if count
-                else (m, name, self._of_number(m, name))
-                for m, names in _BY_NUMBER.items()
-                for name, count in names.items()
-            ),
-            *((m, name, self._of_path(m, name)) for m, names in _BY_PATH.items() for name in names),
-            (pathlib.Path, "exists", self._exists()),
-            (pathlib.Path, "is_dir", self._is_dir()),
-            (pathlib.Path, "glob", self._glob()),
-            (pathlib.Path, "unlink", self._unlink()),
-            (writeback, "begin", self._begin()),
-            (shutil, "copyfile", self._copyfile()),
-            (tempfile, "mkstemp", self._mkstemp()),
-        ]
-
-    def _stat(self) -> Callable:
-        original, installation = os.stat, self
-
-        def call(path: Any, *, dir_fd: Any = None, follow_symlinks: bool = True) -> Any:
-            place = path if type(path) is str else _place(path)
-            node = installation.disks._found.get(place)
-            if node is not None:
-                return node.status()
-            if _is_inside(place):
-                return installation.disks.stat(place)
-            return original(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
-
-        return call
-
-    def _exists(self) -> Callable:
-        original, installation = pathlib.Path.exists, self
-
-        def call(path: pathlib.Path, **named: Any) -> bool:
-            place = _place(path)
-            if place.startswith(ROOT):
-                return installation.disks.there(place) is not None
-            return original(path, **named)
-
-        return call
-
-    def _is_dir(self) -> Callable:
-        original, installation = pathlib.Path.is_dir, self
-
-        def call(path: pathlib.Path, **named: Any) -> bool:
-            place = _place(path)
-            if place.startswith(ROOT):
-                node = installation.disks.there(place)
-                return node is not None and node.entries is not None
-            return original(path, **named)
-
-        return call
-
-    def _glob(self) -> Callable:
-        original, installation = pathlib.Path.glob, self
-
-        def call(path: pathlib.Path, pattern: str, **named: Any) -> Iterator[pathlib.Path]:
-            place = _place(path)
-            if not place.startswith(ROOT) or "/" in pattern or "**" in pattern:
-                return original(path, pattern, **named)
-            node = installation.disks.there(place)
-            names = fnmatch.filter(node.entries or () if node else (), pattern)
-            return iter([path / name for name in names])
-
-        return call
-
-    def _unlink(self) -> Callable:
-        original, installation = pathlib.Path.unlink, self
-
-        def call(path: pathlib.Path, missing_ok: bool = False) -> None:
-            place = _place(path)
-            if not place.startswith(ROOT):
-                return original(path, missing_ok=missing_ok)
-            return installation.disks.unlink(place, missing_ok=missing_ok)
-
-        return call
-
-    def _open(self) -> Callable:
-        original, installation = os.open, self
-
-        def call(path: Any, flags: int, mode: int = 0o777, *, dir_fd: Any = None) -> int:
-            place = path if type(path) is str else _place(path)
-            if type(place) is str and place.startswith(ROOT):
-                return installation.disks.open(place, flags)
-            return original(path, flags, mode, dir_fd=dir_fd)
-
-        return call
-
-    def _open_stream(self, original: Callable) -> Callable:
-        installation = self
-
-        def call(file: Any, mode: str = "r", *given: Any, **named: Any) -> Any:
-            place = file if type(file) is str else _place(file)
-            if type(place) is str and place.startswith(ROOT):
-                opener, errors = named.get("opener"), named.get("errors")
-                if len(given) > 2:
-                    errors = given[2]
-                return installation.disks.open_stream(place, mode, opener, errors)
-            return original(file, mode, *given, **named)
-
-        return call
-
-    def _of_path(self, module: Any, name: str) -> Callable:
-        original, methods = getattr(module, name), self._methods
-
-        def call(path: Any = ".", *given: Any, **named: Any) -> Any:
-            place = path if type(path) is str else _place(path)
-            if _is_inside(place):
-                if given:  # the second path of a rename or a link
-                    given = tuple(map(_place, given))
-                return methods[name](place, *given, **named)
-            return original(path, *given, **named)
-
-        return call
-
-    def _of_number(self, module: Any, name: str) -> Callable:
-        original, methods = getattr(module, name), self._methods
-
-        def call(number: Any, *given: Any) -> Any:
-            if type(number) is not int and isinstance(number, (_Stream, _TextStream)):
-                number = number.fileno()
-            if type(number) is int and number >= _FIRST_DESCRIPTOR:
-                return methods[name](number, *given)
-            return original(number, *given)
-
-        return call
-
-    def _of_one(self, module: Any, name: str) -> Callable:
-        original, methods = getattr(module, name), self._methods
-
-        def call(number: Any) -> Any:
-            if type(number) is int and number >= _FIRST_DESCRIPTOR:
-                return methods[name](number)
-            return original(number)
-
-        return call
-
-    def _of_two(self, module: Any, name: str) -> Callable:
-        original, methods = getattr(module, name), self._methods
-
-        def call(number: Any, second: Any) -> Any:
-            if type(number) is int and number >= _FIRST_DESCRIPTOR:
-                return methods[name](number, second)
-            return original(number, second)
-
-        return call
-
-    def _of_three(self, module: Any, name: str) -> Callable:
-        original, methods = getattr(module, name), self._methods
-
-        def call(number: Any, second: Any, third: Any) -> Any:
-            if type(number) is int and number >= _FIRST_DESCRIPTOR:
-                return methods[name](number, second, third)
-            return original(number, second, third)
-
-        return call
-
-    def _begin(self) -> Callable:
-        original = writeback.begin
-
-        def call(number: int, *given: Any) -> Any:
-            return True if number >= _FIRST_DESCRIPTOR else original(number, *given)
-
-        return call
-
-    def _copyfile(self) -> Callable:
-        original, installation = shutil.copyfile, self
-
-        def call(source: Any, target: Any, **named: Any) -> Any:
-            # The initial model may come from outside.
-            inside = os.fspath(target).startswith(ROOT)
-            return (installation.disks.copyfile if inside else original)(source, target, **named)
-
-        return call
-
-    def _mkstemp(self) -> Callable:
-        original, installation = tempfile.mkstemp, self
-
-        def call(*given: Any, **named: Any) -> Any:
-            inside = os.fspath(named.get("dir") or "").startswith(ROOT)
-            return (installation.disks.mkstemp if inside else original)(*given, **named)
-
-        return call
-
-
-@contextlib.contextmanager
-def installed() -> Iterator[Installation]:
-    """Lets the product work on simulated disks inside the block."""
-    installation = Installation()
-    replaced = installation.functions()
-    before = [(module, name, getattr(module, name)) for module, name, _ in replaced]
-    try:
-        for module, name, function in replaced:
-            setattr(module, name, function)
-        yield installation
-    finally:
-        for module, name, function in before:
-            setattr(module, name, function)

@@ -22,7 +22,7 @@ from federated.tensors import codec, partial_file, tensor_files, weights
 from runkit import atomic, events, private
 from tests.federated import toy
 from tests.simulated import database as databases
-from tests.simulated import disk, paths
+from tests.simulated import disk, disk_functions, paths
 from tests.simulated.federation import Federation
 from tests.simulated.network import SiteTransport
 from tests.simulated.story import SERVER, Story
@@ -169,7 +169,7 @@ def prepared() -> Iterator[Callable[[Story], Federation]]:
         (loop, "_beating", beating),
     ]
     before = [(m, name, getattr(m, name)) for m, name, _ in replaced]
-    with disk.installed() as installation, paths.remembered():
+    with disk_functions.installed() as installation, paths.remembered():
         for m, name, value in replaced:
             setattr(m, name, value)
         try:
@@ -188,7 +188,7 @@ def prepared() -> Iterator[Callable[[Story], Federation]]:
                 setattr(m, name, value)
 
 
-def _initial(installation: disk.Installation) -> bytes:
+def _initial(installation: disk_functions.Installation) -> bytes:
     installation.use(disk.Disks(lambda *_: None, lambda: 0))
     installation.disks.add("made")
     toy.write_initial(f"{disk.ROOT}made/initial.safetensors")

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tests.simulated import disk
+from tests.simulated import disk, disk_functions
 
 NAMES = ("a", "b", "c")
 
@@ -61,7 +61,7 @@ def _done(root, kind, first, second, content):
 @pytest.mark.parametrize("seed", range(5))
 def test_what_is_on_it_is_what_the_system_would_have(seed, tmp_path):
     draw = random.Random(seed)
-    with disk.installed() as installation:
+    with disk_functions.installed() as installation:
         installation.use(disk.Disks(lambda *_: None, lambda: 5))
         installation.disks.add("m")
         for _ in range(600):
@@ -76,7 +76,7 @@ def test_what_is_on_it_is_what_the_system_would_have(seed, tmp_path):
 
 
 def test_what_is_below_a_folder_that_moved_is_found_in_its_new_place():
-    with disk.installed() as installation:
+    with disk_functions.installed() as installation:
         installation.use(disk.Disks(lambda *_: None, lambda: 5))
         installation.disks.add("m")
         root = f"{disk.ROOT}m"

@@ -96,7 +96,7 @@ def test_a_report_that_was_edited_anywhere_is_refused_or_shown():
         (("format",), True, "its format is 'True'"),
         (("site",), " ", "its site is ' '"),
         (("site",), "C" * 10**6, "its site is 'CCC"),
-        (("axes",), {"L" * 10**6: 1}, "its axes names is "),
+        (("axes",), {"L" * 10**6: 1}, "a name in its axes is "),
         (("cases", "usable"), -1, "site C1: its number of cases usable is '-1'"),
         (("axes",), ["LPS"], "'list' object has no attribute 'items'"),
         (("rules",), {"L03": 1.5}, "its rules is '1.5'"),
