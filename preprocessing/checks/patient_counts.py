@@ -117,7 +117,7 @@ def of_voxels(counts: np.ndarray) -> Counts | None:
 
     def few(bins: np.ndarray) -> bool:
         patients = inside[:, bins].any(axis=1).sum()
-        return patients < FEWEST_PATIENTS or sums[bins].sum() < _FEWEST_VOXELS
+        return bool(patients < FEWEST_PATIENTS or sums[bins].sum() < _FEWEST_VOXELS)
 
     if few(np.ones(len(sums), dtype=bool)):
         return None
