@@ -73,7 +73,8 @@ def compare(
         *((n - 1) * length for n, length in zip(truth.shape, spacing_mm, strict=True))
     )
     box = boxes.around(prediction | truth) or (slice(0), slice(0), slice(0))
-    prediction, truth = prediction[box], truth[box]
+    # Masks that come from files have their axes in the other order.
+    prediction, truth = (np.ascontiguousarray(mask[box]) for mask in (prediction, truth))
     return {
         value: _class_scores(
             prediction == value, truth == value, spacing_mm, tolerance_mm, diagonal_mm

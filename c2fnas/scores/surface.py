@@ -78,7 +78,7 @@ def of_mask(mask: np.ndarray, spacing_mm: Sequence[float], definition: Definitio
     box = boxes.around(mask)
     if box is None:
         return Surface(np.zeros((0, 3), dtype=np.int64), np.zeros(0), definition, spacing)
-    inner = np.pad(mask[box], 1)
+    inner = boxes.padded(mask[box])
     if definition == "border":
         places = _border_voxels(inner)
         weights = np.ones(len(places))
@@ -206,12 +206,15 @@ def _percentile(distances_mm: np.ndarray, surface: Surface, percentile: float) -
 
 def _border_voxels(padded: np.ndarray) -> np.ndarray:
     """Returns int64 [n, 3]: the border voxels' places in the unpadded mask, in array order."""
-    mask = padded[1:-1, 1:-1, 1:-1]
-    inside = mask.copy()
-    for axis in range(3):
-        for step in (slice(None, -2), slice(2, None)):
-            inside &= padded[tuple(step if other == axis else slice(1, -1) for other in range(3))]
-    return np.stack(np.nonzero(mask & ~inside), axis=1)
+    mask = padded.ravel()
+    # A neighbour lies one step away in memory. The padding keeps it from being that of another row.
+    plane = padded.strides[0]
+    inside = mask[plane:-plane].copy()
+    for step in padded.strides:
+        inside &= mask[plane - step : len(mask) - plane - step]
+        inside &= mask[plane + step : len(mask) - plane + step]
+    places = np.flatnonzero(mask[plane:-plane] & ~inside) + plane
+    return np.stack(np.unravel_index(places, padded.shape), axis=1) - 1
 
 
 def _elements(padded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -221,16 +224,10 @@ def _elements(padded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
       int64 [n, 3]: place of the first of the eight voxels in the unpadded mask, -1 in the padding;
       uint8 [n]: number of the neighbourhood, see `surface_elements.areas`.
     """
-    shape = tuple(n - 1 for n in padded.shape)
-    codes = np.zeros(shape, dtype=np.uint8)
-    voxels = padded.view(np.uint8)
-    for corner in range(8):
-        part = voxels[
-            tuple(
-                slice(offset, offset + n)
-                for offset, n in zip(np.unravel_index(corner, (2, 2, 2)), shape, strict=True)
-            )
-        ]
-        codes |= part << np.uint8(corner)
-    places = np.nonzero((codes != 0) & (codes != 255))
-    return np.stack(places, axis=1) - 1, codes[places]
+    codes = padded.view(np.uint8).ravel()
+    # Bits of the voxels that follow along z, then of those pairs along y, then of those fours along
+    # x. Neighbourhoods that cross the end of a row hold nothing but padding.
+    for step, bits in zip(reversed(padded.strides), (1, 2, 4), strict=True):
+        codes = codes[:-step] | codes[step:] << np.uint8(bits)
+    places = np.flatnonzero(codes + np.uint8(1) > 1)  # neither 0 nor 255, which becomes 0
+    return np.stack(np.unravel_index(places, padded.shape), axis=1) - 1, codes[places]

@@ -9,7 +9,8 @@ area with those of surface-distance, surface Dice by border voxels with MONAI's.
 
 One run on two busy cores, hence in processor seconds: MONAI took 27 times as long as `ours` for all
 three, surface-distance 8 times. The largest difference from MONAI, which computes in float32, was
-6.3e-7, from surface-distance 9e-15.
+6.3e-7, from surface-distance 9e-15. Since then `ours` takes half as long (0.19 instead of 0.38 s in
+one run on an EPYC without AVX-512), with the same values to the last bit.
 """
 
 from __future__ import annotations

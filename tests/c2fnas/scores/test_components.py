@@ -1,4 +1,6 @@
 import numpy as np
+import pytest
+from scipy import ndimage
 
 from c2fnas.scores import components
 
@@ -34,3 +36,30 @@ def test_components_meet_where_they_share_a_voxel_and_not_where_they_touch():
     assert components.count_matches(prediction, np.zeros_like(truth)) == (3, 0, 0, 3)
     assert components.count_matches(np.zeros_like(truth), truth) == (0, 3, 0, 0)
     assert components.count_matches(np.zeros_like(truth), np.zeros_like(truth)) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("shape", [(9, 8, 7), (1, 6, 5), (6, 1, 5), (7, 6, 1), (1, 1, 1)])
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.5, 0.9])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_components_equal_those_of_scipy(shape, share, order):
+    generator = np.random.default_rng(4)
+    for _ in range(10):
+        prediction, truth = (
+            np.asarray(generator.random(shape) < share, order=order) for _ in range(2)
+        )
+        (own, predicted), (true, present) = (
+            ndimage.label(mask, np.ones((3, 3, 3))) for mask in (prediction, truth)
+        )
+        found = set(true[prediction]) - {0}
+        matched = set(own[truth]) - {0}
+        assert components.count(prediction) == predicted
+        assert components.count_matches(prediction, truth) == (
+            predicted,
+            present,
+            len(found),
+            predicted - len(matched),
+        )
+        mask = np.asarray(prediction * generator.integers(1, 3, shape), np.uint8, order=order)
+        sizes = np.bincount(own.ravel(), minlength=2)[1:]
+        kept = np.where(own == 1 + sizes.argmax(), mask, 0)  # the first one of equal size
+        np.testing.assert_array_equal(components.keep_largest(mask), kept)
