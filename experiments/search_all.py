@@ -22,6 +22,7 @@ from experiments.run.run_plan import duration, minutes
 from runkit import folder_lock, private
 
 FLAGS = flags.FLAGS
+MOST_AT_ONCE = 4  # each takes up to 3 GB of memory
 flags.DEFINE_string("profile", "demo", "Profile: demo, for two cores, or paper, for GPUs.")
 flags.DEFINE_string(
     "flagfiles",
@@ -35,6 +36,13 @@ flags.DEFINE_list(
     "split", ["12", "6", "10"], "Numbers of each site's cases for training,validation,test."
 )
 flags.DEFINE_integer("threads", 0, "Threads of the trainings; 0 uses one per core.", lower_bound=0)
+flags.DEFINE_integer(
+    "at_once",
+    0,
+    "Trainings at the same time, each in a process of its own with an equal share of the threads; "
+    f"0 runs one per thread, but at most {MOST_AT_ONCE}.",
+    lower_bound=0,
+)
 flags.DEFINE_bool("dry_run", False, "Print the cost and exit.")
 
 
@@ -54,13 +62,15 @@ def main(argv: list[str]) -> None:
             "the folder of your own flag files by --flagfiles"
         )
     folder = pathlib.Path(FLAGS.runs) / f"search_{FLAGS.profile}"
+    threads = FLAGS.threads or os.cpu_count() or 1
     run = whole_run.WholeSearch(
         folder=folder,
         flag_files=files,
         seed=FLAGS.seed,
         cases=FLAGS.cases,
         split=experiment_flags.numbers("split", int, 3),
-        threads=FLAGS.threads or os.cpu_count() or 1,
+        threads=threads,
+        at_once=FLAGS.at_once or min(threads, MOST_AT_ONCE),
     )
     budget = whole_run.estimated_seconds(run)
     total = sum(budget.values())

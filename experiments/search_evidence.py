@@ -11,7 +11,8 @@ verdicts were written before any number was known (docs/search.md). Networks and
 given are reported as not measured. The first start fixes the networks, the paths and the number of
 trainings; verdicts are given after the last training. --genotype is the network with which the
 search is compared: the published one, unless you give another. The cost is printed first
-(`--dry_run` stops there). Stop it at any time; run the same command again to resume.
+(`--dry_run` stops there). Stop it at any time; run the same command again to resume. Several
+processes with the same command share the trainings, for example one per GPU.
 
 Writes evidence.json, evidence.html, a page of it, and one file per finished training.
 """
@@ -63,6 +64,7 @@ def main(argv: list[str]) -> None:
     from experiments.models import prepared_cases, site_trainer
     from experiments.reports import search_page
     from experiments.search import search_cost, searched_cases
+    from experiments.search.shared_work import SharedWork
     from runkit import atomic, folder_lock, overwriting, private
     from runkit.classes import CLASSES
 
@@ -101,8 +103,12 @@ def main(argv: list[str]) -> None:
     print(search_cost.of_trainings(genes, config, chosen.alone_steps, stores, cores), flush=True)
     if FLAGS.dry_run:
         return
-    folder_lock.hold(private.make(folder))
-    evidence.keep_plan(folder, evidence.plan(compared, paths, chosen, about=about))
+    # Shared, because several processes may work on one folder.
+    folder_lock.hold(private.make(folder), shared=True)
+    shared = SharedWork(folder)
+    evidence.require_own(folder)
+    with shared.alone():
+        evidence.keep_plan(folder, evidence.plan(compared, paths, chosen, about=about))
 
     def write() -> None:
         content = evidence.document(compared, paths, chosen, folder, seed=config.seed)
@@ -117,12 +123,14 @@ def main(argv: list[str]) -> None:
         after_each=write,
         most_trainings=FLAGS.most_trainings,
     )
-    write()
-    content = atomic.read_json(folder / evidence.DOCUMENT)
+    with shared.alone():
+        write()
+        content = atomic.read_json(folder / evidence.DOCUMENT)
     if not content["finished"]:
         done = content["trainings"]
         print(
-            f"{done['done']} of {done['planned']} trainings; run the same command again to resume"
+            f"{done['done']} of {done['planned']} trainings; run the same command again to resume, "
+            "unless another process runs the rest"
         )
         return
     _tell(content)

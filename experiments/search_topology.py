@@ -7,7 +7,8 @@
 Every candidate is trained alone from scratch on the training cases of all sites, for --proxy_steps
 steps, and scored on their validation cases; no score uses a test case. A second arm draws as many
 topologies at random. The cost is printed first (`--dry_run` stops there). Stop it at any time; run
-the same command again to resume.
+the same command again to resume. Several processes with the same command share the trainings, for
+example one per GPU.
 
 Writes topology.json and topology_random.json, the best genotype of each arm, which every program
 accepts as --genotype; search.html, a page that shows the search; and search.json, its state.
@@ -66,6 +67,7 @@ def main(argv: list[str]) -> None:
     from experiments.reports import search_page
     from experiments.search import search_state, searched_cases
     from experiments.search.occasional import Occasional
+    from experiments.search.shared_work import SharedWork
     from runkit import atomic, folder_lock, overwriting, private
 
     config = experiment_flags.experiment_config()
@@ -102,8 +104,12 @@ def main(argv: list[str]) -> None:
     print(search_cost.of_topologies(first, space, config, proxy, stores, _cores()), flush=True)
     if FLAGS.dry_run:
         return
-    folder_lock.hold(private.make(folder))
-    state = search_state.resumed(folder, first, writes=_WRITES)
+    # Shared, because several processes may work on one search.
+    folder_lock.hold(private.make(folder), shared=True)
+    search_state.resumed(folder, first, writes=_WRITES)  # refuses before anything is written
+    with SharedWork(folder).alone():
+        state = search_state.resumed(folder, first, writes=_WRITES)
+        search_state.write(folder, state)
     if state.scored:
         print(f"{state.scored} of {state.budget} are scored already", flush=True)
 
@@ -123,7 +129,7 @@ def main(argv: list[str]) -> None:
         most_trainings=FLAGS.most_trainings,
     )
     write_page(state)
-    if state.next_candidate() is not None:
+    if not state.finished:
         print(f"{state.scored} of {state.budget} are scored; run the same command again to resume")
         return
     for line in _results(state, space, folder):

@@ -45,16 +45,19 @@ class Lock:
         self.close()
 
 
-def hold(folder: str | os.PathLike, *, shared: bool = False) -> Lock:
+def hold(folder: str | os.PathLike, *, shared: bool = False, wait: bool = False) -> Lock:
     """Locks an existing folder for this process.
 
     Args:
       shared: lets others hold a shared lock at the same time, e.g. to read.
+      wait: waits for a folder that is in use. Only for locks that are never held for long.
     Raises:
-      FolderInUse: naming the process that holds it.
+      FolderInUse: naming the process that holds it, unless `wait`.
       FileNotFoundError, NotADirectoryError: if there is no such folder.
     """
-    folder, how = pathlib.Path(folder), (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
+    folder, how = pathlib.Path(folder), fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    if not wait:
+        how |= fcntl.LOCK_NB
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, how)

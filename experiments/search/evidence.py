@@ -32,6 +32,7 @@ from experiments.results.verdicts.search_claims import (
 )
 from experiments.results.verdicts.search_verdicts import SearchedCase, mean_score
 from experiments.search import search_state
+from experiments.search.shared_work import SharedWork
 from runkit import atomic, formats, settings
 from runkit.settings import at_least, setting
 
@@ -205,34 +206,40 @@ def run(
     after_each: Callable[[], None] = lambda: None,
     most_trainings: int = 0,
 ) -> None:
-    """Runs the trainings that have no file yet.
+    """Runs the trainings that have no file yet and that no other process has begun.
 
     Args:
       folder: folder for the files.
       train: returns the rows of each split and the seconds of a training, given its label.
-      after_each: called after each training.
+      after_each: called after each training, by one process at a time.
       most_trainings: number of trainings after which to return early; 0 for no limit.
     """
-    done = 0
+    shared, done = SharedWork(folder), 0
     for number, one in enumerate(trainings, start=1):
         path = training_file(folder, one)
         if path.exists():
             continue
         if most_trainings and done == most_trainings:
             return
-        done += 1
-        label = f"{number}/{len(trainings)} {one.network} seed {one.seed}"
-        rows, seconds = train(one, label)
-        content = {
-            "format": FORMAT,
-            "network": one.network,
-            "genotype": one.genotype.to_json(),
-            "seed": one.seed,
-            "rows": dict(rows),
-            "seconds": round(seconds, 1),
-        }
-        atomic.write_json(path, content)
-        after_each()
+        with shared.alone():
+            claim = None if path.exists() else shared.claim(one.key)
+        if claim is None:
+            continue
+        with claim:
+            done += 1
+            rows, seconds = train(one, f"{number}/{len(trainings)} {one.network} seed {one.seed}")
+            content = {
+                "format": FORMAT,
+                "network": one.network,
+                "genotype": one.genotype.to_json(),
+                "seed": one.seed,
+                "rows": dict(rows),
+                "seconds": round(seconds, 1),
+            }
+            with shared.alone():
+                atomic.write_json(path, content)
+                claim.done()
+                after_each()
 
 
 def training_file(folder: pathlib.Path, one: AloneTraining) -> pathlib.Path:
@@ -263,6 +270,12 @@ def plan(
     }
 
 
+def require_own(folder: pathlib.Path) -> None:
+    """Raises ValueError if the folder holds such files, but no plan to which they belong."""
+    if not (folder / SETTINGS).exists():
+        search_state.require_free(folder, (DOCUMENT, PAGE, TRAININGS, CANDIDATES))
+
+
 def keep_plan(folder: pathlib.Path, planned: Mapping[str, Any]) -> None:
     """Writes a plan into the folder of the evidence, or compares it with an existing one.
 
@@ -271,7 +284,7 @@ def keep_plan(folder: pathlib.Path, planned: Mapping[str, Any]) -> None:
     """
     path = folder / SETTINGS
     if not path.exists():
-        search_state.require_free(folder, (DOCUMENT, PAGE, TRAININGS, CANDIDATES))
+        require_own(folder)
         atomic.write_json(path, dict(planned))
         return
     if found := search_state.differences(atomic.read_json(path), planned):

@@ -41,16 +41,20 @@ class SearchState:
     def with_arm(self, name: str, arm: EvolutionState) -> SearchState:
         return dataclasses.replace(self, arms={**self.arms, name: arm})
 
-    def next_candidate(self) -> tuple[str, Candidate] | None:
-        """Returns the arm and the candidate to score next; None at the end.
+    def waiting(self) -> Iterator[tuple[str, Candidate]]:
+        """Yields the arm and the candidate to score next, then the others that wait for a score.
 
         The arms alternate, so that even an unfinished search compares like with like.
         """
         turns = sorted(self.arms, key=lambda name: (len(self.arms[name].scored), name))
         for name in turns:
-            if (candidate := evolution.waiting(self.arms[name])) is not None:
-                return name, candidate
-        return None
+            for candidate in self.arms[name].candidates:
+                if candidate.score is None:
+                    yield name, candidate
+
+    @property
+    def finished(self) -> bool:
+        return next(self.waiting(), None) is None
 
     def known(self, gene: Gene) -> Candidate | None:
         """Returns a scored candidate of any arm with this gene, None if there is none."""

@@ -48,7 +48,8 @@ class WholeSearch:
       seed: seed of cohort, trainings and choices.
       cases: number of cases of each site's synthetic cohort.
       split: number of training, validation and test cases of each site.
-      threads: number of threads of each program.
+      threads: number of threads of all programs that run at the same time.
+      at_once: number of programs that share the trainings of a stage.
     """
 
     folder: pathlib.Path
@@ -57,12 +58,18 @@ class WholeSearch:
     cases: int
     split: tuple[int, int, int]
     threads: int
+    at_once: int = 1
 
     def __post_init__(self) -> None:
         if sum(self.split) > self.cases or min(self.split) < 1:
             raise ValueError(
                 f"split is {','.join(map(str, self.split))} and cases {self.cases}; expected at "
                 "least one training, validation and test case, and no more than there are"
+            )
+        if not 1 <= self.at_once <= self.threads:
+            raise ValueError(
+                f"at_once is {self.at_once} and threads {self.threads}; expected at least 1 "
+                "training at the same time, and no more than there are threads"
             )
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; expected at least 0")
@@ -133,7 +140,8 @@ def estimated_seconds(run: WholeSearch) -> dict[str, float]:
     proxy, coarse = own["topology"]["ProxySettings"], own["topology"]["EvolutionSettings"]
     supernet, fine = own["operations"]["SupernetSettings"], own["operations"]["EvolutionSettings"]
     alone: EvidenceSettings = own["evidence"]["EvidenceSettings"]
-    start = search_cost.START_S
+    start = search_cost.START_S  # on one core, so others can start at the same time
+    share = start / run.at_once
     trainings = (
         6 * alone.compared_seeds
         + max(alone.compared_seeds, alone.noise_seeds)
@@ -142,11 +150,11 @@ def estimated_seconds(run: WholeSearch) -> dict[str, float]:
     return {
         "cohort": run.cases * _COHORT_S * len(SITES) / min(run.threads, len(SITES)) + _START_S,
         "preparation": run.cases * _PREPARE_S * len(SITES) + _START_S,
-        "topology": 2 * coarse.budget * (start + training(proxy.proxy_steps, validation)),
+        "topology": 2 * coarse.budget * (share + training(proxy.proxy_steps, validation)),
         "operations": 2 * start
         + 1.3 * training(supernet.supernet_steps, 0)
         + 2 * fine.budget * training(0, validation),
-        "evidence": trainings * (start + training(alone.alone_steps, validation + test)),
+        "evidence": trainings * (share + training(alone.alone_steps, validation + test)),
         "page": _START_S,
     }
 
@@ -224,32 +232,40 @@ class SearchStages:
         done: Callable[[], int],
         *arguments: str,
     ) -> None:
-        """Starts a program repeatedly until it has done all its trainings.
+        """Starts programs that share the trainings of a stage, repeatedly until all are done.
 
         Args:
           done: returns the number of finished trainings, or of their scores.
         """
         while True:
             before = done()
-            self._start(group, stage, f"--most_trainings={_PER_PROCESS}", *arguments)
-            if done() - before < _PER_PROCESS:
+            limit = f"--most_trainings={_PER_PROCESS}"
+            self._start(group, stage, limit, *arguments, programs=self._run.at_once)
+            if done() - before < _PER_PROCESS * self._run.at_once:
                 return
 
-    def _start(self, group: processes.ProgramGroup, stage: str, *arguments: str) -> None:
+    def _start(
+        self, group: processes.ProgramGroup, stage: str, *arguments: str, programs: int = 1
+    ) -> None:
+        """Runs a program of the search, or several that share its work."""
         sites = ",".join(str(self._folder / "sites" / site) for site in SITES)
-        program = group.start(
-            stage,
-            f"experiments.search_{stage}",
-            [
-                f"--flagfile={self._run.flag_files[stage]}",
-                f"--seed={self._run.seed}",
-                f"--threads={self._run.threads}",
-                f"--site_folders={sites}",
-                f"--output={self._folder / stage}",
-                *arguments,
-            ],
-        )
-        group.wait([program], stage)
+        started = [
+            group.start(
+                stage if programs == 1 else f"{stage} {number}",
+                f"experiments.search_{stage}",
+                [
+                    f"--flagfile={self._run.flag_files[stage]}",
+                    f"--seed={self._run.seed}",
+                    f"--threads={self._run.threads // programs}",
+                    f"--site_folders={sites}",
+                    f"--output={self._folder / stage}",
+                    *arguments,
+                ],
+                log=stage if programs == 1 else f"{stage}.{number}",
+            )
+            for number in range(1, programs + 1)
+        ]
+        group.wait(started, stage)
 
     def _topology(self, group: processes.ProgramGroup) -> None:
         def scored() -> int:

@@ -88,7 +88,7 @@ def test_sites_train_a_supernet_and_its_paths_are_picked_by_rows_alone(walk):
     assert walk.propose(trained).startswith("evolution: ")
 
     state = search_state.read(walk.folder / "search")
-    assert state.next_candidate() is None and state.scored == state.budget == 2
+    assert state.finished and state.scored == state.budget == 2
     winner = genotype.load(walk.folder / "search" / "operations.json")
     best = max(state.arms["evolution"].scored, key=lambda one: one.score)
     assert winner == SPACE.genotype(best.gene)

@@ -38,7 +38,7 @@ def test_both_arms_end_with_a_genotype_that_programs_take(study):
     done = forked.run("experiments.search_topology", *flags(study))
     assert done.returncode == 0, done.stderr
     state = search_state.read(study.folder / "search")
-    assert state.scored == state.budget == 2 and state.next_candidate() is None
+    assert state.scored == state.budget == 2 and state.finished
     for arm, name in (("evolution", "topology"), ("random", "topology_random")):
         found = genotype.load(study.folder / "search" / f"{name}.json")
         assert found.name in done.stdout and len(found.cells) == 2

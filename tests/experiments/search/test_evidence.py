@@ -8,6 +8,7 @@ import pytest
 from c2fnas import genotype
 from experiments.search import evidence
 from experiments.search.evidence import AloneTraining, EvidenceSettings, ScoredPath
+from experiments.search.shared_work import SharedWork
 
 PUBLISHED = genotype.load("c2fnas").with_size(filters=4)
 SETTINGS = EvidenceSettings(alone_steps=5, compared_seeds=3, noise_seeds=6, rank_paths=8)
@@ -181,3 +182,15 @@ def test_there_are_no_verdicts_before_the_last_training(tmp_path):
     evidence.run(trainings, tmp_path, train)
     found = evidence.document(COMPARED, PATHS, SETTINGS, tmp_path, seed=10)
     assert {"supported", "not measured"} <= {one["verdict"] for one in found["verdicts"]}
+
+
+def test_a_training_that_another_process_has_claimed_is_left_to_it(tmp_path):
+    trainings = evidence.planned(COMPARED, PATHS, SETTINGS, seed=10)
+    with SharedWork(tmp_path).alone():
+        claim = SharedWork(tmp_path).claim(trainings[0].key)
+    with claim:
+        evidence.run(trainings, tmp_path, train)
+    found = evidence.document(COMPARED, PATHS, SETTINGS, tmp_path, seed=10)
+    assert found["trainings"] == {"done": 38, "planned": 39}
+    evidence.run(trainings, tmp_path, train)
+    assert evidence.document(COMPARED, PATHS, SETTINGS, tmp_path, seed=10)["finished"]

@@ -26,7 +26,7 @@ def state(**settings):
 
 
 def scored(one):
-    while (turn := one.next_candidate()) is not None:
+    while (turn := next(one.waiting(), None)) is not None:
         arm, candidate = turn
         details = {"macs": 10.0, "seconds": 2.0, "dice_C1": 0.5}
         one = one.with_arm(

@@ -67,7 +67,7 @@ def test_a_search_in_parts_ends_the_same(tmp_path):
             SPACE, search_state.resumed(folder, first()), folder, score(calls), most_trainings=5
         )
         assert len(calls) <= 5
-        if state.next_candidate() is None:
+        if state.finished:
             break
     assert state == whole
 

@@ -26,7 +26,7 @@ def search(folder, profile="demo", **changes):
 
 def finish(first, space):
     state = first
-    while (turn := state.next_candidate()) is not None:
+    while (turn := next(state.waiting(), None)) is not None:
         arm, candidate = turn
         details = {"macs": float(space.genotype(candidate.gene).macs((16, 16, 16)))}
         state = state.with_arm(
@@ -127,6 +127,18 @@ def test_a_stage_starts_its_program_again_until_all_trainings_are_there(tmp_path
     with Group(tmp_path / "logs") as group:
         SearchStages(search(tmp_path), RunFolder(tmp_path, "x"))._evidence(group)
     assert starts == [["--most_trainings=12"]] * 3 and left == [0]
+
+
+def test_programs_that_share_a_stage_share_the_threads(tmp_path):
+    STARTED.clear()
+    run = search(tmp_path, threads=5, at_once=2)
+    SearchStages(run, RunFolder(tmp_path, "x", programs=Programs)).all()
+    threads = [(module[19:], flags["threads"]) for module, flags in STARTED if "search" in module]
+    assert threads == [*[("topology", "2")] * 2, ("operations", "5"), *[("evidence", "2")] * 2]
+    alone = whole_run.estimated_seconds(search(tmp_path, threads=5))
+    assert whole_run.estimated_seconds(run)["topology"] < alone["topology"]
+    with pytest.raises(ValueError, match="at_once is 3 and threads 2; expected at least 1"):
+        search(tmp_path, at_once=3)
 
 
 def test_flag_files_of_two_experiments_are_refused(tmp_path):
