@@ -99,6 +99,7 @@ class RunSpec:
       stack: "own", or "other" for the Python of the other stack's environment.
       nonmembers: number of patients per site, belonging to no site of the run, against whom
           membership inference is measured; 0 measures nothing.
+      local_models: whether the sites lend their local models to the cross-site evaluation.
     """
 
     config: ExperimentConfig
@@ -113,6 +114,7 @@ class RunSpec:
     beyond: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     nonmembers: int = 0
+    local_models: bool = True
 
     def __post_init__(self) -> None:
         filtered = [site.name for site in self.sites if site.privacy.active]
@@ -167,7 +169,7 @@ def estimated_seconds(spec: RunSpec) -> dict[str, float]:
     validation, test = max(c[1] for c in counts), max(c[2] for c in counts)
     own_validations = math.ceil(config.num_rounds / config.validation_every) * validated
     alone = epochs * longest * step + own_validations * validation
-    models = 2 + len(spec.sites) * (2 if spec.baselines else 1)
+    models = 2 + len(spec.sites) * (spec.baselines + spec.local_models)
     # Validation cases are scored too: a site without tumours fits a gate to them for every model,
     # and the shared candidates are chosen on those of all sites.
     evaluation = (models + config.shared_candidates) * (test * tested + validation * validated)

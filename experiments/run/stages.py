@@ -339,8 +339,9 @@ class Stages:
             if self._spec.baselines:
                 baseline = self.site_folder(site) / "baseline" / "best.safetensors"
                 arguments.append(f"--lend={site.name}_baseline:{baseline}")
-            if site.privacy.active:
-                arguments += [*site.privacy.flags(), "--lend_local=false"]
+            arguments += site.privacy.flags() if site.privacy.active else []
+            if site.privacy.active or not self._spec.local_models:
+                arguments.append("--lend_local=false")
             module = "experiments.join"
             if site.fault:
                 module, arguments = _FAULTY_SITE, [*arguments, f"--fault={site.fault}"]

@@ -205,6 +205,7 @@ def _sites_text(spec: RunSpec) -> str:
     ]
     lines += [f"--deformed={site.name}\n" for site in spec.sites if site.deformed is not None]
     lines += [f"--nonmembers={spec.nonmembers}\n"] if spec.nonmembers else []
+    lines += [] if spec.local_models else ["--local_models=false\n"]
     lines.append(f"--threads_per_site={spec.threads_per_site}\n")
     lines += [f"--environment={name}={value}\n" for name, value in sorted(spec.environment.items())]
     return "".join(lines) + (f"--stack={spec.stack}\n" if spec.stack != "own" else "")

@@ -20,6 +20,8 @@
       "margin": 10,                       for a sweep: judges points `against` others, in points
       "nonmembers": 100,                  measures membership inference against this many patients
                                           per site whom no site has (`leakage_results`)
+      "local_models": false,              sites keep their local models, and only FL_global is
+                                          scored: for studies that ask about it alone
       "variants": true                    the points compute one setting in different ways
     }
 
@@ -73,6 +75,7 @@ _KEYS = {
     "phantom",
     "margin",
     "nonmembers",
+    "local_models",
 }
 _POINT_KEYS = {
     "label",
@@ -130,6 +133,7 @@ class Study:
     threads_per_site: int
     notes: tuple[str, ...]
     nonmembers: int
+    local_models: bool
     home: pathlib.Path  # paths of split lists and profiles are relative to it
     data: pathlib.Path  # paths of manifests are relative to it
 
@@ -196,6 +200,7 @@ def run_spec(
         beyond=point.beyond,
         notes=(*study.notes, *_fault_notes(point), _data_note(point)),
         nonmembers=study.nonmembers,
+        local_models=study.local_models,
     )
 
 
@@ -250,6 +255,7 @@ def _study(value: Any, home: pathlib.Path, data: pathlib.Path) -> Study:
         threads_per_site=value.get("threads_per_site", 1),
         notes=tuple(value.get("notes", ())),
         nonmembers=_nonmembers(value),
+        local_models=_local_models(value),
         home=home,
         data=data,
     )
@@ -265,6 +271,18 @@ def _nonmembers(value: Mapping[str, Any]) -> int:
     if count and not value.get("axis"):
         raise ValueError("`nonmembers` is given without `axis`; name what the points differ in")
     return count
+
+
+def _local_models(value: Mapping[str, Any]) -> bool:
+    lent = value.get("local_models", True)
+    if not isinstance(lent, bool):
+        raise ValueError(f"`local_models` is {lent!r}; expected true or false")
+    if not lent and not value.get("axis"):
+        raise ValueError(
+            "`local_models` is false without `axis`: Table 1 needs the rows of the local models; "
+            "leave it out, or name what the points differ in"
+        )
+    return lent
 
 
 def _margin(value: Mapping[str, Any], points: Sequence[Point]) -> float | None:

@@ -2,7 +2,10 @@
 
 import dataclasses
 
+import pytest
+
 from experiments.results import table1_values
+from experiments.run.run_plan import estimated_seconds
 from experiments.studies import runner, study_file, study_results
 from tests.experiments.studies.small_study import (
     CONFIG,
@@ -127,6 +130,33 @@ def test_the_programs_of_the_sites_get_the_policy_of_their_point(tmp_path):
     assert flags["noise"]["serve server"]["max_change_ratio"] == "0"
     for label in ("none", "part"):
         assert "max_change_ratio" not in flags[label]["serve server"]
+
+
+def test_sites_keep_their_local_models_in_a_study_that_asks_about_the_global_one(tmp_path):
+    point = {"label": "fedavg", "baselines": False}
+    study = read(tmp_path, points=[point], seeds=[1], axis="method", local_models=False)
+    spec = study_file.run_spec(study, study.points[0], 1, tmp_path / "runs" / "s", parse)
+    programs = FakePrograms()
+    assert runner.run(study, {("fedavg", 1): spec}, after_each=bool, programs=programs) == []
+    lent = {name: flags.get("lend_local") for name, flags in programs.flags.items()}
+    assert lent["join C1"] == lent["join C2"] == "false"
+    lending = dataclasses.replace(spec, local_models=True)
+    stage = "federation and cross-site evaluation"
+    assert estimated_seconds(spec)[stage] < estimated_seconds(lending)[stage]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"axis": "method", "local_models": "no"}, "`local_models` is 'no'; expected true or"),
+        ({"local_models": False}, "`local_models` is false without `axis`"),
+    ],
+)
+def test_a_study_without_local_models_asks_about_something_else_than_table_1(
+    tmp_path, changes, words
+):
+    with pytest.raises(ValueError, match=words):
+        read(tmp_path, points=[{"label": "fedavg", "baselines": False}], seeds=[1], **changes)
 
 
 def test_a_cohort_is_shared_by_points_with_and_without_a_policy(tmp_path):
