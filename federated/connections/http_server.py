@@ -50,12 +50,7 @@ def answering(
     Raises:
       PortInUse: if the address or port cannot be used.
     """
-    try:
-        server = _Server(addresses.plain(host), port, places, longest_s)
-    except OSError as error:
-        raise PortInUse(
-            f"{what} cannot be served on port {port} of {host} ({error.strerror}); {remedy}"
-        ) from error
+    server = _bound(host, port, places, longest_s, what, remedy)
     server.set_app(app)
     thread = threading.Thread(
         target=server.serve_forever, args=(_LOOK_S,), name="http", daemon=True
@@ -67,6 +62,20 @@ def answering(
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def require_free(host: str, port: int, *, what: str, remedy: str) -> None:
+    """Raises PortInUse, as `answering` does, unless the port can be used now."""
+    _bound(host, port, PLACES, LONGEST_S, what, remedy).server_close()
+
+
+def _bound(host: str, port: int, places: int, longest_s: float, what: str, remedy: str) -> _Server:
+    try:
+        return _Server(addresses.plain(host), port, places, longest_s)
+    except OSError as error:
+        raise PortInUse(
+            f"{what} cannot be served on port {port} of {host} ({error.strerror}); {remedy}"
+        ) from error
 
 
 class _Handler(simple_server.WSGIRequestHandler):

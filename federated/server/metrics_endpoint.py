@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
@@ -12,14 +12,23 @@ from federated.connections import http_server
 from federated.server.server_metrics import Metric
 from federated.wire import addresses
 
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment  # Python 3.11
+
+_WHAT, _PATH = "metrics", "/metrics"
 _REMEDY = (
     "stop the program that has it (`ss -ltnp` names it), or choose another --metrics_port or "
     "--metrics_host"
 )
 
 
-def require() -> None:
-    """Raises ValueError if prometheus-client is not installed, naming the extra."""
+def require(host: str, port: int) -> None:
+    """Checks what `serving` needs, so that a server can refuse before it opens its store.
+
+    Raises:
+      ValueError: if prometheus-client is not installed; the message names the extra.
+      PortInUse: if the address or port cannot be used.
+    """
     try:
         import prometheus_client  # noqa: F401
     except ModuleNotFoundError as error:
@@ -27,6 +36,7 @@ def require() -> None:
             "a metrics port is given, but the package prometheus-client is not installed here; "
             "install the extra [metrics] (pip install '.[metrics]'), or omit --metrics_port"
         ) from error
+    http_server.require_free(host, port, what=_WHAT, remedy=_REMEDY)
 
 
 @contextlib.contextmanager
@@ -48,8 +58,8 @@ def serving(collect: Callable[[], list[Metric]], host: str, port: int) -> Iterat
     registry = prometheus_client.CollectorRegistry()
     registry.register(_Collector(collect))
     prometheus_client.ProcessCollector(registry=registry)
-    app = prometheus_client.make_wsgi_app(registry)
-    with http_server.answering(app, host, port, what="metrics", remedy=_REMEDY) as bound:
+    app = _only_metrics(prometheus_client.make_wsgi_app(registry))
+    with http_server.answering(app, host, port, what=_WHAT, remedy=_REMEDY) as bound:
         logging.info("event=metrics host=%s port=%d", host, bound)
         if not addresses.is_loopback(host):
             logging.warning(
@@ -59,6 +69,22 @@ def serving(collect: Callable[[], list[Metric]], host: str, port: int) -> Iterat
                 bound,
             )
         yield bound
+
+
+def _only_metrics(app: WSGIApplication) -> WSGIApplication:
+    """Returns `app` for requests to read /metrics; all others get an error."""
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] != _PATH:
+            status, headers = "404 Not Found", []
+        elif environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            status, headers = "405 Method Not Allowed", [("Allow", "GET, HEAD")]
+        else:
+            return app(environ, start_response)
+        start_response(status, [("Content-Type", "text/plain"), *headers])
+        return [f"read the metrics at {_PATH}\n".encode("ascii")]
+
+    return answer
 
 
 class _Collector:

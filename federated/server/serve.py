@@ -99,7 +99,7 @@ def serve(
       ListenerLost: if the system no longer gives the server the connections made to its port.
     """
     if metrics is not None:
-        metrics_endpoint.require()
+        metrics_endpoint.require(*metrics)
     allocator.share_arenas()
     allocator.keep_buffers()
     store_folder = pathlib.Path(store_folder)

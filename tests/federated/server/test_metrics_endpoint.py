@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import types
+import urllib.error
 import urllib.request
 
 import pytest
@@ -100,7 +101,7 @@ def test_every_request_gets_the_metrics_as_they_are_then(package):
             Metric("toy_share", "gauge", "A share.", (), {(): 0.25}),
         ]
 
-    metrics_endpoint.require()
+    metrics_endpoint.require("127.0.0.1", 0)
     with metrics_endpoint.serving(collect, "127.0.0.1", 0) as port:
         first = page(port)
         updates["C2",] = 2.0
@@ -137,6 +138,29 @@ def test_without_the_package_the_server_does_not_start_and_names_the_extra(monke
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     with pytest.raises(ValueError, match=r"pip install '\.\[metrics\]'"):
         serving(metrics=("127.0.0.1", 0))
+
+
+def test_a_port_in_use_is_refused_before_the_store_is_opened(package, serving, tmp_path):
+    with metrics_endpoint.serving(list, "127.0.0.1", 0) as port:
+        with pytest.raises(errors.PortInUse, match=f"metrics cannot be served on port {port} of"):
+            serving(metrics=("127.0.0.1", port))
+        assert not list(tmp_path.rglob("events.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "status"),
+    [("/", "GET", 404), ("/metrics/x", "GET", 404), ("/metrics", "POST", 405)],
+)
+def test_nothing_but_reading_the_metrics_is_answered(package, path, method, status):
+    def collect():
+        raise AssertionError("collected")
+
+    with metrics_endpoint.serving(collect, "127.0.0.1", 0) as port:
+        asked = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(asked, timeout=30)
+    with refused.value as reply:
+        assert reply.code == status and reply.read() == b"read the metrics at /metrics\n"
 
 
 def test_a_server_over_tls_serves_its_metrics_while_it_runs(
