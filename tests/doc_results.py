@@ -1,4 +1,4 @@
-"""Takes a finished study into the docs, and keeps the tables of the docs equal to it.
+"""Takes a finished study or search into the docs, and keeps the tables of the docs equal to it.
 
     .venv/py3.11/bin/python -m tests.doc_results --take=runs/study --name=study \
         --processor="AMD EPYC, AVX-512, two cores"
@@ -10,7 +10,8 @@ FROC curves, which would be most of it. A page shows a table of it after the lin
     <!-- study: results/<name>.json, <heading> -->
 
 The table is the first one below that heading in `study.md`, as the study's own report renders it.
-`tests/test_doc_results.py` compares every such table with the JSON.
+`tests/test_doc_results.py` compares every such table with the JSON. Tables of a search are marked
+with `search:` in place of `study:`, see `doc_search`.
 
 `--take` also writes `docs/results/<name>.tar.xz`: what the study reads of its finished runs, i.e.
 their rows, settings and events. Unpacked in a folder of runs, it lets the same study go on there:
@@ -27,16 +28,17 @@ import argparse
 import json
 import pathlib
 import re
-import tarfile
 from typing import Any
 
 from experiments.studies import study_results
 from runkit import atomic
+from tests import doc_archives, doc_search
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 _MARK = re.compile(
-    r"(<!-- study: (?P<file>results/\w+\.json), (?P<heading>[^\n]+) -->\n)(?P<table>(?:\|[^\n]*\n)*)"
+    r"(<!-- (?P<kind>study|search): (?P<file>results/\w+\.json), (?P<heading>[^\n]+) -->\n)"
+    r"(?P<table>(?:\|[^\n]*\n)*)"
 )
 
 
@@ -80,20 +82,15 @@ def pack(study: dict[str, Any], folder: pathlib.Path, archive: pathlib.Path) -> 
       archive: a name that ends in ".tar.xz".
     """
 
-    def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
-        member.uid = member.gid = member.mtime = 0
-        member.uname = member.gname = ""
-        member.mode = 0o644
-        return member
-
-    with (
-        atomic.replacing(archive) as file,
-        tarfile.open(file, "w:xz", preset=9) as packed,
-    ):
-        for run in study["runs"]:
-            for name in RUN_FILES if run["state"] == "finished" else ():
-                path = folder / run["folder"] / name
-                packed.add(path, f"{folder.name}/{run['folder']}/{name}", filter=plain)
+    names = [
+        f"{run['folder']}/{name}"
+        for run in study["runs"]
+        for name in RUN_FILES
+        if run["state"] == "finished"
+    ]
+    doc_archives.write(
+        archive, [(f"{folder.name}/{name}", (folder / name).read_bytes()) for name in names]
+    )
 
 
 def table(study: dict[str, Any], heading: str) -> str:
@@ -110,40 +107,51 @@ def table(study: dict[str, Any], heading: str) -> str:
     return rows[0]
 
 
-def marked(page: str) -> list[tuple[str, str, str]]:
-    """Returns the file, the heading and the table of each marked place of a page's text."""
-    return [(found["file"], found["heading"], found["table"]) for found in _MARK.finditer(page)]
+def marked(page: str) -> list[tuple[str, str]]:
+    """Returns the table of each marked place of a page's text, and what it should be."""
+    return [(found["table"], _made(found)) for found in _MARK.finditer(page)]
+
+
+def _made(found: re.Match[str]) -> str:
+    content = json.loads((DOCS / found["file"]).read_text(encoding="utf-8"))
+    tables = doc_search.table if found["kind"] == "search" else table
+    return tables(content, found["heading"])
 
 
 def rewritten(page: str) -> str:
     """Returns a page's text with the table of each marked place as the JSON has it."""
+    return _MARK.sub(lambda found: found[1] + _made(found), page)
 
-    def replaced(found: re.Match[str]) -> str:
-        study = json.loads((DOCS / found["file"]).read_text(encoding="utf-8"))
-        return found[1] + table(study, found["heading"])
 
-    return _MARK.sub(replaced, page)
+def take(folder: pathlib.Path, name: str, processor: str) -> None:
+    """Writes the archive of a run, and its results if it is finished."""
+    archive = DOCS / "results" / f"{name}.tar.xz"
+    try:
+        if doc_search.is_search(folder):
+            doc_search.pack(folder, archive)
+            result = doc_search.document(folder, processor)
+        else:
+            study = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+            pack(study, folder, archive)
+            result = shortened(study, processor)
+    except ValueError as unfinished:
+        print(f"only what is finished is packed: {unfinished}")
+    else:
+        atomic.write_json(DOCS / "results" / f"{name}.json", result)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--take", type=pathlib.Path, help="folder of a study")
+    parser.add_argument("--take", type=pathlib.Path, help="folder of a study or search")
     parser.add_argument("--name", help="of the file in docs/results, without .json")
     parser.add_argument("--processor", help="on which the study ran")
     flags = parser.parse_args()
     if flags.take is not None:
         if not (flags.name and flags.processor):
             parser.error("--take needs --name and --processor")
-        study = json.loads((flags.take / "study.json").read_text(encoding="utf-8"))
-        pack(study, flags.take, DOCS / "results" / f"{flags.name}.tar.xz")
-        try:
-            result = shortened(study, flags.processor)
-        except ValueError as unfinished:
-            print(f"only its finished runs are packed: {unfinished}")
-        else:
-            atomic.write_json(DOCS / "results" / f"{flags.name}.json", result)
+        take(flags.take, flags.name, flags.processor)
     for path in sorted(DOCS.glob("*.md")):
         page = path.read_text(encoding="utf-8")
         if rewritten(page) != page:

@@ -200,30 +200,16 @@ def _claims() -> list[str]:
 
 
 def _evidence(evidence: Mapping[str, Any]) -> list[str]:
-    verdicts = evidence["verdicts"]
     parts = [
         "<h2>Evidence</h2>",
         "<p>Networks trained alone with several seeds and compared on test cases, which the search "
         "did not use. Differences are in points of Dice. &quot;Shows&quot; is the smallest true "
         "difference that would be found in 80 of 100 such studies, if it were the only claim. The "
         "rules were written before any number was known.</p>",
-        html_parts.table(
-            ["Claim", "Verdict", "Estimate#", "95 % interval", "p after Holm#", "Remark"],
-            [_verdict_row(one) for one in verdicts],
-        ),
+        html_parts.table(*claims_table(evidence)),
     ]
     if (floor := evidence.get("noise")) is not None:
-        parts.append(
-            "<p><b>Noise floor.</b> "
-            + html_parts.text(
-                f"{floor['seeds']} trainings of the published genotype that differ by their seed "
-                f"alone: mean {floor['mean']:.1f}, standard deviation {floor['deviation']:.1f} "
-                f"[{floor['low']:.1f}, {floor['high']:.1f}] points. Two single trainings of "
-                f"equally good networks differ by more than {floor['apart']:.1f} points in one "
-                "case in twenty."
-            )
-            + "</p>"
-        )
+        parts.append(f"<p><b>Noise floor.</b> {html_parts.text(noise_text(floor))}</p>")
     if (ranks := evidence.get("ranks")) is not None and ranks["tau"] is not None:
         parts.append(
             html_parts.drawing(
@@ -233,21 +219,39 @@ def _evidence(evidence: Mapping[str, Any]) -> list[str]:
         )
     parts += [
         "<h3>Trainings</h3>",
-        html_parts.table(
-            ["Network", "Genotype", "Seeds#", "Mean Dice on test cases#"],
-            [
-                [
-                    NETWORKS.get(name, name),
-                    about["genotype"],
-                    str(len(about["scores"])),
-                    f"{100 * sum(about['scores'].values()) / len(about['scores']):.1f}",
-                ]
-                for name, about in evidence["networks"].items()
-                if about["scores"]
-            ],
-        ),
+        html_parts.table(*networks_table(evidence)),
     ]
     return parts
+
+
+def claims_table(evidence: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Returns the head and the rows of the table of verdicts."""
+    head = ["Claim", "Verdict", "Estimate#", "95 % interval", "p after Holm#", "Remark"]
+    return head, [_verdict_row(one) for one in evidence["verdicts"]]
+
+
+def networks_table(evidence: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Returns the head and the rows of the table of the networks that were compared."""
+    return ["Network", "Genotype", "Seeds#", "Mean Dice on test cases#"], [
+        [
+            NETWORKS.get(name, name),
+            about["genotype"],
+            str(len(about["scores"])),
+            f"{100 * sum(about['scores'].values()) / len(about['scores']):.1f}",
+        ]
+        for name, about in evidence["networks"].items()
+        if about["scores"]
+    ]
+
+
+def noise_text(floor: Mapping[str, Any]) -> str:
+    """Returns the noise floor in words."""
+    return (
+        f"{floor['seeds']} trainings of the published genotype that differ by their seed alone: "
+        f"mean {floor['mean']:.1f}, standard deviation {floor['deviation']:.1f} "
+        f"[{floor['low']:.1f}, {floor['high']:.1f}] points. Two single trainings of equally good "
+        f"networks differ by more than {floor['apart']:.1f} points in one case in twenty."
+    )
 
 
 def tau_text(ranks: Mapping[str, Any]) -> str:
