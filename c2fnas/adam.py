@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from c2fnas import keras_stack
+from c2fnas import keras_stack, variable_values
 from c2fnas.keras_stack import Variable
 from c2fnas.weight_vector import WeightVector
 
@@ -242,8 +242,7 @@ def assign_state(
         for entry, values in moments.items():
             values[slot].reshape(-1)[part] = np.ravel(state[f"{name}/{entry}"])
     for own, values in zip(_variables(optimizer).values(), moments.values(), strict=True):
-        for variable, array in zip(own, values, strict=True):
-            variable.assign(array)
+        variable_values.assign(own, values)
     optimizer.iterations.assign(np.asarray(state["iterations"], dtype=np.int64))
 
 
@@ -253,10 +252,7 @@ def _variables(optimizer: tf.keras.optimizers.Optimizer) -> dict[str, Sequence[V
 
 def _moments(optimizer: tf.keras.optimizers.Optimizer) -> dict[str, list[np.ndarray]]:
     """Returns copies of the first moments, `m`, and second ones, `v`, as the optimizer has them."""
-    return {
-        entry: [np.array(variable.numpy(), dtype=np.float32) for variable in own]
-        for entry, own in _variables(optimizer).items()
-    }
+    return {entry: variable_values.read(own) for entry, own in _variables(optimizer).items()}
 
 
 def _places(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from c2fnas import variable_values
 from runkit import atomic, randomness
 
 if TYPE_CHECKING:
@@ -79,10 +80,8 @@ def specs(network: Network) -> dict[str, tuple[tuple[int, ...], str]]:
 
 def read(network: Network) -> dict[str, np.ndarray]:
     """Returns copies of all weights, canonical name -> float32 array."""
-    return {
-        name: np.array(variable.numpy(), dtype=np.float32)
-        for name, variable in network.variables.items()
-    }
+    values = variable_values.read(network.variables.values())
+    return dict(zip(network.variables, values, strict=True))
 
 
 def assign(network: Network, arrays: Mapping[str, np.ndarray]) -> None:
@@ -92,8 +91,10 @@ def assign(network: Network, arrays: Mapping[str, np.ndarray]) -> None:
       ValueError: as `check`. Nothing is assigned then.
     """
     check(network, arrays)
-    for name, variable in network.variables.items():
-        variable.assign(np.asarray(arrays[name], dtype=np.float32))
+    variable_values.assign(
+        list(network.variables.values()),
+        [np.asarray(arrays[name], dtype=np.float32) for name in network.variables],
+    )
 
 
 def check(network: Network, arrays: Mapping[str, np.ndarray]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from c2fnas import keras_stack
+from c2fnas import keras_stack, variable_values
 from c2fnas.keras_stack import Variable
 
 
@@ -47,8 +47,10 @@ class ProximalTerm:
                     f"the received model has no {name} of shape {tuple(variable.shape)}; "
                     "use weights made for the same genotype, filters, patch and VAE branch"
                 )
-        for name, variable in self._received.items():
-            variable.assign(np.asarray(arrays[name], np.float32))
+        variable_values.assign(
+            list(self._received.values()),
+            [np.asarray(arrays[name], np.float32) for name in self._received],
+        )
         self.assigned = True
 
     def added(

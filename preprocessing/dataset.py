@@ -43,6 +43,10 @@ def training_dataset(
     )
     options = tf.data.Options()
     options.deterministic = True
+    # Threads and buffers are fixed above. The thread that would tune them delays the end of every
+    # dataset, i.e. of every epoch, by some tenths of a second.
+    options.autotune.enabled = False
+    options.experimental_optimization.apply_default_optimizations = False
     # Steps must not be distributed like files: every worker reads the whole sequence and takes its
     # part of each batch.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF

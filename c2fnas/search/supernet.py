@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from c2fnas import network
+from c2fnas import network, variable_values
 from c2fnas.adam import Alternatives
 from c2fnas.cells import MakeOperation
 from c2fnas.genotype import Genotype
@@ -222,4 +222,4 @@ def build(space: OperationSpace, **settings: Any) -> Supernet:
 def path_arrays(supernet: Supernet, gene: Gene) -> Mapping[str, np.ndarray]:
     """Returns copies of one path's weights under the names of an ordinary network."""
     chosen = path_weights.extract(supernet.space, gene, supernet.variables)
-    return {name: np.array(variable.numpy(), np.float32) for name, variable in chosen.items()}
+    return dict(zip(chosen, variable_values.read(chosen.values()), strict=True))

@@ -13,7 +13,7 @@ from unittest import mock
 import numpy as np
 import tensorflow as tf
 
-from c2fnas import adam, checkpoints, gpus, keras_stack, training
+from c2fnas import adam, checkpoints, gpus, keras_stack, training, variable_values
 from c2fnas.losses import LossConfig
 from c2fnas.proximal import ProximalTerm
 from experiments.models import strategies
@@ -49,6 +49,10 @@ def adam_steps(replicas: int) -> dict[str, list[float]]:
         **{name: v.numpy() for name, v in variables.items()},
         **adam.state(optimizer, variables),
     }
+    # Once more through assignments, which must reach the copies of all devices.
+    weights = variable_values.read(variables.values())
+    variable_values.assign(list(variables.values()), [np.zeros_like(value) for value in weights])
+    variable_values.assign(list(variables.values()), weights)
     on_devices = [
         part.numpy()
         for part in strategy.experimental_local_results(keras_stack.tf_variable(variables["w"]))
