@@ -15,6 +15,7 @@ reads it directly.
 
 from __future__ import annotations
 
+import os
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
@@ -72,13 +73,16 @@ def main(argv: list[str]) -> int:
                 f"{len(orphans)} labels have no scan of the same name, "
                 f"e.g. {printable.text(orphans[0])}"
             )
+        # A layout may take the id from the scan's own name or from a folder's.
+        places = {case.case_id: pathlib.Path(os.path.relpath(case.image, images)) for case in cases}
         renamed = [
-            case
-            for case in cases
-            if case.case_id not in (case.image.name, names.stem(case.image).removesuffix("_0000"))
+            name
+            for name, place in places.items()
+            if name not in place.parts
+            and name not in [names.stem(part).removesuffix("_0000") for part in place.parts]
         ]
         if renamed:
-            old, new = printable.text(renamed[0].image.name), renamed[0].case_id
+            old, new = printable.text(places[renamed[0]]), renamed[0]
             print(f"{len(renamed)} names cannot be case ids and were changed, e.g. {old} to {new}")
     manifests.write(
         output,
