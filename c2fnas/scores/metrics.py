@@ -1,4 +1,4 @@
-"""Dice and volumes of masks, in NumPy.
+"""The Dice of masks, in NumPy.
 
 All measures treat absent classes alike. A class that neither the truth nor the prediction contains
 has no score (None) and does not count in a mean. A class that only one of them contains gets the
@@ -7,7 +7,6 @@ worst possible score: 0 for Dice and surface Dice, the diagonal of the volume fo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -51,22 +50,6 @@ def check_pair(prediction: np.ndarray, truth: np.ndarray, values: int) -> None:
     _check_shapes(prediction, truth)
     for mask, what in ((prediction, "prediction"), (truth, "truth")):
         _check_classes(mask, values, what)
-
-
-def volume_ml(
-    mask: np.ndarray, spacing_mm: Sequence[float], classes: Sequence[int] = tuple(FOREGROUND)
-) -> dict[int, float]:
-    """Returns class -> its volume in millilitres.
-
-    Args:
-      mask: integer [x, y, z], values 0 to max(classes).
-      spacing_mm: spacing of the mask's grid along x, y, z.
-      classes: values of the classes to measure.
-    Raises:
-      ValueError: if a value is not a class.
-    """
-    counts = _counts(mask, max(classes) + 1, "mask")
-    return {value: float(counts[value]) * math.prod(spacing_mm) / 1000.0 for value in classes}
 
 
 def dice_summary(

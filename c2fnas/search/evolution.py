@@ -220,11 +220,6 @@ def best(state: EvolutionState, count: int = 1) -> list[Candidate]:
     return sorted(state.scored, key=lambda candidate: -(candidate.score or 0.0))[:count]
 
 
-def generation(state: EvolutionState, number: int) -> list[Candidate]:
-    """Returns the candidates of one generation, in the order of their proposal."""
-    return [candidate for candidate in state.candidates if candidate.generation == number]
-
-
 def to_json(state: EvolutionState) -> dict[str, Any]:
     """Returns JSON values from which `from_json` makes the same state."""
     return {

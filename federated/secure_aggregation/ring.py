@@ -26,8 +26,9 @@ class Ring:
     """The fixed-point format of one run.
 
     The error of the mean of k sites with N training cases in all is at most
-    `error_bound(k, N, largest)`: each site computes each value in float64 and rounds it once, by at
-    most half a unit. The sum itself is exact.
+    k * 2**-(FRACTION_BITS + 1) / N + 16 * 2**-53 * largest, where `largest` is the largest absolute
+    value of the global model and the updates: each site computes each value in float64 and rounds
+    it once, by at most half a unit. The sum itself is exact.
 
     Attributes:
       value_range: largest absolute change of a value by local training that a site can send.
@@ -116,19 +117,6 @@ class Ring:
         """
         change = total.view(np.int64) / (num_examples * 2.0**FRACTION_BITS)
         return np.add(change, model, out=change)
-
-    @staticmethod
-    def error_bound(sites: int, num_examples: int, largest: float) -> float:
-        """Returns the largest error of `mean`, in the model's own unit.
-
-        Args:
-          sites: number of sites in the sum.
-          num_examples: number of their training cases in all.
-          largest: the largest absolute value of a global model or an update.
-        """
-        rounding = sites * 2.0 ** -(FRACTION_BITS + 1) / num_examples
-        # Difference, two products, the conversions, the division and the last sum, in float64.
-        return rounding + 8 * 2.0**-53 * 2 * largest
 
 
 def masked_specs(num_values: int) -> tuple[TensorSpec, ...]:

@@ -101,7 +101,7 @@ def test_dice_is_that_of_metrics_and_no_box_or_memory_order_matters(order):
         assert scores[value].hd95_mm == pytest.approx(cropped[value].hd95_mm)
         assert scores[value].nsd == pytest.approx(cropped[value].nsd)
         assert scores[value].volume_ml == pytest.approx(
-            metrics.volume_ml(prediction, SPACING)[value]
+            (prediction == value).sum() * np.prod(SPACING) / 1000.0
         )
 
 

@@ -39,14 +39,6 @@ def test_dice_of_a_transposed_view_is_that_of_its_voxels():
     assert metrics.dice(prediction.T, truth.T) == metrics.dice(prediction, truth)
 
 
-def test_volume_in_millilitres():
-    # 3 voxels of 2 x 2 x 5 mm are 60 mm3
-    assert metrics.volume_ml(_mask(1, 1, 1, 0, 2, 0), (2.0, 2.0, 5.0)) == {
-        1: pytest.approx(0.06),
-        2: pytest.approx(0.02),
-    }
-
-
 def test_summary_counts_a_class_only_where_the_site_has_it():
     healthy = _mask(0, 1, 1, 0)
     ill = _mask(0, 1, 2, 0)

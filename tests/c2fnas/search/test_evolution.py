@@ -42,11 +42,15 @@ def test_the_defaults_are_those_of_the_source():
     assert EvolutionSettings().budget == 1000
 
 
+def of_generation(state, number):
+    return [candidate for candidate in state.candidates if candidate.generation == number]
+
+
 def test_the_composition_of_every_generation():
     state = run(evolution.start(SPACE, SMALL, seed=1))
     assert len(state.candidates) == len(state.scored) == SMALL.budget == 60
     for number in range(5):
-        origins = collections.Counter(c.origin for c in evolution.generation(state, number))
+        origins = collections.Counter(c.origin for c in of_generation(state, number))
         assert origins == (
             {"random": 12} if number == 0 else {"mutation": 5, "crossover": 5, "random": 2}
         )
@@ -60,7 +64,7 @@ def test_parents_are_the_best_so_far():
         earlier = [c for c in state.candidates if c.generation < number]
         best = sorted(earlier, key=lambda c: -c.score)[:3]  # stable: the first proposed of equals
         allowed = {candidate.gene for candidate in best}
-        for candidate in evolution.generation(state, number):
+        for candidate in of_generation(state, number):
             assert set(candidate.parents) <= allowed
             assert len(candidate.parents) == {"mutation": 1, "crossover": 2}.get(
                 candidate.origin, 0
@@ -93,10 +97,8 @@ def test_it_is_a_function_of_seed_and_scores():
     assert run(evolution.start(SPACE, SMALL, seed=1)) == whole
     assert run(evolution.start(SPACE, SMALL, seed=2)) != whole
     other = run(evolution.start(SPACE, SMALL, seed=1), score=lambda gene: -agreement(gene))
-    assert [c.gene for c in evolution.generation(other, 0)] == [
-        c.gene for c in evolution.generation(whole, 0)
-    ]
-    assert evolution.generation(other, 1) != evolution.generation(whole, 1)
+    assert [c.gene for c in of_generation(other, 0)] == [c.gene for c in of_generation(whole, 0)]
+    assert of_generation(other, 1) != of_generation(whole, 1)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 11, 12, 13, 59])
@@ -119,7 +121,7 @@ def test_scores_keep_their_details():
 def test_given_genes_come_first():
     state = evolution.start(SPACE, SMALL, seed=1, given=[WANTED])
     assert state.candidates[0] == evolution.Candidate(WANTED, 0, "given")
-    assert len(evolution.generation(state, 0)) == 12
+    assert len(of_generation(state, 0)) == 12
     assert {c.origin for c in state.candidates[1:]} == {"random"}
 
 
