@@ -92,7 +92,7 @@ def _steps(
     try:
         reply = probe()
     except errors.FederationError as error:
-        yield _refusal(endpoint, error)
+        yield _refusal(error)
         return
     after = now()
     yield _standing(reply)
@@ -317,7 +317,7 @@ def _own(endpoint: ServerEndpoint, identity: Identity) -> Diagnosis:
     )
 
 
-def _refusal(endpoint: ServerEndpoint, error: errors.FederationError) -> Diagnosis:
+def _refusal(error: errors.FederationError) -> Diagnosis:
     remedies: dict[type[errors.FederationError], str] = {
         errors.WrongCredential: "the server has another credential for this name, or the site was "
         "revoked: ask the operator, who can see it with experiments.provision --list",

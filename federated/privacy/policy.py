@@ -281,7 +281,7 @@ def weaker(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
                 continue
             if name == "clip_norm" and now["filter"] == "gaussian":
                 continue  # the noise is a multiple of this setting
-            old, new = (_bound(name, entry[name]) for entry in (before, now))
+            old, new = (_bound(entry[name]) for entry in (before, now))
             # An automatic epsilon 2 depends on the model, so it is unknown which one is larger.
             automatic = name == "epsilon2" and (now[name] is None) != (before[name] is None)
             if automatic or is_weaker(new, old):
@@ -289,6 +289,6 @@ def weaker(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _bound(name: str, value: Any) -> float:
+def _bound(value: Any) -> float:
     """Returns a setting as a number; without a bound, gamma is infinite."""
     return math.inf if value is None else float(value)
