@@ -16,7 +16,7 @@ import pathlib
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import app, flags, logging
@@ -28,6 +28,7 @@ from runkit import process_memory
 
 if TYPE_CHECKING:
     from c2fnas.genotype import Genotype
+    from c2fnas.gpu_memory import MemoryEstimate
     from c2fnas.network import Network
     from c2fnas.search.supernet import Supernet
 
@@ -153,7 +154,7 @@ def _about_supernet(
     )
 
 
-def _memory(network: Network, batches: Sequence[int]) -> Mapping[int, Any]:
+def _memory(network: Network, batches: Sequence[int]) -> Mapping[int, MemoryEstimate]:
     """Returns batch -> the estimate for a step."""
     from c2fnas import gpu_memory
     from c2fnas.search import supernet_memory

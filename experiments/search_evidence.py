@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -34,6 +34,8 @@ from experiments.search.evidence import EvidenceSettings
 
 if TYPE_CHECKING:
     from experiments.configuration import ExperimentConfig
+    from experiments.results.verdicts.search_verdicts import SearchedCase
+    from preprocessing.case_source import CaseSource
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -138,15 +140,20 @@ def main(argv: list[str]) -> None:
 
 
 def _trainer(
-    config: ExperimentConfig, chosen: EvidenceSettings, stores: Any, folder: pathlib.Path
-) -> Any:
+    config: ExperimentConfig,
+    chosen: EvidenceSettings,
+    stores: Sequence[CaseSource],
+    folder: pathlib.Path,
+) -> evidence.Train:
     """Returns a function that runs one training."""
     from experiments.models import strategies
     from experiments.search import candidate_training
 
     strategy = strategies.mirrored()
 
-    def train(one: evidence.AloneTraining, label: str) -> tuple[Mapping[str, Any], float]:
+    def train(
+        one: evidence.AloneTraining, label: str
+    ) -> tuple[Mapping[str, list[SearchedCase]], float]:
         print(label, flush=True)
         scores = candidate_training.released_or_zero(
             lambda: candidate_training.train_and_score(

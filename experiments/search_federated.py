@@ -16,13 +16,18 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING
 
 from absl import app, flags
 
 from c2fnas.search.evolution import EvolutionSettings
 from experiments import flags as experiment_flags
 from experiments import program_help, setting_flags
+
+if TYPE_CHECKING:
+    from c2fnas.search.operation_space import OperationSpace
+    from experiments.configuration import ExperimentConfig
+    from experiments.search.search_state import SearchState
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -94,7 +99,13 @@ def main(argv: list[str]) -> None:
         print(line)
 
 
-def _page(state: Any, pooled: Any, space: Any, config: Any, folder: pathlib.Path) -> None:
+def _page(
+    state: SearchState,
+    pooled: SearchState | None,
+    space: OperationSpace,
+    config: ExperimentConfig,
+    folder: pathlib.Path,
+) -> None:
     from experiments.reports import search_page
     from experiments.search import federated_search, search_state
     from runkit import atomic

@@ -19,8 +19,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from c2fnas.search.topology_space import TopologySpace
     from experiments.configuration import ExperimentConfig
     from experiments.search.search_state import SearchState
+    from preprocessing.case_source import CaseSource
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -144,7 +145,7 @@ def _scorer(
     config: ExperimentConfig,
     proxy: ProxySettings,
     space: TopologySpace,
-    stores: Any,
+    stores: Sequence[CaseSource],
     folder: pathlib.Path,
 ) -> Score:
     """Returns a function that trains and scores one topology."""

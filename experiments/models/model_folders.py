@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from c2fnas import genotype, model_folder, named_weights
 from c2fnas.model_folder import Model
@@ -23,6 +23,9 @@ from preprocessing.case_store import CaseStore
 from preprocessing.splits import SPLITS
 from runkit import atomic
 from runkit.classes import CLASSES
+
+if TYPE_CHECKING:
+    from experiments.models.site_trainer import SegmentationTrainer
 
 _AXES = ("x, left to right", "y, back to front", "z, feet to head")
 
@@ -123,7 +126,7 @@ def _devices(trained_with: Mapping[str, Sequence[str]]) -> dict[str, Any]:
 def write_best(
     folder: str | os.PathLike,
     name: str,
-    trainer: Any,
+    trainer: SegmentationTrainer,
     config: ExperimentConfig,
     store: CaseSource,
     *,
@@ -132,10 +135,15 @@ def write_best(
     """Writes the best model of a finished training, with its score on the validation cases.
 
     Args:
-      trainer: a site_trainer.SegmentationTrainer.
       private_arrays_of: as in `write`.
+    Raises:
+      ValueError: if no model of the training has been scored on validation cases.
     """
     best = trainer.best_score
+    if best is None:
+        raise ValueError(
+            f"{folder}: no model of {name} was validated yet; train at least one round"
+        )
     score = {
         "mean": best["dice"],
         "low": None,

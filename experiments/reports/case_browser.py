@@ -21,6 +21,7 @@ from PIL import Image
 from c2fnas.scores import metrics
 from experiments.figures.slices import CaseSlice, choose_slice, comparison, radiological, slice_case
 from experiments.results import table1_values
+from preprocessing.case_source import PreparedCase
 from preprocessing.case_store import CaseStore
 
 _MARGIN_MM = 12.0  # along z, beyond the first and last slice of truth
@@ -42,8 +43,8 @@ def masks_of(folders: Iterable[str | os.PathLike], number: int) -> dict[str, np.
 
 
 def choose_cases(
-    cases: Sequence[Any], folders: Sequence[str | os.PathLike], model: str
-) -> list[tuple[str, Any]]:
+    cases: Sequence[PreparedCase], folders: Sequence[str | os.PathLike], model: str
+) -> list[tuple[str, PreparedCase]]:
     """Returns ("best", "median" or "worst", case), by the model's mean Dice over its classes.
 
     With fewer than three masked cases there are fewer entries. If this model has no masks, the
@@ -97,14 +98,14 @@ def figure(run_folder: str | os.PathLike, site: str, *, model: str = "FL_global"
 
 
 def first_cases(
-    cases: Iterable[Any], masks: str | os.PathLike, site: str, *, count: int = 3
+    cases: Iterable[PreparedCase], masks: str | os.PathLike, site: str, *, count: int = 3
 ) -> Figure:
     """Draws a site's first cases with masks beside the masks of all models.
 
     The picture shows scans, so it stays at the site.
 
     Args:
-      cases: the site's prepared test cases (`number`, `image`, `label`, `target_mm`).
+      cases: the site's prepared test cases.
       masks: folder of predicted masks on the training grid, see `masks_of`.
       site: name of the site.
       count: largest number of cases to draw.
@@ -143,12 +144,12 @@ def mask_folders(site_folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]
 
 
 def entry(
-    case: Any, masks: Mapping[str, np.ndarray], title: str, *, width_mm: float = 180.0
+    case: PreparedCase, masks: Mapping[str, np.ndarray], title: str, *, width_mm: float = 180.0
 ) -> dict[str, Any]:
     """Returns the data of one case for the page's browser.
 
     Args:
-      case: a prepared case (`image`, `label`, `target_mm`).
+      case: a prepared case.
       masks: model -> uint8 [x, y, z] on the training grid.
       title: name of the case.
       width_mm: side of the square around the truth that is shown.

@@ -32,7 +32,7 @@ def lines(rows: Iterable[CaseRow]) -> list[Line]:
             groups.setdefault((model, group, grid), []).append(row)
     several = len({site for _, site, _, _ in latest}) > 1
 
-    def place(key: tuple[str, str, str]) -> Any:
+    def place(key: tuple[str, str, str]) -> tuple[tuple[int, str], bool, str, int]:
         model, site, grid = key
         return table1_values.position(model), site == ALL, site, table1_values.GRIDS.index(grid)
 

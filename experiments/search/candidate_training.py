@@ -12,7 +12,7 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -30,6 +30,8 @@ from preprocessing import dataset
 from preprocessing.case_source import CaseSource, PreparedCase
 from runkit import atomic, progress
 from runkit.classes import FOREGROUND
+
+_Result = TypeVar("_Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +188,7 @@ def released_or_zero(
     return TrainedScores(rows, 0.0)
 
 
-def released(work: Callable[[], Any]) -> Any:
+def released(work: Callable[[], _Result]) -> _Result:
     """Returns the result of `work` after releasing the memory of its networks.
 
     Keras keeps every network of a process in global tables, and a search builds hundreds.

@@ -198,10 +198,14 @@ def planned(
     return list(found.values())
 
 
+# Trains and scores one network, given its label: the rows of each split, and the seconds it took.
+Train = Callable[[AloneTraining, str], tuple[Mapping[str, list[SearchedCase]], float]]
+
+
 def run(
     trainings: Sequence[AloneTraining],
     folder: pathlib.Path,
-    train: Callable[[AloneTraining, str], tuple[Mapping[str, list[SearchedCase]], float]],
+    train: Train,
     *,
     after_each: Callable[[], None] = lambda: None,
     most_trainings: int = 0,

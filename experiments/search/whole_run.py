@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -25,6 +25,9 @@ from experiments.search.candidate_budget import ProxySettings
 from experiments.search.evidence import EvidenceSettings
 from experiments.search.supernet_settings import SupernetSettings
 from runkit import atomic
+
+if TYPE_CHECKING:
+    from c2fnas.search.topology_space import TopologySpace
 
 SITES = ("C1", "C2")
 SETTINGS_OF = {
@@ -319,7 +322,7 @@ def write_page(run: WholeSearch) -> None:
     atomic.write_text(folder / "search.html", text)
 
 
-def _topologies(state: search_state.SearchState) -> Any:
+def _topologies(state: search_state.SearchState) -> TopologySpace:
     from c2fnas.search.topology_space import TopologySpace
 
     return TopologySpace(**state.settings["space"])

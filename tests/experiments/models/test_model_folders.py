@@ -217,3 +217,10 @@ def test_tables_of_cases_and_means(tmp_path):
         line.startswith("C2_baseline,C2,training,dice,tumour,,0.5") and line.endswith(",3")
         for line in lines
     )
+
+
+def test_a_training_without_a_validation_has_no_best_model(tmp_path):
+    trainer = types.SimpleNamespace(best_score=None)
+    with pytest.raises(ValueError, match="no model of C1_baseline was validated yet; train"):
+        model_folders.write_best(tmp_path / "model", "C1_baseline", trainer, None, None)
+    assert not (tmp_path / "model").exists()
