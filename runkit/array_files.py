@@ -18,7 +18,7 @@ def save(path: str | os.PathLike, array: np.ndarray) -> None:
     of the data could be written: on a full disk it would leave half a file without an error.
     """
     with open(path, "wb") as stream:
-        np.save(_Stream(stream.write), array, allow_pickle=False)  # type: ignore[call-overload]
+        np.save(_Stream(stream.write), array, allow_pickle=False)  # type: ignore[call-overload]  # no file for numpy's stub
 
 
 @overload

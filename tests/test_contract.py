@@ -6,6 +6,7 @@
 import ast
 import collections
 import pathlib
+import re
 
 import pytest
 
@@ -119,3 +120,11 @@ def test_no_two_public_classes_have_one_name():
                     if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                         places[node.name].append(str(path.relative_to(ROOT)))
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def test_every_ignored_type_error_has_a_reason():
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                if "# type: ignore" in line:
+                    assert re.search(r"# type: ignore\[[\w,-]+\]  # \w", line), (path, line)

@@ -92,7 +92,7 @@ class _Server(socketserver.ThreadingMixIn, simple_server.WSGIServer):
         self.address_family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        super().__init__(address[:2], _Handler)  # type: ignore[arg-type]
+        super().__init__(address[:2], _Handler)  # type: ignore[arg-type]  # IPv6 has more parts
 
     def server_bind(self) -> None:
         # Not HTTPServer's method, which looks up the name of the address and may wait long for it.
