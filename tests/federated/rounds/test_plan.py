@@ -25,6 +25,11 @@ def test_every_difference_has_a_line():
     ]
 
 
+def test_values_that_contain_the_names_of_the_sides_stay_as_they_are():
+    found = plan.differences({"a": "site, server"}, {}, words=("the model has", "the server"))
+    assert found == ['a: the model has "site, server", the server nothing']
+
+
 def test_tuples_lists_and_order_make_no_difference():
     one, other = {"a": (1, 2), "b": {"c": 1}}, {"b": {"c": 1}, "a": [1, 2]}
     assert plan.differences(one, other) == [] and plan.fingerprint(one) == plan.fingerprint(other)

@@ -28,9 +28,10 @@ def test_host_and_port_come_from_the_kit_unless_given(kit):
     assert (found.host, found.port) == ("10.0.0.1", 9000)
 
 
-def test_a_kit_without_a_port_says_where_to_get_one(kit):
-    with pytest.raises(NoPort, match=r"site\.json: port is 0.*that the server printed"):
-        Kit.read(kit)
+@pytest.mark.parametrize(("member", "file"), [("C1", "site"), ("operator", "operator")])
+def test_a_kit_without_a_port_says_where_to_get_one(kits, member, file):
+    with pytest.raises(NoPort, match=rf"{file}\.json: port is 0.*that the server printed"):
+        Kit.read(kits / member)
 
 
 @pytest.mark.parametrize("content", [b"", b" \n", "Kennwört".encode()])
