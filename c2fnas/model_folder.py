@@ -1,4 +1,4 @@
-"""A trained model as one folder: the files that programs need to use it and people to judge it.
+"""A trained model as one folder: all that programs need to use it and people need to judge it.
 
 <folder>/weights.safetensors   every weight by canonical name, including those of a VAE branch
 <folder>/genotype.json         the network

@@ -68,7 +68,7 @@ class LocalTraining:
         )
 
     def enter_privacy(self, session: Session, site: str) -> None:
-        """Begins or goes on with the policy's ledger in a run. Raises PolicyRefused."""
+        """Begins or continues the policy's ledger of a run. Raises PolicyRefused."""
         if self._filter is None:
             return
         if session.sums is not None:

@@ -163,7 +163,7 @@ class UpdateFilter:
                 f"privacy_budget {self.policy.budget:g} is spent: {self.spent} after "
                 f"{len(self._ledger.spent)} updates, {self.after(1)} after round {round_number}. "
                 "This site sends no more updates of this run, and starting it again does not help. "
-                "Tell the server's operator that the run goes on without it"
+                "Tell the server's operator that the run continues without it"
             )
 
     def filtered(

@@ -185,13 +185,13 @@ def rows(*reports: CohortReport) -> list[list[str]]:
 def differences(one: CohortReport, other: CohortReport) -> list[str]:
     """Returns differences that may make a model of one site fail at the other site.
 
-    Medians are taken for the centres of their bins; those in the same bin or in two that touch do
-    not count as different.
+    A median is treated as the centre of its bin. Medians in the same bin, or in two adjacent bins,
+    do not count as different.
     """
     names, found = (one["site"], other["site"]), []
 
     def medians(quantity: str, name: str) -> tuple[float, float] | None:
-        """Returns both medians if they are known and surely different."""
+        """Returns both medians if both are known and they certainly differ."""
         pair = [levels(report, quantity, name) for report in (one, other)]
         if pair[0] is None or pair[1] is None:
             return None

@@ -126,7 +126,7 @@ def prepare(
     accepted = {i: prepared[i].sources for i in sorted(prepared)}
     if not accepted:
         raise ValueError(
-            f"{root}: every case was refused, nothing is prepared\n"
+            f"{root}: every case was refused, so nothing was prepared\n"
             + _summary(rejected, len(cases), root)
         )
     splits = split(accepted)
