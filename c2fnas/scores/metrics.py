@@ -108,16 +108,6 @@ def _joint_counts(prediction: np.ndarray, truth: np.ndarray, values: int) -> np.
     return counts.reshape(values, values)
 
 
-def _counts(mask: np.ndarray, values: int, what: str) -> np.ndarray:
-    counts = np.zeros(values, dtype=np.int64)
-    flat = np.ravel(mask)
-    for start in range(0, flat.size, _BLOCK_VOXELS):
-        counts += np.bincount(
-            _classes(flat[start : start + _BLOCK_VOXELS], values, what), minlength=values
-        )
-    return counts
-
-
 def _classes(block: np.ndarray, values: int, what: str) -> np.ndarray:
     _check_classes(block, values, what)
     return block.astype(np.intp)
