@@ -1,11 +1,12 @@
-"""Reads flag files in any Unicode encoding; errors name the file and the line."""
+"""Reads flag files in any Unicode encoding, and writes them; errors name the file and the line."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from absl import flags
 
@@ -46,6 +47,14 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
                     f"{argument.place}: {problem}" if argument.place else problem
                 ) from error
         raise WrongFlags(str(error)) from error
+
+
+def text(settings: Mapping[str, Any]) -> str:
+    """Returns the content of a flag file with these settings; lists become comma-separated."""
+    return "".join(
+        f"--{name}={','.join(map(str, value)) if isinstance(value, list) else value}\n"
+        for name, value in settings.items()
+    )
 
 
 def expand(

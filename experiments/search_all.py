@@ -1,11 +1,12 @@
-"""Runs a whole search on a synthetic cohort: topology, operations, random arms, evidence, page.
+"""Runs a whole search on a synthetic cohort: topology, operations, evidence, federated search.
 
     python -m experiments.search_all --profile=demo --seed=1 --runs=runs
 
 `make search` runs it. The cost is printed first (`--dry_run` stops there). Stop it at any time; run
 the same command again to resume. The stages are the programs search_topology, search_operations and
-search_evidence, each with the flag file search_<stage>_<profile>.flags; start them yourself for
-your own cases. docs/search.md explains what is searched and how it is judged.
+search_evidence, each with the flag file search_<stage>_<profile>.flags, and a federation of two
+sites that train and search a supernet together; start them yourself for your own cases.
+docs/search.md explains what is searched and how it is judged.
 
 Writes <runs>/search_<profile>/search.html, and below it a folder per stage.
 """
@@ -43,6 +44,9 @@ flags.DEFINE_integer(
     f"0 runs one per thread, but at most {MOST_AT_ONCE}.",
     lower_bound=0,
 )
+flags.DEFINE_bool(
+    "federated", True, "Also let both sites train and search a supernet as a federation over TLS."
+)
 flags.DEFINE_bool("dry_run", False, "Print the cost and exit.")
 
 
@@ -71,6 +75,7 @@ def main(argv: list[str]) -> None:
         split=experiment_flags.numbers("split", int, 3),
         threads=threads,
         at_once=FLAGS.at_once or min(threads, MOST_AT_ONCE),
+        federated=FLAGS.federated,
     )
     budget = whole_run.estimated_seconds(run)
     total = sum(budget.values())

@@ -14,11 +14,12 @@ from typing import Any
 from c2fnas.search import evolution
 from experiments.reports import search_page
 from experiments.run.run_plan import minutes
-from experiments.search import evidence, search_state, whole_run
+from experiments.search import evidence, federated_search, search_state, whole_run
 from runkit import atomic, markdown_tables
 from tests import doc_archives
 
 STAGES = ("topology", "operations")
+FEDERATED = "federated/search"
 REPEATED = ("cohort", "preparation")
 FILES = (
     "run.flags",
@@ -26,6 +27,7 @@ FILES = (
     *(f"{stage}/{name}" for stage in STAGES for name in ("search.json", f"{stage}.json")),
     *(f"{stage}/{stage}_random.json" for stage in STAGES),
     "operations/paths.json",
+    *(f"{FEDERATED}/{name}" for name in ("search.json", *federated_search.WINNERS)),
     f"evidence/{evidence.SETTINGS}",
     f"evidence/{evidence.DOCUMENT}",
 )
@@ -47,7 +49,14 @@ def document(folder: pathlib.Path, processor: str) -> dict[str, Any]:
         "processor": processor,
         "wall_seconds": times["wall_seconds"],
         "peak_memory_bytes": times["peak_memory_bytes"],
-        "stages": {stage: _best(folder / stage, stage) for stage in STAGES},
+        "stages": {
+            **{stage: _best(folder / stage, stage) for stage in STAGES},
+            **(
+                {"operations, federated": _best(folder / FEDERATED, "operations")}
+                if (folder / FEDERATED).exists()
+                else {}
+            ),
+        },
         "evidence": atomic.read_json(folder / "evidence" / evidence.DOCUMENT),
     }
 

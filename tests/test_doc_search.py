@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 import tarfile
 
 import pytest
@@ -67,6 +68,10 @@ def search(tmp_path):
         search_state.write(folder / stage, state)
         names = (f"{stage}.json", f"{stage}_random.json")
         assert len(list(search_state.write_winners(state, space.genotype, folder / stage, names)))
+    federated = folder / doc_search.FEDERATED
+    federated.mkdir(parents=True)
+    for name in ("search.json", "operations.json", "operations_random.json"):
+        shutil.copy(folder / "operations" / name, federated)
     evidence.write_paths(folder / "operations" / "paths.json", test_evidence.PATHS)
     compared, paths = compared_in(folder)
     planned = evidence.plan(compared, paths, CHOSEN, about={"experiment": {"seed": 1}})
@@ -84,6 +89,7 @@ def test_every_table_holds_what_the_search_found(search):
     winners = doc_search.table(content, "Winners").splitlines()
     best = genotype.load(search / "operations" / "operations_random.json").name
     assert winners[2].startswith("| topology | evolution | 2 | `") and best in winners[5]
+    assert winners[7].startswith("| operations, federated | random | 2 | `") and best in winners[7]
     claims = doc_search.table(content, "Claims").splitlines()
     assert len(claims) == 2 + len(content["evidence"]["verdicts"])
     assert "| the published genotype | c2fnas | 3 |" in doc_search.table(content, "Networks")

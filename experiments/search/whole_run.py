@@ -1,4 +1,4 @@
-"""A whole search as stages: cohort, preparation, topology, operations, evidence, page.
+"""A whole search as stages: cohort, preparation, topology, operations, evidence, federated, page.
 
 Each stage starts the programs that a user would start, with the flag files of the profile. A
 finished stage is not repeated, and each program resumes by itself.
@@ -20,7 +20,7 @@ from experiments.configuration import ExperimentConfig
 from experiments.reports import search_page
 from experiments.run import processes
 from experiments.run.stages import RunFolder
-from experiments.search import evidence, search_cost, search_state
+from experiments.search import evidence, federated_stage, search_cost, search_state
 from experiments.search.candidate_budget import ProxySettings
 from experiments.search.evidence import EvidenceSettings
 from experiments.search.supernet_settings import SupernetSettings
@@ -53,6 +53,7 @@ class WholeSearch:
       split: number of training, validation and test cases of each site.
       threads: number of threads of all programs that run at the same time.
       at_once: number of programs that share the trainings of a stage.
+      federated: whether the sites also train and search a supernet as a federation.
     """
 
     folder: pathlib.Path
@@ -62,6 +63,7 @@ class WholeSearch:
     split: tuple[int, int, int]
     threads: int
     at_once: int = 1
+    federated: bool = True
 
     def __post_init__(self) -> None:
         if sum(self.split) > self.cases or min(self.split) < 1:
@@ -145,6 +147,13 @@ def estimated_seconds(run: WholeSearch) -> dict[str, float]:
     alone: EvidenceSettings = own["evidence"]["EvidenceSettings"]
     start = search_cost.START_S  # on one core, so others can start at the same time
     share = start / run.at_once
+    # Each site takes as many steps as the training on pooled cases, with its share of the threads,
+    # and scores its own half of the cases.
+    federated = (
+        len(SITES) * 1.3 * training(supernet.supernet_steps, 0)
+        + 2 * fine.budget * training(0, validation)
+        + (2 * start + _START_S) * (fine.generations + 2)
+    )
     trainings = (
         6 * alone.compared_seeds
         + max(alone.compared_seeds, alone.noise_seeds)
@@ -158,6 +167,7 @@ def estimated_seconds(run: WholeSearch) -> dict[str, float]:
         + 1.3 * training(supernet.supernet_steps, 0)
         + 2 * fine.budget * training(0, validation),
         "evidence": trainings * (share + training(alone.alone_steps, validation + test)),
+        **({"federated": federated} if run.federated else {}),
         "page": _START_S,
     }
 
@@ -177,6 +187,7 @@ class SearchStages:
             ("topology", self._topology),
             ("operations", self._operations),
             ("evidence", self._evidence),
+            *([("federated", self._federated)] if self._run.federated else []),
             ("page", self._page),
         ):
             self._runs.stage(name, self._cost[name], work)
@@ -219,13 +230,8 @@ class SearchStages:
 
     def _experiment(self) -> list[str]:
         """Returns only the experiment's flags, for programs that do not search."""
-        config = self._run.check().to_json()
-        lines = [
-            f"--{name}={','.join(map(str, value)) if isinstance(value, list) else value}"
-            for name, value in config.items()
-        ]
         file = self._folder / "experiment.flags"
-        atomic.write_text(file, "\n".join(lines) + "\n")
+        atomic.write_text(file, flag_files.text(self._run.check().to_json()))
         return [f"--flagfile={file}"]
 
     def _in_parts(
@@ -298,6 +304,23 @@ class SearchStages:
             f"--paths={self._folder / 'operations' / 'paths.json'}",
         )
 
+    def _federated(self, group: processes.ProgramGroup) -> None:
+        own = self._run.own_flags("operations")
+        supernet: SupernetSettings = own["SupernetSettings"]
+        federated_stage.FederatedStage(
+            folder=self._folder / "federated",
+            config=federated_stage.supernet_config(
+                self._run.check(),
+                self._folder / "topology" / "topology.json",
+                training_cases=self._run.split[0],
+                steps=supernet.supernet_steps,
+            ),
+            site_folders={site: self._folder / "sites" / site for site in SITES},
+            evolution=dataclasses.asdict(own["EvolutionSettings"]),
+            pooled=self._folder / "operations",
+            threads=self._run.threads,
+        ).run(group)
+
     def _page(self, group: processes.ProgramGroup) -> None:
         del group
         write_page(self._run)
@@ -315,7 +338,15 @@ def write_page(run: WholeSearch) -> None:
         base = genotype.load(folder / "topology" / "topology.json").with_size(
             filters=config.filters
         )
-        stages.append(search_state.result(state, OperationSpace(base).genotype, config.patch_size))
+        space = OperationSpace(base)
+        pooled = search_state.result(state, space.genotype, config.patch_size)
+        search = folder / "federated" / federated_stage.SEARCH
+        if (state := search_state.read(search)) is None:
+            stages.append(pooled)
+        else:
+            federated = search_state.result(state, space.genotype, config.patch_size)
+            stages.append(dataclasses.replace(pooled, place="pooled"))
+            stages.append(dataclasses.replace(federated, place="federated"))
     file = folder / "evidence" / evidence.DOCUMENT
     content = atomic.read_json(file) if file.exists() else None
     text = search_page.page(stages, content, title="Search of a network", cores=run.threads)

@@ -16,6 +16,7 @@ def test_the_cost_comes_first_and_a_dry_run_makes_nothing(tmp_path):
         "topology",
         "operations",
         "evidence",
+        "federated",
         "page",
     ]
     assert not list(tmp_path.iterdir())

@@ -20,7 +20,7 @@ SPACE = TopologySpace(down=2, up=2, deepest=2, filters=4)
 
 def search(folder, profile="demo", **changes):
     files = {stage: FLAGS / f"search_{stage}_{profile}.flags" for stage in whole_run.SETTINGS_OF}
-    given = {"seed": 3, "cases": 6, "split": (3, 1, 2), "threads": 2, **changes}
+    given = {"seed": 3, "cases": 6, "split": (3, 1, 2), "threads": 2, "federated": False, **changes}
     return WholeSearch(folder=folder, flag_files=files, **given)
 
 
@@ -103,11 +103,14 @@ def test_the_stages_of_a_profile_are_one_experiment(tmp_path, profile):
     assert (config.vae, config.supernet) == ("none", False)
     assert config.filters == (4 if profile == "demo" else 32)
     cost = whole_run.estimated_seconds(run)
-    assert list(cost) == ["cohort", "preparation", "topology", "operations", "evidence", "page"]
+    stages = ["cohort", "preparation", "topology", "operations", "evidence", "page"]
+    assert list(cost) == stages
+    both = whole_run.estimated_seconds(search(tmp_path, profile, federated=True))
+    assert list(both) == [*stages[:-1], "federated", "page"]
 
 
 def test_the_demo_stays_within_four_hours_on_two_cores(tmp_path):
-    run = search(tmp_path, cases=28, split=(12, 6, 10))
+    run = search(tmp_path, cases=28, split=(12, 6, 10), federated=True)
     assert sum(whole_run.estimated_seconds(run).values()) < 4 * 3600
 
 
