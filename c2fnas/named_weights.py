@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from c2fnas import variable_values
 from runkit import atomic, randomness
 
 if TYPE_CHECKING:
@@ -80,6 +79,8 @@ def specs(network: Network) -> dict[str, tuple[tuple[int, ...], str]]:
 
 def read(network: Network) -> dict[str, np.ndarray]:
     """Returns copies of all weights, canonical name -> float32 array."""
+    from c2fnas import variable_values  # here, because a server has no TensorFlow
+
     values = variable_values.read(network.variables.values())
     return dict(zip(network.variables, values, strict=True))
 
@@ -90,6 +91,8 @@ def assign(network: Network, arrays: Mapping[str, np.ndarray]) -> None:
     Raises:
       ValueError: as `check`. Nothing is assigned then.
     """
+    from c2fnas import variable_values
+
     check(network, arrays)
     variable_values.assign(
         list(network.variables.values()),
