@@ -141,6 +141,20 @@ def test_equal_files_give_equal_archives(tmp_path):
         assert packed.getnames() == ["runs/x.json", "runs/y"]
 
 
+def test_the_packed_search_in_the_docs_can_be_continued(tmp_path):
+    archive = doc_results.DOCS / "results" / "search.tar.xz"
+    if not archive.exists():
+        pytest.skip("the docs have no packed search")
+    with tarfile.open(archive) as packed:
+        packed.extractall(tmp_path, filter="data")
+    (folder,) = tmp_path.iterdir()
+    done = json.loads((folder / "stages.json").read_text())["wall_seconds"]
+    for stage in doc_search.STAGES:
+        if stage in done:
+            state = search_state.read(folder / stage)
+            assert state.finished and genotype.load(folder / stage / f"{stage}.json")
+
+
 KEPT = pathlib.Path(doc_results.DOCS) / "results" / "search.json"
 
 
