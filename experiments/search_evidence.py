@@ -108,7 +108,7 @@ def main(argv: list[str]) -> None:
     # Shared, because several processes may work on one folder.
     folder_lock.hold(private.make(folder), shared=True)
     shared = SharedWork(folder)
-    evidence.require_own(folder)
+    evidence.require_own(folder)  # refuses before anything is written
     with shared.alone():
         evidence.keep_plan(folder, evidence.plan(compared, paths, chosen, about=about))
 

@@ -108,9 +108,9 @@ def _connected(padded: np.ndarray) -> _Runs:
     """Returns the runs of a mask, bool [x, y, z] with a border of zeros, and their components."""
     starts, ends = _runs(padded)
     plane, row, _ = padded.strides
-    pairs = [
-        _touching(starts, ends, shift) for shift in (row, plane - row, plane, plane + row)
-    ]  # The four rows that follow a row and touch it; those before it have found it already.
+    # Only the rows that follow a row and touch it: those before it have found it already.
+    following = (row, plane - row, plane, plane + row)
+    pairs = [_touching(starts, ends, shift) for shift in following]
     one, other = (np.concatenate(side) for side in zip(*pairs, strict=True))
     touching = scipy.sparse.coo_array(
         (np.ones(len(one), bool), (one, other)), shape=(len(starts), len(starts))
