@@ -210,7 +210,7 @@ def run(
     after_each: Callable[[], None] = lambda: None,
     most_trainings: int = 0,
 ) -> None:
-    """Runs the trainings that have no file yet and that no other process has begun.
+    """Runs the trainings that have no file yet and that no other process is running.
 
     Args:
       folder: folder for the files.
@@ -218,32 +218,35 @@ def run(
       after_each: called after each training, by one process at a time.
       most_trainings: number of trainings after which to return early; 0 for no limit.
     """
-    shared, done = SharedWork(folder), 0
-    for number, one in enumerate(trainings, start=1):
-        path = training_file(folder, one)
-        if path.exists():
-            continue
-        if most_trainings and done == most_trainings:
-            return
-        with shared.alone():
-            claim = None if path.exists() else shared.claim(one.key)
-        if claim is None:
-            continue
-        with claim:
-            done += 1
-            rows, seconds = train(one, f"{number}/{len(trainings)} {one.network} seed {one.seed}")
-            content = {
-                "format": FORMAT,
-                "network": one.network,
-                "genotype": one.genotype.to_json(),
-                "seed": one.seed,
-                "rows": dict(rows),
-                "seconds": round(seconds, 1),
-            }
+    shared, done, trained = SharedWork(folder), 0, True
+    while trained:  # again, because a process that claimed a training may have been killed since
+        trained = False
+        for number, one in enumerate(trainings, start=1):
+            path = training_file(folder, one)
+            if path.exists():
+                continue
+            if most_trainings and done == most_trainings:
+                return
             with shared.alone():
-                atomic.write_json(path, content)
-                claim.done()
-                after_each()
+                claim = None if path.exists() else shared.claim(one.key)
+            if claim is None:
+                continue
+            with claim:
+                done, trained = done + 1, True
+                label = f"{number}/{len(trainings)} {one.network} seed {one.seed}"
+                rows, seconds = train(one, label)
+                content = {
+                    "format": FORMAT,
+                    "network": one.network,
+                    "genotype": one.genotype.to_json(),
+                    "seed": one.seed,
+                    "rows": dict(rows),
+                    "seconds": round(seconds, 1),
+                }
+                with shared.alone():
+                    atomic.write_json(path, content)
+                    claim.done()
+                    after_each()
 
 
 def training_file(folder: pathlib.Path, one: AloneTraining) -> pathlib.Path:

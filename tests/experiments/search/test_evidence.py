@@ -194,3 +194,16 @@ def test_a_training_that_another_process_has_claimed_is_left_to_it(tmp_path):
     assert found["trainings"] == {"done": 38, "planned": 39}
     evidence.run(trainings, tmp_path, train)
     assert evidence.document(COMPARED, PATHS, SETTINGS, tmp_path, seed=10)["finished"]
+
+
+def test_a_claim_that_ended_without_a_result_is_taken_over(tmp_path):
+    trainings = evidence.planned(COMPARED, PATHS, SETTINGS, seed=10)
+    with SharedWork(tmp_path).alone():
+        claim = SharedWork(tmp_path).claim(trainings[0].key)
+
+    def killed_in_between(one, label):
+        claim.__exit__()  # as when its process is killed
+        return train(one, label)
+
+    evidence.run(trainings, tmp_path, killed_in_between)
+    assert evidence.document(COMPARED, PATHS, SETTINGS, tmp_path, seed=10)["finished"]
