@@ -54,7 +54,7 @@ def _in_rows(voxels: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: floa
         variance = rows.sums(tf.square(centred)) / rows.count
         inverse = tf.math.rsqrt(variance + epsilon)
         scale = gamma * inverse
-        normalised = centred * rows.spread(scale) + rows.spread(beta[tf.newaxis])
+        normalised = centred * rows.spread(scale) + rows.spread(tf.expand_dims(beta, 0))
 
         def gradient(upstream):
             if (
@@ -84,33 +84,39 @@ def _in_rows(voxels: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: floa
 
 
 class _Rows:
-    """A volume as [b, x, y, z * c], whose rows are long enough to fill vector units."""
+    """A volume as [b, x, y, z * c], whose rows are long enough to fill vector units.
+
+    Shapes and axes are constants that are made once: a network has dozens of norms, and making a
+    constant takes as long as making any other operation of a graph.
+    """
 
     def __init__(self, voxels: tf.Tensor):
-        samples, x, y, self._depth, channels = sizes(voxels)
-        length = self._depth * channels
+        samples, x, y, depth, channels = sizes(voxels)
+        length = depth * channels
         self.shape = _once([samples, x, y, length])
         self._row = _once([-1, 1, 1, length])
-        self._lanes = _once([samples, self._depth, channels])
+        self._lanes = _once([samples, depth, channels])
+        self._repeats = _once([1, depth])
+        self._x, self._y = tf.constant(1), tf.constant(2)
         self.values = tf.reshape(voxels, self.shape)
-        self.count = tf.cast(x * y * self._depth, tf.float32)
+        self.count = tf.cast(x * y * depth, tf.float32)
 
     def sums(self, values: tf.Tensor) -> tf.Tensor:
         """Returns the sum of each channel of each sample, [b, c].
 
         It adds up along y, then x, then z, so no float32 sum has more terms than one axis.
         """
-        lanes = tf.reduce_sum(tf.reduce_sum(values, axis=2), axis=1)
-        return tf.reduce_sum(tf.reshape(lanes, self._lanes), axis=1)
+        lanes = tf.reduce_sum(tf.reduce_sum(values, axis=self._y), axis=self._x)
+        return tf.reduce_sum(tf.reshape(lanes, self._lanes), axis=self._x)  # z is at 1 now
 
     def spread(self, values: tf.Tensor) -> tf.Tensor:
         """Returns values [b, c] or [1, c] as [b or 1, 1, 1, z * c], to broadcast over rows."""
-        return tf.reshape(tf.tile(values, [1, self._depth]), self._row)
+        return tf.reshape(tf.tile(values, self._repeats), self._row)
 
 
-def _once(shape: list[int | tf.Tensor]) -> list[int | tf.Tensor] | tf.Tensor:
-    """Returns a shape that is put together once, however often it is used."""
-    return shape if all(isinstance(size, int) for size in shape) else tf.stack(shape)
+def _once(shape: list[int | tf.Tensor]) -> tf.Tensor:
+    """Returns a shape as a tensor, which is made once, however often it is used."""
+    return tf.constant(shape) if all(isinstance(size, int) for size in shape) else tf.stack(shape)
 
 
 def _fused_gradient(
@@ -123,10 +129,12 @@ def _fused_gradient(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns the gradients of voxels, gamma and beta, by one fused operation per sample."""
     samples, x, y, z, channels = voxels.shape
-    planes = (samples, x * y, z, channels)
-    pairs = zip(
-        tf.split(tf.reshape(upstream, planes), samples),
-        tf.split(tf.reshape(voxels, planes), samples),
+    planes, nothing = tf.constant([samples, x * y, z, channels]), tf.constant([], tf.float32)
+    inputs = zip(
+        _split(tf.reshape(upstream, planes), samples),
+        _split(tf.reshape(voxels, planes), samples),
+        tf.unstack(mean),
+        tf.unstack(variance),
         strict=True,
     )
     parts = [
@@ -134,13 +142,13 @@ def _fused_gradient(
             y_backprop=above,
             x=sample,
             scale=gamma,
-            reserve_space_1=mean[index],
-            reserve_space_2=variance[index],
-            reserve_space_3=tf.zeros([0]),
+            reserve_space_1=its_mean,
+            reserve_space_2=its_variance,
+            reserve_space_3=nothing,
             epsilon=epsilon,
             is_training=True,
         )
-        for index, (above, sample) in enumerate(pairs)
+        for above, sample, its_mean, its_variance in inputs
     ]
     to_voxels = tf.reshape(_joined([part.x_backprop for part in parts]), voxels.shape)
     return (
@@ -217,6 +225,10 @@ def _fused(voxels: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float)
         return restored(found.y), gradient
 
     return normalise(voxels, gamma, beta)
+
+
+def _split(samples: tf.Tensor, count: int) -> list[tf.Tensor]:
+    return [samples] if count == 1 else tf.split(samples, count)  # split would copy a single one
 
 
 def _joined(parts: list[tf.Tensor]) -> tf.Tensor:

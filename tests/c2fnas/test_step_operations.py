@@ -19,7 +19,10 @@ def test_norms_take_one_operation_for_all_samples(counts):
         assert kinds["gradients"]["FusedBatchNormV3"] == norms
         assert kinds["gradients"]["FusedBatchNormGradV3"] == norms
         assert not kinds["gradients"]["Split"]
-    # Nothing else grows with the batch either.
+    # Nothing else grows with the batch either. Zeros that nobody reads are constants if they are
+    # small, and filled otherwise.
+    for kinds in found.values():
+        del kinds["gradients"]["Fill"]
     assert found[2]["gradients"] == found[4]["gradients"]
 
 
