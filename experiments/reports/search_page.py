@@ -53,6 +53,7 @@ def page(
     *,
     title: str,
     cores: int,
+    wall_seconds: float | None = None,
 ) -> str:
     """Returns the page.
 
@@ -61,9 +62,13 @@ def page(
       evidence: the content of evidence.json; None if it was not run.
       title: of the page.
       cores: number of cores that the search ran on, for CPU-hours.
+      wall_seconds: wall time of the search on all of these cores; None adds up that of its
+        trainings, each of which then had all of them.
     """
-    seconds = sum(stage.seconds for stage in stages)
-    seconds += evidence["seconds"] if evidence else 0.0
+    seconds = wall_seconds
+    if seconds is None:
+        seconds = sum(stage.seconds for stage in stages)
+        seconds += evidence["seconds"] if evidence else 0.0
     scored = sum(len(stage.candidates) for stage in stages)
     budget = sum(stage.budget for stage in stages)
     subtitle = "Scores are mean Dice over validation cases; no score uses a test case."

@@ -323,11 +323,17 @@ class SearchStages:
 
     def _page(self, group: processes.ProgramGroup) -> None:
         del group
-        write_page(self._run)
+        times = self._runs.state
+        spent = [*times["wall_seconds"].values(), *times.get("unfinished_seconds", {}).values()]
+        write_page(self._run, wall_seconds=sum(spent))
 
 
-def write_page(run: WholeSearch) -> None:
-    """Writes search.html from the results so far."""
+def write_page(run: WholeSearch, *, wall_seconds: float) -> None:
+    """Writes search.html from the results so far.
+
+    Args:
+      wall_seconds: how long the stages took.
+    """
     from c2fnas.search.operation_space import OperationSpace
 
     config, folder = run.check(), run.folder
@@ -349,7 +355,13 @@ def write_page(run: WholeSearch) -> None:
             stages.append(dataclasses.replace(federated, place="federated"))
     file = folder / "evidence" / evidence.DOCUMENT
     content = atomic.read_json(file) if file.exists() else None
-    text = search_page.page(stages, content, title="Search of a network", cores=run.threads)
+    text = search_page.page(
+        stages,
+        content,
+        title="Search of a network",
+        cores=run.threads,
+        wall_seconds=wall_seconds,
+    )
     atomic.write_text(folder / "search.html", text)
 
 

@@ -98,6 +98,9 @@ def test_the_cost_is_in_cpu_hours_beside_that_of_c2fnas():
     words, _ = read([STAGE], EVIDENCE)
     # 5 candidates of a second, a supernet of 7195 s and evidence of an hour, on two cores
     assert "6 CPU-hours, on 2 cores" in words and "333 GPU-days of C2FNAS" in words
+    # programs that shared the cores: their times must not be counted twice
+    words, _ = read([STAGE], EVIDENCE, wall_seconds=5400.0)
+    assert "3 CPU-hours, on 2 cores" in words
 
 
 def test_evidence_shows_every_verdict_the_noise_and_the_ranks():
