@@ -1,4 +1,7 @@
+import os
 import re
+import subprocess
+import sys
 
 from tests.benchmarks import machine, side_by_side
 
@@ -23,3 +26,12 @@ def test_every_benchmark_says_on_which_processor_it_ran(capsys):
         capsys.readouterr().out,
     )
     assert machine.describe().startswith("processor: ")
+
+
+def test_benchmarks_use_onednn_as_the_programs_do():
+    environment = {name: value for name, value in os.environ.items() if "ONEDNN" not in name}
+    code = "import os, tests.benchmarks; print(os.environ['TF_ENABLE_ONEDNN_OPTS'])"
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "1"
