@@ -243,8 +243,12 @@ def _require_one_place(path: str | os.PathLike, header: NiftiHeader, grid: Grid)
     tolerance = rules.MISPLACED_VOXELS * min(grid.spacing_mm)
     pixdim = [float(length) for length in header["pixdim"][1:4]]
     if int(header["qform_code"]) > 0:
-        distance = geometry.corner_displacement_mm(grid, Grid(grid.shape, _qform(path, header)))
-        if not distance <= tolerance:
+        other = Grid(grid.shape, _qform(path, header))
+        distance = geometry.corner_displacement_mm(grid, other)
+        if not (
+            distance <= tolerance
+            or geometry.corner_displacement_mm(_at_right_angles(header, grid), other) <= tolerance
+        ):
             problem = f"its sform and qform place a corner {distance:.3g} mm apart"
             raise broken(rules.TWO_PLACES, path, problem)
     elif not set(pixdim) <= set(_UNSET_PIXDIM):
@@ -255,3 +259,14 @@ def _require_one_place(path: str | os.PathLike, header: NiftiHeader, grid: Grid)
         if not distance <= tolerance:
             problem = f"pixdim {pixdim} differs from the sform by {distance:.3g} mm over the volume"
             raise broken(rules.TWO_PLACES, path, problem)
+
+
+def _at_right_angles(header: NiftiHeader, grid: Grid) -> Grid:
+    """Returns a grid as a qform can describe it: with its axes turned to right angles.
+
+    A writer that is given axes which are not at right angles writes this into the qform. How far
+    they may be from right angles is another rule.
+    """
+    closest = header.copy()
+    closest.set_qform(grid.affine, code=1)
+    return Grid(grid.shape, np.asarray(closest.get_qform(), dtype=np.float64))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from preprocessing import nifti
+from preprocessing.volume import Volume
 from tests.preprocessing.test_nifti import AFFINE, hu, save
 
 
@@ -115,3 +116,43 @@ def test_an_impossible_voxel_offset_is_refused(tmp_path, offset):
 def test_a_scaling_on_which_readers_disagree_is_refused(tmp_path, slope, intercept):
     with pytest.raises(ValueError, match=r"ct\.nii\.gz: slope is .*F08"):
         nifti.read_ct(patched(tmp_path / "ct.nii.gz", hu(), AFFINE, (112, "ff", slope, intercept)))
+
+
+def sheared(degrees):
+    """Returns an oblique affine whose slices are stacked off their normal."""
+    turn, lean = np.deg2rad(12.0), np.tan(np.deg2rad(degrees))
+    row, column = (
+        np.array([np.cos(turn), np.sin(turn), 0]),
+        np.array([-np.sin(turn), np.cos(turn), 0]),
+    )
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([0.7 * row, 0.7 * column, [lean, -lean, 1.0]], axis=1)
+    affine[:3, 3] = [-90.0, 40.0, -300.0]
+    return affine
+
+
+@pytest.mark.parametrize("degrees", [0.02, 0.07, 0.1])
+def test_axes_slightly_off_right_angles_are_not_two_places(tmp_path, degrees):
+    labels, affine = np.zeros((4, 4, 900), np.uint8), sheared(degrees)
+    labels[1, 1, 1] = 1
+    nifti.write_volume(tmp_path / "own.nii", Volume(labels, affine))
+    header = nibabel.Nifti1Header()
+    header.set_sform(affine, code=2)
+    header.set_qform(affine, code=2)
+    nibabel.save(nibabel.Nifti1Image(labels, None, header), tmp_path / "other.nii")
+    for name in ("own.nii", "other.nii"):
+        np.testing.assert_allclose(nifti.read_labels(tmp_path / name).affine, affine, atol=1e-4)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 0.1])
+def test_another_place_in_the_qform_is_refused_whatever_the_angles(tmp_path, degrees):
+    affine = sheared(degrees)
+    moved = affine.copy()
+    moved[0, 3] += 0.5  # of a voxel of 0.7 mm
+    header = nibabel.Nifti1Header()
+    header.set_sform(affine, code=2)
+    header.set_qform(moved, code=2)
+    path = tmp_path / "ct.nii"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 900), np.uint8), None, header), path)
+    with pytest.raises(ValueError, match=r"ct\.nii: its sform and qform place a corner .*G07"):
+        nifti.read_labels(path)
