@@ -76,25 +76,32 @@ def auc(with_tumour: Sequence[float], healthy: Sequence[float]) -> float:
 
 
 def auc_interval(
-    area: float, with_tumour: float, healthy: float, *, level: float = intervals.LEVEL
+    area: float,
+    with_tumour: int,
+    healthy: int,
+    *,
+    cohorts: int = 1,
+    level: float = intervals.LEVEL,
 ) -> Interval:
     """Returns an AUC with its interval by Newcombe's method 5.
 
     Args:
       area: the estimate.
-      with_tumour, healthy: numbers of patients.
+      with_tumour, healthy: numbers of patients, in all cohorts together.
+      cohorts: number of cohorts whose patients are not compared with those of another. The area is
+        then the mean of as many independent areas, each of its share of the patients.
       level: of confidence.
     """
     from scipy import optimize, stats
 
-    z, extra = stats.norm.ppf((1 + level) / 2), (with_tumour + healthy) / 2.0 - 1.0
+    z, extra = stats.norm.ppf((1 + level) / 2), (with_tumour + healthy) / 2.0 / cohorts - 1.0
 
     def excess(true: float) -> float:
         """Returns the squared distance of the estimate from `true`, minus its chance variation."""
         variance = (
             true
             * (1 - true)
-            / (with_tumour * healthy)
+            / (with_tumour * healthy / cohorts)
             * (1 + extra * ((1 - true) / (2 - true) + true / (1 + true)))
         )
         return (area - true) ** 2 - z * z * variance
@@ -102,7 +109,7 @@ def auc_interval(
     # At 0 and 1 there is no chance variation; these roots are not bounds.
     low = 0.0 if area == 0 else optimize.brentq(excess, 0.0, min(area, 1 - 1e-9))
     high = 1.0 if area == 1 else optimize.brentq(excess, max(area, 1e-9), 1.0)
-    return Interval(area, float(low), float(high), round(with_tumour + healthy))
+    return Interval(area, float(low), float(high), with_tumour + healthy)
 
 
 def free_response(
@@ -231,7 +238,10 @@ def _auc(patients: Sequence[_Patient]) -> Interval | None:
             wins, pairs = wins + auc(scores, others) * count, pairs + count
             ill.update(p.unit for p, _ in own if p.tumour)
             healthy.update(p.unit for p, _ in own if not p.tumour)
-    return auc_interval(wins / pairs, len(ill), len(healthy)) if pairs else None
+    if not pairs:
+        return None
+    cohorts = len({unit[0] for unit in ill})
+    return auc_interval(wins / pairs, len(ill), len(healthy), cohorts=cohorts)
 
 
 def _json(interval: Interval | None) -> dict[str, Any] | None:

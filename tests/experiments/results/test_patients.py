@@ -70,6 +70,23 @@ def test_the_interval_of_the_auc_covers(ill, healthy, true):
     assert covered >= 0.93
 
 
+@pytest.mark.parametrize(("cohorts", "ill", "healthy"), [(3, 7, 6), (5, 3, 3), (10, 2, 2)])
+@pytest.mark.parametrize("true", [0.6, 0.8, 0.95])
+def test_the_interval_of_the_auc_covers_over_cohorts_that_are_not_compared(
+    cohorts, ill, healthy, true
+):
+    rng, studies = np.random.default_rng(3), 1000
+    one = rng.normal(np.sqrt(2) * stats.norm.ppf(true), 1, (studies, cohorts, ill, 1))
+    other = rng.normal(0, 1, (studies, cohorts, 1, healthy))
+    areas = (one > other).mean(axis=(1, 2, 3))
+    intervals = {
+        area: patients.auc_interval(area, cohorts * ill, cohorts * healthy, cohorts=cohorts)
+        for area in set(areas)
+    }
+    covered = np.mean([intervals[area].low <= true <= intervals[area].high for area in areas])
+    assert covered >= 0.93
+
+
 def test_a_perfect_auc_of_few_patients_leaves_room():
     interval = patients.auc_interval(1.0, 7, 6)
     assert interval.high == 1.0 and 0.6 < interval.low < 0.9
@@ -122,6 +139,15 @@ def test_the_auc_compares_patients_of_one_training_only():
     shifted = [dict(line, score_tumour=line["score_tumour"] + 100.0) for line in ROWS]
     found = patients.of_runs([Run(1, "a", ROWS), Run(1, "b", shifted)])["FL_global"]["auc"]
     assert found["estimate"] == pytest.approx(10.5 / 16) and found["count"] == 16
+    same = patients.of_runs([Run(1, "a", ROWS), Run(1, "a", shifted)])["FL_global"]["auc"]
+    alone = patients.of_rows(ROWS)["FL_global"]["auc"]
+    # Patients of another cohort are new ones, and those of the same cohort are not.
+    assert (same["low"], same["high"], same["count"]) == (alone["low"], alone["high"], 8)
+    # Two independent areas: half the variance of one (Newcombe 2006, where the bound solves this).
+    for end in (found["low"], found["high"]):
+        spread = 1 + 3.0 * ((1 - end) / (2 - end) + end / (1 + end))
+        variance = end * (1 - end) / 16 * spread / 2
+        assert abs(found["estimate"] - end) == pytest.approx(1.959964 * np.sqrt(variance))
 
 
 def test_a_model_without_healthy_patients_or_without_tumours_has_what_remains():
