@@ -154,8 +154,16 @@ def _set_aside(path: pathlib.Path) -> None:
 
 
 def _earlier(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the earlier checkpoints, the latest first."""
-    return sorted(folder.glob(f"{_EARLIER}*.safetensors"), reverse=True)
+    """Returns the earlier checkpoints, the one written last first.
+
+    The time decides, not the step: a federated training goes back to an earlier step if the
+    server's operator discards rounds.
+    """
+    return sorted(
+        folder.glob(f"{_EARLIER}*.safetensors"),
+        key=lambda path: (path.stat().st_mtime_ns, path.name),
+        reverse=True,
+    )
 
 
 def _identity(trainer: Trainer) -> dict[str, Any]:

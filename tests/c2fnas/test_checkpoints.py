@@ -180,6 +180,21 @@ def test_earlier_checkpoints_are_kept_and_replace_an_unreadable_one(trainer, fil
     assert trainer.step == 8
 
 
+def test_after_a_return_to_an_earlier_step_the_checkpoints_written_last_are_kept(
+    trainer, filled, tmp_path
+):
+    newest = tmp_path / checkpoints.FILE_NAME
+    for second, step in enumerate((6, 7, 4, 5, 6)):  # rounds were discarded after step 7
+        trainer.step = step
+        checkpoints.save(tmp_path, trainer, {"written": second}, keep=3)
+        os.utime(newest, (second, second))
+    newest.write_bytes(b"")
+    for expected in (3, 2):
+        assert checkpoints.load(tmp_path, trainer) == {"written": expected}
+        (tmp_path / f"earlier_{trainer.step:08d}.safetensors").unlink()
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoints.FILE_NAME]
+
+
 def test_a_system_error_does_not_make_an_earlier_checkpoint_replace_the_newest(
     trainer, filled, tmp_path, monkeypatch
 ):
