@@ -25,6 +25,8 @@ _CLASS_NAMES = {
     ),
 }
 _TUMOUR = re.compile(r"tumou?r|cancer|lesion|carcinoma|pdac", re.IGNORECASE)
+# Further words for a tumour, which do not make a label of another value doubtful.
+_MASS = re.compile(r"\bmass(es)?\b|neoplas|malignan|cyst|ipmn|\bp?nets?\b", re.IGNORECASE)
 
 
 def of_msd(value: Json, folder: pathlib.Path, site: str | None) -> CaseManifest:
@@ -201,15 +203,28 @@ def _plain(name: object) -> str:
 
 
 def _require_pancreas(labels: object) -> None:
-    """Refuses the dataset.json of another organ.
+    """Refuses the dataset.json of another organ, or with another order of the classes.
 
     Its 1 and 2 would be taken for pancreas and tumour.
     """
     if not isinstance(labels, dict):
         return
-    # MSD has {"1": "pancreas"}, nnU-Net {"pancreas": 1}
-    name = labels.get("1", next((name for name, number in labels.items() if number == 1), None))
-    if name is not None and "pancrea" not in str(name).lower():
-        problem = f"label 1 is {name!r} there, not pancreas"
-        fix = "give the dataset.json of a pancreas task"
-        raise ListProblem(rules.MANIFEST_REFERENCE, problem, fix)
+    for value, class_ in FOREGROUND.items():
+        # MSD has {"1": "pancreas"}, nnU-Net {"pancreas": 1}
+        name = labels.get(
+            str(value), next((name for name, number in labels.items() if number == value), None)
+        )
+        if name is None:
+            continue
+        fits = (
+            "pancrea" in str(name).lower() and _plain(name) not in _CLASS_NAMES[2]
+            if value == 1
+            else _TUMOUR.search(str(name)) or _MASS.search(str(name))
+        )
+        if not fits:
+            problem = f"label {value} is {name!r} there, not {class_}"
+            fix = (
+                "give the dataset.json of a pancreas task, or list the scans with "
+                "experiments.list_cases and write `label_values` into the manifest"
+            )
+            raise ListProblem(rules.MANIFEST_REFERENCE, problem, fix)

@@ -140,3 +140,29 @@ def test_the_decathlons_dataset_json_declares_its_labels(tmp_path, labels, decla
     }
     (tmp_path / "dataset.json").write_text(json.dumps(value))
     assert manifest.read(tmp_path / "dataset.json").declared == declared
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem"),
+    [
+        ({"0": "background", "1": "pancreas", "2": "cancer"}, None),
+        ({"0": "background", "1": "Pancreas", "2": "Pancreatic mass"}, None),
+        ({"background": 0, "pancreas": 1, "PDAC": 2}, None),
+        ({"1": "pancreas", "2": "cancer", "3": "duct"}, None),  # its voxels break rule L02
+        ({"1": "liver", "2": "cancer"}, "label 1 is 'liver'"),
+        ({"1": "pancreas", "2": "spleen"}, "label 2 is 'spleen' there, not tumour"),
+        ({"1": "pancreatic cancer", "2": "pancreas"}, "label 1 is 'pancreatic cancer'"),
+        ({"1": "pancreas parenchyma", "2": "pancreas duct"}, "label 2 is 'pancreas duct'"),
+        ({"pancreas": 1, "spleen": 2}, "label 2 is 'spleen'"),
+    ],
+)
+def test_the_decathlons_labels_1_and_2_are_pancreas_and_tumour_or_refused(
+    tmp_path, labels, problem
+):
+    pair = {"image": "i.nii.gz", "label": "l.nii.gz"}
+    path = saved(tmp_path, {"labels": labels, "training": [pair]}, "dataset.json")
+    if problem is None:
+        assert manifest.read(path).label_values is None
+    else:
+        with pytest.raises(ValueError, match=f"{problem}.*M05"):
+            manifest.read(path)
