@@ -340,6 +340,7 @@ class SegmentationTrainer:
             if self._writes:
                 self._board.federated_round(self._trainer.step, round_number)
             self._open_round(round_number, start)
+            self._forget_from(round_number)
         if not self._state["complete"]:
             self._trainer.set_received(weights)
             self._run_round()
@@ -366,6 +367,23 @@ class SegmentationTrainer:
 
     def _open_round(self, round_number: int, start: str | None) -> None:
         self._state = {**self._state, "round": round_number, "start": start, "complete": False}
+
+    def _forget_from(self, round_number: int) -> None:
+        """Forgets the models of a round and of later ones, if the operator has discarded them."""
+        best = self._state["best"]
+        candidates = [
+            path
+            for number in self._candidate_rounds
+            if number >= round_number and (path := self._candidate_file(number)).is_file()
+        ]
+        if best is not None and best["round"] >= round_number:
+            self._state = {**self._state, "best": None}
+        elif not candidates:
+            return
+        self._save()  # or a kill would bring them back
+        if self._writes:
+            for path in candidates:
+                path.unlink(missing_ok=True)
 
     def _run_round(self) -> None:
         round_number = self._state["round"]

@@ -10,6 +10,7 @@ import tensorflow as tf
 from c2fnas import gpus, named_weights
 from experiments.configuration import ExperimentConfig
 from experiments.models import site_trainer
+from experiments.results import shared_choice
 from federated import errors
 from federated.tensors.weights import canonical, specs_of
 from runkit import private
@@ -228,6 +229,36 @@ def test_a_round_is_its_own_epochs_at_a_site_that_is_late_comes_back_or_is_taken
         before, 6
     )  # the server lost the update, or the run goes back when the evaluation has begun
     assert taken == [] and all(np.array_equal(again[name], array) for name, array in first.items())
+
+
+@pytest.mark.parametrize(("dices", "kept"), [((0.2, 0.9, 0.5), None), ((0.9, 0.2, 0.5), 1)])
+def test_no_model_of_a_discarded_round_stays_the_best_or_is_lent(
+    config, store, initial, tmp_path, monkeypatch, dices, kept
+):
+    config = dataclasses.replace(config, validation_every=1, num_rounds=3)
+    found = iter([*dices, 0.4])
+
+    def opened():
+        site = trainer(config, store, tmp_path)
+        site._candidate_rounds = [1, 3]  # as at a site whose labels lack a class
+        monkeypatch.setattr(site, "validate", lambda what: {"dice": next(found)})
+        return site
+
+    site = opened()
+    trained = [site.train(initial, number)[0] for number in (1, 2, 3)]
+    # The operator discards round 2 and all later ones, and the site is killed while it trains.
+    other = {name: array + np.float32(0.01) for name, array in initial.items()}
+    monkeypatch.setattr(site, "_run_round", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        site.train(other, 2)
+    site = opened()
+    assert site.best_score == (None if kept is None else {"dice": 0.9, "round": 1})
+    again, _ = site.train(other, 2)
+    assert site.best_score == {"dice": 0.9 if kept else 0.4, "round": kept or 2}
+    expected, lent = trained[0] if kept else again, site.local_models()
+    assert set(lent) == {"C2_FL_local", shared_choice.candidate_name("C2_FL_local", 1)}
+    for name, array in lent["C2_FL_local"].items():
+        np.testing.assert_array_equal(array, expected[name])
 
 
 def test_a_site_killed_in_the_middle_of_a_round_keeps_its_anchor_and_the_rules_of_the_plan(
