@@ -90,6 +90,20 @@ def value(row: CaseRow, column: str) -> float | None:
     return None if number is None else float(number)
 
 
+def has_tumour(row: CaseRow) -> bool:
+    """Returns whether the truth contains a voxel of tumour.
+
+    A site may round its numbers (--report_digits), and a small volume then becomes 0; a number of
+    parts does not.
+    """
+    return row["truth_ml_tumour"] > 0 or (value(row, "truth_components_tumour") or 0.0) > 0
+
+
+def marks_tumour(row: CaseRow) -> bool:
+    """Returns whether the mask contains a voxel of tumour, as `has_tumour`."""
+    return row["volume_ml_tumour"] > 0 or (value(row, "components_tumour") or 0.0) > 0
+
+
 def columns(scores: ClassScores, name: str) -> dict[str, float | None]:
     """Returns the columns of one class, e.g. `hd95_mm_pancreas`.
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from c2fnas.scores import healthy_gate
 from c2fnas.scores.healthy_gate import HealthyGate
-from experiments.results import model_names
+from experiments.results import case_rows, model_names
 from experiments.results.case_rows import SCORE, CaseRow
 from experiments.results.shared_choice import GRID
 
@@ -45,7 +45,7 @@ def fit_gates(rows: Sequence[CaseRow]) -> dict[str, HealthyGate]:
     scores: dict[str, dict[tuple[str, int], float]] = {}
     for row in rows:
         score = row.get("score_tumour")
-        if row["grid"] == GRID and score is not None and row["truth_ml_tumour"] == 0:
+        if row["grid"] == GRID and score is not None and not case_rows.has_tumour(row):
             scores.setdefault(row["model"], {})[row["site"], row["case"]] = float(score)
     gates = {model: healthy_gate.fit(list(own.values())) for model, own in scores.items()}
     return {model: gate for model, gate in gates.items() if gate is not None}
@@ -56,8 +56,8 @@ def gated(row: CaseRow, gate: HealthyGate) -> CaseRow:
     found = {column: value for column, value in row.items() if column != _UNKNOWN}
     score = row.get("score_tumour")
     if score is not None and gate.stops(score):
-        missed = 0.0 if row["truth_ml_tumour"] > 0 else None
-        error = -row["truth_ml_tumour"] if row["truth_ml_tumour"] > 0 else None
+        missed = 0.0 if case_rows.has_tumour(row) else None
+        error = None if missed is None else -row["truth_ml_tumour"]
         without: dict[str, Any] = {
             "dice_tumour": missed,
             "nsd_tumour": missed,

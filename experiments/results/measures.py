@@ -124,12 +124,19 @@ class Scores:
         for (name, unit), rows in self._found.items():
             if name == model and unit[1] in sites:
                 if measure.healthy_only:
-                    rows = [row for row in rows if row.get("truth_ml_tumour") == 0.0]
-                numbers = [
-                    number
-                    for number in (case_rows.value(row, measure.column) for row in rows)
-                    if number is not None and (number or not measure.found_only)
-                ]
+                    rows = [
+                        row
+                        for row in rows
+                        if "truth_ml_tumour" in row and not case_rows.has_tumour(row)
+                    ]
+                if marked and measure.column == "volume_ml_tumour":
+                    numbers = [float(case_rows.marks_tumour(row)) for row in rows]
+                else:
+                    numbers = [
+                        number
+                        for number in (case_rows.value(row, measure.column) for row in rows)
+                        if number is not None and (number or not measure.found_only)
+                    ]
                 if numbers:
                     values[unit] = (
                         float(np.mean([number > 0 for number in numbers]))

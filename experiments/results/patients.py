@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.results import table1_values
-from experiments.results.case_rows import CaseRow, value
+from experiments.results import case_rows, table1_values
+from experiments.results.case_rows import CaseRow
 from experiments.results.measures import Run, Unit
 from experiments.results.statistics import intervals
 from experiments.results.statistics.intervals import Interval
@@ -151,14 +151,14 @@ def free_response(
 
 def _patient(row: CaseRow, unit: Unit, run: int) -> _Patient:
     counts = (
-        value(row, column)
+        case_rows.value(row, column)
         for column in ("truth_components_tumour", "found_tumour", "false_components_tumour")
     )
     return _Patient(
         unit,
         run,
-        row["truth_ml_tumour"] > 0,
-        row["volume_ml_tumour"] > 0,
+        case_rows.has_tumour(row),
+        case_rows.marks_tumour(row),
         row.get("score_tumour"),
         *(None if count is None else round(count) for count in counts),
     )

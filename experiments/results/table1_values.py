@@ -214,9 +214,9 @@ def false_tumours(rows: Iterable[CaseRow], grid: str = "training") -> dict[str, 
     """Returns model -> (healthy cases with a marked tumour, healthy cases), in table order."""
     counts: dict[str, tuple[int, int]] = {}
     for row in rows:
-        if row["grid"] == grid and row["truth_ml_tumour"] == 0.0:
+        if row["grid"] == grid and not case_rows.has_tumour(row):
             marked, healthy = counts.get(row["model"], (0, 0))
-            counts[row["model"]] = (marked + (row["volume_ml_tumour"] > 0.0), healthy + 1)
+            counts[row["model"]] = (marked + case_rows.marks_tumour(row), healthy + 1)
     return {name: counts[name] for name in sorted(counts, key=position)}
 
 

@@ -3,9 +3,15 @@
 import dataclasses
 import typing
 
+import numpy as np
+import pytest
+
+from c2fnas.scores import case_scores
 from c2fnas.scores.case_scores import ClassScores
-from experiments.results import case_rows
+from c2fnas.scores.healthy_gate import HealthyGate
+from experiments.results import case_rows, gated_rows, measures, patients, table1_values
 from experiments.results.case_rows import CaseRow
+from federated.site import answers
 
 
 def test_the_type_of_a_row_has_every_column_that_is_written():
@@ -20,3 +26,38 @@ def test_a_value_is_a_number_or_none():
     assert case_rows.value({"dice_tumour": 1}, "dice_tumour") == 1.0
     assert case_rows.value({"dice_tumour": None}, "dice_tumour") is None
     assert case_rows.value({}, "dice_tumour") is None
+
+
+@pytest.mark.parametrize("digits", [0, 1, 2, 3])
+def test_whether_there_is_a_tumour_survives_the_rounding_of_a_site(digits):
+    """Four voxels of 1 mm3 are 0.004 ml, which two digits make 0."""
+
+    def row(model, grid, truth, marked, case=1):
+        about = {"model": model, "site": "C1", "case": case, "grid": grid}
+        masks = [np.zeros((4, 4, 4), np.uint8) for _ in range(2)]
+        for mask, voxels in zip(masks, (marked, truth), strict=True):
+            mask[0, 0, :voxels] = 2
+        scores = case_scores.compare(*masks, (1.0, 1.0, 1.0))
+        columns = {k: v for c, name in ((1, "pancreas"), (2, "tumour"))
+                   for k, v in case_rows.columns(scores[c], name).items()}  # fmt: skip
+        return answers.rounded({**about, **columns, "score_tumour": 0.004 * marked}, digits)
+
+    rows = [
+        row("A", "training", 0, 4),
+        row("A", "training", 0, 0, 2),
+        row("A", "training", 4, 0, 3),
+    ]
+    assert [case_rows.has_tumour(one) for one in rows] == [False, False, True]
+    assert [case_rows.marks_tumour(one) for one in rows] == [True, False, False]
+    found = patients.of_rows(rows)["A"]
+    assert found["specificity"]["estimate"] == 0.5 and found["specificity"]["count"] == 2
+    assert found["sensitivity"]["estimate"] == 0.0 and found["sensitivity"]["count"] == 1
+    assert table1_values.false_tumours(rows) == {"A": (1, 2)}
+    marked = measures.Scores([measures.Run(1, "c", rows)], "training").of(
+        ["A"], "false_tumour", marked=True
+    )
+    assert marked == {("c", "C1", 1): 1.0, ("c", "C1", 2): 0.0}
+    validation = [row("A", "validation", truth, 0, case) for case, truth in enumerate([0, 0, 0, 4])]
+    assert gated_rows.fit_gates(validation) == {}  # three healthy patients; a gate needs four
+    gate = HealthyGate(threshold=1.0, patients=4)
+    assert gated_rows.gated(rows[2], gate)["dice_tumour"] == 0.0
