@@ -16,6 +16,7 @@ from runkit import disk, private, text_files
 from runkit.durable import sync_directory
 
 _PARTIAL = ".partial-"
+_LONGEST_SUFFIX = 32  # bytes
 _DISK_ERRORS = (*disk.FULL, errno.EIO)
 
 
@@ -25,8 +26,8 @@ def replacing(
 ) -> Iterator[pathlib.Path]:
     """Yields a temporary path beside `path`: renamed to it on success, removed on any error.
 
-    The temporary name keeps the suffixes of `path`, because many writers choose their format by
-    them, and starts with a dot, so that a folder listing does not mistake it for a result. The
+    The temporary name keeps the last suffixes of `path`, because many writers choose their format
+    by them, and starts with a dot, so that a folder listing does not mistake it for a result. The
     file's permissions are no wider than its folder's (see `private`).
 
     Args:
@@ -50,7 +51,9 @@ def replacing(
 
 
 def _temporary_beside(path: pathlib.Path) -> pathlib.Path:
-    suffix = "".join(path.suffixes)
+    suffix = "".join(path.suffixes[-2:])  # .nii.gz; the rest of a long name need not fit twice
+    if len(os.fsencode(suffix)) > _LONGEST_SUFFIX:
+        suffix = path.suffix if len(os.fsencode(path.suffix)) <= _LONGEST_SUFFIX else ""
     try:
         descriptor, name = tempfile.mkstemp(prefix=_PARTIAL, suffix=suffix, dir=path.parent)
     except FileNotFoundError:

@@ -36,6 +36,24 @@ def test_the_temporary_name_keeps_the_suffixes(tmp_path):
     assert (tmp_path / "scan.nii.gz").read_bytes() == b"x"
 
 
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [
+        ("x." + "b" * 246 + ".nii.gz", ".nii.gz"),
+        ("1." * 124 + "nii.gz", ".nii.gz"),
+        ("\u5c71." * 62 + "nii", ".nii"),  # 4 bytes each in UTF-8
+        ("x." + "b" * 253, ""),
+        ("b" * 248 + ".nii.gz", ".nii.gz"),
+    ],
+)
+def test_a_file_can_have_the_longest_name_that_the_disk_takes(tmp_path, name, suffix):
+    assert 250 < len(os.fsencode(name)) <= 255
+    with atomic.replacing(tmp_path / name) as temporary:
+        assert temporary.name.endswith(suffix) and temporary.name.startswith(".partial-")
+        temporary.write_bytes(b"1")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_nan_is_refused_and_broken_json_names_the_file(tmp_path):
     with pytest.raises(ValueError):
         atomic.write_json(tmp_path / "x.json", {"dice": float("nan")})
