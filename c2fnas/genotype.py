@@ -288,28 +288,16 @@ class Genotype:
         ):
             raise ValueError("a genotype is a JSON object with `name` and a list of `cells`")
         _only_known(value, {"name", "filters", "classes", "end_relu", "cells"}, "the genotype")
+        _require_kind(value, "name", str, "a name")
+        _require_kind(value, "filters", int, "a whole number")
+        _require_kind(value, "classes", int, "a whole number")
+        _require_kind(value, "end_relu", bool, "true or false")
         cells = []
         for number, entry in enumerate(value["cells"], start=1):
-            if not isinstance(entry, dict):
-                raise ValueError(
-                    f"cell {number} is {entry!r}; expected an object with inputs, level and op"
-                )
-            gene = dict(entry)
-            if gene.pop("cell", number) != number:
-                raise ValueError(
-                    f"cell {entry['cell']} stands at place {number}; "
-                    "list the cells in order, from 1"
-                )
-            _only_known(
-                gene, {field.name for field in dataclasses.fields(CellGene)}, f"cell {number}"
-            )
-            missing = {"inputs", "level", "op"} - gene.keys()
-            if missing:
-                raise ValueError(
-                    f"cell {number} has no {', '.join(sorted(missing))}; "
-                    "every cell needs inputs, level and op"
-                )
-            cells.append(CellGene(**gene))
+            try:
+                cells.append(_cell(number, entry))
+            except ValueError as error:
+                raise ValueError(f"cell {number}: {error}") from error
         return cls(**{**value, "cells": tuple(cells)})
 
     def fingerprint(self) -> str:
@@ -336,6 +324,35 @@ def as_size(voxels: Sequence[int]) -> tuple[int, int, int]:
 def _operation(prefix: str, op: str, width: int, level: int) -> Iterator[Convolution]:
     for name, kernel in OPERATIONS[op].items():
         yield Convolution(f"{prefix}/{name}", kernel, width, width, level)
+
+
+def _cell(number: int, entry: Any) -> CellGene:
+    """Returns the cell that a JSON entry describes; raises ValueError, which names no cell."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"is {entry!r}; expected an object with inputs, level and op")
+    gene = dict(entry)
+    place = gene.pop("cell", number)
+    if place != number:
+        raise ValueError(f"has the number {place!r}; list the cells in order, from 1")
+    _only_known(gene, {field.name for field in dataclasses.fields(CellGene)}, "it")
+    missing = {"inputs", "level", "op"} - gene.keys()
+    if missing:
+        raise ValueError(
+            f"has no {', '.join(sorted(missing))}; every cell needs inputs, level and op"
+        )
+    _require_kind(gene, "level", int, "a whole number")
+    inputs = gene["inputs"]
+    if not isinstance(inputs, list) or any(type(source) is not int for source in inputs):
+        raise ValueError(
+            f"inputs is {inputs!r}; expected a list of numbers of earlier cells, e.g. [1, 0]"
+        )
+    return CellGene(**gene)
+
+
+def _require_kind(value: Mapping[str, Any], name: str, kind: type, expected: str) -> None:
+    # In JSON 1, 1.0 and true are different values, which Python calls equal.
+    if name in value and type(value[name]) is not kind:
+        raise ValueError(f"{name} is {value[name]!r}; expected {expected}")
 
 
 def _only_known(value: dict[str, Any], known: set[str], what: str) -> None:
@@ -399,7 +416,8 @@ def load(source: str | os.PathLike) -> Genotype:
         raise ValueError(
             f"genotype {str(source)!r} is neither a known name ({', '.join(NAMES)}) nor a JSON file"
         )
+    value = atomic.read_json(path)
     try:
-        return Genotype.from_json(atomic.read_json(path))
-    except (TypeError, ValueError) as error:
+        return Genotype.from_json(value)
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

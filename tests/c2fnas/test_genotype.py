@@ -159,12 +159,13 @@ def test_impossible_wirings_are_refused_by_name(cells, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"op": "conv4d"}, "op of a cell is 'conv4d'.*conv2d, conv3d, p3d"),
-        ({"merge": "never"}, "merge of a cell is 'never'"),
-        ({"inputs": [0, 0, 0]}, "one or two earlier cells"),
-        ({"kernel": 3}, "cell 1 has unknown entries kernel"),
-        ({"level": None}, "cell 1 has no level"),
-        ({"cell": 7}, "cell 7 stands at place 1"),
+        ({"op": "conv4d"}, "cell 1: op of a cell is 'conv4d'.*conv2d, conv3d, p3d"),
+        ({"merge": "never"}, "cell 1: merge of a cell is 'never'"),
+        ({"inputs": [0, 0, 0]}, "cell 1: .*one or two earlier cells"),
+        ({"kernel": 3}, "cell 1: it has unknown entries kernel"),
+        ({"level": None}, "cell 1: has no level"),
+        ({"cell": 7}, "cell 1: has the number 7"),
+        ({"cell": "1"}, "cell 1: has the number '1'"),
     ],
 )
 def test_broken_json_names_file_and_entry(change, message, tmp_path):
@@ -178,6 +179,48 @@ def test_broken_json_names_file_and_entry(change, message, tmp_path):
     with pytest.raises(ValueError, match=message) as caught:
         genotype.load(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", ["1", 1.5, 1.0, True, [1], {"a": 1}])
+def test_a_number_of_another_json_type_is_named_with_its_cell(wrong, tmp_path):
+    path = tmp_path / "mine.json"
+    for entry, change in (
+        ("level", {"level": wrong}),
+        ("inputs", {"inputs": [wrong]}),
+        ("inputs", {"inputs": wrong if wrong != [1] else 1}),
+    ):
+        value = genotype.load("c2fnas").to_json()
+        value["cells"][1].update(change)
+        path.write_text(json.dumps(value))
+        with pytest.raises(ValueError, match=f"cell 2: {entry} is .*; expected") as caught:
+            genotype.load(path)
+        assert str(caught.value).startswith(f"{path}: cell 2: ")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"name": 5}, "name is 5; expected a name"),
+        ({"filters": "8"}, "filters is '8'; expected a whole number"),
+        ({"filters": 8.0}, "filters is 8.0; expected a whole number"),
+        ({"classes": True}, "classes is True; expected a whole number"),
+        ({"end_relu": "no"}, "end_relu is 'no'; expected true or false"),
+    ],
+)
+def test_an_entry_of_another_json_type_is_named(change, expected, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(genotype.load("c2fnas").to_json() | change))
+    with pytest.raises(ValueError) as caught:
+        genotype.load(path)
+    assert str(caught.value) == f"{path}: {expected}"
+
+
+def test_a_file_that_is_no_json_is_named_once(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text("{'name': 'mine'}")
+    with pytest.raises(ValueError, match="not valid JSON") as caught:
+        genotype.load(path)
+    assert str(caught.value).count(str(path)) == 1
 
 
 def test_unknown_name_lists_the_known_ones():
