@@ -199,3 +199,27 @@ def test_the_table_of_the_tuning_is_that_of_its_runs():
             cells.append(f"{rows[row][column]:.1f}" if row in rows else "–")
         expected.append(cells)
     assert table_of("tuning.json") == expected
+
+
+def test_the_genotype_that_is_shown_is_one_and_the_command_writes_a_built_in_one():
+    from c2fnas import genotype
+
+    text = (ROOT / "docs" / "network.md").read_text(encoding="utf-8")
+    shown = re.search(r"<!-- genotype -->\n```json\n(.*?)```", text, re.DOTALL)
+    mine = genotype.Genotype.from_json(json.loads(shown[1]))
+    assert (mine.name, len(mine.cells), mine.depth) == ("mine", 4, 2)
+    code = re.search(r'python -c "(.*?)" > mine\.json', text)[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert genotype.Genotype.from_json(json.loads(done.stdout)) == genotype.load("c2fnas")
+
+
+def test_the_words_that_are_quoted_for_a_claims_power_are_those_of_the_page():
+    quoted = re.findall(r'\("(\w+) [\d.]+ \([\d.]+ after Holm\)"\)', prose_of("verdicts.md"))
+    printed = re.findall(r"(\w+) [\d.]+ \([\d.]+ after Holm\)", prose_of("reproduction.md"))
+    assert quoted and set(quoted) <= set(printed)
+
+
+def prose_of(name: str) -> str:
+    return prose(ROOT / "docs" / name)
