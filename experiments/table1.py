@@ -2,8 +2,8 @@
 
     python -m experiments.table1 --flagfile=experiments/flagfiles/demo.flags --seed=1 --runs=runs
 
-Name a profile, by a flag file or --profile: the default settings are the paper's, which take weeks
-without its GPUs.
+Give the flag file of a profile: the default settings are the paper's, which take weeks without its
+GPUs. --profile by itself only names the settings.
 
 Each stage runs the same programs as a real federation, in separate processes that communicate over
 TLS only. Stop it at any time; run the same command again to resume.
@@ -19,6 +19,7 @@ from absl import app, flags
 
 from experiments import flags as experiment_flags
 from experiments import setting_flags
+from experiments.configuration import ExperimentConfig
 from experiments.run import run_plan
 from experiments.run.run_plan import minutes
 from preprocessing.phantom.config import CohortConfig
@@ -48,6 +49,8 @@ class TwoHospitals:
     def __post_init__(self):
         settings.check(self)
 
+
+_FLAGFILES = pathlib.Path(__file__).with_name("flagfiles")
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -86,11 +89,15 @@ def main(argv: list[str]) -> None:
         f"about {run_plan.duration(sum(budget.values()))} on two cores and "
         f"{run_plan.disk_bytes(spec) / 2**30:.1f} GiB of disk"
     )
-    if not FLAGS["profile"].present:
+    if not FLAGS["profile"].present or _only_a_name(config):
+        given = (
+            f"--profile={config.profile} only names the settings, and these are the paper's"
+            if FLAGS["profile"].present
+            else "no profile is given, and the default settings are the paper's"
+        )
         raise app.UsageError(
-            f"no profile is given, and the default settings are the paper's: {need}. Use "
-            "--flagfile=experiments/flagfiles/demo.flags for a table in about 15 minutes, or "
-            "--flagfile=experiments/flagfiles/paper.flags to start the paper's"
+            f"{given}: {need}. Use --flagfile=experiments/flagfiles/demo.flags for a table in "
+            "about 15 minutes, or --flagfile=experiments/flagfiles/paper.flags to start the paper's"
         )
     from experiments.run import stages as run_stages
 
@@ -103,6 +110,14 @@ def main(argv: list[str]) -> None:
     print((folder / "table1.md").read_text(encoding="utf-8"))
     peak = run.state["peak_memory_bytes"]
     print(f"Figures: {folder / 'figures'}. Peak memory of all processes: {peak / 2**30:.1f} GiB.")
+
+
+def _only_a_name(config: ExperimentConfig) -> bool:
+    """Returns whether a run has the name of another profile, but the paper's settings."""
+    paper = ExperimentConfig()
+    if config.profile == paper.profile or not (_FLAGFILES / f"{config.profile}.flags").is_file():
+        return False
+    return dataclasses.replace(config, profile=paper.profile, seed=paper.seed) == paper
 
 
 def _own_flags_text() -> str:

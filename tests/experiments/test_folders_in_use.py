@@ -42,7 +42,7 @@ SETTINGS = ["--spacing_mm=3,3,3", "--seed=1"]
             "site/cases",
             ["train_local", "--initial_model=initial.safetensors", "--site_folder=site"],
         ),
-        ("runs/demo", ["table1", "--profile=demo", "--runs=runs"]),
+        ("runs/demo", ["table1", "--profile=demo", "--filters=8", "--runs=runs"]),
         ("runs/s", ["study", "--study=s.json", "--runs=runs"]),
         (
             "site/baseline",
