@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
     experiment_flags.required("reports", "the cohort.json files of the sites")
     if len(FLAGS.reports) < 2:
         raise app.UsageError(
-            f"--reports names {len(FLAGS.reports)} files; expected two or more, separated by commas"
+            f"--reports names only {FLAGS.reports[0]}; expected two or more, separated by commas"
         )
     overwriting.require_apart(
         {"--reports": FLAGS.reports, **experiment_flags.genotype_file()},

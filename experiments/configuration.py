@@ -65,8 +65,8 @@ class ExperimentConfig:
     supernet: bool = setting(
         False,
         "Train the supernet of --genotype's topology instead: every cell holds all operations, and "
-        "each step trains one path. init_model, serve, join and train_pooled take it; see "
-        "docs/search.md.",
+        "each step trains one path. init_model, serve, join, train_pooled, search_federated and "
+        "dryrun take it; see docs/search.md.",
         later=True,
     )
     vae: Literal[VaeKind, "none"] = setting(

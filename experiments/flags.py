@@ -32,6 +32,17 @@ Config = TypeVar("Config")
 
 # settings of the experiment that also apply to programs which only use a model
 _COMPUTING = ("tf32", "deterministic", "gpu_memory_mib")
+_REMEDIES = {
+    errno.ENOENT: "correct the path",
+    errno.ENOTDIR: "correct the path",
+    errno.EISDIR: "give the path of a file",
+    errno.EACCES: "give this account the right to use it, or choose another path",
+    errno.EPERM: "give this account the right to use it, or choose another path",
+    errno.EROFS: "choose a path on a disk that can be written",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "remove the link that leads back to itself",
+    errno.EMFILE: "allow more open files (ulimit -n)",
+}
 _WINDOWS = 2  # windows computed at a time by a program that does not train; each needs its memory
 
 
@@ -164,8 +175,8 @@ def experiment_config(
     if config.supernet and not (supernet or without_training):
         raise app.UsageError(
             "--supernet is given, and this program works on one network; leave it out, and give "
-            "what a search found by --genotype. init_model, serve, join, train_pooled and dryrun "
-            "take a supernet"
+            "what a search found by --genotype. init_model, serve, join, train_pooled, "
+            "search_federated and dryrun take a supernet"
         )
     return config
 
@@ -356,7 +367,7 @@ def _words(error: Exception, resumes: bool) -> str:
         )
     full = disk.full_text(error) if isinstance(error, OSError) else None
     if full is None:
-        return str(error)
+        return (_of_a_path(error) if isinstance(error, OSError) else None) or str(error)
     kept = (
         "finished parts are kept, and the run continues after them"
         if resumes
@@ -368,6 +379,17 @@ def _words(error: Exception, resumes: bool) -> str:
         else "Free space"
     )
     return f"{full}. {remedy} and run the same command again: {kept}"
+
+
+def _of_a_path(error: OSError) -> str | None:
+    """Returns the words for the system's error about one path, or None for any other error."""
+    if error.errno is None or not error.strerror or error.filename2 is not None:
+        return None
+    if not isinstance(error.filename, (str, bytes, os.PathLike)):
+        return None
+    words = f"{os.fsdecode(error.filename)}: {error.strerror[0].lower()}{error.strerror[1:]}"
+    remedy = _REMEDIES.get(error.errno) if error.strerror == os.strerror(error.errno) else None
+    return f"{words}; {remedy}" if remedy else words
 
 
 def _parse(argv: list[str]) -> list[str]:

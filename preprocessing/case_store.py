@@ -305,7 +305,8 @@ def _read_index(root: pathlib.Path) -> dict[str, Any]:
         return atomic.read_json(root / "index.json")
     except FileNotFoundError:
         raise ValueError(
-            f"{root}: holds no prepared cases (no index.json); let the preparation finish first"
+            f"{root}: holds no prepared cases (no index.json); make them with experiments.prepare, "
+            "let it finish first, or correct the path"
         ) from None
 
 

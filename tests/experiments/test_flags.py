@@ -30,6 +30,51 @@ def test_a_full_disk_is_one_line_with_the_file_what_is_free_and_what_to_do(tmp_p
     )
 
 
+@pytest.mark.parametrize(
+    ("call", "path", "words"),
+    [
+        ("open", "absent/Köln.json", "no such file or directory; correct the path"),
+        ("open", "folder", "is a directory; give the path of a file"),
+        ("os.mkdir", "file/inside", "not a directory; correct the path"),
+        ("open", "x" * 300, "file name too long; choose a shorter name"),
+        ("open", "loop", "too many levels of symbolic links; remove the link"),
+        ("os.rmdir", "full", "directory not empty"),
+    ],
+)
+def test_an_error_about_a_path_names_it_first_and_says_what_to_do(call, path, words, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "full" / "inner").mkdir(parents=True)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "program.py").write_text(
+        "import os\nfrom experiments import flags\n"
+        f"flags.run(lambda argv: {call}({path!r}))\n",
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        [sys.executable, tmp_path / "program.py"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 1 and done.stderr.startswith(f"error: {path}: {words}")
+    assert done.stderr.count("\n") == 1 and "Errno" not in done.stderr
+
+
+def test_an_error_that_says_more_than_the_system_keeps_its_words(tmp_path):
+    (tmp_path / "program.py").write_text(
+        "import errno\nfrom experiments import flags\n"
+        "def main(argv):\n    raise PermissionError(errno.EACCES, 'a link; remove it', 'kit')\n"
+        "flags.run(main)\n"
+    )
+    command = [sys.executable, tmp_path / "program.py"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}
+    )
+    assert (done.returncode, done.stderr) == (1, "error: kit: a link; remove it\n")
+
+
 def test_a_package_that_the_base_installation_leaves_out_is_named_with_the_remedy(tmp_path):
     code = (
         "import sys\nsys.modules['psutil'] = None\nsys.argv = ['prepare', '--manifest=m.json', '--site_folder=s']\n"
