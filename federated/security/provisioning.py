@@ -72,11 +72,13 @@ def provision(
         raise ValueError(
             "server_hosts is empty; give the name or address under which sites reach the server"
         )
+    for host in hosts:
+        addresses.check_host(host)
     if not sites and not requests:
         raise ValueError("sites is empty; give the name of every site")
     asked = [read_request_file(path) for path in requests]
     names = [*sites, *(request.name for request in asked)]
-    _check_names(names)
+    _check_names(sites, [request.name for request in asked])
     _check_apart(names)
     if not 0 <= port <= 65535:
         raise ValueError(
@@ -90,7 +92,8 @@ def provision(
     if there and not overwrite:
         raise ValueError(
             f"{folder} holds {', '.join(there)} already; a new kit makes the old one useless: "
-            "choose another folder, or ask to overwrite"
+            "choose another folder, add only further sites to this one (--add, --requests), or ask "
+            "to overwrite all kits (--overwrite)"
         )
 
     private.folder(folder)
@@ -173,7 +176,7 @@ def add(
     """
     authority = _Authority.of(folder)
     asked = [read_request_file(path) for path in requests]
-    _check_names([*sites, *(request.name for request in asked)])
+    _check_names(sites, [request.name for request in asked])
     book = authority.book()
     there = [site for site in sites if site.lower() in {name.lower() for name in book["sites"]}]
     if there:
@@ -490,9 +493,16 @@ class _Authority:
         return certificate
 
 
-def _check_names(names: Sequence[str]) -> None:
-    for name in names:
+def _check_names(names: Sequence[str], requested: Sequence[str] = ()) -> None:
+    for name in (*names, *requested):
         check_site_name(name)
+    both = [name for name in names if name.lower() in {other.lower() for other in requested}]
+    if both:
+        raise ValueError(
+            f"sites {', '.join(both)}: named, although they sent requests; name only sites whose "
+            "keys are made here, or none (--sites=)"
+        )
+    names = [*names, *requested]
     if len({name.lower() for name in names}) != len(names):
         raise ValueError(
             f"sites {', '.join(names)}: a name is given twice; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 
 DEFAULT_PORT = 8443  # of a server
 
@@ -14,6 +15,18 @@ def plain(host: str) -> str:
     """
     inside = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     return inside if ":" in inside else host
+
+
+def check_host(host: str) -> None:
+    """Raises ValueError unless a host is a name or an address, without a port or a scheme."""
+    try:
+        ipaddress.ip_address(plain(host))
+    except ValueError:
+        if not re.fullmatch(r"(\*\.)?[\w-]+(\.[\w-]+)*\.?", host, re.ASCII):
+            raise ValueError(
+                f"host is {host!r}; expected a name or an address alone, e.g. fl.example.org, "
+                "with the port given separately, and an international name in its form xn--…"
+            ) from None
 
 
 def joined(host: str, port: int) -> str:

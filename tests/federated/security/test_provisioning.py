@@ -6,7 +6,7 @@ import stat
 import pytest
 from cryptography import x509
 
-from federated.security import credentials, provisioning
+from federated.security import certificate_request, credentials, provisioning
 from runkit import atomic
 
 
@@ -111,6 +111,10 @@ def test_existing_kits_are_replaced_only_when_asked(tmp_path):
     ("hosts", "sites", "message"),
     [
         ([], ("C1",), "server_hosts is empty"),
+        ("fl.example.org:8443", ("C1",), "host is 'fl.example.org:8443'; .* port given separately"),
+        (["localhost", "https://fl.example.org"], ("C1",), "host is 'https://fl.example.org'"),
+        ("fl example", ("C1",), "host is 'fl example'"),
+        ("köln.example", ("C1",), "host is 'köln.example'; .*xn--"),
         ("localhost", (), "sites is empty"),
         ("localhost", ("../C1",), "'../C1' cannot be used"),
         ("localhost", ("server",), "'server' cannot be used"),
@@ -127,6 +131,14 @@ def test_names_that_cannot_work_are_refused_before_anything_is_written(
 ):
     with pytest.raises(ValueError, match=message):
         provisioning.provision(tmp_path / "kits", hosts, sites)
+    assert not (tmp_path / "kits").exists()
+
+
+def test_a_site_that_is_named_although_it_sent_a_request_is_refused_with_the_remedy(tmp_path):
+    certificate_request.request(tmp_path / "kit", "C2")
+    asked = [tmp_path / "kit" / "site.csr"]
+    with pytest.raises(ValueError, match=r"sites C2: named, although .* none \(--sites=\)"):
+        provisioning.provision(tmp_path / "kits", "localhost", ("C1", "C2"), requests=asked)
     assert not (tmp_path / "kits").exists()
 
 
