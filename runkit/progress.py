@@ -153,13 +153,14 @@ class Lines(Generic[Item]):
 
     def _write(self, words: str) -> None:
         done = f"{self._done:g}" if self._total is None else f"{self._done:g} of {self._total:g}"
+        unit = self._unit + "s" * ((self._done if self._total is None else self._total) != 1)
         # Formatted only here: training sets the postfix at every step.
         postfix = (
             self._postfix
             if isinstance(self._postfix, str)
             else ", ".join(f"{name}={value}" for name, value in self._postfix.items())
         )
-        parts = (f"{self._what}: {done} {self._unit}", words, printable.text(postfix, limit=200))
+        parts = (f"{self._what}: {done} {unit}", words, printable.text(postfix, limit=200))
         self._stream.write(f"{PREFIX}{', '.join(filter(None, parts))}\n")
         self._stream.flush()
 

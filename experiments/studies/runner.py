@@ -69,7 +69,8 @@ def cost_text(study: Study, folder: pathlib.Path, specs: Specs) -> str:
         sites = ", ".join(site.name for site in spec.sites)
         lines.append(
             f"  {key[0]}, seed {key[1]}: {minutes(rest) if rest else 'done'} "
-            f"({config.num_rounds} rounds of {config.local_epochs} epochs; {sites})"
+            f"({config.num_rounds} round{'s' * (config.num_rounds != 1)} of {config.local_epochs} "
+            f"epoch{'s' * (config.local_epochs != 1)}; {sites})"
         )
     basis = (
         f"scaled by the {minutes(spent)} measured here"

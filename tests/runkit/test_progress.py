@@ -27,10 +27,10 @@ def test_a_stage_has_a_line_per_minute_and_one_at_the_end():
             bar.update()
     # after 60, 120 and 180 of 200 s, with one step every 2 s
     assert lines(stream) == [
-        "progress: C1 round 1: 30 of 100 step, 0.5 step/s, 2:20 left",
-        "progress: C1 round 1: 60 of 100 step, 0.5 step/s, 1:20 left",
-        "progress: C1 round 1: 90 of 100 step, 0.5 step/s, 0:20 left",
-        "progress: C1 round 1: 100 of 100 step, in 3:20",
+        "progress: C1 round 1: 30 of 100 steps, 0.5 step/s, 2:20 left",
+        "progress: C1 round 1: 60 of 100 steps, 0.5 step/s, 1:20 left",
+        "progress: C1 round 1: 90 of 100 steps, 0.5 step/s, 0:20 left",
+        "progress: C1 round 1: 100 of 100 steps, in 3:20",
     ]
 
 
@@ -45,9 +45,9 @@ def test_earlier_work_counts_in_the_number_but_not_in_the_rate():
         clock.now += 60
         bar.update(10)
     assert lines(stream) == [
-        "progress: a: 50 of 100 case, 0 case/s, 2 refused",
-        "progress: a: 60 of 100 case, 0.00138 case/s, 8:04:00 left, 2 refused",
-        "progress: a: 60 of 100 case, in 2:01:00, 2 refused",
+        "progress: a: 50 of 100 cases, 0 case/s, 2 refused",
+        "progress: a: 60 of 100 cases, 0.00138 case/s, 8:04:00 left, 2 refused",
+        "progress: a: 60 of 100 cases, in 2:01:00, 2 refused",
     ]
 
 
@@ -67,7 +67,7 @@ def test_values_follow_the_progress():
     with progress.Lines(total=2, what="a", unit="step", clock=Clock(), stream=stream) as bar:
         bar.set_postfix({"loss": "0.5", "dice": "0.25"}, refresh=False)
         bar.update(2)
-    assert lines(stream) == ["progress: a: 2 of 2 step, in 0:00, loss=0.5, dice=0.25"]
+    assert lines(stream) == ["progress: a: 2 of 2 steps, in 0:00, loss=0.5, dice=0.25"]
 
 
 def test_the_last_line_is_written_even_if_the_work_fails(capsys):
@@ -78,6 +78,6 @@ def test_the_last_line_is_written_even_if_the_work_fails(capsys):
     except ValueError:
         pass
     assert capsys.readouterr().err.splitlines() == [
-        "progress: cases: 2 of 2 case, in 0:00",
-        "progress: endless: 0 case, in 0:00",
+        "progress: cases: 2 of 2 cases, in 0:00",
+        "progress: endless: 0 cases, in 0:00",
     ]
