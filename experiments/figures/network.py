@@ -49,7 +49,9 @@ def genotype_figure(architecture: Genotype, patch_size: Sequence[int] = (96, 96,
     figure = Figure(figsize=(11, 1.5 + 0.95 * (architecture.depth + 1)), dpi=DPI, facecolor="white")
     axes = figure.add_axes((0, 0.12, 1, 0.8))
     axes.axis("off")
-    axes.set(xlim=(-3.4, len(cells) + 2.2), ylim=(-architecture.depth - 0.6, 0.6))
+    # A network of few cells has boxes of the same size, or they would cover the heads of the arrows.
+    right = max(len(cells), 12) + 2.2
+    axes.set(xlim=(-3.4, right), ylim=(-architecture.depth - 0.6, 0.6))
     places = {
         0: (0.0, -1.0),
         **{
@@ -80,7 +82,16 @@ def genotype_figure(architecture: Genotype, patch_size: Sequence[int] = (96, 96,
     for number in (len(cells) - 1, len(cells)):
         _arrow(axes, places[number], end, bend=0.0 if number == len(cells) else 0.32)
     logits = (len(cells) + 1.8, 0.0)
-    _box(axes, *logits, f"{architecture.classes}", RULE)
+    _box(axes, *logits, "out", RULE)
+    axes.text(
+        logits[0] + 0.3,
+        0.4,
+        f"{architecture.classes} classes",
+        fontsize=8.5,
+        color=MUTED,
+        ha="right",
+        va="center",
+    )
     _arrow(axes, end, logits)
     place = places[architecture.encoder_end]
     axes.annotate(

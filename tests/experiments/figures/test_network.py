@@ -2,9 +2,11 @@
 
 import copy
 
-from matplotlib.patches import FancyArrowPatch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from c2fnas import genotype
+from c2fnas.genotype import CellGene, Genotype
 from experiments import figures
 
 
@@ -12,15 +14,29 @@ def test_the_genotype_figure_shows_all_cells_and_inputs():
     architecture = genotype.load("c2fnas")
     figure = figures.genotype_figure(architecture)
     words = [text.get_text() for text in figure.axes[0].texts]
-    # twelve cells, three classes
-    assert [word for word in words if word.isdigit()] == [
-        *(str(n) for n in range(1, 13)),
-        "3",
-    ]
+    # Only cells are numbered.
+    assert [word for word in words if word.isdigit()] == [str(n) for n in range(1, 13)]
+    assert "3 classes" in words
     # an arrow for every input, from stem to stem, two into the end and one out of it
     arrows = [patch for patch in figure.axes[0].patches if isinstance(patch, FancyArrowPatch)]
     assert len(arrows) == sum(len(cell.inputs) for cell in architecture.cells) + 4
     assert "19,559,360 convolution weights, 189.8 GMAC" in figure.texts[0].get_text()
+
+
+def test_boxes_leave_the_heads_of_the_arrows_free_and_no_text_is_cut_off():
+    cells = (CellGene((0,), 1, "conv3d"), CellGene((1,), 2, "conv3d"), CellGene((2,), 1, "conv2d"))
+    for architecture in (genotype.load("c2fnas"), Genotype("mine", cells)):
+        figure = figures.genotype_figure(architecture)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        axes, edge = figure.axes[0], figure.bbox
+        boxes = [p for p in axes.patches if isinstance(p, FancyBboxPatch)]
+        widest = max(box.get_window_extent().width for box in boxes)
+        (one, two) = (axes.transData.transform((x, 0))[0] for x in (1.0, 2.0))
+        assert widest < 0.75 * (two - one) and widest < 0.05 * edge.width
+        for text in [*axes.texts, *figure.texts]:
+            extent = text.get_window_extent(canvas.get_renderer())
+            assert 0 <= extent.x0 and extent.x1 <= edge.width and extent.y1 <= edge.height
 
 
 def test_an_operation_that_is_not_in_the_paper_gets_a_colour_and_its_name(monkeypatch):
