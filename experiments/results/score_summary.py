@@ -109,6 +109,8 @@ def markdown(summary: Mapping[str, Interval | None]) -> str:
         "A class that is in neither mask is not counted. A class that is in only one of them "
         "scores 0 in Dice and surface Dice, and the diagonal of the volume in HD95."
     )
+    if any("?" in row[3] for row in rows):
+        rule += " ? stands for an end of an interval that these cases do not determine."
     table = markdown_tables.lines(["measure", "class", "mean", "95 % interval", "cases"], rows)
     return "\n".join([*table, "", rule]) + "\n"
 

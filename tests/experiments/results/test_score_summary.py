@@ -37,6 +37,8 @@ def test_means_stand_with_their_interval_and_the_cases_behind_them():
     )  # one case: the others' Dice may be anything
     one = score_summary.of_rows([{**row(1, 0.5, None), "volume_error_ml_pancreas": 3.0}])
     assert "| volume error ml | pancreas | 3 | ? to ? | 1 |" in score_summary.markdown(one)
+    assert "? stands for an end" in score_summary.markdown(one)
+    assert "?" not in score_summary.markdown(summary)  # there is no such end to explain
     assert "hd95_mm_pancreas" not in summary  # a column that no row has
     empty = score_summary.of_rows([row(1, 0.5, None)])
     assert empty["dice_tumour"] is None
