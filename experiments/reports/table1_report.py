@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import importlib.metadata
 import io
+import json
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,11 +14,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from c2fnas.genotype import Genotype
 from experiments import figures
 from experiments.models import devices
 from experiments.reports import patients_table
 from experiments.results import fingerprints, patients, table1_values
 from experiments.results.case_rows import CaseRow
+from federated.tensors import tensor_files
 from runkit import atomic, events, markdown_tables
 
 _HEADINGS = {
@@ -182,6 +185,22 @@ def read(folder: str | os.PathLike) -> RunReport:
             f"{file} does not exist; make it with `make table1`, or give another run's folder"
         )
     return dataclasses.replace(read_events(folder), document=atomic.read_json(file))
+
+
+def genotype_of(folder: str | os.PathLike) -> Genotype:
+    """Returns the genotype of a run's network, from the plan in its initial model.
+
+    The flag --genotype may name a file that only the folder in which the run was started leads to.
+
+    Raises:
+      ValueError: if the initial model holds no plan.
+    """
+    path = pathlib.Path(folder) / "initial.safetensors"
+    with tensor_files.TensorFile(path) as file:
+        plan = file.metadata.get("plan")
+    if plan is None:
+        raise ValueError(f"{path}: holds no plan; give the folder of a run")
+    return Genotype.from_json(json.loads(plan)["genotype"])
 
 
 def read_events(folder: str | os.PathLike) -> RunReport:

@@ -6,10 +6,12 @@ import sys
 
 import nbclient
 import nbformat
+import numpy as np
 import pytest
 
 import experiments
 from experiments.reports import table1_report
+from federated.tensors import tensor_files
 from tests.experiments import run_folder
 from tests.experiments.study import GENOTYPE
 
@@ -58,12 +60,14 @@ def this_python(tmp_path, monkeypatch):
 def finished(tmp_path, monkeypatch):
     folder = tmp_path / "runs" / "demo"
     run_folder.leave_traces(folder)
-    genotype = tmp_path / "genotype.json"  # four cells: the notebook builds the network
-    genotype.write_text(json.dumps(GENOTYPE))
+    # Four cells, because the notebook builds the network. The file of the genotype is gone.
+    plan = json.dumps({"genotype": GENOTYPE})
+    weights = {"stem/first/kernel": np.zeros((3, 3, 3, 1, 4), np.float32)}
+    tensor_files.save(folder / "initial.safetensors", weights, {"plan": plan})
     table1_report.write(
         folder,
         run_folder.rows(),
-        config={**run_folder.CONFIGURATION, "genotype": str(genotype)},
+        config={**run_folder.CONFIGURATION, "genotype": "mine.json"},
         wall_seconds={},
     )
     monkeypatch.setenv("RUN_FOLDER", str(folder))
@@ -97,6 +101,15 @@ def test_the_systems_notebook_draws_figures_1_to_3(finished, this_python):
     outputs = executed("system", this_python, finished)
     for cell in ("fig1", "genotype", "full-size", "vae"):
         assert len(pictures(outputs[cell])) == 1, cell
+
+
+def test_the_systems_notebook_says_so_if_a_run_has_no_branch(finished, this_python):
+    run_folder.change_table(
+        finished, lambda content: content["configuration"].update(vae="none")
+    )
+    outputs = executed("system", this_python, finished)
+    assert len(pictures(outputs["genotype"])) == 1 and not pictures(outputs["vae"])
+    assert "without the VAE branch" in outputs["vae"][0]["text"]
 
 
 def test_the_notebook_of_cases_draws_figures_4_and_5(finished, this_python):
