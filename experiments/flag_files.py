@@ -12,6 +12,12 @@ from absl import flags
 
 from runkit import text_files
 
+_EXPECTED = {
+    "int": "expected a whole number",
+    "float": "expected a number",
+    "bool": "expected true or false",
+}  # by the type of a flag
+
 
 @dataclasses.dataclass(frozen=True)
 class Argument:
@@ -120,5 +126,19 @@ def _problem(values: flags.FlagValues, text: str) -> str | None:
     try:
         values[name].parser.parse(value)
     except (TypeError, ValueError) as error:
-        return f"--{name} is {value!r}: {error}"
+        return f"--{name} is {value!r}: {_reason(values[name], value, error)}"
     return None
+
+
+def _reason(flag: flags.Flag, value: str, error: Exception) -> str:
+    """Returns what is wrong with a value; the parser's `error` may be in Python's words."""
+    expected = _EXPECTED.get(flag.flag_type())
+    if expected is None:
+        return str(error)
+    if flag.boolean:
+        return expected
+    try:
+        flag.parser.convert(value)
+    except (TypeError, ValueError):
+        return expected
+    return str(error)  # a number that is out of the flag's bounds

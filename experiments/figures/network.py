@@ -49,7 +49,7 @@ def genotype_figure(architecture: Genotype, patch_size: Sequence[int] = (96, 96,
     figure = Figure(figsize=(11, 1.5 + 0.95 * (architecture.depth + 1)), dpi=DPI, facecolor="white")
     axes = figure.add_axes((0, 0.12, 1, 0.8))
     axes.axis("off")
-    # A network of few cells has boxes of the same size, or they would cover the heads of the arrows.
+    # Boxes have the same size in a network of few cells; wider ones would cover the arrows' heads.
     right = max(len(cells), 12) + 2.2
     axes.set(xlim=(-3.4, right), ylim=(-architecture.depth - 0.6, 0.6))
     places = {

@@ -3,7 +3,9 @@
 import codecs
 
 import pytest
+from absl import flags
 
+from experiments import flag_files
 from tests.experiments.programs import run
 
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32"]
@@ -70,11 +72,35 @@ def test_a_flag_file_that_is_not_there(tmp_path, name, words):
 def test_flags_count_in_their_order_wherever_they_stand(tmp_path):
     (tmp_path / "inner.flags").write_text("--cases=1\n")
     (tmp_path / "outer.flags").write_text("--cases=2\n--flagfile=inner.flags\n")
-    for flags, cases in (
+    for given, cases in (
         (["--cases=-3", "--flagfile=outer.flags"], None),
         (["--flagfile", "outer.flags", "--cases=-4"], -4),
     ):
-        done = run("synthesize", *flags, "--output=made", "--site=C1", folder=tmp_path)
+        done = run("synthesize", *given, "--output=made", "--site=C1", folder=tmp_path)
         assert done.returncode == (0 if cases is None else 1), done.stderr
         assert cases is None or str(cases) in done.stderr
     assert len(list((tmp_path / "made").glob("**/*.nii.gz"))) == 2  # one scan and its label
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--count=many", "--count is 'many': expected a whole number"),
+        ("--count=2.5", "--count is '2.5': expected a whole number"),
+        ("--count=", "--count is '': expected a whole number"),
+        ("--count=0", "--count is '0': "),  # absl's words about the bound follow
+        ("--share=1,5", "--share is '1,5': expected a number"),
+        ("--fast=yess", "--fast is 'yess': expected true or false"),
+        ("--kind=c", "--kind is 'c': value should be one of <a|b>"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_in_plain_words(argument, words):
+    values = flags.FlagValues()
+    flags.DEFINE_integer("count", 1, "How many.", lower_bound=1, flag_values=values)
+    flags.DEFINE_float("share", 0.5, "How much.", flag_values=values)
+    flags.DEFINE_bool("fast", False, "Whether.", flag_values=values)
+    flags.DEFINE_enum("kind", "a", ["a", "b"], "Which.", flag_values=values)
+    with pytest.raises(flag_files.WrongFlags) as caught:
+        flag_files.parse(values, ["program", argument])
+    said = str(caught.value)
+    assert said.startswith(words) and "literal" not in said and "convert" not in said

@@ -47,8 +47,7 @@ def test_an_error_about_a_path_names_it_first_and_says_what_to_do(call, path, wo
     (tmp_path / "file").write_text("")
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "program.py").write_text(
-        "import os\nfrom experiments import flags\n"
-        f"flags.run(lambda argv: {call}({path!r}))\n",
+        f"import os\nfrom experiments import flags\nflags.run(lambda argv: {call}({path!r}))\n",
         encoding="utf-8",
     )
     done = subprocess.run(

@@ -104,9 +104,7 @@ def test_the_systems_notebook_draws_figures_1_to_3(finished, this_python):
 
 
 def test_the_systems_notebook_says_so_if_a_run_has_no_branch(finished, this_python):
-    run_folder.change_table(
-        finished, lambda content: content["configuration"].update(vae="none")
-    )
+    run_folder.change_table(finished, lambda content: content["configuration"].update(vae="none"))
     outputs = executed("system", this_python, finished)
     assert len(pictures(outputs["genotype"])) == 1 and not pictures(outputs["vae"])
     assert "without the VAE branch" in outputs["vae"][0]["text"]

@@ -36,7 +36,7 @@ def test_boxes_leave_the_heads_of_the_arrows_free_and_no_text_is_cut_off():
         assert widest < 0.75 * (two - one) and widest < 0.05 * edge.width
         for text in [*axes.texts, *figure.texts]:
             extent = text.get_window_extent(canvas.get_renderer())
-            assert 0 <= extent.x0 and extent.x1 <= edge.width and extent.y1 <= edge.height
+            assert extent.x0 >= 0 and extent.x1 <= edge.width and extent.y1 <= edge.height
 
 
 def test_an_operation_that_is_not_in_the_paper_gets_a_colour_and_its_name(monkeypatch):
