@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -17,6 +17,7 @@ _EXPECTED = {
     "float": "expected a number",
     "bool": "expected true or false",
 }  # by the type of a flag
+_NUMBERS: dict[str, Callable[[str], float]] = {"int": lambda text: int(text, 0), "float": float}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,13 +133,14 @@ def _problem(values: flags.FlagValues, text: str) -> str | None:
 
 def _reason(flag: flags.Flag, value: str, error: Exception) -> str:
     """Returns what is wrong with a value; the parser's `error` may be in Python's words."""
-    expected = _EXPECTED.get(flag.flag_type())
-    if expected is None:
+    kind = flag.flag_type()
+    if kind == "bool":
+        return _EXPECTED[kind]
+    convert = _NUMBERS.get(kind)
+    if convert is None:
         return str(error)
-    if flag.boolean:
-        return expected
     try:
-        flag.parser.convert(value)
-    except (TypeError, ValueError):
-        return expected
+        convert(value)
+    except ValueError:
+        return _EXPECTED[kind]
     return str(error)  # a number that is out of the flag's bounds
