@@ -274,12 +274,12 @@ def _verdict_row(one: Mapping[str, Any]) -> list[str]:
     tau = one["rule"].startswith("tau")
     digits = 2 if tau else 1
     ends = ["?" if interval[e] is None else f"{interval[e]:.{digits}f}" for e in ("low", "high")]
-    shows = "" if one["detectable"] is None else f"shows {one['detectable']:.1f}"
+    detects = "" if one["detectable"] is None else f"detects {one['detectable']:.1f}"
     return [
         one["claim"],
         one["verdict"],
         f"{interval['estimate']:.{digits}f}",
         " to ".join(ends),
         "–" if one["p_holm"] is None else f"{one['p_holm']:.3f}",
-        one["remark"] or shows,
+        one["remark"] or detects,
     ]

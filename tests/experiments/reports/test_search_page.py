@@ -105,7 +105,7 @@ def test_the_cost_is_in_cpu_hours_beside_that_of_c2fnas():
 
 def test_evidence_shows_every_verdict_the_noise_and_the_ranks():
     words, pictures = read([STAGE], EVIDENCE)
-    assert "undecided 1.2 -3.0 to 5.5 0.900 shows 6.0" in words
+    assert "undecided 1.2 -3.0 to 5.5 0.900 detects 6.0" in words
     assert "not measured – – – 2 paths with 3 seeds" in words
     assert "standard deviation 2.0 [1.2, 4.9] points" in words
     assert "the published genotype c2fnas 2 55.0" in words
