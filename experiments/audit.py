@@ -39,15 +39,12 @@ _CHAIN = ("line", "previous", "hash", "time", "event", "certificate")
 
 def main(argv: list[str]) -> None:
     del argv
-    from cryptography import x509
-
     from federated.audit import chain, verification
+    from federated.security import certificates
 
     store = pathlib.Path(experiment_flags.required("store", "the server's folder"))
     authority = (
-        x509.load_pem_x509_certificate(pathlib.Path(FLAGS.authority).read_bytes())
-        if FLAGS.authority
-        else None
+        certificates.load(pathlib.Path(FLAGS.authority).read_bytes()) if FLAGS.authority else None
     )
     if FLAGS.show:
         for record in chain.read_chain(store / "events.jsonl", authority):

@@ -165,7 +165,7 @@ def signers_in(folder: str | os.PathLike, sites: Iterable[str]) -> dict[str, Sig
             pem = certificates.key_to_pem(key) + certificates.to_pem(issue(key))
             atomic.write_bytes(path, pem)
         pem = path.read_bytes()
-        return _Pair(certificates.load_key(pem), x509.load_pem_x509_certificate(pem))
+        return _Pair(certificates.load_key(pem), certificates.load(pem))
 
     authority = kept("authority", lambda key: certificates.new_authority(key, 3650, now))
     signers = {}

@@ -197,7 +197,7 @@ def _certificate_of(pem: str, line: int, authority: x509.Certificate) -> x509.Ce
       BrokenChain: unless the authority issued it to a server.
     """
     try:
-        certificate = x509.load_pem_x509_certificate(pem.encode("ascii"))
+        certificate = certificates.load(pem.encode("ascii"))
     except ValueError as error:
         raise BrokenChain(line, "a server started without a certificate") from error
     if not certificates.is_issued_by(certificate, authority) or not certificates.hosts_of(

@@ -191,7 +191,7 @@ def _tls(
     endpoint: ServerEndpoint, identity: Identity, now: datetime.datetime
 ) -> Iterator[Diagnosis]:
     try:
-        served, protocol = _look(endpoint, identity)
+        der, protocol = _look(endpoint, identity)
     except ssl.SSLError as error:
         reason = (error.reason or "").replace("_", " ").lower()
         if "wrong version" in reason or "http request" in reason or "record layer" in reason:
@@ -222,6 +222,16 @@ def _tls(
         yield _hung_up(endpoint, _reason(error))
         return
     yield good("TLS", f"{protocol}")
+    try:
+        served = certificates.load_der(der)
+    except ValueError as error:
+        yield fault(
+            "server's certificate",
+            f"it cannot be read ({error}), so it is not one of this federation",
+            f"check host and port; ask the network team to exempt {endpoint.address} from TLS "
+            "inspection",
+        )
+        return
     finding = _judge(endpoint, identity, served, now)
     yield finding
     if finding.state != "fault":
@@ -241,7 +251,7 @@ def _judge(
     endpoint: ServerEndpoint, identity: Identity, served: x509.Certificate, now: datetime.datetime
 ) -> Diagnosis:
     check = "server's certificate"
-    authority = x509.load_pem_x509_certificate(identity.authority.read_bytes())
+    authority = certificates.load(identity.authority.read_bytes())
     if not certificates.is_issued_by(served, authority):
         issuer = served.issuer.rfc4514_string()
         ours = authority.subject.rfc4514_string()
@@ -405,8 +415,8 @@ def _plan(reply: ProbeReply, plan: dict[str, Any] | None) -> Diagnosis:
     return good("plan", f"the server's, {plans.fingerprint(plan)[:16]}")
 
 
-def _look(endpoint: ServerEndpoint, identity: Identity) -> tuple[x509.Certificate, str]:
-    """Returns the server's certificate, trusted or not, and the TLS version."""
+def _look(endpoint: ServerEndpoint, identity: Identity) -> tuple[bytes, str]:
+    """Returns the server's certificate (DER), trusted or not, and the TLS version."""
     context = _context(identity)
     # The certificate is only read: `_judge` checks it, and nothing is sent to this server.
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -414,8 +424,7 @@ def _look(endpoint: ServerEndpoint, identity: Identity) -> tuple[x509.Certificat
         endpoint.connected() as plain,
         context.wrap_socket(plain, server_hostname=endpoint.host) as secure,
     ):
-        served = secure.getpeercert(binary_form=True) or b""
-        return x509.load_der_x509_certificate(served), str(secure.version())
+        return secure.getpeercert(binary_form=True) or b"", str(secure.version())
 
 
 def _context(identity: Identity) -> ssl.SSLContext:

@@ -17,8 +17,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from cryptography import x509
-
 from federated.doctor import connection_checks, local_checks
 from federated.doctor.diagnosis import Diagnosis, fault, good, is_well, skipped, warning
 from federated.security import certificates
@@ -131,7 +129,7 @@ def of_server(
 
 
 def _names(kit: pathlib.Path) -> Diagnosis:
-    hosts = certificates.hosts_of(x509.load_pem_x509_certificate((kit / "server.pem").read_bytes()))
+    hosts = certificates.hosts_of(certificates.load((kit / "server.pem").read_bytes()))
     unknown = []
     for host in hosts:
         try:

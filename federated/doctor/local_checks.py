@@ -133,8 +133,8 @@ def check_private(check: str, folder: pathlib.Path) -> Diagnosis:
 
 def _certificate(kit: pathlib.Path, kind: str, now: datetime.datetime) -> list[Diagnosis]:
     try:
-        certificate = x509.load_pem_x509_certificate((kit / f"{kind}.pem").read_bytes())
-        authority = x509.load_pem_x509_certificate((kit / "ca.pem").read_bytes())
+        certificate = certificates.load((kit / f"{kind}.pem").read_bytes())
+        authority = certificates.load((kit / "ca.pem").read_bytes())
         key = certificates.load_key((kit / f"{kind}.key").read_bytes())
     except ValueError as error:
         return [
@@ -244,9 +244,7 @@ def _owner(kit: pathlib.Path, site: str | None) -> Diagnosis:
             f"site.json cannot be read ({type(error).__name__})",
             'it should hold {"site": …, "host": …, "port": …}',
         )
-    owner = certificates.common_name(
-        x509.load_pem_x509_certificate((kit / "site.pem").read_bytes())
-    )
+    owner = certificates.common_name(certificates.load((kit / "site.pem").read_bytes()))
     if owner != name:
         return fault(check, f"the certificate is that of {owner}, site.json says {name}", FRESH_KIT)
     if site is not None and site != name:

@@ -168,7 +168,7 @@ def _certificate(keys: SumKeys) -> x509.Certificate:
     try:
         if len(keys.certificate) > MAX_CERTIFICATE:
             raise ValueError(f"{len(keys.certificate)} bytes")
-        return x509.load_der_x509_certificate(keys.certificate)
+        return certificates.load_der(keys.certificate)
     except ValueError as error:
         raise NotSigned(
             f"the keys of site {printable.text(repr(keys.site), limit=80)} come with what is not a "
@@ -179,7 +179,7 @@ def _certificate(keys: SumKeys) -> x509.Certificate:
 def _is_client(certificate: x509.Certificate) -> bool:
     try:
         usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except (x509.ExtensionNotFound, ValueError):
+    except x509.ExtensionNotFound:
         return False
     return ExtendedKeyUsageOID.CLIENT_AUTH in usage
 

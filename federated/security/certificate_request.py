@@ -229,7 +229,7 @@ def _check_changes(
 
 def _certificate(path: pathlib.Path) -> x509.Certificate:
     try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
+        return certificates.load(path.read_bytes())
     except ValueError as error:
         raise ValueError(
             f"{path}: is not a certificate ({type(error).__name__}); ask the operator for it again"

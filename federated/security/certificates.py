@@ -11,11 +11,11 @@ import hashlib
 import ipaddress
 import re
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import AttributeOID, ExtendedKeyUsageOID, NameOID
@@ -26,6 +26,15 @@ BACKDATED = datetime.timedelta(hours=1)  # so that a site whose clock is slow ca
 _NAME = 64  # longest common name in characters (X.520)
 WARN_DAYS = 30  # before a certificate expires
 _GENERATION = re.compile(r"server-([1-9][0-9]{0,5})\.federation\.invalid")
+# What `cryptography` raises for X.509 that it cannot read; some only when a part is looked at.
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 _SPOKEN_BITS = 128  # least number of bits of a fingerprint that people compare
 
 
@@ -43,6 +52,33 @@ class Request(NamedTuple):
 
 def new_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
+
+
+def load(pem: bytes) -> x509.Certificate:
+    """Returns a certificate with a name, a key and extensions that can be read.
+
+    Raises:
+      ValueError: for anything else.
+    """
+    return _readable(x509.load_pem_x509_certificate, pem)
+
+
+def load_der(der: bytes) -> x509.Certificate:
+    """Does the same as `load` for a certificate in DER form."""
+    return _readable(x509.load_der_x509_certificate, der)
+
+
+def _readable(read: Callable[[bytes], x509.Certificate], data: bytes) -> x509.Certificate:
+    try:
+        certificate = read(data)
+        # The package reads these only when they are asked for.
+        _ = certificate.subject, certificate.issuer, certificate.extensions
+        certificate.public_key()
+    except ValueError:
+        raise
+    except _UNREADABLE as error:
+        raise ValueError(f"a certificate that cannot be read ({type(error).__name__})") from error
+    return certificate
 
 
 def new_authority(
@@ -134,7 +170,7 @@ def read_request(pem: bytes) -> Request:
         names = request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         key = request.public_key()
         signed = request.is_signature_valid
-    except (ValueError, x509.AttributeNotFound, InvalidSignature) as error:
+    except (*_UNREADABLE, x509.AttributeNotFound, InvalidSignature) as error:
         raise ValueError(
             f"not a certificate request of this release ({type(error).__name__})"
         ) from error
@@ -215,7 +251,7 @@ def read_revocation(pem: bytes, authority: x509.Certificate | None) -> int:
         statement = x509.load_pem_x509_crl(pem)
         number = statement.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
         signed = authority is None or _has_signed(authority, statement)
-    except (ValueError, TypeError, x509.ExtensionNotFound, InvalidSignature) as error:
+    except (*_UNREADABLE, x509.ExtensionNotFound, InvalidSignature) as error:
         raise ValueError(
             f"not a list of revoked certificates of this release ({type(error).__name__})"
         ) from error
@@ -300,7 +336,7 @@ def days_left(certificate: x509.Certificate, now: datetime.datetime) -> float:
 def is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
+    except (*_UNREADABLE, InvalidSignature):
         return False
     return True
 

@@ -14,7 +14,6 @@ import secrets
 from collections.abc import Iterable, Mapping
 
 from absl import logging
-from cryptography import x509
 
 from federated.errors import CertificateRefused, SessionExpired, WrongCredential
 from federated.security import certificates
@@ -201,7 +200,7 @@ class CredentialBook:
             if version != self._served[0]:
                 # Without the authority: sites check the signature and do not trust this server's.
                 generation = certificates.read_revocation(revocation, None)
-                own = x509.load_pem_x509_certificate(files[0].read_bytes())
+                own = certificates.load(files[0].read_bytes())
                 key = certificates.load_key(files[1].read_bytes())
                 new = certificates.generation_of(own) >= generation
                 renewed = new and certificates.same_key(own, key)

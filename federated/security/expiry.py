@@ -6,8 +6,6 @@ import datetime
 import os
 import pathlib
 
-from cryptography import x509
-
 from federated.security import certificates
 
 
@@ -19,7 +17,7 @@ def warnings(kit: str | os.PathLike, now: datetime.datetime | None = None) -> li
     now, lines = now or datetime.datetime.now(datetime.timezone.utc), []
     for path in sorted(pathlib.Path(kit).glob("*.pem")):
         try:
-            days = certificates.days_left(x509.load_pem_x509_certificate(path.read_bytes()), now)
+            days = certificates.days_left(certificates.load(path.read_bytes()), now)
         except (OSError, ValueError):
             continue
         if days < certificates.WARN_DAYS:

@@ -381,7 +381,7 @@ class _Authority:
             if (folder / name).is_dir():
                 private.tree(folder / name)
         key = certificates.load_key((kit / "ca.key").read_bytes())
-        certificate = x509.load_pem_x509_certificate((kit / "ca.pem").read_bytes())
+        certificate = certificates.load((kit / "ca.pem").read_bytes())
         return cls(folder, certificate, key, read_kit_file(kit / "federation.json"))
 
     def write_kit(self, name: str, valid_days: int, *, credential: str | None = None) -> None:

@@ -17,7 +17,6 @@ import os
 import pathlib
 
 from absl import logging
-from cryptography import x509
 
 from federated.security import certificates
 from runkit import atomic, private
@@ -57,7 +56,7 @@ def read(statement: bytes, authority: str | os.PathLike) -> int:
             f"expected at most {MAX_BYTES}"
         )
     return certificates.read_revocation(
-        statement, x509.load_pem_x509_certificate(pathlib.Path(authority).read_bytes())
+        statement, certificates.load(pathlib.Path(authority).read_bytes())
     )
 
 

@@ -13,7 +13,6 @@ from typing import cast
 
 import grpc
 from absl import logging
-from cryptography import x509
 
 from federated.errors import (
     CertificateOutOfDate,
@@ -21,7 +20,7 @@ from federated.errors import (
     FederationError,
     ServerUnreachable,
 )
-from federated.security import revocation
+from federated.security import certificates, revocation
 from federated.security.certificates import fingerprint_of_pem, server_name
 from federated.wire import replies
 from federated.wire.proxy import ServerEndpoint
@@ -102,7 +101,7 @@ class Identity:
     @property
     def ends(self) -> datetime.datetime:
         """When this end's own certificate expires."""
-        return x509.load_pem_x509_certificate(self.certificate.read_bytes()).not_valid_after_utc
+        return certificates.load(self.certificate.read_bytes()).not_valid_after_utc
 
     def context(self, protocol: int) -> ssl.SSLContext:
         """Returns a context with these files. Raises ValueError naming any that cannot be used."""
@@ -197,7 +196,7 @@ def certificate_ends(context: grpc.ServicerContext) -> float:
     """
     pem = _fact(context, "x509_pem_cert")
     try:
-        return x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
+        return certificates.load(pem).not_valid_after_utc.timestamp()
     except ValueError:
         return 0.0
 

@@ -17,7 +17,6 @@ from concurrent import futures
 
 import grpc
 from absl import logging
-from cryptography import x509
 
 from federated.audit import backfill
 from federated.audit import log as audit_log
@@ -27,7 +26,7 @@ from federated.connections.listener_check import ListenerCheck
 from federated.connections.port_guard import PortGuard
 from federated.connections.transfer_queue import TransferQueue
 from federated.errors import FederationFull, ListenerLost, PortInUse, StorageTrouble
-from federated.security import expiry
+from federated.security import certificates, expiry
 from federated.security.credentials import CredentialBook
 from federated.security.kit_files import read_kit_file
 from federated.security.tls import Identity
@@ -154,7 +153,7 @@ def serve(
                 credentials,
                 events,
                 vocabulary=vocabulary,
-                authority=x509.load_pem_x509_certificate(identity.authority.read_bytes()),
+                authority=certificates.load(identity.authority.read_bytes()),
                 clock=clock,
                 monotonic=monotonic,
             )

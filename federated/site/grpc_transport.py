@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 
 import grpc
 from absl import logging
-from cryptography import x509
 from google.protobuf.message import Message
 
 from federated import errors
@@ -291,8 +290,8 @@ class GrpcTransport(Transport):
         return Signer(
             self.site,
             certificates.load_key(identity.key.read_bytes()),
-            x509.load_pem_x509_certificate(identity.certificate.read_bytes()),
-            x509.load_pem_x509_certificate(identity.authority.read_bytes()),
+            certificates.load(identity.certificate.read_bytes()),
+            certificates.load(identity.authority.read_bytes()),
         )
 
     def submit_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:

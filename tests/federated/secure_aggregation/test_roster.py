@@ -73,6 +73,28 @@ def test_keys_that_the_site_has_not_signed_for_this_exchange_are_refused(signers
         verify_keys(good, CONTEXT, authority, late)
 
 
+@pytest.mark.parametrize(
+    ("part", "changed"),
+    [
+        ("a0 03 02 01 02", "a0 03 02 01 01"),  # the version
+        ("2a 86 48 ce 3d 02 01", "2a 86 48 ce 3d 02 05"),  # the kind of key
+        ("2a 86 48 ce 3d 03 01 07", "2a 86 48 ce 3d 03 01 47"),  # its curve
+        ("55 1d 0e", "55 1d 0f"),  # an extension, which then comes twice
+    ],
+)
+def test_a_certificate_that_nobody_can_read_is_refused_at_both_ends(signers, part, changed):
+    good = bundle(signers["C1"])
+    certificate = good.certificate.replace(bytes.fromhex(part), bytes.fromhex(changed))
+    assert certificate != good.certificate
+    keys_of = dataclasses.replace(good, certificate=certificate)
+    for check in (
+        lambda: verify_keys(keys_of, CONTEXT, signers["C1"].authority, exchanges.NOW),
+        lambda: Roster.of([keys_of, bundle(signers["C2"]), bundle(signers["C3"])], CONTEXT),
+    ):
+        with pytest.raises(NotSigned, match="come with what is not a certificate"):
+            check()
+
+
 def test_the_certificate_of_a_server_signs_no_keys():
     key, authority_key = certificates.new_key(), certificates.new_key()
     authority = certificates.new_authority(authority_key, 1, exchanges.NOW)

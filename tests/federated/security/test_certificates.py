@@ -1,3 +1,4 @@
+import base64
 import datetime
 import socket
 import ssl
@@ -108,3 +109,51 @@ def test_a_sites_certificate_does_not_pass_as_the_servers(kits):
 
 def test_a_fingerprint_is_spoken_in_groups_of_four():
     assert certificates.spoken("0123456789abcdef" * 4) == "0123 4567 89ab cdef 0123 4567 89ab cdef"
+
+
+def damaged(pem):
+    """Variants of a PEM object, each with one byte of its DER form replaced."""
+    head, *body, foot = pem.decode("ascii").splitlines()
+    der = base64.b64decode("".join(body))
+    for at in range(len(der)):
+        for value in {1, 3, der[at] ^ 1} - {der[at]}:
+            content = der[:at] + bytes([value]) + der[at + 1 :]
+            text = base64.b64encode(content).decode("ascii")
+            lines = [text[i : i + 64] for i in range(0, len(text), 64)]
+            yield "\n".join([head, *lines, foot, ""]).encode("ascii")
+
+
+@pytest.mark.filterwarnings("ignore")  # about fields that the damage makes unusual
+@pytest.mark.parametrize("kind", ["certificate", "request", "revocation"])
+def test_what_cannot_be_read_is_refused_as_such_wherever_it_is_damaged(authority, kind):
+    """Each may come from a stranger, who can damage the parts that are only read later, too."""
+    own, key = authority[0], certificates.new_key()
+    pem = {
+        "certificate": certificates.to_pem(
+            issued(authority, 10, hosts=["fl.example.org", "10.0.0.1"], generation=2)
+        ),
+        "request": certificates.new_request("C1", key, "ab" * 32),
+        "revocation": certificates.new_revocation(3, [1, 2], *authority, NOW),
+    }[kind]
+
+    def examine(changed):
+        if kind == "request":
+            certificates.read_request(changed)
+        elif kind == "revocation":
+            certificates.read_revocation(changed, own)
+        else:
+            certificate = certificates.load(changed)
+            assert not certificates.is_issued_by(certificate, own)
+            certificates.common_name(certificate)
+            certificates.generation_of(certificate)
+            certificates.hosts_of(certificate)
+            certificates.days_left(certificate, NOW)
+            certificate.public_key()
+
+    refused = 0
+    for changed in damaged(pem):
+        try:
+            examine(changed)
+        except ValueError:
+            refused += 1
+    assert refused > 100
