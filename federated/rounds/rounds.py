@@ -136,6 +136,14 @@ def accept(state: Round, update: Update, *, policy: Policy, now: float) -> Round
     A retry replaces the same update, so a lost reply does no harm. Raises what `check` raises.
     """
     check(state, update, policy=policy)
+    return recorded(state, update, policy=policy, now=now)
+
+
+def recorded(state: Round, update: Update, *, policy: Policy, now: float) -> Round:
+    """Returns `state` with an update that was accepted, perhaps under an earlier policy.
+
+    Its site has a receipt, so it counts whatever the policy is now.
+    """
     received = {**state.received, update.site: update}
     reached = state.min_reached_at
     if reached is None and len(received) >= policy.min_num_clients:

@@ -129,7 +129,7 @@ class Uploads:
           The missing chunks, or the receipt if the server has the whole model already.
         Raises:
           StaleUpdate, UpdateRefused, IncompatibleWeights, ModelRefused, DamagedTransfer,
-          PrivacyRefused, StorageTrouble.
+          PrivacyRefused, StorageTrouble, ServerUnreachable.
         """
         checked = CheckedOffer(site, offer, self._site_names)
         standing = self._accepted(checked)
@@ -268,14 +268,21 @@ class Uploads:
         return self._run.store.update(checked.site, checked.offer.round) == checked.update
 
     def _wait_while_closing(self, checked: CheckedOffer) -> None:
-        """Waits for the end of an aggregation if the update may count in the next round."""
+        """Waits for the end of an aggregation if the update may count in the next round.
+
+        The wait ends early if the server stops; the update then counts in no round.
+        """
         run = self._run
         late = checked.update is not None and run.policy.late_updates == "keep"
         while late and run.closing and not run.stopping:
             run.changed.wait(1.0)
 
     def _open_round(self, checked: CheckedOffer) -> rounds.Round:
-        """Returns the open round. Raises StaleUpdate or StorageTrouble if it takes no updates."""
+        """Returns the open round.
+
+        Raises:
+          StaleUpdate, StorageTrouble, ServerUnreachable: if it takes no updates.
+        """
         run = self._run
         if run.stale:  # the store may have closed or discarded the round that is open here
             raise errors.StorageTrouble(
@@ -287,6 +294,10 @@ class Uploads:
             raise errors.StaleUpdate(f"{sent}, the last round is over; ask for the next task")
         if run.closing and checked.offer.round == run.round.number:
             raise errors.StaleUpdate(f"{sent}, which has just closed; ask for the next task")
+        if run.closing and run.stopping:  # otherwise a late update has waited for the next round
+            raise errors.ServerUnreachable(
+                f"{sent} while the server stops; the site tries again by itself"
+            )
         return run.round
 
     def _check_not_taken_back(self, checked: CheckedOffer, standing: _Standing) -> None:

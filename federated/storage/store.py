@@ -21,7 +21,7 @@ from absl import logging
 from federated.errors import DifferentRun
 from federated.rounds import plan as plans
 from federated.rounds import sharing, tasks
-from federated.rounds.rounds import Policy, Round, Update, accept
+from federated.rounds.rounds import Policy, Round, Update, recorded
 from federated.rounds.sum_phases import Exchange
 from federated.security import certificates
 from federated.storage import given_models, store_folder
@@ -332,7 +332,7 @@ class Store(StoreFolder, Records):
             "WHERE counts_in = ? ORDER BY received_at, site",
             closed + 1,
         ):
-            state = accept(
+            state = recorded(
                 state,
                 Update(site, number, examples, sha256),
                 policy=policy,

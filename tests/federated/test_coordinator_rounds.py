@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -81,6 +82,72 @@ def test_an_update_that_arrives_during_averaging_counts_in_the_next_round_if_lat
     assert run.store.counted(1) == {"C1"} and run.store.counted(2) == {"C1", "C2"}
     with pytest.raises(errors.StaleUpdate):
         first.push(1, 9.0)
+
+
+def test_a_late_update_that_waits_for_the_averaging_counts_in_no_round_if_the_server_stops(
+    opened, monkeypatch
+):
+    settings = {
+        "min_num_clients": 1,
+        "max_num_clients": 2,
+        "wait_after_min_clients_s": 0.0,
+        "late_updates": "keep",
+    }
+    run = opened(**settings)
+    first, second = Site(run, "C1"), Site(run, "C2")
+    first.push(1, 1.0)
+    run.lead.advance()
+    first.push(2, 1.0)
+    aggregate, caught = spooled_updates.aggregate, []
+
+    def push():
+        with pytest.raises(errors.ServerUnreachable, match="while the server stops") as error:
+            second.push(1, 5.0)
+        caught.append(error)
+
+    def meanwhile(*given, **named):
+        late = threading.Thread(target=push)
+        late.start()
+        run.lead.stop()
+        late.join()
+        aggregate(*given, **named)
+
+    monkeypatch.setattr(spooled_updates, "aggregate", meanwhile)
+    run.lead.advance()
+    assert caught and run.store.counted(2) == {"C1"} and scale(run, 2) == 1.0
+    monkeypatch.undo()
+    run = opened(**settings)
+    second = Site(run, "C2")
+    with pytest.raises(errors.StaleUpdate):  # round 3 is open by now
+        second.push(1, 5.0)
+    second.push(2, 5.0)
+    assert run.store.counted(3) == {"C2"}
+
+
+def test_what_was_received_counts_whatever_the_flags_of_the_next_start(opened):
+    """The receipts are out, and a server that refuses its own store does not start."""
+    three = {"min_num_clients": 3, "max_num_clients": 3}
+    run = opened(**three)
+    for name in ("C1", "C2", "C3"):
+        Site(run, name).push(1)
+    run = opened(min_num_clients=1, max_num_clients=2)
+    run.lead.advance()
+    assert run.store.counted(1) == {"C1", "C2", "C3"}
+
+
+def test_a_late_update_that_was_kept_counts_although_late_ones_are_discarded_from_now_on(opened):
+    settings = {"min_num_clients": 1, "max_num_clients": 3, "wait_after_min_clients_s": 0.0}
+    run = opened(late_updates="keep", **settings)
+    Site(run, "C1").push(1, 1.0)
+    run.lead.advance()
+    run.lead.orders.pause()
+    Site(run, "C2").push(1, 5.0)
+    run = opened(late_updates="discard", **settings)
+    run.lead.orders.resume()
+    run.lead.advance()
+    assert run.store.counted(2) == {"C2"} and scale(run, 2) == 5.0
+    with pytest.raises(errors.StaleUpdate):
+        Site(run, "C3").push(1, 1.0)
 
 
 def test_a_deadline_below_the_minimum_starts_another_attempt_that_keeps_what_is_there(
