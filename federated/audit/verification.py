@@ -69,8 +69,9 @@ class _Run:
     rows: dict[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
     scores: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
     fixed: FixedLine | None = None  # the line that fixed the best model
-    # the scores by which it was chosen
+    # the scores by which it was chosen, and the training cases of each site then
     final: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
+    weights: dict[str, int] = dataclasses.field(default_factory=dict)
     carried: Carried = dataclasses.field(default_factory=Carried)
     segments: int = 1
     removed_lines: int = 0
@@ -147,6 +148,7 @@ class _Run:
             and self.fixed is None
         ):
             self.fixed = record
+            self.weights = dict(self.carried.num_examples)
             self.final = {
                 model: {
                     site: score
@@ -386,7 +388,7 @@ def _check_selection(store: StoreFolder, run: _Run) -> int | None:
     if "scored_by" in run.fixed and not run.removed_lines:
         chosen = model_selection.select(
             {m: scores for m, scores in run.final.items() if store.global_path(m).exists()},
-            run.carried.num_examples,
+            run.weights,
         )
         expected = max(run.aggregated, default=0) if chosen is None else chosen.best
         if best != expected:

@@ -97,8 +97,9 @@ class Login:
                 )
                 run.last_seen[site] = run.clock()
                 run.note_change()
-            about = {"labels": shown} if shown else {}
-            run.log("login", site=site, num_examples=num_examples, **about)
+                about = {"labels": shown} if shown else {}
+                # With the lock held: the log must have the number before it is a weight.
+                run.log("login", site=site, num_examples=num_examples, **about)
             return Session(
                 token=token,
                 expires_at=expires_at,
@@ -160,8 +161,8 @@ class Login:
             raise errors.UnknownSite(
                 f"site {site!r} was evicted from this run; ask the server's operator"
             )
-        before = sites[site].num_examples if site in sites else 0
-        if before not in (0, num_examples):
+        before = num_examples if site not in sites else sites[site].num_examples
+        if before != num_examples and not sites[site].another_number:
             raise errors.UpdateRefused(
                 f"site {site!r} logs in with {num_examples} training cases, and with {before} "
                 "before; the number weights its updates. Prepare the cases it had, or have the "

@@ -10,7 +10,7 @@ import os
 import sqlite3
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from federated.rounds.rounds import Update
@@ -49,21 +49,29 @@ CREATE TABLE IF NOT EXISTS reports (site TEXT PRIMARY KEY, rows TEXT NOT NULL);
 Scores = dict[int, dict[str, dict[str, float]]]  # global model -> site -> measure -> value
 GIVEN = ""  # the site of a model that was not published by a site but given by the operator
 FIRST_AGGREGATION = "fedavg"  # the rule of every run that began before there was a choice
+_ANOTHER_NUMBER = "another_number"  # in `run`: sites that may log in with other numbers of cases
 _SESSIONS = 8  # sessions that a site may have at a time; each login adds one
 
 
 @dataclasses.dataclass(frozen=True)
 class SiteRecord:
-    num_examples: int  # 0 until the next login, if the operator has allowed another number
+    num_examples: int  # at its last login
     confirmed: bool  # whether the site was told that it is finished
     evicted: bool = False
     # class -> whether the site's labels show it, see `rounds.declarations`
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    another_number: bool = False  # whether it may log in once with another `num_examples`
 
 
 def insert_addresses(database: sqlite3.Connection, manifest: TensorManifest) -> None:
     database.execute(
         "INSERT OR REPLACE INTO addresses VALUES (?, ?)", (manifest.sha256, manifest.addresses)
+    )
+
+
+def _allow(database: sqlite3.Connection, sites: Iterable[str]) -> None:
+    database.execute(
+        "INSERT OR REPLACE INTO run VALUES (?, ?)", (_ANOTHER_NUMBER, json.dumps(sorted(sites)))
     )
 
 
@@ -196,22 +204,29 @@ class Records:
                 "ON CONFLICT (name) DO UPDATE SET num_examples = excluded.num_examples",
                 (site, num_examples),
             )
+            if site in self._allowed():
+                _allow(database, self._allowed() - {site})
 
     def sites(self) -> dict[str, SiteRecord]:
         rows = self._all(
             "SELECT name, num_examples, confirmed, evicted, words "
             "FROM sites LEFT JOIN labels ON sites.name = labels.site ORDER BY name"
         )
+        allowed = self._allowed()
         return {
-            name: SiteRecord(examples, bool(confirmed), bool(evicted), _labels(words or "{}"))
+            name: SiteRecord(
+                examples,
+                bool(confirmed),
+                bool(evicted),
+                _labels(words or "{}"),
+                # An earlier release forgot the number of a site that may have another.
+                another_number=name in allowed or not examples,
+            )
             for name, examples, confirmed, evicted, words in rows
         }
 
     def num_examples(self, site: str) -> int | None:
-        """Returns the number of training cases at a site's login; None if it never logged in.
-
-        See `SiteRecord`.
-        """
+        """Returns the number of training cases at a site's login; None if it never logged in."""
         row = self._one("SELECT num_examples FROM sites WHERE name = ?", site)
         return None if row is None else row[0]
 
@@ -236,9 +251,15 @@ class Records:
             database.execute("DELETE FROM sessions WHERE site = ?", (site,))
 
     def allow_another_number(self, site: str) -> None:
-        """Lets a site log in once with another number of training cases."""
+        """Lets a site log in once with another number of training cases.
+
+        Until then its scores have the weight of the number that it had.
+        """
         with self._transaction() as database:
-            database.execute("UPDATE sites SET num_examples = 0 WHERE name = ?", (site,))
+            _allow(database, self._allowed() | {site})
+
+    def _allowed(self) -> frozenset[str]:
+        return frozenset(self._value(_ANOTHER_NUMBER) or ())
 
     def add_session(self, token_sha256: str, session: TokenRecord, *, now: float) -> None:
         """Adds a session; removes expired ones and all but the newest few of the site."""

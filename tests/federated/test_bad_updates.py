@@ -77,8 +77,11 @@ def test_the_number_of_cases_is_that_of_the_login_unless_the_operator_allows_ano
     ):
         run.lead.login("C1", "secret of C1", toy.PLAN, 3000)
     run.lead.orders.readmit("C1")
+    assert run.lead.orders.status()["sites"]["C1"]["num_examples"] == 30
     run.lead.login("C1", "secret of C1", toy.PLAN, 3000)
     site.push(1, num_examples=3000)
+    with pytest.raises(errors.UpdateRefused, match="with 30 training cases, and with 3000 before"):
+        run.lead.login("C1", "secret of C1", toy.PLAN, 30)  # allowed once
 
 
 def test_no_update_is_confirmed_for_a_round_that_the_store_has_closed(opened, monkeypatch):

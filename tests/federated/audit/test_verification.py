@@ -7,8 +7,10 @@ import pytest
 from federated.audit import chain, verification
 from federated.audit import log as audit_log
 from federated.tensors import tensor_files
+from runkit import events
 from tests.federated import toy
 from tests.federated.audit.kept_rounds import keep_round
+from tests.federated.server.test_coordinator import Site
 
 
 def test_an_honest_store_verifies_and_is_recomputed(store, authority):
@@ -171,3 +173,30 @@ def test_another_best_model_than_the_scores_choose_is_found(whole, tmp_path):
         match=f"round {other} is named the best; by the logged scores it is round {best}",
     ):
         verification.verify(whole)
+
+
+@pytest.mark.parametrize("admitted", ["before the choice", "after it"])
+def test_the_best_is_chosen_by_the_cases_that_sites_had_logged_in_with_by_then(
+    opened, monkeypatch, admitted
+):
+    """By 30 and 10 cases round 1 is the best, by 1 and 10 it would be round 2."""
+    monkeypatch.setattr(events, "EventLog", audit_log.AuditLog)
+    run = opened(num_rounds=2)
+    sites = [Site(run, name) for name in ("C1", "C2")]
+    for number, scores in enumerate(((0.9, 0.1), (0.5, 0.6)), start=1):
+        for site in sites:
+            site.push(number)
+        run.lead.advance()
+        for site, score in zip(sites, scores, strict=True):
+            run.lead.report_scores(site.name, number, {"dice": score})
+    if admitted == "before the choice":
+        run.lead.orders.readmit("C1")
+    for site in sites:
+        run.lead.declare_models(site.name, [])
+    run.lead.advance()
+    assert run.store.fixed_best() == 1
+    if admitted == "after it":
+        run.lead.orders.readmit("C1")
+    run.lead.login("C1", "secret of C1", toy.PLAN, 1)  # with another number of cases
+    assert run.store.num_examples("C1") == 1
+    assert verification.verify(run.folder).best_round == 1
