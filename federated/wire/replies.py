@@ -8,7 +8,6 @@ sent it. Checks that depend on the state of the site are in `tasks.check_task`.
 from __future__ import annotations
 
 import json
-import math
 import re
 import types
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -47,6 +46,7 @@ _TOKEN = re.compile(r"[!-~]{16,512}")
 _RUN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _KIND = re.compile(r"[a-z_]{1,32}")
+_MAX_DEPTH = 100  # levels of a status or plan, which have less than ten
 _MAX_PART = 4 * 2**10  # bytes of a key, certificate, signature or sealed share
 _RELEASE = re.compile(r"[A-Za-z0-9.+!_-]{1,64}")
 
@@ -347,7 +347,25 @@ def _object(what: str, text: str) -> dict[str, Any]:
         raise _refused(f"sends a {what} that is not JSON") from error
     if not isinstance(found, dict):
         raise _refused(f"sends a {what} that is not a JSON object")
+    _check_json(what, found)
     return found
+
+
+def _check_json(what: str, found: object) -> None:
+    """Raises ServerMisbehaves for nesting that a recursive reader may not survive, and infinity."""
+    level: list[object] = [found]
+    for _ in range(_MAX_DEPTH):
+        if float("inf") in level or float("-inf") in level:
+            raise _refused(f"sends a {what} with a number that is too large")
+        level = [
+            inner
+            for value in level
+            if isinstance(value, (dict, list))
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return
+    raise _refused(f"sends a {what} that is nested more than {_MAX_DEPTH} levels deep")
 
 
 def _not_finite(name: str) -> float:
@@ -360,7 +378,7 @@ def _clean(value: Any) -> Any:
         return {printable.text(key): _clean(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_clean(inner) for inner in value]
-    if isinstance(value, (int, float)) and not (math.isfinite(value) and abs(value) < 2**63):
+    if isinstance(value, (int, float)) and not abs(value) < 2**63:  # nor is NaN
         raise _refused(f"sends a status with the number {_shown(value)}")
     return printable.text(value) if isinstance(value, str) else value
 

@@ -41,6 +41,9 @@ def operator(fake, kits):
         '{"a": 1e999}',
         '{"a": NaN}',
         '{"a": ' + "9" * 5000 + "}",
+        '{"a": ' + "9" * 400 + "}",  # more than any float
+        *('{"a": ' + "[" * depth + "]" * depth + "}" for depth in (200, 600, 900)),
+        *('{"a":' * depth + "1" + "}" * depth for depth in (200, 600, 900)),
     ],
 )
 def test_a_malformed_status_is_refused(fake, operator, text):
@@ -65,6 +68,8 @@ def test_the_texts_of_an_answer_are_printable(fake, operator):
         ("model_bytes", -1),
         ("plan_json", "[]"),
         ("plan_json", "[" * 100_000),
+        ("plan_json", '{"a": 1e999}'),
+        *(("plan_json", '{"a":' * depth + "1" + "}" * depth) for depth in (200, 600, 900)),
         ("log_head", UNPRINTABLE),
         ("log_lines", -1),
     ],
