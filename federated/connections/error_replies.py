@@ -71,7 +71,9 @@ def answering(context: grpc.ServicerContext) -> Iterator[None]:
             _log(told)
             _abort(context, told)
         if context.is_active():
-            logging.exception("event=failed")
+            omitted = _lines.take(("failed", type(error).__name__))
+            if omitted is not None:
+                logging.exception("event=failed%s", f" omitted={omitted}" if omitted else "")
             context.abort(
                 grpc.StatusCode.INTERNAL, "the server failed on this request; its log says why"
             )

@@ -21,11 +21,12 @@ from federated.security.credentials import CredentialBook
 from federated.wire import conversion
 from federated.wire import operation_pb2 as pb
 from federated.wire.messages import OPERATION_PREFIX, ORDERS, PROTOCOL
-from federated.wire.status import RunStatus
+from federated.wire.status import RunStatus, SiteStatus
 from runkit import release
 
 OPERATOR = "operator"
 _MAX_MESSAGE = 4 * 2**10  # bytes of a request
+_MAX_STATUS = conversion.MAX_MESSAGE - 64  # bytes, with room for the envelope
 
 
 class AdminApi(Protocol):
@@ -48,6 +49,30 @@ class AdminApi(Protocol):
 
     def order(self, kind: str, site: str, round_number: int) -> str:
         """Carries out an order and returns the result in words. Raises OrderRefused."""
+
+
+def text_of(status: RunStatus) -> str:
+    """Returns a status as JSON that fits into a reply.
+
+    A status of many sites and rounds, or with scores under many long names, would be too large.
+    It then has only the newest rounds, and the newest scores of each site.
+    """
+    text = json.dumps(status, allow_nan=False)
+    newest = max([len(status["rounds"]), *(len(of["scores"]) for of in status["sites"].values())])
+    while len(text) > _MAX_STATUS and newest > 1:
+        newest //= 2
+        sites = {
+            name: {**site, "scores": {key: site["scores"][key] for key in _newest(site, newest)}}
+            for name, site in status["sites"].items()
+        }
+        fewer = {**status, "sites": sites, "rounds": status["rounds"][-newest:]}
+        text = json.dumps(fewer, allow_nan=False)
+    return text
+
+
+def _newest(site: SiteStatus, count: int) -> list[str]:
+    """Returns the numbers of the newest models that a site has scored."""
+    return sorted(site["scores"], key=int)[-count:]
 
 
 class AdminServicer(grpc.GenericRpcHandler):
@@ -153,7 +178,7 @@ class AdminServicer(grpc.GenericRpcHandler):
         )
 
     def _status(self, name: str, request: pb.StatusRequest) -> pb.StatusReply:
-        return pb.StatusReply(status_json=json.dumps(self._api.status(), allow_nan=False))
+        return pb.StatusReply(status_json=text_of(self._api.status()))
 
     def _order(self, name: str, request: pb.OrderRequest) -> pb.OrderReply:
         if request.kind not in ORDERS:

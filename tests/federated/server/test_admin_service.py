@@ -13,11 +13,13 @@ from federated.admin import client as admin_client
 from federated.audit import chain, verification
 from federated.doctor import diagnosis, examination
 from federated.security import credentials, provisioning, tls
+from federated.server import admin_service
 from federated.tensors import tensor_files
-from federated.wire import conversion, messages
+from federated.wire import conversion, messages, replies
 from federated.wire import operation_pb2 as pb
 from federated.wire.messages import PROTOCOL
 from tests.federated import toy
+from tests.federated.wire.test_replies import ROUND, SITE, STATUS
 
 
 @pytest.fixture
@@ -362,3 +364,34 @@ def test_only_the_operator_gets_a_message_read(serving, kits):
             assert (
                 len(sent) <= 8
             )  # what fits into a flow-control window, of a stream without an end
+
+
+@pytest.mark.parametrize(
+    ("num_sites", "num_rounds", "measures"), [(128, 1000, 1), (3, 700, 64), (2, 50_000, 1)]
+)
+def test_the_status_of_a_large_run_fits_into_a_reply(num_sites, num_rounds, measures):
+    """Too large a reply would hide the whole run, perhaps as one site wishes."""
+    scores = {f"measure_{number:02d}_{'x' * 50}": 0.123456789 for number in range(measures)}
+    every = {str(number): scores for number in range(num_rounds)}
+    names = [f"C{number}" for number in range(num_sites)]
+    few = {"1": {"dice": 0.5}}  # a site that came late
+    status = {
+        **STATUS,
+        "sites": {name: {**SITE, "scores": every} for name in names}
+        | {"late": {**SITE, "scores": few}},
+        "rounds": [
+            {**ROUND, "round": number, "sites": dict.fromkeys(names, 30)}
+            for number in range(1, min(num_rounds, 1000) + 1)
+        ],
+    }
+    reply = pb.StatusReply(status_json=admin_service.text_of(status)).SerializeToString()
+    assert len(json.dumps(status)) > conversion.MAX_MESSAGE > len(reply)
+    shown = replies.status(replies.read(reply, pb.StatusReply, limit=replies.LARGE))
+    assert shown["sites"].keys() == status["sites"].keys()
+    assert shown["sites"]["late"]["scores"] == few
+    assert list(shown["sites"]["C0"]["scores"])[-1] == str(num_rounds - 1)
+    assert shown["rounds"][-1] == status["rounds"][-1]
+
+
+def test_a_status_that_fits_is_sent_whole():
+    assert json.loads(admin_service.text_of(STATUS)) == STATUS
