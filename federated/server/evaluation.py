@@ -32,7 +32,8 @@ class Evaluation:
 
     def __init__(self, run: RunState, vocabulary: Vocabulary):
         self._run, self._vocabulary = run, vocabulary
-        self._rescored: dict[tuple[str, int], int] = {}
+        # (site, model, how often rounds were discarded) -> different scores
+        self._rescored: dict[tuple[str, int, int], int] = {}
         self._enough_at: float | None = None  # when the rows of the minimum of sites had arrived
 
     def report_scores(
@@ -65,7 +66,8 @@ class Evaluation:
                 or run.store.finished
             ):
                 return  # sent again, or too late: the best model has already been chosen
-            times = self._rescored.get((site, model), 0)
+            key = (site, model, run.store.discarded)
+            times = self._rescored.get(key, 0)
             if times >= _RESCORED:
                 raise errors.UpdateRefused(
                     f"site {site!r} scored model {model} in {_RESCORED} different ways; "
@@ -73,7 +75,7 @@ class Evaluation:
                 )
             run.store.record_scores(model, site, checked)
             # Counted only now: on a full disk the site sends the same scores again and again.
-            self._rescored[site, model] = times + 1
+            self._rescored[key] = times + 1
             run.note_change()
             run.log("scored", site=site, model=model, scores=checked)
 

@@ -90,6 +90,11 @@ class RunStatistics:
             )
             while len(self.rounds) > _KEPT_ROUNDS:
                 del self.rounds[min(self.rounds)]
+        elif record["event"] == "round_discarded":
+            first = record["round"]
+            self.rounds = {n: found for n, found in self.rounds.items() if n < first}
+            self._opened = {n: when for n, when in self._opened.items() if n < first}
+            self._bytes = {n: nbytes for n, nbytes in self._bytes.items() if n < first}
 
     def _note_phase(self, record: LogLine, at: float) -> None:
         """Adds the seconds of a phase, or the refusal, that a record states."""

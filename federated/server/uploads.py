@@ -116,10 +116,10 @@ class Uploads:
     ):
         self._run, self._transfers, self._site_names = run, Transfers(), site_names
         self._sums = sums
-        # (site, round, exchange) -> different updates
-        self._sent: Counter[tuple[str, int, int]] = Counter()
-        # site -> (round, attempt and exchange, largest number of chunks of its update so far)
-        self._most: dict[str, tuple[tuple[int, int, int] | None, int]] = {}
+        # (site, round, standing) -> different updates
+        self._sent: Counter[tuple[str, int, _Standing]] = Counter()
+        # site -> (round, attempt and standing, largest number of chunks of its update so far)
+        self._most: dict[str, tuple[tuple[int, int, _Standing] | None, int]] = {}
         self._checking = threading.Semaphore(_CHECKED_AT_ONCE)
 
     def offer(self, site: str, offer: Offer) -> Answer:
@@ -196,7 +196,7 @@ class Uploads:
                     if checked.update is None:
                         self._publish(checked, transfer, about)
                     else:
-                        self._count(checked, checked.update, standing.exchange, transfer, about)
+                        self._count(checked, checked.update, standing, transfer, about)
                     run.note_traffic(site, received=received)
             except errors.UpdateRefused as refusal:
                 self._note_refusal(checked, refusal)
@@ -226,8 +226,7 @@ class Uploads:
             if self._is_there(checked):  # its receipt was lost in transit
                 return None
             self._wait_while_closing(checked)
-            exchange = 0 if run.exchange is None else run.exchange.number
-            standing = _Standing(run.store.discarded, exchange)
+            standing = self._standing()
             if checked.update is not None:
                 # If rounds were discarded, this one may be open again, from another global model.
                 if offer.discarded not in (None, standing.discarded):
@@ -260,6 +259,10 @@ class Uploads:
             run.sharing.check_sent([spec.name for spec in sent], what=checked.what)
             check_same(run.shared_specs, sent, what=checked.what)
         return standing
+
+    def _standing(self) -> _Standing:
+        exchange = 0 if self._run.exchange is None else self._run.exchange.number
+        return _Standing(self._run.store.discarded, exchange)
 
     def _is_there(self, checked: CheckedOffer) -> bool:
         """Returns whether the server has this very model. Raises as `_is_published` does."""
@@ -317,7 +320,7 @@ class Uploads:
         self,
         checked: CheckedOffer,
         update: rounds.Update,
-        exchange: int,
+        standing: _Standing,
         transfer: Transfer,
         about: dict[str, float],
     ) -> None:
@@ -336,7 +339,7 @@ class Uploads:
         update_checks.check_change(
             change, usual, max_ratio=run.config.max_change_ratio, what=checked.what
         )
-        sent = (site, state.number, exchange)
+        sent = (site, state.number, standing)
         if self._sent[sent] >= _REPLACED:
             raise errors.UpdateRefused(
                 f"{checked.what}: {_REPLACED} different updates came before it; the last one counts"
@@ -442,8 +445,7 @@ class Uploads:
                 or run.closing
             ):
                 return
-            exchange = 0 if run.exchange is None else run.exchange.number
-            key = (state.number, state.attempt, exchange)
+            key = (state.number, state.attempt, self._standing())
             most = self._most.get(site, (None, -1))
             if most[0] == key and chunks <= most[1]:
                 return

@@ -10,6 +10,7 @@ import pytest
 from federated import errors
 from federated.audit import verification
 from federated.rounds import tasks
+from federated.server.uploads import CheckedOffer
 from federated.storage import store
 from federated.tensors import codec, tensor_files
 from federated.tensors.tensor_files import TensorFile
@@ -210,3 +211,25 @@ def test_a_discarded_model_is_gone_though_its_files_could_not_be_moved(opened, m
         error, Killed
     ):  # else the updates that were left lie beside those of the new round: no harm is done
         assert len(list((run.folder / "kept" / "round_003").iterdir())) == 2
+
+
+def test_a_round_that_is_repeated_often_is_a_new_one_each_time(opened, clock):
+    """A site may send so many updates and scores of one round, and again after going back."""
+    run = opened(
+        num_rounds=2,
+        min_num_clients=1,
+        max_num_clients=2,
+        wait_after_min_clients_s=1e6,
+        round_deadline_s=1e9,
+    )
+    first, second = Site(run, "C1"), Site(run, "C2")
+    for times in range(25):
+        for site in (first, second):
+            site.push(1, 1.0 + times / 100)
+        run.lead.advance()
+        run.lead.report_scores("C1", 1, {"dice": times / 100})
+        assert run.store.score(1, "C1") == {"dice": times / 100}
+        run.lead.orders.discard_round(1)
+        _, offer = second.offer(9.0, round=1, num_examples=10)
+        run.lead._uploads._note_progress(CheckedOffer("C2", offer, tuple), chunks=1)
+        assert "C2" in run.lead._run.round.arriving

@@ -144,3 +144,27 @@ def test_a_round_whose_opening_was_removed_has_no_duration():
     tally = RunStatistics([continued, *RECORDS[5:]])
     assert (tally.rounds[1].wall_s, tally.rounds[1].bytes) == (None, 60)
     assert "C1" in tally.sites and tally.seconds["collection"] == 0.0
+
+
+def test_rounds_that_were_discarded_are_no_longer_shown_and_count_from_their_next_opening():
+    opened = {"time": 20.0, "event": "round_opened", "round": 2, "received": []}
+    pushed = {**RECORDS[4], "round": 2, "time": 21.0}
+    tally = RunStatistics(
+        [
+            *RECORDS,
+            opened,
+            pushed,
+            {"time": 22.0, "event": "round_discarded", "round": 1, "back_to": 0},
+        ]
+    )
+    assert tally.rounds == {}
+    tally.note({**RECORDS[0], "time": 30.0})
+    tally.note({**RECORDS[4], "time": 31.0})
+    tally.note({**RECORDS[6], "time": 32.0})
+    tally.note({**opened, "time": 40.0})
+    tally.note({**pushed, "time": 41.0})
+    tally.note({**RECORDS[6], "round": 2, "time": 42.0})
+    assert {number: (found.wall_s, found.bytes) for number, found in tally.rounds.items()} == {
+        1: (2.0, 60),
+        2: (2.0, 60),
+    }
