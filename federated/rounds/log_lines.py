@@ -53,7 +53,11 @@ class ContinuedLine(_NewContinued):
     carried: dict[str, Any]  # state at its beginning: `federated.audit.carried.Carried`
 
 
-class LoginLine(_Chained):
+class _NewLogin(_Chained, total=False):
+    omitted: int  # lines of this kind that were left out before this one
+
+
+class LoginLine(_NewLogin):
     """A site has logged in."""
 
     event: Literal["login"]

@@ -87,6 +87,7 @@ class Login:
             run, config = self._run, self._run.config
             with run.changing():
                 self._check_may_join(site, num_examples)
+                known = run.store.num_examples(site) == num_examples
                 run.store.enrol(site, num_examples, shown)
                 token, now = new_secret(), run.wall_clock()
                 expires_at = min(now + config.token_lifetime_s, certificate_ends)
@@ -99,7 +100,8 @@ class Login:
                 run.note_change()
                 about = {"labels": shown} if shown else {}
                 # With the lock held: the log must have the number before it is a weight.
-                run.log("login", site=site, num_examples=num_examples, **about)
+                log = run.log_repeatable if known else run.log
+                log("login", site=site, num_examples=num_examples, **about)
             return Session(
                 token=token,
                 expires_at=expires_at,

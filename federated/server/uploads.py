@@ -34,8 +34,8 @@ from federated.wire.messages import Answer, Offer, Receipt
 
 # Models that one site may publish; each takes space on the server's disk and time at every site.
 MAX_LENT = 8
-# Different updates that a site may send for one round; an honest site that was killed sends the
-# same one again, or a second one.
+# Different updates that a site may send for one round, and different contents of a model that it
+# lends; an honest site that was killed sends the same one again, or a second one.
 _REPLACED = 20
 _HISTORY = 5  # closed rounds whose changes determine what is usual
 _NOTE_EVERY_S = 1.0  # between two updates of the time at which a site's bytes last arrived
@@ -118,6 +118,8 @@ class Uploads:
         self._sums = sums
         # (site, round, standing) -> different updates
         self._sent: Counter[tuple[str, int, _Standing]] = Counter()
+        # (site, how often rounds were discarded) -> different models that it lent
+        self._lent: Counter[tuple[str, int]] = Counter()
         # site -> (round, attempt and standing, largest number of chunks of its update so far)
         self._most: dict[str, tuple[tuple[int, int, _Standing] | None, int]] = {}
         self._checking = threading.Semaphore(_CHECKED_AT_ONCE)
@@ -379,6 +381,7 @@ class Uploads:
             return
         run, offer = self._run, checked.offer
         run.store.keep_model(transfer.partial.path, offer.model, checked.site, offer.manifest)
+        self._lent[checked.site, run.store.discarded] += 1
         run.note_change()
         run.log(
             "published",
@@ -424,6 +427,11 @@ class Uploads:
         if not sha256 and sum(owner == site for owner, _ in store.models().values()) >= MAX_LENT:
             raise errors.ModelRefused(
                 f"{checked.what} is one too many; a site lends {MAX_LENT} at most"
+            )
+        if self._lent[site, store.discarded] >= MAX_LENT * _REPLACED:
+            raise errors.ModelRefused(
+                f"{checked.what}: {MAX_LENT * _REPLACED} different models came before it; "
+                "the last ones stay"
             )
         return False
 

@@ -1,9 +1,12 @@
+import json
 import types
 
 import pytest
 
 from federated import errors
 from federated.security.credentials import CredentialBook, Credentials, TokenRecord
+from federated.server import run_state
+from runkit.line_budget import LineBudget
 from tests.federated import toy
 
 CERTIFICATE, ANOTHER = "aa" * 32, "bb" * 32
@@ -118,3 +121,16 @@ def test_a_token_names_its_site_until_it_expires(opened, clock):
     clock.now += 0.5
     with pytest.raises(errors.SessionExpired, match="token of site 'C1' has expired"):
         run.lead.record_of(session.token)
+
+
+def test_a_site_that_logs_in_without_end_does_not_fill_the_log(opened, monkeypatch):
+    monkeypatch.setattr(run_state, "LineBudget", lambda **given: LineBudget(burst=2, every_s=1e9))
+    run = opened()
+    for _ in range(6):
+        run.lead.login("C1", "secret of C1", toy.PLAN, 30)
+    run.lead.orders.readmit("C1")
+    run.lead.login("C1", "secret of C1", toy.PLAN, 31)  # the number weights updates and scores
+    run.lead.login("C2", "secret of C2", toy.PLAN, 10)
+    lines = [json.loads(line) for line in (run.folder / "events.jsonl").open()]
+    logins = [(line["site"], line["num_examples"]) for line in lines if line["event"] == "login"]
+    assert logins == [*[("C1", 30)] * 3, ("C1", 31), ("C2", 10)]

@@ -6,11 +6,12 @@ import pytest
 
 from federated import errors
 from federated.rounds.rounds import Update
+from federated.server import uploads
 from federated.server.uploads import CheckedOffer
 from federated.tensors import codec, tensor_files
 from federated.tensors.tensor_files import TensorFile
 from federated.wire.messages import Offer, Receipt
-from tests.federated import toy
+from tests.federated import run_steps, toy
 from tests.federated.manifests import manifest_of
 from tests.federated.server.test_coordinator import Site
 
@@ -145,3 +146,15 @@ def test_differences_are_refused_where_the_model_is_no_longer_there(opened, tmp_
     assert run.lead.offer("C1", offer).trained_from == ""
     with pytest.raises(errors.SessionExpired, match="encoding 3"):
         run.lead.send("C1", offer, [codec.Chunk(0, zlib.compress(bytes(2)), codec.SPARSE)])
+
+
+def test_a_site_replaces_what_it_lends_a_limited_number_of_times(opened, monkeypatch):
+    """Each time takes a line of the log and a row of the database."""
+    monkeypatch.setattr(uploads, "_REPLACED", 2)
+    _, first, second = run_steps.finished_rounds(opened)
+    for value in range(2 * uploads.MAX_LENT):
+        first.publish(f"C1_{value % 2}", float(value))
+    with pytest.raises(errors.ModelRefused, match="16 different models came before it"):
+        first.publish("C1_0", -1.0)
+    first.publish("C1_1", 15.0)  # the same again
+    second.publish("C2_0", 1.0)
