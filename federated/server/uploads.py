@@ -186,6 +186,8 @@ class Uploads:
             try:
                 transfer.partial.finish()
             except errors.DamagedTransfer:
+                if not transfer.partial.missing():  # its file is gone, so the next try begins anew
+                    self._transfers.end(site, transfer)
                 verify()  # the file of an evicted site is gone; the site should be told the cause
                 raise
             try:
@@ -347,7 +349,7 @@ class Uploads:
                 f"{checked.what}: {_REPLACED} different updates came before it; the last one counts"
             )
         path = run.store.keep_update(
-            transfer.partial.path,
+            transfer.partial.claim(),
             update,
             checked.metrics,
             now=now,
@@ -380,7 +382,7 @@ class Uploads:
         if self._is_there(checked):
             return
         run, offer = self._run, checked.offer
-        run.store.keep_model(transfer.partial.path, offer.model, checked.site, offer.manifest)
+        run.store.keep_model(transfer.partial.claim(), offer.model, checked.site, offer.manifest)
         self._lent[checked.site, run.store.discarded] += 1
         run.note_change()
         run.log(

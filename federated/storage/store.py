@@ -92,8 +92,8 @@ class Store(StoreFolder, Records):
         )
         partial = (
             path
-            for folder in (self.folder, self.folder / "global", self.folder / "rule_state")
-            for path in folder.glob(".partial-*")
+            for name in (".", "global", "rule_state", "incoming")
+            for path in (self.folder / name).glob(".partial-*")
         )
         numbers = self.globals()
         beyond = (

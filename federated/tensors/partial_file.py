@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+import secrets
 import threading
 from collections.abc import Callable, Mapping
 
@@ -141,12 +143,36 @@ class PartialModel:
         try:
             os.ftruncate(self._file, self._size)
             os.fsync(self._file)
-            same = os.path.samestat(os.fstat(self._file), os.stat(self.path))
-        except FileNotFoundError:
-            same = False
+            self._check_is_at(self.path)
         except OSError as error:
             atomic.naming(self.path).name(error)
             raise
+
+    def claim(self) -> pathlib.Path:
+        """Gives the complete file a name that no other transfer uses, and returns its path.
+
+        Until then another transfer of the site may put its own file in its place at any moment.
+
+        Raises:
+          DamagedTransfer: if another transfer has removed or replaced the file.
+        """
+        name = f".partial-{secrets.token_hex(8)}{self.path.suffix}"
+        claimed = self.path.with_name(name)
+        with contextlib.suppress(FileNotFoundError):  # the check says so
+            os.replace(self.path, claimed)
+        try:
+            self._check_is_at(claimed)
+        except errors.DamagedTransfer:
+            claimed.unlink(missing_ok=True)
+            raise
+        return claimed
+
+    def _check_is_at(self, path: pathlib.Path) -> None:
+        """Raises DamagedTransfer unless the file that this transfer has filled is at `path`."""
+        try:
+            same = os.path.samestat(os.fstat(self._file), os.stat(path))
+        except FileNotFoundError:
+            same = False
         if not same:
             raise errors.DamagedTransfer(
                 "another transfer of the site came between; send the model again"

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import zlib
 
@@ -158,3 +159,36 @@ def test_a_site_replaces_what_it_lends_a_limited_number_of_times(opened, monkeyp
         first.publish("C1_0", -1.0)
     first.publish("C1_1", 15.0)  # the same again
     second.publish("C2_0", 1.0)
+
+
+@pytest.mark.parametrize("between", [("other",), ("other", "same"), ("same", "other", "same")])
+def test_a_transfer_that_another_one_of_the_site_replaced_does_not_count(opened, between):
+    """The other one begins after the last check of the file, and before the file is taken."""
+    run = opened()
+    site = Site(run, "C1")
+    offers = {"other": site.offer(2.0, round=1, num_examples=30)[1]}
+    path, offers["same"] = site.offer(1.0, round=1, num_examples=30)
+    left = list(between)
+
+    def meanwhile():
+        while left:
+            run.lead.offer("C1", offers[left.pop(0)])
+
+    with TensorFile(path) as file, pytest.raises(errors.DamagedTransfer, match="came between"):
+        run.lead.send("C1", offers["same"], codec.chunks(file), verify=meanwhile)
+    assert run.store.update("C1", 1) is None and list((run.folder / "spool").iterdir()) == []
+    with TensorFile(path) as file, contextlib.suppress(errors.DamagedTransfer):
+        run.lead.send("C1", offers["same"], codec.chunks(file))  # perhaps the other one, also gone
+    with TensorFile(path) as file:
+        receipt = run.lead.send("C1", offers["same"], codec.chunks(file))
+    with TensorFile(run.store.update_path(run.store.update("C1", 1))) as kept:
+        assert tensor_files.file_digest(kept) == receipt.sha256 == offers["same"].sha256
+    assert not run.lead._run.stale  # nobody else has to wait for the store
+
+
+def test_what_a_kill_left_of_a_taken_transfer_is_removed(opened):
+    run = opened()
+    left = run.folder / "incoming" / ".partial-0123.safetensors"
+    left.write_bytes(b"x")
+    opened()
+    assert not left.exists()
