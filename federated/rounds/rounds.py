@@ -1,7 +1,8 @@
 """A round as a pure state machine: which updates count, which sites it waits for, when it ends.
 
 A round opens at `opened_at`. Once it has the minimum number of updates, it ends at the earliest of
-  - the moment when every expected site has pushed: `max_num_clients` less the sites that left
+  - the moment when every expected site has pushed: `max_num_clients` less the sites that left and
+    whose places no others have taken
   - `wait_after_min_clients_s` after the minimum was reached
   - `round_deadline_s` after it opened, if there is a deadline.
 While bytes of a missing site's update arrive, the last two are postponed, by at most
@@ -86,6 +87,7 @@ class Round:
       attempt: 1, and one more each time the deadline passed before the minimum was reached.
       arriving: site -> its update that is being received.
       absent: sites that left or were evicted; the round does not wait for them.
+      replaced: number of them whose places other sites have taken.
       counted_before: sites whose updates are in global model `number - 1`.
     """
 
@@ -96,6 +98,7 @@ class Round:
     attempt: int = 1
     arriving: Mapping[str, Arrival] = dataclasses.field(default_factory=dict)
     absent: frozenset[str] = frozenset()
+    replaced: int = 0
     counted_before: frozenset[str] = frozenset()
 
 
@@ -177,11 +180,15 @@ def refused(state: Round, site: str) -> Round:
     )
 
 
-def without(state: Round, absent: Iterable[str]) -> Round:
-    """Returns `state` with `absent` as the sites for which it does not wait."""
+def without(state: Round, absent: Iterable[str], *, replaced: int = 0) -> Round:
+    """Returns `state` with `absent` as the sites for which it does not wait.
+
+    Args:
+      replaced: number of them whose places other sites have taken.
+    """
     absent = frozenset(absent)
     arriving = {site: arrival for site, arrival in state.arriving.items() if site not in absent}
-    return dataclasses.replace(state, absent=absent, arriving=arriving)
+    return dataclasses.replace(state, absent=absent, replaced=replaced, arriving=arriving)
 
 
 def reopened(state: Round, *, now: float) -> Round:
@@ -206,7 +213,8 @@ def closes_at(state: Round, policy: Policy) -> float | None:
     """
     if state.min_reached_at is None:
         return None
-    still_expected = policy.max_num_clients - len(state.absent - state.received.keys())
+    gone = len(state.absent - state.received.keys()) - state.replaced
+    still_expected = policy.max_num_clients - max(0, gone)
     if len(state.received) >= still_expected:
         return state.min_reached_at
     due = state.min_reached_at + policy.wait_after_min_clients_s

@@ -256,7 +256,7 @@ class Coordinator:
                         self._prune()
                         run.store.empty_discarded()
                     return wait_s
-                run.round = rounds.without(run.round, run.absent(now))
+                run.round = run.without_absent(run.round, now)
                 if self._sums is not None:
                     if self._sums.keys_expired(now):
                         self._try_again(run.round, now)

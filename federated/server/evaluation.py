@@ -246,7 +246,8 @@ class Evaluation:
             self._enough_at = now
         if self._enough_at is None or not expected <= reported:
             return False, None
-        still_expected = run.policy.max_num_clients - len(run.absent(now) - reported)
+        gone = len(run.absent(now) - reported) - run.replaced()
+        still_expected = run.policy.max_num_clients - max(0, gone)
         if run.store.last_round is not None or came >= still_expected:
             return True, None
         due = self._enough_at + run.policy.wait_after_min_clients_s

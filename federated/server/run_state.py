@@ -113,11 +113,21 @@ class RunState:
     def reopen(self) -> None:
         """Reads the open round from the store, and determines which sites are absent."""
         state = self.store.open_round(self.policy, now=self.clock())
-        self.round = None if state is None else rounds.without(state, self.absent(self.clock()))
+        self.round = None if state is None else self.without_absent(state, self.clock())
         sums = self.store.sums
         self.exchange = (
             sums.open(self.round, now=self.clock()) if self.round is not None and sums else None
         )
+
+    def without_absent(self, state: Round, now: float) -> Round:
+        """Returns a round that does not wait for the sites that are absent now."""
+        return rounds.without(state, self.absent(now), replaced=self.replaced())
+
+    def replaced(self) -> int:
+        """Returns the number of evicted sites whose places other sites have taken."""
+        evicted = [record.evicted for record in self.store.sites().values()]
+        free = self.policy.max_num_clients - evicted.count(False)
+        return evicted.count(True) - min(evicted.count(True), max(0, free))
 
     def absent(self, now: float) -> frozenset[str]:
         """Returns the sites that were evicted or have been silent for too long."""

@@ -67,6 +67,27 @@ def test_another_site_may_take_the_place_of_an_evicted_one(pair):
     Site(run, "C3")
 
 
+def test_a_round_waits_for_the_site_that_took_the_place_of_an_evicted_one(opened, clock):
+    run = opened(
+        min_num_clients=1,
+        max_num_clients=2,
+        wait_after_min_clients_s=10.0,
+        heart_beat_timeout_s=1e9,
+    )
+    first, _ = Site(run, "C1"), Site(run, "C2")
+    run.lead.orders.evict("C2")
+    third = Site(run, "C3")
+    first.push(1, 1.0)
+    assert run.lead.advance() == 10.0
+    third.push(1, 5.0)
+    run.lead.advance()
+    assert run.store.counted(1) == {"C1", "C3"}
+    run.lead.orders.evict("C3")  # and for nobody, once that one has left too
+    first.push(2, 1.0)
+    run.lead.advance()
+    assert run.store.counted(2) == {"C1"}
+
+
 def test_finish_makes_the_open_round_the_last(opened, pair):
     run, first, second = pair
     assert run.lead.orders.finish() == 1
