@@ -90,7 +90,10 @@ class RunSnapshot(_RunKeys):
 
 
 class RunStatus(_RunKeys):
-    """A run, with what the log, the disk and the machine show of it."""
+    """A run, with what the log, the disk and the machine show of it.
+
+    If a reply could not hold all of it, it has only the newest rounds and scores.
+    """
 
     sites: dict[str, SiteStatus]
     rounds: list[RoundStatus]
