@@ -151,7 +151,8 @@ def recorded(state: Round, update: Update, *, policy: Policy, now: float) -> Rou
     reached = state.min_reached_at
     if reached is None and len(received) >= policy.min_num_clients:
         reached = now
-    arriving = {site: arrival for site, arrival in state.arriving.items() if site != update.site}
+    arriving = dict(state.arriving)
+    arriving.pop(update.site, None)
     return dataclasses.replace(
         state,
         received=received,

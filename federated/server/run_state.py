@@ -82,6 +82,7 @@ class RunState:
         self.exchange: Exchange | None = None
         # The time during which the server was down does not count as a site's silence.
         self.last_seen = dict.fromkeys(store.sites(), self.clock())
+        self.openings = 0  # how often `reopen` was called
         self.reopen()
         with TensorFile(store.global_path(0)) as initial:
             self.specs, self.metadata = initial.specs, initial.metadata
@@ -112,6 +113,7 @@ class RunState:
 
     def reopen(self) -> None:
         """Reads the open round from the store, and determines which sites are absent."""
+        self.openings += 1
         state = self.store.open_round(self.policy, now=self.clock())
         self.round = None if state is None else self.without_absent(state, self.clock())
         sums = self.store.sums

@@ -120,8 +120,9 @@ class Uploads:
         self._sent: Counter[tuple[str, int, _Standing]] = Counter()
         # (site, how often rounds were discarded) -> different models that it lent
         self._lent: Counter[tuple[str, int]] = Counter()
-        # site -> (round, attempt and standing, largest number of chunks of its update so far)
-        self._most: dict[str, tuple[tuple[int, int, _Standing] | None, int]] = {}
+        # site -> (round, attempt, openings and exchange; largest number of chunks of its update so
+        # far)
+        self._most: dict[str, tuple[tuple[int, int, int, int] | None, int]] = {}
         self._checking = threading.Semaphore(_CHECKED_AT_ONCE)
 
     def offer(self, site: str, offer: Offer) -> Answer:
@@ -186,9 +187,7 @@ class Uploads:
             try:
                 transfer.partial.finish()
             except errors.DamagedTransfer:
-                if not transfer.partial.missing():  # its file is gone, so the next try begins anew
-                    self._transfers.end(site, transfer)
-                verify()  # the file of an evicted site is gone; the site should be told the cause
+                verify()  # an evicted site should be told the cause
                 raise
             try:
                 transfer.check.check(checked.what)
@@ -230,7 +229,8 @@ class Uploads:
             if self._is_there(checked):  # its receipt was lost in transit
                 return None
             self._wait_while_closing(checked)
-            standing = self._standing()
+            exchange = 0 if run.exchange is None else run.exchange.number
+            standing = _Standing(run.store.discarded, exchange)
             if checked.update is not None:
                 # If rounds were discarded, this one may be open again, from another global model.
                 if offer.discarded not in (None, standing.discarded):
@@ -263,10 +263,6 @@ class Uploads:
             run.sharing.check_sent([spec.name for spec in sent], what=checked.what)
             check_same(run.shared_specs, sent, what=checked.what)
         return standing
-
-    def _standing(self) -> _Standing:
-        exchange = 0 if self._run.exchange is None else self._run.exchange.number
-        return _Standing(self._run.store.discarded, exchange)
 
     def _is_there(self, checked: CheckedOffer) -> bool:
         """Returns whether the server has this very model. Raises as `_is_published` does."""
@@ -333,7 +329,7 @@ class Uploads:
         if self._is_there(checked):
             return
         state, now = self._open_round(checked), run.clock()
-        accepted = rounds.accept(state, update, policy=run.policy, now=now)
+        rounds.check(state, update, policy=run.policy)
         change = transfer.check.change
         usual = update_checks.usual_change(
             run.store.changes_of_others(site, since=state.number - _HISTORY),
@@ -358,7 +354,7 @@ class Uploads:
         )
         # Counted only now: on a full disk the site sends the same update again and again.
         self._sent[sent] += 1
-        run.round = accepted
+        run.round = rounds.recorded(state, update, policy=run.policy, now=now)
         if self._sums is not None:
             self._sums.note_uploaded(site)
         run.recently_verified.note(path)
@@ -455,7 +451,9 @@ class Uploads:
                 or run.closing
             ):
                 return
-            key = (state.number, state.attempt, self._standing())
+            exchange = 0 if run.exchange is None else run.exchange.number
+            # A round that the operator discarded opens again and is trained anew.
+            key = (state.number, state.attempt, run.openings, exchange)
             most = self._most.get(site, (None, -1))
             if most[0] == key and chunks <= most[1]:
                 return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pathlib
 import secrets
@@ -131,7 +130,7 @@ class PartialModel:
         """Syncs the complete model to disk.
 
         Raises:
-          DamagedTransfer: if chunks are missing or another transfer removed the file.
+          DamagedTransfer: if chunks are missing.
         """
         with self._lock:
             missing = self.manifest.num_chunks - len(self._there)
@@ -143,7 +142,6 @@ class PartialModel:
         try:
             os.ftruncate(self._file, self._size)
             os.fsync(self._file)
-            self._check_is_at(self.path)
         except OSError as error:
             atomic.naming(self.path).name(error)
             raise
@@ -158,25 +156,17 @@ class PartialModel:
         """
         name = f".partial-{secrets.token_hex(8)}{self.path.suffix}"
         claimed = self.path.with_name(name)
-        with contextlib.suppress(FileNotFoundError):  # the check says so
+        try:
             os.replace(self.path, claimed)
-        try:
-            self._check_is_at(claimed)
-        except errors.DamagedTransfer:
-            claimed.unlink(missing_ok=True)
-            raise
-        return claimed
-
-    def _check_is_at(self, path: pathlib.Path) -> None:
-        """Raises DamagedTransfer unless the file that this transfer has filled is at `path`."""
-        try:
-            same = os.path.samestat(os.fstat(self._file), os.stat(path))
+            same = os.path.samestat(os.fstat(self._file), os.stat(claimed))
         except FileNotFoundError:
             same = False
         if not same:
+            claimed.unlink(missing_ok=True)
             raise errors.DamagedTransfer(
                 "another transfer of the site came between; send the model again"
             )
+        return claimed
 
     def close(self) -> None:
         if self._file >= 0:

@@ -185,8 +185,9 @@ def test_two_transfers_at_once_fill_one_file(begin, chunks, tmp_path):
     (tmp_path / "partial.safetensors").rename(
         tmp_path / "taken.safetensors"
     )  # as the first one does when it is whole
+    models[1].finish()
     with pytest.raises(errors.DamagedTransfer, match="another transfer of the site came between"):
-        models[1].finish()
+        models[1].claim()
 
 
 def test_a_transfer_that_filled_the_disk_continues_later(begin, chunks, monkeypatch):
