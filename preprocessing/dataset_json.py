@@ -216,11 +216,12 @@ def _require_pancreas(labels: object) -> None:
         )
         if name is None:
             continue
-        fits = (
-            "pancrea" in str(name).lower() and _plain(name) not in _CLASS_NAMES[2]
-            if value == 1
-            else _TUMOUR.search(str(name)) or _MASS.search(str(name))
-        )
+        if value == 1:
+            fits = "pancrea" in str(name).lower() and _plain(name) not in _CLASS_NAMES[2]
+        elif value == 2:
+            fits = bool(_TUMOUR.search(str(name)) or _MASS.search(str(name)))
+        else:
+            fits = _plain(name) in _CLASS_NAMES[value]
         if not fits:
             problem = f"label {value} is {name!r} there, not {class_}"
             fix = (

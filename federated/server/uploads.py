@@ -344,14 +344,14 @@ class Uploads:
             raise errors.UpdateRefused(
                 f"{checked.what}: {_REPLACED} different updates came before it; the last one counts"
             )
-        path = run.store.keep_update(
-            transfer.partial.claim(),
-            update,
-            checked.metrics,
-            now=now,
-            counts_in=state.number,
-            change=change,
-        )
+        claimed = transfer.partial.claim()
+        try:
+            path = run.store.keep_update(
+                claimed, update, checked.metrics, now=now, counts_in=state.number, change=change
+            )
+        except BaseException:
+            transfer.partial.put_back(claimed)
+            raise
         # Counted only now: on a full disk the site sends the same update again and again.
         self._sent[sent] += 1
         run.round = rounds.recorded(state, update, policy=run.policy, now=now)
@@ -378,7 +378,12 @@ class Uploads:
         if self._is_there(checked):
             return
         run, offer = self._run, checked.offer
-        run.store.keep_model(transfer.partial.claim(), offer.model, checked.site, offer.manifest)
+        claimed = transfer.partial.claim()
+        try:
+            run.store.keep_model(claimed, offer.model, checked.site, offer.manifest)
+        except BaseException:
+            transfer.partial.put_back(claimed)
+            raise
         self._lent[checked.site, run.store.discarded] += 1
         run.note_change()
         run.log(

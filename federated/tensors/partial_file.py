@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import secrets
@@ -167,6 +168,11 @@ class PartialModel:
                 "another transfer of the site came between; send the model again"
             )
         return claimed
+
+    def put_back(self, claimed: pathlib.Path) -> None:
+        """Undoes `claim`, so that the next attempt need not send the model again."""
+        with contextlib.suppress(OSError):  # it was moved already; or the next attempt sends it
+            os.replace(claimed, self.path)
 
     def close(self) -> None:
         if self._file >= 0:
