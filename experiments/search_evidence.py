@@ -93,6 +93,7 @@ def main(argv: list[str]) -> None:
     paths = []
     if FLAGS.paths:
         paths = evidence.read_paths(FLAGS.paths, config.filters, least=chosen.rank_paths)
+    evidence.require_one_supernet(found, paths)
     stores = [prepared_cases.open_store(path, config) for path in cases]
     about = {
         # the genotype is replaced for each training, and rounds have no meaning here

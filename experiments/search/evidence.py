@@ -12,6 +12,7 @@ so nobody can keep adding trainings until a verdict suits them.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,6 +27,8 @@ from experiments.results.verdicts.search_claims import (
     LEAST_SEEDS,
     NETWORKS,
     NOISE_SEEDS,
+    OPERATIONS,
+    OPERATIONS_RANDOM,
     PUBLISHED,
     SEARCH_CLAIMS,
     VOLUMETRIC,
@@ -101,7 +104,8 @@ def read_paths(path: str | os.PathLike, filters: int, *, least: int = 0) -> list
     """Reads the file that `write_paths` wrote; the genotypes get this number of filters.
 
     Raises:
-      ValueError: naming the file, if it is not such a file or holds fewer than `least` paths.
+      ValueError: naming the file, if it is not such a file, holds fewer than `least` paths, or
+        paths that are equal or do not belong to one supernet.
     """
     if not pathlib.Path(path).is_file():
         raise ValueError(
@@ -120,12 +124,45 @@ def read_paths(path: str | os.PathLike, filters: int, *, least: int = 0) -> list
             f"{path}: holds {len(content['paths'])} paths and --rank_paths is {least}; lower "
             "it, or search with a larger --population or more --generations"
         )
-    return [
-        ScoredPath(
-            Genotype.from_json(one["genotype"]).with_size(filters=filters), float(one["score"])
-        )
-        for one in content["paths"]
-    ]
+    found: dict[str, ScoredPath] = {}
+    for number, one in enumerate(content["paths"], start=1):
+        try:
+            path_of = ScoredPath(
+                Genotype.from_json(one["genotype"]).with_size(filters=filters), float(one["score"])
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path}: path {number} has no genotype or no score ({error!r}); give the file "
+                "that experiments.search_operations wrote"
+            ) from error
+        if not math.isfinite(path_of.score):
+            raise ValueError(f"{path}: the score of path {number} is {path_of.score}")
+        if found.setdefault(fingerprint(path_of.genotype), path_of) is not path_of:
+            raise ValueError(f"{path}: path {number} is there twice; expected different paths")
+    if len({topology(one.genotype) for one in found.values()}) > 1:
+        raise ValueError(f"{path}: holds paths of several topologies; expected those of a supernet")
+    return list(found.values())
+
+
+def require_one_supernet(found: Mapping[str, Genotype], paths: Sequence[ScoredPath]) -> None:
+    """Raises ValueError if paths and the operations that a search found have other topologies.
+
+    The claims about operations and about the ranking of paths are about one supernet.
+    """
+    own = {name: topology(found[name]) for name in (OPERATIONS, OPERATIONS_RANDOM) if name in found}
+    own |= {"--paths": topology(paths[0].genotype)} if paths else {}
+    for name, one in own.items():
+        first = next(iter(own))
+        if one != own[first]:
+            raise ValueError(
+                f"{first} and {name} have different topologies; give what one run of "
+                "experiments.search_operations wrote"
+            )
+
+
+def topology(genotype: Genotype) -> str:
+    """Returns the fingerprint of a genotype's topology, without its operations."""
+    return fingerprint(with_one_operation(genotype, "conv3d"))
 
 
 def fingerprint(genotype: Genotype) -> str:
@@ -253,6 +290,20 @@ def training_file(folder: pathlib.Path, one: AloneTraining) -> pathlib.Path:
     return folder / TRAININGS / f"{one.key}.json"
 
 
+def _read_training(path: pathlib.Path) -> tuple[dict[str, list[SearchedCase]], float]:
+    """Returns the rows and the seconds of a finished training."""
+    content = atomic.read_json(path)
+    if isinstance(content, dict):
+        formats.refuse_newer(path, content.get("format"), FORMAT)
+    try:
+        rows = {split: list(content["rows"][split]) for split in SPLITS}
+        return rows, float(content["seconds"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: is not a finished training ({error!r}); delete it, and it is repeated"
+        ) from error
+
+
 def plan(
     compared: Mapping[str, Genotype],
     paths: Sequence[ScoredPath],
@@ -316,10 +367,8 @@ def document(
     for one in trainings:
         path = training_file(folder, one)
         if path.exists():
-            content = atomic.read_json(path)
-            formats.refuse_newer(path, content.get("format"), FORMAT)
-            rows[one.key] = content["rows"]
-            seconds += content["seconds"]
+            rows[one.key], took = _read_training(path)
+            seconds += took
 
     def of(genotype: Genotype, count: int, split: str) -> dict[int, list[SearchedCase]]:
         keys = {s: AloneTraining("", genotype, s).key for s in training_seeds(seed, count)}

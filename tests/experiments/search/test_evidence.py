@@ -125,6 +125,65 @@ def test_paths_are_written_and_read(tmp_path):
         evidence.read_paths(tmp_path / "other.json", 4)
 
 
+GENES = PUBLISHED.to_json()
+DEEPER = dataclasses.replace(
+    PUBLISHED, cells=(dataclasses.replace(PUBLISHED.cells[0], level=2), *PUBLISHED.cells[1:])
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ([{"score": 0.5}], "path 1 has no genotype or no score"),
+        ([{"genotype": GENES, "score": 0.5}, {"genotype": GENES}], "path 2 has no genotype or no"),
+        ([{"genotype": GENES, "score": None}], "path 1 has no genotype or no score"),
+        (["path"], "path 1 has no genotype or no score"),
+        ([{"genotype": {"cells": 3}, "score": 0.5}], "path 1 has no genotype or no score"),
+        ([{"genotype": GENES, "score": float("nan")}], "the score of path 1 is nan"),
+        # each would count as a path of its own, or leave too few after all trainings
+        ([{"genotype": GENES, "score": 0.5}, {"genotype": {**GENES, "name": "b"}, "score": 0.4}],
+         "path 2 is there twice"),
+        ([{"genotype": GENES, "score": 0.5}, {"genotype": DEEPER.to_json(), "score": 0.4}],
+         "several topologies"),
+    ],
+)  # fmt: skip
+def test_broken_paths_are_refused_by_file_and_number(tmp_path, content, words):
+    file = tmp_path / "paths.json"
+    file.write_text(json.dumps({"format": 1, "paths": content}))
+    with pytest.raises(ValueError, match=rf"paths\.json: .*{words}"):
+        evidence.read_paths(file, 4)
+
+
+def test_paths_belong_to_the_supernet_whose_operations_are_compared():
+    found = {
+        "topology_evolution": DEEPER,
+        "operations_evolution": path(3),
+        "operations_random": path(4),
+    }
+    evidence.require_one_supernet(found, PATHS)
+    evidence.require_one_supernet(found, [])
+    evidence.require_one_supernet({}, PATHS)
+    with pytest.raises(ValueError, match="operations_evolution and --paths have different topol"):
+        evidence.require_one_supernet(found, [ScoredPath(DEEPER, 0.5)])
+    with pytest.raises(ValueError, match="operations_evolution and operations_random have differ"):
+        evidence.require_one_supernet({**found, "operations_random": DEEPER}, PATHS)
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", '{"rows": {"test": []}, "seconds": 1}', '{"rows": 3, "seconds": 1}']
+)
+def test_a_broken_training_is_named(tmp_path, content):
+    trainings = evidence.planned(COMPARED, PATHS, SETTINGS, seed=10)
+    evidence.run(trainings, tmp_path, train, most_trainings=1)
+    (file,) = (tmp_path / "trainings").iterdir()
+    file.write_text(content)
+    with pytest.raises(ValueError, match=rf"{file.name}: is not a finished training .*; delete it"):
+        evidence.document(COMPARED, PATHS, SETTINGS, tmp_path, seed=10)
+    file.write_text('{"format": 99}')
+    with pytest.raises(ValueError, match="newer release"):
+        evidence.document(COMPARED, PATHS, SETTINGS, tmp_path, seed=10)
+
+
 def kept(**changes):
     given = {
         "compared": COMPARED,
