@@ -88,7 +88,8 @@ def main(argv: list[str]) -> None:
     _page(state, pooled, space, config, folder)
     if (waiting := federated_search.next_list(state, folder, trained)) is not None:
         file, store = waiting
-        print(f"{state.scored} of {state.budget} paths are scored. Next, on the server:")
+        on = federated_search.scored_on(state)
+        print(f"{state.scored} of {state.budget} paths are scored{on}. Next, on the server:")
         print(
             f"  python -m experiments.serve <flags> --supernet --num_rounds=0 --kit=<kit> "
             f"--models={file} --store={store}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ STAGE, ROWS, LOG = "operations", "rows.jsonl", "events.jsonl"
 WINNERS = ("operations.json", "operations_random.json")
 PAGE = "search.html"
 CASES = "cases_"  # prefix of a site's name in the details of a candidate
+WHICH = "which_cases"  # detail of a candidate: a number that stands for the cases of all sites
 
 
 def digest(path: pathlib.Path) -> str:
@@ -69,7 +71,8 @@ def pooled_search(folder: pathlib.Path, space: OperationSpace) -> SearchState:
             f"--pooled is {folder}, which holds no {search_state.FILE_NAME}; give the folder of "
             "experiments.search_operations"
         )
-    searched = state.settings.get("experiment", {}).get("genotype")
+    experiment = state.settings.get("experiment")
+    searched = experiment.get("genotype") if isinstance(experiment, dict) else None
     if state.stage != STAGE or searched != space.base.to_json():
         raise ValueError(
             f"--pooled is {folder}, which holds a search of {state.stage} of another genotype or "
@@ -140,17 +143,25 @@ def take_rows(
             f"{store / ROWS}: has no rows of {', '.join(missing[:3])}; the server was started with "
             f"another list than {store}.json: delete {store} and start it with that list"
         )
-    scored_on = [cases_scored(found[path_names.name_of(gene)]) for gene in asked]
+    which = _which_cases(rows)
+    recorded = {
+        path_names.name_of(gene): {
+            **cases_scored(found[path_names.name_of(gene)]),
+            WHICH: which[path_names.name_of(gene)],
+        }
+        for gene in asked
+    }
+    now = next(iter(recorded.values()))
     before = [
-        {name: n for name, n in one.details.items() if name.startswith(CASES)}
+        {name: n for name, n in one.details.items() if name.startswith(CASES) or name == WHICH}
         for arm in state.arms.values()
         for one in arm.scored
     ]
-    for other in (*before, *scored_on):
-        if other and other != scored_on[0]:  # earlier releases did not record them
+    for other in (*before, *recorded.values()):
+        if not _same_cases(other, now):
             raise ValueError(
                 f"{store / ROWS}: paths were scored on different cases, {_words(other)} and "
-                f"{_words(scored_on[0])}, so their scores cannot be compared; delete {store} and "
+                f"{_words(now)}, so their scores cannot be compared; delete {store} and "
                 "let the same sites score this generation again, with the same prepared cases"
             )
     for gene in asked:
@@ -159,7 +170,7 @@ def take_rows(
         details = {
             "macs": float(space.genotype(gene).macs(patch_size)),
             **{f"dice_{site}": float(np.mean(own)) for site, own in sorted(sites.items())},
-            **cases_scored(sites),
+            **recorded[path_names.name_of(gene)],
         }
         for name, arm in state.arms.items():
             if any(c.gene == gene and c.score is None for c in arm.candidates):
@@ -180,8 +191,44 @@ def cases_scored(sites: Mapping[str, Sequence[float]]) -> dict[str, float]:
     return {f"{CASES}{site}": float(len(own)) for site, own in sorted(sites.items())}
 
 
+def scored_on(state: SearchState) -> str:
+    """Returns words such as " on validation cases, 6 of C1, 4 of C2"; "" before the first score.
+
+    A search cannot know which sites ought to have taken part in its first evaluation, so it says.
+    """
+    for arm in state.arms.values():
+        for one in arm.scored:
+            cases = {name: n for name, n in one.details.items() if name.startswith(CASES)}
+            if cases:
+                return f" on validation cases, {_words(cases)}"
+    return ""
+
+
 def _words(cases: Mapping[str, float]) -> str:
-    return ", ".join(f"{n:.0f} of {name.removeprefix(CASES)}" for name, n in cases.items())
+    counts = [(name, n) for name, n in cases.items() if name != WHICH]
+    return ", ".join(f"{n:.0f} of {name.removeprefix(CASES)}" for name, n in counts)
+
+
+def _same_cases(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    """Returns whether two records name the same cases, as far as both have them.
+
+    Earlier releases recorded how many cases each site had, or nothing.
+    """
+    if not one or not other:
+        return True
+    unknown = {WHICH} - (one.keys() & other.keys())
+    return all(one.get(key) == other.get(key) for key in (one.keys() | other.keys()) - unknown)
+
+
+def _which_cases(rows: Iterable[CaseRow]) -> dict[str, float]:
+    """Returns path -> a number that differs if it was scored on other cases."""
+    cases: dict[str, set[tuple[str, int]]] = {}
+    for row in rows:
+        if row["grid"] == shared_choice.GRID:
+            cases.setdefault(row["model"], set()).add((row["site"], row["case"]))
+    return {
+        model: float(zlib.crc32(repr(sorted(own)).encode("utf-8"))) for model, own in cases.items()
+    }
 
 
 def scores(rows: Sequence[CaseRow]) -> dict[str, dict[str, list[float]]]:
@@ -209,5 +256,6 @@ def scores(rows: Sequence[CaseRow]) -> dict[str, dict[str, list[float]]]:
 
 def write_winner(space: OperationSpace, state: SearchState, folder: pathlib.Path) -> Iterator[str]:
     """Writes the best genotype of each arm; yields a line about each."""
-    yield from search_state.write_winners(state, space.genotype, folder, WINNERS)
+    on = scored_on(state)
+    yield from search_state.write_winners(state, space.genotype, folder, WINNERS, scored_on=on)
     yield f"As a page: {folder / PAGE}; state: {folder / search_state.FILE_NAME}"

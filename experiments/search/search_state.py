@@ -106,6 +106,8 @@ def read(folder: pathlib.Path) -> SearchState | None:
         formats.refuse_newer(path, content.get("format"), FORMAT)
     try:
         arms = {name: evolution.from_json(arm) for name, arm in content["arms"].items()}
+        if not arms or not isinstance(content["settings"], dict):
+            raise ValueError("it has no arms, or no settings")
         return SearchState(content["stage"], content["settings"], arms)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(

@@ -31,7 +31,7 @@ def row(name, site, case, pancreas, tumour=None, grid="validation"):
     }  # fmt: skip
 
 
-def answer(store, genes, score, *, sites=("C1", "C2"), finished=True):
+def answer(store, genes, score, *, sites=("C1", "C2"), finished=True, case=1):
     """Writes the rows of sites for paths, as a server's store has them."""
     store.mkdir(parents=True, exist_ok=True)
     log = events.EventLog(store / "events.jsonl")
@@ -41,7 +41,10 @@ def answer(store, genes, score, *, sites=("C1", "C2"), finished=True):
     lines = []
     for gene in genes:
         name = path_names.name_of(gene)
-        both = row(name, "C1", 1, score(gene), 0.0), row(name, "C2", 1, score(gene), score(gene))
+        both = (
+            row(name, "C1", case, score(gene), 0.0),
+            row(name, "C2", 1, score(gene), score(gene)),
+        )
         lines += [one for one in both if one["site"] in sites]
     (store / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -80,7 +83,10 @@ def test_generation_after_generation_until_both_arms_have_their_budget(tmp_path)
         for one in arm.scored:
             assert one.score == pytest.approx(score(one.gene))
             assert one.details["macs"] == SPACE.genotype(one.gene).macs(PATCH)
+    assert federated_search.scored_on(first()) == ""
+    assert federated_search.scored_on(state) == " on validation cases, 1 of C1, 1 of C2"
     lines = list(federated_search.write_winner(SPACE, state, tmp_path))
+    assert all("on validation cases, 1 of C1, 1 of C2, 9 scored" in line for line in lines[:2])
     best = max(state.arms["evolution"].scored, key=lambda one: one.score)
     written = Genotype.from_json(json.loads((tmp_path / "operations.json").read_text()))
     assert written == SPACE.genotype(best.gene) and written.name in lines[0]
@@ -117,6 +123,33 @@ def test_rows_of_another_list_or_of_other_cases_are_refused(tmp_path):
         federated_search.take_rows(SPACE, state, tmp_path, PATCH)
 
 
+def test_rows_of_as_many_other_cases_are_refused(tmp_path):
+    """Such as those of a site that has prepared its cases again with another split."""
+    store, asked = tmp_path / "generation_01", federated_search.batch(first())
+    answer(store, asked, score)
+    lines = (store / "rows.jsonl").read_text().splitlines()
+    mixed = [lines[0].replace('"case": 1', '"case": 2'), *lines[1:]]
+    (store / "rows.jsonl").write_text("".join(f"{line}\n" for line in mixed))
+    with pytest.raises(ValueError, match="different cases"):
+        federated_search.take_rows(SPACE, first(), tmp_path, PATCH)
+    answer(store, asked, score)
+    state = federated_search.take_rows(SPACE, first(), tmp_path, PATCH)
+    search_state.write(tmp_path, state)
+    state = search_state.read(tmp_path)
+    store = tmp_path / "generation_02"
+    answer(store, federated_search.batch(state), score, case=2)
+    with pytest.raises(ValueError, match="different cases, 1 of C1, 1 of C2 and 1 of C1, 1 of C2"):
+        federated_search.take_rows(SPACE, state, tmp_path, PATCH)
+    # a search that an earlier release began: it knows how many cases there were, not which
+    old = json.loads((tmp_path / "search.json").read_text())
+    for arm in old["arms"].values():
+        for one in arm["candidates"]:
+            one["details"].pop(federated_search.WHICH, None)
+    (tmp_path / "search.json").write_text(json.dumps(old))
+    found = federated_search.take_rows(SPACE, search_state.read(tmp_path), tmp_path, PATCH)
+    assert found.scored > state.scored
+
+
 def test_only_a_search_of_the_same_paths_stands_beside_it(tmp_path):
     with pytest.raises(ValueError, match=r"--pooled is .*, which holds no search\.json"):
         federated_search.pooled_search(tmp_path, SPACE)
@@ -124,6 +157,10 @@ def test_only_a_search_of_the_same_paths_stands_beside_it(tmp_path):
     pooled = federated_search.first_state(SPACE, SETTINGS, seed=4, about=about)
     search_state.write(tmp_path, pooled)
     assert federated_search.pooled_search(tmp_path, SPACE) == pooled
+    search_state.write(tmp_path, dataclasses.replace(pooled, settings={"experiment": "mine"}))
+    with pytest.raises(ValueError, match="of another genotype or width"):
+        federated_search.pooled_search(tmp_path, SPACE)
+    search_state.write(tmp_path, pooled)
     wider = OperationSpace(SPACE.base.with_size(filters=8))
     with pytest.raises(ValueError, match="of another genotype or width"):
         federated_search.pooled_search(tmp_path, wider)

@@ -77,7 +77,8 @@ def test_a_newer_or_foreign_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match="newer release"):
         search_state.read(tmp_path)
     broken = {**content, "arms": {"evolution": {"format": 1, "candidates": 3}}}
-    for wrong in ({"format": 1}, [1], None, {**content, "arms": []}, broken):
+    empty, unset = {**content, "arms": {}}, {**content, "settings": []}
+    for wrong in ({"format": 1}, [1], None, {**content, "arms": []}, broken, empty, unset):
         path.write_text(json.dumps(wrong))
         with pytest.raises(ValueError, match=r"search\.json: is not the state of a search"):
             search_state.read(tmp_path)
