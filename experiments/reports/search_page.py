@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -237,12 +238,15 @@ def claims_table(evidence: Mapping[str, Any]) -> tuple[list[str], list[list[str]
 
 def networks_table(evidence: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Returns the head and the rows of the table of the networks that were compared."""
-    return ["Network", "Genotype", "Seeds#", "Mean Dice on test cases#"], [
+    return ["Network", "Genotype", "Seeds#", "Mean Dice on test cases#", "SD over seeds#"], [
         [
             NETWORKS.get(name, name),
             about["genotype"],
             str(len(about["scores"])),
             f"{100 * sum(about['scores'].values()) / len(about['scores']):.1f}",
+            f"{100 * statistics.stdev(about['scores'].values()):.1f}"
+            if len(about["scores"]) > 1
+            else "–",
         ]
         for name, about in evidence["networks"].items()
         if about["scores"]

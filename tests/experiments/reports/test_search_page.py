@@ -108,7 +108,7 @@ def test_evidence_shows_every_verdict_the_noise_and_the_ranks():
     assert "undecided 1.2 -3.0 to 5.5 0.900 detects 6.0" in words
     assert "not measured – – – 2 paths with 3 seeds" in words
     assert "standard deviation 2.0 [1.2, 4.9] points" in words
-    assert "the published genotype c2fnas 2 55.0" in words
+    assert "the published genotype c2fnas 2 55.0 7.1" in words  # 50 and 60: 10 / sqrt(2)
     assert pictures[-1].startswith("Score of each path")
     assert search_page.tau_text(EVIDENCE["ranks"]) == (
         "Kendall's tau 0.40 [-0.10, 0.80], 2 paths, 3 trainings of each"
