@@ -236,3 +236,11 @@ def test_size_that_cannot_be_halved_often_enough():
 def test_the_module_does_not_import_tensorflow():
     code = "import sys, c2fnas.genotype; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_file_that_is_not_json_is_named_once(tmp_path):
+    path = tmp_path / "cut.json"
+    path.write_text('{"name": "c2f')
+    with pytest.raises(ValueError, match="not valid JSON") as error:
+        genotype.load(path)
+    assert str(error.value).count("cut.json") == 1
