@@ -35,7 +35,9 @@ _OP_NAMES = {
 }
 
 
-def genotype_figure(architecture: Genotype, patch_size: Sequence[int] = (96, 96, 96)) -> Figure:
+def genotype_figure(
+    architecture: Genotype, patch_size: Sequence[int] = (96, 96, 96), *, vae: bool = True
+) -> Figure:
     """Draws a genotype (the paper's Fig. 2).
 
     Each cell is a box at its scale in the colour of its operation; each input is an arrow.
@@ -43,6 +45,7 @@ def genotype_figure(architecture: Genotype, patch_size: Sequence[int] = (96, 96,
     Args:
       architecture: a `c2fnas.genotype.Genotype`; the figure shows only what it contains.
       patch_size: x, y, z in voxels, for the sizes on the left.
+      vae: whether to show where the VAE branch begins.
     """
     cells = architecture.cells
     colours = _colours([cell.op for cell in cells])
@@ -93,16 +96,17 @@ def genotype_figure(architecture: Genotype, patch_size: Sequence[int] = (96, 96,
         va="center",
     )
     _arrow(axes, end, logits)
-    place = places[architecture.encoder_end]
-    axes.annotate(
-        "VAE",
-        place,
-        (place[0] + 0.75, place[1] - 0.35),
-        fontsize=8.5,
-        color=INK,
-        va="center",
-        arrowprops={"arrowstyle": "<-", "color": MUTED},
-    )
+    if vae:
+        place = places[architecture.encoder_end]
+        axes.annotate(
+            "VAE",
+            place,
+            (place[0] + 0.75, place[1] - 0.35),
+            fontsize=8.5,
+            color=INK,
+            va="center",
+            arrowprops={"arrowstyle": "<-", "color": MUTED},
+        )
     handles: list[Artist] = [
         Patch(facecolor=colour, label=_OP_NAMES.get(op, op)) for op, colour in colours.items()
     ]

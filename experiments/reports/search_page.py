@@ -121,7 +121,8 @@ def _stage(stage: StageResult) -> list[str]:
         parts += [
             f"<p><b>Best of {html_parts.text(arm)}</b></p>",
             html_parts.drawing(
-                figures.genotype_figure(genotype, stage.patch_size), f"The best network of {arm}"
+                figures.genotype_figure(genotype, stage.patch_size, vae=False),
+                f"The best network of {arm}",
             ),
         ]
     return parts

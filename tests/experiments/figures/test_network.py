@@ -21,6 +21,9 @@ def test_the_genotype_figure_shows_all_cells_and_inputs():
     arrows = [patch for patch in figure.axes[0].patches if isinstance(patch, FancyArrowPatch)]
     assert len(arrows) == sum(len(cell.inputs) for cell in architecture.cells) + 4
     assert "19,559,360 convolution weights, 189.8 GMAC" in figure.texts[0].get_text()
+    assert "VAE" in words
+    without = figures.genotype_figure(architecture, vae=False).axes[0]
+    assert "VAE" not in [text.get_text() for text in without.texts]
 
 
 def test_boxes_leave_the_heads_of_the_arrows_free_and_no_text_is_cut_off():
