@@ -344,14 +344,15 @@ class Uploads:
             raise errors.UpdateRefused(
                 f"{checked.what}: {_REPLACED} different updates came before it; the last one counts"
             )
-        claimed = transfer.partial.claim()
-        try:
-            path = run.store.keep_update(
-                claimed, update, checked.metrics, now=now, counts_in=state.number, change=change
-            )
-        except BaseException:
-            transfer.partial.put_back(claimed)
-            raise
+        keep = functools.partial(
+            run.store.keep_update,
+            update=update,
+            metrics=checked.metrics,
+            now=now,
+            counts_in=state.number,
+            change=change,
+        )
+        path = transfer.partial.hand_over(keep)
         # Counted only now: on a full disk the site sends the same update again and again.
         self._sent[sent] += 1
         run.round = rounds.recorded(state, update, policy=run.policy, now=now)
@@ -378,12 +379,10 @@ class Uploads:
         if self._is_there(checked):
             return
         run, offer = self._run, checked.offer
-        claimed = transfer.partial.claim()
-        try:
-            run.store.keep_model(claimed, offer.model, checked.site, offer.manifest)
-        except BaseException:
-            transfer.partial.put_back(claimed)
-            raise
+        keep = functools.partial(
+            run.store.keep_model, name=offer.model, site=checked.site, manifest=offer.manifest
+        )
+        transfer.partial.hand_over(keep)
         self._lent[checked.site, run.store.discarded] += 1
         run.note_change()
         run.log(

@@ -8,12 +8,15 @@ import pathlib
 import secrets
 import threading
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from federated import errors
 from federated.tensors.codec import Chunk, decoded
 from federated.tensors.tensor_files import TensorFile, TensorSelection, file_header
 from federated.tensors.weights import CHUNK_BYTES, TensorManifest
 from runkit import atomic, private, writeback
+
+Kept = TypeVar("Kept")
 
 
 class PartialModel:
@@ -147,16 +150,17 @@ class PartialModel:
             atomic.naming(self.path).name(error)
             raise
 
-    def claim(self) -> pathlib.Path:
-        """Gives the complete file a name that no other transfer uses, and returns its path.
+    def hand_over(self, keep: Callable[[pathlib.Path], Kept]) -> Kept:
+        """Gives the complete file to `keep`, and returns what that returns.
 
-        Until then another transfer of the site may put its own file in its place at any moment.
+        The file first gets a name that no other transfer uses: until then another transfer of the
+        site may put its own file in its place at any moment. If `keep` fails before it has moved
+        the file, the file gets its name back, so that the next attempt need not send it again.
 
         Raises:
           DamagedTransfer: if another transfer has removed or replaced the file.
         """
-        name = f".partial-{secrets.token_hex(8)}{self.path.suffix}"
-        claimed = self.path.with_name(name)
+        claimed = self.path.with_name(f".partial-{secrets.token_hex(8)}{self.path.suffix}")
         try:
             os.replace(self.path, claimed)
             same = os.path.samestat(os.fstat(self._file), os.stat(claimed))
@@ -167,12 +171,12 @@ class PartialModel:
             raise errors.DamagedTransfer(
                 "another transfer of the site came between; send the model again"
             )
-        return claimed
-
-    def put_back(self, claimed: pathlib.Path) -> None:
-        """Undoes `claim`, so that the next attempt need not send the model again."""
-        with contextlib.suppress(OSError):  # it was moved already; or the next attempt sends it
-            os.replace(claimed, self.path)
+        try:
+            return keep(claimed)
+        except BaseException:
+            with contextlib.suppress(OSError):  # it was moved, or the next attempt sends it again
+                os.replace(claimed, self.path)
+            raise
 
     def close(self) -> None:
         if self._file >= 0:

@@ -187,7 +187,7 @@ def test_two_transfers_at_once_fill_one_file(begin, chunks, tmp_path):
     )  # as the first one does when it is whole
     models[1].finish()
     with pytest.raises(errors.DamagedTransfer, match="another transfer of the site came between"):
-        models[1].claim()
+        models[1].hand_over(lambda path: path)
 
 
 def test_a_transfer_that_filled_the_disk_continues_later(begin, chunks, monkeypatch):
@@ -208,3 +208,21 @@ def test_a_transfer_that_filled_the_disk_continues_later(begin, chunks, monkeypa
     for chunk in chunks:
         model.put(chunk)
     model.finish()
+
+
+def test_a_file_that_could_not_be_kept_gets_its_name_back(begin, chunks, tmp_path):
+    model = begin()
+    for chunk in chunks:
+        model.put(chunk)
+    model.finish()
+
+    def fail(path):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        model.hand_over(fail)
+    assert not list(tmp_path.glob(".partial-*"))
+    assert begin().missing() == []
+    kept = model.hand_over(lambda path: path.rename(tmp_path / "kept.safetensors"))
+    assert kept.exists()
+    assert not list(tmp_path.glob("*partial*"))
