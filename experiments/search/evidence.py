@@ -127,7 +127,7 @@ def read_paths(path: str | os.PathLike, filters: int, *, least: int = 0) -> list
     found: dict[str, ScoredPath] = {}
     for number, one in enumerate(content["paths"], start=1):
         try:
-            path_of = ScoredPath(
+            scored = ScoredPath(
                 Genotype.from_json(one["genotype"]).with_size(filters=filters), float(one["score"])
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -135,9 +135,9 @@ def read_paths(path: str | os.PathLike, filters: int, *, least: int = 0) -> list
                 f"{path}: path {number} has no genotype or no score ({error!r}); give the file "
                 "that experiments.search_operations wrote"
             ) from error
-        if not math.isfinite(path_of.score):
-            raise ValueError(f"{path}: the score of path {number} is {path_of.score}")
-        if found.setdefault(fingerprint(path_of.genotype), path_of) is not path_of:
+        if not math.isfinite(scored.score):
+            raise ValueError(f"{path}: the score of path {number} is {scored.score}")
+        if found.setdefault(fingerprint(scored.genotype), scored) is not scored:
             raise ValueError(f"{path}: path {number} is there twice; expected different paths")
     if len({topology(one.genotype) for one in found.values()}) > 1:
         raise ValueError(f"{path}: holds paths of several topologies; expected those of a supernet")

@@ -207,6 +207,16 @@ def resumed(state: Round, *, now: float) -> Round:
     )
 
 
+def num_expected(policy: Policy, *, absent: int, replaced: int) -> int:
+    """Returns the number of sites to wait for.
+
+    Args:
+      absent: number of sites that left or were evicted and have sent nothing.
+      replaced: number of them whose places other sites have taken.
+    """
+    return policy.max_num_clients - max(0, absent - replaced)
+
+
 def closes_at(state: Round, policy: Policy) -> float | None:
     """Returns when the round is over, in seconds; None while it has fewer updates than the minimum.
 
@@ -214,9 +224,8 @@ def closes_at(state: Round, policy: Policy) -> float | None:
     """
     if state.min_reached_at is None:
         return None
-    gone = len(state.absent - state.received.keys()) - state.replaced
-    still_expected = policy.max_num_clients - max(0, gone)
-    if len(state.received) >= still_expected:
+    absent = len(state.absent - state.received.keys())
+    if len(state.received) >= num_expected(policy, absent=absent, replaced=state.replaced):
         return state.min_reached_at
     due = state.min_reached_at + policy.wait_after_min_clients_s
     if policy.round_deadline_s is not None:

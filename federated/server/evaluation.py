@@ -11,7 +11,7 @@ from typing import Any
 
 from federated import errors
 from federated.aggregation import model_selection
-from federated.rounds import tasks
+from federated.rounds import rounds, tasks
 from federated.security import report_filter
 from federated.security.vocabulary import Vocabulary
 from federated.server.run_state import RunState
@@ -246,9 +246,9 @@ class Evaluation:
             self._enough_at = now
         if self._enough_at is None or not expected <= reported:
             return False, None
-        gone = len(run.absent(now) - reported) - run.replaced()
-        still_expected = run.policy.max_num_clients - max(0, gone)
-        if run.store.last_round is not None or came >= still_expected:
+        absent = len(run.absent(now) - reported)
+        expected_sites = rounds.num_expected(run.policy, absent=absent, replaced=run.replaced())
+        if run.store.last_round is not None or came >= expected_sites:
             return True, None
         due = self._enough_at + run.policy.wait_after_min_clients_s
         return now >= due, max(0.0, due - now)
