@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import os
 import pathlib
+import symtable
 from collections.abc import Iterator
 
 from federated.engines.plan_check import check_num_rounds, read_initial
@@ -51,6 +53,7 @@ class EngineRun:
                 f"site_script is {self.site_script}, which is not a Python file here; give the "
                 "path of the script that every site runs, ending in .py"
             )
+        self.script_names()  # raises for a script that Python cannot read
         if not self.initial.is_file():
             raise ValueError(
                 f"initial is {self.initial}, which is not a file here; give the path of the "
@@ -58,6 +61,26 @@ class EngineRun:
             )
         _, metadata = read_initial(self.initial)
         check_num_rounds(metadata, self.num_rounds, what=str(self.initial))
+
+    def script_names(self) -> frozenset[str]:
+        """Returns the names that the script assigns, defines or imports at its top level.
+
+        Raises:
+          ValueError: for a script that Python cannot read.
+        """
+        try:
+            source = importlib.util.decode_source(self.site_script.read_bytes())
+            table = symtable.symtable(source, str(self.site_script), "exec")
+        except (SyntaxError, ValueError) as error:
+            raise ValueError(
+                f"site_script is {self.site_script}, which Python cannot read ({error}); every "
+                "site would stop at it, so correct it first"
+            ) from error
+        return frozenset(
+            symbol.get_name()
+            for symbol in table.get_symbols()
+            if symbol.is_assigned() or symbol.is_imported()
+        )
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[pathlib.Path]:

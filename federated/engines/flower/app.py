@@ -56,10 +56,15 @@ def write_app(
       output: folder for the global models.
       publisher: as Flower asks for it.
     Raises:
-      ValueError: before anything is written, for a folder whose name cannot be the app's, and for a
-        path that is not absolute.
+      ValueError: before anything is written, for a folder whose name cannot be the app's, for a
+        script that does not define `app`, and for a path that is not absolute.
     """
     _check_name(run.folder)
+    if "app" not in run.script_names():
+        raise ValueError(
+            f"site_script is {run.site_script}, which does not define `app`; Flower starts a site "
+            "by that name, so add `app = site.client_app(...)`, see federated.engines.flower.site"
+        )
     for name, path in (("initial", run.initial), ("output", output)):
         if not os.path.isabs(path):
             raise ValueError(

@@ -54,6 +54,14 @@ def test_a_script_that_is_not_a_python_file_is_refused(write, name, tmp_path):
     assert write().name == "rounds"  # the first attempt is not in the way of the second
 
 
+@pytest.mark.parametrize("data", [b"app = (\n", b"app = '\xff'\n", b"app = 1\0\n"])
+def test_a_script_that_python_cannot_read_is_refused(write, data, tmp_path):
+    (tmp_path / "site.py").write_bytes(data)
+    with pytest.raises(ValueError, match=r"site.py, which Python cannot read .* correct it first"):
+        write()
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", ["none.safetensors", "folder"])
 def test_a_missing_initial_model_is_refused(write, name, tmp_path):
     (tmp_path / "folder").mkdir()

@@ -89,3 +89,22 @@ def test_a_relative_path_is_refused(flower_app, run, tmp_path, monkeypatch, name
             dataclasses.replace(run, initial=paths["initial"]), output=paths["output"]
         )
     assert not run.folder.exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["app = None\n", "from here import app\n", "import here as app\n", "def app(): ...\n"]
+)
+def test_a_script_may_define_app_in_any_way(flower_app, run, text):
+    run.site_script.write_text(text)
+    flower_app.write_app(run, output="/srv/out")
+    assert (run.folder / "rounds" / "site.py").read_text() == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "print(app)\n", "def make():\n    app = None\n", "application = None\n"]
+)
+def test_a_script_without_app_is_refused(flower_app, run, text):
+    run.site_script.write_text(text)
+    with pytest.raises(ValueError, match=r"my_site.py, which does not define `app`"):
+        flower_app.write_app(run, output="/srv/out")
+    assert not run.folder.exists()
