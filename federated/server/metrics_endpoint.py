@@ -77,8 +77,8 @@ def _only_metrics(app: WSGIApplication) -> WSGIApplication:
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ["PATH_INFO"] != _PATH:
             status, headers = "404 Not Found", []
-        elif environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            status, headers = "405 Method Not Allowed", [("Allow", "GET, HEAD")]
+        elif environ["REQUEST_METHOD"] != "GET":
+            status, headers = "405 Method Not Allowed", [("Allow", "GET")]
         else:
             return app(environ, start_response)
         start_response(status, [("Content-Type", "text/plain"), *headers])

@@ -149,7 +149,12 @@ def test_a_port_in_use_is_refused_before_the_store_is_opened(package, serving, t
 
 @pytest.mark.parametrize(
     ("path", "method", "status"),
-    [("/", "GET", 404), ("/metrics/x", "GET", 404), ("/metrics", "POST", 405)],
+    [
+        ("/", "GET", 404),
+        ("/metrics/x", "GET", 404),
+        ("/metrics", "POST", 405),
+        ("/metrics", "HEAD", 405),
+    ],
 )
 def test_nothing_but_reading_the_metrics_is_answered(package, path, method, status):
     def collect():
@@ -160,7 +165,8 @@ def test_nothing_but_reading_the_metrics_is_answered(package, path, method, stat
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(asked, timeout=30)
     with refused.value as reply:
-        assert reply.code == status and reply.read() == b"read the metrics at /metrics\n"
+        assert reply.code == status and reply.headers["Allow"] == ("GET" if status == 405 else None)
+        assert reply.read() == (b"" if method == "HEAD" else b"read the metrics at /metrics\n")
 
 
 def test_a_server_over_tls_serves_its_metrics_while_it_runs(

@@ -1,5 +1,6 @@
 import copy
 import inspect
+import pathlib
 import re
 import urllib.request
 
@@ -16,6 +17,7 @@ from tests.federated.server.test_coordinator import Site
 
 # Prometheus: letters, digits and _; a unit at the end; _total at the end of a counter only.
 NAME = re.compile(r"federation(_[a-z]+)+")
+PAGE = pathlib.Path(__file__).parents[3] / "docs" / "monitoring.md"
 
 
 @pytest.fixture
@@ -128,6 +130,25 @@ def test_every_state_of_a_site_and_every_phase_is_known():
     assert set(re.findall(r'"(\w+)"', written)) == set(server_metrics.STATES)
     written = inspect.getsource(orders.Orders.status)
     assert set(re.findall(r'(?:else|\"phase\":) "(\w+)"', written)) == set(server_metrics.PHASES)
+
+
+def test_the_page_lists_every_metric_and_its_alarms_see_the_first_event(opened, tmp_path):
+    run = opened()
+    statistics = RunStatistics(EventLog(run.folder / "events.jsonl").read())
+    watched = overview.Overview(
+        run.lead.orders, AuditLog(tmp_path / "log.jsonl"), statistics, run.folder
+    )
+    source = server_metrics.ServerMetrics(watched.status, statistics, TransferQueue(1).load)
+    page = PAGE.read_text(encoding="utf-8")
+    table, _, alarms = page.partition("## Alarms")
+    found = {metric.name: metric for metric in source.collect()}
+    assert set(re.findall(r"`(federation_\w+)", table)) == set(found)
+    assert set(re.findall(r"federation_\w+", alarms)) <= set(found)
+    # `increase` counts from the first value of a series on, so it misses the event that begins one.
+    increasing = re.findall(r"increase\((\w+)\[(\w+)\]\)", alarms)
+    assert increasing
+    for name, time in increasing:
+        assert found[name].samples or f"or ({name} unless {name} offset {time})" in alarms
 
 
 def test_prometheus_reads_the_same_values(measured):
