@@ -11,7 +11,7 @@ from federated import errors
 from federated.engines.plan_check import check_plan
 from federated.rounds import plan as plans
 from federated.security import report_filter
-from federated.site.trainer import SiteTrainer
+from federated.site.trainer import SiteTrainer, check_num_examples
 from federated.tensors.weights import DTYPES, NamedArrays, canonical, check_same, specs_of
 
 
@@ -34,12 +34,14 @@ def take_round(
       plan: the server's plan, to be compared with the trainer's; None if the engine did not send
         it.
     Raises:
-      ValueError: for a plan that keeps arrays at a site or lets sites only receive some.
+      ValueError: for a plan that keeps arrays at a site or lets sites only receive some, or for a
+        number of training cases that is not an int.
       PlanDiffers: naming every difference.
       IncompatibleWeights: if the received arrays, or the update, are not those of the trainer.
       PrivacyRefused: for a metric that may not leave the site.
     """
     check_plan(trainer.plan, what="this site's plan")
+    check_num_examples(trainer)
     if plan is not None and (differing := plans.differences(plan, trainer.plan)):
         raise errors.PlanDiffers(
             f"this site's settings differ from the server's: {'; '.join(differing)}; "

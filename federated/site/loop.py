@@ -35,7 +35,7 @@ from federated.site.retries import Persistent
 from federated.site.sums.masking import Masking
 from federated.site.sums.sum_part import SumPart, masking_of
 from federated.site.sums.sum_terms import SumTerms
-from federated.site.trainer import SiteTrainer
+from federated.site.trainer import SiteTrainer, check_num_examples
 from federated.site.transport import Transport
 from federated.tensors.weights import NamedArrays, canonical
 from federated.wire.messages import Session
@@ -105,8 +105,9 @@ def run(
       AnswersUsedUp: the server asks for the scores of more models than `limits` allows.
       UpdateRefused, IncompatibleWeights, ModelRefused, PrivacyRefused: what the trainer made may
         not leave the site, or cannot be used.
-      ValueError: for rules of sharing in the plan that do not fit the trainer's arrays, or private
-        arrays that are no longer in the journal folder.
+      ValueError: for a number of training cases that is not an int, rules of sharing in the plan
+        that do not fit the trainer's arrays, or private arrays that are no longer in the journal
+        folder.
       PolicyRefused: the privacy policy cannot hold or is weaker than before in this run, or its
         budget is spent; or the run cannot keep the terms for sums, they are weaker than before in
         this run, or the server asks for more sums of one round than they allow.
@@ -114,6 +115,7 @@ def run(
       ServerMisbehaves: the server sent something that no server of this product sends. An update
         that was not confirmed is kept.
     """
+    check_num_examples(trainer)
     held = folder_lock.hold(private.folder(journal_folder))
     try:
         journal = Journal(journal_folder)

@@ -66,3 +66,13 @@ class SiteTrainer(Protocol):
 
     def evaluate(self, model_name: str, weights: NamedArrays) -> list[dict[str, Any]]:
         """Returns one row per test case of this site; see `report_filter.checked_rows`."""
+
+
+def check_num_examples(trainer: SiteTrainer) -> None:
+    """Raises ValueError for a number that JSON, protobuf and the engines do not all take."""
+    number = trainer.num_examples
+    if type(number) is not int:
+        raise ValueError(
+            f"the trainer's num_examples is {number!r}, of type {type(number).__name__}; expected "
+            "a Python int, e.g. len(cases)"
+        )

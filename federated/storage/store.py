@@ -137,7 +137,7 @@ class Store(StoreFolder, Records):
           sums: the fixed settings of a run with secure aggregation, as JSON values.
         Raises:
           ValueError: if the file is not a model or has no plan, if the sharing rules do not fit its
-            arrays, or as in `given_models.read`.
+            arrays or the run has no rounds, or as in `given_models.read`.
           DifferentRun: listing the differences from the run in the store.
         """
         with TensorFile(initial) as file:
@@ -154,6 +154,12 @@ class Store(StoreFolder, Records):
             ) from error
         rules = sharing.of_plan(plan)
         rules.of(spec.name for spec in manifest.specs)
+        if rules and not policy.num_rounds:
+            raise ValueError(
+                f"{initial}: its plan has rules of sharing, {plan[sharing.PLAN_KEY]}, and "
+                "num_rounds is 0: the models of an evaluation travel whole, and no site has arrays "
+                "of its own; make the initial model, and start the sites, without these rules"
+            )
         first = aggregation == FIRST_AGGREGATION and not rules
         wanted = {
             "format": _FORMAT_WITH_SUMS if sums else FORMAT if first else _FORMAT_WITH_RULE,

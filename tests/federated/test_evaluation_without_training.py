@@ -305,6 +305,20 @@ def test_what_cannot_be_evaluated_is_refused_at_the_start(
         opened(models=given, **settings)
 
 
+@pytest.mark.parametrize(
+    "rules",
+    [{"keep": ["head/*"]}, {"receive": ["stem/*"]}, {"keep": ["head/*"], "receive": ["stem/*"]}],
+)
+def test_rules_of_sharing_are_refused_at_the_start(tmp_path, models, rules):
+    """Models travel whole, so every site would refuse the first one."""
+    plan = {**toy.PLAN, "sharing": rules}
+    initial = toy.write_initial(tmp_path / "private.safetensors", plan=plan)
+    trainers = {"C1": toy.ToyTrainer("C1", plan=plan)}
+    with pytest.raises(ValueError, match=r"rules of sharing.*and num_rounds is 0"):
+        simulation.run(trainers, initial, tmp_path / "run", num_rounds=0, models=models)
+    assert trainers["C1"].calls == []
+
+
 def test_a_rule_for_many_sites_and_no_evaluation_at_all():
     assert server_config.ServerConfig(num_rounds=0, aggregation="median").min_num_clients == 2
     with pytest.raises(ValueError, match="the run would do nothing"):
