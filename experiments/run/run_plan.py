@@ -180,6 +180,7 @@ def estimated_seconds(spec: RunSpec) -> dict[str, float]:
         * (_RECEIVED if config.missing_labels == "distil" or config.absence_evidence else 0.0)
     )
     stages = {
+        "initial model": _START_S,
         "cohort": max(
             (site.made * (_COHORT_S if site.cohort else _DEFORMED_S) for site in spec.sites),
             default=0.0,
@@ -191,7 +192,6 @@ def estimated_seconds(spec: RunSpec) -> dict[str, float]:
         * 27.0
         / math.prod(config.spacing_mm)
         + _START_S,
-        "initial model": _START_S,
         "baselines": alone * together + 2 * _START_S if spec.baselines else 0.0,
         "federation and cross-site evaluation": (
             alone + received + own_validations * validation + evaluation

@@ -134,9 +134,10 @@ class Stages:
 
     def table1(self) -> None:
         """Runs everything from the cohort to the table: the paper's rows."""
+        # First, as it takes seconds and refuses settings that fit no network, e.g. --keep_at_site.
+        self._stage("initial model", self._initial_model)
         self._stage("cohort", self._make_cohorts)
         self._stage("preparation", self._prepare)
-        self._stage("initial model", self._initial_model)
         if self._spec.baselines:
             self._stage("baselines", self._baselines)
         self._stage("federation and cross-site evaluation", self._federation)
