@@ -100,6 +100,11 @@ class ShuffledLabels:
     def __init__(self, store: CaseSource):
         self._store = store
         training = store.case_ids("training")
+        if len(training) < 2:
+            raise ValueError(
+                f"site {store.site} has {len(training)} training case(s), and labels are swapped "
+                "between two or more; give it more, or another fault"
+            )
         self._next = dict(zip(training, (*training[1:], *training[:1]), strict=True))
 
     @property

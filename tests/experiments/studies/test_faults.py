@@ -121,6 +121,14 @@ def test_a_label_that_lies_outside_is_refused():
         faults.ShuffledLabels(far).open("a")
 
 
+@pytest.mark.parametrize("training", [(), ("a",)])
+def test_labels_that_cannot_be_swapped_are_refused(training):
+    store = Store()
+    store.case_ids = lambda split=None: training
+    with pytest.raises(ValueError, match=f"site C3 has {len(training)} training case"):
+        faults.ShuffledLabels(store)
+
+
 def test_only_a_server_on_this_machine_is_spoilt():
     faults.require_own_machine("localhost")
     with pytest.raises(ValueError, match=r"server is on 'fl\.example\.org': this program corrupts"):
