@@ -119,8 +119,8 @@ def _window(sites: Sequence[SiteCounts]) -> Proposal:
     given = [counts for of_site in voxels.values() for counts in of_site]
     if not any(counts.given for counts in given):
         raise ValueError(
-            f"no site gives HU of at least {FEWEST_PATIENTS} labelled patients; a window cannot "
-            "be proposed"
+            f"no site gives HU of at least {FEWEST_PATIENTS} labelled patients; add the report of a "
+            "site with more of them"
         )
     low, high = (patient_counts.quantile(given, level, HU) for level in _WINDOW)
     notes = []
@@ -266,7 +266,7 @@ def _level(sites: Sequence[SiteCounts], quantity: str, axis: str, per_mille: int
     if not any(one.given for one in told):
         raise ValueError(
             f"no site gives the {quantity.partition('_')[0]} along {axis} of at least "
-            f"{FEWEST_PATIENTS} patients in the same bin; a plan cannot be proposed"
+            f"{FEWEST_PATIENTS} patients in the same bin; add the report of a site with more cases"
         )
     scale = SCALES[quantity]
     return _Level(*map(scale.centre, patient_counts.quantile(told, per_mille, scale)))
