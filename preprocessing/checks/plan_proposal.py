@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from preprocessing.checks import cohort_counts, patient_counts
 from preprocessing.checks.cohort_counts import HU, SCALES, SiteCounts
@@ -63,8 +63,7 @@ class Proposal:
         return ",".join(f"{number:.6g}" for number in value)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Level:
+class _Level(NamedTuple):
     """A quantile: its value, and the bounds of the quantile of the pooled values."""
 
     value: float
@@ -80,7 +79,7 @@ def propose(sites: Sequence[SiteCounts], base: Base) -> list[Proposal]:
     """
     extents = [_level(sites, "extent_mm", axis, _MEDIAN) for axis in "xyz"]
     extents_mm = [level.value for level in extents]
-    spacing = _spacing(sites, extents_mm)
+    spacing = _spacing(sites, extents)
     spacing_mm = spacing.value
     patch = _patch(sites, extents, spacing_mm, base)
     batch = _batch(sites, extents_mm, spacing_mm, patch.value, base)
@@ -88,21 +87,28 @@ def propose(sites: Sequence[SiteCounts], base: Base) -> list[Proposal]:
     return [spacing, _window(sites), patch, batch, prior]
 
 
-def _spacing(sites: Sequence[SiteCounts], extents_mm: Sequence[float]) -> Proposal:
-    levels = [_level(sites, "spacing_mm", axis, _MEDIAN) for axis in "xyz"]
-    medians = [level.value for level in levels]
-    coarse = max(range(3), key=lambda axis: medians[axis])
-    others = [axis for axis in range(3) if axis != coarse]
-    voxels = [extent / mm for extent, mm in zip(extents_mm, medians, strict=True)]
-    note = ""
-    if medians[coarse] > _ANISOTROPIC * max(medians[axis] for axis in others) and (
-        voxels[coarse] * _ANISOTROPIC < min(voxels[axis] for axis in others)
-    ):
-        tenth = _level(sites, "spacing_mm", "xyz"[coarse], _TENTH)
+def _spacing(sites: Sequence[SiteCounts], extents: Sequence[_Level]) -> Proposal:
+    medians = [_level(sites, "spacing_mm", axis, _MEDIAN) for axis in "xyz"]
+    levels, note = list(medians), ""
+    for axis, name in enumerate("xyz"):
+        likely, possible, certain = _far_coarser(axis, medians, extents)
+        if not possible:
+            continue
         # Never finer than the other axes.
-        floor = max(medians[axis] for axis in others)
-        levels[coarse] = dataclasses.replace(tenth, value=max(tenth.value, floor))
-        note = f", along {'xyz'[coarse]}, where scans are far coarser, the 10th percentile"
+        finest = (_level(sites, "spacing_mm", name, _TENTH), *_others(axis, medians))
+        value, low, high = map(max, zip(*finest, strict=True))
+        if likely:
+            note += f", along {name}, where scans are far coarser, the 10th percentile"
+        else:
+            value = medians[axis].value
+        if not certain:
+            low, high = min(low, medians[axis].low), max(high, medians[axis].high)
+            if low < high:
+                note += (
+                    f"; whether scans are far coarser along {name} is uncertain, and the bounds "
+                    "hold either way"
+                )
+        levels[axis] = _Level(value, low, high)
     return Proposal(
         "spacing_mm",
         tuple(level.value for level in levels),
@@ -112,6 +118,35 @@ def _spacing(sites: Sequence[SiteCounts], extents_mm: Sequence[float]) -> Propos
     )
 
 
+def _far_coarser(
+    axis: int, medians: Sequence[_Level], extents: Sequence[_Level]
+) -> tuple[bool, bool, bool]:
+    """Returns whether scans are far coarser along an axis: probably, possibly, certainly.
+
+    Args:
+      medians: of the spacing along x, y, z.
+      extents: medians of the extent along x, y, z.
+    """
+
+    def holds(own: str, other: str) -> bool:
+        """Takes these bounds of the spacing along the axis and along the others."""
+        mm, others_mm = getattr(medians[axis], own), [getattr(m, other) for m in rest]
+        # More voxels along the axis speak against it, so the extents are at the opposite bounds.
+        voxels = getattr(extents[axis], other) / mm
+        others_voxels = [
+            getattr(extent, own) / other_mm
+            for extent, other_mm in zip(_others(axis, extents), others_mm, strict=True)
+        ]
+        return mm > _ANISOTROPIC * max(others_mm) and voxels * _ANISOTROPIC < min(others_voxels)
+
+    rest = _others(axis, medians)
+    return holds("value", "value"), holds("high", "low"), holds("low", "high")
+
+
+def _others(axis: int, levels: Sequence[_Level]) -> list[_Level]:
+    return [level for number, level in enumerate(levels) if number != axis]
+
+
 def _window(sites: Sequence[SiteCounts]) -> Proposal:
     voxels = {
         site.site: [counts for counts in site.hu.values() if counts is not None] for site in sites
@@ -119,8 +154,8 @@ def _window(sites: Sequence[SiteCounts]) -> Proposal:
     given = [counts for of_site in voxels.values() for counts in of_site]
     if not any(counts.given for counts in given):
         raise ValueError(
-            f"no site gives HU of at least {FEWEST_PATIENTS} labelled patients; add the report of a "
-            "site with more of them"
+            f"no site gives HU of at least {FEWEST_PATIENTS} labelled patients; add the report of "
+            "a site with more of them"
         )
     low, high = (patient_counts.quantile(given, level, HU) for level in _WINDOW)
     notes = []

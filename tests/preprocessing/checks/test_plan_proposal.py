@@ -151,6 +151,25 @@ def test_what_small_sites_withhold_leaves_the_pooled_values_within_the_bounds(se
     agrees(found["window_hu"], ("low", "high"), expected["window_hu"])
 
 
+def test_half_thin_and_half_thick_slices_leave_the_pooled_spacing_within_the_bounds():
+    """Whether the 10th percentile or the median counts is then in no report."""
+    uncertain = 0
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        patients, z = int(rng.integers(12, 40)), ([0.8, 1.0, 1.2], [5.0, 4.0, 1.2][: 1 + seed % 3])
+        sites = [
+            [
+                case(rng, n, spacing=(0.7, 0.7, float(rng.choice(slices))), tumour=False)
+                for n in range(patients + int(rng.integers(-1, 2)))
+            ]
+            for slices in z
+        ]
+        found, expected = told(sites), pooled(sites)
+        agrees(found["spacing_mm"], "xyz", expected["spacing_mm"])
+        uncertain += "whether scans are far coarser" in found["spacing_mm"].reason
+    assert uncertain > 10
+
+
 def test_one_unusual_scan_moves_no_proposal():
     rng = np.random.default_rng(4)
     usual = [case(rng, n, spacing=(0.7, 0.7, 1.0)) for n in range(19)]
