@@ -150,7 +150,7 @@ class PolicyRefused(FederationError):
 
 
 class AnswersUsedUp(FederationError):
-    """The server asks a site to score more models in one run than the site answers.
+    """The server asks a site for more updates or scores in one run than the site gives.
 
     Only people can decide whether the run needs them, so the site does not try again by itself.
     """

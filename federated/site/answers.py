@@ -1,8 +1,8 @@
-"""Limits on what a site reveals of its patients by scoring models: a count, a bound, rounding.
+"""Limits on what a site reveals of its patients by answers: a count, a bound, rounding.
 
-Each model that a site scores is a question about its patients, and the server chooses the models.
-The site therefore counts the models that it scores in a run, in a file that survives restarts and
-discarded rounds, and stops at its own bound.
+Each model that a site scores, or trains from, is a question about its patients, and the server
+chooses the models. The site therefore counts the models of a run, in a file that survives restarts
+and discarded rounds, and stops at its own bound.
 """
 
 from __future__ import annotations
@@ -20,9 +20,14 @@ from runkit import atomic, formats, settings
 from runkit.settings import Condition, at_least, setting
 
 FORMAT = 1  # of answers.json; increase it if earlier releases can no longer read a new file
-Kind = Literal["scores", "rows"]
-_FLAGS: Mapping[Kind, str] = {"scores": "max_scored_models", "rows": "max_evaluated_models"}
+Kind = Literal["updates", "scores", "rows"]
+_FLAGS: Mapping[Kind, str] = {
+    "updates": "max_updates",
+    "scores": "max_scored_models",
+    "rows": "max_evaluated_models",
+}
 _ABOUT: Mapping[Kind, str] = {
+    "updates": "updates from different global models",
     "scores": "global models scored on validation cases",
     "rows": "models evaluated on test cases",
 }
@@ -33,6 +38,13 @@ _DIGITS = 8  # with more digits, rounding would have no visible effect
 class AnswerLimits:
     """The limits that a site sets for its answers in one run."""
 
+    max_updates: int = setting(
+        0,
+        "Number of updates that this site trains in one run, each from a different global model. 0 "
+        "means twice as many as the run has rounds, which leaves room for rounds that the operator "
+        "discards.",
+        condition=at_least(0),
+    )
     max_scored_models: int = setting(
         0,
         "Number of different global models that this site scores on its validation cases in one "
@@ -60,15 +72,17 @@ class AnswerLimits:
         settings.check(self)
 
     def for_rounds(self, num_rounds: int, every: int = 1) -> AnswerLimits:
-        """Returns these limits with a number in place of a `max_scored_models` of 0.
+        """Returns these limits with a number in place of each 0.
 
         Args:
           num_rounds: number of rounds that the site expects.
           every: a global model is scored if its number is a multiple of this, or the last one.
         """
-        if self.max_scored_models:
-            return self
-        return dataclasses.replace(self, max_scored_models=2 * usual_scores(num_rounds, every))
+        return dataclasses.replace(
+            self,
+            max_updates=self.max_updates or 2 * num_rounds,
+            max_scored_models=self.max_scored_models or 2 * usual_scores(num_rounds, every),
+        )
 
 
 def usual_scores(num_rounds: int, every: int = 1) -> int:
@@ -80,9 +94,9 @@ def usual_scores(num_rounds: int, every: int = 1) -> int:
 
 
 class Answers:
-    """The count of the models that a site has scored in a run, in `answers.json`.
+    """The count of the models that a site has scored and trained from in a run, in `answers.json`.
 
-    A model is recorded on disk before it is scored. The same model under the same name counts once,
+    A model is recorded on disk before it is used. The same model under the same name counts once,
     so a restart in the middle costs nothing.
 
     Args:
@@ -98,7 +112,7 @@ class Answers:
     ):
         self.limits = limits
         self._path = pathlib.Path(folder) / "answers.json"
-        self._noted: dict[str, list[str]] = {"scores": [], "rows": sorted(earlier)}
+        self._noted: dict[str, list[str]] = {"updates": [], "scores": [], "rows": sorted(earlier)}
         if self._path.exists():
             self._read()
         elif earlier:  # the journal forgets them if rounds are discarded
@@ -108,6 +122,7 @@ class Answers:
         found = atomic.read_json(self._path)
         if isinstance(found, dict):
             formats.refuse_newer(self._path, found.get("format"), FORMAT)
+            found.setdefault("updates", [])  # an earlier release did not count them
         for kind in self._noted:
             keys = found.get(kind) if isinstance(found, dict) else None
             if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
@@ -118,7 +133,7 @@ class Answers:
             self._noted[kind] = keys
 
     def count(self, kind: Kind) -> int:
-        """Returns the number of models scored so far."""
+        """Returns the number of models so far."""
         return len(self._noted[kind])
 
     def bound(self, kind: Kind) -> int:
@@ -134,18 +149,27 @@ class Answers:
         if self.count(kind) + new > self.bound(kind):
             raise self._used_up(kind, self.count(kind) + new)
 
-    def require_rounds(self, models: int) -> None:
-        """Raises AnswersUsedUp if a run that scores this many global models exceeds the bound."""
-        if models > self.bound("scores"):
-            raise self._used_up("scores", models)
+    def require_rounds(self, num_rounds: int, every: int = 1) -> None:
+        """Raises AnswersUsedUp if a run of that many rounds needs more than the bounds allow.
+
+        Args:
+          every: as in `usual_scores`.
+        """
+        needs: Mapping[Kind, int] = {
+            "updates": num_rounds,
+            "scores": usual_scores(num_rounds, every),
+        }
+        for kind, models in needs.items():
+            if models > self.bound(kind):
+                raise self._used_up(kind, models)
 
     def note(self, kind: Kind, name: str, sha256: str) -> int:
-        """Records that a model is about to be scored, and returns the count including it.
+        """Records that a model is about to be used, and returns the count including it.
 
         Args:
           sha256: digest of everything on which the answer depends.
         Raises:
-          AnswersUsedUp: if the bound is reached; the model must not be scored.
+          AnswersUsedUp: if the bound is reached; the model must not be used.
         """
         key = f"{name} {sha256[:32]}"
         if key not in self._noted[kind]:

@@ -89,7 +89,7 @@ class SiteEvaluation:
 
     @property
     def answered(self) -> str:
-        """How many models this site has scored in the run, and its bounds; "" before the login."""
+        """For how many models this site has answered, and its bounds; "" before the login."""
         return "" if self._answers is None else str(self._answers)
 
     def open(self, num_rounds: int) -> None:
@@ -99,15 +99,15 @@ class SiteEvaluation:
         journal = self._journal
         self._answers = Answers(journal.folder, limits, earlier=journal.evaluated)
         if num_rounds:
-            self._answers.require_rounds(answers.usual_scores(num_rounds, every))
-        if self._answers.count("scores") or self._answers.count("rows"):
+            self._answers.require_rounds(num_rounds, every)
+        if any(map(self._answers.count, ("updates", "scores", "rows"))):
             self._note("answered", so_far=str(self._answers))
 
     def score(self, number: int, pulled: NamedArrays) -> None:
         """Reports the scores of a global model; it is scored once."""
         scores, what = self._journal.scores(number), f"scores of global model {number}"
         if scores is None:
-            self._ask("scores", global_name(number))
+            self.ask("scores", global_name(number))
             began = self._clock()
             scores = self._reports.scores(self._trainer.score(pulled), what)
             self._journal.keep_scores(number, scores)
@@ -159,7 +159,7 @@ class SiteEvaluation:
             rows = self._journal.rows(name)
             if rows is None:
                 pulled = self._models.pull(name)
-                self._ask("rows", name)
+                self.ask("rows", name)
                 began = self._clock()
                 rows = self._reports.rows(self._trainer.evaluate(name, pulled), name)
                 self._journal.keep_rows(name, rows)
@@ -171,8 +171,12 @@ class SiteEvaluation:
         self._journal.keep_reported()
         self._note("rows_submitted", rows=len(collected))
 
-    def _ask(self, kind: answers.Kind, model: str) -> None:
-        """Counts the model that was downloaded last as one that this site scores."""
+    def ask(self, kind: answers.Kind, model: str) -> None:
+        """Counts the model that was downloaded last as a question that this site answers.
+
+        Raises:
+          AnswersUsedUp: if this site answers no more of them.
+        """
         assert self._answers is not None  # opened after the login
         # A site's private arrays change from round to round, and the answer with them.
         own = f"{self._journal.trained}." if self._private.sharing.kept else ""

@@ -113,6 +113,7 @@ class LocalTraining:
         if self._filter is not None:
             self._filter.check_budget(task.round)
         pulled = self._models.pull(task.model, task.round - 1)
+        self._evaluation.ask("updates", task.model)
         if self.sums is not None:
             self.sums.note_model(task, self._models.sha256)
         if (task.round - 1) % getattr(self._trainer, "score_every", 1) == 0:

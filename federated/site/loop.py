@@ -57,7 +57,7 @@ class SiteSummary:
     models_evaluated: int
     remark: str = ""  # what people should know, e.g. that the run ended without this site
     privacy: str = ""  # what the updates of the run spent, where the site has a policy
-    answers: str = ""  # how many models this site has scored in the run, and its bounds
+    answers: str = ""  # for how many models this site has answered, and its bounds
 
 
 class SiteTerminated(BaseException):
@@ -93,7 +93,7 @@ def run(
       privacy: what happens to updates before they leave. Its ledger is in the journal's
         folder `privacy`. With a policy the site lends no models, which would leave unfiltered.
       terms: what the site demands of secure aggregation.
-      limits: how many models the site scores in this run, and with how many digits.
+      limits: how many models the site scores and trains from in this run, and with how many digits.
       events: by default `<journal_folder>/events.jsonl`.
       clock: seconds, for durations.
       pause, pauses: how, and for how long, to wait before a call is tried again.
@@ -102,7 +102,7 @@ def run(
       DifferentRun: the site cannot take part.
       PrivacyRefused: where the terms require masks, from a server without secure aggregation, or
         for models that would be lent as they are.
-      AnswersUsedUp: the server asks for the scores of more models than `limits` allows.
+      AnswersUsedUp: the server asks for more updates or scores than `limits` allows.
       UpdateRefused, IncompatibleWeights, ModelRefused, PrivacyRefused: what the trainer made may
         not leave the site, or cannot be used.
       ValueError: for a number of training cases that is not an int, rules of sharing in the plan

@@ -185,6 +185,24 @@ def test_scores_of_more_global_models_than_the_site_allows_are_not_given(fake, j
     assert trainer.calls == ["score"] * 3 + ["train 1"]
 
 
+def test_a_round_is_trained_again_from_as_many_other_models_as_the_site_allows(fake, join):
+    """The metrics of an update hold scores on the validation cases, so it is an answer, too."""
+    round_1 = pb.Task(kind="train", round=1, model="round_000")
+
+    def another_model(request, context):
+        fake.arrays = {**fake.arrays, "scale": fake.arrays["scale"] + np.float32(1)}
+        tensor_files.save(fake._path, fake.arrays)
+        return round_1
+
+    fake.answers["NextTask"] = another_model
+    trainer = toy.ToyTrainer("C1")
+    with pytest.raises(errors.AnswersUsedUp, match=r"asks for 7 updates .* answers 6 .*updates=7 "):
+        join(trainer)
+    assert trainer.calls.count("train 1") == 6 == len(fake.calls("Offer"))
+    with pytest.raises(errors.AnswersUsedUp, match=r"asks for 7 updates"):  # also after a restart
+        join(trainer)
+
+
 def test_a_run_of_more_rounds_than_the_site_expects_is_refused_at_the_login(fake, join):
     fake.login["num_rounds"] = 100_000
     with pytest.raises(errors.AnswersUsedUp, match=r"100001 global models .* answers 8 "):

@@ -73,6 +73,19 @@ def test_a_file_that_this_class_did_not_write_is_refused_by_name(tmp_path, conte
         Answers(tmp_path, LIMITS)
 
 
+def test_updates_of_an_earlier_release_were_not_counted(tmp_path):
+    (tmp_path / "answers.json").write_text('{"format": 1, "scores": ["a"], "rows": []}')
+    own = Answers(tmp_path, LIMITS.for_rounds(3))
+    assert own.count("scores") == 1 and own.note("updates", "round_000", "ab" * 32) == 1
+
+
+def test_a_run_of_more_rounds_than_updates_are_allowed_is_refused(tmp_path):
+    own = Answers(tmp_path, AnswerLimits(max_updates=4, max_scored_models=9))
+    own.require_rounds(4)
+    with pytest.raises(AnswersUsedUp, match="asks for 5 updates"):
+        own.require_rounds(5)
+
+
 def test_a_file_of_a_newer_release_is_refused(tmp_path):
     (tmp_path / "answers.json").write_text('{"format": 99, "scores": [], "rows": []}')
     with pytest.raises(ValueError, match="format 99, which a newer release wrote"):
@@ -88,11 +101,18 @@ def test_how_many_global_models_an_ordinary_run_scores(rounds, every, scored):
     assert answers.usual_scores(rounds, every) == scored == len(by_hand)
     assert AnswerLimits().for_rounds(rounds, every).max_scored_models == 2 * scored
     assert AnswerLimits(max_scored_models=7).for_rounds(rounds).max_scored_models == 7
+    assert AnswerLimits().for_rounds(rounds, every).max_updates == 2 * rounds
+    assert AnswerLimits(max_updates=7).for_rounds(rounds).max_updates == 7
 
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("max_evaluated_models", 0), ("max_evaluated_models", 257), ("max_scored_models", -1)],
+    [
+        ("max_evaluated_models", 0),
+        ("max_evaluated_models", 257),
+        ("max_scored_models", -1),
+        ("max_updates", -1),
+    ],
 )
 def test_bounds_that_cannot_hold_are_refused(setting, value):
     with pytest.raises(ValueError, match=f"{setting} is {value}"):

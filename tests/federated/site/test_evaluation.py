@@ -123,8 +123,9 @@ def test_a_site_counts_what_it_answers_and_rounds_what_it_reports(opened, take_p
     transports = {site: run.transport(site) for site in trainers}
     summaries = take_part(transports, trainers, limits=limits)
     driver.join(30)
-    # Three rounds: models 0 to 3, of at most twice as many; two lent models and two global ones.
+    # Three rounds: updates from models 0 to 2 and scores of 0 to 3, of at most twice as many; two lent models and two global ones.
     assert summaries["C1"].answers == (
+        "3 of at most 6 updates from different global models; "
         "4 of at most 8 global models scored on validation cases; "
         "4 of at most 64 models evaluated on test cases"
     )
