@@ -66,6 +66,7 @@ class _State(TypedDict):
     reported: bool
     finished: bool
     filtered: bool  # whether updates pass a privacy policy before they leave
+    filtered_updates: int  # how many did, those of discarded rounds included
 
 
 class Journal:
@@ -102,6 +103,7 @@ class Journal:
             "reported": False,
             "finished": False,
             "filtered": False,
+            "filtered_updates": 0,
         }
         if self._path.exists():
             self._read()
@@ -344,6 +346,7 @@ class Journal:
                     "sha256": manifest.sha256,
                 },
                 "trained": max(self.trained, round_number),
+                "filtered_updates": self.filtered_updates + self.filtered,
             }
         )
         self._write()
@@ -426,6 +429,11 @@ class Journal:
         """Whether this run's updates pass a privacy policy; once true, this remains so."""
         return self._state["filtered"]
 
+    @property
+    def filtered_updates(self) -> int:
+        """How many updates of this run passed a privacy policy; discarded rounds count, too."""
+        return self._state["filtered_updates"]
+
     def keep_filtered(self) -> None:
         """Records that this run has a privacy policy. An earlier update is not sent again."""
         self._state.update({"filtered": True, "format": FORMAT, "update": None})
@@ -477,8 +485,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "run": (str, type(None)),
     "authority": (str, type(None)),
     "update": (dict, type(None)),
-    "trained": (int,),
-    "discarded": (int,),
+    **dict.fromkeys(("trained", "discarded", "filtered_updates"), (int,)),
     **dict.fromkeys(("scores", "published", "rows", "private", "globals"), (dict,)),
     **dict.fromkeys(("declared", "reported", "finished", "filtered"), (bool,)),
 }

@@ -188,7 +188,7 @@ class _Loop:
         )
         kept, note = self._private, self.note
         self._models = models = ReceivedModels(server, journal, kept, self._specs, note, clock)
-        reports = SiteReports(transport.site, trainer, limits.report_digits)
+        self._reports = reports = SiteReports(transport.site, trainer, limits.report_digits)
         self.evaluation = SiteEvaluation(
             trainer, server, journal, models, kept, reports, limits, note, clock
         )
@@ -263,9 +263,15 @@ class _Loop:
         masking = masking_of(session, self._transport, self._journal, self._terms)
         if masking is not None:
             self.note("sum_terms", **vars(self._terms))
-            shared = self._private.sharing.shared
             self.training.sums = SumPart(
-                masking, self._server, self._journal, self._specs, shared, self.note, self._clock
+                masking,
+                self._server,
+                self._journal,
+                self._specs,
+                self._private.sharing.shared,
+                self._reports,
+                self.note,
+                self._clock,
             )
 
     def _login(self) -> Session | None:

@@ -95,18 +95,25 @@ class UpdateFilter:
         """Begins or continues the site's ledger. Raises as `PrivacyLedger.enter` does."""
         self._ledger.enter(run, site, self.policy.to_json(), unfiltered_rounds=unfiltered_rounds)
 
-    def check_ledger(self, trained: int) -> None:
-        """Raises PolicyRefused if the ledger lacks rounds that the journal has.
+    def check_ledger(self, trained: int, updates: int) -> None:
+        """Raises PolicyRefused if the ledger lacks updates that the journal has.
 
         Args:
           trained: the last round in the journal.
+          updates: number of filtered updates in the journal; a round may have had several.
         """
-        noted = max((entry.round for entry in self._ledger.spent), default=0)
-        if self.has_ledger and trained > max(noted, self._ledger.unfiltered_rounds):
+        spent = self._ledger.spent
+        noted = max((entry.round for entry in spent), default=0)
+        if trained > max(noted, self._ledger.unfiltered_rounds):
+            older = f"ends with round {noted}, but this site has trained round {trained}"
+        elif updates > len(spent):
+            older = f"has {len(spent)} updates, but this site has made {updates}"
+        else:
+            return
+        if self.has_ledger:
             raise PolicyRefused(
-                f"{self._ledger.path}: ends with round {noted}, but this site has trained round "
-                f"{trained}, so it is an older copy and lacks what was spent since; restore the "
-                "newest one, or leave this run"
+                f"{self._ledger.path}: {older}, so it is an older copy and lacks what was spent "
+                "since; restore the newest one, or leave this run"
             )
 
     def check_range(self, value_range: float) -> None:
@@ -281,7 +288,7 @@ def prepared(
             f"{folder}: the ledger of this run is missing, so nobody knows what was spent; "
             "restore it from a backup, or leave this run"
         )
-    found.check_ledger(journal.trained)
+    found.check_ledger(journal.trained, journal.filtered_updates)
     return found
 
 

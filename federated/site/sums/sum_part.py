@@ -10,7 +10,7 @@ from absl import logging
 
 from federated import errors
 from federated.rounds.tasks import Task, global_name
-from federated.security import report_filter
+from federated.site.evaluation import SiteReports
 from federated.site.journal import Journal, PendingUpdate
 from federated.site.retries import Persistent
 from federated.site.sums.masking import Masking, Plain
@@ -68,6 +68,7 @@ class SumPart:
       server: the calls, which are retried.
       journal: contains the update.
       specs: tensors of the global model; shared: names of the tensors in updates.
+      reports: checks and rounds what is sent beside an update.
       note: writes an event.
     """
 
@@ -78,11 +79,13 @@ class SumPart:
         journal: Journal,
         specs: Sequence[TensorSpec],
         shared: Collection[str],
+        reports: SiteReports,
         note: _Note,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._masking, self._server, self._journal = masking, server, journal
-        self._specs, self._shared, self._note, self._clock = specs, shared, note, clock
+        self._specs, self._shared, self._reports = specs, shared, reports
+        self._note, self._clock = note, clock
 
     def note_model(self, task: Task, sha256: str) -> None:
         """Records the model from which a round is about to be trained; raises as `Masking` does."""
@@ -177,9 +180,7 @@ class SumPart:
             sha256,
             round_number=pending.round,
             num_examples=pending.num_examples,
-            metrics=report_filter.check_metrics(
-                pending.metrics, what=f"metrics of round {pending.round}"
-            ),
+            metrics=self._reports.metrics(pending.metrics, pending.round),
             discarded=self._journal.discarded,
         )
         self._note(

@@ -262,6 +262,24 @@ def test_a_ledger_that_is_older_than_the_journal_is_refused(journal, copied):
         in_run(journal)
 
 
+def test_a_ledger_that_lacks_an_update_of_a_round_trained_again_is_refused(journal):
+    found, ledger = in_run(journal), journal.folder / "privacy" / "ledger.json"
+    for discarded in (1, 2):
+        older = ledger.read_bytes()
+        journal.keep_update(1, found.filtered(RECEIVED, TRAINED, 1), 30, {})
+        journal.wait_until_durable()
+        journal.go_back(1, discarded)
+    journal.keep_update(1, found.filtered(RECEIVED, TRAINED, 1), 30, {})
+    journal.wait_until_durable()
+    newest = ledger.read_bytes()
+    ledger.write_bytes(older)  # it ends with round 1, as the newest one does
+    again = Journal(journal.folder)
+    with pytest.raises(errors.PolicyRefused, match="has 1 updates, but this site has made 3, so"):
+        in_run(again)
+    ledger.write_bytes(newest)
+    assert len(in_run(again)._ledger.spent) == 3
+
+
 def test_going_back_and_rounds_that_the_site_missed_are_no_older_ledger(journal):
     found = in_run(journal)
     journal.keep_update(7, found.filtered(RECEIVED, TRAINED, 7), 30, {})

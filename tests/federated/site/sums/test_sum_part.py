@@ -6,11 +6,13 @@ import pytest
 from federated import errors
 from federated.rounds.tasks import Task
 from federated.secure_aggregation import ring
+from federated.site.evaluation import SiteReports
 from federated.site.journal import Journal
 from federated.site.sums.sum_part import SumPart, masking_of
 from federated.site.sums.sum_terms import SumTerms
 from federated.tensors.weights import specs_of
 from federated.wire.messages import Receipt, SumPlace, SumPost, SumSettings, SumState
+from tests.federated import toy
 from tests.federated.manifests import manifest_of
 
 MODEL = {"w": np.arange(4, dtype=np.float32)}
@@ -75,11 +77,13 @@ def site(tmp_path):
         journal,
         specs_of(MODEL),
         frozenset({"w"}),
+        SiteReports("C1", toy.ToyTrainer("C1"), 2),
         lambda event, **fields: noted.append((event, fields)),
         lambda: 1.0,
     )
     part.note_model(task("train"), manifest_of(MODEL).sha256)
-    pending = journal.keep_update(2, MODEL, 30, {"loss": 0.5})
+    # Of a process that did not round.
+    pending = journal.keep_update(2, MODEL, 30, {"loss": 0.5123, "privacy_epsilon": 0.7241})
     journal.wait_until_durable()
     return types.SimpleNamespace(
         part=part, journal=journal, server=server, masks=masks, noted=noted, pending=pending
@@ -136,7 +140,8 @@ def test_a_part_is_what_the_masks_say_to_what_the_server_said(site, kind):
 
 def test_the_masked_update_is_pushed_in_place_of_the_plain_one(site):
     assert site.part.take_part(task("mask")) is True
-    about = {"round_number": 2, "num_examples": 30, "metrics": {"loss": 0.5}, "discarded": 0}
+    metrics = {"loss": 0.51, "privacy_epsilon": 0.7241}  # an epsilon is never told too small
+    about = {"round_number": 2, "num_examples": 30, "metrics": metrics, "discarded": 0}
     assert site.server.calls[-1] == ("push", "masked.safetensors", "ab" * 32, about)
     assert site.noted[0] == (
         "pushed",
