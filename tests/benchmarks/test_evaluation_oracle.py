@@ -9,7 +9,9 @@ import pytest
 import tensorflow as tf
 
 from c2fnas import named_weights
+from c2fnas.sliding_window import WindowConfig
 from experiments.models import site_trainer
+from experiments.models.case_evaluation import CaseEvaluation
 from experiments.models.model_evaluator import ModelEvaluator
 from tests.benchmarks import evaluation_oracle as oracle
 from tests.experiments import study
@@ -98,3 +100,38 @@ def test_a_crafted_model_reveals_the_volume_through_the_rows_of_a_site(tmp_path)
         label = np.asarray(store.open(case_id).label)
         volume = oracle.volume_of(row["dice_pancreas"], label.size)
         assert round(volume) == (label == 1).sum() > 0
+
+
+def test_rows_describe_what_a_model_makes_of_the_scan_and_so_the_scan(tmp_path):
+    """As the threat model says: the volume counts voxels, the score is a mean of their values."""
+    store = membership_run.store(tmp_path / "C1", "C1", range(2), (0, 0, 2))
+    (case, _) = cases = [store.open(case_id) for case_id in store.case_ids("test")]
+    image = np.asarray(case.image, np.float32)
+    limit = np.float32(np.quantile(image, 0.7))
+
+    def rows(logits, name="crafted"):
+        evaluation = CaseEvaluation(
+            store,
+            {"test": cases, "validation": cases[1:]},
+            lambda images: np.stack(logits(images[..., 0]), axis=-1).astype(np.float32),
+            WindowConfig(size=(16, 16, 16), overlap=0.5, multiple=4),
+            examples=tmp_path / "examples",
+            example_cases=0,
+            label="C1",
+        )
+        return evaluation.rows(name)
+
+    def brighter(values):
+        return np.zeros_like(values), np.where(values > limit, 1, -1), np.full_like(values, -9)
+
+    first = rows(brighter)[0]
+    marked = first["volume_ml_pancreas"] * 1000 / np.prod(case.target_mm)
+    assert round(marked) == (image > limit).sum() > 0
+
+    first = rows(lambda values: (np.zeros_like(values), values - 99, values + 2))[0]
+    millilitre = np.sort(image, axis=None)[-round(1000 / np.prod(case.target_mm)) :]
+    assert first["score_tumour"] == pytest.approx(np.mean(millilitre + 2), rel=1e-5)
+
+    # And of validation cases, if the server names the model like a candidate for a shared choice.
+    assert {row["grid"] for row in rows(brighter)} == {"training", "native"}
+    assert "validation" in {row["grid"] for row in rows(brighter, "C9_FL_local_r001")}
