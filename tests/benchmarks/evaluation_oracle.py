@@ -6,8 +6,9 @@
 A model whose last layer ignores the scan and always answers "pancreas" has, on a volume of N
 voxels, the Dice 2 V / (V + N), which reveals the organ's volume V to the voxel. A model that marks
 a region of P voxels has the Dice 2 k / (P + V), which reveals how many voxels k of the organ lie in
-it. By halving regions repeatedly, the server can draw the organ. Whether a network can be made to
-mark a given region is not examined here; the figures show what the server learns if it can.
+it. By halving regions repeatedly, the server can draw the organ. The drawings here use rows, which
+state the volume. Whether a network can be made to mark a given region is not examined; the figures
+show what the server learns by this strategy if it can. Others may draw more.
 """
 
 from __future__ import annotations
@@ -82,15 +83,20 @@ def halves(region: Region) -> tuple[Region, Region]:
     return one, other  # type: ignore[return-value]
 
 
-def draw(ask: Ask, shape: tuple[int, int, int], models: int) -> tuple[np.ndarray, float]:
+def draw(
+    ask: Ask, shape: tuple[int, int, int], models: int, volume: float | None = None
+) -> tuple[np.ndarray, float]:
     """Returns the organ as drawn from the Dice of `models` models, and its volume in voxels.
 
-    The first model marks everything. Each further one marks half of the region about which most
-    is unknown; the other half follows by subtraction. The server needs the answer to one model
-    before it makes the next.
+    Each model marks half of the region about which most is unknown; the other half follows by
+    subtraction. The server needs the answer to one model before it makes the next.
+
+    Args:
+      volume: the organ's voxels, if the server knows them; else the first model marks everything.
     """
     every: Region = (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
-    volume = volume_of(ask(every), size_of(every))
+    if volume is None:
+        volume, models = volume_of(ask(every), size_of(every)), models - 1
     queue: list[tuple[float, int, Region, float]] = []
     counted = 0
 
@@ -101,7 +107,7 @@ def draw(ask: Ask, shape: tuple[int, int, int], models: int) -> tuple[np.ndarray
         heapq.heappush(queue, (-unknown, counted, region, count))
 
     push(every, volume)
-    for _ in range(models - 1):
+    for _ in range(models):
         unknown, _, region, count = heapq.heappop(queue)
         if unknown >= 0:
             heapq.heappush(queue, (0.0, counted + 1, region, count))
@@ -122,16 +128,25 @@ def dice(one: np.ndarray, other: np.ndarray) -> float:
     return 2.0 * int((one & other).sum()) / total if total else 1.0
 
 
-def measure(truths: list[np.ndarray]) -> dict[str, object]:
-    """Returns means over cases: error of the volume and Dice of the drawn organ."""
+def stated(volume: float, voxel_ml: float, digits: int) -> float:
+    """Returns the organ's voxels by the millilitres in a row."""
+    from federated.site.answers import rounded
+
+    return float(rounded({"truth_ml": volume * voxel_ml}, digits)["truth_ml"]) / voxel_ml
+
+
+def measure(truths: list[np.ndarray], voxel_mls: list[float]) -> dict[str, object]:
+    """Returns means over cases: error of the volume by one Dice, and Dice of the drawn organ."""
     found, sums = [], [counts_of(truth) for truth in truths]
     for digits in DIGITS:
         errors, drawn = [], {models: list[float]() for models in MODELS}
-        for truth, own in zip(truths, sums, strict=True):
+        for truth, own, voxel_ml in zip(truths, sums, voxel_mls, strict=True):
+            ask, true = asker(own, digits), float(truth.sum())
+            known = stated(true, voxel_ml, digits)
             for models in MODELS:
-                picture, volume = draw(asker(own, digits), truth.shape, models)
+                picture, _ = draw(ask, truth.shape, models, known)
                 drawn[models].append(dice(picture, truth))
-            errors.append(abs(volume - truth.sum()) / truth.sum())
+            errors.append(abs(draw(ask, truth.shape, 1)[1] - true) / true)
         found.append(
             {
                 "report_digits": digits,
@@ -153,13 +168,14 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=5, help="of each synthetic hospital")
     parser.add_argument("--output", required=True, help="JSON file to write")
     flags = parser.parse_args()
-    truths = []
+    truths, voxel_mls = [], []
     for site in ("C1", "C2"):
         config = CohortConfig(site=site, cases=flags.cases, seed=1)
         for index in range(flags.cases):
             _, label = phantom.render_case(config, index)
             truths.append(np.asarray(label.array) > 0)
-    content = {"phantom": "standard", "seed": 1, **measure(truths)}
+            voxel_mls.append(math.prod(label.spacing_mm) / 1000.0)
+    content = {"phantom": "standard", "seed": 1, **measure(truths, voxel_mls)}
     atomic.write_json(flags.output, content)
     print(content)
 

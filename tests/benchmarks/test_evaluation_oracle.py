@@ -56,6 +56,16 @@ def test_more_models_draw_better_and_rounding_draws_worse():
     assert oracle.dice(coarse, truth) < exact[1]
 
 
+def test_the_volume_in_a_row_draws_better_than_a_rounded_dice_of_everything():
+    truth = np.zeros((40, 40, 40), bool)
+    truth[3:9, 5:12, 4:10] = True  # 252 voxels; the Dice of everything, 0.0079, is rounded to 0.01
+    ask = oracle.asker(oracle.counts_of(truth), digits=2)
+    known = oracle.stated(252.0, 0.027, 2)  # 6.804 ml are 6.8 ml
+    assert known == pytest.approx(6.8 / 0.027)
+    drawn = [oracle.draw(ask, truth.shape, 60, volume)[0] for volume in (None, known)]
+    assert oracle.dice(drawn[0], truth) + 0.1 < oracle.dice(drawn[1], truth)
+
+
 def test_the_table_of_the_threat_model_is_that_of_the_measured_results():
     docs = pathlib.Path(__file__).parents[2] / "docs"
     found = json.loads((docs / "results" / "evaluation_oracle.json").read_text())["found"]
