@@ -189,9 +189,10 @@ class Journal:
     def _remedy(self) -> str:
         # The earlier run's weights, optimiser and best model are next to the journal; the next run
         # must not start from them.
+        spent = ", and the next ledger does not count what these patients spent" * self.filtered
         return (
             f"To take part in the other run, move {self.folder.parent} away (it holds what the "
-            "earlier run left) and start again"
+            f"earlier run left{spent}) and start again"
         )
 
     @property

@@ -199,6 +199,18 @@ def test_a_file_that_is_not_a_journal_is_named(tmp_path, content):
         Journal(tmp_path)
 
 
+def test_a_new_folder_for_another_run_is_said_not_to_know_what_was_spent(tmp_path):
+    journal = Journal(tmp_path / "journal")
+    journal.enter("run1")
+    said = []
+    for _ in range(2):
+        with pytest.raises(errors.DifferentRun) as caught:
+            journal.enter("run2")
+        said.append("the next ledger does not count what" in str(caught.value))
+        journal.keep_filtered()
+    assert said == [False, True]
+
+
 def test_the_manifest_of_an_update_is_valid_until_the_file_changes(tmp_path):
     journal = Journal(tmp_path)
     journal.keep_update(1, ARRAYS, 30, {})
