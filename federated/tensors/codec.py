@@ -51,7 +51,8 @@ def chunks(
 
     Args:
       before: the global model that the file was trained from, with the same tensors, if the
-        receiver has it: for chunks that differ from it in few values, only these are then sent.
+        receiver has it: of chunks that do not differ from it everywhere, only the values that
+        differ are then sent.
     """
     count = -(-file.nbytes // CHUNK_BYTES)
     float32 = range(0)
@@ -63,17 +64,15 @@ def chunks(
     for index in range(count) if wanted is None else wanted:
         start = index * CHUNK_BYTES
         data = file.read_range(start, min(CHUNK_BYTES, file.nbytes - start))
+        plain = Chunk(index, data)
+        if transport == "half" and start in float32 and start + len(data) <= float32.stop:
+            plain = Chunk(index, *_halved(data))
         if before is not None:
             packed = sparse_chunks.packed(data, before.read_range(start, len(data)))
-            if packed is not None and len(packed) < len(data):
+            if packed is not None and len(packed) < len(plain.data):
                 yield Chunk(index, packed, SPARSE)
                 continue
-        if transport == "half" and start in float32 and start + len(data) <= float32.stop:
-            yield Chunk(index, *_halved(data))
-        elif transport == "deflate":
-            yield Chunk(index, *_deflated(data))
-        else:
-            yield Chunk(index, data)
+        yield Chunk(index, *_deflated(data)) if transport == "deflate" else plain
 
 
 def decoded(

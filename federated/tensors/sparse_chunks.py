@@ -22,7 +22,7 @@ _WORD = 4
 
 
 def packed(data: bytes, before: bytes) -> bytes | None:
-    """Returns a chunk as its differences from `before`, or None if most of its words differ.
+    """Returns a chunk as its differences from `before`; None if nearly all of its words differ.
 
     Args:
       before: the same bytes of the global model.
@@ -30,9 +30,9 @@ def packed(data: bytes, before: bytes) -> bytes | None:
     words, rest = _words(data)
     changed = words ^ _words(before)[0]
     differs = changed != 0
-    if 2 * int(np.count_nonzero(differs)) > words.size:
-        return None
     mask = np.packbits(differs, bitorder="little").tobytes()
+    if len(mask) + _WORD * int(np.count_nonzero(differs)) > words.nbytes:
+        return None  # the mask takes more than the words that are left out
     planes = changed[differs].view(np.uint8).reshape(-1, _WORD).T.tobytes()
     return zlib.compress(mask + planes + rest, 1)
 

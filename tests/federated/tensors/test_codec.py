@@ -8,6 +8,7 @@ from federated import errors
 from federated.tensors import codec, tensor_files
 from federated.tensors.codec import DEFLATED, HALF, RAW, SPARSE, Chunk
 from federated.tensors.tensor_files import TensorFile
+from federated.tensors.weights import CHUNK_BYTES
 from tests.federated import manifests
 
 RNG = np.random.default_rng(1)
@@ -32,6 +33,29 @@ def opened(tmp_path):
     yield save
     for file in files:
         file.close()
+
+
+@pytest.mark.parametrize("transport", codec.TRANSPORTS)
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.51, 0.7, 0.9, 1.0])
+def test_a_quarter_of_the_values_takes_at_most_35_per_cent_in_whatever_layers_they_lie(
+    opened, transport, share
+):
+    """Large changes gather in some layers: then `share` of the values differ in some chunks."""
+    per_chunk = CHUNK_BYTES // 4
+    before = RNG.normal(size=(8, per_chunk)).astype(np.float16).astype(np.float32)
+    after, left = before.copy(), before.size // 4
+    for chunk in after:
+        count = min(left, int(share * per_chunk))
+        chosen = RNG.choice(per_chunk, count, replace=False)
+        chunk[chosen] = RNG.normal(size=count)
+        left -= count
+    if transport == "half":
+        after = codec.rounded({"w": after}, keep={"w": before})[0]["w"]
+    files = opened({"w": after}), opened({"w": before})
+    sent = list(codec.chunks(files[0], transport=transport, before=files[1]))
+    assert sum(len(chunk.data) for chunk in sent) <= 0.35 * after.nbytes
+    if transport == "half":
+        assert max(len(chunk.data) for chunk in sent) <= CHUNK_BYTES // 2
 
 
 @pytest.mark.parametrize("transport", codec.TRANSPORTS)

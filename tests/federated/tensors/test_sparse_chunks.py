@@ -21,7 +21,7 @@ def changed(before, words):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("share", [0.0, 0.25, 0.5])
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.9])
 def test_what_is_unpacked_is_what_was_packed(size, share):
     before = RNG.bytes(size)
     words = RNG.choice(size // 4, int(share * (size // 4)), replace=False)
@@ -44,10 +44,10 @@ def test_the_layout_by_hand():
     assert content == b"\x01\x02" + b"\x05\x01" + b"\x00\x02" + b"\x00\x03" + b"\x00\x04"
 
 
-def test_a_chunk_that_differs_in_most_words_travels_as_before():
-    before = bytes(400)
-    assert sparse_chunks.packed(changed(before, range(51)), before) is None
-    assert sparse_chunks.packed(changed(before, range(50)), before) is not None
+def test_a_chunk_whose_mask_takes_more_than_it_saves_travels_as_before():
+    before = bytes(400)  # 100 words, and 13 bytes of mask
+    assert sparse_chunks.packed(changed(before, range(97)), before) is None
+    assert sparse_chunks.packed(changed(before, range(96)), before) is not None
 
 
 def test_signed_zeros_and_nans_keep_their_bits():
