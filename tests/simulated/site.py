@@ -20,7 +20,7 @@ from tests.simulated.server import Server
 from tests.simulated.world import EXAMPLES, Trained, World, bytes_of, digest_of
 
 # A story may discard rounds as often as it likes.
-_LIMITS = AnswerLimits(max_scored_models=1000, max_evaluated_models=256)
+_LIMITS = AnswerLimits(max_updates=1000, max_scored_models=1000, max_evaluated_models=256)
 _STEP = {"C1": 0.25, "C2": -0.5, "C3": 1.0}
 
 
