@@ -132,6 +132,11 @@ class Answers:
                 )
             self._noted[kind] = keys
 
+    @property
+    def begun(self) -> bool:
+        """Whether the site has answered for any model."""
+        return any(self._noted.values())
+
     def count(self, kind: Kind) -> int:
         """Returns the number of models so far."""
         return len(self._noted[kind])

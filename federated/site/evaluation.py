@@ -100,7 +100,7 @@ class SiteEvaluation:
         self._answers = Answers(journal.folder, limits, earlier=journal.evaluated)
         if num_rounds:
             self._answers.require_rounds(num_rounds, every)
-        if any(map(self._answers.count, ("updates", "scores", "rows"))):
+        if self._answers.begun:
             self._note("answered", so_far=str(self._answers))
 
     def score(self, number: int, pulled: NamedArrays) -> None:
