@@ -119,9 +119,9 @@ def define_site() -> None:
 
 
 @program_help.group("Privacy: what happens to this site's updates before they leave it")
-def define_privacy() -> None:
-    """Defines the flags of `PrivacyPolicy`, which only the site sets."""
-    setting_flags.define(PrivacyPolicy)
+def define_privacy() -> list[str]:
+    """Defines the flags of `PrivacyPolicy`, which only the site sets; returns their names."""
+    return setting_flags.define(PrivacyPolicy)
 
 
 def privacy_policy() -> PrivacyPolicy:

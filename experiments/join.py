@@ -44,7 +44,7 @@ FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
 experiment_flags.define_runtime()
 experiment_flags.define_site()
-experiment_flags.define_privacy()
+_OWN = ["lend_local", *experiment_flags.define_privacy()]  # what only the site decides
 flags.DEFINE_string(
     "kit", None, "The site's kit, made by experiments.provision or experiments.request."
 )
@@ -63,9 +63,9 @@ flags.DEFINE_bool(
     "Average.",
 )
 with program_help.group("Secure aggregation: what this site demands of sums"):
-    setting_flags.define(SumTerms)
+    _OWN += setting_flags.define(SumTerms)
 with program_help.group("What this site answers"):
-    setting_flags.define(AnswerLimits)
+    _OWN += setting_flags.define(AnswerLimits)
 
 
 def main(argv: list[str]) -> int:
@@ -90,6 +90,7 @@ def take_part(
             "--lend has no use in an evaluation without training (--num_rounds=0), whose models "
             "are those of the server's --models; omit it"
         )
+    _check_given_once()
     policy = _policy(config.num_rounds)
     terms = _sum_terms(config.num_rounds)
     limits = experiment_flags.settings_of(AnswerLimits)
@@ -220,6 +221,20 @@ def take_part(
         figure.savefig(path)
     print(f"{ending}; figure {folder / 'figures' / f'{picture}.png'}")
     return 0
+
+
+def _check_given_once() -> None:
+    """Raises PolicyRefused if a flag that only the site decides is given more than once.
+
+    The study's flag file, which is not the site's, would replace what the site has set.
+    """
+    for name in _OWN:
+        if FLAGS[name].present > 1:
+            raise PolicyRefused(
+                f"--{name} is given {FLAGS[name].present} times, of which only the last would "
+                "count; only this site decides it, so give it once, and remove it from the study's "
+                "flag file if it is there"
+            )
 
 
 def _policy(num_rounds: int) -> PrivacyPolicy:

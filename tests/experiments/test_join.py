@@ -63,3 +63,24 @@ def test_a_policy_that_cannot_hold_with_the_other_flags_is_refused_first(
     flags = (*FLAGS, *given, "--kit=k", f"--site_folder={tmp_path}")
     error = refused("join", *flags, folder=tmp_path, code=code)
     assert re.search(words, error), error
+
+
+@pytest.mark.parametrize(
+    ("own", "theirs"),
+    [
+        ("--privacy_noise=8", "--privacy_noise=0.001"),
+        ("--privacy_budget=8", "--privacy_budget=1e12"),
+        ("--report_digits=2", "--report_digits=0"),
+        ("--max_updates=20", "--max_updates=1000"),
+        ("--nolend_local", "--lend_local"),
+        ("--require_secure_aggregation", "--norequire_secure_aggregation"),
+    ],
+)
+def test_the_flag_file_of_the_study_does_not_replace_what_the_site_has_set(tmp_path, own, theirs):
+    for name, flag in (("site.flags", own), ("study.flags", theirs)):
+        (tmp_path / name).write_text(flag + "\n")
+    files = (f"--flagfile={tmp_path / 'site.flags'}", f"--flagfile={tmp_path / 'study.flags'}")
+    flags = (*FLAGS, *files, "--kit=k", f"--site_folder={tmp_path}")
+    error = refused("join", *flags, folder=tmp_path, code=77)
+    name = own.partition("=")[0].removeprefix("--").removeprefix("no")
+    assert f"--{name} is given 2 times, of which only the last would count" in error
