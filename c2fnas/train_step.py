@@ -25,15 +25,49 @@ if TYPE_CHECKING:
 # [b, x, y, z] and sample_seed int32 [b, 2].
 Batch = Mapping[str, tf.Tensor]
 Gradients = Sequence[tf.Tensor]  # one per trained variable or vector of them, on every replica
-# image, label, sample_seed -> image, label; see `make_train_step`
+# image, label, sample_seed -> image, label; see `TrainStep`
 Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 class TrainStep:
-    """The two compiled halves of a step, made by `make_train_step`.
+    """The two compiled halves of a step.
 
     Between the halves the host checks the losses and the norm of the gradients, so a step with a
     non-finite loss leaves the weights unchanged.
+
+    Every loss is the sum over a replica's samples divided by the global batch, and gradients are
+    summed over the replicas. The number of replicas thus affects neither loss nor gradients.
+    Latent noise depends only on a sample's own seed, so it does not matter which replica gets a
+    sample.
+
+    Args:
+      network: the network to train, built inside `strategy.scope()`.
+      optimizer: its state must be created inside `strategy.scope()` for the network's variables, in
+        their order.
+      strategy: the replicas.
+      loss_config: weights and options of the loss parts.
+      global_batch: number of samples over all replicas.
+      clip_norm: if the norm of all gradients together is larger, they are scaled down to it; 0
+        turns this off.
+      frozen: prefixes of canonical names of weights that do not change.
+      xla: whether XLA compiles a replica's arithmetic. For GPUs only: on a CPU, a step without
+        oneDNN takes ten times as long.
+      augment: image float32 [b, x, y, z, 1], label [b, x, y, z] and sample_seed [b, 2] of a replica
+        -> image and label; part of the graph.
+      at_once: number of a replica's samples that are computed at the same time, each by itself; 1
+        computes all of them together, see sample_loop.py.
+      received: a network for the model that the server sent, built inside `strategy.scope()`; its
+        weights do not change. Needed if `loss_config.missing.needs_received`.
+      vae_rate: share of the learning rate that applies to the VAE branch's own weights.
+      proximal_weight: weight of the proximal term, see `ProximalTerm`; 0 leaves it out. Give the
+        received weights by `set_received` before the first step.
+      private: canonical names of weights that have no received value, and so no proximal term.
+      vectors: of `weight_vector.vectors`, for `at_once` 1; an Adam that updates them was made with
+        the same.
+    Raises:
+      ValueError: if the global batch cannot be shared equally among the replicas, if `frozen`
+        leaves nothing to train, if the received model is needed and not given, or for a proximal
+        weight out of its range.
     """
 
     def __init__(
@@ -44,22 +78,36 @@ class TrainStep:
         loss_config: LossConfig,
         global_batch: int,
         *,
-        clip_norm: float,
-        frozen: tuple[str, ...],
-        xla: bool,
-        augment: Augment | None,
-        at_once: int,
-        received: Network | None,
-        vae_rate: float,
-        proximal_weight: float,
-        private: Collection[str],
-        vectors: Sequence[WeightVector],
+        clip_norm: float = 0.0,
+        frozen: tuple[str, ...] = (),
+        xla: bool = False,
+        augment: Augment | None = None,
+        at_once: int = 1,
+        received: Network | None = None,
+        vae_rate: float = 1.0,
+        proximal_weight: float = 0.0,
+        private: Collection[str] = (),
+        vectors: Sequence[WeightVector] = (),
     ):
+        settings.require(PROXIMAL_WEIGHT, "proximal_weight", proximal_weight)
+        replicas = strategy.num_replicas_in_sync
+        if global_batch < 1 or global_batch % replicas:
+            raise ValueError(
+                f"batch_size is {global_batch} over {replicas} replicas; "
+                f"give a multiple of {replicas}, or use fewer devices"
+            )
+        if loss_config.missing.needs_received and received is None:
+            raise ValueError(
+                f"missing_labels is {loss_config.missing.treatment!r} and no received model is "
+                "given; pass one built like the network"
+            )
+        if all(name.startswith(frozen) for name in network.variables):
+            raise ValueError(f"frozen is {frozen}, which leaves no weight to train; freeze less")
         self._network, self._optimizer, self._strategy = network, optimizer, strategy
         self._received = received
         self._loss_config, self._batch, self._clip_norm = loss_config, global_batch, clip_norm
         self._augment = augment
-        self._replicas = strategy.num_replicas_in_sync
+        self._replicas = replicas
         trained = {name: v for name, v in network.variables.items() if not name.startswith(frozen)}
         self._vectors = vectors
         if vectors:
@@ -287,93 +335,6 @@ class TrainStep:
                 outputs["logits"], label, received, config.missing
             )
         return values
-
-
-def make_train_step(
-    network: Network,
-    optimizer: tf.keras.optimizers.Optimizer,
-    strategy: tf.distribute.Strategy,
-    loss_config: LossConfig,
-    global_batch: int,
-    *,
-    clip_norm: float = 0.0,
-    frozen: tuple[str, ...] = (),
-    xla: bool = False,
-    augment: Augment | None = None,
-    at_once: int = 1,
-    received: Network | None = None,
-    vae_rate: float = 1.0,
-    proximal_weight: float = 0.0,
-    private: Collection[str] = (),
-    vectors: Sequence[WeightVector] = (),
-) -> TrainStep:
-    """Returns the two compiled halves of a step.
-
-    Every loss is the sum over a replica's samples divided by the global batch, and gradients are
-    summed over the replicas. The number of replicas thus affects neither loss nor gradients.
-    Latent noise depends only on a sample's own seed, so it does not matter which replica gets a
-    sample.
-
-    Args:
-      network: the network to train, built inside `strategy.scope()`.
-      optimizer: its state must be created inside `strategy.scope()` for the network's variables, in
-        their order.
-      strategy: the replicas.
-      loss_config: weights and options of the loss parts.
-      global_batch: number of samples over all replicas.
-      clip_norm: if the norm of all gradients together is larger, they are scaled down to it; 0
-        turns this off.
-      frozen: prefixes of canonical names of weights that do not change.
-      xla: whether XLA compiles a replica's arithmetic. For GPUs only: on a CPU, a step without
-        oneDNN takes ten times as long.
-      augment: image float32 [b, x, y, z, 1], label [b, x, y, z] and sample_seed [b, 2] of a replica
-        -> image and label; part of the graph.
-      at_once: number of a replica's samples that are computed at the same time, each by itself; 1
-        computes all of them together, see sample_loop.py.
-      received: a network for the model that the server sent, built inside `strategy.scope()`; its
-        weights do not change. Needed if `loss_config.missing.needs_received`.
-      vae_rate: share of the learning rate that applies to the VAE branch's own weights.
-      proximal_weight: weight of the proximal term, see `ProximalTerm`; 0 leaves it out. Give the
-        received weights by `set_received` before the first step.
-      private: canonical names of weights that have no received value, and so no proximal term.
-      vectors: of `weight_vector.vectors`, for `at_once` 1; an Adam that updates them was made with
-        the same.
-    Raises:
-      ValueError: if the global batch cannot be shared equally among the replicas, if `frozen`
-        leaves nothing to train, if the received model is needed and not given, or for a proximal
-        weight out of its range.
-    """
-    settings.require(PROXIMAL_WEIGHT, "proximal_weight", proximal_weight)
-    replicas = strategy.num_replicas_in_sync
-    if global_batch < 1 or global_batch % replicas:
-        raise ValueError(
-            f"batch_size is {global_batch} over {replicas} replicas; "
-            f"give a multiple of {replicas}, or use fewer devices"
-        )
-    if loss_config.missing.needs_received and received is None:
-        raise ValueError(
-            f"missing_labels is {loss_config.missing.treatment!r} and no received model is given; "
-            "pass one built like the network"
-        )
-    if all(name.startswith(frozen) for name in network.variables):
-        raise ValueError(f"frozen is {frozen}, which leaves no weight to train; freeze less")
-    return TrainStep(
-        network,
-        optimizer,
-        strategy,
-        loss_config,
-        global_batch,
-        clip_norm=clip_norm,
-        frozen=frozen,
-        xla=xla,
-        augment=augment,
-        at_once=at_once,
-        received=received,
-        vae_rate=vae_rate,
-        proximal_weight=proximal_weight,
-        private=private,
-        vectors=vectors,
-    )
 
 
 def global_norm(gradients: Gradients) -> tf.Tensor:

@@ -16,7 +16,7 @@ from c2fnas import adam, exhausted_memory, inference, named_weights, threads, we
 from c2fnas.allowed_values import CLIP_NORM, PROXIMAL_WEIGHT, VAE_RATE, NonFinite
 from c2fnas.losses import LossConfig
 from c2fnas.sliding_window import LogitsFn
-from c2fnas.train_step import Augment, Batch, distribute, make_train_step
+from c2fnas.train_step import Augment, Batch, TrainStep, distribute
 from runkit import progress, settings
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Trainer:
       strategy: e.g. tf.distribute.MirroredStrategy(), with any number of replicas.
       optimizer: created with its state inside `strategy.scope()`; None creates Adam.
       xla: whether XLA compiles the arithmetic of a step; GPUs only.
-      augment: see `make_train_step`.
+      augment: see `TrainStep`.
       received: a network of the same genotype for the model that the server sent, see
         `set_received`. It needs no VAE branch. It is built inside `strategy.scope()`, and only
         needed if `config.loss.missing.needs_received`.
@@ -155,7 +155,7 @@ class Trainer:
                 if optimizer is None
                 else optimizer
             )
-            self._train_step = make_train_step(
+            self._train_step = TrainStep(
                 network,
                 self._optimizer,
                 strategy,

@@ -113,7 +113,7 @@ def vectors(
 
     Args:
       network: built inside `strategy.scope()`.
-      frozen, vae_rate: as in `make_train_step`.
+      frozen, vae_rate: as in `TrainStep`.
     """
     if not gpus.is_used() or network.alternatives:
         return ()

@@ -47,7 +47,7 @@ def graphs(network, batch: int) -> dict:
 
     from c2fnas import adam, gpus, weight_vector
     from c2fnas.losses import LossConfig
-    from c2fnas.train_step import make_train_step
+    from c2fnas.train_step import TrainStep
 
     strategy = tf.distribute.get_strategy()
     shape = (batch, *network.patch_size)
@@ -60,7 +60,7 @@ def graphs(network, batch: int) -> dict:
     with mock.patch.object(gpus, "is_used", lambda: True):
         vectors = weight_vector.vectors(network)
         optimizer = adam.optimizer(1e-4, network.variables, vectors=vectors)
-        step = make_train_step(network, optimizer, strategy, LossConfig(), batch, vectors=vectors)
+        step = TrainStep(network, optimizer, strategy, LossConfig(), batch, vectors=vectors)
         gradients = step._compiled_gradients.get_concrete_function(patches, tf.TensorSpec(()))
         summed = [tf.TensorSpec([sum(vector.sizes)]) for vector in vectors]
         apply = step._compiled_apply.get_concrete_function(summed)

@@ -6,7 +6,7 @@ from c2fnas import keras_stack, named_weights
 from c2fnas.allowed_values import LARGEST_PROXIMAL_WEIGHT
 from c2fnas.losses import LossConfig
 from c2fnas.proximal import ProximalTerm
-from c2fnas.train_step import distribute, make_train_step
+from c2fnas.train_step import TrainStep, distribute
 from runkit import randomness
 from tests.c2fnas import tiny
 
@@ -31,7 +31,7 @@ def received(network):
 def gradients(network, loss_scale=1.0, **options):
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     with strategy.scope():
-        step = make_train_step(network, None, strategy, LossConfig(), 4, **options)
+        step = TrainStep(network, None, strategy, LossConfig(), 4, **options)
     step.set_received(received(network))
     parts, norm, _, found = step.gradients(distribute(tiny.batch(0), strategy), loss_scale)
     names = [n for n in network.variables if not n.startswith(options.get("frozen", ("-",)))]

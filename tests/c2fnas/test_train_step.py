@@ -7,7 +7,7 @@ import tensorflow as tf
 from c2fnas import gpus, losses, named_weights, train_step, training
 from c2fnas.losses import LossConfig
 from c2fnas.missing_labels import MissingLabels
-from c2fnas.train_step import distribute, latent_noise, make_train_step
+from c2fnas.train_step import TrainStep, distribute, latent_noise
 from tests import forked
 from tests.c2fnas import tiny
 
@@ -35,7 +35,7 @@ def stepped():
         for name, value in network.train_outputs(image, noise).items()
     }
     before = {name: np.array(v.numpy()) for name, v in network.variables.items()}
-    step = make_train_step(network, optimizer, strategy, config, 4)
+    step = TrainStep(network, optimizer, strategy, config, 4)
     parts = step(distribute(batch, strategy))
     after = {name: np.array(v.numpy()) for name, v in network.variables.items()}
     return (
@@ -111,7 +111,7 @@ def test_without_a_vae_branch_two_parts_remain():
     network = tiny.build(tiny.SHALLOW, vae=None)
     optimizer = tf.keras.optimizers.SGD(0.1)
     optimizer.build(list(network.variables.values()))
-    parts = make_train_step(network, optimizer, strategy, LossConfig(), 4)(
+    parts = TrainStep(network, optimizer, strategy, LossConfig(), 4)(
         distribute(tiny.batch(0), strategy)
     )
     assert set(parts) == {"total", "dice", "cross_entropy"}
@@ -148,7 +148,7 @@ def test_samples_one_by_one_give_the_same_losses_and_gradients(vae):
         network = tiny.build(tiny.SHALLOW, vae=vae)
     results = []
     for at_once in (1, 2, 3):
-        step = make_train_step(network, None, strategy, LossConfig(kl=500.0), 4, at_once=at_once)
+        step = TrainStep(network, None, strategy, LossConfig(kl=500.0), 4, at_once=at_once)
         parts, norm, samples, gradients = step.gradients(distribute(tiny.batch(0), strategy))
         values = {name: float(value) for name, value in parts.items()}
         results.append((values, float(norm), samples, [np.array(g) for g in gradients]))
@@ -184,9 +184,9 @@ def test_augmentation_is_part_of_the_step():
         "image": batch["image"][:, ::-1].copy(),
         "label": batch["label"][:, ::-1].copy(),
     }
-    plain = make_train_step(network, optimizer, strategy, LossConfig(), 4)
+    plain = TrainStep(network, optimizer, strategy, LossConfig(), 4)
     augmented = parts(
-        make_train_step(network, optimizer, strategy, LossConfig(), 4, augment=mirrored), batch
+        TrainStep(network, optimizer, strategy, LossConfig(), 4, augment=mirrored), batch
     )
     assert augmented == pytest.approx(parts(plain, by_hand), rel=1e-5)
     assert augmented != pytest.approx(parts(plain, batch), rel=1e-5)
@@ -213,7 +213,7 @@ def test_a_step_treats_missing_labels_as_the_losses_do(treatment, evidence, at_o
     if evidence:
         expected["false_alarms"] = np.mean(losses.false_alarm_entropy(logits, label, seen, missing))
         assert expected["false_alarms"] > 0
-    step = make_train_step(
+    step = TrainStep(
         network, None, strategy, LossConfig(missing=missing), 4, at_once=at_once, received=received
     )
     parts, *_ = step.gradients(distribute(batch, strategy))
@@ -255,7 +255,7 @@ def test_a_loss_that_needs_the_received_model_is_refused_without_it():
     strategy = tf.distribute.get_strategy()
     missing = MissingLabels(classes=(2,), treatment="distil")
     with pytest.raises(ValueError, match="'distil' and no received model is given"):
-        make_train_step(tiny.build(), None, strategy, LossConfig(missing=missing), 4)
+        TrainStep(tiny.build(), None, strategy, LossConfig(missing=missing), 4)
 
 
 def test_the_received_model_stays_while_the_trained_one_moves_on():

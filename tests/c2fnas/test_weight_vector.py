@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from c2fnas import adam, checkpoints, gpus, named_weights, training, weight_vector
 from c2fnas.losses import LossConfig
-from c2fnas.train_step import distribute, make_train_step
+from c2fnas.train_step import TrainStep, distribute
 from tests.c2fnas import tiny
 
 
@@ -28,7 +28,7 @@ def test_losses_gradients_and_steps_are_those_of_single_weights(precision):
     results = []
     for own in ((), vectors):
         named_weights.assign(network, start)
-        step = make_train_step(network, optimizer, strategy, LossConfig(kl=50.0), 4, vectors=own)
+        step = TrainStep(network, optimizer, strategy, LossConfig(kl=50.0), 4, vectors=own)
         parts, norm, samples, gradients = step.gradients(
             distribute(tiny.batch(0), strategy), 2.0**10
         )
