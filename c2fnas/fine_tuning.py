@@ -37,19 +37,11 @@ def complete(
     Raises:
       ValueError: naming every other weight that is missing, unexpected or of another shape.
     """
-    start = (
-        named_weights.initial(network, seed)
-        if not any(name.startswith(named_weights.VAE_PREFIX) for name in weights)
-        else {}
-    )
-    branch = {
-        name: array for name, array in start.items() if name.startswith(named_weights.VAE_PREFIX)
-    }
-    kept = {
-        name: array
-        for name, array in weights.items()
-        if network.vae is not None or not name.startswith(named_weights.VAE_PREFIX)
-    }
-    completed = {**kept, **branch}
+    completed = named_weights.without_vae(weights)
+    if network.vae is not None:
+        has_branch = len(completed) < len(weights)
+        source = weights if has_branch else named_weights.initial(network, seed)
+        branch = (name for name in source if name.startswith(named_weights.VAE_PREFIX))
+        completed |= {name: source[name] for name in branch}
     named_weights.check(network, completed)
     return completed

@@ -154,15 +154,6 @@ def card(model: Model) -> str:
     )
 
 
-def segmenter_weights(model: Model) -> dict[str, np.ndarray]:
-    """Returns the weights without the VAE branch, which changes no logit."""
-    return {
-        name: array
-        for name, array in model.weights.items()
-        if not name.startswith(named_weights.VAE_PREFIX)
-    }
-
-
 def build_segmenter(model: Model) -> Network:
     """Returns the network of a model with its weights, without the VAE branch.
 
@@ -175,7 +166,7 @@ def build_segmenter(model: Model) -> Network:
 
     smallest = (2**model.genotype.depth,) * 3
     built = network.build(model.genotype, patch_size=smallest, vae=None)
-    named_weights.assign(built, segmenter_weights(model))
+    named_weights.assign(built, named_weights.without_vae(model.weights))
     return built
 
 

@@ -69,6 +69,11 @@ class NamedLayers:
         return found
 
 
+def without_vae(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the arrays without those of the VAE branch, which changes no logit."""
+    return {name: array for name, array in arrays.items() if not name.startswith(VAE_PREFIX)}
+
+
 def specs(network: Network) -> dict[str, tuple[tuple[int, ...], str]]:
     """Returns canonical name -> (shape, "float32") of every weight."""
     return {

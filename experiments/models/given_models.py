@@ -119,11 +119,7 @@ def scored_part(
     Raises:
       ValueError: naming `place` and the remedy, if a weight is not finite.
     """
-    kept = {
-        name: array
-        for name, array in weights.items()
-        if not name.startswith(named_weights.VAE_PREFIX)
-    }
+    kept = named_weights.without_vae(weights)
     odd = [name for name, array in kept.items() if not np.isfinite(array).all()]
     if odd:
         raise ValueError(f"{place}: the weights of {odd[0]} are not all finite; {remedy}")

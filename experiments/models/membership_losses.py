@@ -47,7 +47,7 @@ class MembershipLosses:
         Args:
           what: name in the progress bar.
         """
-        named_weights.assign(self._network, segmenter(weights))
+        named_weights.assign(self._network, named_weights.without_vae(weights))
         return np.array([self._loss(scan) for scan in progress.bar(scans, what=what, unit="scan")])
 
     def _loss(self, scan: PatchSource) -> float:
@@ -68,7 +68,7 @@ class MembershipLosses:
         Returns:
           float64 [scans] in [-1, 1]; 0 for an update that changes nothing.
         """
-        before, after = segmenter(received), segmenter(update)
+        before, after = (named_weights.without_vae(of) for of in (received, update))
         named_weights.assign(self._network, before)
         change = [
             np.asarray(after[name], np.float64) - np.asarray(before[name], np.float64)
@@ -119,15 +119,6 @@ def centres(scan: PatchSource, count: int) -> list[tuple[int, int, int]]:
     flat = [scan.runs.voxel((2 * number + 1) * voxels // (2 * count)) for number in range(count)]
     shape = tuple(scan.image.shape)
     return [three(int(i) for i in np.unravel_index(place, shape)) for place in flat]
-
-
-def segmenter(weights: Weights) -> dict[str, np.ndarray]:
-    """Returns the weights without those of the VAE branch."""
-    return {
-        name: array
-        for name, array in weights.items()
-        if not name.startswith(named_weights.VAE_PREFIX)
-    }
 
 
 def _norm(arrays: Sequence[np.ndarray]) -> float:
