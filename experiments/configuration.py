@@ -1,6 +1,6 @@
 """The settings of an experiment: frozen values, checked once, stored with every result.
 
-This module reads no flags and no files and needs no TensorFlow.
+This module reads no flags and needs no TensorFlow.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from c2fnas import array_groups
+from c2fnas import array_groups, genotype
 from c2fnas.allowed_values import (
     CLIP_NORM,
     OVERLAP,
@@ -334,6 +334,15 @@ class ExperimentConfig:
             key: list(value) if isinstance(value, tuple) else value
             for key, value in dataclasses.asdict(self).items()
         }
+
+
+def load_genotype(config: ExperimentConfig) -> genotype.Genotype:
+    """Returns a configuration's genotype with its number of filters.
+
+    Raises:
+      ValueError: as `genotype.load`.
+    """
+    return genotype.load(config.genotype).with_size(filters=config.filters, classes=len(CLASSES))
 
 
 def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, Any]:

@@ -173,19 +173,14 @@ def _plan() -> dict[str, Any] | None:
     """Returns the plan of the flags, or None if no profile is given and all are defaults."""
     if not FLAGS["profile"].present:
         return None
-    from c2fnas import genotype
     from experiments import configuration
 
     try:
         config = experiment_flags.experiment_config(without_training=True)
-        genotype_json = (
-            genotype.load(config.genotype)
-            .with_size(filters=config.filters, classes=len(configuration.CLASSES))
-            .to_json()
-        )
+        genotype = configuration.load_genotype(config)
     except ValueError as error:
         raise app.UsageError(str(error)) from error
-    return configuration.plan(config, genotype_json)
+    return configuration.plan(config, genotype.to_json())
 
 
 if __name__ == "__main__":

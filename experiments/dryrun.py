@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
     start = time.monotonic()
     trainer = site_trainer.build_trainer(one, strategies.mirrored(), total_steps=1)
     network = trainer.network
-    genotype = site_trainer.load_genotype(one)
+    genotype = configuration.load_genotype(one)
     seconds = time.monotonic() - start
     print(
         _about_supernet(network, genotype, one.patch_size, seconds)

@@ -14,7 +14,7 @@ import json
 from absl import flags
 
 from experiments import flags as experiment_flags
-from experiments.configuration import plan
+from experiments.configuration import load_genotype, plan
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
             f"--keep_at_site or --only_receive: {error}. Groups are "
             f"{', '.join(array_groups.GROUPS)}"
         ) from error
-    genotype = site_trainer.load_genotype(config)
+    genotype = load_genotype(config)
     metadata = {
         "model": "initial",
         "plan": json.dumps(plan(config, genotype.to_json())),

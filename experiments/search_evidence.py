@@ -63,7 +63,8 @@ flags.DEFINE_bool("dry_run", False, "Print the cost and exit.")
 def main(argv: list[str]) -> None:
     del argv
     from c2fnas import genotype
-    from experiments.models import prepared_cases, site_trainer
+    from experiments import configuration
+    from experiments.models import prepared_cases
     from experiments.reports import search_page
     from experiments.search import search_cost, searched_cases
     from experiments.search.shared_work import SharedWork
@@ -89,7 +90,7 @@ def main(argv: list[str]) -> None:
         name: genotype.load(file).with_size(filters=config.filters, classes=len(CLASSES))
         for name, file in given.items()
     }
-    compared = evidence.networks(site_trainer.load_genotype(config), found)
+    compared = evidence.networks(configuration.load_genotype(config), found)
     paths = []
     if FLAGS.paths:
         paths = evidence.read_paths(FLAGS.paths, config.filters, least=chosen.rank_paths)

@@ -46,13 +46,11 @@ flags.DEFINE_string(
 
 def main(argv: list[str]) -> None:
     del argv
-    from c2fnas import genotype
     from c2fnas.search.operation_space import OperationSpace
     from experiments import configuration
     from experiments.models import given_paths
     from experiments.search import federated_search, search_state
     from runkit import folder_lock, overwriting, private
-    from runkit.classes import CLASSES
 
     config = experiment_flags.experiment_config(without_training=True)
     if not config.supernet:
@@ -67,14 +65,14 @@ def main(argv: list[str]) -> None:
         {},
         folders={"--output": [folder]},
     )
-    genes = genotype.load(config.genotype).with_size(filters=config.filters, classes=len(CLASSES))
-    space = OperationSpace(genes)
+    genotype = configuration.load_genotype(config)
+    space = OperationSpace(genotype)
     about = {
-        "genotype": genes.to_json(),
+        "genotype": genotype.to_json(),
         "supernet": federated_search.digest(trained),
         "patch_size": list(config.patch_size),
     }
-    plan = configuration.plan(config, genes.to_json())
+    plan = configuration.plan(config, genotype.to_json())
     given_paths.load(trained, configuration.evaluation_plan(plan))  # only to check that it fits
     pooled = (
         federated_search.pooled_search(pathlib.Path(FLAGS.pooled), space) if FLAGS.pooled else None

@@ -54,7 +54,8 @@ _WEIGHTS = "operations.safetensors"
 
 def main(argv: list[str]) -> None:
     del argv
-    from experiments.models import prepared_cases, site_trainer, strategies
+    from experiments import configuration
+    from experiments.models import prepared_cases, strategies
     from experiments.reports import search_page
     from experiments.search import (
         federated_search,
@@ -76,7 +77,7 @@ def main(argv: list[str]) -> None:
         {},
         folders={"--output": [folder]},
     )
-    space = _space(site_trainer.load_genotype(config), config, chosen)
+    space = _space(configuration.load_genotype(config), config, chosen)
     stores = [prepared_cases.open_store(path, config) for path in cases]
     first = federated_search.first_state(
         space,

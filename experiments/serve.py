@@ -23,7 +23,6 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from c2fnas import genotype
 from experiments import configuration, program_help, setting_flags
 from experiments import flags as experiment_flags
 from experiments.configuration import ExperimentConfig
@@ -37,7 +36,6 @@ from federated.server.config import ServerConfig
 from federated.server.serve import serve
 from federated.tensors import tensor_files
 from runkit import interrupts, settings, systemd
-from runkit.classes import CLASSES
 from runkit.scalar_events import ScalarEvents
 
 FLAGS = flags.FLAGS
@@ -223,10 +221,7 @@ def _check_plan(config: ExperimentConfig, initial_model: str) -> None:
 
 
 def _plan(config: ExperimentConfig) -> dict[str, Any]:
-    genes = genotype.load(config.genotype)
-    return configuration.plan(
-        config, genes.with_size(filters=config.filters, classes=len(CLASSES)).to_json()
-    )
+    return configuration.plan(config, configuration.load_genotype(config).to_json())
 
 
 if __name__ == "__main__":

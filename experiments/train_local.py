@@ -18,6 +18,7 @@ from absl import app, flags, logging
 
 from c2fnas.genotype import Genotype
 from experiments import flags as experiment_flags
+from experiments.configuration import load_genotype
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -74,7 +75,7 @@ def main(argv: list[str]) -> None:
     inputs = {**start, "--site_folder": [folder / "cases"], **experiment_flags.genotype_file()}
     overwriting.require_apart(inputs, {}, folders={"--model_folder": [model_folder]})
     store = prepared_cases.open_store(folder / "cases", config)
-    weights = _start(site_trainer.load_genotype(config))
+    weights = _start(load_genotype(config))
     label = FLAGS.model_name or f"{store.site}_{kind}"
     folder_lock.hold(folder / "cases", shared=True)
     if strategies.is_chief():  # of several machines that train together, only the chief writes

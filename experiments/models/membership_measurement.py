@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from c2fnas import genotype, named_weights
-from experiments.configuration import CLASSES, ExperimentConfig
+from c2fnas import named_weights
+from experiments.configuration import ExperimentConfig, load_genotype
 from experiments.models.membership_losses import MembershipLosses
 from experiments.models.membership_targets import AttackedModel, Candidates
 from experiments.results.statistics import membership_rates
@@ -80,9 +80,8 @@ class Measurement:
 
     def seconds(self) -> float:
         """Returns a rough estimate of the remaining time, on two cores."""
-        genes = genotype.load(self._config.genotype)
-        genes = genes.with_size(filters=self._config.filters, classes=len(CLASSES))
-        patch = _FORWARD_S * genes.macs(self._config.patch_size) / _FORWARD_MACS
+        macs = load_genotype(self._config).macs(self._config.patch_size)
+        patch = _FORWARD_S * macs / _FORWARD_MACS
         return sum(
             len(self._candidates[one.site].scans)
             * self._patches

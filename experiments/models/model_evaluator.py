@@ -11,11 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from c2fnas import inference, named_weights
-from experiments.configuration import ExperimentConfig, plan
+from experiments.configuration import ExperimentConfig, load_genotype, plan
 from experiments.models.case_evaluation import CaseEvaluation
 from experiments.models.site_trainer import (
     build_network,
-    load_genotype,
     tensor_specs,
     window_config,
 )

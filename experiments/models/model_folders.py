@@ -7,9 +7,9 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from c2fnas import genotype, model_folder, named_weights
+from c2fnas import model_folder, named_weights
 from c2fnas.model_folder import Model
-from experiments.configuration import ExperimentConfig, plan
+from experiments.configuration import ExperimentConfig, load_genotype, plan
 from experiments.models import devices
 from experiments.results import gated_rows, score_summary
 from experiments.results.case_rows import CaseRow
@@ -22,7 +22,6 @@ from preprocessing.case_source import CaseSource
 from preprocessing.case_store import CaseStore
 from preprocessing.splits import SPLITS
 from runkit import atomic
-from runkit.classes import CLASSES
 
 if TYPE_CHECKING:
     from experiments.models.site_trainer import SegmentationTrainer
@@ -61,14 +60,14 @@ def write(
       ValueError: see `model_folder.save`.
     """
     gate = gated_rows.gates_of(rows).get(name)
-    genes = genotype.load(config.genotype).with_size(filters=config.filters, classes=len(CLASSES))
+    genotype = load_genotype(config)
     model_folder.save(
         folder,
         Model(
             name=name,
             weights=weights,
-            genotype=genes,
-            plan=plan(config, genes.to_json()),
+            genotype=genotype,
+            plan=plan(config, genotype.to_json()),
             training_data={
                 **training_data(list(stores), config),
                 **_private_arrays(config, private_arrays_of),

@@ -19,11 +19,10 @@ import tensorflow as tf
 from c2fnas import inference, named_weights
 from c2fnas.scores import case_scores
 from c2fnas.search.supernet import Supernet
-from experiments.configuration import ExperimentConfig, plan
+from experiments.configuration import ExperimentConfig, load_genotype, plan
 from experiments.models.model_evaluator import WithoutTraining
 from experiments.models.site_trainer import (
     build_network,
-    load_genotype,
     tensor_specs,
     window_config,
 )

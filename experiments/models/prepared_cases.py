@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from experiments.configuration import CLASSES, ExperimentConfig
+from experiments.configuration import ExperimentConfig
 from preprocessing import case_store, declared_labels
 from preprocessing.case_store import CaseStore, Record
+from runkit.classes import CLASSES
 
 REMEDY = (
     "prepare them again with these flags (experiments.prepare), or give the flag file that they "

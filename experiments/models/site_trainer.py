@@ -22,7 +22,6 @@ import tensorflow as tf
 from c2fnas import (
     checkpoints,
     fine_tuning,
-    genotype,
     inference,
     named_weights,
     network,
@@ -37,7 +36,7 @@ from c2fnas.search.operation_space import OperationSpace
 from c2fnas.search.supernet_trainer import SupernetTrainer
 from c2fnas.tensorboard_log import StepProfiler, TensorBoardLog
 from c2fnas.train_step import Augment
-from experiments.configuration import ExperimentConfig, plan
+from experiments.configuration import ExperimentConfig, load_genotype, plan
 from experiments.models import devices
 from experiments.models.case_evaluation import CaseEvaluation
 from experiments.results import shared_choice
@@ -51,14 +50,8 @@ from preprocessing.case_source import CaseSource, PreparedCase
 from preprocessing.patches import PatchConfig, PatchSampler
 from preprocessing.splits import SPLITS
 from runkit import events, private, progress
-from runkit.classes import CLASSES
 
 Weights = dict[str, np.ndarray]
-
-
-def load_genotype(config: ExperimentConfig) -> genotype.Genotype:
-    """Returns a configuration's genotype with its number of filters."""
-    return genotype.load(config.genotype).with_size(filters=config.filters, classes=len(CLASSES))
 
 
 def build_network(config: ExperimentConfig) -> network.Network:

@@ -7,8 +7,7 @@ import math
 import pathlib
 from collections.abc import Mapping
 
-from c2fnas import genotype
-from experiments.configuration import CLASSES, ExperimentConfig
+from experiments.configuration import ExperimentConfig, load_genotype
 from federated.aggregation import rules
 from federated.privacy.policy import PrivacyPolicy
 from runkit import progress
@@ -157,8 +156,8 @@ def estimated_seconds(spec: RunSpec) -> dict[str, float]:
     A rough estimate: within about a third for the demo profile, an order of magnitude elsewhere.
     """
     config = spec.config
-    gene = genotype.load(config.genotype).with_size(filters=config.filters, classes=len(CLASSES))
-    work = config.batch_size * gene.macs(config.patch_size) / _DEMO_MACS
+    genotype = load_genotype(config)
+    work = config.batch_size * genotype.macs(config.patch_size) / _DEMO_MACS
     step = _STEP_S * work
     size = (config.filters / 8) ** 2 * 27.0 / math.prod(config.spacing_mm)
     validated, tested = _VALIDATION_S * size, _TEST_S * size
@@ -252,15 +251,13 @@ def disk_bytes(spec: RunSpec, *, scans: bool = True, others: bool = True) -> flo
       scans: whether the run makes its scans; otherwise another run has already made them.
       others: the same for its non-members.
     """
-    gene = genotype.load(spec.config.genotype).with_size(
-        filters=spec.config.filters, classes=len(CLASSES)
-    )
+    weights = load_genotype(spec.config).conv_weights()
     cases, further = sum(site.made for site in spec.sites), spec.nonmembers * len(spec.sites)
     prepared = _PREPARED_BYTES * 27.0 / math.prod(spec.config.spacing_mm)
     return (
         cases * (_CASE_BYTES if scans else prepared)
         + further * (_CASE_BYTES if others else prepared)
-        + (spec.config.num_rounds + 6 * len(spec.sites)) * _WEIGHT_BYTES * 1.4 * gene.conv_weights()
+        + (spec.config.num_rounds + 6 * len(spec.sites)) * _WEIGHT_BYTES * 1.4 * weights
     )
 
 
