@@ -18,7 +18,6 @@ from experiments.results.case_rows import SCORE
 from preprocessing import declared_labels, resampling
 from preprocessing.case_source import CaseSource, PreparedCase
 from runkit import array_files, atomic, progress
-from runkit.classes import FOREGROUND
 
 
 class CaseEvaluation:
@@ -111,7 +110,7 @@ class CaseEvaluation:
             "site": self._store.site,
             "case": case.number,
             "grid": grid,
-            **_columns(mask, truth, spacing_mm),
+            **case_rows.columns(case_scores.compare(mask, truth, spacing_mm)),
         }
 
     def _segmented(self, case: PreparedCase) -> tuple[np.ndarray, float]:
@@ -120,12 +119,3 @@ class CaseEvaluation:
         return inference.segment(
             np.asarray(case.image, np.float32), self._logits, self._window, observe=score.add
         ), score.value
-
-
-def _columns(mask: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, Any]:
-    scores = case_scores.compare(mask, truth, spacing_mm)
-    return {
-        column: value
-        for class_, one in scores.items()
-        for column, value in case_rows.columns(one, FOREGROUND[class_]).items()
-    }

@@ -32,7 +32,6 @@ from federated.site.journal import Journal
 from federated.tensors.weights import TensorSpec
 from preprocessing.case_source import CaseSource
 from runkit import private, progress
-from runkit.classes import FOREGROUND
 
 Weights = dict[str, np.ndarray]
 
@@ -112,8 +111,4 @@ class PathEvaluator(WithoutTraining):
     def _scores(self, case: Any) -> dict[str, Any]:
         image, truth = np.asarray(case.image, np.float32), np.asarray(case.label)
         mask = inference.segment(image, self._logits, self._window)
-        return {
-            column: value
-            for class_, one in case_scores.compare(mask, truth, case.target_mm).items()
-            for column, value in case_rows.columns(one, FOREGROUND[class_]).items()
-        }
+        return case_rows.columns(case_scores.compare(mask, truth, case.target_mm))

@@ -104,30 +104,34 @@ def marks_tumour(row: CaseRow) -> bool:
     return row["volume_ml_tumour"] > 0 or (value(row, "components_tumour") or 0.0) > 0
 
 
-def columns(scores: ClassScores, name: str) -> dict[str, float | None]:
-    """Returns the columns of one class, e.g. `hd95_mm_pancreas`.
+def columns(scores: Mapping[int, ClassScores]) -> dict[str, float | None]:
+    """Returns the columns of a case, e.g. `hd95_mm_pancreas`, from class -> its scores.
 
     A value is None if the class has no score (see c2fnas.scores.metrics).
     """
-    values = {
-        "dice": scores.dice,
-        "hd95_mm": scores.hd95_mm,
-        "nsd": scores.nsd,
-        "volume_error_ml": scores.volume_error_ml,
-        "volume_ml": scores.volume_ml,
-        "truth_ml": scores.truth_volume_ml,
-        "components": scores.components,
-        "truth_components": scores.truth_components,
-        "found": scores.found,
-        "false_components": scores.false_components,
-        "surface_volume_ratio": scores.surface_volume_ratio,
-        "truth_surface_volume_ratio": scores.truth_surface_volume_ratio,
-    }
-    return {
-        f"{measure}_{name}": value
-        for measure, value in values.items()
-        if name == "tumour" or measure not in _TUMOUR_ONLY
-    }
+    found: dict[str, float | None] = {}
+    for class_, own in scores.items():
+        name = FOREGROUND[class_]
+        values = {
+            "dice": own.dice,
+            "hd95_mm": own.hd95_mm,
+            "nsd": own.nsd,
+            "volume_error_ml": own.volume_error_ml,
+            "volume_ml": own.volume_ml,
+            "truth_ml": own.truth_volume_ml,
+            "components": own.components,
+            "truth_components": own.truth_components,
+            "found": own.found,
+            "false_components": own.false_components,
+            "surface_volume_ratio": own.surface_volume_ratio,
+            "truth_surface_volume_ratio": own.truth_surface_volume_ratio,
+        }
+        found |= {
+            f"{measure}_{name}": value
+            for measure, value in values.items()
+            if name == "tumour" or measure not in _TUMOUR_ONLY
+        }
+    return found
 
 
 def of_files(
@@ -175,8 +179,4 @@ def of_files(
     scores = case_scores.compare(
         mask.array, label.array, label.spacing_mm, tolerance_mm=tolerance_mm
     )
-    return {
-        column: value
-        for class_, one in scores.items()
-        for column, value in columns(one, FOREGROUND[class_]).items()
-    }
+    return columns(scores)

@@ -16,7 +16,7 @@ from federated.site import answers
 
 def test_the_type_of_a_row_has_every_column_that_is_written():
     scores = ClassScores(**dict.fromkeys((f.name for f in dataclasses.fields(ClassScores)), 0.5))
-    written = {*case_rows.columns(scores, "pancreas"), *case_rows.columns(scores, "tumour")}
+    written = set(case_rows.columns({1: scores, 2: scores}))
     typed = set(typing.get_type_hints(CaseRow))
     assert written | set(case_rows.REQUIRED) | {case_rows.SCORE} <= typed
     assert set(case_rows.REQUIRED) == CaseRow.__required_keys__
@@ -37,9 +37,7 @@ def test_whether_there_is_a_tumour_survives_the_rounding_of_a_site(digits):
         masks = [np.zeros((4, 4, 4), np.uint8) for _ in range(2)]
         for mask, voxels in zip(masks, (marked, truth), strict=True):
             mask[0, 0, :voxels] = 2
-        scores = case_scores.compare(*masks, (1.0, 1.0, 1.0))
-        columns = {k: v for c, name in ((1, "pancreas"), (2, "tumour"))
-                   for k, v in case_rows.columns(scores[c], name).items()}  # fmt: skip
+        columns = case_rows.columns(case_scores.compare(*masks, (1.0, 1.0, 1.0)))
         return answers.rounded({**about, **columns, "score_tumour": 0.004 * marked}, digits)
 
     rows = [
