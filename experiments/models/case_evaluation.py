@@ -41,7 +41,7 @@ class CaseEvaluation:
         window: WindowConfig,
         *,
         examples: pathlib.Path,
-        example_cases: int,
+        example_cases: int = 4,
         label: str,
     ):
         self._store, self._cases, self._logits, self._window = store, cases, logits, window

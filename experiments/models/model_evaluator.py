@@ -51,7 +51,6 @@ class ModelEvaluator(WithoutTraining):
       store: the site's prepared cases.
       folder: folder for the masks that are kept; it stays at the site.
       strategy: the devices to use.
-      example_cases: number of test cases whose predicted masks are kept for the site's figures.
     Attributes:
       num_examples: the number of test cases.
     """
@@ -63,7 +62,6 @@ class ModelEvaluator(WithoutTraining):
         folder: pathlib.Path,
         *,
         strategy: tf.distribute.Strategy,
-        example_cases: int = 4,
     ):
         # A site without tumours also scores its validation cases, if there are any.
         cases = {
@@ -84,7 +82,6 @@ class ModelEvaluator(WithoutTraining):
             inference.logits_fn(self._network, strategy),
             window_config(config, strategy),
             examples=folder / "examples",
-            example_cases=example_cases,
             label=store.site,
         )
         self.specs: Sequence[TensorSpec] = tensor_specs(self._network)

@@ -195,7 +195,6 @@ class SegmentationTrainer:
       strategy: the devices to use.
       extra_models: models of earlier runs to lend to the cross-site evaluation, name -> weights.
       lend_local: whether to also lend the best model of this run.
-      example_cases: number of test cases whose predicted masks are kept for the site's figures.
       freeze_encoder: whether the encoder keeps its initial weights.
       profile_steps: first and last step to profile, or None.
       xla: see `training.Trainer`.
@@ -222,7 +221,6 @@ class SegmentationTrainer:
         strategy: tf.distribute.Strategy,
         extra_models: Mapping[str, pathlib.Path] | None = None,
         lend_local: bool = True,
-        example_cases: int = 4,
         freeze_encoder: bool = False,
         profile_steps: tuple[int, int] | None = None,
         xla: bool = False,
@@ -249,9 +247,9 @@ class SegmentationTrainer:
                     "least five cases"
                 )
         self._sampler = patch_sampler(config, self._cases["training"])
-        self._steps_per_round = self._sampler.steps_per_epoch * config.local_epochs
+        self.steps_per_round = self._sampler.steps_per_epoch * config.local_epochs
         frozen = fine_tuning.encoder_prefixes(load_genotype(config)) if freeze_encoder else ()
-        total_steps = self._steps_per_round * config.num_rounds
+        total_steps = self.steps_per_round * config.num_rounds
         self._trainer = build_trainer(
             config,
             strategy,
@@ -278,7 +276,6 @@ class SegmentationTrainer:
             self._logits,
             self._window,
             examples=self._folder / "examples",
-            example_cases=example_cases,
             label=label,
         )
         self._history = events.EventLog(self._folder / "history.jsonl")
@@ -292,7 +289,6 @@ class SegmentationTrainer:
         self.specs: Sequence[TensorSpec] = tensor_specs(self._trainer.network)
         self.plan = plan(config, load_genotype(config).to_json())
         self.num_examples = len(self._cases["training"])
-        self.steps_per_round = self._steps_per_round
         self.labels = store.declared
         self.score_every = config.validation_every
         lacks_labels = bool(declared_labels.missing(store.declared))
@@ -321,7 +317,7 @@ class SegmentationTrainer:
                 "proximal_weight, keep_at_site or only_receive is set, but this trainer is a "
                 "baseline's; make it with federated=True"
             )
-        start, begin = _fingerprint(weights), (round_number - 1) * self._steps_per_round
+        start, begin = _fingerprint(weights), (round_number - 1) * self.steps_per_round
         # Earlier releases also trained rounds that a site had missed; their checkpoint may be from
         # the middle of one.
         elsewhere = not self._state["complete"] and self._trainer.step < begin
@@ -380,7 +376,7 @@ class SegmentationTrainer:
 
     def _run_round(self) -> None:
         round_number = self._state["round"]
-        end = round_number * self._steps_per_round
+        end = round_number * self.steps_per_round
         epoch = self._sampler.steps_per_epoch
         parts: dict[str, float] = {}
         if not self._devices_recorded:  # another process may have trained on other devices

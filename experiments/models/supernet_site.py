@@ -24,7 +24,7 @@ class SupernetSite(SegmentationTrainer):
         trainer = self._trainer
         assert isinstance(trainer, SupernetTrainer)
         number = self._state["round"]
-        trainer.begin_round(number, (number - 1) * self._steps_per_round)
+        trainer.begin_round(number, (number - 1) * self.steps_per_round)
         super()._run_round()
 
     def validate(self, what: str) -> dict[str, float]:
