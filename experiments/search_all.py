@@ -52,8 +52,9 @@ flags.DEFINE_bool("dry_run", False, "Print the cost and exit.")
 
 def main(argv: list[str]) -> None:
     del argv
+    from experiments.reports.search_page import PAPER_GPU_DAYS
     from experiments.run.stages import RunFolder
-    from experiments.search import search_cost, whole_run
+    from experiments.search import whole_run
 
     files = {
         stage: pathlib.Path(FLAGS.flagfiles) / f"search_{stage}_{FLAGS.profile}.flags"
@@ -82,7 +83,7 @@ def main(argv: list[str]) -> None:
     print(
         f"Search, profile {FLAGS.profile}, seed {FLAGS.seed}, in {folder}: about "
         f"{duration(total)} on {run.threads} cores, {total * run.threads / 3600:.1f} CPU-hours; "
-        f"C2FNAS took {search_cost.GPU_DAYS} GPU-days:",
+        f"C2FNAS took {PAPER_GPU_DAYS} GPU-days:",
         flush=True,
     )
     for name, seconds in budget.items():

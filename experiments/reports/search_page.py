@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from c2fnas import genotype
 from c2fnas.genotype import Genotype
 from experiments import figures
 from experiments.reports import html_parts
@@ -14,7 +15,7 @@ from experiments.results import search_table
 from experiments.results.search_table import ScoredCandidate
 from experiments.results.verdicts.search_claims import NETWORKS, SEARCH_CLAIMS
 
-PAPER_GPU_DAYS = 333
+PAPER_GPU_DAYS = 333  # cost of C2FNAS (Yu et al. 2020), whose search these are smaller versions of
 _STAGES = {
     "topology": "Topology: each candidate was trained alone from nothing",
     "operations": "Operations: each candidate is a path of one supernet",
@@ -117,11 +118,11 @@ def _stage(stage: StageResult) -> list[str]:
             _best_rows(found),
         ),
     ]
-    for arm, genotype in stage.winners.items():
+    for arm, best in stage.winners.items():
         parts += [
             f"<p><b>Best of {html_parts.text(arm)}</b></p>",
             html_parts.drawing(
-                figures.genotype_figure(genotype, stage.patch_size, vae=False),
+                figures.genotype_figure(best, stage.patch_size, vae=False),
                 f"The best network of {arm}",
             ),
         ]
@@ -129,8 +130,6 @@ def _stage(stage: StageResult) -> list[str]:
 
 
 def _published_gmac(stage: StageResult) -> float | None:
-    from c2fnas import genotype
-
     winner = next(iter(stage.winners.values()), None)
     published = genotype.load("c2fnas")
     if winner is None or any(n % published.size_multiple for n in stage.patch_size):

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from c2fnas.genotype import Genotype
 from experiments import figures
+from experiments.figures.style import COLUMN_HEADINGS
 from experiments.models import devices
 from experiments.reports import patients_table
 from experiments.results import fingerprints, patients, table1_values
@@ -23,13 +24,6 @@ from experiments.results.case_rows import CaseRow
 from federated.tensors import tensor_files
 from runkit import atomic, events, markdown_tables
 
-_HEADINGS = {
-    "C1_pancreas": "C1 pancreas",
-    "C2_pancreas": "C2 pancreas",
-    "C2_tumour": "C2 tumour",
-    "pancreas_average": "Pancreas average",
-    "average": "Average",
-}
 _PAPER_FLAGS = pathlib.Path(__file__).parents[1] / "flagfiles" / "paper.flags"
 _NO_DEPARTURE = {"profile", "seed"}  # these identify a run; the paper's setting has no such value
 _NOT_IN_PAPER = {
@@ -452,7 +446,7 @@ def _run_markdown(content: Mapping[str, Any]) -> str:
 
 def _dice_table(rows: Iterable[Sequence[str]]) -> list[str]:
     return markdown_tables.lines(
-        ["Model", *(f"{_HEADINGS[name]}#" for name in table1_values.COLUMNS)], rows
+        ["Model", *(f"{COLUMN_HEADINGS[name]}#" for name in table1_values.COLUMNS)], rows
     )
 
 

@@ -16,6 +16,7 @@ from c2fnas.search.operation_space import OperationSpace
 from c2fnas.search.supernet_trainer import SupernetTrainer
 from experiments.configuration import ExperimentConfig
 from experiments.models import site_trainer
+from experiments.reports.search_page import PAPER_GPU_DAYS
 from experiments.results.verdicts.search_verdicts import mean_score
 from experiments.run.run_plan import duration
 from experiments.search import candidate_budget, candidate_training, evidence, scoring, search_cost
@@ -192,5 +193,5 @@ def cost(
         f"{duration(training)} on {cores} cores\n"
         f"scoring: {state.budget} paths in two arms, on {cases} validation cases each, about "
         f"{duration(scoring)}; together {(training + scoring) * cores / 3600:.1f} CPU-hours. "
-        f"C2FNAS took {search_cost.GPU_DAYS} GPU-days"
+        f"C2FNAS took {PAPER_GPU_DAYS} GPU-days"
     )

@@ -10,12 +10,11 @@ import numpy as np
 from c2fnas.genotype import Genotype
 from c2fnas.search.topology_space import TopologySpace
 from experiments.configuration import ExperimentConfig
+from experiments.reports.search_page import PAPER_GPU_DAYS
 from experiments.run.run_plan import duration
 from experiments.search.candidate_budget import ProxySettings
 from experiments.search.search_state import SearchState
 from preprocessing.case_source import CaseSource
-
-GPU_DAYS = 333  # cost of C2FNAS (Yu et al. 2020), of which this search is a smaller version
 
 # CPU seconds of trainings on an EPYC with AVX-512, two threads, at 4 mm with 32^3 patches:
 # published genotype with 4 filters (0.113 GMAC per patch) and with 8.
@@ -101,7 +100,7 @@ def of_topologies(
         f"trainings of {proxy.proxy_steps} steps in {arms}, out of {space.size} topologies",
         cores=cores,
     )
-    return f"{line}. C2FNAS took {GPU_DAYS} GPU-days"
+    return f"{line}. C2FNAS took {PAPER_GPU_DAYS} GPU-days"
 
 
 def of_trainings(
