@@ -33,17 +33,9 @@ class TensorBoardLog:
         """Writes the scores of a validation."""
         self._write("validation", step, values)
 
-    def federated_round(
-        self, step: int, number: int, values: Mapping[str, float] | None = None
-    ) -> None:
-        """Marks the step at which a round began.
-
-        Args:
-          step: number of steps taken before the round.
-          number: number of the round.
-          values: scores of the global model at its start.
-        """
-        self._write("federated", step, {"round": number, **(values or {})})
+    def federated_round(self, step: int, number: int) -> None:
+        """Marks the step at which a round began; `step` is the number of steps taken before it."""
+        self._write("federated", step, {"round": number})
 
     def _write(self, group: str, step: int, values: Mapping[str, float]) -> None:
         self._events.write(step, {f"{group}/{name}": value for name, value in values.items()})

@@ -145,9 +145,7 @@ def start(
     return EvolutionState(settings, seed, tuple(proposals))
 
 
-def random_search(
-    space: GeneSpace, settings: EvolutionSettings, *, seed: int, given: Sequence[Gene] = ()
-) -> EvolutionState:
+def random_search(space: GeneSpace, settings: EvolutionSettings, *, seed: int) -> EvolutionState:
     """Returns a random search that scores as many candidates as the evolution would.
 
     It is an evolution with a single generation, so `waiting`, `record` and `best` work as usual.
@@ -159,7 +157,6 @@ def random_search(
             settings, population=settings.budget, generations=1, mutations=0, crossovers=0
         ),
         seed=seed,
-        given=given,
     )
 
 

@@ -26,8 +26,6 @@ class SupernetTrainer(Trainer):
       supernet: built inside `strategy.scope()`.
       config: settings of the whole run; its seed decides the paths.
       strategy: as in `Trainer`.
-      round_number: number of the federated round for the paths, 0 without rounds; callers may
-        change the attribute between two calls of `train`.
       arguments: further arguments of `Trainer`.
     """
 
@@ -36,13 +34,11 @@ class SupernetTrainer(Trainer):
         supernet: Supernet,
         config: TrainingConfig,
         strategy: tf.distribute.Strategy,
-        *,
-        round_number: int = 0,
         **arguments: Any,
     ):
         super().__init__(supernet, config, strategy, **arguments)
-        self.supernet, self.round_number = supernet, round_number
-        self._round_begins = 0
+        self.supernet = supernet
+        self._round_number = self._round_begins = 0  # 0 without rounds
 
     def begin_round(self, round_number: int, first_step: int) -> None:
         """Counts the steps of the paths from a round's first step.
@@ -53,7 +49,7 @@ class SupernetTrainer(Trainer):
           round_number: from 1.
           first_step: number of the round's first step in this trainer's count.
         """
-        self.round_number, self._round_begins = round_number, first_step
+        self._round_number, self._round_begins = round_number, first_step
 
     def set_weights(
         self, arrays: Mapping[str, np.ndarray], *, reset_optimizer: bool = False
@@ -86,7 +82,7 @@ class SupernetTrainer(Trainer):
                     path_at(
                         self.supernet.space,
                         self.config.seed,
-                        self.round_number,
+                        self._round_number,
                         step - self._round_begins,
                     )
                 )
