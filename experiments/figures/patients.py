@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -11,9 +11,7 @@ from experiments.figures.style import DPI, INK, MUTED, RULE, ink, model_style, r
 from experiments.results import gated_rows
 
 
-def froc_figure(
-    measures: Mapping[str, Mapping[str, Any]], models: Sequence[str] | None = None
-) -> Figure:
+def froc_figure(measures: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Draws free-response curves: one step line per model over all thresholds.
 
     A dot with its exact interval marks the unchanged mask. With the healthy gate, the same curve
@@ -21,9 +19,8 @@ def froc_figure(
 
     Args:
       measures: the result of `patients.of_runs`.
-      models: the models to draw; None draws all that have a curve.
     """
-    drawn = [name for name in (models or measures) if measures.get(name, {}).get("froc")]
+    drawn = [name for name, own in measures.items() if own.get("froc")]
     figure = Figure(figsize=(8.2, 4.6), dpi=DPI, facecolor="white", layout="constrained")
     axes = figure.subplots()
     remove_frame(axes)

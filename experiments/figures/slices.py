@@ -106,20 +106,20 @@ def radiological(plane: np.ndarray) -> np.ndarray:
     return plane[::-1, ::-1].T
 
 
-def comparison(slices: Sequence[CaseSlice], models: Sequence[str] | None = None) -> Figure:
+def comparison(slices: Sequence[CaseSlice]) -> Figure:
     """Draws one row per case: CT, truth and the models' predictions (the paper's Fig. 4 and 5).
 
-    Args:
-      slices: at least one.
-      models: columns after the truth; by default all models of the slices, in the table's order.
+    The columns after the truth are all models of the slices, in the table's order.
+
+    Raises:
+      ValueError: without a slice.
     """
     if not slices:
         raise ValueError("comparison has no slice to draw; give at least one case")
-    if models is None:
-        present = {model for case in slices for model in case.predictions}
-        models = [
-            m for m in (*table1_values.MODELS, table1_values.BEST_GLOBAL) if m in present
-        ] + sorted(present - {*table1_values.MODELS, table1_values.BEST_GLOBAL})
+    present = {model for case in slices for model in case.predictions}
+    models = [
+        m for m in (*table1_values.MODELS, table1_values.BEST_GLOBAL) if m in present
+    ] + sorted(present - {*table1_values.MODELS, table1_values.BEST_GLOBAL})
     width, left, right, top, bottom, gap = 11.0, 0.32, 0.06, 0.36, 0.42, 0.05
     caption = 0.24 if any(case.captions for case in slices) else 0.05
     columns = 2 + len(models)

@@ -26,13 +26,13 @@ from experiments.results import table1_values
 from experiments.results.case_rows import CaseRow
 
 
-def table_figure(rows: Sequence[CaseRow], grid: str = "training", title: str = "") -> Figure:
+def table_figure(rows: Sequence[CaseRow], title: str = "") -> Figure:
     """Draws Table 1: a bar per model and column, a mark for the paper's value, a dot per case.
 
     Args:
       rows: per-case rows, as in `results`.
     """
-    lines = table1_values.table(rows, grid)
+    lines = table1_values.table(rows)
     names = list(lines)
     places = {  # with a gap below the paper's models
         name: -(index + 0.5 * (index > _last_model(names))) for index, name in enumerate(names)
@@ -48,7 +48,7 @@ def table_figure(rows: Sequence[CaseRow], grid: str = "training", title: str = "
         remove_frame(axes)
         for name in names:
             _table_bar(axes, places[name], name, column, lines[name])
-            dots = _case_dots(rows, name, column, grid)
+            dots = _case_dots(rows, name, column)
             spread = np.linspace(-0.2, 0.2, len(dots)) if len(dots) > 1 else np.zeros(len(dots))
             axes.plot(
                 dots,
@@ -142,13 +142,15 @@ def _table_bar(
     axes.text(x, place, f"{value:.1f}", fontsize=8.8, color=INK, va="center", ha="left", zorder=5)
 
 
-def _case_dots(rows: Sequence[Mapping[str, Any]], name: str, column: str, grid: str) -> list[float]:
+def _case_dots(rows: Sequence[Mapping[str, Any]], name: str, column: str) -> list[float]:
     site, _, part = column.partition("_")
     key = f"dice_{part}"
-    own = [
-        row for row in rows if row["model"] == name and row["grid"] == grid and row["site"] == site
+    return [
+        100.0 * row[key]
+        for row in rows
+        if (row["model"], row["grid"], row["site"]) == (name, "training", site)
+        and row.get(key) is not None
     ]
-    return [100.0 * row[key] for row in own if row.get(key) is not None]
 
 
 def _last_model(names: Sequence[str]) -> int:

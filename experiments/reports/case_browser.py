@@ -70,8 +70,8 @@ def choose_cases(
     return [(word, scored[place][2]) for place, word in chosen.items()]
 
 
-def figure(run_folder: str | os.PathLike, site: str, *, model: str = "FL_global") -> Figure:
-    """Draws a site's best, median and worst case by a model's Dice, like the paper's Fig. 4 and 5.
+def figure(run_folder: str | os.PathLike, site: str) -> Figure:
+    """Draws a site's best, median and worst case for FL_global, like the paper's Fig. 4 and 5.
 
     Raises:
       ValueError: if no case of the site has a predicted mask.
@@ -81,11 +81,11 @@ def figure(run_folder: str | os.PathLike, site: str, *, model: str = "FL_global"
     folders = mask_folders(home)
     slices = []
     for word, case in choose_cases(
-        [store.open(case_id) for case_id in store.case_ids("test")], folders, model
+        [store.open(case_id) for case_id in store.case_ids("test")], folders, "FL_global"
     ):
         masks, truth = masks_of(folders, case.number), np.asarray(case.label)
         captions = {name: _caption(metrics.dice(mask, truth)) for name, mask in masks.items()}
-        title = f"{site}, case {case.number}" + (f"\n{word} of {model}" if word else "")
+        title = f"{site}, case {case.number}" + (f"\n{word} of FL_global" if word else "")
         slices.append(
             slice_case(title, case.image, truth, masks, case.target_mm, captions=captions)
         )

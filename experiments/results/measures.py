@@ -81,15 +81,18 @@ MEASURES: dict[str, Measure] = {
 
 
 class Scores:
-    """The values of one training, averaged over its variants, by model, measure and patient."""
+    """The values of one training, averaged over its variants, by model, measure and patient.
 
-    def __init__(self, runs: Sequence[Run], grid: str):
+    They are those on the training grid.
+    """
+
+    def __init__(self, runs: Sequence[Run]):
         found: dict[tuple[str, Unit], list[CaseRow]] = {}
         for run in runs:
             latest = {
                 (row["model"], row["site"], row["case"]): row
                 for row in run.rows
-                if row["grid"] == grid
+                if row["grid"] == "training"
             }
             for (model, site, case), row in latest.items():
                 found.setdefault((model, (run.cohort, site, case)), []).append(row)
@@ -167,12 +170,12 @@ class Scores:
         }
 
 
-def by_training(runs: Sequence[Run], grid: str) -> dict[str, dict[int, Scores]]:
+def by_training(runs: Sequence[Run]) -> dict[str, dict[int, Scores]]:
     """Returns cohort -> seed -> scores."""
     found: dict[tuple[str, int], list[Run]] = {}
     for run in runs:
         found.setdefault((run.cohort, run.seed), []).append(run)
     trainings: dict[str, dict[int, Scores]] = {}
     for (cohort, seed), own in found.items():
-        trainings.setdefault(cohort, {})[seed] = Scores(own, grid)
+        trainings.setdefault(cohort, {})[seed] = Scores(own)
     return trainings

@@ -44,7 +44,7 @@ class _Patient:
     false: int | None
 
 
-def of_runs(runs: Sequence[Run], grid: str = "training") -> dict[str, dict[str, Any]]:
+def of_runs(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """Returns model -> measure -> {"estimate", "low", "high", "count"} or None, in table order.
 
     "count" is the number of patients, or of tumours for "tumours_found". "froc" holds the curve of
@@ -54,16 +54,18 @@ def of_runs(runs: Sequence[Run], grid: str = "training") -> dict[str, dict[str, 
     found: dict[str, list[_Patient]] = {}
     for number, run in enumerate(runs):
         latest = {
-            (row["model"], row["site"], row["case"]): row for row in run.rows if row["grid"] == grid
+            (row["model"], row["site"], row["case"]): row
+            for row in run.rows
+            if row["grid"] == "training"
         }
         for (model, site, case), row in latest.items():
             found.setdefault(model, []).append(_patient(row, (run.cohort, site, case), number))
     return {model: _measures(found[model]) for model in sorted(found, key=table1_values.position)}
 
 
-def of_rows(rows: Iterable[CaseRow], grid: str = "training") -> dict[str, dict[str, Any]]:
+def of_rows(rows: Iterable[CaseRow]) -> dict[str, dict[str, Any]]:
     """Returns the same for a single run."""
-    return of_runs([Run(0, "", list(rows))], grid)
+    return of_runs([Run(0, "", list(rows))])
 
 
 def auc(with_tumour: Sequence[float], healthy: Sequence[float]) -> float:
@@ -81,7 +83,6 @@ def auc_interval(
     healthy: int,
     *,
     cohorts: int = 1,
-    level: float = intervals.LEVEL,
 ) -> Interval:
     """Returns an AUC with its interval by Newcombe's method 5.
 
@@ -90,11 +91,11 @@ def auc_interval(
       with_tumour, healthy: numbers of patients, in all cohorts together.
       cohorts: number of cohorts whose patients are not compared with those of another. The area is
         then the mean of as many independent areas, each of its share of the patients.
-      level: of confidence.
     """
     from scipy import optimize, stats
 
-    z, extra = stats.norm.ppf((1 + level) / 2), (with_tumour + healthy) / 2.0 / cohorts - 1.0
+    z = stats.norm.ppf((1 + intervals.LEVEL) / 2)
+    extra = (with_tumour + healthy) / 2.0 / cohorts - 1.0
 
     def excess(true: float) -> float:
         """Returns the squared distance of the estimate from `true`, minus its chance variation."""

@@ -178,10 +178,10 @@ def _one_case_of_each_point(
     return found
 
 
-def framed(page: str, height: int = 900) -> str:
+def framed(page: str) -> str:
     """Returns a page inside a frame, for a notebook's output."""
     return (
-        f'<div><iframe srcdoc="{html.escape(page, quote=True)}" width="100%" height="{height}" '
+        f'<div><iframe srcdoc="{html.escape(page, quote=True)}" width="100%" height="900" '
         'style="border:0"></iframe></div>'
     )
 

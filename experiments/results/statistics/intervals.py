@@ -178,12 +178,11 @@ def mean_interval(
     strata: Sequence[object] | None = None,
     *,
     bounds: Bounds = NO_BOUNDS,
-    level: float = LEVEL,
 ) -> Interval:
     """Returns the mean of `values` and its interval.
 
     If all values are equal, they show no spread. The interval then covers what unseen values at a
-    bound could do to the mean: of `n` units, a share of up to 1 - ((1 - level) / 2) ** (1 / n) may
+    bound could do to the mean: of `n` units, a share of up to 1 - ((1 - LEVEL) / 2) ** (1 / n) may
     lie there. An end without a bound is None.
 
     Args:
@@ -191,7 +190,6 @@ def mean_interval(
       strata: the group of each unit, for groups of fixed sizes (sites, seeds); differences between
         groups then do not count as spread.
       bounds: limits of the values, and so of the interval.
-      level: of confidence.
     Raises:
       ValueError: if there is no value, or if the lengths differ.
     """
@@ -206,10 +204,10 @@ def mean_interval(
     spread = spread or combination([(1.0, own)])
     mean, (lowest, highest) = float(own.mean()), bounds
     if spread is None or not spread.error > 0:
-        unseen = 1 - ((1 - level) / 2) ** (1 / len(own))
+        unseen = 1 - ((1 - LEVEL) / 2) ** (1 / len(own))
         low, high = (None if bound is None else mean + unseen * (bound - mean) for bound in bounds)
         return Interval(mean, low, high, len(own))
-    low, high = (float(end) for end in spread.ends(level))
+    low, high = (float(end) for end in spread.ends())
     return Interval(
         mean,
         low if lowest is None else max(low, lowest),
@@ -218,14 +216,14 @@ def mean_interval(
     )
 
 
-def student_interval(values: Sequence[float], *, level: float = LEVEL) -> Interval | None:
+def student_interval(values: Sequence[float]) -> Interval | None:
     """Returns mean and Student's t interval over repetitions (seeds); None for fewer than two."""
     own = np.asarray(values, dtype=float)
     if len(own) < 2:
         return None
     from scipy import stats
 
-    half = stats.t.ppf((1 + level) / 2, len(own) - 1) * own.std(ddof=1) / math.sqrt(len(own))
+    half = stats.t.ppf((1 + LEVEL) / 2, len(own) - 1) * own.std(ddof=1) / math.sqrt(len(own))
     return Interval(float(own.mean()), float(own.mean() - half), float(own.mean() + half), len(own))
 
 
@@ -258,11 +256,11 @@ def binomial_ends(
     return low, high
 
 
-def share_interval(successes: float, trials: int, *, level: float = LEVEL) -> Interval:
+def share_interval(successes: float, trials: int) -> Interval:
     """Returns a share and its exact interval; raises ValueError if there is no trial."""
     if not 0 <= successes <= trials or trials < 1:
         raise ValueError(f"{successes} of {trials} is not a share; expected at least one trial")
-    low, high = binomial_ends(np.asarray(float(successes)), np.asarray(float(trials)), level)
+    low, high = binomial_ends(np.asarray(float(successes)), np.asarray(float(trials)))
     return Interval(successes / trials, float(low), float(high), trials)
 
 

@@ -87,7 +87,7 @@ def scores(
     raise ValueError(f"attack is {attack!r}; expected 'loss', 'calibrated' or 'update'")
 
 
-def area(strata: Sequence[Stratum], *, level: float = intervals.LEVEL) -> Interval:
+def area(strata: Sequence[Stratum]) -> Interval:
     """Returns the area under the ROC curve, averaged over strata by their numbers of members.
 
     The variance follows DeLong et al. 1988: that of the share of non-members below each member plus
@@ -104,11 +104,12 @@ def area(strata: Sequence[Stratum], *, level: float = intervals.LEVEL) -> Interv
         parts += [(weight, below), (weight, above)]
     spread = intervals.combination(parts)
     if spread is None or not spread.error > 0:
-        unseen = 1 - ((1 - level) / 2) ** (1 / min(total, sum(len(s.others) for s in strata)))
+        fewest = min(total, sum(len(one.others) for one in strata))
+        unseen = 1 - ((1 - intervals.LEVEL) / 2) ** (1 / fewest)
         low, high = estimate * (1 - unseen), estimate + unseen * (1 - estimate)
         return Interval(estimate, low, high, total)
     # Each stratum is in `parts` twice, so that the estimate there is twice the area.
-    low, high = (float(end) - float(spread.estimate) + estimate for end in spread.ends(level))
+    low, high = (float(end) - float(spread.estimate) + estimate for end in spread.ends())
     return Interval(estimate, max(0.0, low), min(1.0, high), total)
 
 
@@ -127,22 +128,17 @@ def _shares(values: np.ndarray, among: np.ndarray) -> np.ndarray:
     return np.asarray((below + up_to) / 2 / len(ordered))
 
 
-def threshold(others: np.ndarray, share: float = FALSE_POSITIVES) -> float | None:
-    """Returns the score above which at most `share` of the non-members lie.
+def threshold(others: np.ndarray) -> float | None:
+    """Returns the score above which at most `FALSE_POSITIVES` of the non-members lie.
 
     None if there are too few non-members: less than one may lie above.
     """
-    allowed = math.floor(share * len(others) + 1e-9)
+    allowed = math.floor(FALSE_POSITIVES * len(others) + 1e-9)
     return float(np.sort(others)[-allowed - 1]) if allowed else None
 
 
-def found(
-    strata: Sequence[Stratum],
-    *,
-    share: float = FALSE_POSITIVES,
-    level: float = intervals.LEVEL,
-) -> Interval | None:
-    """Returns the share of members found while at most `share` of the non-members are accused.
+def found(strata: Sequence[Stratum]) -> Interval | None:
+    """Returns the share of members found while at most `FALSE_POSITIVES` of the others are accused.
 
     Each stratum has its own threshold. The interval is Clopper and Pearson's, at these thresholds;
     it does not cover that another sample of n non-members would have set another threshold. If k of
@@ -153,11 +149,11 @@ def found(
     """
     hits = 0
     for one in strata:
-        limit = threshold(one.others, share)
+        limit = threshold(one.others)
         if limit is None:
             return None
         hits += int((one.members > limit).sum())
-    return intervals.share_interval(hits, sum(len(one.members) for one in strata), level=level)
+    return intervals.share_interval(hits, sum(len(one.members) for one in strata))
 
 
 def curve(one: Stratum) -> tuple[np.ndarray, np.ndarray]:

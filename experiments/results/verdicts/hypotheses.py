@@ -137,12 +137,10 @@ class Verdict:
         }
 
 
-def evaluate(
-    runs: Sequence[Run], hypotheses: Iterable[Hypothesis] | None = None, *, grid: str = "training"
-) -> list[Verdict]:
+def evaluate(runs: Sequence[Run], hypotheses: Iterable[Hypothesis] | None = None) -> list[Verdict]:
     """Returns the verdict on each hypothesis, in order, from the rows of all runs."""
     hypotheses = list(HYPOTHESES if hypotheses is None else hypotheses)
-    trainings = measures.by_training(runs, grid)
+    trainings = measures.by_training(runs)
     measured = {
         (h.key, i): _measure(part, trainings) for h in hypotheses for i, part in enumerate(h.parts)
     }

@@ -51,9 +51,7 @@ def test_whether_there_is_a_tumour_survives_the_rounding_of_a_site(digits):
     assert found["specificity"]["estimate"] == 0.5 and found["specificity"]["count"] == 2
     assert found["sensitivity"]["estimate"] == 0.0 and found["sensitivity"]["count"] == 1
     assert table1_values.false_tumours(rows) == {"A": (1, 2)}
-    marked = measures.Scores([measures.Run(1, "c", rows)], "training").of(
-        ["A"], "false_tumour", marked=True
-    )
+    marked = measures.Scores([measures.Run(1, "c", rows)]).of(["A"], "false_tumour", marked=True)
     assert marked == {("c", "C1", 1): 1.0, ("c", "C1", 2): 0.0}
     validation = [row("A", "validation", truth, 0, case) for case, truth in enumerate([0, 0, 0, 4])]
     assert gated_rows.fit_gates(validation) == {}  # three healthy patients; a gate needs four

@@ -11,7 +11,7 @@ def row(site, case, *, model="A", grid="training", **columns):
 
 
 def scores(*runs):
-    return measures.Scores(runs, "training")
+    return measures.Scores(runs)
 
 
 def test_a_dice_is_in_points_and_of_the_measures_sites_only():
@@ -70,5 +70,5 @@ def test_contributions_to_average_have_average_as_their_mean():
 
 def test_trainings_are_found_by_cohort_and_seed():
     runs = [Run(1, "a", []), Run(2, "b", []), Run(2, "b", []), Run(3, "b", [])]
-    found = measures.by_training(runs, "training")
+    found = measures.by_training(runs)
     assert {cohort: list(seeds) for cohort, seeds in found.items()} == {"a": [1], "b": [2, 3]}
