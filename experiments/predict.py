@@ -22,6 +22,7 @@ from absl import app, flags, logging
 
 from c2fnas.allowed_values import Blending
 from experiments import flags as experiment_flags
+from preprocessing.names import stem
 from runkit import printable
 
 if TYPE_CHECKING:
@@ -209,13 +210,10 @@ def main(argv: list[str]) -> int:
 
 
 def _overlay(mask: pathlib.Path) -> pathlib.Path | None:
-    from experiments.models.scan_prediction import stem
-
     return mask.with_name(stem(mask) + ".png") if FLAGS.overlay else None
 
 
 def _dicom_seg(image: pathlib.Path, mask: pathlib.Path) -> pathlib.Path | None:
-    from experiments.models.scan_prediction import stem
     from preprocessing import dicom
 
     return (
@@ -350,7 +348,6 @@ def _one_file() -> bool:
 
 def _jobs() -> list[tuple[pathlib.Path, pathlib.Path]]:
     """Returns (scan, mask) for each scan that the flags name."""
-    from experiments.models import scan_prediction
     from preprocessing import scan_folder
 
     output = experiment_flags.required("output", "the mask, or the folder of masks, to write")
@@ -371,14 +368,14 @@ def _jobs() -> list[tuple[pathlib.Path, pathlib.Path]]:
         return [(scans[0], pathlib.Path(output))]
     names: dict[str, list[str]] = {}
     for scan in scans:
-        names.setdefault(scan_prediction.stem(scan), []).append(str(scan))
+        names.setdefault(stem(scan), []).append(str(scan))
     twice = [" and ".join(same) for same in names.values() if len(same) > 1]
     if twice:
         raise ValueError(
             f"scans of the same name: {'; '.join(twice[:5])}; their masks would overwrite each "
             "other, so use a separate --output for each"
         )
-    return [(scan, pathlib.Path(output) / f"{scan_prediction.stem(scan)}.nii.gz") for scan in scans]
+    return [(scan, pathlib.Path(output) / f"{stem(scan)}.nii.gz") for scan in scans]
 
 
 def _listed(file: pathlib.Path) -> list[pathlib.Path]:

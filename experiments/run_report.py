@@ -28,14 +28,15 @@ flags.DEFINE_enum(
 def main(argv: list[str]) -> None:
     del argv
     from experiments.studies import html_report, study_results
+    from runkit import atomic
 
     folder = pathlib.Path(experiment_flags.required("run", "the folder of a finished run"))
     content = study_results.of_one_run(folder, FLAGS.pictures)
-    html_report.write(folder / "report.html", html_report.study_page(content, folder))
+    atomic.write_text(folder / "report.html", html_report.study_page(content, folder))
     print(folder / "report.html")
     for site in sorted(path.name for path in (folder / "sites").glob("*") if path.is_dir()):
         page = folder / "sites" / site / "report.html"
-        html_report.write(page, html_report.site_page(folder, site, content["runs"][0]["rows"]))
+        atomic.write_text(page, html_report.site_page(folder, site, content["runs"][0]["rows"]))
         print(page)
 
 

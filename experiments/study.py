@@ -19,7 +19,7 @@ from absl import flags
 from experiments import flags as experiment_flags
 from experiments.run.run_plan import RunSpec
 from experiments.studies import study_file
-from runkit import folder_lock, overwriting, private
+from runkit import atomic, folder_lock, overwriting, private
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
     def write() -> None:
         content = study_results.collect(study, folder, configs)
         study_results.write(folder, content)
-        html_report.write(folder / "study.html", html_report.study_page(content, folder))
+        atomic.write_text(folder / "study.html", html_report.study_page(content, folder))
 
     failures = [] if FLAGS.report_only else runner.run(study, chosen, after_each=write)
     write()

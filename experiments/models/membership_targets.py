@@ -119,7 +119,8 @@ def of_run(
       ValueError: for a folder without global models, or a round whose model is not there.
     """
     store = StoreFolder(folder / "server")
-    last = max(_numbers((store.folder / "global").glob("round_*.safetensors")), default=0)
+    files = (store.folder / "global").glob("round_*.safetensors")
+    last = max((global_number(file.stem) or 0 for file in files), default=0)
     if not last:
         raise ValueError(
             f"{folder}: holds no global model that was trained; give the folder of a finished run "
@@ -181,8 +182,3 @@ def references_of_run(folder: pathlib.Path, sites: Sequence[str]) -> dict[str, l
     return {
         site: [path for other, path in sorted(found.items()) if other != site] for site in sites
     }
-
-
-def _numbers(paths: object) -> list[int]:
-    assert hasattr(paths, "__iter__")
-    return [number for path in paths if (number := global_number(path.stem)) is not None]

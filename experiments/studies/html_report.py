@@ -27,7 +27,7 @@ from experiments.results.measures import Run
 from experiments.studies import comparison, leakage_results, privacy_results, study_results
 from experiments.studies.study_file import SHOWN
 from preprocessing.case_store import CaseStore
-from runkit import atomic, progress
+from runkit import progress
 
 _PAGE = pathlib.Path(__file__).with_name("page")
 _BEYOND_COLOURS = {
@@ -184,11 +184,6 @@ def framed(page: str) -> str:
         f'<div><iframe srcdoc="{html.escape(page, quote=True)}" width="100%" height="900" '
         'style="border:0"></iframe></div>'
     )
-
-
-def write(path: str | os.PathLike, page: str) -> None:
-    """Writes a page atomically."""
-    atomic.write_text(path, page)
 
 
 def _numbers(
