@@ -19,8 +19,8 @@ import numpy as np
 import safetensors
 from absl import logging
 
-from c2fnas import keras_stack, named_weights
-from runkit import atomic, formats, nested, private
+from c2fnas import named_weights
+from runkit import atomic, formats, nested, private, release
 
 if TYPE_CHECKING:
     from c2fnas.losses import LossConfig
@@ -50,7 +50,7 @@ def save(
         **_identity(trainer),
         "extra": dict(extra),
         "step": trainer.step,
-        "stack": keras_stack.stack_name(),
+        "stack": release.stack(),
     }
     texts = {name: json.dumps(value, allow_nan=False) for name, value in metadata.items()}
     state = trainer.state()

@@ -8,7 +8,6 @@ states of the other.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, get_args
@@ -161,16 +160,6 @@ def shapes_without_tracing() -> Iterator[None]:
         yield
     finally:
         base._infer_output_signature = traced
-
-
-def stack_name() -> str:
-    """Returns the versions of the libraries that affect the numbers.
-
-    For example "tensorflow 2.21.0, keras 3.15.1, numpy 2.3.1".
-    """
-    addons = () if IS_KERAS_3 else ("tensorflow-addons",)
-    packages = ("tensorflow", "keras", *addons, "numpy")
-    return ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
 
 
 def tf_variable(variable: Variable) -> tf.Variable:

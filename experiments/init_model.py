@@ -24,9 +24,9 @@ flags.DEFINE_string("output", None, "File to write (.safetensors).")
 
 def main(argv: list[str]) -> None:
     del argv
-    from c2fnas import array_groups, keras_stack, named_weights
+    from c2fnas import array_groups, named_weights
     from experiments.models import site_trainer
-    from runkit import overwriting
+    from runkit import overwriting, release
 
     output = experiment_flags.required("output", "the file to write the initial weights to")
     config = experiment_flags.experiment_config(supernet=True)
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     metadata = {
         "model": "initial",
         "plan": json.dumps(plan(config, genotype.to_json())),
-        "stack": keras_stack.stack_name(),
+        "stack": release.stack(),
     }
     named_weights.save(output, weights, metadata)
     count = sum(array.size for array in weights.values())

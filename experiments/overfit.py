@@ -41,11 +41,11 @@ flags.DEFINE_integer("score_every", 40, "Number of steps between two computation
 
 def main(argv: list[str]) -> int:
     del argv
-    from c2fnas import inference, keras_stack, named_weights
+    from c2fnas import inference, named_weights
     from experiments.models import scan_prediction, site_trainer, strategies
     from preprocessing import dataset, manifest
     from preprocessing.preparation import pipeline
-    from runkit import atomic, overwriting
+    from runkit import atomic, overwriting, release
 
     config = experiment_flags.experiment_config()
     output = pathlib.Path(experiment_flags.required("output", "the folder of the result"))
@@ -112,7 +112,7 @@ def main(argv: list[str]) -> int:
             "steps": trainer.step,
             "predicted_ml": dict(found.volumes_ml),
             "truth_voxels": truth,
-            "stack": keras_stack.stack_name(),
+            "stack": release.stack(),
             "configuration": config.to_json(),
         },
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import importlib.metadata
 import io
 import json
 import os
@@ -22,7 +21,7 @@ from experiments.reports import patients_table
 from experiments.results import fingerprints, patients, table1_values
 from experiments.results.case_rows import CaseRow
 from federated.tensors import tensor_files
-from runkit import atomic, events, markdown_tables
+from runkit import atomic, events, markdown_tables, release
 
 _PAPER_FLAGS = pathlib.Path(__file__).parents[1] / "flagfiles" / "paper.flags"
 _NO_DEPARTURE = {"profile", "seed"}  # these identify a run; the paper's setting has no such value
@@ -80,7 +79,7 @@ def write(
     metadata = {
         "profile": config["profile"],
         "seed": config["seed"],
-        "stack": stack(),
+        "stack": release.stack(),
         "configuration": dict(config),
         "wall_seconds": dict(wall_seconds),
         "peak_memory_bytes": peak_memory_bytes,
@@ -219,17 +218,6 @@ def devices_of_sites(folder: str | os.PathLike) -> dict[str, str]:
     for file in sorted(pathlib.Path(folder).glob("sites/*/*/history.jsonl")):
         found.setdefault(file.parents[1].name, []).extend(devices.of_training(file.parent))
     return {site: "; ".join(dict.fromkeys(texts)) for site, texts in found.items() if texts}
-
-
-def stack() -> str:
-    """Returns the installed versions that affect the numbers, e.g. "keras 3.15.1, numpy 2.3.1"."""
-    found = []
-    for package in ("tensorflow", "keras", "tensorflow-addons", "numpy"):
-        try:
-            found.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return ", ".join(found)
 
 
 def departures(configuration: Mapping[str, Any]) -> list[tuple[str, str, str]]:

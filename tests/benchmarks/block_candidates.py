@@ -157,11 +157,12 @@ def main() -> None:
     from tests.benchmarks import machine, side_by_side
 
     side_by_side.no_arguments(__doc__)
-    from c2fnas import keras_stack, threads  # only now: it takes seconds
+    from c2fnas import threads  # only now: it takes seconds
+    from runkit import release
 
     print(machine.describe())
     threads.set_up(1, 2)
-    print(keras_stack.stack_name())
+    print(release.stack())
     for shape in NORM_SHAPES:
         compare("instance norm", shape, *norms(shape[-1]))
     for shape in DOUBLE_SHAPES:

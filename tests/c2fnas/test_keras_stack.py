@@ -39,11 +39,6 @@ def test_instance_norm_has_the_same_config_before_and_after_build():
     )  # another width: the copy is not bound to the first
 
 
-def test_stack_is_named_with_versions():
-    assert f"tensorflow {tf.__version__}" in keras_stack.stack_name()
-    assert ("tensorflow-addons" in keras_stack.stack_name()) is not keras_stack.IS_KERAS_3
-
-
 def _described(model):
     return [
         (

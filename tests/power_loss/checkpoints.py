@@ -124,7 +124,5 @@ def check(root: pathlib.Path, marks: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    # `checkpoints` asks this module only for the versions that it notes, and it imports TensorFlow.
-    sys.modules["c2fnas.keras_stack"] = types.SimpleNamespace(stack_name=lambda: "of a recording")
     sync_lines.announce()
     run(pathlib.Path(sys.argv[1]))

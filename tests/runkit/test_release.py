@@ -1,7 +1,9 @@
 import importlib.metadata
 import pathlib
 import re
+import sys
 
+import numpy as np
 import pytest
 
 from runkit import release
@@ -26,3 +28,9 @@ def test_a_source_tree_that_is_not_installed_has_no_known_version(monkeypatch):
     assert release.version() == release.UNKNOWN
     with pytest.raises(importlib.metadata.PackageNotFoundError):
         importlib.metadata.version(release.NAME)
+
+
+def test_the_stack_is_named_with_versions():
+    assert release.stack().startswith("tensorflow ")
+    assert f"numpy {np.__version__}" in release.stack()
+    assert ("tensorflow-addons" in release.stack()) is (sys.version_info < (3, 12))
