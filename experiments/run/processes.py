@@ -48,13 +48,9 @@ class Program:
     log: pathlib.Path
     process: subprocess.Popen
 
-    def latest_line(self, limit: int = 16384) -> str:
-        """Returns the newest log line with progress, an event or an error; else the newest line.
-
-        Args:
-          limit: bytes at the end of the log to search.
-        """
-        lines = self._tail(limit)
+    def latest_line(self) -> str:
+        """Returns the newest log line with progress, an event or an error; else the newest line."""
+        lines = self._tail(16384)
         own = [line for line in lines if _OWN_LINE.match(line)]
         return (own or lines or [""])[-1].removeprefix(progress.PREFIX)
 
@@ -71,6 +67,7 @@ class Program:
         )
 
     def _tail(self, limit: int) -> list[str]:
+        """Returns the lines in the last `limit` bytes of the log."""
         with open(self.log, "rb") as stream:
             stream.seek(0, os.SEEK_END)
             stream.seek(max(0, stream.tell() - limit))
@@ -179,22 +176,19 @@ class ProgramGroup:
         self._programs.append(program)
         return program
 
-    def wait(
-        self, programs: Sequence[Program], what: str, *, also_alive: Sequence[Program] = ()
-    ) -> None:
+    def wait(self, programs: Sequence[Program], what: str) -> None:
         """Waits until all `programs` have succeeded, showing their progress.
 
         Args:
           programs: the programs to wait for.
           what: the stage's name on the terminal.
-          also_alive: programs that must not fail meanwhile, e.g. the server.
         Raises:
           ProgramFailed: as soon as one of them ends with an error.
         """
         display = _Display(what)
         while True:
             self._watch_memory()
-            for program in (*programs, *also_alive):
+            for program in programs:
                 if program.process.poll() not in (None, 0):
                     display.close()
                     raise ProgramFailed(program.explain())

@@ -52,7 +52,7 @@ def test_a_failing_program_is_explained_and_the_others_are_stopped(modules):
         processes.ProgramGroup(modules / "logs") as group,
     ):
         server = group.start("server", "waits", [])
-        group.wait([group.start("C2", "fails", [])], "work", also_alive=[server])
+        group.wait([server, group.start("C2", "fails", [])], "work")
     assert server.process.poll() is not None
 
 

@@ -160,7 +160,7 @@ class FakePrograms:
             atomic.write_text(values["output"], "".join(json.dumps(row) + "\n" for row in rows))
         return name
 
-    def wait(self, programs, what, *, also_alive=()):
+    def wait(self, programs, what):
         for name in programs:
             if name in self._failed:
                 raise ProgramFailed(f"{name} ended with exit code 1")
