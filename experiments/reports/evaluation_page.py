@@ -124,14 +124,10 @@ def html(content: Mapping[str, Any]) -> str:
     parts = [f"<p>{html_parts.text(DEFINITIONS)}</p>"]
     for heading, head, rows in _tables(content):
         parts += [f"<h2>{html_parts.text(heading)}</h2>", html_parts.table(head, rows)]
-    measures = [
-        [name, *(patients_table.cell(own.get(key), key) for key in patients_table.HEADINGS)]
-        for name, own in content["patients"].items()
-    ]
     parts += [
         "<h2>Patients</h2>",
         f"<p>{html_parts.text(patients_table.TEXT.replace('`', ''))}</p>",
-        html_parts.table(["Model", *patients_table.HEADINGS.values()], measures),
+        html_parts.table(*patients_table.table(content["patients"])),
         "<h2>Models</h2>",
         html_parts.table(*_models(content)),
         "<h2>Sites</h2>",

@@ -26,12 +26,16 @@ of the same models with the healthy gate: a threshold on the score, fitted to th
 of healthy sites (docs/inference.md)."""
 
 
-def markdown(measures: Mapping[str, Mapping[str, Any]]) -> str:
-    """Returns the measures of `patients.of_runs` as a table, with a dash for missing ones."""
-    rows = [
+def table(measures: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Returns the measures of `patients.of_runs` as headings and rows, a dash for missing ones."""
+    return ["Model", *HEADINGS.values()], [
         [name, *(cell(own.get(key), key) for key in HEADINGS)] for name, own in measures.items()
     ]
-    return "\n".join([TEXT, "", *markdown_tables.lines(["Model", *HEADINGS.values()], rows)])
+
+
+def markdown(measures: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns the measures as Markdown, with their definitions."""
+    return "\n".join([TEXT, "", *markdown_tables.lines(*table(measures))])
 
 
 def cell(value: Mapping[str, Any] | None, measure: str) -> str:

@@ -391,13 +391,9 @@ def _not_examined(things: Sequence[str]) -> str:
 
 def _patients_section(measures: Mapping[str, Any]) -> str:
     text = html_parts.text(patients_table.TEXT.replace("`", ""))
-    head = ["Model", *patients_table.HEADINGS.values()]
-    lines = [
-        [name, *(patients_table.cell(own.get(key), key) for key in patients_table.HEADINGS)]
-        for name, own in measures.items()
-    ]
+    table = html_parts.table(*patients_table.table(measures))
     return (
-        f'<h2>Patients</h2><p class="note">{text}</p>{html_parts.table(head, lines)}'
+        f'<h2>Patients</h2><p class="note">{text}</p>{table}'
         '<p class="note">Tumours found against false alarms per patient as the score threshold '
         "falls to 0. The dot, with its exact 95 % interval, stands for the unchanged mask, the "
         "square for the mask with the gate. All seeds share one threshold.</p>"
