@@ -16,12 +16,15 @@ much of the weights leaves; keep it in a separate flag file, e.g.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
 from experiments import flags as experiment_flags
 from experiments import program_help, setting_flags
+from experiments.configuration import ExperimentConfig
 from federated.errors import (
     CertificateRefused,
     FederationError,
@@ -39,6 +42,11 @@ from federated.site.sums.sum_terms import SumTerms
 from federated.site.trainer import SiteTrainer
 from preprocessing import declared_labels
 from preprocessing.case_source import CaseSource
+
+if TYPE_CHECKING:
+    from experiments.models.model_evaluator import ModelEvaluator
+    from experiments.models.path_evaluator import PathEvaluator
+    from experiments.models.site_trainer import SegmentationTrainer
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -97,14 +105,11 @@ def take_part(
 
     from experiments.models import (
         devices,
-        model_evaluator,
         model_folders,
         path_evaluator,
         prepared_cases,
-        sharing_words,
         site_trainer,
         strategies,
-        supernet_site,
     )
     from experiments.reports import case_browser
     from runkit import allocator, atomic, folder_lock, interrupts, overwriting, private
@@ -137,44 +142,8 @@ def take_part(
     folder_lock.hold(private.folder(folder / part))
     if part == "paths":
         path_evaluator.forget_finished(folder / part / "journal")
-    if store.declared is None:
-        logging.warning(
-            "event=labels_not_declared site=%s: classes that its labels do not show count as "
-            "absent; declare what they show by `declared_labels` in the manifest and run "
-            "experiments.prepare again, which keeps the cases that are prepared",
-            store.site,
-        )
-    else:
-        logging.info(
-            "event=labels_declared site=%s labels=%s",
-            store.site,
-            declared_labels.text(store.declared),
-        )
-    trainer: (
-        site_trainer.SegmentationTrainer
-        | model_evaluator.ModelEvaluator
-        | path_evaluator.PathEvaluator
-    )
-    if config.num_rounds:
-        trainer = supernet_site.trainer_class(config)(
-            config,
-            store,
-            folder / part,
-            label=f"{store.site}_FL_local",
-            strategy=strategies.mirrored(),
-            extra_models=lent,
-            lend_local=FLAGS.lend_local,
-            missing=site_trainer.missing_labels(config, store),
-            federated=True,
-        )
-        journal = folder / part / "journal"
-        for line in sharing_words.lines(config.share_rules, trainer.specs, journal):
-            logging.info("%s", line)
-    else:
-        evaluator = path_evaluator.PathEvaluator if config.supernet else None
-        trainer = (evaluator or model_evaluator.ModelEvaluator)(
-            config, store, folder / part, strategy=strategies.mirrored()
-        )
+    _tell_labels(store)
+    trainer = _trainer(config, store, folder / part, lent)
     devices.announce(devices.record(tf32=config.tf32, deterministic=config.deterministic))
     try:
         summary = site_loop.run(
@@ -235,6 +204,65 @@ def _check_given_once() -> None:
                 "count; only this site decides it, so give it once, and remove it from the study's "
                 "flag file if it is there"
             )
+
+
+def _tell_labels(store: CaseSource) -> None:
+    """Logs what the site's labels show, as far as its manifest declares it."""
+    if store.declared is None:
+        logging.warning(
+            "event=labels_not_declared site=%s: classes that its labels do not show count as "
+            "absent; declare what they show by `declared_labels` in the manifest and run "
+            "experiments.prepare again, which keeps the cases that are prepared",
+            store.site,
+        )
+    else:
+        logging.info(
+            "event=labels_declared site=%s labels=%s",
+            store.site,
+            declared_labels.text(store.declared),
+        )
+
+
+def _trainer(
+    config: ExperimentConfig,
+    store: CaseSource,
+    folder: pathlib.Path,
+    lent: Mapping[str, pathlib.Path],
+) -> SegmentationTrainer | ModelEvaluator | PathEvaluator:
+    """Returns what trains and scores at this site; without rounds it only scores.
+
+    Args:
+      folder: folder for its files.
+      lent: models of earlier runs to lend, name -> file.
+    """
+    from experiments.models import (
+        model_evaluator,
+        path_evaluator,
+        sharing_words,
+        site_trainer,
+        strategies,
+        supernet_site,
+    )
+
+    if not config.num_rounds:
+        evaluator = (
+            path_evaluator.PathEvaluator if config.supernet else model_evaluator.ModelEvaluator
+        )
+        return evaluator(config, store, folder, strategy=strategies.mirrored())
+    trainer = supernet_site.trainer_class(config)(
+        config,
+        store,
+        folder,
+        label=f"{store.site}_FL_local",
+        strategy=strategies.mirrored(),
+        extra_models=lent,
+        lend_local=FLAGS.lend_local,
+        missing=site_trainer.missing_labels(config, store),
+        federated=True,
+    )
+    for line in sharing_words.lines(config.share_rules, trainer.specs, folder / "journal"):
+        logging.info("%s", line)
+    return trainer
 
 
 def _policy(num_rounds: int) -> PrivacyPolicy:
