@@ -75,7 +75,7 @@ def write(
     Returns:
       The contents of `table1.json`.
     """
-    folder, rows = pathlib.Path(folder), list(rows)  # read twice below
+    folder = pathlib.Path(folder)
     metadata = {
         "profile": config["profile"],
         "seed": config["seed"],
@@ -87,13 +87,13 @@ def write(
         "fingerprints": fingerprints.of_run(folder),
         "devices": devices_of_sites(folder),
     }
-    run = dataclasses.replace(read_events(folder), document=document(rows, metadata))
+    content, run = document(rows, metadata), read_events(folder)
     _save(
-        figures.table_figure(run.document["cases"], title=_title(run.document)),
+        figures.table_figure(content["cases"], title=_title(content)),
         folder / "figures" / "table1.png",
     )
-    if any(line["froc"] for line in run.document["patients"].values()):
-        _save(figures.froc_figure(run.document["patients"]), folder / "figures" / "patients.png")
+    if any(line["froc"] for line in content["patients"].values()):
+        _save(figures.froc_figure(content["patients"]), folder / "figures" / "patients.png")
     if run.histories:
         _save(
             figures.training_curves(run.histories, config.get("num_rounds")),
@@ -103,31 +103,27 @@ def write(
         _save(
             figures.federation_timeline(run.events), folder / "figures" / "federation_timeline.png"
         )
-    return write_table(folder, rows, metadata)
+    write_table(folder, content)
+    return content
 
 
-def write_table(
-    folder: str | os.PathLike, rows: Iterable[CaseRow], metadata: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Writes `table1.json`, `table1.md` and `table1.csv`, and returns the contents of the first.
+def write_table(folder: str | os.PathLike, content: Mapping[str, Any]) -> None:
+    """Writes a document as `table1.json`, `table1.md` and `table1.csv`."""
+    folder = pathlib.Path(folder)
+    atomic.write_json(folder / "table1.json", content)
+    atomic.write_text(folder / "table1.csv", csv_text(content))
+    atomic.write_text(folder / "table1.md", markdown(content, pictures=_pictures(folder)))
+
+
+def document(rows: Iterable[CaseRow], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the contents of `table1.json`: settings, the table in per cent, and its rows.
 
     Args:
-      folder: where to write them.
       rows: per-case rows.
       metadata: `profile`, `seed`, `stack`, `configuration` and `wall_seconds` (stage -> seconds);
         optionally `peak_memory_bytes`, `notes` (sentences about the data), `fingerprints` (of
         models and data) and `devices` (site -> the devices it trained on).
     """
-    folder = pathlib.Path(folder)
-    content = document(rows, metadata)
-    atomic.write_json(folder / "table1.json", content)
-    atomic.write_text(folder / "table1.csv", csv_text(content))
-    atomic.write_text(folder / "table1.md", markdown(content, pictures=_pictures(folder)))
-    return content
-
-
-def document(rows: Iterable[CaseRow], metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the contents of `table1.json`: settings, the table in per cent, and its rows."""
     cases = latest_rows(rows)
     lines = table1_values.table(cases)
     return {

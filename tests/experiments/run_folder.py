@@ -150,14 +150,16 @@ def leave_study(folder):
     leave_traces(home)
     table1_report.write_table(
         home,
-        rows(),
-        {
-            "profile": "demo",
-            "seed": 2,
-            "stack": "s",
-            "configuration": CONFIGURATION,
-            "wall_seconds": {"cohort": 61.0},
-        },
+        table1_report.document(
+            rows(),
+            {
+                "profile": "demo",
+                "seed": 2,
+                "stack": "s",
+                "configuration": CONFIGURATION,
+                "wall_seconds": {"cohort": 61.0},
+            },
+        ),
     )
     content = study_results.of_one_run(home)
     content["runs"][0]["folder"] = "table1/seed2"
@@ -178,7 +180,7 @@ def leave_verifiable(folder):
     metadata = {
         "profile": "demo", "seed": 2, "stack": "s", "configuration": {}, "wall_seconds": {}, "fingerprints": fingerprints.of_run(folder)
     }  # fmt: skip
-    table1_report.write_table(folder, listed, metadata)
+    table1_report.write_table(folder, table1_report.document(listed, metadata))
     return folder
 
 

@@ -36,7 +36,7 @@ def test_a_touched_row_is_found_even_where_the_table_was_made_to_match(finished)
     rows[0]["dice_pancreas"] = 0.99
     recorded = atomic.read_json(finished / "table1.json")["fingerprints"]
     metadata = {"profile": "demo", "seed": 2, "stack": "s", "configuration": {}, "wall_seconds": {}}
-    table1_report.write_table(finished, rows, metadata)
+    table1_report.write_table(finished, table1_report.document(rows, metadata))
     run_folder.change_table(finished, lambda content: content.update(fingerprints=recorded))
     assert failing(finished) == ["rows inside the table", "rows as the sites sent them"]
 

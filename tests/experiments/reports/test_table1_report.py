@@ -166,9 +166,9 @@ def test_the_csv_reads_back_with_counts_and_the_papers_numbers(finished):
     )
 
 
-def test_order_and_repetition_of_the_rows_change_nothing(finished, tmp_path):
+def test_order_and_repetition_of_the_rows_change_nothing(finished):
     rows = run_folder.rows()
-    again = table1_report.write_table(tmp_path, [*rows[::-1], rows[3]], METADATA)
+    again = table1_report.document([*rows[::-1], rows[3]], METADATA)
     first = json.loads((finished / "table1.json").read_text())
     assert again["rows"] == first["rows"] and again["cases"] == first["cases"]
 
@@ -193,7 +193,8 @@ def test_a_partial_table_is_written_and_says_what_is_missing(tmp_path):
     rows = [
         row for row in rows if (row["model"], row["site"], row["case"]) != ("FL_global", "C2", 3)
     ]
-    content = table1_report.write_table(tmp_path, rows, METADATA)
+    content = table1_report.document(rows, METADATA)
+    table1_report.write_table(tmp_path, content)
     text = (tmp_path / "table1.md").read_text()
     assert set(content["rows"]) == {"C1_baseline", "FL_global"}
     assert "Not evaluated: C2_baseline, C1_FL_local, C2_FL_local." in text
@@ -205,7 +206,7 @@ def test_a_partial_table_is_written_and_says_what_is_missing(tmp_path):
         "– (59.8)",
     ]
     assert "numbers are missing" in text
-    table1_report.write_table(tmp_path, [], METADATA)
+    table1_report.write_table(tmp_path, table1_report.document([], METADATA))
     assert json.loads((tmp_path / "table1.json").read_text())["rows"] == {}
 
 

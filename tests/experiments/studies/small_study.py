@@ -89,7 +89,7 @@ def leave_run(folder, seed, rows, wall=60.0):
         "configuration": run_folder.CONFIGURATION,
         "wall_seconds": {"all": wall},
     }
-    table1_report.write_table(folder, rows, metadata)
+    table1_report.write_table(folder, table1_report.document(rows, metadata))
     atomic.write_json(
         folder / "stages.json", {"wall_seconds": {"all": wall}, "peak_memory_bytes": 2**30}
     )

@@ -20,15 +20,17 @@ def run(tmp_path_factory):
     run_folder.leave_cases(folder)
     table1_report.write_table(
         folder,
-        run_folder.rows(),
-        {
-            "profile": "demo",
-            "seed": 2,
-            "stack": "s",
-            "configuration": run_folder.CONFIGURATION,
-            "wall_seconds": {"cohort": 61.0},
-            "notes": ["Data: </script><b>not a tag</b>"],
-        },
+        table1_report.document(
+            run_folder.rows(),
+            {
+                "profile": "demo",
+                "seed": 2,
+                "stack": "s",
+                "configuration": run_folder.CONFIGURATION,
+                "wall_seconds": {"cohort": 61.0},
+                "notes": ["Data: </script><b>not a tag</b>"],
+            },
+        ),
     )
     return folder
 
@@ -90,8 +92,10 @@ def test_the_page_of_a_study_with_184_cases_is_small(tmp_path):
                     rows.append(row)
     table1_report.write_table(
         tmp_path,
-        rows,
-        {"profile": "demo", "seed": 1, "stack": "s", "configuration": {}, "wall_seconds": {}},
+        table1_report.document(
+            rows,
+            {"profile": "demo", "seed": 1, "stack": "s", "configuration": {}, "wall_seconds": {}},
+        ),
     )
     content = study_results.of_one_run(tmp_path)
     page = html_report.study_page(
