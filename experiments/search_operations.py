@@ -60,6 +60,7 @@ def main(argv: list[str]) -> None:
     from experiments.search import (
         federated_search,
         operation_search,
+        scoring,
         search_state,
         searched_cases,
     )
@@ -112,7 +113,7 @@ def main(argv: list[str]) -> None:
             search_page.page([result], title="Search of operations", cores=cores),
         )
 
-    state = operation_search.run(
+    state = scoring.run(
         space,
         state,
         folder,

@@ -66,7 +66,7 @@ def main(argv: list[str]) -> None:
     from c2fnas.search.topology_space import TopologySpace
     from experiments.models import prepared_cases
     from experiments.reports import search_page
-    from experiments.search import search_state, searched_cases
+    from experiments.search import scoring, search_state, searched_cases
     from experiments.search.occasional import Occasional
     from experiments.search.shared_work import SharedWork
     from runkit import atomic, folder_lock, overwriting, private
@@ -121,13 +121,13 @@ def main(argv: list[str]) -> None:
             search_page.page([result], title="Search of a topology", cores=_cores()),
         )
 
-    state = topology_search.run(
+    state = scoring.run(
         space,
         state,
         folder,
         _scorer(config, proxy, space, stores, folder),
         after_each=Occasional(write_page),
-        most_trainings=FLAGS.most_trainings,
+        most_scores=FLAGS.most_trainings,
     )
     write_page(state)
     if not state.finished:

@@ -38,6 +38,10 @@ class GeneSpace(abc.ABC):
           ValueError: as `checked`.
         """
 
+    @abc.abstractmethod
+    def describe(self, gene: Gene) -> str:
+        """Returns a gene in a few words, for progress bars."""
+
     def checked(self, gene: Sequence[int]) -> Gene:
         """Returns the gene as a tuple.
 

@@ -68,6 +68,9 @@ class OperationSpace(GeneSpace):
     def genotype(self, gene: Gene) -> Genotype:
         return self._genotype(self.checked(gene))
 
+    def describe(self, gene: Gene) -> str:
+        return " ".join(self.operations[choice] for choice in gene)
+
     def gene_of(self, genotype: Genotype) -> Gene:
         """Returns the path of a genotype that differs from `base` only in operations.
 

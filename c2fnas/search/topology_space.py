@@ -87,6 +87,9 @@ class TopologySpace(GeneSpace):
             found.append(level)
         return tuple(found)
 
+    def describe(self, gene: Gene) -> str:
+        return f"levels {''.join(map(str, self.levels(gene)))}"
+
     def gene_of(self, levels: Sequence[int]) -> Gene:
         """Returns the gene whose cells lie on these levels.
 

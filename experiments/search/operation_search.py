@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
@@ -19,7 +19,7 @@ from experiments.models import site_trainer
 from experiments.reports.search_page import PAPER_GPU_DAYS
 from experiments.results.verdicts.search_verdicts import mean_score
 from experiments.run.run_plan import duration
-from experiments.search import candidate_budget, candidate_training, evidence, scoring, search_cost
+from experiments.search import candidate_budget, candidate_training, evidence, search_cost
 from experiments.search.scoring import Score
 from experiments.search.search_state import RANDOM, SearchState
 from experiments.search.supernet_settings import SupernetSettings
@@ -114,25 +114,6 @@ def path_scorer(
         }
 
     return score
-
-
-def run(
-    space: OperationSpace,
-    state: SearchState,
-    folder: pathlib.Path,
-    score: Score,
-    *,
-    after_each: Callable[[SearchState], None] = lambda state: None,
-) -> SearchState:
-    """Runs `scoring.run` for paths."""
-    return scoring.run(
-        space,
-        state,
-        folder,
-        score,
-        words=lambda gene: " ".join(space.operations[choice] for choice in gene),
-        after_each=after_each,
-    )
 
 
 def write_paths(space: OperationSpace, state: SearchState, folder: pathlib.Path) -> pathlib.Path:

@@ -49,7 +49,6 @@ def run(
     folder: pathlib.Path,
     score: Score,
     *,
-    words: Callable[[Gene], str],
     after_each: Callable[[SearchState], None] = lambda state: None,
     most_scores: int = 0,
     sleep: Callable[[float], None] = time.sleep,
@@ -64,7 +63,6 @@ def run(
       state: see `search_state.resumed`.
       folder: folder for the state file.
       score: scores a gene.
-      words: describes a gene, for progress bars.
       after_each: called after each score, e.g. to write a page.
       most_scores: number of scores after which to return early; 0 for no limit.
       sleep: waits a number of seconds; a parameter for tests.
@@ -81,9 +79,8 @@ def run(
         if turn.claim is not None:
             with turn.claim:
                 done += 1
-                label = (
-                    f"{turn.arm} {turn.state.scored + 1}/{turn.state.budget}, {words(turn.gene)}"
-                )
+                number = f"{turn.state.scored + 1}/{turn.state.budget}"
+                label = f"{turn.arm} {number}, {space.describe(turn.gene)}"
                 found, details = score(turn.gene, label)
                 with shared.alone():
                     state = _recorded(space, folder, turn.arm, turn.gene, found, details)

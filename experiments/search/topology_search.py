@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from c2fnas.search import clustering, distance, evolution
 from c2fnas.search.evolution import EvolutionSettings
 from c2fnas.search.topology_space import TopologySpace
-from experiments.search import scoring
-from experiments.search.scoring import Score
 from experiments.search.search_state import EVOLUTION, RANDOM, SearchState, random_arm_seed
 
 STAGE = "topology"
@@ -67,24 +64,3 @@ def first_state(
         **about,
     }
     return SearchState(STAGE, chosen, arms)
-
-
-def run(
-    space: TopologySpace,
-    state: SearchState,
-    folder: pathlib.Path,
-    score: Score,
-    *,
-    after_each: Callable[[SearchState], None] = lambda state: None,
-    most_trainings: int = 0,
-) -> SearchState:
-    """Runs `scoring.run` for topologies; `score` trains each one first."""
-    return scoring.run(
-        space,
-        state,
-        folder,
-        score,
-        words=lambda gene: f"levels {''.join(map(str, space.levels(gene)))}",
-        after_each=after_each,
-        most_scores=most_trainings,
-    )

@@ -28,6 +28,9 @@ class Even(GeneSpace):
     def genotype(self, gene):
         return genotype.load("c2fnas")
 
+    def describe(self, gene):
+        return str(gene)
+
 
 def test_samples_are_valid_and_equally_likely():
     draws, space = Draws(1, "test"), Even()

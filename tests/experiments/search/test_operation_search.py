@@ -14,7 +14,7 @@ from c2fnas.search.operation_space import OperationSpace
 from c2fnas.training import Trainer
 from experiments.configuration import ExperimentConfig
 from experiments.models import site_trainer
-from experiments.search import evidence, federated_search, operation_search, search_state
+from experiments.search import evidence, federated_search, operation_search, scoring, search_state
 from experiments.search.supernet_settings import SupernetSettings
 from tests.experiments.search.built_once import BuiltOnce, StoppedAt
 from tests.experiments.search.test_candidate_training import CONFIG
@@ -48,7 +48,7 @@ class Scores:
 
 def test_both_arms_are_scored_in_turn_and_the_label_says_what_is_scored(first, tmp_path):
     score = Scores()
-    state = operation_search.run(SPACE, first, tmp_path, score)
+    state = scoring.run(SPACE, first, tmp_path, score)
     assert state.scored == state.budget == 24
     assert {label.split(",")[0].split()[0] for label in score.labels[:2]} == {"evolution", "random"}
     gene = first.arms["evolution"].candidates[0].gene
@@ -59,13 +59,13 @@ def test_both_arms_are_scored_in_turn_and_the_label_says_what_is_scored(first, t
 
 @pytest.mark.parametrize("stopped", [0, 1, 7])
 def test_a_stopped_search_ends_with_the_same_result(first, tmp_path, stopped):
-    whole = operation_search.run(SPACE, first, tmp_path / "whole", Scores())
+    whole = scoring.run(SPACE, first, tmp_path / "whole", Scores())
     with pytest.raises(KeyboardInterrupt):
-        operation_search.run(SPACE, first, tmp_path / "stopped", Scores(stop_after=stopped))
+        scoring.run(SPACE, first, tmp_path / "stopped", Scores(stop_after=stopped))
     held = search_state.resumed(tmp_path / "stopped", first)
     assert held.scored >= stopped
     seen = []
-    resumed = operation_search.run(
+    resumed = scoring.run(
         SPACE, held, tmp_path / "stopped", Scores(), after_each=lambda s: seen.append(s.scored)
     )
     assert resumed == whole
@@ -78,7 +78,7 @@ def test_a_path_of_both_arms_is_scored_once(tmp_path):
         space, dataclasses.replace(SETTINGS, generations=2), seed=1, about={}
     )
     score = Scores()
-    state = operation_search.run(space, first, tmp_path, score)
+    state = scoring.run(space, first, tmp_path, score)
     genes = [one.gene for arm in state.arms.values() for one in arm.candidates]
     assert len(score.labels) == len(set(genes)) < len(genes)
     seconds = [one.details["seconds"] for arm in state.arms.values() for one in arm.scored]
@@ -86,7 +86,7 @@ def test_a_path_of_both_arms_is_scored_once(tmp_path):
 
 
 def test_paths_of_the_random_arm_for_the_evidence(first, tmp_path):
-    state = operation_search.run(SPACE, first, tmp_path, Scores())
+    state = scoring.run(SPACE, first, tmp_path, Scores())
     path = operation_search.write_paths(SPACE, state, tmp_path)
     found = evidence.read_paths(path, filters=2)
     assert [SPACE.gene_of(one.genotype) for one in found] == [

@@ -32,14 +32,13 @@ def test_every_score_is_on_disk_before_the_next_and_a_gene_is_scored_once(tmp_pa
         first(),
         tmp_path,
         score,
-        words=lambda gene: f"gene {sum(gene)}",
         after_each=lambda now: seen.append(now.scored),
     )
     # each arm scores the whole space, and every topology is trained once
     assert {gene for gene, _ in asked} == set(SPACE.genes()) and len(asked) == 6
     assert state.scored == 12 and seen == list(range(1, 13))
     for (gene, label), before in zip(asked, held, strict=True):
-        assert label.endswith(f" {before + 1}/12, gene {sum(gene)}")
+        assert label.endswith(f" {before + 1}/12, {SPACE.describe(gene)}")
     seconds = [one.details["seconds"] for arm in state.arms.values() for one in arm.scored]
     assert sorted(seconds) == [0.0] * 6 + [2.0] * 6
 
@@ -51,7 +50,7 @@ def test_a_limit_counts_what_is_scored_anew(tmp_path):
         asked.append(gene)
         return 0.5, {}
 
-    state = scoring.run(SPACE, first(), tmp_path, score, words=str, most_scores=4)
+    state = scoring.run(SPACE, first(), tmp_path, score, most_scores=4)
     assert len(asked) == 4 <= state.scored
     assert search_state.read(tmp_path) == state
 
@@ -60,7 +59,7 @@ def test_processes_that_share_a_search_score_each_gene_once_and_end_with_its_res
     def value(gene, label):
         return sum(gene) / 10, {"macs": 1.0, "seconds": 2.0}
 
-    whole = scoring.run(SPACE, first(), tmp_path / "alone", value, words=str)
+    whole = scoring.run(SPACE, first(), tmp_path / "alone", value)
     asked, both = [], threading.Barrier(2)
 
     def score(gene, label):
@@ -70,7 +69,7 @@ def test_processes_that_share_a_search_score_each_gene_once_and_end_with_its_res
         return value(gene, label)
 
     def one(_):
-        return scoring.run(SPACE, first(), tmp_path / "shared", score, words=str)
+        return scoring.run(SPACE, first(), tmp_path / "shared", score)
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         found = list(pool.map(one, range(2)))
@@ -101,7 +100,7 @@ def test_a_process_waits_for_others_at_the_end_of_a_generation_and_takes_over_fr
         for claim in held:  # its process dies
             claim.__exit__()
 
-    state = scoring.run(SPACE, first(), tmp_path, lambda *_: (0.5, {}), words=str, sleep=sleep)
+    state = scoring.run(SPACE, first(), tmp_path, lambda *_: (0.5, {}), sleep=sleep)
     assert waits == [3] and state.finished  # the three others of the random arm were free
 
 
@@ -111,4 +110,4 @@ def test_a_state_that_disappears_is_reported(tmp_path):
         return 0.5, {}
 
     with pytest.raises(ValueError, match=r"search\.json: was removed while the search ran"):
-        scoring.run(SPACE, first(), tmp_path, score, words=str)
+        scoring.run(SPACE, first(), tmp_path, score)

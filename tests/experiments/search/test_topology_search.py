@@ -5,7 +5,7 @@ import pytest
 from c2fnas.search import clustering, distance, evolution
 from c2fnas.search.evolution import EvolutionSettings
 from c2fnas.search.topology_space import TopologySpace
-from experiments.search import search_state, topology_search
+from experiments.search import scoring, search_state, topology_search
 
 SPACE = TopologySpace(down=4, up=4, deepest=4, filters=4)
 SETTINGS = EvolutionSettings(population=6, generations=4, parents=3, mutations=3, crossovers=2)
@@ -25,7 +25,7 @@ def score(calls):
 
 def test_both_arms_score_the_same_number_and_no_topology_is_trained_twice(tmp_path):
     calls = []
-    found = topology_search.run(SPACE, first(), tmp_path, score(calls))
+    found = scoring.run(SPACE, first(), tmp_path, score(calls))
     assert [len(arm.scored) for arm in found.arms.values()] == [24, 24]
     genes = [gene for gene, _ in calls]
     assert len(set(genes)) == len(genes) < 48
@@ -37,7 +37,7 @@ def test_both_arms_score_the_same_number_and_no_topology_is_trained_twice(tmp_pa
 
 
 def test_a_search_that_is_stopped_at_any_point_ends_the_same(tmp_path):
-    whole = topology_search.run(SPACE, first(), tmp_path / "whole", score([]))
+    whole = scoring.run(SPACE, first(), tmp_path / "whole", score([]))
 
     class Stopped(Exception):
         pass
@@ -51,20 +51,18 @@ def test_a_search_that_is_stopped_at_any_point_ends_the_same(tmp_path):
             return score(calls)(gene, label)
 
         with pytest.raises(Stopped):
-            topology_search.run(SPACE, search_state.resumed(folder, first()), folder, until)
-        again = topology_search.run(
-            SPACE, search_state.resumed(folder, first()), folder, score(calls)
-        )
+            scoring.run(SPACE, search_state.resumed(folder, first()), folder, until)
+        again = scoring.run(SPACE, search_state.resumed(folder, first()), folder, score(calls))
         assert again == whole and search_state.read(folder) == whole
 
 
 def test_a_search_in_parts_ends_the_same(tmp_path):
-    whole = topology_search.run(SPACE, first(), tmp_path / "whole", score([]))
+    whole = scoring.run(SPACE, first(), tmp_path / "whole", score([]))
     state, folder = first(), tmp_path / "parts"
     for _ in range(20):
         calls = []
-        state = topology_search.run(
-            SPACE, search_state.resumed(folder, first()), folder, score(calls), most_trainings=5
+        state = scoring.run(
+            SPACE, search_state.resumed(folder, first()), folder, score(calls), most_scores=5
         )
         assert len(calls) <= 5
         if state.finished:
@@ -82,7 +80,7 @@ def test_the_first_generation_has_one_topology_of_each_cluster():
 
 
 def test_evolution_finds_the_top_of_a_smooth_score(tmp_path):
-    found = topology_search.run(SPACE, first(), tmp_path, score([]))
+    found = scoring.run(SPACE, first(), tmp_path, score([]))
     best = evolution.best(found.arms["evolution"])[0]
     assert best.score >= sorted(sum(SPACE.levels(g)) / 100 for g in SPACE.genes())[-3]
 
