@@ -26,6 +26,7 @@ _CT_RANGE = (-200, 100)  # the values of every CT span it; those of label maps n
 _FRACTION = 1e-4  # largest rounding error that a float32 slope leaves in a class
 _DENSEST = 1032  # largest compression ratio that deflate can reach
 _BLOCK = 2**18  # bytes decompressed at a time
+_COMPRESS_LEVEL = 1  # of ISA-L's 0 to 3
 _LARGEST_INTERCEPT = 1e30  # beyond it, float32 may overflow
 _ISAL_ERROR: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # wrong in isal's stub
 _BROKEN_FILE = (OSError, EOFError, zlib.error, _ISAL_ERROR)
@@ -120,14 +121,13 @@ def read_labels(
     return Volume(stored.astype(np.uint8, order="K", copy=False), affine, placed)
 
 
-def write_volume(path: str | os.PathLike, volume: Volume, *, compress_level: int = 1) -> None:
+def write_volume(path: str | os.PathLike, volume: Volume) -> None:
     """Writes a volume as NIfTI-1 in the array's own type.
 
     The same volume gives the same bytes. The file is written completely or not at all.
 
     Args:
       volume: labels as uint8, or a CT as int16 or float32.
-      compress_level: 0 to 3 (ISA-L's levels); ignored if the path does not end in .gz.
     Raises:
       ValueError: for another dtype, a path that does not end in .nii or .nii.gz, or an axis of more
           than 32767 voxels.
@@ -137,15 +137,11 @@ def write_volume(path: str | os.PathLike, volume: Volume, *, compress_level: int
             f"{path}: voxels are {volume.array.dtype}; "
             "convert them to uint8 (labels), int16 or float32 (HU)"
         )
-    _write(path, nifti_header.new(path, volume), volume.array, compress_level)
+    _write(path, nifti_header.new(path, volume), volume.array)
 
 
 def write_labels_like(
-    path: str | os.PathLike,
-    mask: np.ndarray,
-    reference_path: str | os.PathLike,
-    *,
-    compress_level: int = 1,
+    path: str | os.PathLike, mask: np.ndarray, reference_path: str | os.PathLike
 ) -> None:
     """Writes a mask on the grid of a scan, with the scan's sform, qform, pixdim and units.
 
@@ -166,7 +162,7 @@ def write_labels_like(
             f"{path}: mask is {mask.dtype} {mask.shape}, the grid of scan {reference_path} is "
             f"{shape}; bring the mask back to the scan's own grid, as uint8, before writing it"
         )
-    _write(path, nifti_header.like(reference), mask, compress_level)
+    _write(path, nifti_header.like(reference), mask)
 
 
 def read_header(path: str | os.PathLike) -> NiftiHeader:
@@ -347,17 +343,13 @@ def _end_of_members(path: str | os.PathLike) -> int | None:
     return None
 
 
-def _write(
-    path: str | os.PathLike, header: NiftiHeader, array: np.ndarray, compress_level: int
-) -> None:
+def _write(path: str | os.PathLike, header: NiftiHeader, array: np.ndarray) -> None:
     name = os.fspath(path)
     if not name.lower().endswith((".nii", ".nii.gz")):
         raise ValueError(f"{path}: the name of a NIfTI file ends in .nii or .nii.gz; choose one")
-    if compress_level not in range(4):
-        raise ValueError(f"compress_level is {compress_level}; expected 0 to 3")
     beginning = nifti_header.file_beginning(header)
     voxels = array.astype(header.get_data_dtype(), copy=False)  # in the header's byte order
     content = beginning + voxels.tobytes("F")
     if name.lower().endswith(".gz"):
-        content = igzip.compress(content, compress_level, mtime=0)
+        content = igzip.compress(content, _COMPRESS_LEVEL, mtime=0)
     atomic.write_bytes(path, content)

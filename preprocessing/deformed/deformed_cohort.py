@@ -285,8 +285,8 @@ def _make(
 ) -> bool:
     image, label = _files(folder, copy)
     ct, labels = render_copy(*_read(case, label_values), seed, copy)
-    nifti.write_volume(image, ct, compress_level=1)
-    nifti.write_volume(label, labels, compress_level=1)
+    nifti.write_volume(image, ct)
+    nifti.write_volume(label, labels)
     return True
 
 

@@ -225,8 +225,8 @@ def _files(
 def _make_case(config: CohortConfig, folder: pathlib.Path, index: int) -> None:
     image, label = _files(config, folder, index)
     ct, labels = render_case(config, index)
-    nifti.write_volume(image, ct, compress_level=1)
-    nifti.write_volume(label, labels, compress_level=1)
+    nifti.write_volume(image, ct)
+    nifti.write_volume(label, labels)
 
 
 def _claim(config: CohortConfig, folder: pathlib.Path) -> None:
