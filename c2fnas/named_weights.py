@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from c2fnas.network import Network
 
 VAE_PREFIX = "vae/"  # prefix of the canonical names of the VAE branch's weights
+_SHOWN = 6  # names in a message
 _Layer = TypeVar("_Layer")
 
 
@@ -221,6 +222,6 @@ def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]
         ) from error
 
 
-def _some(names: list[str], limit: int = 6) -> str:
-    rest = len(names) - limit
-    return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
+def _some(names: list[str]) -> str:
+    rest = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -48,8 +48,8 @@ class Network:
         vae: str | None,
         latent_size: int,
         class_prior: tuple[float, ...] | None,
-        precision: str = "float32",
-        instance_norm: str = "rows",
+        precision: str,
+        instance_norm: str,
     ):
         genotype.check_size(patch_size)
         if class_prior is not None and (

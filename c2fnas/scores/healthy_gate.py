@@ -27,7 +27,7 @@ from c2fnas.scores.tumour_score import CLASS
 
 VERSION = 1
 RULE = "log_odds_1ml"  # the score that is compared with the threshold, see tumour_score
-SHARE = 0.2  # default share of healthy patients who may keep a false tumour
+SHARE = 0.2  # share of healthy patients who may keep a false tumour
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,17 +111,15 @@ class HealthyGate:
         )
 
 
-def fit(scores: Sequence[float], share: float = SHARE) -> HealthyGate | None:
+def fit(scores: Sequence[float]) -> HealthyGate | None:
     """Returns the gate fitted to the scores of healthy patients.
 
     None if there are too few of them to guarantee the share; a fifth needs at least four.
     """
-    rank = _rank(len(scores), share)
+    rank = _rank(len(scores), SHARE)
     if not 1 <= rank <= len(scores):
         return None
-    return HealthyGate(
-        threshold=float(np.sort(scores)[rank - 1]), patients=len(scores), share=share
-    )
+    return HealthyGate(threshold=float(np.sort(scores)[rank - 1]), patients=len(scores))
 
 
 def without_tumour(mask: np.ndarray) -> np.ndarray:

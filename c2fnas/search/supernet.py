@@ -74,8 +74,8 @@ class Supernet(Network):
         vae: str | None,
         latent_size: int,
         class_prior: tuple[float, ...] | None,
-        precision: str = "float32",
-        instance_norm: str = "rows",
+        precision: str,
+        instance_norm: str,
     ):
         self.space = space
         super().__init__(

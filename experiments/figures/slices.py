@@ -17,6 +17,8 @@ from matplotlib.patches import Patch
 from experiments.figures.style import CLASS_COLOURS, DPI, INK, MUTED, PANCREAS, TUMOUR, ink
 from experiments.results import table1_values
 
+SIDE_MM = 180.0  # of the square around the truth that is shown
+
 
 @dataclasses.dataclass(frozen=True)
 class CaseSlice:
@@ -68,26 +70,18 @@ def slice_case(
     spacing_mm: Sequence[float],
     *,
     captions: Mapping[str, str] | None = None,
-    width_mm: float | None = 180.0,
 ) -> CaseSlice:
-    """Cuts the slice of `choose_slice` from volumes [x, y, z], as a square around the truth.
-
-    Args:
-      width_mm: side of the square; None keeps the whole slice.
-    """
+    """Cuts the slice of `choose_slice` from volumes [x, y, z], as a square around the truth."""
     z = choose_slice(truth)
-    along_x = along_y = slice(None)
-    if width_mm is not None:
-        where = np.argwhere(truth[:, :, z] > 0)
-        centre = (
-            (where.min(axis=0) + where.max(axis=0)) / 2
-            if len(where)
-            else (np.array(truth.shape[:2]) - 1) / 2
-        )
-        along_x, along_y = (
-            _interval(centre[axis], width_mm / spacing_mm[axis], truth.shape[axis])
-            for axis in (0, 1)
-        )
+    where = np.argwhere(truth[:, :, z] > 0)
+    centre = (
+        (where.min(axis=0) + where.max(axis=0)) / 2
+        if len(where)
+        else (np.array(truth.shape[:2]) - 1) / 2
+    )
+    along_x, along_y = (
+        _interval(centre[axis], SIDE_MM / spacing_mm[axis], truth.shape[axis]) for axis in (0, 1)
+    )
     plane = (along_x, along_y, z)
     masks = {model: np.asarray(mask[plane]) for model, mask in predictions.items()}
     image_plane, truth_plane = np.asarray(image[plane], np.float32), np.asarray(truth[plane])
@@ -162,9 +156,7 @@ def comparison(slices: Sequence[CaseSlice]) -> Figure:
     return figure
 
 
-def overlay(
-    image: np.ndarray, mask: np.ndarray, spacing_mm: Sequence[float], title: str = ""
-) -> Figure:
+def overlay(image: np.ndarray, mask: np.ndarray, spacing_mm: Sequence[float]) -> Figure:
     """Draws the slice with the most foreground, without and with its mask, and a coronal slice.
 
     Args:
@@ -201,8 +193,7 @@ def overlay(
         _letter(axes, 0.03, 0.5, "R")
         if column == 0:
             _scale_bar(axes, (x_mm, y_mm))
-        label = f"{title}   {name}" if title and column == 0 else name
-        _write(figure, x + panel / 2, height - top + 0.08, label, va="bottom", fontsize=9.5)
+        _write(figure, x + panel / 2, height - top + 0.08, name, va="bottom", fontsize=9.5)
     _class_legend(figure, 0.5, 0.07 / height)
     return figure
 

@@ -19,7 +19,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from c2fnas.scores import metrics
-from experiments.figures.slices import CaseSlice, choose_slice, comparison, radiological, slice_case
+from experiments.figures.slices import (
+    SIDE_MM,
+    CaseSlice,
+    choose_slice,
+    comparison,
+    radiological,
+    slice_case,
+)
 from experiments.results import table1_values
 from preprocessing.case_source import PreparedCase
 from preprocessing.case_store import CaseStore
@@ -143,16 +150,13 @@ def mask_folders(site_folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]
     return site_folder / "federated" / "examples", site_folder / "scored" / "examples"
 
 
-def entry(
-    case: PreparedCase, masks: Mapping[str, np.ndarray], title: str, *, width_mm: float = 180.0
-) -> dict[str, Any]:
+def entry(case: PreparedCase, masks: Mapping[str, np.ndarray], title: str) -> dict[str, Any]:
     """Returns the data of one case for the page's browser.
 
     Args:
       case: a prepared case.
       masks: model -> uint8 [x, y, z] on the training grid.
       title: name of the case.
-      width_mm: side of the square around the truth that is shown.
     Raises:
       ValueError: naming the model whose mask is on another grid.
     """
@@ -163,7 +167,7 @@ def entry(
                 f"{title}: {model}'s mask has {mask.shape} voxels, the case {truth.shape}; score "
                 "the model again"
             )
-    window = _window(truth, case.target_mm, width_mm)
+    window = _window(truth, case.target_mm)
     start = choose_slice(truth) - window[2].start
     image = np.asarray(case.image[window], dtype=np.float32)
     grey = np.clip((image + 1.0) * 127.5, 0, 255).astype(np.uint8)
@@ -201,7 +205,7 @@ def montage(volume: np.ndarray, columns: int) -> np.ndarray:
     return sheet
 
 
-def _window(truth: np.ndarray, spacing_mm: Sequence[float], width_mm: float) -> tuple[slice, ...]:
+def _window(truth: np.ndarray, spacing_mm: Sequence[float]) -> tuple[slice, ...]:
     where = np.argwhere(truth > 0)
     low, high = (
         (where.min(axis=0), where.max(axis=0))
@@ -211,7 +215,7 @@ def _window(truth: np.ndarray, spacing_mm: Sequence[float], width_mm: float) -> 
     window = []
     for axis, size in enumerate(truth.shape):
         length = (
-            width_mm / spacing_mm[axis]
+            SIDE_MM / spacing_mm[axis]
             if axis < 2
             else high[2] - low[2] + 1 + 2 * _MARGIN_MM / spacing_mm[2]
         )

@@ -65,17 +65,11 @@ class Hypothesis:
     parts: tuple[Part, ...]
 
 
-def _paper(
-    first: tuple[str, ...],
-    second: tuple[str, ...],
-    column: str,
-    columns: tuple[str, str] | None = None,
-) -> float:
+def _paper(first: tuple[str, ...], second: tuple[str, ...], column: str) -> float:
     """Returns the difference in the paper's own table, in points."""
-    one, two = columns or (column, column)
     means = [
-        sum(table1_values.PAPER_TABLE[m][c] for m in models) / len(models)
-        for models, c in ((first, one), (second, two))
+        sum(table1_values.PAPER_TABLE[model][column] for model in models) / len(models)
+        for models in (first, second)
     ]
     return round(means[0] - means[1], 2)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import figures
+from experiments.figures.slices import SIDE_MM
 from experiments.results import table1_values
 from tests.experiments.figures.rendered import centre_of, panel, pixels
 
@@ -95,13 +96,12 @@ def test_a_cropped_slice_is_a_window_around_the_truth_within_the_volume():
     image = generator.normal(size=(50, 40, 6)).astype(np.float16)
     truth = np.zeros(image.shape, np.uint8)
     truth[44:49, 10:13, 4] = 1
-    case = figures.slice_case(
-        "C1, case 1", image, truth, {"FL_global": truth}, (2.0, 4.0, 5.0), width_mm=40
-    )
-    # 40 mm are 20 voxels along x, ending at the border, and 10 along y about 11
+    spacing = (SIDE_MM / 20, SIDE_MM / 10, 5.0)
+    case = figures.slice_case("C1, case 1", image, truth, {"FL_global": truth}, spacing)
+    # 20 voxels along x, ending at the border, and 10 along y about 11
     np.testing.assert_array_equal(case.image, image[30:50, 6:16, 4])
     np.testing.assert_array_equal(case.predictions["FL_global"], truth[30:50, 6:16, 4])
-    whole = figures.slice_case("C1, case 1", image, truth, {}, (2.0, 4.0, 5.0), width_mm=None)
+    whole = figures.slice_case("C1, case 1", image, truth, {}, (2.0, 4.0, 5.0))  # no larger
     np.testing.assert_array_equal(whole.truth, truth[:, :, 4])
 
 
@@ -119,9 +119,7 @@ def test_masks_on_another_grid_are_refused_by_name():
 def test_overlay_shows_the_mask_in_axial_and_coronal_planes():
     mask = np.zeros((40, 30, 20), np.uint8)
     mask[28:36, 20:27, 14:19] = 1  # right, front, top
-    figure = figures.overlay(
-        np.full(mask.shape, -1.0, np.float32), mask, (2.0, 2.0, 3.0), "scan.nii.gz"
-    )
+    figure = figures.overlay(np.full(mask.shape, -1.0, np.float32), mask, (2.0, 2.0, 3.0))
     picture = pixels(figure)
     assert centre_of(panel(picture, figure, 0), figures.PANCREAS) is None
     for index in (1, 2):
