@@ -1,9 +1,5 @@
 """Fixtures that tests of several programs share; each is made once."""
 
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -11,21 +7,13 @@ from preprocessing import manifest, nifti
 from preprocessing.manifest import Case, CaseManifest
 from preprocessing.volume import Volume
 from tests import forked
+from tests.experiments import programs
 from tests.experiments.study import SHALLOW, Study
 from tests.preprocessing.corpus_files import AFFINE, CT, LABEL
 
-ROOT = pathlib.Path(__file__).parents[2]
-
 
 def run(program, *flags):
-    done = subprocess.run(
-        [sys.executable, "-m", program, *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = programs.run(program, *flags)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -48,12 +36,10 @@ def cohort_reports(tmp_path_factory):
             nifti.write_volume(case.label, Volume(label, AFFINE))
             cases.append(case)
         manifest.write(folder / site / "manifest.json", CaseManifest(site, tuple(cases)))
-        printed = run("experiments.cohort_report", f"--manifest={folder / site / 'manifest.json'}", f"--site_folder={folder / site}", "--workers=1")  # fmt: skip
+        printed = run("cohort_report", f"--manifest={folder / site / 'manifest.json'}", f"--site_folder={folder / site}", "--workers=1")  # fmt: skip
         assert "pancreas, ml" in printed and site in printed and "█" in printed
     files = ",".join(str(folder / site / "cohort.json") for site in ("C1", "C2"))
-    return folder, run(
-        "experiments.compare_cohorts", f"--reports={files}", f"--output={folder / 'both.html'}"
-    )
+    return folder, run("compare_cohorts", f"--reports={files}", f"--output={folder / 'both.html'}")
 
 
 @pytest.fixture(scope="session")

@@ -1,23 +1,11 @@
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 from preprocessing import manifest
 from preprocessing.checks import survey
+from tests.experiments.programs import run
 from tests.preprocessing.corpus_files import both
 from tests.preprocessing.layouts.test_pancreas_ct import HEALTHY, download
-
-ROOT = pathlib.Path(__file__).parents[2]
-
-
-def run(*flags):
-    command = [sys.executable, "-m", "experiments.list_cases", *flags]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
 
 
 def test_the_nih_collection_becomes_a_manifest_that_passes_the_check(tmp_path):
@@ -27,6 +15,7 @@ def test_the_nih_collection_becomes_a_manifest_that_passes_the_check(tmp_path):
         tmp_path, {1: np.ascontiguousarray(HEALTHY[:, ::-1]), 3: symmetric, 25: HEALTHY}
     )
     done = run(
+        "list_cases",
         "--layout=pancreas_ct",
         "--site=C1",
         f"--images={images}",
@@ -52,6 +41,7 @@ def test_files_of_two_folders_become_a_manifest(tmp_path):
         both()(tmp_path)
         (tmp_path / f"{name}.nii.gz").rename(tmp_path / folder / "a.nii.gz")
     done = run(
+        "list_cases",
         "--site=C2",
         f"--images={tmp_path / 'ct'}",
         f"--labels={tmp_path / 'masks'}",
@@ -68,5 +58,5 @@ def test_files_of_two_folders_become_a_manifest(tmp_path):
     [["--site=C1"], ["--site=C1", "--images=nowhere", "--labels=nowhere", "--output=m.json"]],
 )
 def test_what_is_missing_is_one_clear_line(flags):
-    done = run(*flags)
+    done = run("list_cases", *flags)
     assert done.returncode == 1 and "Traceback" not in done.stderr and ("--images is missing" in done.stderr or "no such folder" in done.stderr)  # fmt: skip

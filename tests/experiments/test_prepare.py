@@ -1,15 +1,10 @@
 import json
-import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
 
-from tests.experiments.programs import refused
+from tests.experiments.programs import refused, run
 from tests.preprocessing import corpus
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -33,22 +28,11 @@ def checked(tmp_path_factory):
         )
     cases.append({"case_id": "gone", "image": "gone.nii.gz", "label": "gone_label.nii.gz"})
     (folder / "manifest.json").write_text(json.dumps({"site": "C2", "cases": cases}))
-    return folder, {strict: run(folder, strict) for strict in (True, False)}
-
-
-def run(folder, strict):
-    command = [
-        sys.executable,
-        "-m",
-        "experiments.prepare",
-        "--check",
-        f"--manifest={folder / 'manifest.json'}",
-        "--workers=1",
-    ]
-    command += [f"--site_folder={folder / 'out'}", f"--strict={str(strict).lower()}"]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
+    flags = [f"--manifest={folder / 'manifest.json'}", f"--site_folder={folder / 'out'}"]
+    return folder, {
+        strict: run("prepare", "--check", *flags, "--workers=1", f"--strict={str(strict).lower()}")
+        for strict in (True, False)
+    }
 
 
 def test_strict_makes_a_refused_case_the_exit_code(checked):

@@ -5,7 +5,6 @@ import pathlib
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import zipfile
 
@@ -18,6 +17,7 @@ from experiments.run.processes import ProgramFailed
 from preprocessing import nifti
 from runkit import private
 from tests import forked
+from tests.experiments import programs
 from tests.experiments.study import CASES, Study, scan
 from tests.preprocessing import dicom_files
 
@@ -324,7 +324,7 @@ def test_scans_of_a_folder_are_segmented_and_a_broken_one_stops_no_other(study, 
         "--overlay",
         "--overlap=0.5",
     ]
-    done = _run_fresh("experiments.predict", *flags)
+    done = programs.run("predict", *flags)
     assert (
         done.returncode == 1
         and "broken.nii.gz" in done.stderr
@@ -348,8 +348,8 @@ def test_scans_of_a_folder_are_segmented_and_a_broken_one_stops_no_other(study, 
     labels = tmp_path / "labels"
     labels.mkdir()
     shutil.copy(study.folder / "scans" / "C2" / "label0.nii.gz", labels / "whole.nii.gz")
-    done = _run_fresh(
-        "experiments.evaluate",
+    done = programs.run(
+        "evaluate",
         f"--prediction={masks}",
         f"--truth={labels}",
         f"--output={tmp_path / 'scores'}",
@@ -422,12 +422,3 @@ def test_a_broken_scan_is_named_and_stops_no_other(study, tmp_path):
     )
     done = forked.run("experiments.prepare", *flags, "--nostrict")
     assert done.returncode == 0 and "1 training, 1 validation, 1 test" in done.stdout
-
-
-def _run_fresh(module, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )

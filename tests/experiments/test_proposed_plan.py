@@ -1,9 +1,7 @@
 """The plan that compare_cohorts proposes from the sites' reports, and writes as a flag file."""
 
+import functools
 import json
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,22 +11,14 @@ from experiments import flag_files, setting_flags
 from experiments.configuration import ExperimentConfig
 from preprocessing.checks import cohort
 from runkit import atomic
+from tests.experiments.programs import ROOT, run
 from tests.preprocessing.checks import test_plan_proposal
 from tests.preprocessing.checks.test_older_reports import report as older_report
 
-ROOT = pathlib.Path(__file__).parents[2]
 DEMO = ROOT / "experiments" / "flagfiles" / "demo.flags"
 
 
-def start(*flags):
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.compare_cohorts", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+start = functools.partial(run, "compare_cohorts")
 
 
 @pytest.fixture(scope="module")

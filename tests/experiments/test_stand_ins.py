@@ -5,8 +5,6 @@ The copies have the same layout as the archives.
 
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ from preprocessing import nifti, splits  # noqa: E402
 from preprocessing.case_store import CaseStore  # noqa: E402
 from preprocessing.volume import Volume  # noqa: E402
 from runkit import atomic  # noqa: E402
+from tests.experiments import programs  # noqa: E402
 from tests.experiments.study import FLAGS as TINY_FLAGS  # noqa: E402
 from tests.experiments.study import GENOTYPE, scan  # noqa: E402
 from tests.preprocessing.dicom_files import save, slices  # noqa: E402
@@ -90,13 +89,8 @@ def msd_archive(folder):
     return ids
 
 
-def run(module, *arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", f"experiments.{module}", *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+def run(program, *flags):
+    done = programs.run(program, *flags)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
 

@@ -1,6 +1,5 @@
 """The program that runs a study: what it refuses, and a disk that is full."""
 
-import pathlib
 import re
 import resource
 import subprocess
@@ -10,6 +9,7 @@ import pytest
 
 from runkit import atomic
 from tests import unmeasured
+from tests.experiments.programs import ROOT, refused
 from tests.experiments.studies.small_study import DEFORMED, FILE
 
 
@@ -17,20 +17,9 @@ def test_a_deformed_study_without_a_manifest_names_the_flag(tmp_path):
     atomic.write_json(
         tmp_path / "s.json", {**FILE, "sites": DEFORMED, "points": [{"label": "table1"}]}
     )
-    command = [
-        sys.executable,
-        "-m",
-        "experiments.study",
-        f"--study={tmp_path / 's.json'}",
-        f"--runs={tmp_path / 'runs'}",
-    ]
-    done = subprocess.run(
-        command, cwd=pathlib.Path(__file__).parents[2], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert (
-        f"error: {tmp_path}/m.json: does not exist; give the folder of your manifest of CTs by --data (make: DATA=...)"
-        in done.stderr
+    words = refused("study", f"--study={tmp_path / 's.json'}", f"--runs={tmp_path / 'runs'}")
+    assert words.startswith(
+        f"{tmp_path}/m.json: does not exist; give the folder of your manifest of CTs by --data (make: DATA=...)"
     )
 
 
@@ -53,7 +42,7 @@ def test_a_study_that_cannot_write_a_file_ends_with_one_line(tmp_path, limit, fl
             f"--runs={tmp_path / 'runs'}",
             *flags,
         ],
-        cwd=pathlib.Path(__file__).parents[2],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,

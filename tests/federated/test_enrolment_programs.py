@@ -1,20 +1,12 @@
 """experiments.request and experiments.provision as a site and an operator start them."""
 
-import os
-import pathlib
 import re
-import subprocess
-import sys
 
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.experiments import programs
 
 
 def run(folder, program, *arguments, code=0):
-    command = [sys.executable, "-m", f"experiments.{program}", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    done = programs.run(program, *arguments, folder=folder)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
