@@ -204,7 +204,8 @@ def test_a_step_treats_missing_labels_as_the_losses_do(treatment, evidence, at_o
     missing = MissingLabels(classes=(2,), treatment=treatment, evidence=evidence)
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     with strategy.scope():
-        network, received = tiny.build(), tiny.build(vae=None, seed=4, class_prior=(0.4, 0.2, 0.4))
+        network = tiny.build(tiny.SHALLOW)
+        received = tiny.build(tiny.SHALLOW, vae=None, seed=4, class_prior=(0.4, 0.2, 0.4))
     batch = _hidden(tiny.batch(0))
     image, label = tf.cast(batch["image"], tf.float32), tf.constant(batch["label"])
     logits, seen = network.segmenter(image), received.segmenter(image)
@@ -231,7 +232,7 @@ def test_a_step_treats_missing_labels_as_the_losses_do(treatment, evidence, at_o
 
 def test_a_restricted_loss_leaves_the_weights_of_the_missing_class_bit_for_bit():
     missing = MissingLabels(classes=(2,), treatment="restricted")
-    trainer = tiny.trainer(loss=LossConfig(missing=missing))
+    trainer = tiny.trainer(tiny.SHALLOW, loss=LossConfig(missing=missing))
     before = trainer.weights()
 
     def unlabelled(start, stop):
@@ -262,7 +263,7 @@ def test_the_received_model_stays_while_the_trained_one_moves_on():
     missing = MissingLabels(classes=(2,), treatment="distil")
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     with strategy.scope():
-        network, received = tiny.build(), tiny.build(vae=None)
+        network, received = tiny.build(tiny.SHALLOW), tiny.build(tiny.SHALLOW, vae=None)
     trainer = training.Trainer(
         network, tiny.config(loss=LossConfig(missing=missing)), strategy, received=received
     )
@@ -276,7 +277,7 @@ def test_the_received_model_stays_while_the_trained_one_moves_on():
 
 def test_the_branch_moves_at_a_share_of_the_rate_and_the_rest_at_the_whole():
     """Adam's first step is the rate times the sign of the gradient."""
-    whole, share = (tiny.trainer(vae_rate=rate) for rate in (1.0, 0.25))
+    whole, share = (tiny.trainer(tiny.SHALLOW, vae_rate=rate) for rate in (1.0, 0.25))
     before = whole.weights()
     for trainer in (whole, share):
         trainer.train(tiny.datasets, 1)
