@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import pathlib
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from c2fnas.search import evolution
 from c2fnas.search.evolution import EvolutionSettings
 from c2fnas.search.operation_space import OperationSpace
 from experiments.models import given_paths
-from experiments.results import path_names, shared_choice, table1_values
+from experiments.results import fingerprints, path_names, shared_choice, table1_values
 from experiments.results.case_rows import CaseRow, value
 from experiments.search import search_state
 from experiments.search.search_state import EVOLUTION, RANDOM, SearchState, random_arm_seed
@@ -33,7 +32,7 @@ def digest(path: pathlib.Path) -> str:
     """Returns the SHA-256 of a file; raises ValueError naming a missing one."""
     if not path.is_file():
         raise ValueError(f"--trained is {path}, which does not exist; give a global model's file")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return fingerprints.of_file(path)
 
 
 def first_state(
