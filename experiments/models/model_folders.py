@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -183,39 +184,8 @@ def write_run(
     folder = pathlib.Path(folder)
     sites = sorted(path.parent.parent.name for path in folder.glob("sites/*/cases/index.json"))
     stores = {site: CaseStore(folder / "sites" / site / "cases") for site in sites}
-    found: dict[str, tuple[pathlib.Path, list[CaseStore]]] = {}
-    for site in sites:
-        found[f"{site}_baseline"] = (
-            folder / "sites" / site / "baseline" / "best.safetensors",
-            [stores[site]],
-        )
-    for site in sites:
-        found[f"{site}_FL_local"] = (
-            folder / "sites" / site / "federated" / "best.safetensors",
-            list(stores.values()),
-        )
-    for model, number in sorted(
-        {(row["model"], row["round"]) for row in rows if row["model"].endswith("_FL_local_shared")}
-    ):
-        site = model.removesuffix("_FL_local_shared")
-        found[model] = (
-            folder
-            / "sites"
-            / site
-            / "federated"
-            / "candidates"
-            / f"round_{number:03d}.safetensors",
-            list(stores.values()),
-        )
-    rounds = sorted(
-        (folder / "server" / "global").glob("round_*.safetensors"),
-        key=lambda path: int(path.stem.removeprefix("round_")),
-    )
-    if rounds:
-        found["FL_global"] = (rounds[-1], list(stores.values()))
-    found["FL_best_global"] = (folder / "server" / "best.safetensors", list(stores.values()))
     written = []
-    for name, (file, trained_on) in found.items():
+    for name, (file, trained_on) in _final_models(folder, stores, rows).items():
         if not file.is_file():
             continue
         part = "baseline" if name.endswith("_baseline") else "federated"
@@ -223,36 +193,59 @@ def write_run(
             store.site: devices.of_training(folder / "sites" / store.site / part)
             for store in trained_on
         }
-        weights, _ = named_weights.load(file)
+        write_model = functools.partial(
+            write, config=config, stores=trained_on, trained_with=trained_with
+        )
         if is_global(name) and config.share_rules.keep:
             for site in sites:
                 target = folder / "models" / f"{name}_{site}"
-                own = [row for row in rows if row["model"] == name and row["site"] == site]
-                write(
-                    target,
-                    target.name,
-                    of_site(file, name, folder / "sites" / site, config),
-                    config,
-                    stores=trained_on,
-                    rows=[{**row, "model": target.name} for row in own],
-                    private_arrays_of=site,
-                    trained_with=trained_with,
-                )
+                own: list[CaseRow] = [
+                    {**row, "model": target.name}
+                    for row in rows
+                    if row["model"] == name and row["site"] == site
+                ]
+                weights = of_site(file, name, folder / "sites" / site, config)
+                write_model(target, target.name, weights, rows=own, private_arrays_of=site)
                 written.append(target)
             continue
+        target = folder / "models" / name
+        weights, _ = named_weights.load(file)
         site = next((site for site in sites if name.startswith(f"{site}_FL_local")), "")
-        write(
-            folder / "models" / name,
-            name,
-            weights,
-            config,
-            stores=trained_on,
-            rows=rows,
-            private_arrays_of=site,
-            trained_with=trained_with,
-        )
-        written.append(folder / "models" / name)
+        write_model(target, name, weights, rows=rows, private_arrays_of=site)
+        written.append(target)
     return written
+
+
+def _final_models(
+    folder: pathlib.Path, stores: Mapping[str, CaseStore], rows: Sequence[CaseRow]
+) -> dict[str, tuple[pathlib.Path, list[CaseStore]]]:
+    """Returns the file of each final model of a run, and the stores whose cases trained it.
+
+    A file may be absent.
+    """
+    all_sites = list(stores.values())
+    site_folders = folder / "sites"
+    found = {
+        f"{site}_baseline": (site_folders / site / "baseline" / "best.safetensors", [store])
+        for site, store in stores.items()
+    }
+    for site in stores:
+        best = site_folders / site / "federated" / "best.safetensors"
+        found[f"{site}_FL_local"] = (best, all_sites)
+    for model, number in sorted(
+        {(row["model"], row["round"]) for row in rows if row["model"].endswith("_FL_local_shared")}
+    ):
+        federated = site_folders / model.removesuffix("_FL_local_shared") / "federated"
+        file = federated / "candidates" / f"round_{number:03d}.safetensors"
+        found[model] = (file, all_sites)
+    rounds = sorted(
+        (folder / "server" / "global").glob("round_*.safetensors"),
+        key=lambda path: int(path.stem.removeprefix("round_")),
+    )
+    if rounds:
+        found["FL_global"] = (rounds[-1], all_sites)
+    found["FL_best_global"] = (folder / "server" / "best.safetensors", all_sites)
+    return found
 
 
 def of_site(
