@@ -126,13 +126,17 @@ def picture(pixels: np.ndarray) -> str:
     )
 
 
-def drawing(figure: Figure, alt: str) -> str:
-    """Returns a figure as a PNG inside the page, as wide as the text; `alt` describes it."""
+def drawing(figure: Figure, alt: str, *, enlarge: bool = True) -> str:
+    """Returns a figure as a PNG inside the page; `alt` describes it.
+
+    It is as wide as the text, or at most so wide without `enlarge`.
+    """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     encoded = base64.b64encode(buffer.getvalue()).decode()
+    width = "width" if enlarge else "max-width"
     return (
-        f'<img alt="{text(alt)}" style="width:100%;border-radius:8px" '
+        f'<img alt="{text(alt)}" style="{width}:100%;border-radius:8px" '
         f'src="data:image/png;base64,{encoded}">'
     )
 

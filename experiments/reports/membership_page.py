@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-
-from matplotlib.figure import Figure
 
 from experiments.figures import membership_pictures as figures
 from experiments.reports import html_parts
@@ -34,7 +30,7 @@ def html(content: Mapping[str, Any], title: str) -> str:
     parts += ["<h2>Attacks</h2>", html_parts.table(["Attack", "It says member if"], _attacks())]
     by_round = series_by_round(entries)
     if by_round:
-        parts += ["<h2>Area under the curve by round</h2>", image(figures.areas(by_round, "round"))]
+        parts += ["<h2>Area under the curve by round</h2>", areas(by_round, "round")]
     for name in dict.fromkeys(entry["model"] for entry in entries):
         own = last_round(entries, name)
         strongest = max(own, key=lambda entry: entry["auc"]["estimate"])
@@ -42,8 +38,16 @@ def html(content: Mapping[str, Any], title: str) -> str:
         parts += [
             f"<h2>{html_parts.text(where)}</h2>",
             '<div class="plots">',
-            image(figures.curves(own, "ROC, logarithmic axes")),
-            image(figures.histogram(strongest, "The strongest attack")),
+            html_parts.drawing(
+                figures.curves(own, "ROC, logarithmic axes"),
+                f"ROC curves of the attacks on {where}",
+                enlarge=False,
+            ),
+            html_parts.drawing(
+                figures.histogram(strongest, "The strongest attack"),
+                f"What the strongest attack on {where} gives members and non-members",
+                enlarge=False,
+            ),
             "</div>",
         ]
     return html_parts.page(title, subtitle(content), *parts)
@@ -111,12 +115,13 @@ def series_by_round(
     return {key: own for key, own in found.items() if len(own) > 1}
 
 
-def image(figure: Figure) -> str:
-    """Returns a figure as a PNG inside the page."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="" style="max-width:100%" src="data:image/png;base64,{data}">'
+def areas(series: Mapping[str, Sequence[Any]], label: str) -> str:
+    """Returns the picture of areas under the curve, as `figures.areas` draws it."""
+    return html_parts.drawing(
+        figures.areas(series, label),
+        f"Area under the curve of each attack by {label}",
+        enlarge=False,
+    )
 
 
 def _attacks() -> list[list[str]]:

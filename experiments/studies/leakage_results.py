@@ -171,7 +171,7 @@ def section(content: Mapping[str, Any]) -> str:
     ]
     for model, series in by_point(content["lines"]).items():
         parts.append(
-            f"<figure>{membership_page.image(figures.areas(series, 'point of the study'))}"
+            f"<figure>{membership_page.areas(series, 'point of the study')}"
             f"<figcaption>{html_parts.text(model)}, last round</figcaption></figure>"
         )
     first = content["lines"][0]["point"]
@@ -180,7 +180,7 @@ def section(content: Mapping[str, Any]) -> str:
     )
     if rounds:
         parts.append(
-            f"<figure>{membership_page.image(figures.areas(rounds, 'round'))}<figcaption>"
+            f"<figure>{membership_page.areas(rounds, 'round')}<figcaption>"
             f"{html_parts.text(f'Point {first}, by round')}</figcaption></figure>"
         )
     parts.append(html_parts.table(HEAD, lines_of(content)))

@@ -42,6 +42,7 @@ def test_the_page_stands_alone_and_shows_each_model_at_its_last_round():
         "C1_FL_local",
     ]
     assert html.count("data:image/png;base64,") == 1 + 2 * 2
+    assert len(re.findall(r'<img alt="[^"]+', html)) == 1 + 2 * 2
 
 
 def test_only_models_of_several_rounds_are_shown_by_round():
