@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ class CaseEvaluation:
       window: the sliding window.
       examples: folder for the masks that are kept; it stays at the site.
       example_cases: number of test cases whose masks are kept for the site's figures.
+      candidate_rounds: of the plan, see `shared_choice`; a model of any other round is a model like
+        all others, whatever the server calls it.
       label: name in progress bars.
     """
 
@@ -42,10 +44,12 @@ class CaseEvaluation:
         *,
         examples: pathlib.Path,
         example_cases: int = 4,
+        candidate_rounds: Collection[int] = (),
         label: str,
     ):
         self._store, self._cases, self._logits, self._window = store, cases, logits, window
         self._examples, self._example_cases, self._label = examples, example_cases, label
+        self._candidate_rounds = frozenset(candidate_rounds)
         self._healthy = declared_labels.is_absent(store.declared, "tumour")
 
     def rows(self, model_name: str) -> list[dict[str, Any]]:
@@ -55,7 +59,8 @@ class CaseEvaluation:
         tumours adds its validation cases, to which the healthy gate is fitted. The rows of a
         candidate for a shared choice differ, see `shared_choice`.
         """
-        if shared_choice.candidate_of(model_name) is not None:
+        candidate = shared_choice.candidate_of(model_name)
+        if candidate is not None and candidate[1] in self._candidate_rounds:
             return self._scored_candidate(model_name)
         rows = []
         for index, case in enumerate(self._watched("test", f"evaluates {model_name}")):

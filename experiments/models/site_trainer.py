@@ -270,12 +270,16 @@ class SegmentationTrainer:
             else None
         )
         self._logits = self._trainer.logits_fn()
+        candidate_rounds = shared_choice.candidate_rounds(
+            config.num_rounds, config.validation_every, config.shared_candidates
+        )
         self._evaluation = CaseEvaluation(
             store,
             self._cases,
             self._logits,
             self._window,
             examples=self._folder / "examples",
+            candidate_rounds=candidate_rounds,
             label=label,
         )
         self._history = events.EventLog(self._folder / "history.jsonl")
@@ -292,13 +296,7 @@ class SegmentationTrainer:
         self.labels = store.declared
         self.score_every = config.validation_every
         lacks_labels = bool(declared_labels.missing(store.declared))
-        self._candidate_rounds = (
-            shared_choice.candidate_rounds(
-                config.num_rounds, config.validation_every, config.shared_candidates
-            )
-            if lacks_labels
-            else []
-        )
+        self._candidate_rounds = candidate_rounds if lacks_labels else []
 
     def train(self, weights: Weights, round_number: int) -> tuple[Weights, dict[str, float]]:
         """Trains the local epochs of a round and returns the new weights, with metrics.

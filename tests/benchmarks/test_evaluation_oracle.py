@@ -127,6 +127,7 @@ def test_rows_describe_what_a_model_makes_of_the_scan_and_so_the_scan(tmp_path):
             WindowConfig(size=(16, 16, 16), overlap=0.5, multiple=4),
             examples=tmp_path / "examples",
             example_cases=0,
+            candidate_rounds=[1],
             label="C1",
         )
         return evaluation.rows(name)
@@ -142,6 +143,6 @@ def test_rows_describe_what_a_model_makes_of_the_scan_and_so_the_scan(tmp_path):
     millilitre = np.sort(image, axis=None)[-round(1000 / np.prod(case.target_mm)) :]
     assert first["score_tumour"] == pytest.approx(np.mean(millilitre + 2), rel=1e-5)
 
-    # And of validation cases, if the server names the model like a candidate for a shared choice.
+    # And of validation cases, if the server names the model like a candidate of the plan's.
     assert {row["grid"] for row in rows(brighter)} == {"training", "native"}
     assert "validation" in {row["grid"] for row in rows(brighter, "C9_FL_local_r001")}

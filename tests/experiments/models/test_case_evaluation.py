@@ -136,7 +136,7 @@ def test_a_candidate_has_validation_rows_and_test_rows_on_the_training_grid(
     evaluation, tmp_path, declared, scored
 ):
     name = "C1_FL_local_r024"
-    validation, *test = evaluation(declared).rows(name)
+    validation, *test = evaluation(declared, candidate_rounds=[12, 24]).rows(name)
     assert named([validation, *test]) == [
         (name, "C2", 5, "validation"),
         (name, "C2", 3, "training"),
@@ -145,3 +145,11 @@ def test_a_candidate_has_validation_rows_and_test_rows_on_the_training_grid(
     assert ("score_tumour" in validation) == scored
     assert [row["score_tumour"] for row in test] == pytest.approx([2 * MARGIN / 125, 0])
     assert not (tmp_path / "examples").exists()
+
+
+@pytest.mark.parametrize("name", ["C1_FL_local_r023", "C9_FL_local_r001"])
+def test_a_name_makes_no_candidate_of_a_model_that_is_none_by_the_plan(evaluation, name):
+    """A server chooses the names of models, and must not get rows of validation cases by one."""
+    as_others = evaluation().rows("FL_global")
+    rows = evaluation(candidate_rounds=[12, 24]).rows(name)
+    assert rows == [{**row, "model": name} for row in as_others]
