@@ -158,6 +158,7 @@ def test_a_site_with_all_labels_lends_no_candidates(config, store, tmp_path):
 def test_only_a_site_whose_patients_are_healthy_sends_validation_cases_and_their_scores(
     config, store, tmp_path
 ):
+    config = dataclasses.replace(config, shared_candidates=1)
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     weights = named_weights.read(site_trainer.build_network(config))
     for declared, names in (
@@ -189,9 +190,8 @@ def test_only_a_site_whose_patients_are_healthy_sends_validation_cases_and_their
             )
             == rows
         )
-        candidate = site.evaluate(
-            "C1_FL_local_r001", weights
-        )  # every site sends validation rows of these, not every one their scores
+        # Every site sends validation rows of the plan's candidates, not every one their scores.
+        candidate = site.evaluate("C1_FL_local_r001", weights)
         assert {"score_tumour" in row for row in candidate if row["grid"] == "validation"} == {
             declared == HEALTHY
         }
