@@ -13,13 +13,14 @@ The table is the first one below that heading in `study.md`, as the study's own 
 `tests/test_doc_results.py` compares every such table with the JSON. Tables of a search are marked
 with `search:` in place of `study:`, see `doc_search`.
 
-`--take` also writes `docs/results/<name>.tar.xz`: what the study reads of its finished runs, i.e.
-their rows, settings and events. Unpacked in a folder of runs, it lets the same study go on there:
+`--take` also writes `docs/results/<name>.tar.xz`: rows and settings of the finished runs, with
+which a test compares the results.
+
+Of a study that is not finished `--take` writes only this archive, with the runs' events. Unpacked in
+a folder of runs, it lets the same study go on there, so that a study of many hours can be computed
+in parts:
 
     mkdir -p runs && tar -xf docs/results/<name>.tar.xz -C runs
-
-Of a study that is not finished `--take` writes only this archive. A study of many hours can thus be
-computed in parts, also on several machines.
 """
 
 from __future__ import annotations
@@ -64,30 +65,23 @@ def shortened(study: dict[str, Any], processor: str) -> dict[str, Any]:
     return {"processor": processor, **kept}
 
 
-# What `study_results.collect` and a study that goes on read of a finished run.
-RUN_FILES = (
-    "experiment.flags",
-    "run.flags",
-    "stages.json",
-    "table1.json",
-    "server/events.jsonl",
-)
+# What a study that goes on reads of a finished run. Its events, most of the bytes, are left out once
+# the study is finished and has nothing to go on with.
+EVENTS = "server/events.jsonl"
+RUN_FILES = ("experiment.flags", "run.flags", "stages.json", "table1.json", EVENTS)
 
 
 def pack(study: dict[str, Any], folder: pathlib.Path, archive: pathlib.Path) -> None:
-    """Writes the `RUN_FILES` of a study's finished runs; equal files give an equal archive.
+    """Writes the files of a study's finished runs; equal files give an equal archive.
 
     Args:
       folder: the study's folder.
       archive: a name that ends in ".tar.xz".
     """
-
-    names = [
-        f"{run['folder']}/{name}"
-        for run in study["runs"]
-        for name in RUN_FILES
-        if run["state"] == "finished"
-    ]
+    finished = [run for run in study["runs"] if run["state"] == "finished"]
+    goes_on = len(finished) < len(study["runs"])
+    files = [name for name in RUN_FILES if goes_on or name != EVENTS]
+    names = [f"{run['folder']}/{name}" for run in finished for name in files]
     doc_archives.write(
         archive, [(f"{folder.name}/{name}", (folder / name).read_bytes()) for name in names]
     )

@@ -107,3 +107,10 @@ def test_the_packed_runs_are_the_finished_ones_and_equal_files_give_equal_archiv
     assert archives[0].read_bytes() == archives[1].read_bytes()
     with tarfile.open(archives[0]) as packed:
         assert packed.getnames() == [f"toy/short/seed3/{name}" for name in doc_results.RUN_FILES]
+    doc_results.pack({**content, "runs": content["runs"][:1]}, tmp_path / "toy", archives[0])
+    with tarfile.open(archives[0]) as packed:  # nothing is left to go on with
+        assert packed.getnames() == [
+            f"toy/short/seed3/{name}"
+            for name in doc_results.RUN_FILES
+            if name != "server/events.jsonl"
+        ]

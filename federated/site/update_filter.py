@@ -102,6 +102,8 @@ class UpdateFilter:
           trained: the last round in the journal.
           updates: number of filtered updates in the journal; a round may have had several.
         """
+        if not self.has_ledger:
+            return
         spent = self._ledger.spent
         noted = max((entry.round for entry in spent), default=0)
         if trained > max(noted, self._ledger.unfiltered_rounds):
@@ -110,11 +112,10 @@ class UpdateFilter:
             older = f"has {len(spent)} updates, but this site has made {updates}"
         else:
             return
-        if self.has_ledger:
-            raise PolicyRefused(
-                f"{self._ledger.path}: {older}, so it is an older copy and lacks what was spent "
-                "since; restore the newest one, or leave this run"
-            )
+        raise PolicyRefused(
+            f"{self._ledger.path}: {older}, so it is an older copy and lacks what was spent since; "
+            "restore the newest one, or leave this run"
+        )
 
     def check_range(self, value_range: float) -> None:
         """Raises PolicyRefused if the noise hardly fits into a secure sum.
