@@ -53,7 +53,7 @@ flags.DEFINE_bool("dry_run", False, "Print the cost and exit.")
 def main(argv: list[str]) -> None:
     del argv
     from experiments.reports.search_page import PAPER_GPU_DAYS
-    from experiments.run.stages import RunFolder
+    from experiments.run.run_folder import RunFolder
     from experiments.search import whole_run
 
     files = {

@@ -99,10 +99,11 @@ def main(argv: list[str]) -> None:
             f"{given}: {need}. Use --flagfile=experiments/flagfiles/demo.flags for a table in "
             "about 15 minutes, or --flagfile=experiments/flagfiles/paper.flags to start the paper's"
         )
+    from experiments.run import run_folder as run_folders
     from experiments.run import stages as run_stages
 
     folder_lock.hold(private.make(folder))
-    run = run_stages.RunFolder(folder, spec.flags_text + _own_flags_text())
+    run = run_folders.RunFolder(folder, spec.flags_text + _own_flags_text())
     print(f"Table 1, profile {config.profile}, seed {config.seed}, in {folder}; {need}:")
     for name, seconds in budget.items():
         print(f"  {name:40s} {minutes(seconds)}")

@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import pathlib
 import shutil
-import time
 from collections.abc import Callable
-from typing import TypedDict
 
 from experiments.models import model_folders
 from experiments.reports import table1_report
-from experiments.results import table1_values
-from experiments.results.case_rows import CaseRow
-from experiments.run import processes, run_plan
+from experiments.run import processes, run_folder, run_plan
 from experiments.run.run_plan import (
     FINETUNED,
     MEMBERSHIP,
@@ -24,7 +20,6 @@ from experiments.run.run_plan import (
     POOLED,
     RunSpec,
     SiteSpec,
-    minutes,
     nonmember_seed,
 )
 from preprocessing import budget, case_store, declared_labels
@@ -33,97 +28,13 @@ from runkit import atomic, processors
 
 _SERVER_START_TIMEOUT_S = 120
 _ROOM_BYTES = 8e9  # with less for each site, its cases are prepared one at a time
-_BEYOND_ROWS = "rows_beyond.jsonl"
 _FAULTY_SITE = "experiments.faulty_site"  # in place of experiments.join, in an experiment
-
-
-class _Attempts(TypedDict, total=False):
-    unfinished_seconds: dict[str, float]
-
-
-class StageTimes(_Attempts):
-    """The content of stages.json.
-
-    Attributes:
-      wall_seconds: finished stage -> its wall time.
-      unfinished_seconds: unfinished stage -> the wall time of its attempts so far.
-      peak_memory_bytes: the highest sum over all programs.
-    """
-
-    wall_seconds: dict[str, float]
-    peak_memory_bytes: int
-
-
-class RunFolder:
-    """The folder of one run: its settings, and which stages are done and how long they took.
-
-    Args:
-      settings: text of the flags; a folder with other settings is refused, except that a limit of
-        the GPU memory may change from start to start.
-      remedy: what the refusal advises.
-      programs: creates the group that starts programs, from a log folder.
-    """
-
-    def __init__(
-        self,
-        folder: pathlib.Path,
-        settings: str,
-        remedy: str = "choose another folder with --runs (make: RUNS=...)",
-        programs: Callable[[pathlib.Path], processes.ProgramGroup] = processes.ProgramGroup,
-    ):
-        self.folder = folder
-        self._programs = programs
-        self._state_file = folder / "stages.json"
-        flag_file = folder / "run.flags"
-        earlier = flag_file.read_text(encoding="utf-8") if flag_file.exists() else settings
-        if _deciding(earlier) != _deciding(settings):
-            old, new = set(_deciding(earlier)), set(_deciding(settings))
-            raise ValueError(
-                f"{folder} holds a run with other settings ({' '.join(sorted(old - new))}; "
-                f"now {' '.join(sorted(new - old))}); {remedy}, or delete this one"
-            )
-        if not flag_file.exists():
-            atomic.write_text(flag_file, settings)
-        self.state: StageTimes = (
-            atomic.read_json(self._state_file)
-            if self._state_file.exists()
-            else {"wall_seconds": {}, "peak_memory_bytes": 0}
-        )
-
-    def done(self, name: str) -> bool:
-        """Returns whether a stage is finished."""
-        return name in self.state["wall_seconds"]
-
-    def stage(
-        self, name: str, budget_s: float, work: Callable[[processes.ProgramGroup], None]
-    ) -> None:
-        """Does `work`, unless the stage is finished. Its time includes interrupted attempts."""
-        if self.done(name):
-            print(
-                f"{name}: done earlier, in {minutes(self.state['wall_seconds'][name])}", flush=True
-            )
-            return
-        print(f"{name}: about {minutes(budget_s)} on two cores", flush=True)
-        start = time.monotonic()
-        with self._programs(self.folder / "logs") as group:
-            try:
-                work(group)
-            finally:
-                self.state["peak_memory_bytes"] = max(
-                    self.state["peak_memory_bytes"], group.peak_memory_bytes
-                )
-                spent = self.state.setdefault("unfinished_seconds", {})
-                spent[name] = round(spent.get(name, 0.0) + time.monotonic() - start, 1)
-                atomic.write_json(self._state_file, self.state)
-        self.state["wall_seconds"][name] = self.state["unfinished_seconds"].pop(name)
-        atomic.write_json(self._state_file, self.state)
-        print(f"{name}: {minutes(self.state['wall_seconds'][name])}", flush=True)
 
 
 class Stages:
     """The stages of a run, in order. Each method can be called again and does only what is left."""
 
-    def __init__(self, spec: RunSpec, run: RunFolder):
+    def __init__(self, spec: RunSpec, run: run_folder.RunFolder):
         self._spec, self._run, self._folder = spec, run, spec.folder
         self._cost = run_plan.estimated_seconds(spec)
         self._initial = self._folder / "initial.safetensors"
@@ -135,7 +46,7 @@ class Stages:
     def table1(self) -> None:
         """Runs everything from the cohort to the table: the paper's rows."""
         # First, as it takes seconds and refuses settings that fit no network, e.g. --keep_at_site.
-        self._stage("initial model", self._initial_model)
+        self._stage("initial model", self._initial_model, checks_settings=True)
         self._stage("cohort", self._make_cohorts)
         self._stage("preparation", self._prepare)
         if self._spec.baselines:
@@ -162,8 +73,14 @@ class Stages:
         self._stage(NONMEMBERS, self._make_nonmembers)
         self._stage(MEMBERSHIP, self._measure_membership)
 
-    def _stage(self, name: str, work: Callable[[processes.ProgramGroup], None]) -> None:
-        self._run.stage(name, self._cost[name], work)
+    def _stage(
+        self,
+        name: str,
+        work: Callable[[processes.ProgramGroup], None],
+        *,
+        checks_settings: bool = False,
+    ) -> None:
+        self._run.stage(name, self._cost[name], work, checks_settings=checks_settings)
 
     def site_folder(self, site: SiteSpec | str) -> pathlib.Path:
         """Returns the folder of a site in the run's folder."""
@@ -395,7 +312,7 @@ class Stages:
             )
         group.wait(programs, "scores")
         atomic.write_text(
-            self._folder / _BEYOND_ROWS,
+            self._folder / run_folder.BEYOND_ROWS,
             "".join(file.read_text(encoding="utf-8") for file in outputs),
         )
 
@@ -477,7 +394,7 @@ class Stages:
 
     def _table(self, group: processes.ProgramGroup) -> None:
         del group
-        rows = rows_so_far(self._folder)
+        rows = run_folder.rows_so_far(self._folder)
         model_folders.write_run(self._folder, self._spec.config, rows)
         model_folders.write_tables(self._folder, rows)
         table1_report.write(
@@ -498,24 +415,6 @@ class Stages:
 def _workers_of_each(programs: int) -> int:
     """Returns how many processes each of `programs` concurrent programs may start."""
     return max(1, processors.available() // max(1, programs))
-
-
-def _deciding(settings: str) -> list[str]:
-    """Returns the settings that must stay the same when a run is resumed."""
-    return [one for one in settings.split() if not one.startswith("--gpu_memory_mib=")]
-
-
-def rows_so_far(folder: pathlib.Path) -> list[CaseRow]:
-    """Returns the rows in a run's folder, finished or not, of the sites in Table 1."""
-    rows: list[CaseRow] = []
-    for file in (folder / "server" / "rows.jsonl", folder / _BEYOND_ROWS):
-        if file.exists():
-            rows += [
-                row
-                for row in table1_values.read_rows(file, any_site=True)
-                if row["site"] in table1_values.SITES
-            ]
-    return rows
 
 
 def _cohort_folder(spec: RunSpec, site: SiteSpec, hospital: str) -> pathlib.Path:

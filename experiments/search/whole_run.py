@@ -19,7 +19,7 @@ from experiments import flag_files, setting_flags
 from experiments.configuration import ExperimentConfig
 from experiments.reports import search_page
 from experiments.run import processes
-from experiments.run.stages import RunFolder
+from experiments.run.run_folder import RunFolder
 from experiments.search import evidence, federated_stage, search_cost, search_state
 from experiments.search.candidate_budget import ProxySettings
 from experiments.search.evidence import EvidenceSettings

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from experiments.run import processes, run_plan
+from experiments.run import run_folder as run_folders
 from experiments.run import stages as run_stages
 from experiments.run.run_plan import RunSpec, minutes
 from experiments.studies.study_file import Study
@@ -153,7 +154,7 @@ def _attempt(spec: RunSpec, method: str, programs: Programs) -> str | None:
         if spec.stack == "other":
             options["python"] = other_python(sys.executable)
         chosen = functools.partial(programs, **options) if options else programs
-        run = run_stages.RunFolder(
+        run = run_folders.RunFolder(
             spec.folder, spec.flags_text + _sites_text(spec), "give the study another name", chosen
         )
         getattr(run_stages.Stages(spec, run), method)()

@@ -13,7 +13,7 @@ from experiments.reports import patients_table, table1_report
 from experiments.results import fingerprints, patients, table1_values
 from experiments.results.statistics import intervals
 from experiments.results.verdicts import hypotheses
-from experiments.run import stages as run_stages
+from experiments.run import run_folder as run_folders
 from experiments.studies import comparison, leakage_results, privacy_results, study_file
 from experiments.studies import variants as study_variants
 from experiments.studies.study_file import Study
@@ -90,7 +90,7 @@ def _run(
     )
     table_file = folder / "table1.json"
     document = atomic.read_json(table_file) if table_file.exists() else {}
-    rows = document.get("cases") or run_stages.rows_so_far(folder)
+    rows = document.get("cases") or run_folders.rows_so_far(folder)
     failure = folder / "failure.txt"
     return {
         "label": point.label,

@@ -9,7 +9,7 @@ from c2fnas.search import evolution
 from c2fnas.search.evolution import EvolutionSettings
 from c2fnas.search.operation_space import OperationSpace
 from c2fnas.search.topology_space import TopologySpace
-from experiments.run.stages import RunFolder
+from experiments.run.run_folder import RunFolder
 from experiments.search import federated_search, search_state, topology_search, whole_run
 from experiments.search.whole_run import SearchStages, WholeSearch
 

@@ -3,6 +3,7 @@ import types
 import numpy as np
 import pytest
 
+from experiments.run import run_folder
 from experiments.run import stages as run_stages
 from experiments.studies import faults, runner, study_file
 from federated.security import provisioning
@@ -188,7 +189,7 @@ def test_a_bad_site_runs_the_experiments_program_and_the_others_the_real_one(tmp
     # as in an earlier release, so that its runs can be resumed
     assert "fault" not in texts[0] and "--fault=C3:stuck\n" in texts[1]
     programs = FakePrograms()
-    run = run_stages.RunFolder(bad.folder, "")
+    run = run_folder.RunFolder(bad.folder, "")
     run_stages.Stages(bad, run)._federation(programs(bad.folder))
     assert programs.started[1:] == ["serve server", "join C1", "join C2", "faulty_site C3"]
     assert programs.flags["faulty_site C3"]["fault"] == "stuck"
