@@ -1,9 +1,9 @@
 """The two loops of a sliding window that touch every logit, compiled.
 
 Each makes one pass over memory, where NumPy would need several. They are compiled at the first call
-in a process, in half a second. No operation is reordered or fused (numba's default), so results are
-the same on every processor. They release the interpreter lock, so threads can share the planes of a
-window.
+in a process, in one to two seconds. No operation is reordered or fused (numba's default), so
+results are the same on every processor. They release the interpreter lock, so threads can share the
+planes of a window.
 """
 
 from __future__ import annotations
