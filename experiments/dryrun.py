@@ -45,7 +45,7 @@ flags.DEFINE_integer(
 def main(argv: list[str]) -> None:
     del argv
     from c2fnas.search.supernet import Supernet
-    from experiments.models import site_trainer, strategies
+    from experiments.models import builders, strategies
     from experiments.run import trial_patch, trial_round
 
     config = experiment_flags.experiment_config(supernet=True)
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"--devices is {FLAGS.devices}; expected at least 1")
     one = dataclasses.replace(config, batch_size=1, num_rounds=1, local_epochs=1)
     start = time.monotonic()
-    trainer = site_trainer.build_trainer(one, strategies.mirrored(), total_steps=1)
+    trainer = builders.build_trainer(one, strategies.mirrored(), total_steps=1)
     network = trainer.network
     genotype = configuration.load_genotype(one)
     seconds = time.monotonic() - start

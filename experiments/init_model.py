@@ -25,13 +25,13 @@ flags.DEFINE_string("output", None, "File to write (.safetensors).")
 def main(argv: list[str]) -> None:
     del argv
     from c2fnas import array_groups, named_weights
-    from experiments.models import site_trainer
+    from experiments.models import builders
     from runkit import overwriting, release
 
     output = experiment_flags.required("output", "the file to write the initial weights to")
     config = experiment_flags.experiment_config(supernet=True)
     overwriting.require_apart(experiment_flags.genotype_file(), {"--output": [output]})
-    network = site_trainer.build_network(config)
+    network = builders.build_network(config)
     weights = named_weights.initial(network, config.seed)
     try:
         config.share_rules.of(weights)  # checks them now that the names of the arrays are known

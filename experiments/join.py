@@ -236,10 +236,10 @@ def _trainer(
       lent: models of earlier runs to lend, name -> file.
     """
     from experiments.models import (
+        builders,
         model_evaluator,
         path_evaluator,
         sharing_words,
-        site_trainer,
         strategies,
         supernet_site,
     )
@@ -257,7 +257,7 @@ def _trainer(
         strategy=strategies.mirrored(),
         extra_models=lent,
         lend_local=FLAGS.lend_local,
-        missing=site_trainer.missing_labels(config, store),
+        missing=builders.missing_labels(config, store),
         federated=True,
     )
     for line in sharing_words.lines(config.share_rules, trainer.specs, folder / "journal"):

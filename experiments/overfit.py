@@ -42,7 +42,7 @@ flags.DEFINE_integer("score_every", 40, "Number of steps between two computation
 def main(argv: list[str]) -> int:
     del argv
     from c2fnas import inference, named_weights
-    from experiments.models import scan_prediction, site_trainer, strategies
+    from experiments.models import builders, scan_prediction, strategies
     from preprocessing import dataset, manifest
     from preprocessing.preparation import pipeline
     from runkit import atomic, overwriting, release
@@ -76,10 +76,10 @@ def main(argv: list[str]) -> int:
         split_counts=(1, 0, 0),
     )
     case = store.open("scan")
-    sampler = site_trainer.patch_sampler(config, [case])
-    trainer = site_trainer.build_trainer(config, strategies.mirrored(), total_steps=FLAGS.max_steps)
+    sampler = builders.patch_sampler(config, [case])
+    trainer = builders.build_trainer(config, strategies.mirrored(), total_steps=FLAGS.max_steps)
     trainer.set_weights(named_weights.initial(trainer.network, config.seed))
-    window = site_trainer.window_config(config, trainer.strategy)
+    window = builders.window_config(config, trainer.strategy)
     score: dict[str, float] = {}
     while trainer.step < FLAGS.max_steps and score.get("dice", 0.0) <= FLAGS.until_dice:
         until = min(FLAGS.max_steps, trainer.step + FLAGS.score_every)

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
 
     from c2fnas import named_weights
     from experiments import figures
-    from experiments.models import prepared_cases, site_trainer
+    from experiments.models import builders, prepared_cases
     from runkit import atomic, overwriting
 
     config = experiment_flags.experiment_config()
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
     overwriting.require_apart(inputs, {"--output": [output]})
     store = prepared_cases.open_store(folder / "cases", config)
     weights, _ = named_weights.load(source)
-    network = site_trainer.build_network(config)
+    network = builders.build_network(config)
     if network.vae is None:
         raise ValueError(
             "--vae is 'none', so there is no branch to draw; give the settings that the model was "
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
     cases = [store.open(case_id) for case_id in store.case_ids(FLAGS.split)][: FLAGS.patches]
     if not cases:
         raise ValueError(f"site {store.site} has no {FLAGS.split} case; choose another --split")
-    sampler = site_trainer.patch_sampler(config, cases)
+    sampler = builders.patch_sampler(config, cases)
     batch = sampler.batch(0)
     images = batch["image"][: FLAGS.patches].astype(np.float32)
     drawn = np.concatenate(

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from c2fnas import inference, losses, named_weights
 from experiments.configuration import ExperimentConfig
-from experiments.models.site_trainer import build_network
+from experiments.models.builders import build_network
 from preprocessing.axes import three
 from preprocessing.patches import PatchSource, cut
 from runkit import progress

@@ -12,12 +12,12 @@ import tensorflow as tf
 
 from c2fnas import inference, named_weights
 from experiments.configuration import ExperimentConfig, load_genotype, plan
-from experiments.models.case_evaluation import CaseEvaluation
-from experiments.models.site_trainer import (
+from experiments.models.builders import (
     build_network,
     tensor_specs,
     window_config,
 )
+from experiments.models.case_evaluation import CaseEvaluation
 from experiments.results.report_words import REPORTS
 from federated.errors import ServerMisbehaves
 from federated.rounds.tasks import check_model_name

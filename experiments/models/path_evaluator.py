@@ -20,12 +20,12 @@ from c2fnas import inference, named_weights
 from c2fnas.scores import case_scores
 from c2fnas.search.supernet import Supernet
 from experiments.configuration import ExperimentConfig, load_genotype, plan
-from experiments.models.model_evaluator import WithoutTraining
-from experiments.models.site_trainer import (
+from experiments.models.builders import (
     build_network,
     tensor_specs,
     window_config,
 )
+from experiments.models.model_evaluator import WithoutTraining
 from experiments.results import case_rows, path_names, shared_choice
 from federated.errors import ServerMisbehaves
 from federated.site.journal import Journal

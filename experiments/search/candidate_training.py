@@ -24,7 +24,7 @@ from c2fnas.scores import metrics
 from c2fnas.sliding_window import WindowConfig
 from c2fnas.training import NonFiniteLoss
 from experiments.configuration import ExperimentConfig
-from experiments.models import site_trainer
+from experiments.models import builders
 from experiments.results.verdicts.search_verdicts import SearchedCase
 from preprocessing import dataset
 from preprocessing.case_source import CaseSource, PreparedCase
@@ -107,8 +107,8 @@ def train_and_score(
     atomic.write_json(file, genotype.to_json())
     own = dataclasses.replace(config, genotype=str(file), seed=seed)
     training_cases = [one.case for one in cases_of(stores, "training")]
-    sampler = site_trainer.patch_sampler(own, training_cases)
-    trainer = site_trainer.build_trainer(own, strategy, total_steps=steps)
+    sampler = builders.patch_sampler(own, training_cases)
+    trainer = builders.build_trainer(own, strategy, total_steps=steps)
     trainer.set_weights(named_weights.initial(trainer.network, seed))
     if (kept := checkpoints.load(folder, trainer)) is not None:
         earlier = float(kept["seconds"])
@@ -126,7 +126,7 @@ def train_and_score(
         if until < steps:
             seconds = earlier + time.monotonic() - begin
             checkpoints.save(folder, trainer, {"seconds": seconds})
-    window = site_trainer.window_config(own, strategy)
+    window = builders.window_config(own, strategy)
     rows = {
         split: scored(
             progress.bar(cases_of(stores, split), what=f"{label} {split}", unit="case"),

@@ -15,7 +15,7 @@ from c2fnas.search.gene_space import Gene
 from c2fnas.search.operation_space import OperationSpace
 from c2fnas.search.supernet_trainer import SupernetTrainer
 from experiments.configuration import ExperimentConfig
-from experiments.models import site_trainer
+from experiments.models import builders
 from experiments.reports.search_page import PAPER_GPU_DAYS
 from experiments.results.verdicts.search_verdicts import mean_score
 from experiments.run.run_plan import duration
@@ -66,8 +66,8 @@ def train_supernet(
     """
     begin, earlier = time.monotonic(), 0.0
     cases = [one.case for one in candidate_training.cases_of(stores, "training")]
-    sampler = site_trainer.patch_sampler(config, cases)
-    trainer = site_trainer.build_trainer(config, strategy, total_steps=settings.supernet_steps)
+    sampler = builders.patch_sampler(config, cases)
+    trainer = builders.build_trainer(config, strategy, total_steps=settings.supernet_steps)
     assert isinstance(trainer, SupernetTrainer)
     trainer.supernet.space = space  # which includes the limit on MACs
     trainer.set_weights(named_weights.initial(trainer.network, config.seed))
@@ -98,7 +98,7 @@ def path_scorer(
     The score is the mean over all cases of the Dice of the classes that each label shows.
     """
     supernet, logits = trained.trainer.supernet, trained.trainer.logits_fn()
-    window = site_trainer.window_config(config, strategy)
+    window = builders.window_config(config, strategy)
     cases = candidate_training.cases_of(stores, "validation")
 
     def score(gene: Gene, label: str) -> tuple[float, Mapping[str, float]]:

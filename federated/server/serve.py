@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import queue
-import resource
 import signal
 import sqlite3
 import threading
 import time
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent import futures
 
-import grpc
 from absl import logging
 
 from federated.audit import backfill
 from federated.audit import log as audit_log
 from federated.audit.log import AuditLog
+from federated.connections import grpc_listener
 from federated.connections.calls import PER_CALLER, Calls
 from federated.connections.listener_check import ListenerCheck
 from federated.connections.port_guard import PortGuard
 from federated.connections.transfer_queue import TransferQueue
-from federated.errors import FederationFull, ListenerLost, PortInUse, StorageTrouble
+from federated.errors import FederationFull, ListenerLost, StorageTrouble
 from federated.security import certificates, expiry
 from federated.security.credentials import CredentialBook
 from federated.security.kit_files import read_kit_file
@@ -39,14 +38,11 @@ from federated.server.overview import Overview
 from federated.server.run_statistics import RunStatistics
 from federated.server.servicer import WeightExchangeServicer
 from federated.storage.store import Store
-from federated.wire import addresses, conversion
+from federated.wire import addresses
 from runkit import allocator, atomic, interrupts, private, release
 
 _GRACE_S = 5.0  # for calls in progress when the server stops
 _CONNECTIONS = 256  # in addition to four per site
-_STORE_FILES = 512  # descriptors for the store, with a margin
-_HANDSHAKE_MS = 10_000  # over the slowest usable line (5 kB/s) it takes two seconds
-_STREAMS = 100  # calls of one connection, including those that are refused
 _OPERATION_CALLS = 4  # calls of each caller to the operator's service
 _SITES_TO_COME = 4  # sites that may be provisioned while the server runs
 _TURNED_AWAY = 16  # calls that are being refused
@@ -116,76 +112,160 @@ def serve(
     for line in expiry.warnings(kit_folder):
         logging.warning("event=certificate_ends %s", line)
     with _storage_errors(store_folder):
-        store = Store(store_folder)
-        try:
-            store.open_run(
-                initial_weights,
-                policy=config.policy,
-                local_epochs=config.local_epochs,
-                authority=identity.authority_fingerprint,
-                aggregation=str(config.rule),
-                models=models,
-                sums=None if config.sums is None else vars(config.sums),
-            )
-            statistics = RunStatistics()
-            events = AuditLog(
-                store_folder / "events.jsonl",
-                clock=clock,
-                key=identity.key,
-                listeners=[statistics.note, *listeners],
-                segment_bytes=round(config.log_segment_mib * 2**20),
-                keep_segments=config.keep_log_segments,
-            )
-            for record in events.read():
-                statistics.note(record)
-            certificate = identity.certificate.read_text(encoding="ascii")
-            events.append(
-                "started",
-                release=release.version(),
-                format=events.format,
-                certificate=certificate,
-                settings=config.to_json(),
-            )
-            backfill.complete(events, store)
-            coordinator = Coordinator(
-                store,
-                config,
-                credentials,
-                events,
-                vocabulary=vocabulary,
-                authority=certificates.load(identity.authority.read_bytes()),
-                clock=clock,
-                monotonic=monotonic,
-            )
-            overview = Overview(
-                coordinator.orders,
-                events,
-                statistics,
-                store_folder,
-                warnings=lambda: expiry.warnings(kit_folder),
-            )
-        except BaseException:
-            store.close()
-            raise
-    with contextlib.closing(coordinator), contextlib.ExitStack() as watching:
-        port = _chosen_port(config, store_folder)
-        places = _places(_CONNECTIONS + 4 * max(len(provisioned), config.max_num_clients))
-        guard = PortGuard(places)
-        calls = Calls(on_call=guard.note), Calls(_OPERATION_CALLS, on_call=guard.note)
-        admin = AdminServicer(overview, credentials, calls[1], clock=clock)
-        sites = max(len(provisioned), config.max_num_clients) + _SITES_TO_COME
-        transfers = TransferQueue(config.transfers_at_once)
-        exchange = WeightExchangeServicer(coordinator, transfers, calls[0], poll_s=config.poll_s)
-        server, port = _listen(exchange, admin, config, identity, port, places=places, sites=sites)
-        _compare_with_kits(port, kit_folder)
-        if metrics is not None:
-            measured = server_metrics.ServerMetrics(overview.status, statistics, transfers.load)
-            watching.enter_context(metrics_endpoint.serving(measured.collect, *metrics))
-        # Its put() is safe inside a signal handler; an Event's set() is not.
-        endings: Endings = queue.SimpleQueue()
-        listener = ListenerCheck(
-            addresses.plain(config.host), port, lambda: endings.put(_listener_lost(port))
+        run = _open(
+            config,
+            store_folder,
+            kit_folder,
+            identity,
+            credentials,
+            initial_weights,
+            vocabulary=vocabulary,
+            models=models,
+            clock=clock,
+            monotonic=monotonic,
+            listeners=listeners,
         )
+    with contextlib.closing(run.coordinator):
+        ending = _serve_until_ended(
+            run,
+            config,
+            kit_folder,
+            identity,
+            metrics=metrics,
+            clock=clock,
+            on_ready=on_ready,
+            stop=stop,
+        )
+        if isinstance(ending, BaseException):
+            raise ending
+        if isinstance(ending, str):
+            logging.info("event=stopped reason=%s", ending)
+        return run.coordinator.summary()
+
+
+@dataclasses.dataclass(frozen=True)
+class _OpenRun:
+    folder: pathlib.Path
+    credentials: CredentialBook
+    coordinator: Coordinator
+    events: AuditLog
+    statistics: RunStatistics
+    overview: Overview
+
+
+def _open(
+    config: ServerConfig,
+    folder: pathlib.Path,
+    kit_folder: str | os.PathLike,
+    identity: Identity,
+    credentials: CredentialBook,
+    initial_weights: str | os.PathLike,
+    *,
+    vocabulary: Vocabulary,
+    models: Mapping[str, str | os.PathLike] | None,
+    clock: Callable[[], float],
+    monotonic: Callable[[], float],
+    listeners: Sequence[audit_log.Listener],
+) -> _OpenRun:
+    """Opens the run's store and its log, which is completed from the store."""
+    store = Store(folder)
+    try:
+        store.open_run(
+            initial_weights,
+            policy=config.policy,
+            local_epochs=config.local_epochs,
+            authority=identity.authority_fingerprint,
+            aggregation=str(config.rule),
+            models=models,
+            sums=None if config.sums is None else vars(config.sums),
+        )
+        statistics = RunStatistics()
+        events = AuditLog(
+            folder / "events.jsonl",
+            clock=clock,
+            key=identity.key,
+            listeners=[statistics.note, *listeners],
+            segment_bytes=round(config.log_segment_mib * 2**20),
+            keep_segments=config.keep_log_segments,
+        )
+        for record in events.read():
+            statistics.note(record)
+        events.append(
+            "started",
+            release=release.version(),
+            format=events.format,
+            certificate=identity.certificate.read_text(encoding="ascii"),
+            settings=config.to_json(),
+        )
+        backfill.complete(events, store)
+        coordinator = Coordinator(
+            store,
+            config,
+            credentials,
+            events,
+            vocabulary=vocabulary,
+            authority=certificates.load(identity.authority.read_bytes()),
+            clock=clock,
+            monotonic=monotonic,
+        )
+        overview = Overview(
+            coordinator.orders,
+            events,
+            statistics,
+            folder,
+            warnings=lambda: expiry.warnings(kit_folder),
+        )
+    except BaseException:
+        store.close()
+        raise
+    return _OpenRun(folder, credentials, coordinator, events, statistics, overview)
+
+
+def _serve_until_ended(
+    run: _OpenRun,
+    config: ServerConfig,
+    kit_folder: str | os.PathLike,
+    identity: Identity,
+    *,
+    metrics: tuple[str, int] | None,
+    clock: Callable[[], float],
+    on_ready: Callable[[int], None],
+    stop: threading.Event | None,
+) -> str | BaseException | None:
+    """Listens and runs the rounds. Returns how serving ended, see `Endings`."""
+    coordinator = run.coordinator
+    provisioned = run.credentials.current().sites
+    sites = max(len(provisioned), config.max_num_clients)
+    connections = grpc_listener.make_room(_CONNECTIONS + 4 * sites)
+    guard = PortGuard(connections)
+    calls = Calls(on_call=guard.note), Calls(_OPERATION_CALLS, on_call=guard.note)
+    transfers = TransferQueue(config.transfers_at_once)
+    server, port = grpc_listener.bind(
+        (
+            WeightExchangeServicer(coordinator, transfers, calls[0], poll_s=config.poll_s),
+            AdminServicer(run.overview, run.credentials, calls[1], clock=clock),
+        ),
+        identity.for_server(),
+        config.host,
+        _chosen_port(config, run.folder),
+        connections=connections,
+        # Enough for every site and the operator to have all their calls at once, so that a call
+        # never waits for a thread that another caller occupies.
+        calls=(PER_CALLER + _OPERATION_CALLS) * (sites + _SITES_TO_COME)
+        + _OPERATION_CALLS
+        + _TURNED_AWAY,
+    )
+    _compare_with_kits(port, kit_folder)
+    # Its put() is safe inside a signal handler; an Event's set() is not.
+    endings: Endings = queue.SimpleQueue()
+    host = addresses.plain(config.host)
+    listener = ListenerCheck(host, port, lambda: endings.put(_listener_lost(port)))
+    with contextlib.ExitStack() as watching:
+        if metrics is not None:
+            measured = server_metrics.ServerMetrics(
+                run.overview.status, run.statistics, transfers.load
+            )
+            watching.enter_context(metrics_endpoint.serving(measured.collect, *metrics))
         for watched in (
             calls[0].watched(),
             calls[1].watched(),
@@ -197,10 +277,7 @@ def serve(
             with _signals(lambda number: endings.put(f"signal {signal.Signals(number).name}")):
                 _watch(stop, endings)
                 server.start()
-                atomic.write_json(
-                    store_folder / "address.json",
-                    {"host": addresses.plain(config.host), "port": port},
-                )
+                atomic.write_json(run.folder / "address.json", {"host": host, "port": port})
                 logging.info(
                     "event=serving port=%d rounds=%d sites=%s",
                     port,
@@ -210,7 +287,7 @@ def serve(
                 on_ready(port)
                 driver = threading.Thread(
                     target=_drive,
-                    args=(coordinator, endings, store_folder),
+                    args=(coordinator, endings, run.folder),
                     name="coordinator",
                     daemon=True,
                 )
@@ -222,12 +299,8 @@ def serve(
             coordinator.stop()
             server.stop(_GRACE_S).wait()
             with contextlib.suppress(OSError):  # the server may stop because of a full disk
-                events.append("stopped")
-        if isinstance(ending, BaseException):
-            raise ending
-        if isinstance(ending, str):
-            logging.info("event=stopped reason=%s", ending)
-        return coordinator.summary()
+                run.events.append("stopped")
+    return ending
 
 
 def _listener_lost(port: int) -> ListenerLost:
@@ -292,73 +365,6 @@ def _compare_with_kits(port: int, kit_folder: str | os.PathLike) -> None:
             named,
             named,
         )
-
-
-def _places(connections: int) -> int:
-    """Raises the limit on open files to what all connections and the store need.
-
-    Returns the number of connections that fit within the limit.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + _STORE_FILES
-    if soft < wanted:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(
-                resource.RLIMIT_NOFILE,
-                (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard),
-            )
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if limit == resource.RLIM_INFINITY:
-        return connections
-    # If the system allows few files, a third is for connections, a third for the port guard, which
-    # opens all of them at once, and a third for the store.
-    return min(connections, max(limit - _STORE_FILES, limit // 3))
-
-
-def _listen(
-    exchange: WeightExchangeServicer,
-    admin: AdminServicer,
-    config: ServerConfig,
-    identity: Identity,
-    port: int,
-    *,
-    places: int,
-    sites: int,
-) -> tuple[grpc.Server, int]:
-    # Enough for every site and the operator to have all their calls at once, so that a call never
-    # waits for a thread that another caller occupies.
-    workers = (PER_CALLER + _OPERATION_CALLS) * sites + _OPERATION_CALLS + _TURNED_AWAY
-    server = grpc.server(
-        futures.ThreadPoolExecutor(max_workers=workers, thread_name_prefix="rpc"),
-        maximum_concurrent_rpcs=workers,
-        options=[
-            *conversion.CHANNEL_OPTIONS,
-            # Otherwise a second server on the port would silently receive half of the calls.
-            ("grpc.so_reuseport", 0),
-            # Each needs a descriptor, and so does the store.
-            ("grpc.max_allowed_incoming_connections", places),
-            ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
-            ("grpc.max_concurrent_streams", _STREAMS),
-            ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
-            ("grpc.http2.max_ping_strikes", 0),
-            # Otherwise every connection keeps the largest buffer that it ever needed, a megabyte
-            # or more. Older versions of gRPC ignore this option.
-            ("grpc.experimental.tcp_max_read_buffer_size", 128 * 2**10),
-        ],
-    )
-    # Messages are decoded by these handlers, not by gRPC, which would decode anything that arrives.
-    server.add_generic_rpc_handlers((exchange, admin))
-    try:
-        bound = server.add_secure_port(addresses.joined(config.host, port), identity.for_server())
-    except RuntimeError:
-        bound = 0
-    if not bound:
-        raise PortInUse(
-            f"port {port} on {addresses.plain(config.host)} is in use, or this user may not listen "
-            "there; stop the program that has it (`ss -ltnp` names it), or choose another port and "
-            "tell the sites"
-        )
-    return server, bound
 
 
 @contextlib.contextmanager

@@ -122,7 +122,7 @@ def demo(*, filters: int, size: int, distil: bool, **_: Any) -> dict[str, float]
     from c2fnas import gpus, threads
     from c2fnas.missing_labels import NONE, MissingLabels
     from experiments import flags as experiment_flags
-    from experiments.models import site_trainer, strategies
+    from experiments.models import builders, strategies
 
     experiment_flags.define_experiment()
     changes = [] if filters >= 8 else [f"--filters={filters}", f"--patch_size={size},{size},{size}"]
@@ -136,7 +136,7 @@ def demo(*, filters: int, size: int, distil: bool, **_: Any) -> dict[str, float]
         if distil
         else NONE
     )
-    trainer = site_trainer.build_trainer(
+    trainer = builders.build_trainer(
         config, strategies.mirrored(), total_steps=100, missing=missing
     )
     trainer.set_received(trainer.weights())

@@ -50,7 +50,7 @@ def rows(
 
     from c2fnas import named_weights, threads
     from experiments import flags as experiment_flags
-    from experiments.models import prepared_cases, site_trainer
+    from experiments.models import builders, prepared_cases, site_trainer
 
     threads.set_up(1, 1)
     experiment_flags.define_experiment()
@@ -88,7 +88,7 @@ def rows(
                 pathlib.Path(folder, treatment),
                 label=treatment,
                 strategy=strategy,
-                missing=site_trainer.missing_labels(changed, stores["C1"]),
+                missing=builders.missing_labels(changed, stores["C1"]),
             )
             for number in rounds:
                 trainer.train(global_model(number - 2), number - 1)

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from c2fnas import named_weights
 from c2fnas.sliding_window import WindowConfig
-from experiments.models import site_trainer
+from experiments.models import builders
 from experiments.models.case_evaluation import CaseEvaluation
 from experiments.models.model_evaluator import ModelEvaluator
 from tests.benchmarks import evaluation_oracle as oracle
@@ -100,7 +100,7 @@ def test_a_crafted_model_reveals_the_volume_through_the_rows_of_a_site(tmp_path)
     site = ModelEvaluator(
         config, store, tmp_path / "out", strategy=tf.distribute.MirroredStrategy(["CPU:0"])
     )
-    weights = named_weights.read(site_trainer.build_network(config))
+    weights = named_weights.read(builders.build_network(config))
     (bias,) = [name for name in weights if weights[name].shape == (3,)]
     weights[bias.replace("bias", "kernel")][:] = 0
     weights[bias][:] = (0, 100, 0)

@@ -33,17 +33,17 @@ def judge(run: pathlib.Path, models: list[str]) -> list[dict[str, Any]]:
 
     from c2fnas import named_weights
     from experiments import flags as experiment_flags
-    from experiments.models import prepared_cases, site_trainer
+    from experiments.models import builders, prepared_cases
 
     config, _ = experiment_flags.parse_experiment([f"--flagfile={run / 'experiment.flags'}"])
-    network = site_trainer.build_network(config)
+    network = builders.build_network(config)
     found = []
     for folder in sorted(file.parent for file in run.glob("sites/*/cases")):
         store = prepared_cases.open_store(folder / "cases", config)
 
         def patches(split: str, store=store) -> np.ndarray:
             cases = [store.open(case) for case in store.case_ids(split)]
-            sampler = site_trainer.patch_sampler(
+            sampler = builders.patch_sampler(
                 dataclasses.replace(config, batch_size=_PATCHES, patches_per_case=_PATCHES), cases
             )
             return sampler.batch(0)["image"].astype(np.float32)

@@ -8,7 +8,7 @@ import json
 import numpy as np
 
 from c2fnas import named_weights
-from experiments.models import site_trainer
+from experiments.models import builders
 from federated.tensors import tensor_files
 from preprocessing import manifest, nifti
 from preprocessing.preparation import pipeline
@@ -43,7 +43,7 @@ def weights(config, seed):
 
 @functools.cache
 def _initial(config):
-    return named_weights.read(site_trainer.build_network(config))
+    return named_weights.read(builders.build_network(config))
 
 
 def leave(folder, config, sites=("C1", "C2")):

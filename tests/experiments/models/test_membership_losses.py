@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from c2fnas import named_weights
-from experiments.models import membership_losses, site_trainer
+from experiments.models import builders, membership_losses
 from experiments.models.membership_losses import MembershipLosses
 from preprocessing.foreground import LabelBox
 
@@ -30,7 +30,7 @@ def own(config):
 
 @pytest.fixture(scope="module")
 def weights(config):
-    return named_weights.read(site_trainer.build_network(config))
+    return named_weights.read(builders.build_network(config))
 
 
 def with_even_logits(weights, bias):

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from c2fnas import named_weights
 from experiments import configuration
-from experiments.models import site_trainer
+from experiments.models import builders, site_trainer
 from experiments.results.report_words import REPORTS
 from federated.security import report_filter
 from preprocessing import manifest, nifti
@@ -45,12 +45,12 @@ def config(tmp_path):
 
 def after_a_round(config, store, folder):
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    missing = site_trainer.missing_labels(config, store)
+    missing = builders.missing_labels(config, store)
     site = site_trainer.SegmentationTrainer(
         config, store, folder, label="C1_FL_local", strategy=strategy, missing=missing
     )
     assert site.labels == HEALTHY
-    before = named_weights.read(site_trainer.build_network(config))
+    before = named_weights.read(builders.build_network(config))
     return before, site.train(before, 1)[0]
 
 
@@ -70,21 +70,6 @@ def test_with_what_the_received_model_sees_as_targets_they_move(config, store, t
         dataclasses.replace(config, missing_labels="distil"), store, tmp_path / "distil"
     )
     assert all((after[name][..., 2] != before[name][..., 2]).any() for name in _TUMOUR)
-
-
-def test_the_treatment_follows_what_is_declared(config):
-    class Store:
-        declared = None
-
-    config = dataclasses.replace(config, missing_labels="restricted", absence_evidence=True)
-    for declared, classes, evidence in (
-        (None, (), False),
-        (HEALTHY, (2,), True),
-        (UNDRAWN, (2,), False),
-    ):
-        Store.declared = declared
-        found = site_trainer.missing_labels(config, Store)
-        assert (found.classes, found.treatment, found.evidence) == (classes, "restricted", evidence)
 
 
 def test_the_treatment_is_part_of_the_plan_and_a_plan_without_one_is_that_of_an_earlier_release(
@@ -108,7 +93,7 @@ def test_candidates_are_lent_by_a_site_that_lacks_a_class_and_scored_on_validati
     site = site_trainer.SegmentationTrainer(
         config, store, tmp_path / "site", label="C1_FL_local", strategy=strategy
     )
-    weights, after = named_weights.read(site_trainer.build_network(config)), {}
+    weights, after = named_weights.read(builders.build_network(config)), {}
     for number in (1, 2, 3):
         weights = after[number] = {
             name: array.copy() for name, array in site.train(weights, number)[0].items()
@@ -151,7 +136,7 @@ def test_a_site_with_all_labels_lends_no_candidates(config, store, tmp_path):
     site = site_trainer.SegmentationTrainer(
         config, complete, tmp_path / "site", label="C2_FL_local", strategy=strategy
     )
-    site.train(named_weights.read(site_trainer.build_network(config)), 1)
+    site.train(named_weights.read(builders.build_network(config)), 1)
     assert set(site.local_models()) == {"C2_FL_local"}
 
 
@@ -160,7 +145,7 @@ def test_only_a_site_whose_patients_are_healthy_sends_validation_cases_and_their
 ):
     config = dataclasses.replace(config, shared_candidates=1)
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    weights = named_weights.read(site_trainer.build_network(config))
+    weights = named_weights.read(builders.build_network(config))
     for declared, names in (
         (HEALTHY, {"training", "native", "validation"}),
         (UNDRAWN, {"training", "native"}),

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from c2fnas import named_weights
-from experiments.models import site_trainer
+from experiments.models import builders
 from experiments.models.model_evaluator import ModelEvaluator
 from federated.errors import ServerMisbehaves
 from preprocessing import manifest, nifti
@@ -55,7 +55,7 @@ def evaluator(config, store, folder):
 
 def test_rows_are_those_of_the_federations_own_evaluation(config, prepared, tmp_path):
     store = prepared((2, 1, 1))
-    weights = named_weights.read(site_trainer.build_network(config))
+    weights = named_weights.read(builders.build_network(config))
     weights = {name: array + np.float32(0.01) for name, array in weights.items()}
     after_training = trainer(config, store, tmp_path / "trained").evaluate("m", weights)
     site = evaluator(config, store, tmp_path / "evaluated")
@@ -68,7 +68,7 @@ def test_rows_are_those_of_the_federations_own_evaluation(config, prepared, tmp_
 
 def test_a_site_needs_test_cases_only(config, prepared, tmp_path):
     site = evaluator(config, prepared((0, 0, 4)), tmp_path)
-    weights = named_weights.read(site_trainer.build_network(config))
+    weights = named_weights.read(builders.build_network(config))
     assert {row["case"] for row in site.evaluate("m", weights)} == {1, 2, 3, 4}
     assert site.num_examples == 4
     assert site.plan["schedule"] == {"num_rounds": 0} and "training" not in site.plan

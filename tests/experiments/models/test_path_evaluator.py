@@ -7,7 +7,7 @@ import tensorflow as tf
 from c2fnas import inference, named_weights, network
 from c2fnas.search import path_weights
 from experiments.configuration import ExperimentConfig
-from experiments.models import path_evaluator, site_trainer
+from experiments.models import builders, path_evaluator
 from experiments.models.path_evaluator import PathEvaluator
 from experiments.search import candidate_training
 from federated.errors import DifferentRun, ServerMisbehaves
@@ -41,14 +41,14 @@ def test_a_path_scores_what_its_network_scores(site):
     supernet = evaluator._network
     weights = named_weights.initial(supernet, 7)
     rows = evaluator.evaluate("path_20", weights)
-    space = site_trainer.operation_space(config)
+    space = builders.operation_space(config)
     alone = network.build(space.genotype((2, 0)), patch_size=(8, 8, 8), vae=None)
     named_weights.assign(alone, path_weights.extract(space, (2, 0), weights))
     case = store.cases["C2_3"]
     mask = inference.segment(
         np.asarray(case.image, np.float32),
         inference.logits_fn(alone),
-        site_trainer.window_config(config),
+        builders.window_config(config),
     )
     expected = candidate_training.row("C2", 3, mask, case.label)
     (row,) = rows  # of the validation case, not of the training cases

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from c2fnas import gpus, named_weights
 from experiments.configuration import ExperimentConfig
-from experiments.models import site_trainer
+from experiments.models import builders, site_trainer
 from experiments.results import shared_choice
 from federated import errors
 from federated.tensors.weights import canonical, specs_of
@@ -25,7 +25,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def initial(config):
-    return named_weights.read(site_trainer.build_network(config))
+    return named_weights.read(builders.build_network(config))
 
 
 def tiny(genotype):
@@ -102,19 +102,6 @@ def test_what_a_training_leaves_is_private_whatever_the_umask(config, store, ini
         name.startswith("earlier_") for name in names
     )
     assert list(private.open_to_others(folder)) == [] == list(private.open_to_others(store.root))
-
-
-@pytest.mark.parametrize(("share", "kl", "l2"), [(1.0, 0.2, 0.3), (0.5, 0.1, 0.15)])
-def test_the_losses_of_the_branch_weigh_what_the_paper_gives_them_or_a_share_of_it(
-    config, share, kl, l2
-):
-    changed = dataclasses.replace(config, vae="reduced", vae_weight=share)
-    made = site_trainer.build_trainer(
-        changed, tf.distribute.MirroredStrategy(["CPU:0"]), total_steps=1
-    )
-    weights = made.config.loss
-    assert (weights.kl, weights.reconstruction) == (kl, l2)
-    assert (weights.dice, weights.cross_entropy) == (1.0, 1.0)
 
 
 def test_how_often_changes_no_weight(config, store, initial, tmp_path):

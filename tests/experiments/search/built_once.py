@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from experiments.models import site_trainer
+from experiments.models import builders
 
 
 class BuiltOnce:
-    """Replaces `site_trainer.build_trainer`: builds a trainer once, then returns it as it was."""
+    """Replaces `builders.build_trainer`: builds a trainer once, then returns it as it was."""
 
     def __init__(self):
-        self._build, self._trainer = site_trainer.build_trainer, None
+        self._build, self._trainer = builders.build_trainer, None
 
     def __call__(self, config, strategy, **arguments):
         if self._trainer is None:

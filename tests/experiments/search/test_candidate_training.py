@@ -11,7 +11,7 @@ from c2fnas.genotype import Genotype
 from c2fnas.scores import metrics
 from c2fnas.training import NonFiniteLoss, Trainer
 from experiments.configuration import ExperimentConfig
-from experiments.models import site_trainer
+from experiments.models import builders
 from experiments.search import candidate_training
 from preprocessing.foreground import LabelBox
 from runkit.randomness import generator
@@ -90,7 +90,7 @@ def train(folder):
 
 
 def test_a_stopped_training_ends_with_the_same_scores(tmp_path, monkeypatch):
-    monkeypatch.setattr(site_trainer, "build_trainer", BuiltOnce())
+    monkeypatch.setattr(builders, "build_trainer", BuiltOnce())
     whole = train(tmp_path / "whole")
     assert not (tmp_path / "whole").exists()
     stopping = StoppedAt(Trainer.train, 2)

@@ -13,7 +13,7 @@ from c2fnas.search.evolution import EvolutionSettings
 from c2fnas.search.operation_space import OperationSpace
 from c2fnas.training import Trainer
 from experiments.configuration import ExperimentConfig
-from experiments.models import site_trainer
+from experiments.models import builders
 from experiments.search import evidence, federated_search, operation_search, scoring, search_state
 from experiments.search.supernet_settings import SupernetSettings
 from tests.experiments.search.built_once import BuiltOnce, StoppedAt
@@ -120,14 +120,14 @@ def test_a_stopped_training_of_the_supernet_ends_with_the_same_weights(tmp_path,
     config = dataclasses.replace(
         CONFIG, genotype=str(tmp_path / "genotype.json"), supernet=True, seed=3
     )
-    space = site_trainer.operation_space(config)
+    space = builders.operation_space(config)
     settings = SupernetSettings(supernet_steps=4, checkpoint_every=2)
     stores, strategy = [Cases("C1"), Cases("C2")], tf.distribute.get_strategy()
 
     def train(folder):
         return operation_search.train_supernet(config, space, settings, stores, folder, strategy)
 
-    monkeypatch.setattr(site_trainer, "build_trainer", BuiltOnce())
+    monkeypatch.setattr(builders, "build_trainer", BuiltOnce())
     whole = train(tmp_path / "whole").trainer.state()
     stopping = StoppedAt(Trainer.train, 2)
     monkeypatch.setattr(Trainer, "train", stopping)
