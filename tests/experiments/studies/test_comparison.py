@@ -4,7 +4,13 @@ import re
 import pytest
 
 from experiments.run import run_plan
-from experiments.studies import comparison, html_report, runner, study_file, study_results
+from experiments.studies import (
+    comparison,
+    html_report,
+    runner,
+    study_file,
+    study_results,
+)
 from experiments.studies import faults as study_faults
 from tests.experiments import run_folder
 from tests.experiments.studies.small_study import CONFIG, leave_run, parse, read
@@ -128,22 +134,6 @@ def test_the_page_shows_rules_table_and_a_dot_for_every_run(content, tmp_path):
     assert len(circles) == 11  # four points, three seeds, one run missing
     # 57 points: 220 + 0.57 * (760 - 220 - 16) = 518.7
     assert ("518.7", "19.0") in circles
-
-
-def test_one_picture_of_every_point_is_shown(content, tmp_path, monkeypatch):
-    def cases(folder, sites):
-        assert sites == ("C2",) and folder.name == "seed1"
-        words = ("best",) if folder.parent.name == "median" else ("best", "median", "worst")
-        return [{"title": f"C2, case 1 ({word} for FL_global)"} for word in words]
-
-    monkeypatch.setattr(html_report, "browser_cases", cases)
-    found = html_report._one_case_of_each_point(content, tmp_path)
-    assert [case["title"] for case in found] == [
-        "fedavg: C2, case 1 (median for FL_global)",
-        "fedavg-stuck: C2, case 1 (median for FL_global)",
-        "median: C2, case 1 (best for FL_global)",
-        "median-stuck: C2, case 1 (median for FL_global)",
-    ]
 
 
 def test_a_sweep_without_faults_has_no_table_of_faults(tmp_path):
