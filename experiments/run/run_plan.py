@@ -229,6 +229,12 @@ def nonmember_seed(seed: int) -> int:
     return 900_000 + seed
 
 
+def preparation_name(config: ExperimentConfig) -> str:
+    """Returns a folder name for cases that are prepared as a configuration says."""
+    spacing = "x".join(f"{value:g}" for value in config.spacing_mm)
+    return f"{spacing}mm-{config.window_hu[0]:g}to{config.window_hu[1]:g}hu"
+
+
 def _membership_seconds(spec: RunSpec, size: float, patch_s: float) -> dict[str, float]:
     """Estimates the seconds of membership inference.
 
@@ -249,14 +255,14 @@ def disk_bytes(spec: RunSpec, *, scans: bool = True, others: bool = True) -> flo
 
     Args:
       scans: whether the run makes its scans; otherwise another run has already made them.
-      others: the same for its non-members.
+      others: whether it makes and prepares its non-members.
     """
     weights = load_genotype(spec.config).conv_weights()
     cases, further = sum(site.made for site in spec.sites), spec.nonmembers * len(spec.sites)
     prepared = _PREPARED_BYTES * 27.0 / math.prod(spec.config.spacing_mm)
     return (
         cases * (_CASE_BYTES if scans else prepared)
-        + further * (_CASE_BYTES if others else prepared)
+        + further * (_CASE_BYTES if others else 0.0)
         + (spec.config.num_rounds + 6 * len(spec.sites)) * _WEIGHT_BYTES * 1.4 * weights
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from experiments.models import model_folders
 from experiments.reports import table1_report
@@ -317,38 +317,51 @@ class Stages:
         )
 
     def _make_nonmembers(self, group: processes.ProgramGroup) -> None:
-        """Makes and prepares other patients of the sites' hospitals."""
-        count, seed = self._spec.nonmembers, nonmember_seed(self._spec.config.seed)
-        scans: dict[str, pathlib.Path] = {}
-        made = []
-        for site in self._spec.sites:
-            (hospital,) = site.cohort
-            kind = "" if site.phantom == "standard" else f"-{site.phantom}"
-            folder = self._spec.cohorts / f"{hospital}{kind}-{count}-seed{seed}"
-            if not (folder / "manifest.json").exists() and folder not in scans.values():
-                arguments = [f"--site={hospital}", f"--cases={count}", f"--seed={seed}"]
-                arguments += [f"--output={folder}", f"--phantom={site.phantom}"]
-                made.append(group.start(folder.name, "experiments.synthesize", arguments))
-            scans[site.name] = folder
-        group.wait(made, NONMEMBERS)
+        """Makes and prepares other patients of the sites' hospitals, once for all such runs."""
+        made, programs = [], []
+        missing = []
+        for site, scans, prepared in self._nonmembers():
+            if (prepared / "cases" / "index.json").exists():
+                continue
+            missing.append((site, scans, prepared))
+            if not (scans / "manifest.json").exists() and scans not in made:
+                made.append(scans)
+                (hospital,) = site.cohort
+                arguments = [
+                    f"--site={hospital}",
+                    f"--cases={self._spec.nonmembers}",
+                    f"--seed={nonmember_seed(self._spec.config.seed)}",
+                    f"--output={scans}",
+                    f"--phantom={site.phantom}",
+                ]
+                programs.append(group.start(scans.name, "experiments.synthesize", arguments))
+        group.wait(programs, NONMEMBERS)
         programs = []
-        for name, folder in scans.items():
+        for site, scans, prepared in missing:
             arguments = [
                 *self._experiment,
-                f"--manifest={folder / 'manifest.json'}",
-                f"--site={name}",
-                f"--site_folder={self._folder / 'nonmembers' / name}",
-                f"--split=0,0,{count}",
+                f"--manifest={scans / 'manifest.json'}",
+                f"--site={site.name}",
+                f"--site_folder={prepared}",
+                f"--split=0,0,{self._spec.nonmembers}",
                 "--workers=1",
             ]
-            log = f"{name}.nonmembers"
-            programs.append(group.start(name, "experiments.prepare", arguments, log=log))
+            log = f"{site.name}.nonmembers"
+            programs.append(group.start(site.name, "experiments.prepare", arguments, log=log))
         group.wait(programs, NONMEMBERS)
 
+    def _nonmembers(self) -> Iterator[tuple[SiteSpec, pathlib.Path, pathlib.Path]]:
+        """Yields each site, its hospital's other patients, and their prepared cases."""
+        spec = self._spec
+        for site in spec.sites:
+            (hospital,) = site.cohort
+            kind = "" if site.phantom == "standard" else f"-{site.phantom}"
+            scans = f"{hospital}{kind}-{spec.nonmembers}-seed{nonmember_seed(spec.config.seed)}"
+            prepared = f"{scans}-prepared-{run_plan.preparation_name(spec.config)}"
+            yield site, spec.cohorts / scans, spec.cohorts / prepared / site.name
+
     def _measure_membership(self, group: processes.ProgramGroup) -> None:
-        others = (
-            f"{site.name}:{self._folder / 'nonmembers' / site.name}" for site in self._spec.sites
-        )
+        others = (f"{site.name}:{prepared}" for site, _, prepared in self._nonmembers())
         arguments = [
             *self._experiment,
             "--threads=0",  # it works alone and can use all cores

@@ -110,11 +110,13 @@ def _costs(specs: Specs) -> dict[tuple[str, int], dict[str, float]]:
             costs[key]["cohort"] = 0.0
         made.add(cohort)
         if spec.nonmembers:
-            others = repr(
-                (spec.nonmembers, spec.config.seed, [s.cohort.keys() for s in spec.sites])
+            hospitals = [(s.phantom, *s.cohort) for s in spec.sites]
+            others = repr((spec.nonmembers, spec.config.seed, hospitals))
+            prepared = others + run_plan.preparation_name(spec.config)
+            costs[key][run_plan.NONMEMBERS] *= (
+                0.0 if prepared in made else _PREPARED if others in made else 1.0
             )
-            costs[key][run_plan.NONMEMBERS] *= _PREPARED if others in made else 1.0
-            made.add(others)
+            made |= {others, prepared}
     return costs
 
 

@@ -99,7 +99,8 @@ class FakePrograms:
     """Replaces programs: each at once leaves the files of the real one; one of them may fail."""
 
     def __init__(self):
-        self.started, self.failing, self.flags = [], set(), {}
+        self.started, self.failing = [], set()
+        self.flags, self.all_flags = {}, []  # the last flags of each program; those of every start
 
     def __call__(self, log_folder, **how):
         self._failed = []
@@ -121,6 +122,7 @@ class FakePrograms:
         )
         self.started.append(f"{program} {who}")
         self.flags[f"{program} {who}"] = values
+        self.all_flags.append(values)
         if f"{program} {who}" in self.failing:
             self._failed.append(name)
         elif program == "prepare":

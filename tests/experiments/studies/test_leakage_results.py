@@ -146,13 +146,15 @@ def test_a_study_measures_every_run_once_and_keeps_the_updates_for_it(tmp_path):
     assert programs.started.count("membership membership") == 4
     assert programs.flags["serve server"]["keep_updates"] == str(CONFIG.num_rounds)
     assert [folder.name for folder in kept.iterdir()] == ["round_013"]
-    made = programs.flags["synthesize C1"]
-    assert (made["cases"], made["seed"]) == ("100", "900002")
-    assert made["output"] == str(tmp_path / "runs" / "cohorts" / "C1-100-seed900002")
-    assert programs.flags["prepare C2"]["split"] == "0,0,100"
+    cohorts = tmp_path / "runs" / "cohorts"
+    scans = [f for f in programs.all_flags if f.get("output") == str(cohorts / "C1-100-seed900002")]
+    assert [(made["cases"], made["seed"]) for made in scans] == [("100", "900002")]
     flags = programs.flags["membership membership"]
     assert flags["run"] == str(runs / "other" / "seed2")
-    assert flags["nonmembers"].startswith(f"C1:{runs / 'other' / 'seed2' / 'nonmembers' / 'C1'},")
+    prepared = cohorts / "C1-100-seed900002-prepared-3x3x3mm--200to250hu" / "C1"
+    assert flags["nonmembers"].startswith(f"C1:{prepared},")
+    made = [f["split"] for f in programs.all_flags if f.get("site_folder") == str(prepared)]
+    assert made == ["0,0,100"]  # once for all runs of the seed
     programs.started.clear()
     assert runner.run(study, specs, after_each=lambda: None, programs=programs) == []
     assert programs.started == []
@@ -163,7 +165,10 @@ def test_the_cost_counts_non_members_once_per_seed(tmp_path):
     specs = {(p.label, 1): study_file.run_spec(study, p, 1, runs, parse) for p in study.points}
     costs = runner._costs(specs)
     first, second = (costs[label, 1][run_plan.NONMEMBERS] for label in ("plain", "other"))
-    assert 0 < second < first / 5
+    assert second == 0 < first
+    other = dataclasses.replace(specs["other", 1].config, spacing_mm=(5.0, 5.0, 5.0))
+    specs["other", 1] = dataclasses.replace(specs["other", 1], config=other)
+    assert 0 < runner._costs(specs)["other", 1][run_plan.NONMEMBERS] < first / 5
     assert costs["plain", 1][run_plan.MEMBERSHIP] > 0
     plain = dataclasses.replace(specs["plain", 1], nonmembers=0)
     assert run_plan.MEMBERSHIP not in run_plan.estimated_seconds(plain)
@@ -200,7 +205,7 @@ def test_the_disk_holds_the_scans_of_non_members_once_per_seed(tmp_path):
         run_plan.disk_bytes(spec, others=others) - run_plan.disk_bytes(none)
         for others in (True, False)
     )
-    assert made == pytest.approx(200 * 17e6) and shared == pytest.approx(200 * 2e6)
+    assert made == pytest.approx(200 * 17e6) and shared == 0
 
 
 def test_a_model_that_passes_no_filter_is_not_taken_for_a_filtered_one(measured):
