@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 from experiments.results.statistics import intervals
 from experiments.results.statistics.intervals import Interval
@@ -92,8 +93,11 @@ def area(strata: Sequence[Stratum]) -> Interval:
 
     The variance follows DeLong et al. 1988: that of the share of non-members below each member plus
     that of the share of members above each non-member. The quantiles are Student's, with Welch and
-    Satterthwaite's degrees of freedom, because there may be few members. If nothing varies, as with
-    an area of 1, the interval covers how far unseen scans could change it.
+    Satterthwaite's degrees of freedom, because there may be few members. The interval is computed
+    for the logarithm of the odds (Pepe 2003), because near 1 the area itself is skewed: intervals
+    around it contained the true area in as little as 79 % of simulated studies, these in 95 to
+    100 % (`python -m tests.benchmarks.auc_coverage`). If nothing varies, as with an area of 1, the
+    interval covers how far unseen scans could change it.
     """
     total = sum(len(one.members) for one in strata)
     estimate, parts = 0.0, []
@@ -108,9 +112,11 @@ def area(strata: Sequence[Stratum]) -> Interval:
         unseen = 1 - ((1 - intervals.LEVEL) / 2) ** (1 / fewest)
         low, high = estimate * (1 - unseen), estimate + unseen * (1 - estimate)
         return Interval(estimate, low, high, total)
-    # Each stratum is in `parts` twice, so that the estimate there is twice the area.
-    low, high = (float(end) - float(spread.estimate) + estimate for end in spread.ends())
-    return Interval(estimate, max(0.0, low), min(1.0, high), total)
+    low, high = (float(end) for end in spread.ends())
+    half = (high - low) / 2 / (estimate * (1 - estimate))
+    odds = math.log(estimate / (1 - estimate))
+    low, high = (float(special.expit(odds + side * half)) for side in (-1, 1))
+    return Interval(estimate, low, high, total)
 
 
 def _placements(one: Stratum) -> tuple[np.ndarray, np.ndarray]:
