@@ -57,6 +57,11 @@ def is_absent(declared: Declared | None, name: str) -> bool:
     return declared[name] == ABSENT if declared else False
 
 
+def undrawn(declared: Declared | None) -> tuple[str, ...]:
+    """Returns the names of the classes that patients may have although nobody has drawn them."""
+    return tuple(name for name, word in (declared or {}).items() if word == UNLABELLED)
+
+
 def contradicted(declared: Declared | None, found: Iterable[int]) -> list[str]:
     """Returns the names of classes that a label shows although the declaration rules them out.
 

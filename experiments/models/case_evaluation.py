@@ -51,6 +51,7 @@ class CaseEvaluation:
         self._examples, self._example_cases, self._label = examples, example_cases, label
         self._candidate_rounds = frozenset(candidate_rounds)
         self._healthy = declared_labels.is_absent(store.declared, "tumour")
+        self._undrawn = declared_labels.undrawn(store.declared)
 
     def rows(self, model_name: str) -> list[dict[str, Any]]:
         """Returns the rows of a model (see case_rows), without identifier, path or picture.
@@ -115,7 +116,9 @@ class CaseEvaluation:
             "site": self._store.site,
             "case": case.number,
             "grid": grid,
-            **case_rows.columns(case_scores.compare(mask, truth, spacing_mm)),
+            **case_rows.columns(
+                case_scores.compare(mask, truth, spacing_mm), undrawn=self._undrawn
+            ),
         }
 
     def _segmented(self, case: PreparedCase) -> tuple[np.ndarray, float]:

@@ -39,9 +39,10 @@ mean over the cases of a site, or over those of all sites together, with its 95 
 patients (Student's t within sites, wider where the values are skewed; a dash is an end that the \
 cases do not determine) and the number of cases. A class that is in neither the truth nor the \
 prediction of a case is not counted; a class that is only in the prediction counts as 0 in both \
-kinds of Dice. The training grid is that of the models' plan. What is scored are a model's weights \
-alone: the healthy gate that a model's folder may hold is not applied here. Only a model whose \
-name ends in `_gated` has a gate, one fitted in this evaluation to the sites without tumours."""
+kinds of Dice. A class that a site declares to be unlabelled has no score there. The training \
+grid is that of the models' plan. What is scored are a model's weights alone: the healthy gate \
+that a model's folder may hold is not applied here. Only a model whose name ends in `_gated` has \
+a gate, one fitted in this evaluation to the sites without tumours."""
 
 
 def document(store: str | os.PathLike) -> dict[str, Any]:

@@ -18,12 +18,13 @@ TEXT = """\
 Can the model tell who has a tumour? A patient is classified as having one if the mask contains a \
 voxel of tumour. The score behind the AUC is the network's certainty of its most certain \
 millilitre of tumour (mean log-odds; 0 if none is marked). A tumour is found if the mask touches \
-it; a false alarm is a connected part of the mask's tumour that touches no tumour. In brackets are \
-95 % intervals over patients: exact for shares, Newcombe's for the AUC. They do not cover the \
-variation between trainings. If one site has all the tumours and another all the healthy patients, \
-these numbers also measure the difference between the sites. Rows whose names end in `_gated` are \
-of the same models with the healthy gate: a threshold on the score, fitted to the validation cases \
-of healthy sites (docs/inference.md)."""
+it; a false alarm is a connected part of the mask's tumour that touches no tumour. Patients of a \
+site that declares tumours to be unlabelled are not counted: who of them has one is unknown. In \
+brackets are 95 % intervals over patients: exact for shares, Newcombe's for the AUC. They do not \
+cover the variation between trainings. If one site has all the tumours and another all the \
+healthy patients, these numbers also measure the difference between the sites. Rows whose names \
+end in `_gated` are of the same models with the healthy gate: a threshold on the score, fitted to \
+the validation cases of healthy sites (docs/inference.md)."""
 
 
 def table(measures: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:

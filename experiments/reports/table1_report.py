@@ -293,7 +293,8 @@ training grid.
 number of cases. Average is the mean of pancreas average and C2 tumour. The row Average is the \
 mean of the five models above it.
 - A class that is in neither the truth nor the prediction of a case is not counted; a class that \
-is only in the prediction counts as 0.
+is only in the prediction counts as 0. A class that a site declares to be unlabelled has no score \
+there.
 - C1_FL_local and C2_FL_local are the sites' best models after local training, chosen by their own \
 validation. FL_global is the last global model, without any choice, as in the paper. \
 FL_best_global is the global model with the best score on the sites' validation cases; it is not \

@@ -6,7 +6,7 @@ All column names are composed of the words that federated.security.report_filter
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypedDict, cast
 
 import numpy as np
@@ -42,6 +42,8 @@ _TUMOUR_ONLY = (
     "surface_volume_ratio",
     "truth_surface_volume_ratio",
 )
+# Measures that do not compare the mask with a label; a class that nobody has drawn has only these.
+_OF_THE_MASK = ("volume_ml", "components", "surface_volume_ratio")
 SCORE = "score_tumour"  # column of the patient's score, see c2fnas.scores.tumour_score
 
 
@@ -54,8 +56,8 @@ class _Scored(TypedDict):
     dice_tumour: float | None
     volume_ml_pancreas: float
     volume_ml_tumour: float
-    truth_ml_pancreas: float
-    truth_ml_tumour: float
+    truth_ml_pancreas: float | None  # None: patients may have the class, but nobody has drawn it
+    truth_ml_tumour: float | None
 
 
 # The columns that every row has.
@@ -90,13 +92,16 @@ def value(row: CaseRow, column: str) -> float | None:
     return None if number is None else float(number)
 
 
-def has_tumour(row: CaseRow) -> bool:
-    """Returns whether the truth contains a voxel of tumour.
+def has_tumour(row: CaseRow) -> bool | None:
+    """Returns whether the truth contains a voxel of tumour; None if nobody has drawn tumours.
 
     A site may round its numbers (--report_digits), and a small volume then becomes 0; a number of
     parts does not.
     """
-    return row["truth_ml_tumour"] > 0 or (value(row, "truth_components_tumour") or 0.0) > 0
+    volume_ml = value(row, "truth_ml_tumour")
+    if volume_ml is None:
+        return None
+    return volume_ml > 0 or (value(row, "truth_components_tumour") or 0.0) > 0
 
 
 def marks_tumour(row: CaseRow) -> bool:
@@ -104,10 +109,17 @@ def marks_tumour(row: CaseRow) -> bool:
     return row["volume_ml_tumour"] > 0 or (value(row, "components_tumour") or 0.0) > 0
 
 
-def columns(scores: Mapping[int, ClassScores]) -> dict[str, float | None]:
+def columns(
+    scores: Mapping[int, ClassScores], *, undrawn: Collection[str] = ()
+) -> dict[str, float | None]:
     """Returns the columns of a case, e.g. `hd95_mm_pancreas`, from class -> its scores.
 
     A value is None if the class has no score (see c2fnas.scores.metrics).
+
+    Args:
+      undrawn: names of classes that patients may have although the labels never show them. Whether
+        a mask of such a class is right is unknown, so all columns that compare it with the label
+        are None.
     """
     found: dict[str, float | None] = {}
     for class_, own in scores.items():
@@ -127,7 +139,7 @@ def columns(scores: Mapping[int, ClassScores]) -> dict[str, float | None]:
             "truth_surface_volume_ratio": own.truth_surface_volume_ratio,
         }
         found |= {
-            f"{measure}_{name}": value
+            f"{measure}_{name}": value if name not in undrawn or measure in _OF_THE_MASK else None
             for measure, value in values.items()
             if name == "tumour" or measure not in _TUMOUR_ONLY
         }

@@ -45,7 +45,7 @@ def fit_gates(rows: Sequence[CaseRow]) -> dict[str, HealthyGate]:
     scores: dict[str, dict[tuple[str, int], float]] = {}
     for row in rows:
         score = row.get("score_tumour")
-        if row["grid"] == GRID and score is not None and not case_rows.has_tumour(row):
+        if row["grid"] == GRID and score is not None and case_rows.has_tumour(row) is False:
             scores.setdefault(row["model"], {})[row["site"], row["case"]] = float(score)
     gates = {model: healthy_gate.fit(list(own.values())) for model, own in scores.items()}
     return {model: gate for model, gate in gates.items() if gate is not None}
@@ -56,16 +56,18 @@ def gated(row: CaseRow, gate: HealthyGate) -> CaseRow:
     found = {column: value for column, value in row.items() if column != _UNKNOWN}
     score = row.get("score_tumour")
     if score is not None and gate.stops(score):
-        missed = 0.0 if case_rows.has_tumour(row) else None
-        error = None if missed is None else -row["truth_ml_tumour"]
+        ill, truth_ml = case_rows.has_tumour(row), case_rows.value(row, "truth_ml_tumour")
+        missed = 0.0 if ill else None
+        error = -truth_ml if ill and truth_ml is not None else None
+        none_counted = None if ill is None else 0.0
         without: dict[str, Any] = {
             "dice_tumour": missed,
             "nsd_tumour": missed,
             "volume_ml_tumour": 0.0,
             "volume_error_ml_tumour": error,
             "components_tumour": 0.0,
-            "found_tumour": 0.0,
-            "false_components_tumour": 0.0,
+            "found_tumour": none_counted,
+            "false_components_tumour": none_counted,
             "surface_volume_ratio_tumour": None,
             SCORE: 0.0,  # like every mask without a tumour
         }

@@ -127,11 +127,7 @@ class Scores:
         for (name, unit), rows in self._found.items():
             if name == model and unit[1] in sites:
                 if measure.healthy_only:
-                    rows = [
-                        row
-                        for row in rows
-                        if "truth_ml_tumour" in row and not case_rows.has_tumour(row)
-                    ]
+                    rows = [row for row in rows if case_rows.has_tumour(row) is False]
                 if marked and measure.column == "volume_ml_tumour":
                     numbers = [float(case_rows.marks_tumour(row)) for row in rows]
                 else:

@@ -1,6 +1,7 @@
 """Measures how well a model tells patients with a tumour from healthy ones, with intervals.
 
-A patient *has* a tumour if the truth contains one, and is *classified* as having one if the mask
+A patient *has* a tumour if the truth contains one; a patient of a site where nobody has drawn
+tumours counts in no measure. A patient is *classified* as having one if the mask
 contains at least one voxel of tumour, i.e. if the score (c2fnas.scores.tumour_score) is above 0. A
 tumour is a connected part of the truth; it is *found* if it shares a voxel with the mask's tumour.
 A *false alarm* is a connected part of the mask's tumour that shares no voxel with the truth's.
@@ -36,7 +37,7 @@ class _Patient:
 
     unit: Unit
     run: int
-    tumour: bool
+    tumour: bool | None
     called: bool
     score: float | None
     tumours: int | None
@@ -166,6 +167,7 @@ def _patient(row: CaseRow, unit: Unit, run: int) -> _Patient:
 
 
 def _measures(patients: Sequence[_Patient]) -> dict[str, Any]:
+    patients = [p for p in patients if p.tumour is not None]
     ill, healthy = [p for p in patients if p.tumour], [p for p in patients if not p.tumour]
     alarms = _means(healthy, lambda p: p.false)
     counted = [

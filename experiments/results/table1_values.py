@@ -214,7 +214,7 @@ def false_tumours(rows: Iterable[CaseRow]) -> dict[str, tuple[int, int]]:
     """Returns model -> (healthy cases with a marked tumour, healthy cases), in table order."""
     counts: dict[str, tuple[int, int]] = {}
     for row in rows:
-        if row["grid"] == "training" and not case_rows.has_tumour(row):
+        if row["grid"] == "training" and case_rows.has_tumour(row) is False:
             marked, healthy = counts.get(row["model"], (0, 0))
             counts[row["model"]] = (marked + case_rows.marks_tumour(row), healthy + 1)
     return {name: counts[name] for name in sorted(counts, key=position)}

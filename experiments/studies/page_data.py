@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from experiments.figures.learning_curves import Timeline
 from experiments.figures.style import COLUMN_HEADINGS, MODEL_COLOURS
 from experiments.figures.timeline import ACTIVITY_COLOURS, activities
 from experiments.reports import case_browser, table1_report
-from experiments.results import gated_rows, patients, table1_values
+from experiments.results import case_rows, gated_rows, patients, table1_values
 from experiments.results.case_rows import CaseRow
 from experiments.results.measures import Run
 from experiments.studies import study_results
@@ -102,6 +102,7 @@ def _curve(points: Iterable[Mapping[str, float]]) -> list[list[float]]:
 
 def _case_columns(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Returns rows as lists with four decimals, to keep the page of a large study small."""
+    rows = [_with_false_tumour_only(row) for row in rows]
     present = {column for row in rows for column, value in row.items() if value is not None}
     measures = [
         {"key": key, "text": text, "site": site, "column": column, "unit": unit, "factor": factor}
@@ -127,6 +128,12 @@ def _case_columns(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], li
         "columns": ["model", "site", "case", "seed", "grid", *columns],
         "rows": compact,
     }, measures
+
+
+def _with_false_tumour_only(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns a row whose volume of tumour is None unless the patient is known to be healthy."""
+    healthy = case_rows.has_tumour(cast("CaseRow", row)) is False
+    return row if healthy else {**row, "volume_ml_tumour": None}
 
 
 def timeline(label: str, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -110,3 +110,8 @@ def test_a_store_of_an_earlier_release_declares_nothing(tmp_path):
     del index["declared_labels"]
     (tmp_path / "store/index.json").write_text(json.dumps(index))
     assert case_store.CaseStore(tmp_path / "store").declared is None
+
+
+def test_only_unlabelled_classes_are_undrawn():
+    assert declared_labels.undrawn(None) == declared_labels.undrawn(HEALTHY) == ()
+    assert declared_labels.undrawn({"pancreas": "complete", "tumour": "unlabelled"}) == ("tumour",)

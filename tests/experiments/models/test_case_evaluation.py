@@ -10,6 +10,7 @@ from experiments.models.case_evaluation import CaseEvaluation
 from preprocessing.volume import Grid
 
 SHAPE = (6, 6, 6)
+OF_THE_MASK = ("volume_ml", "components", "surface_volume_ratio", "score")
 HEALTHY = {"pancreas": "complete", "tumour": "absent"}
 MARGIN = 5.0  # of the winning class over the others
 
@@ -153,3 +154,16 @@ def test_a_name_makes_no_candidate_of_a_model_that_is_none_by_the_plan(evaluatio
     as_others = evaluation().rows("FL_global")
     rows = evaluation(candidate_rounds=[12, 24]).rows(name)
     assert rows == [{**row, "model": name} for row in as_others]
+
+
+@pytest.mark.parametrize("undrawn", ["pancreas", "tumour"])
+def test_a_class_that_nobody_has_drawn_has_no_score_but_what_the_mask_holds(evaluation, undrawn):
+    """Whether the mark is right is unknown: it must count neither as an error nor as correct."""
+    declared = {**dict.fromkeys(("pancreas", "tumour"), "complete"), undrawn: "unlabelled"}
+    for known, row in zip(evaluation().rows("m"), evaluation(declared).rows("m"), strict=True):
+        of_mask = {f"{measure}_{undrawn}" for measure in OF_THE_MASK}
+        for column, value in known.items():
+            kept = not column.endswith(f"_{undrawn}") or column in of_mask
+            assert row[column] == (value if kept else None), column
+    lent = evaluation(declared, candidate_rounds=[24]).rows("C1_FL_local_r024")
+    assert [row[f"dice_{undrawn}"] for row in lent] == [None] * 3

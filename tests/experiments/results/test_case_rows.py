@@ -9,7 +9,14 @@ import pytest
 from c2fnas.scores import case_scores
 from c2fnas.scores.case_scores import ClassScores
 from c2fnas.scores.healthy_gate import HealthyGate
-from experiments.results import case_rows, gated_rows, measures, patients, table1_values
+from experiments.results import (
+    case_rows,
+    evaluation_table,
+    gated_rows,
+    measures,
+    patients,
+    table1_values,
+)
 from experiments.results.case_rows import CaseRow
 from federated.site import answers
 
@@ -26,6 +33,43 @@ def test_a_value_is_a_number_or_none():
     assert case_rows.value({"dice_tumour": 1}, "dice_tumour") == 1.0
     assert case_rows.value({"dice_tumour": None}, "dice_tumour") is None
     assert case_rows.value({}, "dice_tumour") is None
+
+
+def test_a_patient_of_whom_nobody_has_drawn_tumours_is_neither_ill_nor_healthy():
+    """At an unlabelled site, every mark may be a tumour, and every patient may have one."""
+    mask, label = np.zeros((2, 4, 4, 4), np.uint8)
+    mask[0, 0] = 2
+    label[0, 1] = 1
+
+    def row(case, undrawn, grid="training"):
+        about = {"model": "A", "site": "C1", "case": case, "grid": grid, "score_tumour": 3.0}
+        scores = case_scores.compare(mask, label, (1.0, 1.0, 1.0))
+        return {**about, **case_rows.columns(scores, undrawn=undrawn)}
+
+    unknown, healthy = row(1, ("tumour",)), row(2, ())
+    assert [case_rows.has_tumour(one) for one in (unknown, healthy)] == [None, False]
+    assert case_rows.marks_tumour(unknown) and unknown["truth_ml_tumour"] is None
+    for one, counts in (([unknown, healthy], (1, 1)), ([unknown], None)):
+        found = patients.of_rows(one)["A"]
+        assert found["sensitivity"] is found["auc"] is None and found["froc"] == []
+        for measure in ("specificity", "false_alarms"):
+            assert (found[measure] and found[measure]["count"]) == (counts and counts[1])
+        assert table1_values.false_tumours(one).get("A") == counts
+        scores = measures.Scores([measures.Run(1, "c", one)])
+        for measure in ("false_tumour", "false_alarms"):
+            assert list(scores.of(["A"], measure)) == ([("c", "C1", 2)] if counts else [])
+        assert table1_values.table(one)["A"].cases["C1_pancreas"] == len(one)
+    validation = [row(case, ("tumour",), "validation") for case in range(9)]
+    assert gated_rows.fit_gates(validation) == {}
+    stopped = gated_rows.gated(unknown, HealthyGate(threshold=9.0, patients=4))
+    assert stopped["volume_ml_tumour"] == stopped["components_tumour"] == 0.0
+    assert [
+        stopped[column]
+        for column in ("dice_tumour", "found_tumour", "false_components_tumour", "nsd_tumour")
+    ] == [None] * 4
+    lines = evaluation_table.lines([unknown, healthy])
+    dice = next(one for one in lines if (one["measure"], one["class"]) == ("dice", "tumour"))
+    assert dice["cases"] == 1  # the healthy patient's false tumour, not the unknown one
 
 
 @pytest.mark.parametrize("digits", [0, 1, 2, 3])

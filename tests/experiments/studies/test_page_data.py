@@ -55,3 +55,12 @@ def test_the_median_case_of_each_finished_run_of_the_first_seed_is_shown(
     ]
     found = page_data.one_case_of_each_point({"runs": runs, "seeds": [1, 2]}, tmp_path)
     assert [case["title"] for case in found] == [f"fedavg: C2, case 1 ({shown} for FL_global)"]
+
+
+def test_a_tumour_of_c1_is_false_only_if_the_patient_is_known_to_be_healthy():
+    about = {"model": "m", "site": "C1", "seed": 1, "grid": "training", "volume_ml_tumour": 2.0}
+    rows = [{**about, "case": n, "truth_ml_tumour": t} for n, t in enumerate((0.0, 3.0, None), 1)]
+    cases, measures = page_data._case_columns(rows)
+    assert [measure["key"] for measure in measures] == ["C1_false_tumour"]
+    assert [row[-1] for row in cases["rows"]] == [2.0, None, None]
+    assert page_data._case_columns(rows[1:])[1] == []  # the page then has no such picture
