@@ -15,6 +15,7 @@ same patient.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -115,7 +116,7 @@ def auc_interval(
 
 
 def free_response(
-    patients: Sequence[tuple[float, int, int, int]],
+    patients: Sequence[tuple[float, int, int, int]], weights: Sequence[float] | None = None
 ) -> list[dict[str, float | None]]:
     """Returns the free-response curve: tumours found against false alarms, over thresholds.
 
@@ -123,22 +124,27 @@ def free_response(
 
     Args:
       patients: (score, tumours, found, false alarms) of each patient.
+      weights: of each patient, 1 by default; a patient in several runs has a part of the weight in
+        each, so that the interval counts the patient's tumours once.
     Returns:
       Points from the highest threshold down to 0 (the mask unchanged): `threshold`, `false_alarms`
       (per patient), `found` (share of the tumours) and its exact interval `low`, `high`. Empty if
       there is no tumour.
     """
-    tumours = sum(patient[1] for patient in patients)
+    weighted = list(zip(weights or [1.0] * len(patients), patients, strict=True))
+    tumours = round(math.fsum(weight * patient[1] for weight, patient in weighted))
     if not tumours:
         return []
+    everyone = math.fsum(weight for weight, _ in weighted)
     levels = sorted({score for score, *_ in patients} | {0.0}, reverse=True)
     if len(levels) > _CURVE_POINTS:
         levels = [levels[round(place)] for place in np.linspace(0, len(levels) - 1, _CURVE_POINTS)]
     curve = []
     for level in levels:
-        above = [patient for patient in patients if patient[0] > level]
-        share = intervals.share_interval(sum(found for _, _, found, _ in above), tumours)
-        alarms = sum(false for *_, false in above) / len(patients)
+        above = [(weight, patient) for weight, patient in weighted if patient[0] > level]
+        found = math.fsum(weight * patient[2] for weight, patient in above)
+        share = intervals.share_interval(round(found, 9), tumours)
+        alarms = math.fsum(weight * patient[3] for weight, patient in above) / everyone
         curve.append(
             {
                 "threshold": level,
@@ -170,6 +176,7 @@ def _measures(patients: Sequence[_Patient]) -> dict[str, Any]:
     patients = [p for p in patients if p.tumour is not None]
     ill, healthy = [p for p in patients if p.tumour], [p for p in patients if not p.tumour]
     alarms = _means(healthy, lambda p: p.false)
+    runs = collections.Counter(p.unit for p in patients)
     counted = [
         (p.score, p.tumours, p.found, p.false)
         for p in patients
@@ -190,7 +197,9 @@ def _measures(patients: Sequence[_Patient]) -> dict[str, Any]:
         )
         if alarms
         else None,
-        "froc": free_response(counted) if len(counted) == len(patients) else [],
+        "froc": free_response(counted, [1.0 / runs[p.unit] for p in patients])
+        if len(counted) == len(patients)
+        else [],
     }
 
 

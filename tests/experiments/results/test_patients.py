@@ -161,3 +161,21 @@ def test_a_model_without_healthy_patients_or_without_tumours_has_what_remains():
         healthy["sensitivity"] is healthy["auc"] is healthy["tumours_found"] is None
         and healthy["froc"] == []
     )
+
+
+@pytest.mark.parametrize("trainings", [2, 3, 7])
+def test_the_curve_counts_a_tumour_once_in_however_many_trainings_it_is_looked_for(trainings):
+    """The same patients in more trainings are no more patients, so the curve stays as it is."""
+    alone = patients.of_rows(ROWS)["FL_global"]
+    runs = [Run(seed, "real", ROWS) for seed in range(trainings)]
+    found = patients.of_runs(runs)["FL_global"]
+    assert [list(point) for point in found["froc"]] == [list(point) for point in alone["froc"]]
+    for one, other in zip(found["froc"], alone["froc"], strict=True):
+        assert one == pytest.approx(other)
+    ends = ("low", "high")
+    assert [found["froc"][-1][end] for end in ends] == pytest.approx(
+        [found["tumours_found"][end] for end in ends]
+    )
+    apart = patients.of_runs([Run(seed, f"seed {seed}", ROWS) for seed in range(trainings)])
+    exact = stats.binomtest(2 * trainings, 5 * trainings).proportion_ci(0.95, "exact")
+    assert apart["FL_global"]["froc"][-1]["low"] == pytest.approx(exact.low)
