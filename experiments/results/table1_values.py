@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -86,7 +87,8 @@ def read_rows(path: str | os.PathLike, *, any_site: bool = False) -> list[CaseRo
 
     Of the candidates for a shared choice, only the chosen one is returned, under the name of its
     row (see `shared_choice`). Validation cases are used, but not returned; each model for which
-    they yield a healthy gate also has rows with the gate (see `gated_rows`).
+    they yield a healthy gate also has rows with the gate (see `gated_rows`). If a case has several
+    rows of the same model and grid, only the last one is returned: no case counts twice.
 
     Args:
       path: the file.
@@ -94,7 +96,10 @@ def read_rows(path: str | os.PathLike, *, any_site: bool = False) -> list[CaseRo
     Raises:
       ValueError: naming the file, the line and the key, if a line is not a valid row.
     """
-    return gated_rows.resolve(shared_choice.resolve(rows_as_sent(path, any_site=any_site)))
+    latest: dict[tuple[str, str, int, str], CaseRow] = {}
+    for row in rows_as_sent(path, any_site=any_site):
+        latest[row["model"], row["site"], row["case"], row["grid"]] = row
+    return gated_rows.resolve(shared_choice.resolve(latest.values()))
 
 
 def rows_as_sent(path: str | os.PathLike, *, any_site: bool = False) -> list[CaseRow]:
@@ -115,6 +120,7 @@ def rows_as_sent(path: str | os.PathLike, *, any_site: bool = False) -> list[Cas
                 "models again"
             ) from error
         _check_row(row, f"{path}, line {number}", any_site, (*GRIDS, shared_choice.GRID))
+        _check_numbers(row, f"{path}, line {number}")
         rows.append(row)
     return rows
 
@@ -234,6 +240,20 @@ def _check_row(row: Any, where: str, any_site: bool = False, grids: Sequence[str
     for key, known in (("grid", grids),) if any_site else (("site", SITES), ("grid", grids)):
         if row[key] not in known:
             raise ValueError(f"{where}: {key} is {row[key]!r}; Table 1 knows {', '.join(known)}")
+
+
+def _check_numbers(row: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError for a value that is not a finite number: it would spoil every mean."""
+    for key, value in row.items():
+        if key in ("model", "site", "grid", "class") or (value is None and key != "case"):
+            continue
+        kinds = int if key == "case" else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+            raise ValueError(
+                f"{where}: {key} is {value!r}; expected "
+                + ("a running number" if key == "case" else "a finite number or null")
+                + "; have the site evaluate its models again"
+            )
 
 
 def _model_row(rows: Sequence[CaseRow]) -> TableRow:

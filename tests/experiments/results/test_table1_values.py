@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.results import table1_values
+from experiments.results import score_summary, table1_values
 
 
 def case(model, site, number, pancreas, tumour=None, grid="training", **volumes):
@@ -191,6 +191,38 @@ def test_rows_are_read_back_and_a_broken_line_is_named(tmp_path):
         table1_values.read_rows(file)
     file.write_text('{"model"\n')
     with pytest.raises(ValueError, match=r"rows\.jsonl, line 1: not valid JSON"):
+        table1_values.read_rows(file)
+
+
+def test_a_case_that_is_reported_twice_counts_once_in_every_number(tmp_path):
+    """More rows of the same patients must not make an interval narrower."""
+    rows = [row for row in paper_rows((6, 7)) if row["model"] == "FL_global"]
+    false = [dict(row, volume_ml_tumour=2.0) for row in rows]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, *rows, *false]))
+    read = table1_values.read_rows(file)
+    assert read == false
+    assert table1_values.false_tumours(read) == {"FL_global": (6, 6)}
+    assert {line["cases"] for line in score_summary.by_model(read)} <= {0, 6, 7}
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("dice_pancreas", float("nan")),
+        ("hd95_mm_tumour", float("inf")),
+        ("dice_tumour", "0.5"),
+        ("truth_ml_tumour", True),
+        ("score_tumour", [1.0]),
+        ("case", None),
+        ("case", 1.5),
+    ],
+)
+def test_a_row_with_something_else_than_a_number_is_refused_with_its_line(tmp_path, column, value):
+    file = tmp_path / "rows.jsonl"
+    rows = [case("FL_global", "C1", 1, 0.5), {**case("FL_global", "C1", 2, 0.5), column: value}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=rf"rows.jsonl, line 2: {column} is .*number"):
         table1_values.read_rows(file)
 
 
