@@ -328,7 +328,11 @@ def _gate(model: Model) -> HealthyGate | None:
         gate = healthy_gate.HealthyGate.from_json(model.gate)
     except ValueError as error:
         raise ValueError(f"{FLAGS.model}: {error}, or use --nogate") from error
-    changed = [name for name in ("flips", "window", "overlap", "blending") if FLAGS[name].value]
+    changed = [
+        name
+        for name in ("flips", "window", "overlap", "blending")
+        if FLAGS[name].value not in (None, [])  # an overlap of 0 is a change, too
+    ]
     if changed:
         logging.warning(
             "the healthy gate was fitted without --%s, so its score and its rate of false "

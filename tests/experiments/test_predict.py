@@ -273,6 +273,16 @@ def test_a_folders_gate_is_applied_unless_told_not_to_and_one_that_is_not_there_
         and gate["gate"] == ("stopped" if marked else "")
         and float(gate["tumour_ml"]) == 0.0
     )
+    for name, flag in (("plan", ""), ("overlap", "--overlap=0"), ("flips", "--flips=x")):
+        done = run(
+            f"--model={tmp_path / 'gated'}",
+            image,
+            f"--output={tmp_path / name}",
+            "--accept_small_view",
+            *([flag] if flag else []),
+        )
+        assert done.returncode == 0, done.stderr
+        assert (f"the healthy gate was fitted without --{name}" in done.stderr) == bool(flag)
     refused = run(f"--model={model}", image, f"--output={tmp_path / 'none'}", "--gate")
     assert refused.returncode != 0 and "holds no healthy gate" in refused.stderr
     model_folder.save(
