@@ -26,6 +26,8 @@ from runkit.randomness import generator
 
 _VERSION = 1  # version of the procedure; part of every key
 TUMOURS = Tumours()
+# A tumour takes at most half of its organ, and a deformation may halve the organ.
+LEAST_ML = 4 * TUMOURS.volume_ml[0]
 _CT_RANGE = (-1024, 3071)
 _SECONDS_PER_VOXEL, _BYTES_PER_VOXEL, _DISK_PER_VOXEL = 1.0e-6, 26, 1.5  # measured on one core
 _PROCESS_BYTES = 150 * 2**20
@@ -171,10 +173,11 @@ def check_sources(listed: CaseManifest, path: str | os.PathLike) -> dict[str, st
         try:
             ct, organ = _read(case, listed.label_values)
             found = tumour_insertion.measure(ct.array, organ, ct.spacing_mm)
-            if found.volume_ml < 2 * TUMOURS.volume_ml[0]:
+            if found.volume_ml < LEAST_ML:
                 raise ValueError(
                     f"its pancreas has {found.volume_ml:.1f} ml, too little for a tumour of "
-                    f"{TUMOURS.volume_ml[0]:g} ml; check the mask, or leave the case out"
+                    f"{TUMOURS.volume_ml[0]:g} ml in every copy, which needs {LEAST_ML:g} ml; "
+                    "check the mask, or leave the case out"
                 )
             if found.level_hu < TUMOURS.below_organ_hu[1]:
                 remarks[case.case_id] = (

@@ -50,7 +50,7 @@ class Site:
     tumour: bool  # whether its patients have a tumour
     # None: tumours are 37 mm in diameter and darker by `hu["tumour_below_pancreas"]`
     tumours: Tumours | None = None
-    noise_hu: Range  # in a 1 mm slice, at the centre of the body
+    noise_hu: Range  # in a 1 mm slice, 50 mm below the skin; 15 % more at the centre of the body
     noise_passes: int  # the reconstruction kernel: how often white noise is smoothed in plane
     kernel_mm: float  # standard deviation of the in-plane blur
 

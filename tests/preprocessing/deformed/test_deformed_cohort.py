@@ -195,3 +195,29 @@ def test_all_unusable_sources_are_named_with_the_remedy(listed, tmp_path):
                 manifest.CaseManifest("s", tuple(cases), label_values=label_values), "list.json"
             )
         assert all(words in str(caught.value) for words in expected), str(caught.value)
+
+
+@pytest.mark.parametrize("organ_ml", [4.6, 8.2])
+def test_a_source_is_refused_before_the_first_copy_or_every_copy_has_room_for_a_tumour(
+    tmp_path, organ_ml
+):
+    """A deformation may shrink the organ, and the check sees only the source."""
+    organ, hu = np.zeros((50, 50, 50), np.uint8), np.full((50, 50, 50), 40, np.int16)
+    affine = np.diag([4.0, 4.0, 4.0, 1.0])
+    places = np.stack(np.meshgrid(*[np.arange(50)] * 3, indexing="ij"))
+    nearest = np.argsort(((places - 25) ** 2).sum(axis=0), axis=None, kind="stable")
+    organ.flat[nearest[: round(organ_ml * 1000 / 64)]] = 1
+    image, label = tmp_path / "ct.nii.gz", tmp_path / "organ.nii.gz"
+    nifti.write_volume(image, Volume(hu, affine))
+    nifti.write_volume(label, Volume(organ, affine))
+    case = manifest.Case("small", image, label)
+    ct = Volume(hu, affine)
+    try:
+        deformed_cohort.check_sources(manifest.CaseManifest("s", (case,)), "list.json")
+    except ValueError as refusal:
+        assert organ_ml < 8 and "which needs 8 ml" in str(refusal)
+    else:
+        for index in range(12):
+            copy = deformed_cohort.Copy("C2", index, "training", "small")
+            _, labels = deformed_cohort.render_copy(ct, organ == 1, 1, copy)
+            assert 2 in labels.array

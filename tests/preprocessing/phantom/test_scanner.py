@@ -73,6 +73,18 @@ def test_labels_are_the_shapes_at_the_native_voxel_centres(ball):
     assert labels.dtype == np.uint8
 
 
+@pytest.mark.parametrize(("depth_mm", "share"), [(50, 1.0), (63, 1.15), (120, 1.15), (-20, 0.3)])
+def test_the_stated_noise_is_that_50_mm_below_the_skin(ball, depth_mm, share):
+    """And 15 % more at the centre of the body, as docs/data.md says."""
+    space, target = ball
+    body = np.full(space.shape, -float(depth_mm), np.float32)
+    native = acquisition(shape=(70, 60, 40), noise_hu=20.0)
+    hu = np.zeros(space.shape, np.float32)
+    ct, _ = scan(space, hu, body, target, native, generator(1, "scan"))
+    noise = ct.astype(float) - ct.mean(axis=2, keepdims=True)
+    assert noise.std() == pytest.approx(share * 20.0, rel=0.05)
+
+
 def test_noise_has_the_stated_deviation_and_is_correlated_only_in_plane(ball):
     space, target = ball
     # deep enough in the body for the highest noise: 1.15 times
