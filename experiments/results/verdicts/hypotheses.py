@@ -10,8 +10,9 @@ need p < 0.05 after the correction, and:
   less             the interval below 0; contradicted above
   not_less, bound  the interval above -margin: at least as good, within the margin; contradicted
                    below
-  gone, zero       the exact interval of the share of cases with any mark below the limit of 5 %;
+  gone             the exact interval of the share of cases with any mark below the limit of 5 %;
                    contradicted above
+  zero             the same for the share of cases with a value (a Dice) above 0
 
 A part is undecided if neither holds, or if its trainings show no spread. It is not measured if a
 number is missing or there are fewer than three trainings. A hypothesis is supported if all its
