@@ -162,7 +162,26 @@ def test_what_is_said_of_the_demo_follows_from_its_study():
         by_seed["FL_global_no_vae"]["average"], by_seed["FL_global"]["average"], strict=True
     )
     assert all(without > with_branch for without, with_branch in pairs)
-    assert f"upper bound: {above('pooled', 'FL_global')} points above FL_global" in text
+    judged = {verdict["key"]: verdict for verdict in study["verdicts"]}
+    (branch_part,) = judged["vae_helps"]["parts"]
+    ends = [f"{branch_part['interval'][end]:+.1f}" for end in ("low", "high")]
+    assert judged["vae_helps"]["verdict"] == "undecided"
+    assert f"{ends[0]} to {ends[1]} points, does not exclude that the branch helps" in text
+    ahead = above("pooled", "FL_global")
+    pooled, federated = (
+        study["table"][name]["average"]["by_seed"] for name in ("pooled", "FL_global")
+    )
+    behind = {
+        seed: federated[seed] - pooled[seed] for seed in pooled if federated[seed] > pooled[seed]
+    }
+    ((seed, points),) = behind.items()
+    said = f"{ahead} points above FL_global on average, but {points:.1f} points below it in seed {seed}"
+    assert said in text
+    assert "lower Dice, as in the paper; they find as many" in text
+    for name in ("C1_FL_local", "C2_FL_local", "FL_global"):
+        assert mean(name, "C2_tumour") < mean("C2_baseline", "C2_tumour")
+        found = study["patients"][name]["tumours_found"]
+        assert found == study["patients"]["C2_baseline"]["tumours_found"]
     gated = study["patients"]["FL_global_gated"]
     alarmed = round(gated["specificity"]["count"] * (1 - gated["specificity"]["estimate"]))
     lost = round(gated["sensitivity"]["count"] * (1 - gated["sensitivity"]["estimate"]))
