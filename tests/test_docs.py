@@ -240,5 +240,23 @@ def test_the_words_that_are_quoted_for_a_claims_power_are_those_of_the_page():
     assert quoted and set(quoted) <= set(printed)
 
 
+def test_the_differences_that_a_study_can_show_are_those_of_all_claims_of_today():
+    """Further claims make Holm's correction stricter."""
+    from tests.benchmarks import verdict_rates
+
+    def points(value: float) -> str:
+        return "none" if value > 100 else f"{value:.0f}"
+
+    expected = []
+    for trainings in (3, 5, 10):
+        for where, patients in (("both sites", 13), ("one site, 6", 6)):
+            found = [verdict_rates.detectable(trainings, patients, sd) for sd in (3.0, 5.0, 8.0)]
+            cells = [f"{points(alone)} ({points(after)})" for alone, after in found]
+            expected.append("| " + " | ".join([str(trainings), where, *cells]) + " |")
+    text = (ROOT / "docs" / "verdicts.md").read_text(encoding="utf-8")
+    assert "\n".join(expected) in text
+    assert f"correction over the {verdict_rates.PARTS} parts of all claims" in text
+
+
 def prose_of(name: str) -> str:
     return prose(ROOT / "docs" / name)
