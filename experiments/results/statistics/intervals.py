@@ -26,6 +26,9 @@ LEVEL = 0.95
 # skewness, and half of that on the short side, because they may also get its sign wrong. Chosen for
 # a coverage of at least 93 % with six values of an exponential (tests/benchmarks/verdict_rates.py).
 _LONG_SIDE, _SHORT_SIDE = 1.5, 0.75
+# A standard error up to this is rounding, not spread: equal numbers may differ in their last bits,
+# as 0.1 + 0.2 and 0.3 do. It is far below the digits of every measure (shares, points, ml, mm).
+_ROUNDING = 1e-9
 
 Bounds = tuple[float | None, float | None]
 NO_BOUNDS: Bounds = (None, None)
@@ -162,6 +165,7 @@ def combination(parts: Sequence[tuple[float, np.ndarray]]) -> Mean | None:
             third = third + weight**3 * ((values - mean[..., None]) ** 3).sum(axis=-1) / (
                 n * (n - 1) * (n - 2)
             )
+    variance = np.where(variance > _ROUNDING**2, variance, 0.0)
     known = variance > 0
     freedom = np.where(known, variance**2 / np.where(squares > 0, squares, 1.0), 1.0)
     error = np.sqrt(variance)

@@ -133,3 +133,13 @@ def test_a_share_and_its_exact_interval():
     assert intervals.binomial_p(np.array([3.0]), np.array([8.0]), float(high[2])) == pytest.approx(
         0.05
     )
+
+
+@pytest.mark.parametrize("values", [[0.3] * 3, [0.1 + 0.2, 0.3, 0.3], [0.7 - 0.4, 0.3, 0.1 * 3]])
+def test_numbers_that_differ_by_rounding_alone_show_no_spread(values):
+    """Else the interval has no width, and any difference from them is certain."""
+    interval = intervals.mean_interval(values, bounds=(0.0, 1.0))
+    unseen = 1 - 0.025 ** (1 / 3)
+    assert interval.low == pytest.approx(0.3 * (1 - unseen))
+    assert interval.high == pytest.approx(0.3 + unseen * 0.7)
+    assert intervals.combination([(1.0, np.array(values))]).p(0.0) == 1.0

@@ -93,6 +93,16 @@ def test_a_clear_difference_is_supported_and_its_opposite_contradicted():
     )
 
 
+@pytest.mark.parametrize("gain", [0.0, 0.1, 0.3])
+def test_trainings_that_differ_by_rounding_alone_show_no_spread(gain):
+    """b + 0.1 - b is not 0.1 in every bit, and that must not decide a claim."""
+    gains = [[gain + bits * 2.0**-53] * 4 for bits in range(3)]
+    for cohort in (None, "shared"):
+        found = verdict([GREATER], *trainings(gains, cohort=cohort))
+        assert (found.verdict, found.outcomes[0].p) == (UNDECIDED, None)
+        assert found.outcomes[0].interval.low is None
+
+
 def test_holm_counts_all_parts():
     alone, both = ([GREATER] * parts for parts in (1, 20))
     p = verdict(alone, *trainings()).outcomes[0].p
