@@ -54,8 +54,12 @@ def resolve(rows: Iterable[CaseRow]) -> list[CaseRow]:
 
 
 def choose(rows: Sequence[CaseRow]) -> dict[str, int]:
-    """Returns model -> round of the chosen candidate, for models with validated candidates."""
-    scores: dict[str, dict[int, float]] = {}
+    """Returns model -> round of the chosen candidate, for models with validated candidates.
+
+    If a site has left out cases of a candidate, that candidate is not chosen: without the cases
+    that have a tumour, a model that has lost it would look best.
+    """
+    scores: dict[str, dict[int, tuple[int, float]]] = {}
     latest = {(row["model"], row["site"], row["case"]): row for row in rows if row["grid"] == GRID}
     for name in {model for model, _, _ in latest}:
         candidate = candidate_of(name)
@@ -66,9 +70,10 @@ def choose(rows: Sequence[CaseRow]) -> dict[str, int]:
         ]
         known = [mean for mean in means if mean is not None]
         if candidate is not None and known:
-            scores.setdefault(candidate[0], {})[candidate[1]] = sum(known) / len(known)
+            mean = sum(known) / len(known)
+            scores.setdefault(candidate[0], {})[candidate[1]] = (len(own), mean)
     return {
-        model: max((score, number) for number, score in by_round.items())[1]
+        model: max((*score, number) for number, score in by_round.items())[-1]
         for model, by_round in scores.items()
     }
 

@@ -68,6 +68,14 @@ def test_a_tumour_marked_in_a_healthy_patient_counts_against_a_candidate():
     }  # ((0.85) + 0.45) / 2 = 0.65
 
 
+def test_a_candidate_that_a_site_has_not_scored_is_not_chosen():
+    """Without C2's rows, r012 has a mean of 0.9, of the pancreas alone."""
+    partial = [line for line in ROWS if (line["model"], line["case"]) != ("C1_FL_local_r012", 2)]
+    assert choose(partial) == {"C1_FL_local": 24}
+    other = [line for line in ROWS if (line["model"], line["case"]) != ("C1_FL_local_r024", 1)]
+    assert choose(other) == {"C1_FL_local": 12}
+
+
 def test_of_equals_the_later_round_is_taken_and_rows_sent_twice_count_once():
     same = [
         row("C1_FL_local_r012", "C1", 1, "validation", 0.5, None),
