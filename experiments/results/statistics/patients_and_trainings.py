@@ -56,7 +56,14 @@ class Evidence:
         return np.minimum.reduce(lows), np.maximum.reduce(highs)
 
     def p(self, null: float = 0.0) -> np.ndarray:
-        return np.maximum.reduce([part.p(null) for part in self.parts])
+        first, *others = self.parts
+        # Patients who are all alike in every training add no spread of their own.
+        return np.maximum.reduce(
+            [
+                first.p(null),
+                *(np.where(np.asarray(part.error) > 0, part.p(null), 0.0) for part in others),
+            ]
+        )
 
     def detectable(self, level: float = LEVEL, power: float = 0.8) -> float:
         """Returns the smallest true distance that such a study detects with this power."""

@@ -103,6 +103,24 @@ def test_trainings_that_differ_by_rounding_alone_show_no_spread(gain):
         assert found.outcomes[0].interval.low is None
 
 
+def test_patients_who_are_all_alike_in_every_training_leave_the_trainings_to_decide():
+    """2, 3 and 4 false alarms more in every patient: Student's t, and p agrees with it."""
+    runs = []
+    for seed, more in enumerate((2, 3, 4), 1):
+        rows = [
+            row(model, "C1", case, 0.5, false_components_tumour=alarms)
+            for model, alarms in (("A", more), ("B", 0))
+            for case in range(1, 7)
+        ]
+        runs.append(Run(seed, f"cohort {seed}", rows))
+    found = verdict([Part("less", ("A",), ("B",), "false_alarms")], *runs)
+    theirs = stats.ttest_1samp([2.0, 3.0, 4.0], 0.0)
+    (outcome,) = found.outcomes
+    assert outcome.p == pytest.approx(theirs.pvalue) and outcome.p < 0.05
+    assert outcome.interval.low == pytest.approx(theirs.confidence_interval().low)
+    assert found.verdict == CONTRADICTED
+
+
 def test_holm_counts_all_parts():
     alone, both = ([GREATER] * parts for parts in (1, 20))
     p = verdict(alone, *trainings()).outcomes[0].p
