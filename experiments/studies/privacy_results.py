@@ -20,6 +20,8 @@ from runkit import markdown_tables
 
 _MODEL = "FL_global"
 _NO_FILTER, _NO_GUARANTEE = "no filter", "none"
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_LINE = 14.0  # between the labels of a picture
 
 
 def told(server_events: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
@@ -144,13 +146,13 @@ def section(content: Mapping[str, Any]) -> str:
 
 
 def picture(content: Mapping[str, Any]) -> str:
-    """Returns Dice against epsilon as SVG: a dot for each seed, a label at the highest of them."""
-    left, right, top, width, height = 50, 200, 16, 760, 320
+    """Returns Dice against epsilon as SVG: a dot for each seed, a label beside their mean."""
+    left, right, top, width, height = 50, 250, 16, 860, 320
     bottom = height - 34
     finite = [p["epsilon"] for p in content["points"] if p["epsilon"]]
     low = math.floor(math.log10(min(finite))) if finite else 0
     high = max(low + 1, math.ceil(math.log10(max(finite)))) if finite else 1
-    none_at = width - right + 40
+    none_at = width - right + 130  # leaves room for the label of the largest epsilon
 
     def x(epsilon: float | None) -> float:
         if not epsilon:
@@ -174,8 +176,9 @@ def picture(content: Mapping[str, Any]) -> str:
     ]
     step = max(1, (high - low) // 6)
     ticks = range(low, high + 1, step) if finite else ()
-    parts += [text(x(10.0**power), height - 14, f"{10.0**power:g}") for power in ticks]
+    parts += [text(x(10.0**power), height - 14, _power_of_ten(power)) for power in ticks]
     parts.append(text(none_at, height - 14, _NO_GUARANTEE))
+    labels: dict[float, list[tuple[float, str]]] = {}
     for point in content["points"]:
         known = [value for value in point["by_seed"].values() if value is not None]
         at = x(point["epsilon"])
@@ -185,12 +188,32 @@ def picture(content: Mapping[str, Any]) -> str:
             for value in known
         ]
         if known:
-            parts.append(text(at + 8, y(max(known)) + 4, point["label"], "start"))
+            labels.setdefault(at, []).append((y(statistics.fmean(known)), point["label"]))
+    for at, own in labels.items():
+        places = _apart([place for place, _ in sorted(own)], top, bottom)
+        for (_, label), place in zip(sorted(own), places, strict=True):
+            parts.append(text(at + 8, place + 4, label, "start"))
     return (
         f'<svg viewBox="0 0 {width} {height}" style="max-width:{width}px" role="img" '
         'aria-label="Average of FL_global in points against epsilon">'
         f"{''.join(parts)}</svg>"
     )
+
+
+def _power_of_ten(power: int) -> str:
+    return f"10{str(power).translate(_SUPERSCRIPTS)}"
+
+
+def _apart(places: Sequence[float], top: float, bottom: float) -> list[float]:
+    """Moves ordered places of labels apart, so that none covers another, within [top, bottom]."""
+    moved: list[float] = []
+    for place in places:
+        moved.append(max(place, moved[-1] + _LINE) if moved else max(place, top))
+    limit = bottom
+    for index in reversed(range(len(moved))):
+        moved[index] = min(moved[index], limit)
+        limit = moved[index] - _LINE
+    return moved
 
 
 def _of_runs(runs: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:

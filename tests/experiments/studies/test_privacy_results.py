@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 import re
 
@@ -98,13 +99,13 @@ def test_the_page_shows_it_with_a_dot_for_every_run(content, study_folder):
     picture = privacy_results.picture(content["privacy"])
     circles = re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', picture)
     assert len(circles) == 4
-    # 57 points: 286 - 0.57 * (286 - 16) = 132.1. Epsilon 3 between 10^0 and 10^5, over 510 wide:
-    # 50 + 510 * 0.4771 / 5 = 98.7; without a guarantee 600.
+    # 57 points: 286 - 0.57 * (286 - 16) = 132.1. Epsilon 3 between 10^0 and 10^5, over 560 wide:
+    # 50 + 560 * 0.4771 / 5 = 103.4; without a guarantee 740.
     assert circles == [
-        ("600.0", "132.1"),
-        ("600.0", "132.1"),
-        ("98.7", "132.1"),
-        ("544.4", "132.1"),
+        ("740.0", "132.1"),
+        ("740.0", "132.1"),
+        ("103.4", "132.1"),
+        ("592.9", "132.1"),
     ]
 
 
@@ -153,3 +154,16 @@ def test_a_site_that_tells_no_epsilon_is_not_passed_over(tmp_path):
         privacy_results.lines_of(privacy_results.collect(study, own))[0][2]
         for own in (runs[:1], runs, runs[1:])
     ] == ["3.00 (reported by 2 of 3 sites)", "3.00 (reported by 0 of 3 sites)", "none"]
+
+
+@pytest.mark.parametrize("results", [[0.0], [40.0] * 5, [0.0, 0.1, 0.2, 99.9, 100.0, 100.0]])
+def test_no_label_of_the_picture_covers_another_or_leaves_it(results):
+    points = [
+        {"label": f"point {i}", "epsilon": None, "by_seed": {"1": value, "2": value}}
+        for i, value in enumerate(results)
+    ]
+    svg = privacy_results.picture({"points": points})
+    height = float(re.search(r'viewBox="0 0 \d+ (\d+)"', svg).group(1))
+    places = sorted(float(y) for y in re.findall(r'y="([\d.]+)"[^>]*>point \d', svg))
+    assert len(places) == len(results) and places[0] > 0 and places[-1] < height
+    assert all(later - earlier > 13 for earlier, later in itertools.pairwise(places))
