@@ -14,8 +14,6 @@ Keep the folder `authority` offline.
 
 from __future__ import annotations
 
-import pathlib
-
 from absl import app, flags
 
 from experiments import flags as experiment_flags
@@ -84,7 +82,7 @@ def main(argv: list[str]) -> None:
     for path, request in asked:
         _show_request(path, request, output)
     if FLAGS.list:
-        if not asked or _is_there(output):
+        if not asked or provisioning.is_provisioned(output):
             _list(output)
         return
     if FLAGS.revoke:
@@ -97,7 +95,7 @@ def main(argv: list[str]) -> None:
             f"renewed: {', '.join(FLAGS.renew)}; copy each folder to the machine that uses it; "
             "running programs read it there by themselves"
         )
-    elif FLAGS.add or (asked and _is_there(output) and not FLAGS.overwrite):
+    elif FLAGS.add or (asked and provisioning.is_provisioned(output) and not FLAGS.overwrite):
         added = provisioning.add(
             output,
             sites=FLAGS.add,
@@ -136,12 +134,12 @@ _NEW_SERVER_KEY = (
 )
 
 
-def _is_there(output: str) -> bool:
-    return (pathlib.Path(output) / "authority").is_dir()
-
-
 def _show_request(path: str, request: certificates.Request, output: str) -> None:
-    what = provisioning.meaning(output, request) if _is_there(output) else "a new site"
+    what = (
+        provisioning.meaning(output, request)
+        if provisioning.is_provisioned(output)
+        else "a new site"
+    )
     print(
         f"{path}: {request.name}, {what}; fingerprint "
         f"{certificates.spoken(request.fingerprint)}, compare it with the site's by telephone"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import pathlib
@@ -68,13 +69,16 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a temporary folder beside `path`: it replaces `path` on success, is removed on error.
 
     Its files and their names are synced before the rename. What `path` was before is renamed too
-    and then removed, so that a kill leaves no part of it under its name.
+    and then removed, so that a kill leaves no part of it under its name. A kill between the two
+    renames leaves nothing under that name; `restore_folder`, which this function calls too, gives
+    it back.
     """
     path = pathlib.Path(path)
     with naming(path):
         private.make(path.parent)
+        restore_folder(path)
         temporary = pathlib.Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=path.parent))
-        before = temporary.with_name(f"{temporary.name}-before")
+        before = _before(path)
         try:
             try:
                 yield temporary
@@ -97,6 +101,26 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
                 shutil.rmtree(before, ignore_errors=True)
             elif before.exists():  # the second rename failed
                 os.replace(before, path)
+
+
+def restore_folder(path: str | os.PathLike) -> None:
+    """Gives a folder its name back if a kill or a power cut interrupted its replacement.
+
+    No other process may be replacing it.
+    """
+    path = pathlib.Path(path)
+    before = _before(path)
+    if os.path.lexists(path):
+        shutil.rmtree(before, ignore_errors=True)
+    elif before.is_dir():
+        os.replace(before, path)
+        sync_directory(path.parent)
+
+
+def _before(path: pathlib.Path) -> pathlib.Path:
+    """Returns the name that an existing folder has while it is replaced."""
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()  # a long name would not fit
+    return path.with_name(f"{_PARTIAL}{digest[:16]}-before")
 
 
 def _sync_all_in(folder: pathlib.Path) -> None:

@@ -18,7 +18,11 @@ from cryptography import x509
 from federated.security import certificates, revocation
 from federated.security.credentials import hashed, new_secret
 from federated.security.kit_files import FORMAT, read_kit_file
-from federated.security.provisioning import read_request_file, write_private
+from federated.security.provisioning import (
+    read_request_file,
+    remove_partial,
+    write_private,
+)
 from federated.wire.site_names import check_site_name
 from runkit import atomic, private
 
@@ -47,6 +51,7 @@ def request(kit_folder: str | os.PathLike, site: str) -> certificates.Request:
             "give the folder of this site, or a new one"
         )
     private.tree(kit)
+    remove_partial(kit)
     credential = kit / "credential"
     # An earlier release, if killed, may have left an empty one.
     if not credential.is_file() or not credential.read_bytes().strip():
@@ -125,6 +130,7 @@ def install(
                 f"{statement}: {error}; ask the operator for the whole answer"
             ) from error
     private.tree(kit)
+    remove_partial(kit)
     if (kit / "ca.pem").is_file() and _certificate(kit / "ca.pem") != issuer:
         (kit / revocation.FILE).unlink(missing_ok=True)  # issued by the former authority
     atomic.write_bytes(kit / "ca.pem", (answer / "ca.pem").read_bytes())

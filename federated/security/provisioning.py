@@ -9,16 +9,20 @@
 own key (see `certificate_request`) gets ca.pem, site.pem and site.json only, none of which is
 secret. Once a server's certificate has been revoked, `revoked.crl` states this (see `revocation`)
 in the folders of the authority and the operator, and in every site's kit written from then on.
+
+After a kill at any moment, the same call goes on; `add` and `revoke` may say that it was done.
+Until a new federation is complete, a file `.unfinished` lists its kits.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import os
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cryptography import x509
@@ -29,10 +33,11 @@ from federated.security.credentials import hashed, new_secret
 from federated.security.kit_files import FORMAT, read_kit_file
 from federated.wire import addresses
 from federated.wire.site_names import RESERVED, check_site_name
-from runkit import atomic, private
+from runkit import atomic, folder_lock, private
 
 DEFAULT_SITES = ("C1", "C2")
 VALID_DAYS = 365  # of a certificate
+_UNFINISHED = ".unfinished"
 _FILE = {"server": "server", "operator": "operator"}  # a site's files are called site.*
 
 
@@ -60,8 +65,8 @@ def provision(
       requests: certificate requests of sites that made their own keys.
       overwrite: replaces existing kits, which then stop working.
     Raises:
-      ValueError: if a name cannot be used, a file is not a request, or the folder already contains
-        kits.
+      ValueError: if a name cannot be used, a file is not a request, the folder already contains
+        kits, or another process works in it.
     """
     hosts = [
         addresses.plain(host)
@@ -88,26 +93,52 @@ def provision(
         raise ValueError(
             f"valid_days is {valid_days}; expected 1 to the {authority_days} days of the authority"
         )
-    there = [name for name in (*RESERVED[::-1], *names) if (folder / name).exists()]
-    if there and not overwrite:
-        raise ValueError(
-            f"{folder} holds {', '.join(there)} already; a new kit makes the old one useless: "
-            "choose another folder, add only further sites to this one (--add, --requests), or ask "
-            "to overwrite all kits (--overwrite)"
-        )
-
     private.folder(folder)
-    for name in there:
-        private.refuse_link(folder / name)
-        private.refuse_links(folder / name)
-    try:
-        _write_all(folder, hosts, port, sites, asked, valid_days, authority_days)
-    except BaseException:
-        if not there:  # half a federation would prevent the next attempt
-            for name in (*RESERVED, *names):
-                shutil.rmtree(folder / name, ignore_errors=True)
-        raise
+    with folder_lock.hold(folder):
+        _remove_unfinished(folder)
+        for name in (*RESERVED, *names):
+            atomic.restore_folder(folder / name)
+        there = [name for name in (*RESERVED[::-1], *names) if (folder / name).exists()]
+        if there and not overwrite:
+            raise ValueError(
+                f"{folder} holds {', '.join(there)} already; a new kit makes the old one useless: "
+                "choose another folder, add only further sites to this one (--add, --requests), or "
+                "ask to overwrite all kits (--overwrite)"
+            )
+        for name in there:
+            private.refuse_link(folder / name)
+            private.refuse_links(folder / name)
+        if not there:
+            atomic.write_text(folder / _UNFINISHED, "\n".join((*RESERVED, *names)))
+        try:
+            _write_all(folder, hosts, port, sites, asked, valid_days, authority_days)
+        except BaseException:
+            _remove_unfinished(folder)  # half a federation would be of no use
+            raise
+        (folder / _UNFINISHED).unlink(missing_ok=True)
+        atomic.sync_directory(folder)
     return folder
+
+
+def is_provisioned(folder: str | os.PathLike) -> bool:
+    """Returns whether a folder holds a complete federation."""
+    folder = pathlib.Path(folder)
+    return (folder / "authority").is_dir() and not (folder / _UNFINISHED).exists()
+
+
+def _remove_unfinished(folder: pathlib.Path) -> None:
+    """Removes the kits of a new federation that a kill or an error prevented, and partial files."""
+    marker = folder / _UNFINISHED
+    if marker.is_file():
+        for name in marker.read_text(encoding="utf-8").split():
+            shutil.rmtree(folder / name, ignore_errors=True)
+        marker.unlink()
+    _remove_all_partial(folder)
+
+
+def _remove_all_partial(folder: pathlib.Path) -> None:
+    for place in (folder, *(path for path in folder.iterdir() if path.is_dir())):
+        remove_partial(place)
 
 
 def _write_all(
@@ -174,10 +205,20 @@ def add(
       ValueError: if a name cannot be used or exists already, a file is not a request, or a request
         comes with an unexpected credential.
     """
-    authority = _Authority.of(folder)
+    with _opened(folder) as authority:
+        return _add(authority, sites, requests, valid_days, replace_credential)
+
+
+def _add(
+    authority: _Authority,
+    sites: Sequence[str],
+    requests: Sequence[str | os.PathLike],
+    valid_days: int,
+    replace_credential: Sequence[str],
+) -> list[str]:
     asked = [read_request_file(path) for path in requests]
     _check_names(sites, [request.name for request in asked])
-    book = authority.book()
+    folder, book = authority.folder, authority.book()
     there = [site for site in sites if site.lower() in {name.lower() for name in book["sites"]}]
     if there:
         raise ValueError(
@@ -220,7 +261,8 @@ def add(
 
 def meaning(folder: str | os.PathLike, request: certificates.Request) -> str:
     """Returns the effect that signing a request would have, to be shown to the operator."""
-    book = _Authority.of(folder).book()
+    with _opened(folder) as authority:
+        book = authority.book()
     if request.name not in book["sites"]:
         return "a new site"
     if book["sites"][request.name] == request.credential_sha256:
@@ -237,15 +279,15 @@ def renew(folder: str | os.PathLike, names: Sequence[str], *, valid_days: int = 
       ValueError: if there is no kit of that name here. A site that made its own key sends a new
         request instead (see `add`).
     """
-    authority = _Authority.of(folder)
-    for name in names:
-        if not (authority.folder / name / f"{_FILE.get(name, 'site')}.key").is_file():
-            raise ValueError(
-                f"{folder}: the key of {name!r} was not made here; renew the certificate by a new "
-                "request of that site"
-            )
-    for name in names:
-        authority.write_kit(name, valid_days)
+    with _opened(folder) as authority:
+        for name in names:
+            if not (authority.folder / name / f"{_FILE.get(name, 'site')}.key").is_file():
+                raise ValueError(
+                    f"{folder}: the key of {name!r} was not made here; renew the certificate by a "
+                    "new request of that site"
+                )
+        for name in names:
+            authority.write_kit(name, valid_days)
 
 
 def revoke(
@@ -266,26 +308,27 @@ def revoke(
     Raises:
       ValueError: if a name is not part of the federation.
     """
-    authority = _Authority.of(folder)
-    book = authority.book()
-    unknown = [
-        name
-        for name in names
-        if name not in (*book["sites"], "server") and not (name == "operator" and book["operator"])
-    ]
-    if unknown:
-        raise ValueError(
-            f"{folder}: {', '.join(unknown)} has no part in it; "
-            f"there are {', '.join(book['sites'])}"
-        )
-    for name in names:
-        book["sites"].pop(name, None)
-        book["operator"] = "" if name == "operator" else book["operator"]
-        held = {entry["sha256"] for entry in authority.about["issued"] if entry["name"] == name}
-        book["revoked"] = sorted({*book["revoked"], *held})
-    if "server" in names:
-        book["server_revocation"] = authority.revoke_server(valid_days).decode("ascii")
-    authority.write_book(book)
+    with _opened(folder) as authority:
+        book = authority.book()
+        unknown = [
+            name
+            for name in names
+            if name not in (*book["sites"], "server")
+            and not (name == "operator" and book["operator"])
+        ]
+        if unknown:
+            raise ValueError(
+                f"{folder}: {', '.join(unknown)} has no part in it; "
+                f"there are {', '.join(book['sites'])}"
+            )
+        for name in names:
+            book["sites"].pop(name, None)
+            book["operator"] = "" if name == "operator" else book["operator"]
+            held = {entry["sha256"] for entry in authority.about["issued"] if entry["name"] == name}
+            book["revoked"] = sorted({*book["revoked"], *held})
+        if "server" in names:
+            book["server_revocation"] = authority.revoke_server(valid_days).decode("ascii")
+        authority.write_book(book)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -300,8 +343,9 @@ class Issued:
 
 def issued(folder: str | os.PathLike) -> list[Issued]:
     """Returns every issued certificate: the authority's own, then the others from the oldest on."""
-    authority, now = _Authority.of(folder), _now()
-    revoked = set(authority.book()["revoked"])
+    with _opened(folder) as authority:
+        revoked = set(authority.book()["revoked"])
+    now = _now()
 
     def entry(name: str, sha256: str, ends: datetime.datetime) -> Issued:
         days = (ends - now).total_seconds() / 86400
@@ -328,7 +372,8 @@ def issued(folder: str | os.PathLike) -> list[Issued]:
 
 def authority_fingerprint(folder: str | os.PathLike) -> str:
     """Returns the fingerprint that the operator reads out to a site that installs an answer."""
-    return certificates.spoken(certificates.fingerprint(_Authority.of(folder).certificate))
+    with _opened(folder) as authority:
+        return certificates.spoken(certificates.fingerprint(authority.certificate))
 
 
 def read_request_file(path: str | os.PathLike) -> certificates.Request:
@@ -348,6 +393,40 @@ def write_private(path: pathlib.Path, content: bytes) -> None:
     A truncated credential must never exist: anybody can guess an empty one.
     """
     atomic.write_bytes(path, content)
+
+
+@contextlib.contextmanager
+def _opened(folder: str | os.PathLike) -> Iterator[_Authority]:
+    """Opens the authority of a folder for this process alone.
+
+    First restores the kits whose replacement was interrupted, and removes partial files.
+
+    Raises:
+      ValueError: if no federation was provisioned there, or another process works in it.
+    """
+    folder = pathlib.Path(folder)
+    with folder_lock.hold(folder) if folder.is_dir() else contextlib.nullcontext():
+        if (folder / _UNFINISHED).exists():
+            raise ValueError(
+                f"{folder}: the program that was to provision it did not finish; run the same "
+                "command again"
+            )
+        if folder.is_dir():
+            atomic.restore_folder(folder / "authority")
+        authority = _Authority.of(folder)
+        for name in {entry["name"] for entry in authority.about["issued"]}:
+            atomic.restore_folder(folder / name)
+        _remove_all_partial(folder)
+        yield authority
+
+
+def remove_partial(folder: pathlib.Path) -> None:
+    """Removes what a kill left under a temporary name, because it may hold a key."""
+    for path in folder.glob(".partial-*"):
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
+        elif not path.name.endswith("-before"):  # see `atomic.restore_folder`
+            shutil.rmtree(path, ignore_errors=True)
 
 
 class _Authority:

@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from runkit import atomic
+from tests import kills
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path):
@@ -197,3 +198,21 @@ def test_what_is_no_folder_is_not_replaced_by_one(tmp_path, kind):
     assert path.read_text() == "mine" if kind == "file" else path.resolve() == other
     assert {entry.name for entry in tmp_path.iterdir()} == {"case", "other"}
     assert not list(other.iterdir())
+
+
+def test_a_folder_whose_replacement_was_killed_has_its_old_or_its_new_files(tmp_path):
+    seen = []
+    for number in range(100):
+        path = tmp_path / str(number) / "kit"
+        _write(path, OLD)
+        with kills.before_call(number) as made:
+            _write(path, NEW)
+        atomic.restore_folder(path)
+        seen.append(_whole(path))
+        _write(path, {"d": "newest"})
+        assert _whole(path) == {"d": "newest"}
+        assert not list(path.parent.glob("*-before"))
+        if len(made) < number:
+            break
+    assert seen[0] == OLD and seen[-1] == NEW
+    assert seen == sorted(seen, key=seen.index)  # never back to the old files

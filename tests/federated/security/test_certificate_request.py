@@ -23,6 +23,7 @@ from federated.security import (
     tls,
 )
 from federated.site import grpc_transport
+from tests import kills
 
 
 @pytest.fixture
@@ -143,6 +144,34 @@ def test_an_installation_that_was_killed_can_be_repeated(federation, enrolled, m
         certificate_request.install(enrolled, federation / "C2")
     certificate_request.install(enrolled, federation / "C2")
     tls.Identity.of(enrolled, "site")
+
+
+def test_a_request_and_an_installation_go_on_after_a_kill_at_any_moment(federation, tmp_path):
+    """Nothing stays under a temporary name: it might be a key."""
+
+    def made(kit):
+        certificate_request.request(kit, "C2")
+
+    for kit in kills.folders(tmp_path, made):
+        made(kit)
+        assert not list(kit.glob(".partial-*"))
+    provisioning.add(federation, requests=[kit / "site.csr"])
+    authority = provisioning.authority_fingerprint(federation)
+
+    def install(kit):
+        certificate_request.install(kit, federation / "C2", authority=authority)
+
+    for number in range(100):
+        other = shutil.copytree(kit, tmp_path / f"other_{number}")
+        with kills.before_call(number) as calls:
+            install(other)
+        if (other / "site.key.next").exists():
+            install(other)
+        tls.Identity.of(other, "site")
+        assert not list(other.glob(".partial-*"))
+        if len(calls) < number:
+            break
+    assert number > 10
 
 
 def test_an_answer_to_an_older_request_is_refused(federation, tmp_path):

@@ -1,13 +1,15 @@
 import errno
 import json
 import os
+import shutil
 import stat
 
 import pytest
 from cryptography import x509
 
-from federated.security import certificate_request, credentials, provisioning
-from runkit import atomic
+from federated.security import certificate_request, credentials, provisioning, tls
+from runkit import atomic, folder_lock
+from tests import kills
 
 
 def certificate(path):
@@ -191,3 +193,74 @@ def test_a_disk_that_fills_half_way_leaves_nothing_in_the_way_of_the_next_attemp
             provisioning.provision(folder, "localhost", ("C1", "C2"))
     assert not list(folder.iterdir())
     provisioning.provision(folder, "localhost", ("C1", "C2"))
+
+
+def whole(folder):
+    """Checks that every party of a federation could start with its kit; returns its sites."""
+    book = credentials.CredentialBook.read(folder / "server" / "credentials.json").current()
+    for site in book.sites:
+        book.check(site, (folder / site / "credential").read_text().strip())
+    for name in ("server", "operator", *book.sites):
+        tls.Identity.of(folder / name, name if name in ("server", "operator") else "site")
+    assert not [path.name for path in folder.rglob(".partial-*")], "it may hold a key"
+    assert not (folder / ".unfinished").exists()
+    return book.sites
+
+
+def test_provisioning_that_was_killed_goes_on_with_the_same_command(tmp_path):
+    def act(folder):
+        provisioning.provision(folder, "localhost", ["C1"])
+
+    places = list(kills.folders(tmp_path, act))
+    assert len(places) > 50
+    for folder in places[:-1]:
+        if folder.exists() and not provisioning.is_provisioned(folder):
+            with pytest.raises(
+                ValueError, match=r"did not finish; run the same command again|no such"
+            ):
+                provisioning.add(folder, sites=["C2"])
+            act(folder)
+            assert whole(folder) == ("C1",)
+            assert provisioning.is_provisioned(folder)
+    assert whole(places[-1]) == ("C1",)
+
+
+@pytest.mark.parametrize(
+    ("act", "sites"),
+    [
+        (lambda folder: provisioning.renew(folder, ["server"]), ("C1", "C2")),
+        (lambda folder: provisioning.renew(folder, ["C1"]), ("C1", "C2")),
+        (lambda folder: provisioning.renew(folder, ["operator"]), ("C1", "C2")),
+        (lambda folder: provisioning.revoke(folder, ["server"]), ("C1", "C2")),
+        (lambda folder: provisioning.add(folder, sites=["C3"]), ("C1", "C2", "C3")),
+    ],
+    ids=["renew server", "renew site", "renew operator", "revoke server", "add"],
+)
+def test_a_change_that_was_killed_loses_no_kit_and_goes_on_with_the_same_command(
+    tmp_path, act, sites
+):
+    """The server's kit alone has the credentials of all sites."""
+    provisioning.provision(tmp_path / "made", "localhost", ["C1", "C2"])
+
+    for number in range(1000):
+        folder = shutil.copytree(tmp_path / "made", tmp_path / str(number))
+        with kills.before_call(number) as made:
+            act(folder)
+        try:
+            act(folder)
+        except ValueError as error:
+            assert "C3 is there already" in str(error)
+        assert whole(folder) == sites
+        if len(made) < number:
+            break
+    assert number > 15
+
+
+def test_two_changes_at_once_do_not_lose_each_other(tmp_path):
+    provisioning.provision(tmp_path / "made", "localhost", ["C1"])
+    with (
+        folder_lock.hold(tmp_path / "made"),
+        pytest.raises(folder_lock.FolderInUse, match="made is in use by process"),
+    ):
+        provisioning.add(tmp_path / "made", sites=["C2"])
+    assert whole(tmp_path / "made") == ("C1",)
