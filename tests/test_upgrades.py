@@ -1,9 +1,11 @@
 """Files of release 0.1.0 still open and can be continued; see fixtures/release_0_1_0/README.md."""
 
+import contextlib
 import functools
 import json
 import pathlib
 import shutil
+import sqlite3
 import tarfile
 import types
 
@@ -103,15 +105,22 @@ def test_kits_of_the_release_go_on_for_every_party(federation):
     )
 
 
-def test_a_newer_store_is_refused_and_nothing_in_it_is_removed(federation):
-    store = Store(federation / "store")
+def test_a_newer_store_is_refused_and_nothing_in_it_is_changed(federation):
+    """A newer release may have other tables, or another way to write."""
+    folder = federation / "store"
+    store = Store(folder)
     store._set_value("settings", {**store._value("settings"), "format": "5"})
     store.close()
-    leftover = federation / "store" / "spool" / "of_a_newer_release.safetensors"
-    leftover.write_bytes(b"1")
+    with contextlib.closing(sqlite3.connect(folder / "state.sqlite")) as database:
+        database.executescript(
+            "PRAGMA journal_mode=DELETE; DROP TABLE reports; DROP INDEX updates_by_site"
+        )
+    (folder / "spool" / "of_a_newer_release.safetensors").write_bytes(b"1")
+    shutil.rmtree(folder / "incoming")
+    before = {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
     with pytest.raises(ValueError, match=rf"state\.sqlite: has format 5.* up to 4\. {REMEDY}"):
-        Store(federation / "store")
-    assert leftover.exists()
+        Store(folder)
+    assert {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")} == before
 
 
 def test_a_newer_log_is_refused_by_server_and_audit(federation, tmp_path):

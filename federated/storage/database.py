@@ -100,10 +100,19 @@ class Records:
         # SQLite gives its further files the permissions of this one.
         os.close(private.opener(path, os.O_RDWR | os.O_CREAT))
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        if self._one("SELECT 1 FROM sqlite_master WHERE name = 'run'") is not None:
+            try:
+                self._before_any_change()
+            except ValueError:
+                self.close()
+                raise
         self._database.execute("PRAGMA journal_mode=WAL")
         # By default WAL may lose the last commits in a power cut; a confirmed update must not be.
         self._database.execute("PRAGMA synchronous=FULL")
         self._database.executescript(_SCHEMA)
+
+    def _before_any_change(self) -> None:
+        """Called with an existing run. A ValueError prevents that anything in it is changed."""
 
     def close(self) -> None:
         with self._serial:

@@ -35,7 +35,8 @@ from runkit import atomic, formats, private
 
 FORMAT = "2"
 _SUMS = "secure_aggregation"  # in the settings of a run
-# With another aggregation rule, or with rules of sharing, which earlier releases would ignore.
+# With another aggregation rule, or with rules of sharing, which earlier releases would ignore; or
+# with a log in several segments, the newest of which release 0.1.0 would take for the whole log.
 _FORMAT_WITH_RULE = "3"
 # With secure aggregation, without which earlier releases would continue the run.
 _FORMAT_WITH_SUMS = "4"
@@ -56,21 +57,21 @@ class Store(StoreFolder, Records):
         StoreFolder.__init__(self, folder)
         self._lock = store_folder.lock(self.folder)  # until close()
         self._best = BestModels(self.folder)
-        Records.__init__(self, self.folder / "state.sqlite")
         self.sums: SumRecords | None = None  # records of a run with secure aggregation
         try:
-            self._refuse_newer()
+            Records.__init__(self, self.folder / "state.sqlite")
+            self.make_folders()
             self._open_sums()
-        except ValueError:
-            self.close()
+            self._remove_leftovers()
+        except (OSError, ValueError):
+            self._lock.close()
             raise
-        self._remove_leftovers()
 
     def close(self) -> None:
         super().close()
         self._lock.close()
 
-    def _refuse_newer(self) -> None:
+    def _before_any_change(self) -> None:
         settings = self._value("settings") or {}
         formats.refuse_newer(
             self.folder / "state.sqlite",
@@ -228,6 +229,12 @@ class Store(StoreFolder, Records):
             )
         if authority and not known:
             self._set_value("authority", authority)
+
+    def outgrow_first_format(self) -> None:
+        """Makes release 0.1.0 refuse this store, because its log has more than one segment."""
+        settings = self._value("settings")
+        if settings["format"] == FORMAT:
+            self._set_value("settings", {**settings, "format": _FORMAT_WITH_RULE})
 
     @property
     def secure_aggregation(self) -> Mapping[str, Any] | None:

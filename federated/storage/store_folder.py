@@ -40,6 +40,11 @@ class StoreFolder:
         self.folder = pathlib.Path(folder)
         self._discarded = self.folder / "discarded"
 
+    def make_folders(self) -> None:
+        """Creates the folders that a store always has."""
+        for name in ("global", "models", "spool", "incoming", "discarded"):
+            private.make(self.folder / name)
+
     def kept_folder(self, number: int) -> pathlib.Path:
         return self.folder / "kept" / tasks.global_name(number)
 
@@ -108,8 +113,6 @@ def lock(folder: pathlib.Path) -> TextIO:
     """
     private.refuse_links(folder, recursive=True)
     private.tree(folder)  # it contains the updates of single sites
-    for name in ("global", "models", "spool", "incoming", "discarded"):
-        private.make(folder / name)
     held = open(folder / "lock", "w", opener=private.opener)  # noqa: SIM115
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -519,3 +519,28 @@ def test_a_finished_store_is_served_to_its_end_at_once(serving, take_part):
     take_part({"C1": running.connect("C1")}, {"C1": toy.ToyTrainer("C1")})
     first = running.join()
     assert serving(num_rounds=1, min_num_clients=1, max_num_clients=1).join() == first
+
+
+@pytest.mark.parametrize(("mib", "expected"), [(16.0, "2"), (0.01, "3")])
+def test_a_log_in_several_segments_makes_release_0_1_0_refuse_the_store(
+    serving, take_part, mib, expected
+):
+    """That release compares the format, and would take the newest segment for the whole log."""
+    running = serving(log_segment_mib=mib)
+    trainers = {site: toy.ToyTrainer(site) for site in ("C1", "C2")}
+    take_part({site: running.connect(site) for site in trainers}, trainers)
+    running.join()
+    assert (running.folder / "events").exists() == (expected == "3")
+
+    def stored():
+        opened = store.Store(running.folder)
+        settings = opened._value("settings")
+        opened.close()
+        return settings
+
+    assert stored()["format"] == expected
+    opened = store.Store(running.folder)
+    opened._set_value("settings", {**opened._value("settings"), "format": "2"})
+    opened.close()  # as if the server had been killed before it noted the second segment
+    serving(log_segment_mib=mib).stop()
+    assert stored()["format"] == expected

@@ -12,7 +12,9 @@ from federated.storage.store_folder import StoreFolder
 @pytest.fixture
 def folder(tmp_path):
     with store_folder.lock(tmp_path):
-        yield StoreFolder(tmp_path)
+        opened = StoreFolder(tmp_path)
+        opened.make_folders()
+        yield opened
 
 
 def test_two_servers_cannot_share_a_store(tmp_path):
