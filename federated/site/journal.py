@@ -29,6 +29,9 @@ from runkit import atomic, formats, private
 # `filtered`: an earlier release, which does not know privacy policies, must not continue with it.
 FORMAT = 2
 _UNFILTERED_FORMAT = 1
+# Follows the id of a run in format 2. Release 0.1.0 does not read the format, but the id, and says
+# that the folder belongs to another run.
+_UNDER_POLICY = " (under a privacy policy, which release 0.1.0 does not know)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +127,8 @@ class Journal:
             )
         self._state.update(found)
         self._state["format"] = FORMAT if self.filtered else _UNFILTERED_FORMAT
+        if self.run is not None:
+            self._state["run"] = self.run.removesuffix(_UNDER_POLICY)
         if self.update is not None:
             # An earlier release recorded the round with the update only.
             self._state["trained"] = max(self.trained, self.update.round)
@@ -474,9 +479,12 @@ class Journal:
         return self.folder / "rows" / f"{model}.json"
 
     def _write(self, *, durable: bool = True) -> None:
+        state = dict(self._state)
+        if self.filtered and self.run is not None:
+            state["run"] = self.run + _UNDER_POLICY
         with atomic.replacing(self._path, sync_folder=durable) as temporary:
             temporary.write_text(
-                json.dumps(self._state, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+                json.dumps(state, indent=2, allow_nan=False) + "\n", encoding="utf-8"
             )
 
 

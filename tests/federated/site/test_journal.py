@@ -248,4 +248,12 @@ def test_a_journal_with_a_privacy_policy_is_refused_by_earlier_releases(tmp_path
     assert not again.update_path.exists()
     again.enter("run 1")
     again.keep_declared()
-    assert json.loads((tmp_path / "journal.json").read_text())["format"] == 2
+    written = json.loads((tmp_path / "journal.json").read_text())
+    assert written["format"] == 2
+    # Release 0.1.0 does not read the format. It continues if "run" is null or the server's run.
+    assert written["run"].startswith("run 1 (under a privacy policy") and again.run == "run 1"
+    Journal(tmp_path).enter("run 1")
+    with pytest.raises(
+        errors.DifferentRun, match="belongs to run run 1; the server leads run run 2"
+    ):
+        Journal(tmp_path).enter("run 2")
