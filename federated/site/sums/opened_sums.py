@@ -34,7 +34,8 @@ class OpenedSums:
 
     def __init__(self, folder: pathlib.Path, run: str, *, repeats: int = 0):
         self._path, self._run, self._allowed = folder / "opened_sums.jsonl", run, repeats
-        self._repeated = 0
+        self._repeated = self._size = 0  # sums beyond the first of a round; bytes of whole lines
+        self._named = False  # whether the file's name survives a power cut
         self._rounds: dict[int, dict[frozenset[str], int]] = {}  # -> number of discards before
         self._sets: dict[frozenset[str], frozenset[str]] = {}  # thousands of rounds, few sets
         for record in self._read():
@@ -72,16 +73,19 @@ class OpenedSums:
         found = frozenset(sites)
         if found in self._rounds.get(place.round, ()):
             return
-        line = json.dumps({"run": self._run, **vars(place), "sites": sorted(found)}) + "\n"
-        is_new = not self._path.exists()
+        record = {"run": self._run, **vars(place), "sites": sorted(found)}
+        line = (json.dumps(record) + "\n").encode("utf-8")
         with atomic.naming(self._path):
             descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            with open(descriptor, "a", encoding="utf-8") as stream:
+            with open(descriptor, "ab") as stream:
+                stream.truncate(self._size)  # a full disk may have taken half a line
                 stream.write(line)
                 stream.flush()
                 os.fsync(stream.fileno())
-            if is_new:
+            if not self._named:  # even if the file exists: a kill may have prevented it before
                 atomic.sync_directory(self._path.parent)
+                self._named = True
+        self._size += len(line)
         self._count(place, found)
 
     def _others(self, number: int, sites: frozenset[str]) -> dict[frozenset[str], int]:
@@ -95,12 +99,19 @@ class OpenedSums:
         self._rounds.setdefault(place.round, {}).setdefault(sites, place.discarded)
 
     def _read(self) -> list[dict[str, Any]]:
-        """Returns the lines. A line left incomplete by a kill is removed: nothing had left."""
+        """Returns the lines.
+
+        A last line that a kill or a power cut left incomplete is removed: nothing had left.
+        """
         if not self._path.exists():
             return []
         with atomic.naming(self._path):
             content = self._path.read_bytes()
             whole = content[: content.rfind(b"\n") + 1]
+            last = whole[whole.rfind(b"\n", 0, -1) + 1 :]
+            if b"\0" in last:  # not synced
+                whole = whole[: -len(last)]
+            self._size = len(whole)
             if whole != content:
                 os.truncate(self._path, len(whole))
         try:
