@@ -16,7 +16,7 @@ import pathlib
 from absl import flags
 
 from experiments import flags as experiment_flags
-from runkit import printable
+from runkit import atomic, printable
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("store", None, "The server's folder, or a copy of it.")
@@ -43,9 +43,7 @@ def main(argv: list[str]) -> None:
     from federated.security import certificates
 
     store = pathlib.Path(experiment_flags.required("store", "the server's folder"))
-    authority = (
-        certificates.load(pathlib.Path(FLAGS.authority).read_bytes()) if FLAGS.authority else None
-    )
+    authority = certificates.load(atomic.read_bytes(FLAGS.authority)) if FLAGS.authority else None
     if FLAGS.show:
         for record in chain.read_chain(store / "events.jsonl", authority):
             when = datetime.datetime.fromtimestamp(record["time"], datetime.timezone.utc)
@@ -56,7 +54,8 @@ def main(argv: list[str]) -> None:
             )
             event = printable.text(record["event"])
             print(f"{record['line']:>6}  {when:%Y-%m-%d %H:%M:%S}  {event:<14} {facts}")
-    found = verification.verify(store, authority, head=FLAGS.head)
+    with atomic.naming(store):
+        found = verification.verify(store, authority, head=FLAGS.head)
     signed = ", signed by the server" if authority else ""
     segments = f" in {found.segments} segments" if found.segments > 1 else ""
     print(f"{found.lines} lines{segments}, unbroken{signed}; head {found.head}")

@@ -171,6 +171,12 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """Reads a file; an error of the disk includes its name."""
+    with naming(path):
+        return pathlib.Path(path).read_bytes()
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes text as UTF-8; file names that are not UTF-8 keep their bytes."""
     write_bytes(path, text.encode("utf-8", "surrogateescape"))

@@ -300,7 +300,7 @@ class AuditLog(EventLog):
 
 
 def _signing_key(path: pathlib.Path) -> ec.EllipticCurvePrivateKey:
-    key = serialization.load_pem_private_key(path.read_bytes(), None)
+    key = serialization.load_pem_private_key(atomic.read_bytes(path), None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ValueError(f"{path}: not an elliptic-curve key; use the key that the kit came with")
     return key

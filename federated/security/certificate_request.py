@@ -54,9 +54,9 @@ def request(kit_folder: str | os.PathLike, site: str) -> certificates.Request:
     remove_partial(kit)
     credential = kit / "credential"
     # An earlier release, if killed, may have left an empty one.
-    if not credential.is_file() or not credential.read_bytes().strip():
+    if not credential.is_file() or not atomic.read_bytes(credential).strip():
         write_private(credential, new_secret().encode("ascii") + b"\n")
-    secret = credential.read_text(encoding="ascii").strip()
+    secret = atomic.read_bytes(credential).decode("ascii").strip()
     key = certificates.new_key()
     (kit / _NEXT_KEY).unlink(missing_ok=True)
     write_private(kit / _NEXT_KEY, certificates.key_to_pem(key))
@@ -101,7 +101,7 @@ def install(
             f"{kit / _NEXT_KEY}: no such file; make a request first, unless the answer is "
             "installed already"
         )
-    key = certificates.load_key((kit / _NEXT_KEY).read_bytes())
+    key = certificates.load_key(atomic.read_bytes(kit / _NEXT_KEY))
     certificate, issuer = _certificate(answer / "site.pem"), _certificate(answer / "ca.pem")
     if not certificates.same_key(certificate, key):
         raise ValueError(
@@ -124,7 +124,7 @@ def install(
     statement = answer / revocation.FILE
     if statement.is_file():
         try:
-            revocation.read(statement.read_bytes(), answer / "ca.pem")
+            revocation.read(atomic.read_bytes(statement), answer / "ca.pem")
         except ValueError as error:
             raise ValueError(
                 f"{statement}: {error}; ask the operator for the whole answer"
@@ -133,13 +133,13 @@ def install(
     remove_partial(kit)
     if (kit / "ca.pem").is_file() and _certificate(kit / "ca.pem") != issuer:
         (kit / revocation.FILE).unlink(missing_ok=True)  # issued by the former authority
-    atomic.write_bytes(kit / "ca.pem", (answer / "ca.pem").read_bytes())
+    atomic.write_bytes(kit / "ca.pem", atomic.read_bytes(answer / "ca.pem"))
     atomic.write_json(kit / "site.json", {"format": FORMAT, **about})
     if statement.is_file():
-        revocation.keep(kit, statement.read_bytes(), kit / "ca.pem")
+        revocation.keep(kit, atomic.read_bytes(statement), kit / "ca.pem")
     # Certificate and key cannot be replaced in one step. After a kill between the two, the next key
     # is still there, and the answer can be installed again.
-    atomic.write_bytes(kit / "site.pem", (answer / "site.pem").read_bytes())
+    atomic.write_bytes(kit / "site.pem", atomic.read_bytes(answer / "site.pem"))
     os.replace(kit / _NEXT_KEY, kit / "site.key")
     atomic.sync_directory(kit)
     (kit / "site.csr").unlink(missing_ok=True)
@@ -170,7 +170,7 @@ def take_revocation(kit_folder: str | os.PathLike, statement: str | os.PathLike)
                 "operator sent"
             )
     try:
-        return revocation.keep(kit, path.read_bytes(), kit / "ca.pem")
+        return revocation.keep(kit, atomic.read_bytes(path), kit / "ca.pem")
     except ValueError as error:
         raise ValueError(f"{path}: {error}; ask the operator for it again") from error
 
@@ -235,7 +235,7 @@ def _check_changes(
 
 def _certificate(path: pathlib.Path) -> x509.Certificate:
     try:
-        return certificates.load(path.read_bytes())
+        return certificates.load(atomic.read_bytes(path))
     except ValueError as error:
         raise ValueError(
             f"{path}: is not a certificate ({type(error).__name__}); ask the operator for it again"

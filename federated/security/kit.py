@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from federated.security import tls
 from federated.security.kit_files import read_kit_file
 from federated.wire import addresses
-from runkit import private
+from runkit import atomic, private
 
 KINDS = ("site", "operator")
 
@@ -80,7 +80,7 @@ class Kit:
 def _credential(path: pathlib.Path) -> str:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; use the whole folder as `provision` made it")
-    credential = path.read_bytes().strip()
+    credential = atomic.read_bytes(path).strip()
     if not credential or not credential.isascii():
         raise ValueError(
             f"{path}: holds no credential; use the whole folder as `provision` made it"

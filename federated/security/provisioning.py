@@ -380,7 +380,7 @@ def read_request_file(path: str | os.PathLike) -> certificates.Request:
     """Reads a site's request. Raises ValueError naming a file that is a link, or not a request."""
     private.refuse_link(path)
     try:
-        return certificates.read_request(pathlib.Path(path).read_bytes())
+        return certificates.read_request(atomic.read_bytes(path))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; give the request that the site made") from None
     except ValueError as error:
@@ -459,8 +459,8 @@ class _Authority:
         for name in ("authority", *_FILE):
             if (folder / name).is_dir():
                 private.tree(folder / name)
-        key = certificates.load_key((kit / "ca.key").read_bytes())
-        certificate = certificates.load((kit / "ca.pem").read_bytes())
+        key = certificates.load_key(atomic.read_bytes(kit / "ca.key"))
+        certificate = certificates.load(atomic.read_bytes(kit / "ca.pem"))
         return cls(folder, certificate, key, read_kit_file(kit / "federation.json"))
 
     def write_kit(self, name: str, valid_days: int, *, credential: str | None = None) -> None:
@@ -482,7 +482,7 @@ class _Authority:
                     shutil.copy(there / "credentials.json", kit)
                 return
             secret = (
-                (there / "credential").read_bytes()
+                atomic.read_bytes(there / "credential")
                 if credential is None
                 else credential.encode("ascii") + b"\n"
             )
@@ -544,7 +544,7 @@ class _Authority:
             },
         )
         if (statement := self.folder / "authority" / revocation.FILE).is_file():
-            atomic.write_bytes(kit / revocation.FILE, statement.read_bytes())
+            atomic.write_bytes(kit / revocation.FILE, atomic.read_bytes(statement))
 
     def _issue(
         self, name: str, key: ec.EllipticCurvePublicKey, valid_days: int, hosts: Sequence[str]

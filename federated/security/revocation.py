@@ -39,7 +39,7 @@ def lowest_trusted(authority: str | os.PathLike, *folders: str | os.PathLike) ->
         private.refuse_link(path)
         if path.is_file():
             try:
-                known = max(known, read(path.read_bytes(), authority))
+                known = max(known, read(atomic.read_bytes(path), authority))
             except ValueError as error:
                 logging.warning("event=revocation_passed_over file=%s reason=%s", path, error)
     return known
@@ -55,9 +55,7 @@ def read(statement: bytes, authority: str | os.PathLike) -> int:
             f"a list of revoked certificates of {len(statement)} bytes; "
             f"expected at most {MAX_BYTES}"
         )
-    return certificates.read_revocation(
-        statement, certificates.load(pathlib.Path(authority).read_bytes())
-    )
+    return certificates.read_revocation(statement, certificates.load(atomic.read_bytes(authority)))
 
 
 def keep(folder: str | os.PathLike, statement: bytes, authority: str | os.PathLike) -> int:

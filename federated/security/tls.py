@@ -24,7 +24,7 @@ from federated.security import certificates, revocation
 from federated.security.certificates import fingerprint_of_pem, server_name
 from federated.wire import replies
 from federated.wire.proxy import ServerEndpoint
-from runkit import printable, private
+from runkit import atomic, printable, private
 
 # Parts of the texts in which gRPC states why it could not connect.
 _NAME_DIFFERS = ("Hostname Verification Check failed", "is not in peer certificate")
@@ -96,12 +96,12 @@ class Identity:
 
     @property
     def authority_fingerprint(self) -> str:
-        return fingerprint_of_pem(self.authority.read_bytes())
+        return fingerprint_of_pem(atomic.read_bytes(self.authority))
 
     @property
     def ends(self) -> datetime.datetime:
         """When this end's own certificate expires."""
-        return certificates.load(self.certificate.read_bytes()).not_valid_after_utc
+        return certificates.load(atomic.read_bytes(self.certificate)).not_valid_after_utc
 
     def context(self, protocol: int) -> ssl.SSLContext:
         """Returns a context with these files. Raises ValueError naming any that cannot be used."""
@@ -157,9 +157,9 @@ class Identity:
         )
 
     def _configuration(self) -> grpc.ServerCertificateConfiguration:
-        pair = (self.key.read_bytes(), self.certificate.read_bytes())
+        pair = (atomic.read_bytes(self.key), atomic.read_bytes(self.certificate))
         return grpc.ssl_server_certificate_configuration(
-            [pair], root_certificates=self.authority.read_bytes()
+            [pair], root_certificates=atomic.read_bytes(self.authority)
         )
 
     def version(self) -> tuple[tuple[int, int], ...]:
@@ -174,7 +174,9 @@ class Identity:
 
     def for_client(self) -> grpc.ChannelCredentials:
         return grpc.ssl_channel_credentials(
-            self.authority.read_bytes(), self.key.read_bytes(), self.certificate.read_bytes()
+            atomic.read_bytes(self.authority),
+            atomic.read_bytes(self.key),
+            atomic.read_bytes(self.certificate),
         )
 
 

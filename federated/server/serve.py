@@ -207,7 +207,7 @@ def _open(
             credentials,
             events,
             vocabulary=vocabulary,
-            authority=certificates.load(identity.authority.read_bytes()),
+            authority=certificates.load(atomic.read_bytes(identity.authority)),
             clock=clock,
             monotonic=monotonic,
         )

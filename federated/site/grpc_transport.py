@@ -45,7 +45,7 @@ from federated.wire.messages import (
     SumState,
 )
 from federated.wire.proxy import ServerEndpoint, channel_options
-from runkit import printable, private, release
+from runkit import atomic, printable, private, release
 
 _SERVICE = "/weight_exchange.WeightExchange/"
 _SHORT_S = 60.0  # calls without weights
@@ -289,9 +289,9 @@ class GrpcTransport(Transport):
         identity = self._identity
         return Signer(
             self.site,
-            certificates.load_key(identity.key.read_bytes()),
-            certificates.load(identity.certificate.read_bytes()),
-            certificates.load(identity.authority.read_bytes()),
+            certificates.load_key(atomic.read_bytes(identity.key)),
+            certificates.load(atomic.read_bytes(identity.certificate)),
+            certificates.load(atomic.read_bytes(identity.authority)),
         )
 
     def submit_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:

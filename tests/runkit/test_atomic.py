@@ -216,3 +216,14 @@ def test_a_folder_whose_replacement_was_killed_has_its_old_or_its_new_files(tmp_
             break
     assert seen[0] == OLD and seen[-1] == NEW
     assert seen == sorted(seen, key=seen.index)  # never back to the old files
+
+
+def test_a_disk_that_cannot_be_read_is_reported_with_the_file(tmp_path, monkeypatch):
+    def failing(path):
+        raise OSError(errno.EIO, "Input/output error")  # as read() does, without a name
+
+    (tmp_path / "ca.pem").write_text("x")
+    assert atomic.read_bytes(tmp_path / "ca.pem") == b"x"
+    monkeypatch.setattr(pathlib.Path, "read_bytes", failing)
+    with pytest.raises(OSError, match=r"Input/output error: '.*/ca\.pem'"):
+        atomic.read_bytes(tmp_path / "ca.pem")
