@@ -31,7 +31,10 @@ class ScalarEvents:
         self._mutex = threading.Lock()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes the values of one step with a single call, so that they are not interleaved."""
+        """Writes the values of one step with a single call, so that they are not interleaved.
+
+        A full disk leaves no part of them: readers stop at half a record.
+        """
         if not values:
             return
         with self._mutex:
@@ -41,7 +44,6 @@ class ScalarEvents:
                 self._path = (
                     self._folder / f"events.out.tfevents.{int(self._clock())}.{os.getpid()}"
                 )
-                records = _record(_double(1, self._clock()) + _bytes(3, b"brain.Event:2"))
             for tag, value in values.items():
                 summary = _bytes(
                     1, _bytes(1, tag.encode("utf-8")) + b"\x15" + struct.pack("<f", value)
@@ -49,8 +51,18 @@ class ScalarEvents:
                 records += _record(
                     _double(1, self._clock()) + b"\x10" + _varint(step) + _bytes(5, summary)
                 )
-            with open(self._path, "ab", opener=private.opener) as stream:
-                stream.write(records)
+            with open(self._path, "ab", buffering=0, opener=private.opener) as stream:
+                size = os.fstat(stream.fileno()).st_size
+                if not size:
+                    header = _double(1, self._clock()) + _bytes(3, b"brain.Event:2")
+                    records = _record(header) + records
+                left = records
+                try:
+                    while left:
+                        left = left[stream.write(left) :]
+                except OSError:
+                    os.ftruncate(stream.fileno(), size)
+                    raise
 
 
 def _record(event: bytes) -> bytes:
