@@ -25,7 +25,7 @@ _SITE = [
 
 setup(
     name="c2fnas-federated-pancreas",
-    version="0.1.0",
+    version="0.2.0",
     description=(
         "Federated pancreas and tumour segmentation: C2FNAS with a VAE branch, "
         "trained by hospitals that exchange only weights"
