@@ -97,6 +97,7 @@ class Records:
         self._serial = threading.RLock()
         self.changes = 0
         self._values: dict[str, str | None] = {}  # of the table `run`, as they were last read
+        self._abandoned = False  # whether a transaction failed and could not be rolled back either
         # SQLite gives its further files the permissions of this one.
         os.close(private.opener(path, os.O_RDWR | os.O_CREAT))
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -120,22 +121,35 @@ class Records:
 
     def _all(self, statement: str, *values: Any) -> list[tuple]:
         with self._serial:
-            return self._database.execute(statement, values).fetchall()
+            return self._sound().execute(statement, values).fetchall()
 
     def _one(self, statement: str, *values: Any) -> tuple | None:
         with self._serial:
-            return self._database.execute(statement, values).fetchone()
+            return self._sound().execute(statement, values).fetchone()
+
+    def _sound(self) -> sqlite3.Connection:
+        """Returns the connection, after an abandoned transaction has been rolled back.
+
+        Until then every question fails: a connection reads its own changes, also those that were
+        never committed, and what it reads is confirmed to sites.
+        """
+        if self._abandoned:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            self._abandoned = False
+        return self._database
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._serial:
-            self._database.execute("BEGIN IMMEDIATE")
+            self._sound().execute("BEGIN IMMEDIATE")
             try:
                 yield self._database
                 self._database.execute("COMMIT")
             except BaseException:
-                if self._database.in_transaction:  # a full disk may have ended it
-                    self._database.execute("ROLLBACK")
+                self._abandoned = True
+                with contextlib.suppress(sqlite3.Error):  # then before the next statement
+                    self._sound()
                 raise
             finally:
                 self.changes += 1

@@ -57,4 +57,10 @@ STORIES = {
         _story(2, Trouble("kill", SERVER, at, 1), seed=580, min_num_clients=1, num_rounds=3)
         for at in range(615, 639, 2)
     ],
+    # A transaction that could be neither committed nor rolled back stayed open: the server confirmed
+    # what it read in it, and could begin no other.
+    "abandoned_transaction": [
+        _story(2, Trouble("error", SERVER, at), Trouble("error", SERVER, at + 1), num_rounds=1)
+        for at in (105, 125, 191, 208, 266, 297, 335, 440, 461, 518, 543, 561)
+    ],
 }  # fmt: skip

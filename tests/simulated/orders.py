@@ -43,9 +43,9 @@ class Operator:
                 first = max(lead._run.store.globals()) == 0
                 lead.orders.finish(immediately=bool(trouble.size) and not first)
 
-        # A server that is killed may have evicted a site before it could say so: it is asked until it
-        # answers, or nobody would readmit that site.
-        self._until_done(give, 1000 if kind == "evict" else 20)
+        # A server that is killed may have evicted a site, or paused the run, before it could say so:
+        # it is asked until it answers, or nobody would readmit that site or resume the run.
+        self._until_done(give, 1000 if kind in ("evict", "pause") else 20)
 
     def follow_advice(self) -> None:
         """Nothing happens any more: the server must say why, and what it advises must help."""

@@ -1,5 +1,6 @@
 """Threads that use the database at once, as the requests of sites do, and changes that fail."""
 
+import sqlite3
 import threading
 
 import pytest
@@ -66,4 +67,37 @@ def test_what_was_read_before_a_change_is_read_again_after_it_and_within_it(tmp_
     assert records.last_round == 3
     counted = records.changes
     assert records.paused and records.sites() == {} and records.changes == counted
+    records.close()
+
+
+class Failing:
+    """A connection on a disk that fails: some statements raise instead of being executed."""
+
+    def __init__(self, real, *failing):
+        self._real, self.failing = real, list(failing)
+
+    def execute(self, statement, *values):
+        if statement in self.failing:
+            self.failing.remove(statement)
+            raise sqlite3.OperationalError("disk I/O error")
+        return self._real.execute(statement, *values)
+
+    def __getattr__(self, name):
+        return getattr(self._real, name)
+
+
+@pytest.mark.parametrize("rollbacks", [0, 1, 3])
+def test_what_could_be_neither_committed_nor_rolled_back_is_never_read(tmp_path, rollbacks):
+    records = Records(tmp_path / "database")
+    records.pause(False)
+    real = records._database
+    records._database = Failing(real, "COMMIT", *["ROLLBACK"] * rollbacks)
+    with pytest.raises(sqlite3.OperationalError):
+        records.pause(True)
+    for _ in range(rollbacks - 1):
+        with pytest.raises(sqlite3.OperationalError):
+            records.paused  # noqa: B018 - it asks the database
+    assert records.paused is False and not real.in_transaction
+    records.pause(True)
+    assert records.paused is True
     records.close()
