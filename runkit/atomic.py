@@ -16,7 +16,7 @@ from typing import Any
 from runkit import disk, private, text_files
 from runkit.durable import sync_directory
 
-_PARTIAL = ".partial-"
+PARTIAL = ".partial-"  # how temporary names begin
 _LONGEST_SUFFIX = 32  # bytes
 _DISK_ERRORS = (*disk.FULL, errno.EIO)
 
@@ -56,10 +56,10 @@ def _temporary_beside(path: pathlib.Path) -> pathlib.Path:
     if len(os.fsencode(suffix)) > _LONGEST_SUFFIX:
         suffix = path.suffix if len(os.fsencode(path.suffix)) <= _LONGEST_SUFFIX else ""
     try:
-        descriptor, name = tempfile.mkstemp(prefix=_PARTIAL, suffix=suffix, dir=path.parent)
+        descriptor, name = tempfile.mkstemp(prefix=PARTIAL, suffix=suffix, dir=path.parent)
     except FileNotFoundError:
         private.make(path.parent)
-        descriptor, name = tempfile.mkstemp(prefix=_PARTIAL, suffix=suffix, dir=path.parent)
+        descriptor, name = tempfile.mkstemp(prefix=PARTIAL, suffix=suffix, dir=path.parent)
     os.close(descriptor)
     return pathlib.Path(name)
 
@@ -77,7 +77,7 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     with naming(path):
         private.make(path.parent)
         restore_folder(path)
-        temporary = pathlib.Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=path.parent))
+        temporary = pathlib.Path(tempfile.mkdtemp(prefix=PARTIAL, dir=path.parent))
         before = _before(path)
         try:
             try:
@@ -120,7 +120,7 @@ def restore_folder(path: str | os.PathLike) -> None:
 def _before(path: pathlib.Path) -> pathlib.Path:
     """Returns the name that an existing folder has while it is replaced."""
     digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()  # a long name would not fit
-    return path.with_name(f"{_PARTIAL}{digest[:16]}-before")
+    return path.with_name(f"{PARTIAL}{digest[:16]}-before")
 
 
 def _sync_all_in(folder: pathlib.Path) -> None:
@@ -156,7 +156,7 @@ class naming:
         """Puts the path into one error; for code that is called too often for a block."""
         nameless = error.filename is None and error.errno in _DISK_ERRORS
         named = isinstance(error.filename, str | bytes | os.PathLike)  # a number is a descriptor
-        temporary = named and _PARTIAL in os.fsdecode(error.filename)
+        temporary = named and PARTIAL in os.fsdecode(error.filename)
         if nameless or temporary:
             error.filename = os.fspath(self._path)
             del error.filename2  # a rename has two; None would be shown

@@ -22,7 +22,7 @@ import datetime
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from cryptography import x509
@@ -32,7 +32,7 @@ from federated.security import certificates, revocation
 from federated.security.credentials import hashed, new_secret
 from federated.security.kit_files import FORMAT, read_kit_file
 from federated.wire import addresses
-from federated.wire.site_names import RESERVED, check_site_name
+from federated.wire.site_names import RESERVED, SITE_NAME, check_site_name
 from runkit import atomic, folder_lock, private
 
 DEFAULT_SITES = ("C1", "C2")
@@ -95,7 +95,7 @@ def provision(
         )
     private.folder(folder)
     with folder_lock.hold(folder):
-        _remove_unfinished(folder)
+        _remove_unfinished(folder, names)
         for name in (*RESERVED, *names):
             atomic.restore_folder(folder / name)
         there = [name for name in (*RESERVED[::-1], *names) if (folder / name).exists()]
@@ -113,7 +113,7 @@ def provision(
         try:
             _write_all(folder, hosts, port, sites, asked, valid_days, authority_days)
         except BaseException:
-            _remove_unfinished(folder)  # half a federation would be of no use
+            _remove_unfinished(folder, names)  # half a federation would be of no use
             raise
         (folder / _UNFINISHED).unlink(missing_ok=True)
         atomic.sync_directory(folder)
@@ -126,19 +126,27 @@ def is_provisioned(folder: str | os.PathLike) -> bool:
     return (folder / "authority").is_dir() and not (folder / _UNFINISHED).exists()
 
 
-def _remove_unfinished(folder: pathlib.Path) -> None:
+def _remove_unfinished(folder: pathlib.Path, names: Sequence[str]) -> None:
     """Removes the kits of a new federation that a kill or an error prevented, and partial files."""
     marker = folder / _UNFINISHED
     if marker.is_file():
         for name in marker.read_text(encoding="utf-8").split():
-            shutil.rmtree(folder / name, ignore_errors=True)
+            if name in RESERVED or SITE_NAME.fullmatch(name):  # never a path out of the folder
+                shutil.rmtree(folder / name, ignore_errors=True)
         marker.unlink()
-    _remove_all_partial(folder)
+    for path in folder.glob(f"{atomic.PARTIAL}*"):
+        if path.is_file() and not path.suffix:  # of the marker; temporary names keep the suffix
+            path.unlink()
+    _remove_all_partial(folder, names)
 
 
-def _remove_all_partial(folder: pathlib.Path) -> None:
-    for place in (folder, *(path for path in folder.iterdir() if path.is_dir())):
-        remove_partial(place)
+def _remove_all_partial(folder: pathlib.Path, names: Iterable[str]) -> None:
+    """Removes what kills left of kits and in them; other programs may use the same folder."""
+    for path in folder.glob(f"{atomic.PARTIAL}*"):
+        if path.is_dir() and not path.name.endswith("-before"):  # see `atomic.restore_folder`
+            shutil.rmtree(path, ignore_errors=True)
+    for name in (*RESERVED, *names):
+        remove_partial(folder / name)
 
 
 def _write_all(
@@ -414,19 +422,18 @@ def _opened(folder: str | os.PathLike) -> Iterator[_Authority]:
         if folder.is_dir():
             atomic.restore_folder(folder / "authority")
         authority = _Authority.of(folder)
-        for name in {entry["name"] for entry in authority.about["issued"]}:
+        names = {entry["name"] for entry in authority.about["issued"]}
+        for name in names:
             atomic.restore_folder(folder / name)
-        _remove_all_partial(folder)
+        _remove_all_partial(folder, names)
         yield authority
 
 
-def remove_partial(folder: pathlib.Path) -> None:
-    """Removes what a kill left under a temporary name, because it may hold a key."""
-    for path in folder.glob(".partial-*"):
-        if not path.is_dir():
+def remove_partial(kit: pathlib.Path) -> None:
+    """Removes what a kill left in a kit under a temporary name, because it may hold a key."""
+    for path in kit.glob(f"{atomic.PARTIAL}*"):
+        if path.is_file():
             path.unlink(missing_ok=True)
-        elif not path.name.endswith("-before"):  # see `atomic.restore_folder`
-            shutil.rmtree(path, ignore_errors=True)
 
 
 class _Authority:
