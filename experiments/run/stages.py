@@ -361,16 +361,19 @@ class Stages:
             yield site, spec.cohorts / scans, spec.cohorts / prepared / site.name
 
     def _measure_membership(self, group: processes.ProgramGroup) -> None:
-        others = (f"{site.name}:{prepared}" for site, _, prepared in self._nonmembers())
-        arguments = [
-            *self._experiment,
-            "--threads=0",  # it works alone and can use all cores
-            f"--run={self._folder}",
-            f"--nonmembers={','.join(others)}",
-            f"--patches={PATCHES}",
-            f"--output={self._folder / 'membership'}",
-        ]
-        group.wait([group.start("membership", "experiments.membership", arguments)], MEMBERSHIP)
+        output = self._folder / "membership"
+        # Once it is measured, a kill below may have removed what a second measurement would need.
+        if not (output / "membership.html").exists():
+            others = (f"{site.name}:{prepared}" for site, _, prepared in self._nonmembers())
+            arguments = [
+                *self._experiment,
+                "--threads=0",  # it works alone and can use all cores
+                f"--run={self._folder}",
+                f"--nonmembers={','.join(others)}",
+                f"--patches={PATCHES}",
+                f"--output={output}",
+            ]
+            group.wait([group.start("membership", "experiments.membership", arguments)], MEMBERSHIP)
         # The updates of all rounds were kept only for this; now keep the last round's, as usual.
         for folder in sorted((self._folder / "server" / "kept").glob("round_*"))[:-1]:
             shutil.rmtree(folder)

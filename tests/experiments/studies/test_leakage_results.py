@@ -7,6 +7,8 @@ from experiments.models import membership_measurement
 from experiments.results.statistics import membership_rates
 from experiments.results.statistics.membership_rates import Stratum
 from experiments.run import run_plan
+from experiments.run import stages as run_stages
+from experiments.run.run_folder import RunFolder
 from experiments.studies import html_report, leakage_results, runner, study_file, study_results
 from federated.privacy.policy import PrivacyPolicy
 from runkit import atomic
@@ -158,6 +160,41 @@ def test_a_study_measures_every_run_once_and_keeps_the_updates_for_it(tmp_path):
     programs.started.clear()
     assert runner.run(study, specs, after_each=lambda: None, programs=programs) == []
     assert programs.started == []
+
+
+def test_a_kill_while_updates_are_removed_does_not_ask_for_them_again(tmp_path, monkeypatch):
+    study, runs = read(tmp_path, **{**CHANGES, "seeds": [1]}), tmp_path / "runs" / "s"
+    spec = study_file.run_spec(study, study.points[0], 1, runs, parse)
+    kept = spec.folder / "server" / "kept"
+    for number in (12, 13, 14):
+        (kept / f"round_{number:03d}").mkdir(parents=True)
+
+    class Measured(FakePrograms):
+        def start(self, name, module, arguments, **named):
+            if module == "experiments.membership":
+                atomic.write_text(spec.folder / "membership" / "membership.html", "page")
+            return super().start(name, module, arguments, **named)
+
+    programs = Measured()
+
+    def stages():
+        run = RunFolder(spec.folder, spec.flags_text, programs=programs)
+        run_stages.Stages(spec, run).membership()
+
+    with monkeypatch.context() as killed:
+        killed.setattr(run_stages.shutil, "rmtree", raises(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            stages()
+    stages()
+    assert programs.started.count("membership membership") == 1
+    assert [folder.name for folder in kept.iterdir()] == ["round_014"]
+
+
+def raises(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
 
 
 def test_the_cost_counts_non_members_once_per_seed(tmp_path):
