@@ -38,7 +38,7 @@ from runkit import atomic, durable, log_segments
 from runkit.events import EventLog, records
 from runkit.log_segments import CONTINUED
 
-_ONE_SEGMENT = 1  # format of a log in one segment, which earlier releases read too
+ONE_SEGMENT = 1  # format of a log in one segment, which earlier releases read too
 # Synced before the next line is written, because an operator may record the hash of a signed line.
 SYNCED = SIGNED | {"started"}
 SEGMENT_BYTES = 16 * 2**20
@@ -54,6 +54,7 @@ class AuditLog(EventLog):
       path, clock: as in `EventLog`.
       key: PEM file of the elliptic-curve key that signs the end of a round; None signs nothing.
       listeners: called with every record once it is written, e.g. for TensorBoard.
+      on_new_segment: called with the first record of every further segment.
       segment_bytes: size at which the log continues in a new segment.
       keep_segments: number of newest full segments to keep, 0 for all.
     Raises:
@@ -68,12 +69,13 @@ class AuditLog(EventLog):
         clock: Callable[[], float] = time.time,
         key: str | os.PathLike | None = None,
         listeners: Sequence[Listener] = (),
+        on_new_segment: Listener = lambda record: None,
         segment_bytes: int = SEGMENT_BYTES,
         keep_segments: int = 0,
     ):
         super().__init__(path, clock=clock)
         self._key = None if key is None else _signing_key(pathlib.Path(key))
-        self._listeners = tuple(listeners)
+        self._listeners, self._on_new_segment = tuple(listeners), on_new_segment
         self._mutex = threading.Lock()
         self._count, self._head, self._size = 0, FIRST, 0
         self._pending: tuple[str, dict[str, Any]] = ("", {})
@@ -94,7 +96,7 @@ class AuditLog(EventLog):
     @property
     def format(self) -> int:
         """The current format number of the log."""
-        return _ONE_SEGMENT if self._segment == 1 else FORMAT
+        return ONE_SEGMENT if self._segment == 1 else FORMAT
 
     def read(self) -> Iterator[LogLine]:
         """Yields the events in order, except one whose sync failed, which the next line replaces.
@@ -130,6 +132,8 @@ class AuditLog(EventLog):
                 self._sync()
             written.append(self._note(self._pending))
             self._size = size
+        if len(written) > 1:
+            self._tell(self._on_new_segment, written[0])
         for listener in self._listeners:
             for record in written:
                 self._tell(listener, record)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import os
 import pathlib
 import queue
@@ -26,7 +25,6 @@ from federated.connections.listener_check import ListenerCheck
 from federated.connections.port_guard import PortGuard
 from federated.connections.transfer_queue import TransferQueue
 from federated.errors import FederationFull, ListenerLost, StorageTrouble
-from federated.rounds.log_lines import LogLine
 from federated.security import certificates, expiry
 from federated.security.credentials import CredentialBook
 from federated.security.kit_files import read_kit_file
@@ -186,13 +184,15 @@ def _open(
             folder / "events.jsonl",
             clock=clock,
             key=identity.key,
-            listeners=[statistics.note, functools.partial(_note_segments, store), *listeners],
+            listeners=[statistics.note, *listeners],
+            on_new_segment=lambda record: store.outgrow_first_format(),
             segment_bytes=round(config.log_segment_mib * 2**20),
             keep_segments=config.keep_log_segments,
         )
         for record in events.read():
             statistics.note(record)
-            _note_segments(store, record)
+        if events.format != audit_log.ONE_SEGMENT:  # a kill may have come before it was noted
+            store.outgrow_first_format()
         events.append(
             "started",
             release=release.version(),
@@ -304,11 +304,6 @@ def _serve_until_ended(
             with contextlib.suppress(OSError):  # the server may stop because of a full disk
                 run.events.append("stopped")
     return ending
-
-
-def _note_segments(store: Store, record: LogLine) -> None:
-    if record["event"] == audit_log.CONTINUED:
-        store.outgrow_first_format()
 
 
 def _listener_lost(port: int) -> ListenerLost:

@@ -121,35 +121,39 @@ class Records:
 
     def _all(self, statement: str, *values: Any) -> list[tuple]:
         with self._serial:
-            return self._sound().execute(statement, values).fetchall()
+            if self._abandoned:
+                self._roll_back()
+            return self._database.execute(statement, values).fetchall()
 
     def _one(self, statement: str, *values: Any) -> tuple | None:
         with self._serial:
-            return self._sound().execute(statement, values).fetchone()
+            if self._abandoned:
+                self._roll_back()
+            return self._database.execute(statement, values).fetchone()
 
-    def _sound(self) -> sqlite3.Connection:
-        """Returns the connection, after an abandoned transaction has been rolled back.
+    def _roll_back(self) -> None:
+        """Ends an abandoned transaction; until this succeeds, every question fails.
 
-        Until then every question fails: a connection reads its own changes, also those that were
-        never committed, and what it reads is confirmed to sites.
+        A connection reads its own changes, also those that were never committed, and what it reads
+        is confirmed to sites.
         """
-        if self._abandoned:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            self._abandoned = False
-        return self._database
+        if self._database.in_transaction:  # a full disk may have ended it
+            self._database.execute("ROLLBACK")
+        self._abandoned = False
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._serial:
-            self._sound().execute("BEGIN IMMEDIATE")
+            if self._abandoned:
+                self._roll_back()
+            self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield self._database
                 self._database.execute("COMMIT")
             except BaseException:
                 self._abandoned = True
                 with contextlib.suppress(sqlite3.Error):  # then before the next statement
-                    self._sound()
+                    self._roll_back()
                 raise
             finally:
                 self.changes += 1
