@@ -17,7 +17,7 @@ from __future__ import annotations
 from absl import app, flags
 
 from experiments import flags as experiment_flags
-from federated.security import certificates, provisioning
+from federated.security import certificates, federation_folder, provisioning
 from federated.wire import addresses
 
 FLAGS = flags.FLAGS
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> None:
     for path, request in asked:
         _show_request(path, request, output)
     if FLAGS.list:
-        if not asked or provisioning.is_provisioned(output):
+        if not asked or federation_folder.is_provisioned(output):
             _list(output)
         return
     if FLAGS.revoke:
@@ -95,7 +95,7 @@ def main(argv: list[str]) -> None:
             f"renewed: {', '.join(FLAGS.renew)}; copy each folder to the machine that uses it; "
             "running programs read it there by themselves"
         )
-    elif FLAGS.add or (asked and provisioning.is_provisioned(output) and not FLAGS.overwrite):
+    elif FLAGS.add or (asked and federation_folder.is_provisioned(output) and not FLAGS.overwrite):
         added = provisioning.add(
             output,
             sites=FLAGS.add,
@@ -137,7 +137,7 @@ _NEW_SERVER_KEY = (
 def _show_request(path: str, request: certificates.Request, output: str) -> None:
     what = (
         provisioning.meaning(output, request)
-        if provisioning.is_provisioned(output)
+        if federation_folder.is_provisioned(output)
         else "a new site"
     )
     print(

@@ -16,13 +16,11 @@ import re
 from cryptography import x509
 
 from federated.security import certificates, revocation
+from federated.security.authority import write_private
 from federated.security.credentials import hashed, new_secret
+from federated.security.federation_folder import remove_partial
 from federated.security.kit_files import FORMAT, read_kit_file
-from federated.security.provisioning import (
-    read_request_file,
-    remove_partial,
-    write_private,
-)
+from federated.security.provisioning import read_request_file
 from federated.wire.site_names import check_site_name
 from runkit import atomic, private
 

@@ -11,34 +11,26 @@ secret. Once a server's certificate has been revoked, `revoked.crl` states this 
 in the folders of the authority and the operator, and in every site's kit written from then on.
 
 After a kill at any moment, the same call goes on; `add` and `revoke` may say that it was done.
-Until a new federation is complete, a file `.unfinished` lists its kits.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import os
 import pathlib
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-
-from federated.security import certificates, revocation
+from federated.security import certificates, federation_folder
+from federated.security.authority import Authority, key_file, now, write_private
 from federated.security.credentials import hashed, new_secret
-from federated.security.kit_files import FORMAT, read_kit_file
+from federated.security.kit_files import FORMAT
 from federated.wire import addresses
-from federated.wire.site_names import RESERVED, SITE_NAME, check_site_name
+from federated.wire.site_names import RESERVED, check_site_name
 from runkit import atomic, folder_lock, private
 
 DEFAULT_SITES = ("C1", "C2")
 VALID_DAYS = 365  # of a certificate
-_UNFINISHED = ".unfinished"
-_FILE = {"server": "server", "operator": "operator"}  # a site's files are called site.*
 
 
 def provision(
@@ -95,7 +87,7 @@ def provision(
         )
     private.folder(folder)
     with folder_lock.hold(folder):
-        _remove_unfinished(folder, names)
+        federation_folder.remove_unfinished(folder, names)
         for name in (*RESERVED, *names):
             atomic.restore_folder(folder / name)
         there = [name for name in (*RESERVED[::-1], *names) if (folder / name).exists()]
@@ -109,44 +101,17 @@ def provision(
             private.refuse_link(folder / name)
             private.refuse_links(folder / name)
         if not there:
-            atomic.write_text(folder / _UNFINISHED, "\n".join((*RESERVED, *names)))
+            atomic.write_text(folder / federation_folder.UNFINISHED, "\n".join((*RESERVED, *names)))
         try:
             _write_all(folder, hosts, port, sites, asked, valid_days, authority_days)
         except BaseException:
-            _remove_unfinished(folder, names)  # half a federation would be of no use
+            federation_folder.remove_unfinished(
+                folder, names
+            )  # half a federation would be of no use
             raise
-        (folder / _UNFINISHED).unlink(missing_ok=True)
+        (folder / federation_folder.UNFINISHED).unlink(missing_ok=True)
         atomic.sync_directory(folder)
     return folder
-
-
-def is_provisioned(folder: str | os.PathLike) -> bool:
-    """Returns whether a folder holds a complete federation."""
-    folder = pathlib.Path(folder)
-    return (folder / "authority").is_dir() and not (folder / _UNFINISHED).exists()
-
-
-def _remove_unfinished(folder: pathlib.Path, names: Sequence[str]) -> None:
-    """Removes the kits of a new federation that a kill or an error prevented, and partial files."""
-    marker = folder / _UNFINISHED
-    if marker.is_file():
-        for name in marker.read_text(encoding="utf-8").split():
-            if name in RESERVED or SITE_NAME.fullmatch(name):  # never a path out of the folder
-                shutil.rmtree(folder / name, ignore_errors=True)
-        marker.unlink()
-    for path in folder.glob(f"{atomic.PARTIAL}*"):
-        if path.is_file() and not path.suffix:  # of the marker; temporary names keep the suffix
-            path.unlink()
-    _remove_all_partial(folder, names)
-
-
-def _remove_all_partial(folder: pathlib.Path, names: Iterable[str]) -> None:
-    """Removes what kills left of kits and in them; other programs may use the same folder."""
-    for path in folder.glob(f"{atomic.PARTIAL}*"):
-        if path.is_dir() and not path.name.endswith("-before"):  # see `atomic.restore_folder`
-            shutil.rmtree(path, ignore_errors=True)
-    for name in (*RESERVED, *names):
-        remove_partial(folder / name)
 
 
 def _write_all(
@@ -161,14 +126,14 @@ def _write_all(
     key = certificates.new_key()
     with atomic.replacing_folder(folder / "authority") as kit:
         (kit / "ca.pem").write_bytes(
-            certificates.to_pem(certificates.new_authority(key, authority_days, _now()))
+            certificates.to_pem(certificates.new_authority(key, authority_days, now()))
         )
         write_private(kit / "ca.key", certificates.key_to_pem(key))
         atomic.write_json(
             kit / "federation.json",
             {"format": FORMAT, "hosts": hosts, "port": port, "issued": []},
         )
-    authority = _Authority.of(folder)
+    authority = Authority.of(folder)
     secrets = {name: new_secret() for name in ("operator", *sites)}
     authority.write_kit("server", valid_days)
     authority.write_kit("operator", valid_days, credential=secrets["operator"])
@@ -213,12 +178,12 @@ def add(
       ValueError: if a name cannot be used or exists already, a file is not a request, or a request
         comes with an unexpected credential.
     """
-    with _opened(folder) as authority:
+    with federation_folder.opened(folder) as authority:
         return _add(authority, sites, requests, valid_days, replace_credential)
 
 
 def _add(
-    authority: _Authority,
+    authority: Authority,
     sites: Sequence[str],
     requests: Sequence[str | os.PathLike],
     valid_days: int,
@@ -269,7 +234,7 @@ def _add(
 
 def meaning(folder: str | os.PathLike, request: certificates.Request) -> str:
     """Returns the effect that signing a request would have, to be shown to the operator."""
-    with _opened(folder) as authority:
+    with federation_folder.opened(folder) as authority:
         book = authority.book()
     if request.name not in book["sites"]:
         return "a new site"
@@ -287,9 +252,9 @@ def renew(folder: str | os.PathLike, names: Sequence[str], *, valid_days: int = 
       ValueError: if there is no kit of that name here. A site that made its own key sends a new
         request instead (see `add`).
     """
-    with _opened(folder) as authority:
+    with federation_folder.opened(folder) as authority:
         for name in names:
-            if not (authority.folder / name / f"{_FILE.get(name, 'site')}.key").is_file():
+            if not (authority.folder / name / key_file(name)).is_file():
                 raise ValueError(
                     f"{folder}: the key of {name!r} was not made here; renew the certificate by a "
                     "new request of that site"
@@ -316,7 +281,7 @@ def revoke(
     Raises:
       ValueError: if a name is not part of the federation.
     """
-    with _opened(folder) as authority:
+    with federation_folder.opened(folder) as authority:
         book = authority.book()
         unknown = [
             name
@@ -351,12 +316,12 @@ class Issued:
 
 def issued(folder: str | os.PathLike) -> list[Issued]:
     """Returns every issued certificate: the authority's own, then the others from the oldest on."""
-    with _opened(folder) as authority:
+    with federation_folder.opened(folder) as authority:
         revoked = set(authority.book()["revoked"])
-    now = _now()
+    today = now()
 
     def entry(name: str, sha256: str, ends: datetime.datetime) -> Issued:
-        days = (ends - now).total_seconds() / 86400
+        days = (ends - today).total_seconds() / 86400
         state = (
             "revoked"
             if sha256 in revoked
@@ -380,7 +345,7 @@ def issued(folder: str | os.PathLike) -> list[Issued]:
 
 def authority_fingerprint(folder: str | os.PathLike) -> str:
     """Returns the fingerprint that the operator reads out to a site that installs an answer."""
-    with _opened(folder) as authority:
+    with federation_folder.opened(folder) as authority:
         return certificates.spoken(certificates.fingerprint(authority.certificate))
 
 
@@ -393,190 +358,6 @@ def read_request_file(path: str | os.PathLike) -> certificates.Request:
         raise ValueError(f"{path}: no such file; give the request that the site made") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}; have the site make it again") from error
-
-
-def write_private(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file into a private folder, completely or not at all.
-
-    A truncated credential must never exist: anybody can guess an empty one.
-    """
-    atomic.write_bytes(path, content)
-
-
-@contextlib.contextmanager
-def _opened(folder: str | os.PathLike) -> Iterator[_Authority]:
-    """Opens the authority of a folder for this process alone.
-
-    First restores the kits whose replacement was interrupted, and removes partial files.
-
-    Raises:
-      ValueError: if no federation was provisioned there, or another process works in it.
-    """
-    folder = pathlib.Path(folder)
-    with folder_lock.hold(folder) if folder.is_dir() else contextlib.nullcontext():
-        if (folder / _UNFINISHED).exists():
-            raise ValueError(
-                f"{folder}: the program that was to provision it did not finish; run the same "
-                "command again"
-            )
-        if folder.is_dir():
-            atomic.restore_folder(folder / "authority")
-        authority = _Authority.of(folder)
-        names = {entry["name"] for entry in authority.about["issued"]}
-        for name in names:
-            atomic.restore_folder(folder / name)
-        _remove_all_partial(folder, names)
-        yield authority
-
-
-def remove_partial(kit: pathlib.Path) -> None:
-    """Removes what a kill left in a kit under a temporary name, because it may hold a key."""
-    for path in kit.glob(f"{atomic.PARTIAL}*"):
-        if path.is_file():
-            path.unlink(missing_ok=True)
-
-
-class _Authority:
-    """The opened folder of the authority: issues certificates and keeps a list of them."""
-
-    def __init__(
-        self,
-        folder: pathlib.Path,
-        certificate: x509.Certificate,
-        key: ec.EllipticCurvePrivateKey,
-        about: dict[str, Any],
-    ):
-        self.folder, self.certificate, self._key, self.about = folder, certificate, key, about
-
-    @classmethod
-    def of(cls, folder: str | os.PathLike) -> _Authority:
-        """Opens the authority of a provisioned folder. Raises ValueError if there is none."""
-        folder = pathlib.Path(folder)
-        kit = folder / "authority"
-        for name in ("authority", *_FILE):
-            private.refuse_link(folder / name)
-            private.refuse_links(folder / name)
-        for name in ("ca.pem", "ca.key", "federation.json"):
-            if not (kit / name).is_file():
-                raise ValueError(
-                    f"{kit / name}: no such file; "
-                    "give the folder in which the federation was provisioned"
-                )
-        private.folder(folder)
-        for name in ("authority", *_FILE):
-            if (folder / name).is_dir():
-                private.tree(folder / name)
-        key = certificates.load_key(atomic.read_bytes(kit / "ca.key"))
-        certificate = certificates.load(atomic.read_bytes(kit / "ca.pem"))
-        return cls(folder, certificate, key, read_kit_file(kit / "federation.json"))
-
-    def write_kit(self, name: str, valid_days: int, *, credential: str | None = None) -> None:
-        """Writes a kit with a new key.
-
-        Args:
-          credential: None keeps the one in the existing kit.
-        """
-        there, file = self._member(name), _FILE.get(name, "site")
-        key = certificates.new_key()
-        hosts = [*self.about["hosts"], "localhost", "127.0.0.1", "::1"] if name == "server" else ()
-        certificate = self._issue(name, key.public_key(), valid_days, hosts)
-        with atomic.replacing_folder(there) as kit:
-            (kit / "ca.pem").write_bytes(certificates.to_pem(self.certificate))
-            (kit / f"{file}.pem").write_bytes(certificates.to_pem(certificate))
-            write_private(kit / f"{file}.key", certificates.key_to_pem(key))
-            if name == "server":
-                if (there / "credentials.json").is_file():
-                    shutil.copy(there / "credentials.json", kit)
-                return
-            secret = (
-                atomic.read_bytes(there / "credential")
-                if credential is None
-                else credential.encode("ascii") + b"\n"
-            )
-            write_private(kit / "credential", secret)
-            self._write_address(kit, name)
-
-    def write_answer(self, request: certificates.Request, valid_days: int) -> None:
-        """Writes the answer to a site that made its own key."""
-        certificate = self._issue(request.name, request.public_key, valid_days, ())
-        with atomic.replacing_folder(self._member(request.name)) as kit:
-            (kit / "ca.pem").write_bytes(certificates.to_pem(self.certificate))
-            (kit / "site.pem").write_bytes(certificates.to_pem(certificate))
-            self._write_address(kit, request.name)
-
-    def revoke_server(self, valid_days: int) -> bytes:
-        """Begins a new generation of server certificates.
-
-        Returns the statement that revokes all earlier ones.
-        """
-        held = [
-            int(entry["serial"], 16)
-            for entry in self.about["issued"]
-            if entry["name"] == "server" and "serial" in entry
-        ]
-        self.about["server_generation"] = generation = self.about.get("server_generation", 0) + 1
-        # The generation is recorded first; after a kill, the next attempt merely begins another.
-        self.write_kit("server", valid_days)
-        statement = certificates.new_revocation(
-            generation, held, self.certificate, self._key, _now()
-        )
-        for name in ("authority", "operator"):
-            if (self.folder / name).is_dir():
-                atomic.write_bytes(self.folder / name / revocation.FILE, statement)
-        return statement
-
-    def _member(self, name: str) -> pathlib.Path:
-        """Returns the folder of a kit. Raises ValueError if it is a link or contains one."""
-        private.refuse_link(self.folder / name)
-        private.refuse_links(self.folder / name)
-        return self.folder / name
-
-    def book(self) -> dict[str, Any]:
-        """Returns the content of the server's `credentials.json`."""
-        book = read_kit_file(self.folder / "server" / "credentials.json")
-        return {"sites": {}, "operator": "", "revoked": [], **book}
-
-    def write_book(self, book: dict[str, Any]) -> None:
-        atomic.write_json(self.folder / "server" / "credentials.json", book)
-
-    def _write_address(self, kit: pathlib.Path, name: str) -> None:
-        file = _FILE.get(name, "site")
-        atomic.write_json(
-            kit / f"{file}.json",
-            {
-                "format": FORMAT,
-                file: name,
-                "host": self.about["hosts"][0],
-                "port": self.about["port"],
-            },
-        )
-        if (statement := self.folder / "authority" / revocation.FILE).is_file():
-            atomic.write_bytes(kit / revocation.FILE, atomic.read_bytes(statement))
-
-    def _issue(
-        self, name: str, key: ec.EllipticCurvePublicKey, valid_days: int, hosts: Sequence[str]
-    ) -> x509.Certificate:
-        generation = self.about.get("server_generation", 0) if name == "server" else 0
-        certificate = certificates.issue(
-            name,
-            key,
-            self.certificate,
-            self._key,
-            valid_days,
-            _now(),
-            hosts=hosts,
-            generation=generation,
-        )
-        entry = {
-            "name": name,
-            "sha256": certificates.fingerprint(certificate),
-            "serial": f"{certificate.serial_number:x}",
-            "ends": certificate.not_valid_after_utc.isoformat(),
-        }
-        self.about["issued"].append(entry)
-        # This precedes the kit, so that every certificate that exists can be revoked.
-        atomic.write_json(self.folder / "authority" / "federation.json", self.about)
-        return certificate
 
 
 def _check_names(names: Sequence[str], requested: Sequence[str] = ()) -> None:
@@ -612,7 +393,3 @@ def _check_apart(new: Sequence[str], known: Sequence[str] = ()) -> None:
                     f"{short!r} may begin with '{long}_', and those of {long!r} must; "
                     f"choose another name for the new site{example}"
                 )
-
-
-def _now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.timezone.utc)
