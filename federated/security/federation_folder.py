@@ -28,14 +28,17 @@ def opened(folder: str | os.PathLike) -> Iterator[Authority]:
       ValueError: if no federation was provisioned there, or another process works in it.
     """
     folder = pathlib.Path(folder)
-    with folder_lock.hold(folder) if folder.is_dir() else contextlib.nullcontext():
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder}: no such folder; give the folder in which the federation was provisioned"
+        )
+    with folder_lock.hold(folder):
         if (folder / UNFINISHED).exists():
             raise ValueError(
                 f"{folder}: the program that was to provision it did not finish; run the same "
                 "command again"
             )
-        if folder.is_dir():
-            atomic.restore_folder(folder / "authority")
+        atomic.restore_folder(folder / "authority")
         authority = Authority.of(folder)
         names = {entry["name"] for entry in authority.about["issued"]}
         for name in names:

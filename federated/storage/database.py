@@ -113,7 +113,7 @@ class Records:
         self._database.executescript(_SCHEMA)
 
     def _before_any_change(self) -> None:
-        """Called with an existing run. A ValueError prevents that anything in it is changed."""
+        """Called with an existing run; raises ValueError to leave it as it is."""
 
     def close(self) -> None:
         with self._serial:

@@ -6,6 +6,7 @@ names it. What a kill leaves in between is removed at the next start.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -58,14 +59,14 @@ class Store(StoreFolder, Records):
         self._lock = store_folder.lock(self.folder)  # until close()
         self._best = BestModels(self.folder)
         self.sums: SumRecords | None = None  # records of a run with secure aggregation
-        try:
+        with contextlib.ExitStack() as opened:
+            opened.callback(self._lock.close)
             Records.__init__(self, self.folder / "state.sqlite")
+            opened.callback(Records.close, self)
             self.make_folders()
             self._open_sums()
             self._remove_leftovers()
-        except (OSError, ValueError):
-            self._lock.close()
-            raise
+            opened.pop_all()  # nothing failed, so they stay open
 
     def close(self) -> None:
         super().close()
