@@ -54,6 +54,13 @@ def shortened(study: dict[str, Any], processor: str) -> dict[str, Any]:
         for run in study["runs"]
         if run["state"] != "finished"
     ]
+    if "leakage" in study:
+        measured = study["leakage"]["seeds"]
+        unfinished += [
+            f"{label}: membership inference measured in {measured.get(label, 0)} runs"
+            for label in dict.fromkeys(run["label"] for run in study["runs"])
+            if measured.get(label, 0) < len(study["seeds"])
+        ]
     if unfinished:
         raise ValueError(f"the study is not finished: {'; '.join(unfinished)}")
     kept = {key: value for key, value in study.items() if key != "cases"}
@@ -69,6 +76,8 @@ def shortened(study: dict[str, Any], processor: str) -> dict[str, Any]:
 # the study is finished and has nothing to go on with.
 EVENTS = "server/events.jsonl"
 RUN_FILES = ("experiment.flags", "run.flags", "stages.json", "table1.json", EVENTS)
+# Of a study that measures membership inference; a run without it is not finished.
+MEMBERSHIP = "membership/membership.json"
 
 
 def pack(study: dict[str, Any], folder: pathlib.Path, archive: pathlib.Path) -> None:
@@ -78,9 +87,15 @@ def pack(study: dict[str, Any], folder: pathlib.Path, archive: pathlib.Path) -> 
       folder: the study's folder.
       archive: a name that ends in ".tar.xz".
     """
-    finished = [run for run in study["runs"] if run["state"] == "finished"]
+    wanted = (*RUN_FILES, MEMBERSHIP) if "leakage" in study else RUN_FILES
+    finished = [
+        run
+        for run in study["runs"]
+        if run["state"] == "finished"
+        and ("leakage" not in study or (folder / run["folder"] / MEMBERSHIP).is_file())
+    ]
     goes_on = len(finished) < len(study["runs"])
-    files = [name for name in RUN_FILES if goes_on or name != EVENTS]
+    files = [name for name in wanted if goes_on or name != EVENTS]
     names = [f"{run['folder']}/{name}" for run in finished for name in files]
     doc_archives.write(
         archive, [(f"{folder.name}/{name}", (folder / name).read_bytes()) for name in names]

@@ -114,3 +114,23 @@ def test_the_packed_runs_are_the_finished_ones_and_equal_files_give_equal_archiv
             for name in doc_results.RUN_FILES
             if name != "server/events.jsonl"
         ]
+
+
+def test_a_run_whose_leakage_is_not_measured_is_not_finished(tmp_path):
+    content = study()
+    content["runs"][0]["folder"] = "short/seed3"
+    content["runs"].append({**content["runs"][0], "seed": 4, "folder": "short/seed4"})
+    content |= {"seeds": [3, 4], "leakage": {"seeds": {"short": 1}}}
+    with pytest.raises(ValueError, match="short: membership inference measured in 1 runs"):
+        doc_results.shortened(content, "a processor")
+    for seed in (3, 4):
+        for name in (*doc_results.RUN_FILES, doc_results.MEMBERSHIP):
+            file = tmp_path / "toy" / "short" / f"seed{seed}" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(f"content of {name}")
+    (tmp_path / "toy" / "short" / "seed4" / doc_results.MEMBERSHIP).unlink()
+    doc_results.pack(content, tmp_path / "toy", tmp_path / "toy.tar.xz")
+    with tarfile.open(tmp_path / "toy.tar.xz") as packed:
+        assert packed.getnames() == [
+            f"toy/short/seed3/{name}" for name in (*doc_results.RUN_FILES, doc_results.MEMBERSHIP)
+        ]
