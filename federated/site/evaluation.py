@@ -178,9 +178,7 @@ class SiteEvaluation:
           AnswersUsedUp: if this site answers no more of them.
         """
         assert self._answers is not None  # opened after the login
-        # A site's private arrays change from round to round, and the answer with them.
-        own = f"{self._journal.trained}." if self._private.sharing.kept else ""
-        count = self._answers.note(kind, model, own + self._models.sha256)
+        count = self._answers.note(kind, model, self._models.whole_sha256)
         self._note("asked", kind=kind, model=model, count=count, limit=self._answers.bound(kind))
 
     def _since(self, began: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 
@@ -23,6 +24,8 @@ class ReceivedModels:
       note: writes an event.
     Attributes:
       sha256: of the model that was downloaded last.
+      whole_sha256: digest of the same model with all arrays that it was completed with; equal to
+        `sha256` if there were none.
     """
 
     def __init__(
@@ -40,7 +43,8 @@ class ReceivedModels:
         # What no lent model holds: arrays that sites only receive, and the initial model's for a
         # site that has none of its own, as after the loss of its journal.
         self._unsent: NamedArrays = {}
-        self.sha256 = ""
+        self._unsent_sha256 = ""
+        self.sha256 = self.whole_sha256 = ""
 
     def pull(self, model: str, number: int | None = None) -> NamedArrays:
         """Returns a model with this site's private arrays, if the plan keeps any. The one that was
@@ -57,6 +61,7 @@ class ReceivedModels:
         if lent and not lacking <= self._unsent.keys():
             last = self._download(LAST_GLOBAL, self._specs)
             self._unsent = {name: last[name].copy() for name in lacking}
+            self._unsent_sha256 = self.sha256
         arrays = self._download(model, self._private.shared_specs if lent else self._specs)
         if lent:
             arrays = {**arrays, **self._unsent}
@@ -69,6 +74,9 @@ class ReceivedModels:
             self._note("private_arrays", model=model, of=of)
         elif sharing.kept and number != 0:  # a late site, or one that lost its journal
             self._note("private_arrays", model=model, of="the initial model")
+        added = [self._unsent_sha256] if lent and lacking else []
+        added += [self._journal.private[of]] if of else []
+        self.whole_sha256 = _digest(self.sha256, added)
         self._last = model, arrays
         return arrays
 
@@ -84,3 +92,7 @@ class ReceivedModels:
         seconds = round(self._clock() - began, 3)
         self._note("pulled", model=model, bytes=manifest.nbytes, seconds=seconds)
         return arrays
+
+
+def _digest(sha256: str, added: Sequence[str]) -> str:
+    return hashlib.sha256(" ".join([sha256, *added]).encode()).hexdigest() if added else sha256

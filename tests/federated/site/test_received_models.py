@@ -19,11 +19,11 @@ class Server:
     """Has global models and a lent one, which has only the arrays of `shared`."""
 
     def __init__(self, shared):
-        self.shared, self.asked = shared, []
+        self.shared, self.asked, self.arrays = shared, [], toy.INITIAL
 
     def pull(self, model, path, *, specs):
         self.asked.append(model)
-        arrays = toy.INITIAL
+        arrays = self.arrays
         if model == "C1_FL_local":
             arrays = {name: array + 1 for name, array in arrays.items() if name in self.shared}
         assert {spec.name for spec in specs} == arrays.keys()
@@ -75,6 +75,29 @@ def test_a_lent_model_is_completed_with_what_sites_only_receive_which_is_downloa
 def test_a_site_without_arrays_of_its_own_takes_those_of_the_initial_model(site):
     found = site.models.pull("C1_FL_local")  # as after the loss of its journal
     np.testing.assert_array_equal(found["head/bias"], toy.INITIAL["head/bias"])
+
+
+@pytest.mark.parametrize("changed", ["scale", "stem/kernel", "head/bias"])
+def test_the_whole_digest_covers_every_array_that_an_answer_depends_on(site, changed):
+    """A server chooses those that sites only receive; the site's own ones change with training."""
+
+    def digest(own, sent):
+        site.own.keep("round_001", {**toy.INITIAL, "head/bias": np.float32(own)})
+        site.models._unsent = {}  # as after a restart of the site
+        site.models.forget()
+        site.server.arrays = sent
+        site.models.pull("C1_FL_local")
+        return site.models.whole_sha256
+
+    before = digest([7, 8], toy.INITIAL)
+    assert digest([7, 8], toy.INITIAL) == before
+    other = {**toy.INITIAL, changed: toy.INITIAL[changed] + 1}
+    assert digest([7, 9] if changed == "head/bias" else [7, 8], other) != before
+
+
+def test_the_whole_digest_of_a_model_that_needs_no_other_arrays_is_its_own(site):
+    site.models.pull("round_000", 0)
+    assert site.models.whole_sha256 == site.models.sha256 == manifest_of(toy.INITIAL).sha256
 
 
 def test_a_site_with_another_network_downloads_no_model(opened, take_part, tmp_path):
