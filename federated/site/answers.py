@@ -19,6 +19,7 @@ from federated.rounds.tasks import MAX_MODELS
 from runkit import atomic, formats, settings
 from runkit.settings import Condition, at_least, setting
 
+NAME = "answers.json"
 FORMAT = 1  # of answers.json; increase it if earlier releases can no longer read a new file
 Kind = Literal["updates", "scores", "rows"]
 _FLAGS: Mapping[Kind, str] = {
@@ -111,11 +112,11 @@ class Answers:
         self, folder: str | os.PathLike, limits: AnswerLimits, earlier: Collection[str] = ()
     ):
         self.limits = limits
-        self._path = pathlib.Path(folder) / "answers.json"
+        self._path = pathlib.Path(folder) / NAME
         self._noted: dict[str, list[str]] = {"updates": [], "scores": [], "rows": sorted(earlier)}
         if self._path.exists():
             self._read()
-        elif earlier:  # the journal forgets them if rounds are discarded
+        else:  # the journal forgets the earlier ones if rounds are discarded
             self._write(self._noted)
 
     def _read(self) -> None:

@@ -98,6 +98,7 @@ class SiteEvaluation:
         limits = self._limits.for_rounds(num_rounds, every)
         journal = self._journal
         self._answers = Answers(journal.folder, limits, earlier=journal.evaluated)
+        journal.keep_record(answers.NAME)
         if num_rounds:
             self._answers.require_rounds(num_rounds, every)
         if self._answers.begun:

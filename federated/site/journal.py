@@ -18,7 +18,7 @@ from typing import Any, TypedDict
 import numpy as np
 from absl import logging
 
-from federated.errors import DifferentRun
+from federated.errors import DifferentRun, PolicyRefused
 from federated.rounds.tasks import check_model_name, global_number
 from federated.security import certificates
 from federated.tensors import tensor_files
@@ -65,6 +65,7 @@ class _State(TypedDict):
     rows: dict[str, str]  # model -> digest of the file of its rows
     private: dict[str, str]  # a round or a lent model -> digest of its arrays kept at the site
     globals: dict[str, int]  # digest of a global model -> its number
+    records: list[str]  # further files of the folder, without which the run does not continue
     declared: bool
     reported: bool
     finished: bool
@@ -102,6 +103,7 @@ class Journal:
             "rows": {},
             "private": {},
             "globals": {},
+            "records": [],
             "declared": False,
             "reported": False,
             "finished": False,
@@ -190,6 +192,22 @@ class Journal:
         if (self._state["run"], self._state["authority"]) != (run, trusted):
             self._state.update({"run": run, "authority": trusted})
             self._write()
+
+    def keep_record(self, name: str) -> None:
+        """Records that the run does not continue without a file of the folder, which is on disk."""
+        if name not in self._state["records"]:
+            self._state["records"] = [*self._state["records"], name]
+            self._write()
+
+    def check_records(self) -> None:
+        """Raises PolicyRefused if one of the files that `keep_record` named is missing."""
+        for name in self._state["records"]:
+            if not (self.folder / name).exists():
+                raise PolicyRefused(
+                    f"{self.folder / name}: is missing, so nobody knows what this site has "
+                    "answered or helped to open in this run; restore it from a backup, or leave "
+                    "this run"
+                )
 
     def _remedy(self) -> str:
         # The earlier run's weights, optimiser and best model are next to the journal; the next run
@@ -496,6 +514,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "update": (dict, type(None)),
     **dict.fromkeys(("trained", "discarded", "filtered_updates"), (int,)),
     **dict.fromkeys(("scores", "published", "rows", "private", "globals"), (dict,)),
+    "records": (list,),
     **dict.fromkeys(("declared", "reported", "finished", "filtered"), (bool,)),
 }
 

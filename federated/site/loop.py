@@ -109,7 +109,8 @@ def run(
         that do not fit the trainer's arrays, or private arrays that are no longer in the journal
         folder.
       PolicyRefused: the privacy policy cannot hold or is weaker than before in this run, or its
-        budget is spent; or the run cannot keep the terms for sums, they are weaker than before in
+        budget is spent; or a file that counts what this site has answered or helped to open is
+        missing; or the run cannot keep the terms for sums, they are weaker than before in
         this run, or the server asks for more sums of one round than they allow.
       FolderInUse: another process is using the journal.
       ServerMisbehaves: the server sent something that no server of this product sends. An update
@@ -138,6 +139,7 @@ def run(
     )
     try:
         journal.check_authority(authority)
+        journal.check_records()
         loop.training.prepare_privacy(privacy)
         with _terminating():
             loop.run()

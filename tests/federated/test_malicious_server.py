@@ -166,6 +166,19 @@ def test_rounds_that_are_discarded_give_no_new_answers(fake, join):
         join(trainer, max_evaluated_models=2)
 
 
+def test_a_site_whose_count_of_answers_was_removed_does_not_begin_another(fake, join):
+    fake.tasks = [pb.Task(kind="evaluate", models=["a", "b"])]
+    join(max_evaluated_models=2)
+    fake.received.clear()
+    (join.journal / "answers.json").unlink()
+    trainer = toy.ToyTrainer("C1")
+    fake.tasks = [pb.Task(kind="evaluate", models=["c", "d"])]
+    with pytest.raises(errors.PolicyRefused, match=r"answers\.json: is missing, so nobody knows"):
+        join(trainer, max_evaluated_models=2)
+    assert trainer.calls == [] == fake.received
+    assert not (join.journal / "answers.json").exists()
+
+
 def test_scores_of_more_global_models_than_the_site_allows_are_not_given(fake, join):
     fake.tasks = [pb.Task(kind="score", round=n, model=f"round_{n:03d}") for n in range(4)]
     trainer = toy.ToyTrainer("C1")

@@ -252,6 +252,22 @@ def test_a_site_signs_the_model_that_it_trained_from_and_no_other(opened, tmp_pa
     assert (tmp_path / "C1" / "update.safetensors").exists()
 
 
+@pytest.mark.parametrize("name", ["masking.json", "opened_sums.jsonl"])
+def test_a_site_that_lost_what_it_knows_of_its_masks_and_sums_does_not_go_on(
+    opened, tmp_path, clock, name
+):
+    """Or it could send an update without masks, or help to open a second sum of a round."""
+    clock.now = masked_site.now()
+    transport = TwoFaced(opened(**SETTINGS).transport("C1"))
+    with pytest.raises(errors.ServerMisbehaves):
+        loop.run(toy.ToyTrainer("C1"), transport, tmp_path / "C1")
+    (tmp_path / "C1" / name).unlink()
+    pulls = transport.pulls
+    with pytest.raises(errors.PolicyRefused, match=f"{name}: is missing"):
+        loop.run(toy.ToyTrainer("C1"), transport, tmp_path / "C1")
+    assert transport.pulls == pulls and transport.posts == []
+
+
 def test_a_site_that_is_done_forgets_its_secrets_without_a_server(initial, tmp_path, opened, clock):
     run = opened(**SETTINGS)
     journal = Journal(tmp_path / "C1")

@@ -36,7 +36,7 @@ from federated.wire.messages import SumPlace, SumPost, SumSettings, SumState
 from runkit import atomic, formats, printable
 
 FORMAT = 1  # of masking.json
-_NAME, _MASKED = "masking.json", "masked.safetensors"
+NAME, _MASKED = "masking.json", "masked.safetensors"
 
 
 def utc_now() -> datetime.datetime:
@@ -85,7 +85,7 @@ class Masking:
         terms: SumTerms = SumTerms(),  # noqa: B008 - a frozen value
         now: Callable[[], datetime.datetime] = utc_now,
     ):
-        self._path, self.masked_path = folder / _NAME, folder / _MASKED
+        self._path, self.masked_path = folder / NAME, folder / _MASKED
         self._run, self._settings, self._signer, self._now = run, settings, signer, now
         try:
             ring.check_settings(settings)
@@ -125,16 +125,16 @@ class Masking:
     @staticmethod
     def began(folder: pathlib.Path, run: str) -> bool:
         """Returns whether a run has been under secure aggregation at this site."""
-        found = _read(folder / _NAME)
+        found = _read(folder / NAME)
         return found is not None and found["run"] == run
 
     @staticmethod
     def forget(folder: pathlib.Path) -> None:
         """Deletes the secrets of a run that is over for this site, if it had any."""
-        found = _read(folder / _NAME)
+        found = _read(folder / NAME)
         if found is not None and found["participant"] is not None:
             last = Participant.from_json(found["participant"]).place
-            atomic.write_json(folder / _NAME, {**found, "participant": None, "last": vars(last)})
+            atomic.write_json(folder / NAME, {**found, "participant": None, "last": vars(last)})
         (folder / _MASKED).unlink(missing_ok=True)
 
     def _save(self, me: Participant | None) -> None:

@@ -19,6 +19,8 @@ from federated import errors
 from federated.wire.messages import SumPlace
 from runkit import atomic, printable
 
+NAME = "opened_sums.jsonl"
+
 
 class OpenedSums:
     """The sums of one run that this site has helped to open.
@@ -33,7 +35,7 @@ class OpenedSums:
     """
 
     def __init__(self, folder: pathlib.Path, run: str, *, repeats: int = 0):
-        self._path, self._run, self._allowed = folder / "opened_sums.jsonl", run, repeats
+        self._path, self._run, self._allowed = folder / NAME, run, repeats
         self._repeated = self._size = 0  # sums beyond the first of a round; bytes of whole lines
         self._named = False  # whether the file's name survives a power cut
         self._rounds: dict[int, dict[frozenset[str], int]] = {}  # -> number of discards before

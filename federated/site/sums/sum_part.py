@@ -13,12 +13,13 @@ from federated.rounds.tasks import Task, global_name
 from federated.site.evaluation import SiteReports
 from federated.site.journal import Journal, PendingUpdate
 from federated.site.retries import Persistent
+from federated.site.sums import masking, opened_sums
 from federated.site.sums.masking import Masking, Plain
 from federated.site.sums.sum_terms import SumTerms
 from federated.site.transport import Transport
 from federated.tensors.weights import TensorSpec
 from federated.wire.messages import Session, SumPlace
-from runkit import printable, release
+from runkit import atomic, printable, release
 
 
 class _Note(Protocol):
@@ -45,7 +46,12 @@ def masking_of(
                 terms.min_sum_sites,
                 terms.min_sum_sites,
             )
-        return Masking(journal.folder, session.run, session.sums, transport.signer, terms=terms)
+        found = Masking(journal.folder, session.run, session.sums, transport.signer, terms=terms)
+        if not (journal.folder / opened_sums.NAME).exists():
+            atomic.write_bytes(journal.folder / opened_sums.NAME, b"")
+        journal.keep_record(masking.NAME)
+        journal.keep_record(opened_sums.NAME)
+        return found
     if terms.require_secure_aggregation:
         raise errors.PrivacyRefused(
             "this site sends masked updates only (--require_secure_aggregation), and the server "

@@ -28,6 +28,18 @@ def test_everything_is_there_again_after_a_restart(tmp_path):
     assert again.rows("FL_global") == [{"case": 1}] and again.rows("C1_baseline") is None
 
 
+def test_a_run_does_not_continue_without_the_files_that_count_what_was_given_away(tmp_path):
+    journal = Journal(tmp_path)
+    for name in ("answers.json", "masking.json"):
+        (tmp_path / name).write_text("{}")
+        journal.keep_record(name)
+    Journal(tmp_path).check_records()
+    journal.go_back(1, 1)
+    (tmp_path / "masking.json").unlink()
+    with pytest.raises(errors.PolicyRefused, match=r"masking\.json: is missing.*from a backup"):
+        Journal(tmp_path).check_records()
+
+
 def test_the_journal_stays_small_in_a_run_of_many_rounds(tmp_path):
     journal, sizes = Journal(tmp_path), []
     for number in range(1000, 1100):
