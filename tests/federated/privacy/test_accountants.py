@@ -102,7 +102,7 @@ PAGE = pathlib.Path(__file__).parents[3] / "docs" / "privacy-policy.md"
 
 
 def test_the_table_of_noise_on_the_page_holds():
-    """At least as much noise as the closed form needs, and no more than rounding adds."""
+    """With it the budget allows all rounds; with a hundredth less it would not."""
     table = PAGE.read_text(encoding="utf-8").partition("<!-- table: noise -->\n")[2]
     head, _, *lines = table.partition("\n\n")[0].splitlines()
     rounds = [int(text) for text in re.findall(r"(\d+) round", head)]
@@ -110,5 +110,7 @@ def test_the_table_of_noise_on_the_page_holds():
     for line in lines:
         epsilon, *noises = map(float, line.strip("| ").split("|"))
         for number, noise in zip(rounds, noises, strict=True):
-            found = closed_form(noise / 2 / math.sqrt(number), DELTA)
-            assert found == pytest.approx(epsilon, rel=0.05), (epsilon, number)
+            found, less = (
+                closed_form(each / 2 / math.sqrt(number), DELTA) for each in (noise, noise - 0.01)
+            )
+            assert found <= epsilon < less, (epsilon, number)
