@@ -41,7 +41,8 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
     Returns:
       The arguments that are not flags.
     Raises:
-      WrongFlags: for an unknown flag, an invalid value or an unreadable flag file.
+      WrongFlags: for an unknown flag, an invalid value or an unreadable flag file, and for
+        --undefok, with which an unknown flag would be no error.
     """
     expanded = list(expand(arguments[1:]))
     try:
@@ -78,6 +79,10 @@ def expand(
             yield from (Argument(rest, place) for rest in (text, *left))
             return
         name, separator, value = text.lstrip("-").partition("=")
+        if text.startswith("-") and name == "undefok":  # absl's, which hides unknown flags
+            raise WrongFlags(
+                _at(place, "--undefok would leave flags without effect; omit it and them")
+            )
         if not text.startswith("-") or name != "flagfile":
             yield Argument(text, place)
             continue

@@ -37,6 +37,7 @@ def test_a_flag_file_is_read_in_the_encoding_that_it_names(tmp_path, encoding):
             "study.flags, line 1: --flagfile=absent.flags: cannot be read (No such file or directory)",
         ),
         ("cases=1\n", "unexpected argument 'cases=1'"),
+        ("--undefok=case\n--case=1\n", "study.flags, line 1: --undefok would leave flags without"),
         (
             "--cases=1\n".encode("utf-16-le"),
             "--flagfile=study.flags: contains zero bytes, perhaps UTF-16",

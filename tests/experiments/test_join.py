@@ -65,6 +65,29 @@ def test_a_policy_that_cannot_hold_with_the_other_flags_is_refused_first(
     assert re.search(words, error), error
 
 
+HIDDEN = "--undefok=max_updates\n--max_updates=1000\n"
+
+
+@pytest.mark.parametrize("program", ["doctor", "prepare"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("--max_updates=1000\n".encode("utf-16"), "line 1: unknown flag --max_updates"),
+        (b"--seed=5\r\t--nolend_local", "line 2: unknown flag --nolend_local"),
+        (HIDDEN.encode("utf-16"), "line 1: --undefok would leave flags without effect"),
+        (HIDDEN.replace("\n", "\r").encode(), "line 1: --undefok would leave flags"),
+    ],
+    ids=["UTF-16", "returns", "hidden in UTF-16", "hidden by returns"],
+)
+def test_a_study_that_sets_what_only_the_site_decides_is_refused_before(
+    tmp_path, program, content, words
+):
+    """Whatever the file's encoding and line ends, which hide the flags from other tools."""
+    (tmp_path / "study.flags").write_bytes(content)
+    error = refused(program, "--flagfile=study.flags", folder=tmp_path)
+    assert error.startswith(f"study.flags, {words}")
+
+
 @pytest.mark.parametrize(
     ("own", "theirs"),
     [
