@@ -41,9 +41,9 @@ class AnswerLimits:
 
     max_updates: int = setting(
         0,
-        "Number of updates that this site trains in one run, each from a different global model. 0 "
-        "means twice as many as the run has rounds, which leaves room for rounds that the operator "
-        "discards.",
+        "Number of updates that this site trains in one run, each from another global model than "
+        "the one before. 0 means twice as many as the run has rounds, which leaves room for rounds "
+        "that the operator discards.",
         condition=at_least(0),
     )
     max_scored_models: int = setting(
@@ -98,7 +98,8 @@ class Answers:
     """The count of the models that a site has scored and trained from in a run, in `answers.json`.
 
     A model is recorded on disk before it is used. The same model under the same name counts once,
-    so a restart in the middle costs nothing.
+    so a restart in the middle costs nothing. An update counts again if it was trained from another
+    model in between, because the trainer's optimiser remembers that one.
 
     Args:
       folder: the folder of the site's journal.
@@ -178,7 +179,8 @@ class Answers:
           AnswersUsedUp: if the bound is reached; the model must not be used.
         """
         key = f"{name} {sha256[:32]}"
-        if key not in self._noted[kind]:
+        known = self._noted[kind][-1:] if kind == "updates" else self._noted[kind]
+        if key not in known:
             if self.count(kind) >= self.bound(kind):
                 raise self._used_up(kind, self.count(kind) + 1)
             self._write({**self._noted, kind: [*self._noted[kind], key]})

@@ -198,12 +198,14 @@ def test_scores_of_more_global_models_than_the_site_allows_are_not_given(fake, j
     assert trainer.calls == ["score"] * 3 + ["train 1"]
 
 
-def test_a_round_is_trained_again_from_as_many_other_models_as_the_site_allows(fake, join):
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_a_round_is_trained_again_from_as_many_other_models_as_the_site_allows(fake, join, in_turn):
     """The metrics of an update hold scores on the validation cases, so it is an answer, too."""
     round_1 = pb.Task(kind="train", round=1, model="round_000")
 
     def another_model(request, context):
-        fake.arrays = {**fake.arrays, "scale": fake.arrays["scale"] + np.float32(1)}
+        scale = np.float32(1) - fake.arrays["scale"] if in_turn else fake.arrays["scale"] + 1
+        fake.arrays = {**fake.arrays, "scale": np.asarray(scale, np.float32)}
         tensor_files.save(fake._path, fake.arrays)
         return round_1
 

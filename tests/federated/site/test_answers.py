@@ -24,6 +24,18 @@ def test_models_are_counted_once_each_and_up_to_the_bound(tmp_path):
     )
 
 
+def test_an_update_from_an_earlier_model_counts_again_and_one_from_the_last_does_not(tmp_path):
+    """Or a server could have a site train from two models in turn, without end."""
+    limits = AnswerLimits(max_updates=4, max_scored_models=4)
+    counts = []
+    for sha256 in ("ab", "ab", "cd", "ab", "ab", "cd"):
+        own = Answers(tmp_path, limits)  # a restart does not matter
+        counts.append(own.note("updates", "round_000", sha256 * 32))
+    assert counts == [1, 1, 2, 3, 3, 4]
+    with pytest.raises(AnswersUsedUp, match="asks for 5 updates"):
+        Answers(tmp_path, limits).note("updates", "round_000", "ab" * 32)
+
+
 def test_what_was_not_asked_is_not_counted_out(tmp_path):
     own = Answers(tmp_path, LIMITS)
     own.note("rows", "m", "ab" * 32)
