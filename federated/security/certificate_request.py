@@ -56,7 +56,6 @@ def request(kit_folder: str | os.PathLike, site: str) -> certificates.Request:
         write_private(credential, new_secret().encode("ascii") + b"\n")
     secret = atomic.read_bytes(credential).decode("ascii").strip()
     key = certificates.new_key()
-    (kit / _NEXT_KEY).unlink(missing_ok=True)
     write_private(kit / _NEXT_KEY, certificates.key_to_pem(key))
     atomic.write_bytes(kit / "site.csr", certificates.new_request(site, key, hashed(secret)))
     return read_request_file(kit / "site.csr")
@@ -138,9 +137,9 @@ def install(
     # Certificate and key cannot be replaced in one step. After a kill between the two, the next key
     # is still there, and the answer can be installed again.
     atomic.write_bytes(kit / "site.pem", atomic.read_bytes(answer / "site.pem"))
-    os.replace(kit / _NEXT_KEY, kit / "site.key")
-    atomic.sync_directory(kit)
     (kit / "site.csr").unlink(missing_ok=True)
+    os.replace(kit / _NEXT_KEY, kit / "site.key")  # last, so that nothing is left to be done
+    atomic.sync_directory(kit)
     return certificate
 
 
@@ -167,6 +166,7 @@ def take_revocation(kit_folder: str | os.PathLike, statement: str | os.PathLike)
                 f"{file}: no such file; give a kit in use, and the file {revocation.FILE} that the "
                 "operator sent"
             )
+    remove_partial(kit)
     try:
         return revocation.keep(kit, atomic.read_bytes(path), kit / "ca.pem")
     except ValueError as error:

@@ -20,6 +20,7 @@ from federated.security import (
     credentials,
     expiry,
     provisioning,
+    revocation,
     tls,
 )
 from federated.site import grpc_transport
@@ -58,6 +59,10 @@ def book(federation):
 
 def secret(kit):
     return (kit / "credential").read_text().strip()
+
+
+def no_space(descriptor):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_no_secret_travels(federation, tmp_path):
@@ -168,10 +173,42 @@ def test_a_request_and_an_installation_go_on_after_a_kill_at_any_moment(federati
         if (other / "site.key.next").exists():
             install(other)
         tls.Identity.of(other, "site")
-        assert not list(other.glob(".partial-*"))
+        assert not list(other.glob(".partial-*")) and not (other / "site.csr").exists()
         if len(calls) < number:
             break
     assert number > 10
+
+
+def test_a_revocation_that_was_killed_leaves_nothing_in_the_kit(federation, enrolled, tmp_path):
+    provisioning.revoke(federation, ["server"])
+    statement = federation / "authority" / revocation.FILE
+
+    def take(kit):
+        return certificate_request.take_revocation(kit, statement)
+
+    for number in range(100):
+        kit = shutil.copytree(enrolled, tmp_path / f"kit_{number}")
+        with kills.before_call(number) as calls:
+            take(kit)
+        assert take(kit) == 1
+        assert sorted(path.name for path in kit.iterdir()) == sorted(
+            [*os.listdir(enrolled), revocation.FILE]
+        )
+        if len(calls) < number:
+            break
+    assert number > 3
+
+
+def test_a_request_that_fails_leaves_the_key_of_the_request_before(federation, asked, monkeypatch):
+    """The operator may already have answered the earlier one."""
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", no_space)
+        with pytest.raises(OSError, match="No space left"):
+            certificate_request.request(asked, "C2")
+    certificate_request.install(
+        asked, federation / "C2", authority=provisioning.authority_fingerprint(federation)
+    )
+    tls.Identity.of(asked, "site")
 
 
 def test_an_answer_to_an_older_request_is_refused(federation, tmp_path):
@@ -519,13 +556,7 @@ def test_a_credential_that_a_full_disk_left_empty_is_made_again(
         (kit / "credential").touch()
     else:
         with monkeypatch.context() as disk:
-            disk.setattr(
-                os,
-                "fsync",
-                lambda descriptor: (_ for _ in ()).throw(
-                    OSError(errno.ENOSPC, "No space left on device")
-                ),
-            )
+            disk.setattr(os, "fsync", no_space)
             with pytest.raises(
                 OSError, match=r"No space left on device; it takes \d+ bytes: .*kit/credential"
             ):
