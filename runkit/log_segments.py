@@ -87,7 +87,7 @@ def lines(archive: pathlib.Path, file: BinaryIO | None = None) -> Iterator[bytes
       ValueError: naming the file, if its content is damaged.
     """
     try:
-        with gzip.open(file or archive, "rb") as stream:
+        with atomic.naming(archive), gzip.open(file or archive, "rb") as stream:
             yield from stream
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(

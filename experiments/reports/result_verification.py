@@ -124,7 +124,8 @@ def _files(folder: pathlib.Path, content: Mapping[str, Any]) -> list[Check]:
     file = folder / "table1.csv"
     if not file.exists():
         return [Check("table1.csv", None, "not here")]
-    same = file.read_text(encoding="utf-8") == table1_report.csv_text(content)
+    with atomic.naming(file):
+        same = file.read_text(encoding="utf-8") == table1_report.csv_text(content)
     return [
         Check(
             "table1.csv",

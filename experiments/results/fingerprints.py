@@ -24,7 +24,7 @@ def of_rows(rows: Iterable[Mapping[str, Any]]) -> str:
 def of_file(path: str | os.PathLike) -> str:
     """Returns the SHA-256 of a file, read in pieces."""
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with atomic.naming(path), open(path, "rb") as stream:
         while piece := stream.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()

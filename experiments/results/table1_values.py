@@ -17,6 +17,7 @@ from typing import Any
 
 from experiments.results import case_rows, gated_rows, shared_choice
 from experiments.results.case_rows import CaseRow
+from runkit import atomic
 
 COLUMNS = ("C1_pancreas", "C2_pancreas", "C2_tumour", "pancreas_average", "average")
 MODELS = ("C1_baseline", "C2_baseline", "C1_FL_local", "C2_FL_local", "FL_global")
@@ -109,7 +110,8 @@ def rows_as_sent(path: str | os.PathLike, *, any_site: bool = False) -> list[Cas
     """
     path = pathlib.Path(path)
     rows: list[CaseRow] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    lines = atomic.read_bytes(path).decode("utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:

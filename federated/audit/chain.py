@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from federated.rounds.log_lines import LogLine
 from federated.security import certificates
-from runkit import formats, log_segments
+from runkit import atomic, formats, log_segments
 from runkit.log_segments import CONTINUED
 
 # Stated by "started" and by the first line of a segment; raise it when earlier releases can no
@@ -133,7 +133,8 @@ def _segments(path: pathlib.Path) -> Iterator[tuple[int | None, pathlib.Path | N
       BrokenChain: if a segment is damaged, or is missing without the log saying that it was
         removed.
     """
-    with open(path, "rb") as stream:  # first, because a running server may replace it
+    # The newest segment first, because a running server may replace it.
+    with atomic.naming(path), open(path, "rb") as stream:
         opening = stream.readline()
         full = log_segments.archived(path)
         newest, removed = _opened_by(opening, full)

@@ -25,7 +25,7 @@ from federated.security import certificates
 from federated.security.tls import Identity
 from federated.wire.messages import PROTOCOL
 from federated.wire.proxy import ProxyRefused, ServerEndpoint
-from runkit import release
+from runkit import atomic, release
 
 if TYPE_CHECKING:  # the messages do not load with an unsuitable protobuf
     from federated.wire.operation_pb2 import ProbeReply
@@ -251,7 +251,7 @@ def _judge(
     endpoint: ServerEndpoint, identity: Identity, served: x509.Certificate, now: datetime.datetime
 ) -> Diagnosis:
     check = "server's certificate"
-    authority = certificates.load(identity.authority.read_bytes())
+    authority = certificates.load(atomic.read_bytes(identity.authority))
     if not certificates.is_issued_by(served, authority):
         issuer = served.issuer.rfc4514_string()
         ours = authority.subject.rfc4514_string()

@@ -25,7 +25,7 @@ from federated.security.kit import Kit, NoPort
 from federated.tensors.tensor_files import TensorFile
 from federated.wire import addresses
 from federated.wire.proxy import ServerEndpoint
-from runkit import byte_counts
+from runkit import atomic, byte_counts
 
 if TYPE_CHECKING:  # the messages do not load with an unsuitable protobuf
     from federated.wire.operation_pb2 import ProbeReply
@@ -129,7 +129,7 @@ def of_server(
 
 
 def _names(kit: pathlib.Path) -> Diagnosis:
-    hosts = certificates.hosts_of(certificates.load((kit / "server.pem").read_bytes()))
+    hosts = certificates.hosts_of(certificates.load(atomic.read_bytes(kit / "server.pem")))
     unknown = []
     for host in hosts:
         try:
@@ -167,7 +167,7 @@ def _listening(kit: pathlib.Path, listen: str, port: int) -> Diagnosis:
                     f"{addresses.joined(listen, port)}: {error.strerror}",
                     "give an address of this machine as --host, or 0.0.0.0",
                 )
-    own = certificates.fingerprint_of_pem((kit / "server.pem").read_bytes())
+    own = certificates.fingerprint_of_pem(atomic.read_bytes(kit / "server.pem"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     # Only the fingerprint matters here.
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

@@ -20,7 +20,7 @@ from cryptography import x509
 from federated.doctor.diagnosis import Diagnosis, fault, good, warning
 from federated.security import certificates, revocation
 from federated.security.credentials import CredentialBook
-from runkit import byte_counts, private, release
+from runkit import atomic, byte_counts, private, release
 
 KIT_FILES: Mapping[str, Sequence[str]] = {
     "site": ("ca.pem", "site.pem", "site.key", "credential", "site.json"),
@@ -133,9 +133,9 @@ def check_private(check: str, folder: pathlib.Path) -> Diagnosis:
 
 def _certificate(kit: pathlib.Path, kind: str, now: datetime.datetime) -> list[Diagnosis]:
     try:
-        certificate = certificates.load((kit / f"{kind}.pem").read_bytes())
-        authority = certificates.load((kit / "ca.pem").read_bytes())
-        key = certificates.load_key((kit / f"{kind}.key").read_bytes())
+        certificate = certificates.load(atomic.read_bytes(kit / f"{kind}.pem"))
+        authority = certificates.load(atomic.read_bytes(kit / "ca.pem"))
+        key = certificates.load_key(atomic.read_bytes(kit / f"{kind}.key"))
     except ValueError as error:
         return [
             fault(
@@ -176,7 +176,7 @@ def _certificate(kit: pathlib.Path, kind: str, now: datetime.datetime) -> list[D
 
 def _revoked(kit: pathlib.Path, certificate: x509.Certificate) -> list[Diagnosis]:
     try:
-        statement = json.loads((kit / "credentials.json").read_text(encoding="utf-8")).get(
+        statement = json.loads(atomic.read_bytes(kit / "credentials.json")).get(
             "server_revocation", ""
         )
         generation = revocation.read(statement.encode("ascii"), kit / "ca.pem") if statement else 0
@@ -235,7 +235,7 @@ def check_validity(
 def _owner(kit: pathlib.Path, site: str | None) -> Diagnosis:
     check = "site"
     try:
-        about = json.loads((kit / "site.json").read_text(encoding="utf-8"))
+        about = json.loads(atomic.read_bytes(kit / "site.json"))
         name = str(about["site"])
         _ = str(about["host"]), int(about["port"])
     except (ValueError, KeyError, TypeError) as error:
@@ -244,7 +244,7 @@ def _owner(kit: pathlib.Path, site: str | None) -> Diagnosis:
             f"site.json cannot be read ({type(error).__name__})",
             'it should hold {"site": …, "host": …, "port": …}',
         )
-    owner = certificates.common_name(certificates.load((kit / "site.pem").read_bytes()))
+    owner = certificates.common_name(certificates.load(atomic.read_bytes(kit / "site.pem")))
     if owner != name:
         return fault(check, f"the certificate is that of {owner}, site.json says {name}", FRESH_KIT)
     if site is not None and site != name:
@@ -320,7 +320,7 @@ def check_folder(
     while not there.exists() and there != there.parent:
         there = there.parent
     try:
-        with tempfile.NamedTemporaryFile(dir=there, prefix=".doctor-") as file:
+        with tempfile.TemporaryFile(dir=there, prefix=".doctor-") as file:  # it has no name
             file.write(b"x" * 4096)
             file.flush()
             os.fsync(file.fileno())

@@ -104,7 +104,12 @@ class Identity:
         return certificates.load(atomic.read_bytes(self.certificate)).not_valid_after_utc
 
     def context(self, protocol: int) -> ssl.SSLContext:
-        """Returns a context with these files. Raises ValueError naming any that cannot be used."""
+        """Returns a context with these files.
+
+        Raises:
+          ValueError: naming a file that cannot be used.
+          OSError: naming the folder, if the system cannot read one.
+        """
         for path in (self.authority, self.certificate, self.key):
             private.refuse_link(path)
             if not path.is_file() or not os.access(path, os.R_OK):
@@ -123,6 +128,9 @@ class Identity:
                 f"{self.key.name} do not go together ({error.reason}); "
                 "use the whole folder as `provision` made it"
             ) from error
+        except OSError as error:  # of the system, which does not say which of the files
+            error.filename = os.fspath(self.certificate.parent)
+            raise
         return context
 
     def for_server(self) -> grpc.ServerCredentials:

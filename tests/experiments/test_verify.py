@@ -3,6 +3,7 @@
 import pytest
 
 from experiments.reports import result_verification
+from tests import failing_reads
 from tests.experiments import run_folder
 from tests.experiments.programs import run
 
@@ -18,3 +19,8 @@ def test_the_program_says_so_by_its_exit_code(tmp_path):
     assert bad.returncode == 1 and "WRONG" in bad.stdout and "2 checks failed" in bad.stdout
     with pytest.raises(FileNotFoundError, match=r"no table1\.json here or below"):
         result_verification.runs_in(finished / "sites")
+
+
+def test_a_file_that_the_disk_cannot_read_is_named(tmp_path):
+    finished = run_folder.leave_verifiable(tmp_path)
+    assert failing_reads.check_named(lambda: result_verification.verify(finished), tmp_path) > 2

@@ -1,4 +1,6 @@
+import errno
 import gzip
+import io
 import json
 
 import pytest
@@ -15,6 +17,16 @@ def test_an_archived_segment_holds_the_bytes_of_the_log(tmp_path):
     assert list(log_segments.lines(path)) == [b'{"event": "a"}\n', b'{"event": "b"}\n']
     first = path.read_bytes()
     assert log_segments.archive(log, 3).read_bytes() == first  # without the time of day
+
+
+def test_a_segment_that_the_disk_cannot_read_is_named(tmp_path):
+    class Failing(io.BytesIO):
+        def read(self, *given):
+            raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        list(log_segments.lines(tmp_path / "000001.jsonl.gz", Failing()))
+    assert caught.value.filename == str(tmp_path / "000001.jsonl.gz")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 from federated.doctor import examination, local_checks
 from federated.security import provisioning
 from runkit import atomic
+from tests import failing_reads
 from tests.federated.doctor.planted import one, only_fault, site
 
 
@@ -31,6 +32,20 @@ def test_the_answer_to_a_request_is_not_installed_yet(tmp_path):
 
 def test_there_is_no_such_folder(tmp_path):
     only_fault(site(tmp_path / "nowhere", 1), "kit", "no such folder", "--kit")
+
+
+@pytest.mark.parametrize("name", ["C1", "operator", "server"])
+def test_a_file_that_the_disk_cannot_read_is_named(kits, name):
+    now = datetime.datetime.now(datetime.timezone.utc)
+    act = lambda: local_checks.check_kit(kits / name, now=now)  # noqa: E731
+    assert failing_reads.check_named(act, kits) > 2
+
+
+def test_a_kill_leaves_nothing_in_the_folder_that_is_tried(tmp_path, monkeypatch):
+    there = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: there.append(os.listdir(tmp_path)))
+    local_checks.check_folder("store", tmp_path, 0)
+    assert there == [[]]
 
 
 def test_the_key_can_be_read_by_others(kit):

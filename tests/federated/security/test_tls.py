@@ -1,5 +1,7 @@
 import contextlib
 import datetime
+import os
+import resource
 import shutil
 import socket
 
@@ -26,6 +28,20 @@ def test_a_key_of_another_kit_is_noticed_before_anything_is_sent(kits, tmp_path)
     shutil.copy(kits / "C2" / "site.key", tmp_path / "kit" / "site.key")
     with pytest.raises(ValueError, match=r"ca\.pem, site\.pem and site\.key do not go together"):
         Identity.of(tmp_path / "kit", "site")
+
+
+def test_a_file_that_the_system_cannot_open_is_named(kits):
+    """OpenSSL's own error names none."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files") as caught:
+            Identity.of(kits / "C1", "site")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert caught.value.filename == str(kits / "C1")
 
 
 def explained(details, kit, host="localhost", port=1):
