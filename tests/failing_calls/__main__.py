@@ -1,14 +1,14 @@
-"""The n-th system call of a server, a site, its privacy ledger, a preparation, a prediction or a
-training fails.
+"""The n-th system call of a program fails, or the program is killed before it.
 
     .venv/py3.11/bin/python -m tests.failing_calls
+    .venv/py3.11/bin/python -m tests.failing_calls --kills
     .venv/py3.11/bin/python -m tests.failing_calls --only=server --kind=sync --count=50
 
 Each call that opens, reads, writes, syncs, renames, resizes, makes, removes or lists one of the
 program's own files, and each call on a socket, fails once with each error that the system can give
 for it. This program ends with an error if a program then shows a stack trace, does not end, loses
 what was confirmed, ends with a message that does not name the file, or does not resume with the
-same command.
+same command. With --kills, the program is killed instead before each call that changes the disk.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--only", choices=sweep.NAMES, action="append")
     parser.add_argument("--kind", choices=tuple(interception.ERRORS), action="append")
     parser.add_argument("--error", action="append", help="such as EIO; all by default")
+    parser.add_argument("--kills", action="store_true", help="kill the program instead")
     parser.add_argument("--count", type=int, help="faults of each program; all by default")
     parser.add_argument("--number", type=int, help="only this call of its kind")
     parser.add_argument("--in-a-row", type=int, default=1, help="calls that fail one after another")
@@ -51,7 +52,11 @@ def _sweep(name: str, folder: pathlib.Path, flags: argparse.Namespace) -> int:
     ]
     faults = [
         fault
-        for fault in interception.faults(calls, count=flags.in_a_row)
+        for fault in (
+            interception.kills(calls)
+            if flags.kills
+            else interception.faults(calls, count=flags.in_a_row)
+        )
         if (not flags.error or fault.error in flags.error)
         and (not flags.number or fault.first == flags.number)
     ]

@@ -1,4 +1,5 @@
-"""Runs a function in a separate process, observes its system calls, and makes some of them fail.
+"""Runs a function in a separate process, observes its system calls, makes some of them fail, and
+kills it before one of them.
 
 Linux stops a filtered call and asks another process what to do with it (seccomp user notification).
 strace can also make calls fail, but it counts them separately for each thread, and restricts them
@@ -82,6 +83,9 @@ ERRORS = {
     "socket": ("EMFILE", "EACCES", "EIO"),
     "transfer": ("EIO", "ENOSPC"),
 }
+KILL = "SIGKILL"  # in place of an error: the process is killed before the call
+# kinds of calls that change the disk; of "open", those that create a file
+CHANGES = ("open", "write", "sync", "rename", "resize", "make", "remove")
 # From <linux/seccomp.h>, <linux/audit.h>, <linux/prctl.h> and the table of system calls.
 _AUDIT_X86_64, _NO_NEW_PRIVILEGES = 0xC000003E, 38
 _SECCOMP, _PIDFD_OPEN, _PIDFD_GETFD = 317, 434, 438
@@ -89,6 +93,8 @@ _SET_MODE_FILTER, _NEW_LISTENER = 1, 8
 _ALLOW, _ASK = 0x7FFF0000, 0x7FC00000
 _RECEIVE, _SEND = 0xC0502100, 0xC0182101
 _CONTINUE = 1
+_DEATH = -1  # a decision besides the numbers of errors
+_CREATING = ("ENOSPC", KILL)  # an open that creates no file needs no space and changes nothing
 _CREATE, _HERE = 0o100, -100  # O_CREAT, AT_FDCWD
 _LINK = "anon_inode:seccomp notify"
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -113,7 +119,10 @@ class Call:
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """The calls number `first`, `first` + 1, ... of a kind fail, `count` of them."""
+    """The calls number `first`, `first` + 1, ... of a kind fail, `count` of them.
+
+    With the error `KILL`, the process does not survive the first.
+    """
 
     kind: str
     first: int
@@ -135,6 +144,7 @@ class Ended:
       calls: the intercepted calls in order.
       failed: those that were made to fail.
       output: what it wrote on standard output and standard error.
+      killed: whether a fault killed it.
     """
 
     code: int
@@ -142,6 +152,7 @@ class Ended:
     calls: Sequence[Call]
     failed: Sequence[Call]
     output: str
+    killed: bool = False
 
 
 def require() -> None:
@@ -222,7 +233,8 @@ class Process:
             stream.seek(self._at)
             output = stream.read()
         assert self._code is not None
-        return Ended(self._code, hung, self._calls, self._failed, output)
+        killed = bool(self._failed) and self._fault is not None and self._fault.error == KILL
+        return Ended(self._code, hung, self._calls, self._failed, output, killed)
 
     def kill(self) -> None:
         if not self._has_ended():
@@ -258,6 +270,9 @@ class Process:
         if call is not None:
             self._calls.append(call)
             error = self._decide(call)
+            if error == _DEATH:
+                os.kill(self.pid, signal.SIGKILL)  # it still waits for the answer
+                return
         answer = struct.pack("<QqiI", number, 0, -error, 0 if error else _CONTINUE)
         with contextlib.suppress(OSError):
             fcntl.ioctl(self._listener, _SEND, bytearray(answer))
@@ -266,13 +281,13 @@ class Process:
         fault = self._fault
         if fault is None or call.kind != fault.kind:
             return 0
-        if fault.error == "ENOSPC" and call.kind == "open" and not call.creates:
+        if fault.error in _CREATING and call.kind == "open" and not call.creates:
             return 0
         self._counted += 1
         if not fault.first <= self._counted < fault.first + fault.count:
             return 0
         self._failed.append(call)
-        return getattr(errno, fault.error)
+        return _DEATH if fault.error == KILL else getattr(errno, fault.error)
 
     def _described(self, task: int, number: int, arguments: Sequence[int]) -> Call | None:
         """Returns the call, or None if it is on none of the program's files."""
@@ -316,9 +331,18 @@ def faults(calls: Sequence[Call], *, count: int = 1) -> Iterator[Fault]:
     for kind, errors in ERRORS.items():
         made = [call for call in calls if call.kind == kind]
         for error in errors:
-            some = sum(call.creates for call in made) if (kind, error) == ("open", "ENOSPC") else 0
-            for first in range(1, (some or len(made)) + 1):
+            creating = kind == "open" and error in _CREATING
+            number = sum(call.creates for call in made) if creating else len(made)
+            for first in range(1, number + 1):
                 yield Fault(kind, first, error, count)
+
+
+def kills(calls: Sequence[Call]) -> Iterator[Fault]:
+    """Yields a kill before each call that changes the disk."""
+    for kind in CHANGES:
+        made = sum(call.kind == kind and (kind != "open" or call.creates) for call in calls)
+        for first in range(1, made + 1):
+            yield Fault(kind, first, KILL)
 
 
 def _be(work: Callable[[], int], output: pathlib.Path, numbers: Sequence[int]) -> None:

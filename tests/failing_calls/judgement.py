@@ -31,7 +31,7 @@ def wrong(ended: Ended, names: Sequence[object]) -> list[str]:
     lines = ended.output.splitlines()
     if ended.hung:
         found.append(f"does not end: {' | '.join(lines[-3:])}")
-    elif ended.code < 0:
+    elif ended.code < 0 and not ended.killed:
         found.append(f"ended by signal {-ended.code}")
     if _TRACE in ended.output:
         after = [line for line in lines[_last(lines) :] if line.strip()]

@@ -1,4 +1,6 @@
-"""A site's privacy ledger whose system calls fail, while its updates pass a privacy policy."""
+"""A site's privacy ledger and the count of its answers, whose system calls fail while updates pass a
+privacy policy.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ _ROUNDS, _LIMIT_S = 12, 60.0
 
 
 class Spending:
-    """The part of a site that filters updates, notes what they spend and keeps them to be sent.
+    """The part of a site that counts and filters updates, notes what they spend and keeps them.
 
     Args:
       folder: for the site's folder in each trial.
@@ -43,6 +45,8 @@ class Spending:
         second = self._run((), None)
         if second.code or second.hung:
             problems.append(f"the same command does not go on: {second.output[-400:]}")
+        elif (counted := spending.counted(self._root)) != _ROUNDS:
+            problems.append(f"{_ROUNDS} models were used, counted are {counted}")
         return ended.failed, problems
 
     def _begin(self) -> None:
@@ -70,7 +74,9 @@ class Spending:
         return judgement.door(main)
 
     def _wrong(self, ended: Ended) -> list[str]:
-        """Looks at the ledger too: whatever failed, no noise was drawn that it does not count."""
+        """Looks at the ledger too: whatever failed, no noise was drawn that it does not count, and no
+        model was used that is not counted.
+        """
         problems = judgement.wrong(ended, [self._root])
         try:
             spending.check_spent(self._root, self._marks.read_text().splitlines())

@@ -12,7 +12,22 @@ from typing import Protocol
 from tests.failing_calls import interception
 from tests.failing_calls.interception import Call, Fault
 
-NAMES = ("server", "site", "ledger", "prepare", "predict", "train")
+MAKING = (
+    "request",
+    "request-again",
+    "answer",
+    "answer-again",
+    "revoked",
+    "provision",
+    "provision-again",
+    "add",
+    "add-request",
+    "renew",
+    "revoke",
+    "list",
+)
+LOOKING = ("audit", "verify", "doctor", "doctor-server", "status", "operate", "list-cases")
+NAMES = ("server", "site", "ledger", "prepare", "predict", "train", *MAKING, *LOOKING)
 SECONDS = {  # of one trial on one core
     "server": 1.4,
     "site": 1.4,
@@ -20,6 +35,7 @@ SECONDS = {  # of one trial on one core
     "prepare": 0.5,
     "predict": 3.0,
     "train": 10.0,
+    **dict.fromkeys((*MAKING, *LOOKING), 0.3),
 }
 
 
@@ -70,13 +86,22 @@ def workload(name: str, folder: pathlib.Path) -> Workload:
         from tests.failing_calls.prediction import prediction
 
         return prediction(folder)
+    if name in MAKING:
+        from tests.failing_calls import kits
+
+        return kits.scenario(name, folder)
+    if name in LOOKING:
+        from tests.failing_calls import inspections
+
+        return inspections.SCENARIOS[name](folder)
     from tests.failing_calls.training import training
 
     return training(folder)
 
 
 def kinds_of(name: str) -> tuple[str, ...]:
-    sockets = interception.SOCKETS if name in ("server", "site") else ()
+    asks = name in ("server", "site", "doctor", "status", "operate")
+    sockets = interception.SOCKETS if asks else ()
     return (*interception.FILES, *sockets)
 
 

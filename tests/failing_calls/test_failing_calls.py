@@ -1,6 +1,7 @@
 """A sample of the faults that `python -m tests.failing_calls` tries."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -89,16 +90,38 @@ def test_the_nth_call_fails_and_the_others_do_not(tmp_path):
 
 
 @pytest.mark.usefixtures("possible")
-def test_programs_whose_calls_fail_lose_nothing_and_go_on():
-    programs = ("server", "site", "ledger", "prepare")
+def test_a_kill_comes_before_the_nth_call_that_changes_the_disk(tmp_path):
+    folder = tmp_path / "own"
+    folder.mkdir()
+
+    def work():
+        for name in ("one", "two", "three"):
+            os.close(os.open(folder / name, os.O_CREAT | os.O_WRONLY))
+            os.close(os.open(folder / name, os.O_RDONLY))
+        return 0
+
+    def run(kinds, fault=None):
+        output = tmp_path / "output"
+        return interception.run(work, output, seconds=60, kinds=kinds, roots=[folder], fault=fault)
+
+    found = list(interception.kills(run(["open"]).calls))
+    assert found == [Fault("open", number, interception.KILL) for number in (1, 2, 3)]
+    for path in folder.iterdir():
+        path.unlink()
+    ended = run(["open"], found[1])
+    assert ended.killed and ended.code == -signal.SIGKILL and not wrong(ended, [folder])
+    assert [path.name for path in folder.iterdir()] == ["one"]
+
+
+def _swept(programs, *flags):
     done = subprocess.run(
         [
             sys.executable,
             "-m",
             "tests.failing_calls",
             *(f"--only={program}" for program in programs),
-            "--count=2",
             "--seed=7",
+            *flags,
         ],
         capture_output=True,
         text=True,
@@ -106,3 +129,13 @@ def test_programs_whose_calls_fail_lose_nothing_and_go_on():
     )
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     assert done.stdout.count(" 0 failures") == len(programs)
+
+
+@pytest.mark.usefixtures("possible")
+def test_programs_whose_calls_fail_lose_nothing_and_go_on():
+    _swept(("server", "site", "ledger", "prepare", "answer", "renew"), "--count=2")
+
+
+@pytest.mark.usefixtures("possible")
+def test_programs_that_are_killed_lose_nothing_and_go_on():
+    _swept(("ledger", "request", "revoked"), "--kills", "--count=2")

@@ -1,8 +1,10 @@
-"""The privacy ledger of a site, with its journal, and what must hold after a power cut.
+"""A site's privacy ledger and the count of its answers, with its journal, and what must hold after
+a power cut.
 
     python -m tests.power_loss.spending ROOT
 
-lets a site's updates of a few rounds pass a privacy policy, and marks each time that noise is drawn.
+lets a site's updates of a few rounds pass a privacy policy, and marks each time that a model is
+counted or noise is drawn.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy as np
 
 from federated.privacy.policy import PrivacyPolicy
 from federated.site import update_filter
+from federated.site.answers import AnswerLimits, Answers
 from federated.site.journal import Journal
 from federated.site.update_filter import UpdateFilter
 from federated.tensors.weights import specs_of
@@ -24,6 +27,7 @@ from tests.power_loss import recording, sync_lines
 ROUNDS = 40
 _RUN, _SITE = "run1", "C1"
 _MODEL = {"stem/kernel": np.zeros((2, 3), np.float32)}
+_LIMITS = AnswerLimits(max_updates=ROUNDS)
 _POLICY = PrivacyPolicy(
     filter="svt", gamma=0.5, threshold=0.0, epsilon1=1.0, epsilon2=1.0, epsilon3=1.0, budget=1e6
 )
@@ -41,7 +45,10 @@ def run(root: pathlib.Path, rounds: int = ROUNDS) -> list[int]:
     assert filter_ is not None
     update_filter.begun(filter_, journal, _RUN, _SITE, rounds)
     recording.mark("entered")
+    answers = Answers(journal.folder, _LIMITS)
     for number in range(journal.trained + 1, rounds + 1):
+        answers.note("updates", f"round_{number - 1}", "0" * 64)
+        recording.mark(f"counted {number}")
         filter_._bits = _Drawing(number)
         trained = {name: array + np.float32(number) for name, array in _MODEL.items()}
         sent = filter_.filtered(_MODEL, trained, number)
@@ -52,6 +59,10 @@ def run(root: pathlib.Path, rounds: int = ROUNDS) -> list[int]:
 
 def rounds_of(filter_: UpdateFilter) -> list[int]:
     return [entry.round for entry in filter_._ledger.spent]
+
+
+def counted(root: pathlib.Path) -> int:
+    return Answers(root / "journal", _LIMITS).count("updates")
 
 
 class _Drawing:
@@ -69,15 +80,18 @@ class _Drawing:
 
 def check(root: pathlib.Path, marks: Sequence[str]) -> None:
     """Raises AssertionError, or what the program raises, unless the ledger has every round for which
-    noise had been drawn, and the site goes on.
+    noise had been drawn, every model that had been used is counted, and the site goes on.
     """
     spent = check_spent(root, marks)
     now = run(root)
+    assert counted(root) == ROUNDS
     assert now[: len(spent)] == spent and set(now) == set(range(1, ROUNDS + 1)), now
 
 
 def check_spent(root: pathlib.Path, marks: Sequence[str]) -> list[int]:
     """Returns the rounds that the ledger has. Raises as `check`."""
+    used = len({text for text in marks if text.startswith("counted ")})
+    assert counted(root) >= used, f"{used} models were used, counted are {counted(root)}"
     drawn = [int(text.split()[1]) for text in marks if text.startswith("noise ")]
     spent: list[int] = []
     if "entered" in marks:

@@ -95,6 +95,8 @@ def test_a_power_cut_loses_nothing_that_was_confirmed(recorded, name, each):
         ("server", "PRAGMA synchronous", ""),
         ("ledger", "runkit.atomic.replacing", "federated.site.privacy_ledger._write"),
         ("ledger", "runkit.durable.sync_directory", "federated.site.privacy_ledger._write"),
+        ("ledger", "runkit.atomic.replacing", "federated.site.answers._write"),
+        ("ledger", "runkit.durable.sync_directory", "federated.site.answers._write"),
         ("prepare", "runkit.atomic._sync_all_in", "preprocessing.case_store.write_case"),
         ("prepare", "runkit.durable.sync_directory < runkit.atomic._sync_all_in", ""),
         ("prepare", "runkit.durable.sync_directory", "preprocessing.case_store.write_index"),
