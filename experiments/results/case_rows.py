@@ -6,7 +6,7 @@ All column names are composed of the words that federated.security.report_filter
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypedDict, cast
 
 import numpy as np
@@ -84,6 +84,11 @@ class CaseRow(_Scored, total=False):
     gate_threshold: float  # of the gate that was applied, see `gated_rows`
     gate_patients: int
     gate_share: float
+
+
+def latest(rows: Iterable[CaseRow], grid: str) -> dict[tuple[str, str, int], CaseRow]:
+    """Returns (model, site, case) -> the last row on a grid; an interrupted site may send two."""
+    return {(row["model"], row["site"], row["case"]): row for row in rows if row["grid"] == grid}
 
 
 def value(row: CaseRow, column: str) -> float | None:

@@ -89,12 +89,7 @@ class Scores:
     def __init__(self, runs: Sequence[Run]):
         found: dict[tuple[str, Unit], list[CaseRow]] = {}
         for run in runs:
-            latest = {
-                (row["model"], row["site"], row["case"]): row
-                for row in run.rows
-                if row["grid"] == "training"
-            }
-            for (model, site, case), row in latest.items():
+            for (model, site, case), row in case_rows.latest(run.rows, "training").items():
                 found.setdefault((model, (run.cohort, site, case)), []).append(row)
         self._found = found
 

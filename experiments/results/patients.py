@@ -55,12 +55,7 @@ def of_runs(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """
     found: dict[str, list[_Patient]] = {}
     for number, run in enumerate(runs):
-        latest = {
-            (row["model"], row["site"], row["case"]): row
-            for row in run.rows
-            if row["grid"] == "training"
-        }
-        for (model, site, case), row in latest.items():
+        for (model, site, case), row in case_rows.latest(run.rows, "training").items():
             found.setdefault(model, []).append(_patient(row, (run.cohort, site, case), number))
     return {model: _measures(found[model]) for model in sorted(found, key=table1_values.position)}
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from experiments.results.case_rows import CaseRow, value
+from experiments.results.case_rows import CaseRow, latest, value
 from experiments.results.model_names import candidate_name, candidate_of
 from runkit.classes import FOREGROUND
 
@@ -60,10 +60,10 @@ def choose(rows: Sequence[CaseRow]) -> dict[str, int]:
     that have a tumour, a model that has lost it would look best.
     """
     scores: dict[str, dict[int, tuple[int, float]]] = {}
-    latest = {(row["model"], row["site"], row["case"]): row for row in rows if row["grid"] == GRID}
-    for name in {model for model, _, _ in latest}:
+    validated = latest(rows, GRID)
+    for name in {model for model, _, _ in validated}:
         candidate = candidate_of(name)
-        own = [row for (model, _, _), row in latest.items() if model == name]
+        own = [row for (model, _, _), row in validated.items() if model == name]
         means = [
             _mean([n for n in (value(row, f"dice_{of}") for row in own) if n is not None])
             for of in FOREGROUND.values()

@@ -97,9 +97,10 @@ def read_rows(path: str | os.PathLike, *, any_site: bool = False) -> list[CaseRo
     Raises:
       ValueError: naming the file, the line and the key, if a line is not a valid row.
     """
-    latest: dict[tuple[str, str, int, str], CaseRow] = {}
-    for row in rows_as_sent(path, any_site=any_site):
-        latest[row["model"], row["site"], row["case"], row["grid"]] = row
+    latest = {
+        (row["model"], row["site"], row["case"], row["grid"]): row
+        for row in rows_as_sent(path, any_site=any_site)
+    }
     return gated_rows.resolve(shared_choice.resolve(latest.values()))
 
 
@@ -147,11 +148,10 @@ def table(rows: Iterable[CaseRow], grid: str = "training") -> dict[str, TableRow
     """
     if grid not in GRIDS:
         raise ValueError(f"grid is {grid!r}; expected one of {GRIDS}")
-    latest: dict[tuple[str, str, int], CaseRow] = {}
+    rows = list(rows)
     for row in rows:
         _check_row(row, "per-case row")
-        if row["grid"] == grid:
-            latest[row["model"], row["site"], row["case"]] = row
+    latest = case_rows.latest(rows, grid)
     result: dict[str, TableRow] = {}
     for name in (*ROWS, *sorted({model for model, _, _ in latest} - set(ROWS), key=position)):
         if name == AVERAGE:

@@ -15,7 +15,7 @@ from c2fnas.search.evolution import EvolutionSettings
 from c2fnas.search.operation_space import OperationSpace
 from experiments.models import given_paths
 from experiments.results import fingerprints, path_names, shared_choice, table1_values
-from experiments.results.case_rows import CaseRow, value
+from experiments.results.case_rows import CaseRow, latest, value
 from experiments.search import search_state
 from experiments.search.search_state import EVOLUTION, RANDOM, SearchState, random_arm_seed
 from runkit import events
@@ -236,13 +236,8 @@ def scores(rows: Sequence[CaseRow]) -> dict[str, dict[str, list[float]]]:
     As everywhere in a search, the score of a case is the mean Dice of the classes that its label
     shows.
     """
-    latest = {
-        (row["model"], row["site"], row["case"]): row
-        for row in rows
-        if row["grid"] == shared_choice.GRID
-    }
     found: dict[str, dict[str, list[float]]] = {}
-    for (model, site, _), row in sorted(latest.items()):
+    for (model, site, _), row in sorted(latest(rows, shared_choice.GRID).items()):
         shown = [
             value(row, f"dice_{name}") or 0.0
             for name in FOREGROUND.values()

@@ -29,6 +29,12 @@ def test_the_type_of_a_row_has_every_column_that_is_written():
     assert set(case_rows.REQUIRED) == CaseRow.__required_keys__
 
 
+def test_the_last_of_several_rows_of_a_case_on_a_grid_counts():
+    one = {"model": "A", "site": "C1", "case": 1, "grid": "training", "dice_tumour": 0.1}
+    again, native = {**one, "dice_tumour": 0.2}, {**one, "grid": "native"}
+    assert case_rows.latest([one, again, native], "training") == {("A", "C1", 1): again}
+
+
 def test_a_value_is_a_number_or_none():
     assert case_rows.value({"dice_tumour": 1}, "dice_tumour") == 1.0
     assert case_rows.value({"dice_tumour": None}, "dice_tumour") is None
