@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from experiments.models import model_folders
 from experiments.reports import table1_report
-from experiments.run import processes, run_folder, run_plan
+from experiments.run import local_server, processes, run_folder, run_plan
 from experiments.run.run_plan import (
     FINETUNED,
     MEMBERSHIP,
@@ -26,9 +27,30 @@ from preprocessing import budget, case_store, declared_labels
 from preprocessing import manifest as manifests
 from runkit import atomic, processors
 
-_SERVER_START_TIMEOUT_S = 120
 _ROOM_BYTES = 8e9  # with less for each site, its cases are prepared one at a time
 _FAULTY_SITE = "experiments.faulty_site"  # in place of experiments.join, in an experiment
+
+
+class _Cohort(NamedTuple):
+    """Patients of a synthetic hospital. All runs with the same patients share a folder."""
+
+    hospital: str
+    cases: int
+    seed: int
+    phantom: str
+
+    @property
+    def name(self) -> str:
+        kind = "" if self.phantom == "standard" else f"-{self.phantom}"
+        return f"{self.hospital}{kind}-{self.cases}-seed{self.seed}"
+
+
+def _cohorts(site: SiteSpec) -> list[_Cohort]:
+    """Returns the synthetic cohorts whose patients a site has."""
+    return [
+        _Cohort(hospital, cases, site.cohort_seed, site.phantom)
+        for hospital, cases in site.cohort.items()
+    ]
 
 
 class Stages:
@@ -89,31 +111,32 @@ class Stages:
     def _make_cohorts(self, group: processes.ProgramGroup) -> None:
         if self._deformed():
             self._make_deformed(group)
-        wanted = {}
-        for site in self._spec.sites:
-            for hospital, cases in site.cohort.items():
-                wanted[_cohort_folder(self._spec, site, hospital)] = (hospital, cases, site)
-        programs = []
-        missing = [folder for folder in wanted if not (folder / "manifest.json").exists()]
+        self._synthesize(group, [one for site in self._spec.sites for one in _cohorts(site)])
+
+    def _synthesize(self, group: processes.ProgramGroup, cohorts: Iterable[_Cohort]) -> None:
+        """Makes the synthetic cohorts that no run has made yet."""
+        missing = {
+            one: folder
+            for one in cohorts
+            if not ((folder := self._spec.cohorts / one.name) / "manifest.json").exists()
+        }
         workers = _workers_of_each(len(missing))
-        for folder, (hospital, cases, site) in wanted.items():
-            if folder in missing:
-                arguments = [
-                    f"--site={hospital}",
-                    f"--cases={cases}",
-                    f"--seed={site.cohort_seed}",
+        programs = [
+            group.start(
+                one.name,
+                "experiments.synthesize",
+                [
+                    f"--site={one.hospital}",
+                    f"--cases={one.cases}",
+                    f"--seed={one.seed}",
+                    f"--phantom={one.phantom}",
                     f"--output={folder}",
                     f"--workers={workers}",
-                ]
-                arguments += [f"--phantom={site.phantom}"] if site.phantom != "standard" else []
-                programs.append(
-                    group.start(
-                        folder.name,
-                        "experiments.synthesize",
-                        arguments,
-                        log=f"{folder.name}.cohort",
-                    )
-                )
+                ],
+                log=f"{one.name}.cohort",
+            )
+            for one, folder in missing.items()
+        ]
         group.wait(programs, "cohort")
 
     def _deformed(self) -> dict[str, SiteSpec]:
@@ -172,9 +195,7 @@ class Stages:
             return site.manifest
         if site.deformed is not None:
             return _deformed_folder(self._spec) / site.name / "manifest.json"
-        files = [
-            _cohort_folder(self._spec, site, hospital) / "manifest.json" for hospital in site.cohort
-        ]
+        files = [self._spec.cohorts / one.name / "manifest.json" for one in _cohorts(site)]
         if len(files) == 1:
             return files[0]
         merged = self._folder / "manifests" / f"{site.name}.json"
@@ -225,33 +246,21 @@ class Stages:
             group.wait(
                 [group.start("kits", "experiments.provision", arguments, log="provision")], "kits"
             )
-        address = store / "address.json"
-        address.unlink(missing_ok=True)
-        arguments = [
-            *self._experiment,
-            f"--kit={kits / 'server'}",
-            f"--store={store}",
-            f"--initial_model={self._initial}",
-            "--port=0",
-            f"--min_num_clients={len(sites)}",
-            f"--max_num_clients={len(sites)}",
-        ]
+        arguments = [*self._experiment, f"--initial_model={self._initial}"]
         if any(site.fault or site.privacy.guaranteed for site in sites):
             # The check would refuse a bad site's updates, and updates with noise on every value;
             # the experiment tests how the rule handles them.
             arguments.append("--max_change_ratio=0")
         if self._spec.nonmembers:
             arguments.append(f"--keep_updates={self._spec.config.num_rounds}")
-        server = group.start("server", "experiments.serve", arguments)
-        group.wait_for(address.exists, server, "starting", _SERVER_START_TIMEOUT_S)
-        port = atomic.read_json(address)["port"]
+        server, reached = local_server.start(group, kits, store, len(sites), arguments)
         programs = []
         for site in sites:
             arguments = [
                 *self._experiment,
                 *self._runtime,
                 f"--kit={kits / site.name}",
-                f"--server=localhost:{port}",
+                reached,
                 f"--site_folder={self.site_folder(site)}",
             ]
             if self._spec.baselines:
@@ -318,29 +327,17 @@ class Stages:
 
     def _make_nonmembers(self, group: processes.ProgramGroup) -> None:
         """Makes and prepares other patients of the sites' hospitals, once for all such runs."""
-        made, programs = [], []
-        missing = []
-        for site, scans, prepared in self._nonmembers():
-            if (prepared / "cases" / "index.json").exists():
-                continue
-            missing.append((site, scans, prepared))
-            if not (scans / "manifest.json").exists() and scans not in made:
-                made.append(scans)
-                (hospital,) = site.cohort
-                arguments = [
-                    f"--site={hospital}",
-                    f"--cases={self._spec.nonmembers}",
-                    f"--seed={nonmember_seed(self._spec.config.seed)}",
-                    f"--output={scans}",
-                    f"--phantom={site.phantom}",
-                ]
-                programs.append(group.start(scans.name, "experiments.synthesize", arguments))
-        group.wait(programs, NONMEMBERS)
+        missing = [
+            (site, cohort, prepared)
+            for site, cohort, prepared in self._nonmembers()
+            if not (prepared / "cases" / "index.json").exists()
+        ]
+        self._synthesize(group, [cohort for _, cohort, _ in missing])
         programs = []
-        for site, scans, prepared in missing:
+        for site, cohort, prepared in missing:
             arguments = [
                 *self._experiment,
-                f"--manifest={scans / 'manifest.json'}",
+                f"--manifest={self._spec.cohorts / cohort.name / 'manifest.json'}",
                 f"--site={site.name}",
                 f"--site_folder={prepared}",
                 f"--split=0,0,{self._spec.nonmembers}",
@@ -350,15 +347,15 @@ class Stages:
             programs.append(group.start(site.name, "experiments.prepare", arguments, log=log))
         group.wait(programs, NONMEMBERS)
 
-    def _nonmembers(self) -> Iterator[tuple[SiteSpec, pathlib.Path, pathlib.Path]]:
+    def _nonmembers(self) -> Iterator[tuple[SiteSpec, _Cohort, pathlib.Path]]:
         """Yields each site, its hospital's other patients, and their prepared cases."""
         spec = self._spec
         for site in spec.sites:
             (hospital,) = site.cohort
-            kind = "" if site.phantom == "standard" else f"-{site.phantom}"
-            scans = f"{hospital}{kind}-{spec.nonmembers}-seed{nonmember_seed(spec.config.seed)}"
-            prepared = f"{scans}-prepared-{run_plan.preparation_name(spec.config)}"
-            yield site, spec.cohorts / scans, spec.cohorts / prepared / site.name
+            seed = nonmember_seed(spec.config.seed)
+            cohort = _Cohort(hospital, spec.nonmembers, seed, site.phantom)
+            prepared = f"{cohort.name}-prepared-{run_plan.preparation_name(spec.config)}"
+            yield site, cohort, spec.cohorts / prepared / site.name
 
     def _measure_membership(self, group: processes.ProgramGroup) -> None:
         output = self._folder / "membership"
@@ -431,12 +428,6 @@ class Stages:
 def _workers_of_each(programs: int) -> int:
     """Returns how many processes each of `programs` concurrent programs may start."""
     return max(1, processors.available() // max(1, programs))
-
-
-def _cohort_folder(spec: RunSpec, site: SiteSpec, hospital: str) -> pathlib.Path:
-    # All runs with the same patients share a cohort.
-    kind = "" if site.phantom == "standard" else f"-{site.phantom}"
-    return spec.cohorts / f"{hospital}{kind}-{site.cohort[hospital]}-seed{site.cohort_seed}"
 
 
 def _deformed_folder(spec: RunSpec) -> pathlib.Path:

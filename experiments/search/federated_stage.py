@@ -14,7 +14,7 @@ from typing import Any
 
 from experiments import flag_files
 from experiments.configuration import ExperimentConfig
-from experiments.run import processes
+from experiments.run import local_server, processes
 from experiments.search import federated_search, search_state
 from federated.rounds import tasks
 from runkit import atomic
@@ -22,7 +22,6 @@ from runkit import atomic
 SEARCH = "search"  # folder of the operator's program, within that of the stage
 _KITS, _STORE, _INITIAL = "kits", "supernet", "initial.safetensors"
 _LOCAL_EPOCHS = 10  # per round, as in the paper
-_SERVER_START_S = 120
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,24 +102,9 @@ class FederatedStage:
         """
         given = [*self._flags, *([] if rounds is None else [f"--num_rounds={rounds}"])]
         kits, sites = self.folder / _KITS, len(self.site_folders)
-        address = store / "address.json"
-        address.unlink(missing_ok=True)
-        server = group.start(
-            "server",
-            "experiments.serve",
-            [
-                *given,
-                f"--kit={kits / 'server'}",
-                f"--store={store}",
-                models,
-                "--port=0",
-                f"--min_num_clients={sites}",
-                f"--max_num_clients={sites}",
-            ],
-            log="federated.server",
+        server, reached = local_server.start(
+            group, kits, store, sites, [*given, models], log="federated.server"
         )
-        group.wait_for(address.exists, server, "starting", _SERVER_START_S)
-        port = atomic.read_json(address)["port"]
         joined = [
             group.start(
                 site,
@@ -129,7 +113,7 @@ class FederatedStage:
                     *given,
                     f"--threads={max(1, self.threads // sites)}",
                     f"--kit={kits / site}",
-                    f"--server=localhost:{port}",
+                    reached,
                     f"--site_folder={folder}",
                 ],
                 log=f"{site}.federated",
