@@ -374,9 +374,9 @@ def write_case(
     target = case_folder(root, case_id)
     with _writing(target, "case.json"), atomic.replacing_folder(target) as folder:
         with _writing(target, "runs.npy"):
-            _save(folder / "runs.npy", label.runs().runs)
+            array_files.save(folder / "runs.npy", label.runs().runs)
         with _writing(target, "native_runs.npy"):
-            _save(folder / "native_runs.npy", native_label.runs().runs)
+            array_files.save(folder / "native_runs.npy", native_label.runs().runs)
         with _writing(target, "label.npy"):
             _save_label(folder / "label.npy", label)
         with _writing(target, "image.npy"):
@@ -445,10 +445,6 @@ def _writing(folder: pathlib.Path, name: str) -> Iterator[None]:
         raise CannotWrite(
             f"{folder / name}: cannot be written ({error.strerror or error})"
         ) from error
-
-
-def _save(path: pathlib.Path, array: np.ndarray) -> None:
-    array_files.save(path, array)
 
 
 def _save_image(path: pathlib.Path, shape: Sequence[int], slabs: Iterable[np.ndarray]) -> int:

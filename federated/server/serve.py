@@ -60,7 +60,6 @@ def serve(
     models: Mapping[str, str | os.PathLike] | None = None,
     metrics: tuple[str, int] | None = None,
     clock: Callable[[], float] = time.time,
-    monotonic: Callable[[], float] = time.monotonic,
     listeners: Sequence[audit_log.Listener] = (),
     on_ready: Callable[[int], None] = lambda port: None,
     stop: threading.Event | None = None,
@@ -82,7 +81,6 @@ def serve(
           name -> safetensors file.
       metrics: address and port of a Prometheus endpoint; None for none (see `metrics_endpoint`).
       clock: returns the seconds since the epoch; for the log, tokens and certificates.
-      monotonic: returns seconds; for deadlines and silence.
       listeners: called with every event that is logged in `<store>/events.jsonl`.
       on_ready: called with the bound port once sites may connect.
       stop: set it from another thread to end serving.
@@ -122,7 +120,6 @@ def serve(
             vocabulary=vocabulary,
             models=models,
             clock=clock,
-            monotonic=monotonic,
             listeners=listeners,
         )
     with contextlib.closing(run.coordinator):
@@ -164,7 +161,6 @@ def _open(
     vocabulary: Vocabulary,
     models: Mapping[str, str | os.PathLike] | None,
     clock: Callable[[], float],
-    monotonic: Callable[[], float],
     listeners: Sequence[audit_log.Listener],
 ) -> _OpenRun:
     """Opens the run's store and its log, which is completed from the store."""
@@ -209,7 +205,6 @@ def _open(
             vocabulary=vocabulary,
             authority=certificates.load(atomic.read_bytes(identity.authority)),
             clock=clock,
-            monotonic=monotonic,
         )
         overview = Overview(
             coordinator.orders,

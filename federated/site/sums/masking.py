@@ -39,10 +39,6 @@ FORMAT = 1  # of masking.json
 NAME, _MASKED = "masking.json", "masked.safetensors"
 
 
-def utc_now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.timezone.utc)
-
-
 class Plain(NamedTuple):
     """An update as it was trained, and the model that it was trained from."""
 
@@ -68,7 +64,6 @@ class Masking:
       settings: what the server said at login.
       signer: returns what signs for this site.
       terms: what this site demands of sums. The smallest number of sites is kept on disk.
-      now: the time of day, by which certificates are valid.
     Raises:
       ServerMisbehaves: for settings with which no sum is safe, or others than this run had before.
       PolicyRefused: for terms that the run cannot keep, or fewer sites than they were before.
@@ -83,10 +78,9 @@ class Masking:
         signer: Callable[[], Signer],
         *,
         terms: SumTerms = SumTerms(),  # noqa: B008 - a frozen value
-        now: Callable[[], datetime.datetime] = utc_now,
     ):
         self._path, self.masked_path = folder / NAME, folder / _MASKED
-        self._run, self._settings, self._signer, self._now = run, settings, signer, now
+        self._run, self._settings, self._signer = run, settings, signer
         try:
             ring.check_settings(settings)
         except ValueError as error:
@@ -238,7 +232,8 @@ class Masking:
         if task.kind == "share":
             self._check_count([each.site for each in state.keys])
             signer = self._signer()
-            me = participant.share(me, state.keys, signer.authority, self._now())
+            now = datetime.datetime.now(datetime.timezone.utc)
+            me = participant.share(me, state.keys, signer.authority, now)
             self._save(me)
             return participant.shares_post(me)
         if task.kind == "reveal" and not me.survivors:
