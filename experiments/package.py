@@ -49,6 +49,7 @@ def main(argv: list[str]) -> None:
     config = experiment_flags.experiment_config()
     output = experiment_flags.required("output", "the model folder to write")
     source = experiment_flags.required("weights", "the weights of the model")
+    name = experiment_flags.required("name", "the model's name")
     cases = [pathlib.Path(folder) / "cases" for folder in FLAGS.site_folder]
     inputs = {
         "--weights": [source],
@@ -65,14 +66,13 @@ def main(argv: list[str]) -> None:
             raise app.UsageError("--private_arrays is for models trained with --keep_at_site")
         site_folder = pathlib.Path(FLAGS.private_arrays)
         site = private_arrays_of = case_store.record_of(site_folder / "cases").site
-        weights = model_folders.of_site(source, FLAGS.name, site_folder, config)
+        weights = model_folders.of_site(source, name, site_folder, config)
     elif config.share_rules.keep and "plan" in metadata:
         raise ValueError(
             f"{source} is a global model, which holds the arrays that the plan keeps at the sites "
             f"({', '.join(config.share_rules.keep)}) with the initial model's values; give a "
             "site's folder as --private_arrays to complete it"
         )
-    name = experiment_flags.required("name", "the model's name")
     stores = [prepared_cases.open_store(folder, config) for folder in cases]
     rows = table1_values.read_rows(FLAGS.rows, any_site=True) if FLAGS.rows else []
     model_folders.write(

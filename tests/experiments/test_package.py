@@ -7,6 +7,13 @@ from tests import forked
 from tests.experiments.programs import refused
 
 
+def test_a_missing_name_is_asked_for_before_anything_is_read(tmp_path):
+    given = {"weights": "w.safetensors", "output": tmp_path, "private_arrays": tmp_path}
+    flags = [f"--{name}={value}" for name, value in given.items()]
+    error = refused("package", *flags, "--keep_at_site=norms")
+    assert error.startswith("--name is missing")
+
+
 def test_weights_become_a_folder_and_those_of_other_flags_do_not(shallow, tmp_path):
     study, _ = shallow
     flags = study.flags(weights=study.initial, name="C1_baseline", output=tmp_path / "model")
