@@ -32,6 +32,7 @@ from preprocessing.case_source import PreparedCase
 from preprocessing.case_store import CaseStore
 
 _MARGIN_MM = 12.0  # along z, beyond the first and last slice of truth
+_FIRST = 3  # cases that are shown where nothing chooses them
 _LABEL_GREY = 100  # grey levels between classes, so that rounding in a browser cannot confuse them
 
 
@@ -68,7 +69,7 @@ def choose_cases(
             ]
             scored.append((sum(dice) / len(dice) if dice else 0.0, case.number, case))
     if not scored:
-        return [("", case) for case in cases if masks_of(folders, case.number)][:3]
+        return [("", case) for case in cases if masks_of(folders, case.number)][:_FIRST]
     scored.sort(key=lambda entry: entry[:2])
     places = {"worst": 0, "median": len(scored) // 2, "best": len(scored) - 1}
     chosen: dict[int, str] = {}
@@ -90,23 +91,12 @@ def figure(run_folder: str | os.PathLike, site: str) -> Figure:
     for word, case in choose_cases(
         [store.open(case_id) for case_id in store.case_ids("test")], folders, "FL_global"
     ):
-        masks, truth = masks_of(folders, case.number), np.asarray(case.label)
-        captions = {name: _caption(metrics.dice(mask, truth)) for name, mask in masks.items()}
         title = f"{site}, case {case.number}" + (f"\n{word} of FL_global" if word else "")
-        slices.append(
-            slice_case(title, case.image, truth, masks, case.target_mm, captions=captions)
-        )
-    if not slices:
-        raise ValueError(
-            f"{home}: no predicted mask of the site's test cases; let the site finish its "
-            "evaluation first"
-        )
-    return comparison(slices)
+        slices.append(_slice(title, case, masks_of(folders, case.number)))
+    return _figure(slices, home, site)
 
 
-def first_cases(
-    cases: Iterable[PreparedCase], masks: str | os.PathLike, site: str, *, count: int = 3
-) -> Figure:
+def first_cases(cases: Iterable[PreparedCase], masks: str | os.PathLike, site: str) -> Figure:
     """Draws a site's first cases with masks beside the masks of all models.
 
     The picture shows scans, so it stays at the site.
@@ -115,31 +105,29 @@ def first_cases(
       cases: the site's prepared test cases.
       masks: folder of predicted masks on the training grid, see `masks_of`.
       site: name of the site.
-      count: largest number of cases to draw.
     Raises:
       ValueError: if no case has a mask.
     """
     slices: list[CaseSlice] = []
     for case in cases:
-        predictions = masks_of([masks], case.number)
-        if predictions and len(slices) < count:
-            truth = np.asarray(case.label)
-            captions = {
-                model: _caption(metrics.dice(mask, truth)) for model, mask in predictions.items()
-            }
-            slices.append(
-                slice_case(
-                    f"{site}, case {case.number}",
-                    case.image,
-                    truth,
-                    predictions,
-                    case.target_mm,
-                    captions=captions,
-                )
-            )
+        if len(slices) == _FIRST:
+            break
+        if predictions := masks_of([masks], case.number):
+            slices.append(_slice(f"{site}, case {case.number}", case, predictions))
+    return _figure(slices, masks, site)
+
+
+def _slice(title: str, case: PreparedCase, masks: Mapping[str, np.ndarray]) -> CaseSlice:
+    truth = np.asarray(case.label)
+    return slice_case(
+        title, case.image, truth, masks, case.target_mm, captions=_captions(masks, truth)
+    )
+
+
+def _figure(slices: Sequence[CaseSlice], folder: str | os.PathLike, site: str) -> Figure:
     if not slices:
         raise ValueError(
-            f"{masks}: no predicted mask of site {site}'s test cases; let the site finish its "
+            f"{folder}: no predicted mask of site {site}'s test cases; let the site finish its "
             "evaluation first"
         )
     return comparison(slices)
@@ -173,7 +161,6 @@ def entry(case: PreparedCase, masks: Mapping[str, np.ndarray], title: str) -> di
     grey = np.clip((image + 1.0) * 127.5, 0, 255).astype(np.uint8)
     width, height, slices = grey.shape
     columns = math.ceil(math.sqrt(slices))
-    captions = {model: _caption(metrics.dice(mask, truth)) for model, mask in masks.items()}
     return {
         "title": title,
         "width": width,
@@ -188,7 +175,7 @@ def entry(case: PreparedCase, masks: Mapping[str, np.ndarray], title: str) -> di
             model: _picture(montage(mask[window] * _LABEL_GREY, columns))
             for model, mask in masks.items()
         },
-        "captions": captions,
+        "captions": _captions(masks, truth),
     }
 
 
@@ -235,6 +222,11 @@ def _picture(sheet: np.ndarray, kind: str = "png") -> str:
     options: dict[str, Any] = {"quality": 85} if kind == "jpeg" else {"optimize": True}
     Image.fromarray(sheet).save(stream, format=kind, **options)
     return f"data:image/{kind};base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def _captions(masks: Mapping[str, np.ndarray], truth: np.ndarray) -> dict[str, str]:
+    """Returns model -> the Dice of its mask for both classes, as text."""
+    return {model: _caption(metrics.dice(mask, truth)) for model, mask in masks.items()}
 
 
 def _caption(dice: Mapping[int, float | None]) -> str:

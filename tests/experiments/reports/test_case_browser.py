@@ -26,21 +26,24 @@ def test_a_site_draws_the_cases_it_has_masks_of_with_their_dice(tmp_path):
         (4, "FL_global", half),
         (4, "C1_baseline", label),
         (9, "FL_global", label),
+        (11, "FL_global", half),
+        (12, "FL_global", label),
     ):
         np.save(tmp_path / f"case{number:03d}.{model}.npy", mask)
-    figure = case_browser.first_cases(
-        [a_case(n, label) for n in (2, 4, 9)], tmp_path, "C1", count=2
-    )
+    cases = [a_case(n, label) for n in (2, 4, 9, 11, 12)]
+    figure = case_browser.first_cases(cases, tmp_path, "C1")
     words = [text.get_text() for text in figure.texts]
     # half of 32 voxels found: 2*16/(16+32); no tumour anywhere: nothing to score
     assert [word for word in words if word.startswith("P ")] == [
         "P 1.00   T –",
         "P 0.67   T –",
         "P 1.00   T –",
+        "P 0.67   T –",
     ]
     assert [word for word in words if "case" in word and "," in word and "P" not in word] == [
         "C1, case 4",
         "C1, case 9",
+        "C1, case 11",
     ]
     with pytest.raises(ValueError, match="no predicted mask of site C1's test cases"):
         case_browser.first_cases([a_case(2, label)], tmp_path, "C1")
