@@ -38,7 +38,7 @@ class LossConfig:
     reconstruction: float = 0.3
     kl_kind: KlKind = "voxels"
     include_background: bool = True
-    missing: MissingLabels = missing_labels.NONE
+    missing: MissingLabels = missing_labels.NOTHING_MISSING
     false_alarms: float = 1.0
 
     def __post_init__(self) -> None:
@@ -57,7 +57,7 @@ def dice_and_cross_entropy(
     *,
     include_background: bool = True,
     smooth: float = 1e-5,
-    missing: MissingLabels = missing_labels.NONE,
+    missing: MissingLabels = missing_labels.NOTHING_MISSING,
     received: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the soft Dice loss and the categorical cross-entropy.

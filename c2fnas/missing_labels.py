@@ -73,7 +73,7 @@ class MissingLabels:
         return bool(self.classes) and self.evidence and self.treatment in ("restricted", "marginal")
 
 
-NONE = MissingLabels()
+NOTHING_MISSING = MissingLabels()
 
 
 @dataclasses.dataclass(frozen=True)

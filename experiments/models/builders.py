@@ -16,9 +16,8 @@ from c2fnas import (
     sliding_window,
     training,
 )
-from c2fnas import missing_labels as missing_classes
 from c2fnas.losses import LossConfig
-from c2fnas.missing_labels import MissingLabels
+from c2fnas.missing_labels import NOTHING_MISSING, MissingLabels
 from c2fnas.search import supernet
 from c2fnas.search.operation_space import OperationSpace
 from c2fnas.search.supernet_trainer import SupernetTrainer
@@ -104,7 +103,7 @@ def build_trainer(
     total_steps: int,
     frozen: tuple[str, ...] = (),
     xla: bool = False,
-    missing: MissingLabels = missing_classes.NONE,
+    missing: MissingLabels = NOTHING_MISSING,
     federated: bool = False,
 ) -> training.Trainer:
     """Builds network and optimizer of a configuration, on a strategy's devices.

@@ -13,7 +13,7 @@ from c2fnas.inference import LogitsFn
 from c2fnas.scores import case_scores
 from c2fnas.scores.tumour_score import TumourScore
 from c2fnas.sliding_window import WindowConfig
-from experiments.results import case_rows, shared_choice
+from experiments.results import case_rows, model_names, shared_choice
 from experiments.results.case_rows import SCORE
 from preprocessing import declared_labels, resampling
 from preprocessing.case_source import CaseSource, PreparedCase
@@ -60,7 +60,7 @@ class CaseEvaluation:
         tumours adds its validation cases, to which the healthy gate is fitted. The rows of a
         candidate for a shared choice differ, see `shared_choice`.
         """
-        candidate = shared_choice.candidate_of(model_name)
+        candidate = model_names.candidate_of(model_name)
         if candidate is not None and candidate[1] in self._candidate_rounds:
             return self._scored_candidate(model_name)
         rows = []

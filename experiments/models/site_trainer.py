@@ -23,13 +23,12 @@ from c2fnas import (
     inference,
     named_weights,
 )
-from c2fnas import missing_labels as missing_classes
-from c2fnas.missing_labels import MissingLabels
+from c2fnas.missing_labels import NOTHING_MISSING, MissingLabels
 from c2fnas.tensorboard_log import StepProfiler, TensorBoardLog
 from experiments.configuration import ExperimentConfig, load_genotype, plan
 from experiments.models import builders, devices
 from experiments.models.case_evaluation import CaseEvaluation
-from experiments.results import shared_choice
+from experiments.results import model_names, shared_choice
 from experiments.results.report_words import REPORTS
 from federated.rounds.tasks import check_model_name
 from federated.tensors.weights import TensorSpec
@@ -81,7 +80,7 @@ class SegmentationTrainer:
         freeze_encoder: bool = False,
         profile_steps: tuple[int, int] | None = None,
         xla: bool = False,
-        missing: MissingLabels = missing_classes.NONE,
+        missing: MissingLabels = NOTHING_MISSING,
         federated: bool = False,
         writes: bool = True,
     ):
@@ -357,7 +356,7 @@ class SegmentationTrainer:
             models[self._label] = self.best_model()
             for number in self._candidate_rounds:
                 if self._candidate_file(number).is_file():  # a run may end before its last round
-                    models[shared_choice.candidate_name(self._label, number)] = named_weights.load(
+                    models[model_names.candidate_name(self._label, number)] = named_weights.load(
                         self._candidate_file(number)
                     )[0]
         return models

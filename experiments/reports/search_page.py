@@ -114,7 +114,7 @@ def _stage(stage: StageResult) -> list[str]:
         ),
         "<h3>The best of each arm</h3>",
         html_parts.table(
-            ["Arm", "Genotype", "Score#", *_site_heads(found), "GMAC#", "Candidate#"],
+            ["Arm", "Genotype", "Score#", *(f"{s}#" for s in _sites(found)), "GMAC#", "Candidate#"],
             _best_rows(found),
         ),
     ]
@@ -163,10 +163,6 @@ _ORIGINS = {
     "mutation": "by mutation",
     "crossover": "by crossover",
 }
-
-
-def _site_heads(found: Sequence[ScoredCandidate]) -> list[str]:
-    return [f"{site}#" for site in _sites(found)]
 
 
 def _sites(found: Sequence[ScoredCandidate]) -> list[str]:

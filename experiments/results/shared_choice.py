@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from experiments.results.case_rows import CaseRow, latest, value
-from experiments.results.model_names import candidate_name, candidate_of
+from experiments.results.model_names import candidate_of
 from runkit.classes import FOREGROUND
 
-__all__ = ["GRID", "candidate_name", "candidate_of", "candidate_rounds", "choose", "resolve"]
 GRID = "validation"  # the `grid` of validation rows, which are scored on the training grid
 _SUFFIX = "_shared"
 

@@ -13,6 +13,7 @@ from experiments.run import processes
 from experiments.run.run_plan import minutes
 from runkit import atomic
 
+_TIMES = "stages.json"
 BEYOND_ROWS = "rows_beyond.jsonl"  # of the models that the paper does not have
 
 
@@ -52,7 +53,7 @@ class RunFolder:
     ):
         self.folder = folder
         self._programs = programs
-        self._state_file = folder / "stages.json"
+        self._state_file = folder / _TIMES
         self._flag_file = flag_file = folder / "run.flags"
         earlier = flag_file.read_text(encoding="utf-8") if flag_file.exists() else settings
         if _deciding(earlier) != _deciding(settings):
@@ -63,11 +64,7 @@ class RunFolder:
             )
         if not flag_file.exists():
             atomic.write_text(flag_file, settings)
-        self.state: StageTimes = (
-            atomic.read_json(self._state_file)
-            if self._state_file.exists()
-            else {"wall_seconds": {}, "peak_memory_bytes": 0}
-        )
+        self.state = times_so_far(folder)
 
     def done(self, name: str) -> bool:
         """Returns whether a stage is finished."""
@@ -117,6 +114,12 @@ class RunFolder:
 def _deciding(settings: str) -> list[str]:
     """Returns the settings that must stay the same when a run is resumed."""
     return [one for one in settings.split() if not one.startswith("--gpu_memory_mib=")]
+
+
+def times_so_far(folder: pathlib.Path) -> StageTimes:
+    """Returns the times in a run's folder, finished or not; empty if the run has not begun."""
+    file = folder / _TIMES
+    return atomic.read_json(file) if file.exists() else {"wall_seconds": {}, "peak_memory_bytes": 0}
 
 
 def rows_so_far(folder: pathlib.Path) -> list[CaseRow]:

@@ -24,6 +24,7 @@ from typing import Any
 
 from experiments.reports import html_parts
 from experiments.results import table1_values
+from experiments.results.measures import Run
 from experiments.results.verdicts import hypotheses
 from experiments.results.verdicts.claims import Hypothesis, Part
 from experiments.studies import faults
@@ -264,7 +265,7 @@ def _verdicts(
         for point in study.points
         if point.against is not None
     ]
-    runs = [hypotheses.Run(seed, cohort, rows) for seed, (cohort, rows) in by_seed.items()]
+    runs = [Run(seed, cohort, rows) for seed, (cohort, rows) in by_seed.items()]
     return {
         verdict.hypothesis.key: verdict.outcomes[0].to_json()
         for verdict in hypotheses.evaluate(runs, asked)

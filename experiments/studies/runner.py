@@ -53,8 +53,7 @@ def cost_text(study: Study, folder: pathlib.Path, specs: Specs) -> str:
     costs = _costs(specs)
     done, expected, spent = {}, 0.0, 0.0
     for key, spec in specs.items():
-        file = spec.folder / "stages.json"
-        done[key] = atomic.read_json(file)["wall_seconds"] if file.exists() else {}
+        done[key] = run_folders.times_so_far(spec.folder)["wall_seconds"]
         for name, seconds in done[key].items():
             if name in costs[key]:
                 expected, spent = expected + costs[key][name], spent + seconds

@@ -11,6 +11,7 @@ from experiments.configuration import ExperimentConfig
 from experiments.figures import style
 from experiments.reports import patients_table, table1_report
 from experiments.results import fingerprints, patients, table1_values
+from experiments.results.measures import Run
 from experiments.results.statistics import intervals
 from experiments.results.verdicts import hypotheses
 from experiments.run import run_folder as run_folders
@@ -70,7 +71,7 @@ def collect(
         return {**content, **_joint(joint)}
     # All variants are runs of the same method: the table is that of the first, but the claims are
     # judged by all runs.
-    judged = [hypotheses.Run(run["seed"], run["cohort"], run["rows"]) for run in runs]
+    judged = [Run(run["seed"], run["cohort"], run["rows"]) for run in runs]
     return {**content, **_joint(joint, judged), "variants": study_variants.collect(runs)}
 
 
@@ -83,11 +84,7 @@ def _run(
     root: pathlib.Path,
 ) -> dict[str, Any]:
     log = events.EventLog(folder / "server" / "events.jsonl")
-    state = (
-        atomic.read_json(folder / "stages.json")
-        if (folder / "stages.json").exists()
-        else {"wall_seconds": {}, "peak_memory_bytes": 0}
-    )
+    times = run_folders.times_so_far(folder)
     table_file = folder / "table1.json"
     document = atomic.read_json(table_file) if table_file.exists() else {}
     rows = document.get("cases") or run_folders.rows_so_far(folder)
@@ -101,7 +98,7 @@ def _run(
         else "failed"
         if failure.exists()
         else "unfinished"
-        if state["wall_seconds"]
+        if times["wall_seconds"]
         else "not begun",
         "failure": failure.read_text(encoding="utf-8") if failure.exists() else None,
         "cohort": cohort,
@@ -111,8 +108,8 @@ def _run(
         "fingerprints": document.get(
             "fingerprints", {"rows": fingerprints.of_rows(rows)} if rows else {}
         ),
-        "wall_seconds": state["wall_seconds"],
-        "peak_memory_bytes": state["peak_memory_bytes"],
+        "wall_seconds": times["wall_seconds"],
+        "peak_memory_bytes": times["peak_memory_bytes"],
         "traffic": traffic(log.read()),
         "updates": privacy_results.told(log.read()),
         "notes": document.get("notes", []),
@@ -148,7 +145,7 @@ def of_one_run(folder: str | os.PathLike, pictures: str = "private") -> dict[str
         "notes": document["notes"],
         "rows": rows,
     }
-    joint = [hypotheses.Run(seed, "", rows)]
+    joint = [Run(seed, "", rows)]
     privacy = privacy_results.of_one_run(run)
     return {
         "name": f"{document['profile']}, seed {seed}",
@@ -163,9 +160,7 @@ def of_one_run(folder: str | os.PathLike, pictures: str = "private") -> dict[str
     }
 
 
-def _joint(
-    joint: Sequence[hypotheses.Run], judged: Sequence[hypotheses.Run] = ()
-) -> dict[str, Any]:
+def _joint(joint: Sequence[Run], judged: Sequence[Run] = ()) -> dict[str, Any]:
     """Returns the results of all rows together.
 
     Args:
@@ -184,7 +179,7 @@ def _joint(
     }
 
 
-def joint_rows(study: Study, runs: Sequence[Mapping[str, Any]]) -> list[hypotheses.Run]:
+def joint_rows(study: Study, runs: Sequence[Mapping[str, Any]]) -> list[Run]:
     """Returns one run per seed: the first point's rows, and the later points' renamed `rows`."""
     renamed = {point.label: point.rows for point in study.points}
     first = study.points[0].label
@@ -204,13 +199,11 @@ def joint_rows(study: Study, runs: Sequence[Mapping[str, Any]]) -> list[hypothes
                     for row in run["rows"]
                     if row["model"] in names
                 ]
-        joint.append(hypotheses.Run(seed, cohort, rows))
+        joint.append(Run(seed, cohort, rows))
     return joint
 
 
-def table(
-    runs: Sequence[hypotheses.Run], grid: str = "training"
-) -> dict[str, dict[str, dict[str, Any]]]:
+def table(runs: Sequence[Run], grid: str = "training") -> dict[str, dict[str, dict[str, Any]]]:
     """Returns row -> column -> mean over seeds, Student interval, value by seed, number of cases.
 
     The interval is None for a single seed. A seed without a row or a value is left out of that
@@ -254,9 +247,7 @@ def sweep(study: Study, runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
         points.append(
             {
                 "label": point.label,
-                "table": table(
-                    [hypotheses.Run(run["seed"], run["cohort"], run["rows"]) for run in own]
-                ),
+                "table": table([Run(run["seed"], run["cohort"], run["rows"]) for run in own]),
                 "wall_seconds": sum(walls) / len(walls) if walls else None,
                 "bytes": sum(moved) / len(moved) if moved else None,
                 "runs": len(walls),
@@ -379,7 +370,7 @@ def _verdict_lines(verdicts: Sequence[Mapping[str, Any]], not_asked: Sequence[st
         "## The claims",
         "",
         "Estimate [95 % interval over patients and trainings]; the numbers of patients and "
-        "trainings; how often such an interval contains the true value; p after Holm's",
+        "trainings; how often such an interval contains the true value; p after Holm's "
         "correction; and the smallest difference that such a study detects with 80 % power, "
         "without and with Holm's correction. The rules are in docs/verdicts.md.",
         "",

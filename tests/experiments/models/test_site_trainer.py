@@ -10,7 +10,7 @@ import tensorflow as tf
 from c2fnas import gpus, named_weights
 from experiments.configuration import ExperimentConfig
 from experiments.models import builders, site_trainer
-from experiments.results import shared_choice
+from experiments.results import model_names
 from federated import errors
 from federated.tensors.weights import canonical, specs_of
 from runkit import private
@@ -243,7 +243,7 @@ def test_no_model_of_a_discarded_round_stays_the_best_or_is_lent(
     again, _ = site.train(other, 2)
     assert site.best_score == {"dice": 0.9 if kept else 0.4, "round": kept or 2}
     expected, lent = trained[0] if kept else again, site.local_models()
-    assert set(lent) == {"C2_FL_local", shared_choice.candidate_name("C2_FL_local", 1)}
+    assert set(lent) == {"C2_FL_local", model_names.candidate_name("C2_FL_local", 1)}
     for name, array in lent["C2_FL_local"].items():
         np.testing.assert_array_equal(array, expected[name])
 
