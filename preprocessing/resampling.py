@@ -7,14 +7,15 @@ voxel centre take its value.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from preprocessing import geometry, separable
+from preprocessing import geometry, intensity, separable
 from preprocessing.axes import memory_order, three
 from preprocessing.foreground import LabelBox
-from preprocessing.volume import Grid
+from preprocessing.volume import Grid, Volume
 
 # Voxels interpolated at a time on the way back: 16 MB of float32, whatever the size of the scan.
 _RESTORED_VOXELS = 2**22
@@ -52,20 +53,24 @@ def resample_linear(
     return separable.interpolate(array, _positions(array.shape, spacing_mm, target_mm))
 
 
-def linear_slabs(
-    array: np.ndarray,
-    spacing_mm: Sequence[float],
+def windowed_slabs(
+    scan: Volume,
     target_mm: Sequence[float],
+    window_hu: Sequence[float],
     *,
-    finish: Callable[[np.ndarray], np.ndarray] = lambda slab: slab,
     threads: int = 1,
 ) -> Iterator[np.ndarray]:
-    """Yields the result of `resample_linear` as slabs along x, in C order.
+    """Yields a scan as the network sees it, as slabs along x: float16 in [-1, 1], in C order.
 
-    The whole volume is never in memory; see `separable.slabs`.
+    It is the result of `resample_linear`, then `intensity.window_float16`. The whole volume is
+    never in memory; see `separable.slabs`.
     """
+    low, high = window_hu
     return separable.slabs(
-        array, _positions(array.shape, spacing_mm, target_mm), finish=finish, threads=threads
+        scan.array,
+        _positions(scan.shape, scan.spacing_mm, target_mm),
+        finish=functools.partial(intensity.window_float16, low=low, high=high),
+        threads=threads,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import math
 import os
 import pathlib
@@ -19,7 +18,7 @@ from c2fnas.scores.healthy_gate import HealthyGate
 from c2fnas.scores.tumour_score import TumourScore
 from c2fnas.sliding_window import LogitsFn, WindowConfig
 from experiments import figures
-from preprocessing import dicom, geometry, intensity, nifti, resampling, rules, sources
+from preprocessing import dicom, geometry, nifti, resampling, rules, sources
 from preprocessing.checks import integrity
 from preprocessing.manifest import Case
 from preprocessing.names import stem
@@ -227,16 +226,12 @@ def _scaled(upright: Volume, settings: PredictionSettings) -> np.ndarray:
 
     These are the same values as in the case store, i.e. in training and evaluation.
     """
-    low, high = settings.window_hu
     scaled = np.empty(
         resampling.resampled_shape(upright.shape, upright.spacing_mm, settings.spacing_mm),
         dtype=np.float16,
     )
     filled = 0
-    finish = functools.partial(intensity.window_float16, low=low, high=high)
-    for slab in resampling.linear_slabs(
-        upright.array, upright.spacing_mm, settings.spacing_mm, finish=finish
-    ):
+    for slab in resampling.windowed_slabs(upright, settings.spacing_mm, settings.window_hu):
         scaled[filled : filled + len(slab)] = slab
         filled += len(slab)
     return scaled

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Callable
 
-from preprocessing import case_store, geometry, intensity, resampling, rules, sources
+from preprocessing import case_store, geometry, resampling, rules, sources
 from preprocessing.case_list import Case
 from preprocessing.case_store import StoreSettings
 from preprocessing.checks import integrity, same_scan
@@ -83,17 +82,10 @@ def _prepare(
     target_mm, upright = settings["target_mm"], geometry.to_ras(image)
     box = box.to_ras(label.grid)
     slices = same_scan.slice_marks(upright)
-    low, high = settings["window_hu"]
     case_store.write_case(
         root,
         case.case_id,
-        image=resampling.linear_slabs(
-            upright.array,
-            upright.spacing_mm,
-            target_mm,
-            finish=functools.partial(intensity.window_float16, low=low, high=high),
-            threads=threads,
-        ),
+        image=resampling.windowed_slabs(upright, target_mm, settings["window_hu"], threads=threads),
         label=resampling.resample_box(box, upright.spacing_mm, target_mm),
         # The label may have another axis order than the scan, whose order is the native one.
         native_label=box.from_ras(image.grid),

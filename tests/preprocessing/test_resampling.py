@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from preprocessing import geometry, resampling
+from preprocessing import geometry, intensity, resampling
 from preprocessing.foreground import LabelBox
 from preprocessing.volume import Grid, Volume
 from tests.preprocessing.test_geometry import ORIENTATIONS, stored_affine
@@ -315,3 +315,13 @@ def test_resampling_needs_little_more_memory_than_its_result():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < result.nbytes + 0.1 * array.nbytes
+
+
+def test_the_slabs_of_a_scan_are_its_resampled_and_windowed_voxels():
+    hu = np.random.default_rng(0).integers(-300, 400, (20, 17, 9)).astype(np.int16)
+    scan, target_mm = Volume(hu, np.diag([0.8, 0.8, 2.5, 1.0])), (1.0, 1.2, 2.0)
+    slabs = list(resampling.windowed_slabs(scan, target_mm, (-200.0, 250.0), threads=2))
+    whole = resampling.resample_linear(hu, scan.spacing_mm, target_mm)
+    np.testing.assert_array_equal(
+        np.concatenate(slabs), intensity.window_float16(whole, -200.0, 250.0)
+    )
