@@ -30,7 +30,7 @@ from experiments.results import case_rows, path_names, shared_choice
 from federated.errors import ServerMisbehaves
 from federated.site.journal import Journal
 from federated.tensors.weights import TensorSpec
-from preprocessing.case_source import CaseSource
+from preprocessing.case_source import CaseSource, PreparedCase
 from runkit import private, progress
 
 Weights = dict[str, np.ndarray]
@@ -108,7 +108,7 @@ class PathEvaluator(WithoutTraining):
             for case in progress.bar(self._cases, what=what, unit="case")
         ]
 
-    def _scores(self, case: Any) -> dict[str, Any]:
+    def _scores(self, case: PreparedCase) -> dict[str, Any]:
         image, truth = np.asarray(case.image, np.float32), np.asarray(case.label)
         mask = inference.segment(image, self._logits, self._window)
         return case_rows.columns(case_scores.compare(mask, truth, case.target_mm))

@@ -57,6 +57,7 @@ from experiments.run import run_plan
 from experiments.studies import faults
 from federated.errors import PolicyRefused
 from federated.privacy.policy import PrivacyPolicy
+from preprocessing.phantom.config import CohortConfig
 from runkit import atomic, settings
 
 _FLAGFILES = pathlib.Path(__file__).parents[1] / "flagfiles"
@@ -95,7 +96,7 @@ _POINT_KEYS = {
 _STACKS = ("own", "other")
 _EVERY_SITE = "*"
 SHOWN = ("synthetic", "public")  # cohorts whose pictures a joint page may show
-_PHANTOMS = ("standard", "hard")
+_PHANTOMS = settings.declared(CohortConfig)["phantom"].choices
 _SITE_KEYS = {"cohort", "manifest", "deformed", "split", "split_list"}
 
 
@@ -338,11 +339,7 @@ def _point(entry: Mapping[str, Any], common: Mapping[str, Any], sites: Mapping[s
             f"point {label}: fine-tuning starts from the baselines; omit `baselines` or set it to "
             "true"
         )
-    if entry["phantom"] not in _PHANTOMS:
-        raise ValueError(
-            f"point {label}: `phantom` is {entry['phantom']!r}; "
-            f"expected one of {', '.join(_PHANTOMS)}"
-        )
+    settings.require(settings.one_of(_PHANTOMS), f"point {label}: `phantom`", entry["phantom"])
     deformed = {site["deformed"] for site in own.values() if "deformed" in site}
     if deformed and (
         set(own) != {"C1", "C2"}
@@ -373,10 +370,7 @@ def _point(entry: Mapping[str, Any], common: Mapping[str, Any], sites: Mapping[s
         raise ValueError(
             f"point {label}: `environment` is {environment!r}; expected names with texts as values"
         )
-    if stack not in _STACKS:
-        raise ValueError(
-            f"point {label}: `stack` is {stack!r}; expected one of {', '.join(_STACKS)}"
-        )
+    settings.require(settings.one_of(_STACKS), f"point {label}: `stack`", stack)
     if threads is not None and not (isinstance(threads, int) and threads >= 1):
         raise ValueError(
             f"point {label}: `threads_per_site` is {threads!r}; expected a number of at least 1"

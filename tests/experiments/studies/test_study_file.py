@@ -37,7 +37,7 @@ def test_further_sites_have_other_patients_and_two_hospitals_can_share_a_site(tm
         ({"seed": 3}, "the study has unknown keys seed"),
         (
             {"points": [{"label": "a", "stack": "new"}]},
-            "point a: `stack` is 'new'; expected one of own, other",
+            "point a: `stack` is 'new'; expected 'own' or 'other'",
         ),
         (
             {"points": [{"label": "a", "threads_per_site": 0}]},
@@ -56,7 +56,7 @@ def test_further_sites_have_other_patients_and_two_hospitals_can_share_a_site(tm
         ),
         ({"sites": {"C1": {"cohort": {"C1": 5}}}}, "Table 1 needs C1 and C2"),
         ({"name": ""}, "`name` is missing"),
-        ({"phantom": "soft"}, "point table1: `phantom` is 'soft'; expected one of standard, hard"),
+        ({"phantom": "soft"}, "point table1: `phantom` is 'soft'; expected 'standard' or 'hard'"),
         (
             {"points": [{"label": "a", "privacy": {"C9": {}}}]},
             r"point a: `privacy` is \{'C9': \{\}\}; expected some of its sites' names, or '\*'",
@@ -108,7 +108,7 @@ def test_a_point_chooses_its_phantom_and_the_standard_one_is_not_recorded(tmp_pa
         "hard synthetic cohort" in hard.notes[0] and "Data: synthetic cohort" in standard.notes[0]
     )
     folders = [
-        run_stages._cohort_folder(spec, spec.sites[1], "C2").name for spec in (standard, hard)
+        cohort.name for spec in (standard, hard) for cohort in run_stages._cohorts(spec.sites[1])
     ]
     assert folders == ["C2-34-seed1", "C2-hard-34-seed1"]
     texts = [runner._sites_text(spec) for spec in (standard, hard)]
