@@ -93,10 +93,12 @@ def areas(series: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]], axis: s
     """Draws areas under the curve with their 95 % intervals.
 
     Args:
-      series: name -> (label on the axis, area with its interval), in order.
+      series: name -> (label on the axis, area with its interval), in order. Areas are joined by a
+          line if all labels are numbers, e.g. of rounds: between settings there is nothing.
       axis: title of the axis.
     """
     labels = list(dict.fromkeys(label for own in series.values() for label, _ in own))
+    joined = all(label.isdecimal() for label in labels)
     figure, axes = _axes(max(4.6, 1.5 + 0.75 * len(labels)), 3.6)
     axes.axhline(0.5, color=RULE, linewidth=1.2)
     for number, (name, own) in enumerate(series.items()):
@@ -110,7 +112,7 @@ def areas(series: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]], axis: s
             yerr=np.abs(ends - middle),
             label=name,
             color=_COLOURS.get(name.split(", ")[-1], INK),
-            linestyle=_LINES[number // len(_COLOURS) % len(_LINES)],
+            linestyle=_LINES[number // len(_COLOURS) % len(_LINES)] if joined else "none",
             linewidth=1.2,
             marker="o",
             markersize=4,

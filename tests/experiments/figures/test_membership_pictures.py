@@ -52,3 +52,11 @@ def test_areas_are_drawn_with_their_intervals_in_the_order_of_the_labels():
     assert [t.get_text() for t in axes.get_xticklabels()] == ["1", "10"]
     (segments,) = [c.get_segments() for c in axes.collections]
     np.testing.assert_allclose(segments[0][:, 1], [0.6, 0.75])
+
+
+def test_only_areas_of_numbers_are_joined_by_a_line():
+    area = {"estimate": 0.7, "low": 0.6, "high": 0.75}
+    for labels, style in ((("1", "10"), "-"), (("cases-7", "cases-4"), "None")):
+        (axes,) = figures.areas({"loss": [(label, area) for label in labels]}, "axis").axes
+        (line,) = [line for line in axes.lines if line.get_marker() == "o"]
+        assert line.get_linestyle() == style
