@@ -22,6 +22,7 @@ from collections.abc import Callable
 from preprocessing import case_store
 from preprocessing.manifest import CaseManifest
 from preprocessing.preparation import pipeline
+from runkit import array_files
 from tests.preprocessing.preparation.test_pipeline import cohort
 
 _POINTS = [
@@ -32,7 +33,7 @@ _POINTS = [
     (shutil, "rmtree"),
     (tempfile, "mkdtemp"),
     (tempfile, "mkstemp"),
-    (case_store, "_save"),
+    (array_files, "save"),
     (case_store, "_save_label"),
     (case_store, "_save_image"),
     (case_store, "write_index"),
