@@ -205,8 +205,8 @@ class Journal:
             if not (self.folder / name).exists():
                 raise PolicyRefused(
                     f"{self.folder / name}: is missing, so nobody knows what this site has "
-                    "answered or helped to open in this run; restore it from a backup, or leave "
-                    "this run"
+                    "answered or helped to open in this run; put back the file itself (an older "
+                    "copy lacks what came after it), or leave this run"
                 )
 
     def _remedy(self) -> str:

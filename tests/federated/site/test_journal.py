@@ -36,7 +36,9 @@ def test_a_run_does_not_continue_without_the_files_that_count_what_was_given_awa
     Journal(tmp_path).check_records()
     journal.go_back(1, 1)
     (tmp_path / "masking.json").unlink()
-    with pytest.raises(errors.PolicyRefused, match=r"masking\.json: is missing.*from a backup"):
+    with pytest.raises(
+        errors.PolicyRefused, match=r"masking\.json: is missing.*put back the file itself"
+    ):
         Journal(tmp_path).check_records()
 
 
