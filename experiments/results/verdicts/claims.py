@@ -251,9 +251,9 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         (_compare("less", "FL_global", "C2_baseline", "false_alarms"),),
     ),
     Hypothesis(
-        "gate_stops_false_alarms",
-        "The healthy gate stops false alarms of FL_global and costs no more than 3 points of "
-        "tumour Dice.",
+        "gate_reduces_false_alarms",
+        "With the healthy gate, FL_global gives fewer false alarms, and loses no more than 3 points "
+        "of tumour Dice.",
         "ours",
         (
             _compare("less", "FL_global_gated", "FL_global", "false_alarms"),
