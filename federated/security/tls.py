@@ -30,6 +30,9 @@ from runkit import atomic, printable, private
 _NAME_DIFFERS = ("Hostname Verification Check failed", "is not in peer certificate")
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
 _HUNG_UP = ("Socket closed", "Connection reset by peer", "Broken pipe", "GOAWAY")
+# A name may have several addresses, such as ::1 and 127.0.0.1. gRPC tries all of them and tells
+# only what it met last, so an address where nothing listens may hide a server that hung up.
+_ONE_ADDRESS = ("Connection refused", "No route to host", "unreachable")
 _WORDS = (
     (r"Connection refused", "nothing is listening there (connection refused)"),
     (
@@ -239,8 +242,8 @@ def explain_failure(details: str, endpoint: ServerEndpoint, identity: Identity) 
     gRPC reports a refused certificate and a restarting server alike. Only what gRPC itself found
     can stop a site permanently: another program that answers at that name, for example if gRPC
     goes through a proxy, proves nothing. There is one case in which gRPC cannot determine the
-    cause, a connection that the server closes; then this function connects to the server again in
-    the same way as gRPC.
+    cause, a connection that the server closes; then, and if gRPC's text may be about another
+    address of the same name, this function connects to the server again in the same way as gRPC.
 
     Args:
       details: gRPC's own text. It contains addresses and internals, so it is never shown.
@@ -268,7 +271,9 @@ def explain_failure(details: str, endpoint: ServerEndpoint, identity: Identity) 
         return CertificateRefused(
             f"{where}: the program listening there does not speak TLS; check host and port"
         )
-    hung_up = any(words in details for words in _HUNG_UP) and "Handshake read failed" not in details
+    hung_up = "Handshake read failed" not in details and any(
+        words in details for words in (*_HUNG_UP, *_ONE_ADDRESS)
+    )
     # A server that refuses a client's certificate closes the connection after a handshake that the
     # client saw succeed. So does a server that is killed at that moment, but not three times in a
     # row.

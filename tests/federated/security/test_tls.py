@@ -4,6 +4,7 @@ import os
 import resource
 import shutil
 import socket
+import ssl
 
 import pytest
 
@@ -130,3 +131,26 @@ def test_a_good_server_that_closed_a_connection_is_worth_another_try(serving, ki
         type(explained("Socket closed", kits / "C1", port=serving().port))
         is errors.ServerUnreachable
     )
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        "ipv4:127.0.0.1:1: Socket closed",
+        "ipv6:%5B::1%5D:1: Connection refused",
+        "ipv6:%5B2001:db8::1%5D:1: connect: Network is unreachable (101)",
+        "ipv6:%5B2001:db8::1%5D:1: connect: No route to host (113)",
+    ],
+)
+def test_a_refused_certificate_is_reported_whichever_address_grpc_met_last(kits, details):
+    """A name with two addresses: the server refuses this site at one, nothing is at the other."""
+
+    def refuses(connection):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(kits / "server" / "server.pem", kits / "server" / "server.key")
+        context.wrap_socket(connection, server_side=True).close()
+
+    with listening(refuses) as port:
+        error = explained(f"last error: UNKNOWN: {details}", kits / "C1", port=port)
+    assert type(error) is errors.CertificateRefused
+    assert "the server refused this site's certificate" in str(error)
