@@ -147,6 +147,37 @@ def lines_against(content: Mapping[str, Any]) -> list[list[str]]:
     ]
 
 
+def matters(areas: Iterable[Mapping[str, Any]]) -> str:
+    """Returns "matters" if the intervals of two of these areas do not overlap, else "undecided"."""
+    known = [area for area in areas if area["low"] is not None]
+    apart = any(one["high"] < other["low"] for one in known for other in known)
+    return "matters" if apart else "undecided"
+
+
+def by_round(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Returns the table of the first point's areas by round: its heading and its rows.
+
+    There are no rows if no model was looked at after more than one round.
+    """
+    series = _rounds_of_first_point(content)
+    numbers = sorted({number for own in series.values() for number, _ in own}, key=int)
+    rows = []
+    for name, own in series.items():
+        areas = dict(own)
+        cells = [membership_page.cell(areas.get(number), 1, 2) for number in numbers]
+        rows.append([*name.rsplit(", ", 1), *cells, matters(areas.values())])
+    return ["Model", "Attack", *(f"Round {number}#" for number in numbers), "Rounds"], rows
+
+
+def _rounds_of_first_point(
+    content: Mapping[str, Any],
+) -> dict[str, list[tuple[str, Mapping[str, Any]]]]:
+    first = content["lines"][0]["point"]
+    return membership_page.series_by_round(
+        line for line in content["lines"] if line["point"] == first
+    )
+
+
 def markdown(content: Mapping[str, Any]) -> list[str]:
     """Returns the results as lines of Markdown."""
     lines = ["", "## What the models give away", ""]
@@ -154,9 +185,18 @@ def markdown(content: Mapping[str, Any]) -> list[str]:
         return [*lines, "No run has been measured yet."]
     lines += [_measured(content), "", membership_page.DEFINITIONS, ""]
     lines += markdown_tables.lines(HEAD, lines_of(content))
+    head, rows = by_round(content)
+    if rows:
+        lines += ["", "## Leakage by round", "", f"Area under the curve, {_first(content)}.", ""]
+        lines += markdown_tables.lines(head, rows)
     if content["against"]:
-        lines += ["", *markdown_tables.lines(HEAD_AGAINST, lines_against(content))]
+        lines += ["", "## Leakage with a setting and without", ""]
+        lines += markdown_tables.lines(HEAD_AGAINST, lines_against(content))
     return lines
+
+
+def _first(content: Mapping[str, Any]) -> str:
+    return f"point {content['lines'][0]['point']}"
 
 
 def section(content: Mapping[str, Any]) -> str:
@@ -174,15 +214,13 @@ def section(content: Mapping[str, Any]) -> str:
             f"<figure>{membership_page.areas(series, 'point of the study')}"
             f"<figcaption>{html_parts.text(model)}, last round</figcaption></figure>"
         )
-    first = content["lines"][0]["point"]
-    rounds = membership_page.series_by_round(
-        line for line in content["lines"] if line["point"] == first
-    )
+    rounds = _rounds_of_first_point(content)
     if rounds:
         parts.append(
             f"<figure>{membership_page.areas(rounds, 'round')}<figcaption>"
-            f"{html_parts.text(f'Point {first}, by round')}</figcaption></figure>"
+            f"{html_parts.text(f'By round, {_first(content)}')}</figcaption></figure>"
         )
+        parts.append(html_parts.table(*by_round(content)))
     parts.append(html_parts.table(HEAD, lines_of(content)))
     if content["against"]:
         parts.append(html_parts.table(HEAD_AGAINST, lines_against(content)))

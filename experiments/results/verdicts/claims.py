@@ -252,8 +252,8 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     ),
     Hypothesis(
         "gate_reduces_false_alarms",
-        "With the healthy gate, FL_global gives fewer false alarms, and loses no more than 3 points "
-        "of tumour Dice.",
+        "With the healthy gate, FL_global gives fewer false alarms, and loses no more than 3 "
+        "points of tumour Dice.",
         "ours",
         (
             _compare("less", "FL_global_gated", "FL_global", "false_alarms"),

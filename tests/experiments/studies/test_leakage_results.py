@@ -110,6 +110,31 @@ def test_verdicts_by_hand(with_it, without, expected):
     assert leakage_results.compare(*ends) == expected
 
 
+@pytest.mark.parametrize(
+    ("areas", "expected"),
+    [
+        ([(0.5, 0.6), (0.61, 0.7)], "matters"),
+        ([(0.61, 0.7), (0.5, 0.6)], "matters"),
+        ([(0.5, 0.6), (0.55, 0.7), (0.61, 0.8)], "matters"),
+        ([(0.5, 0.6), (0.6, 0.7)], "undecided"),
+        ([(0.5, 0.6), (None, None)], "undecided"),
+        ([], "undecided"),
+    ],
+)
+def test_rounds_matter_if_two_intervals_do_not_overlap(areas, expected):
+    assert leakage_results.matters({"low": low, "high": high} for low, high in areas) == expected
+
+
+def test_the_first_points_rounds_have_a_table(measured):
+    _, _, content = measured
+    head, rows = leakage_results.by_round(content["leakage"])
+    assert head == ["Model", "Attack", "Round 4#", "Round 13#", "Rounds"]
+    found = [line(content, "plain", "FL_global", number)["auc"] for number in (4, 13)]
+    cells = [f"{a['estimate']:.2f} [{a['low']:.2f}, {a['high']:.2f}]" for a in found]
+    assert rows == [["FL_global", "loss", *cells, leakage_results.matters(found)]]
+    assert "## Leakage by round" in study_results.markdown(content)
+
+
 def test_the_report_has_the_tables_and_pictures(measured):
     folder, study, content = measured
     text = study_results.markdown(content)
