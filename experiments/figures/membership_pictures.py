@@ -14,6 +14,7 @@ from experiments.results.statistics.membership_rates import Stratum
 
 _COLOURS = {"loss": "#0072b2", "calibrated": "#d55e00", "update": "#009e73", "alignment": "#cc79a7"}
 _LINES = ("-", "--", ":", "-.")
+_MARKS = "os^D"
 _LEAST = 1e-3  # lower end of the log axes; a curve begins at one scan
 
 
@@ -93,15 +94,20 @@ def areas(series: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]], axis: s
     """Draws areas under the curve with their 95 % intervals.
 
     Args:
-      series: name -> (label on the axis, area with its interval), in order. Areas are joined by a
-          line if all labels are numbers, e.g. of rounds: between settings there is nothing.
+      series: name -> (label on the axis, area with its interval), in order. A name is that of an
+          attack, which has a colour, or "model, attack": each model has a line style and a mark.
+          Areas are joined by a line if all labels are numbers, e.g. of rounds: between settings
+          there is nothing.
       axis: title of the axis.
     """
     labels = list(dict.fromkeys(label for own in series.values() for label, _ in own))
     joined = all(label.isdecimal() for label in labels)
+    models = list(dict.fromkeys(name.rpartition(", ")[0] for name in series))
     figure, axes = _axes(max(4.6, 1.5 + 0.75 * len(labels)), 3.6)
     axes.axhline(0.5, color=RULE, linewidth=1.2)
     for number, (name, own) in enumerate(series.items()):
+        model, _, attack = name.rpartition(", ")
+        look = models.index(model)
         shift = 0.12 * (number - (len(series) - 1) / 2)
         places = np.array([labels.index(label) + shift for label, _ in own])
         middle = np.array([area["estimate"] for _, area in own])
@@ -111,10 +117,10 @@ def areas(series: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]], axis: s
             middle,
             yerr=np.abs(ends - middle),
             label=name,
-            color=_COLOURS.get(name.split(", ")[-1], INK),
-            linestyle=_LINES[number // len(_COLOURS) % len(_LINES)] if joined else "none",
+            color=_COLOURS.get(attack, INK),
+            linestyle=_LINES[look % len(_LINES)] if joined else "none",
             linewidth=1.2,
-            marker="o",
+            marker=_MARKS[look % len(_MARKS)],
             markersize=4,
             capsize=2,
         )

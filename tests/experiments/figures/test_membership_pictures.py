@@ -60,3 +60,13 @@ def test_only_areas_of_numbers_are_joined_by_a_line():
         (axes,) = figures.areas({"loss": [(label, area) for label in labels]}, "axis").axes
         (line,) = [line for line in axes.lines if line.get_marker() == "o"]
         assert line.get_linestyle() == style
+
+
+def test_two_models_under_one_attack_differ_in_more_than_their_colour():
+    area = {"estimate": 0.6, "low": 0.55, "high": 0.7}
+    names = ["FL_global, loss", "site's update, loss", "site's update, alignment"]
+    (axes,) = figures.areas({name: [("1", area), ("10", area)] for name in names}, "round").axes
+    whole, update, alignment = (container.lines[0] for container in axes.containers)
+    assert whole.get_color() == update.get_color() != alignment.get_color()
+    assert whole.get_linestyle() != update.get_linestyle() == alignment.get_linestyle()
+    assert whole.get_marker() != update.get_marker() == alignment.get_marker()
