@@ -21,7 +21,8 @@ MONITORS := $(shell $(PYTHON) -c 'import sys; print("yes" if sys.version_info >=
 help:
 	@echo "make table1   creates the environment and makes Table 1 on the synthetic cohort (PROFILE=demo SEED=1 RUNS=runs)"
 	@echo "make study    makes Table 1 over seeds 1, 2, 3, with rows beyond the paper and verdicts (STUDY=demo; also variants,"
-	@echo "              missing_labels, local_epochs, imbalance, sites, tumour_share, phantom, methods, bad_site, privacy, leakage)"
+	@echo "              missing_labels, label_settings, local_epochs, imbalance, sites, tumour_share, phantom, methods, bad_site,"
+	@echo "              privacy, leakage)"
 	@echo "make study STUDY=real_anatomy DATA=folder"
 	@echo "              the same on deformed copies of your own CTs; <folder>/manifest.json lists them with pancreas masks"
 	@echo "make search   searches topology and operations of the network beside random arms, with evidence (PROFILE=demo SEED=1)"
