@@ -61,7 +61,7 @@ def study_page(content: Mapping[str, Any], folder: str | os.PathLike) -> str:
     lead = f"Profile {content['profile']}, seed{'s' * (len(content['seeds']) > 1)} {seeds}. "
     lead += f"Finished runs: {finished} of {len(content['runs'])}. {stacks}"
     trained = sorted({text for run in content["runs"] for text in run.get("devices", {}).values()})
-    lead += f". Trained on {'; '.join(trained)}" if trained else ""
+    lead += f". Trained on: {'; '.join(trained)}" if trained else ""
     return interactive_page.document(
         f"Study {content['name']}",
         lead,
