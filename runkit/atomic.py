@@ -187,9 +187,11 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n")
 
 
-def read_json(path: str | os.PathLike) -> Any:
+def read_json(path: str | os.PathLike, *, remedy: str = "restore it or make it again") -> Any:
     """Reads JSON, with or without a byte-order mark.
 
+    Args:
+      remedy: what to do if it is not JSON.
     Raises:
       ValueError: naming the file, if it is not JSON.
     """
@@ -198,6 +200,4 @@ def read_json(path: str | os.PathLike) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path}: not valid JSON ({error}); restore it or make it again"
-        ) from error
+        raise ValueError(f"{path}: not valid JSON ({error}); {remedy}") from error

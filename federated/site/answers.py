@@ -32,6 +32,10 @@ _ABOUT: Mapping[Kind, str] = {
     "scores": "global models scored on validation cases",
     "rows": "models evaluated on test cases",
 }
+_REMEDY = (
+    "restore it from a backup. Without it the count of what this site has answered would begin "
+    "again"
+)
 _DIGITS = 8  # with more digits, rounding would have no visible effect
 
 
@@ -121,17 +125,14 @@ class Answers:
             self._write(self._noted)
 
     def _read(self) -> None:
-        found = atomic.read_json(self._path)
+        found = atomic.read_json(self._path, remedy=_REMEDY)
         if isinstance(found, dict):
             formats.refuse_newer(self._path, found.get("format"), FORMAT)
             found.setdefault("updates", [])  # an earlier release did not count them
         for kind in self._noted:
             keys = found.get(kind) if isinstance(found, dict) else None
             if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-                raise ValueError(
-                    f"{self._path}: not what this program writes there; restore it from a backup. "
-                    "Without it the count of what this site has answered would begin again"
-                )
+                raise ValueError(f"{self._path}: not what this program writes there; {_REMEDY}")
             self._noted[kind] = keys
 
     @property

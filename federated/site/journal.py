@@ -115,18 +115,15 @@ class Journal:
             self._check_update()
 
     def _read(self) -> None:
-        found = atomic.read_json(self._path)
+        found = atomic.read_json(self._path, remedy=_REMEDY)
         if isinstance(found, dict):
             formats.refuse_newer(self._path, found.get("format"), FORMAT)
         whole = isinstance(found, dict) and all(
-            isinstance(found.get(key, value), _KINDS[key]) for key, value in self._state.items()
+            _is_value(key, found.get(key, value)) for key, value in self._state.items()
         )
         update = found.get("update") if whole else None
         if not whole or (update is not None and not _is_update(update)):
-            raise ValueError(
-                f"{self._path}: not what this program writes there; "
-                "restore it, or give the run a new folder"
-            )
+            raise ValueError(f"{self._path}: not what this program writes there; {_REMEDY}")
         self._state.update(found)
         self._state["format"] = FORMAT if self.filtered else _UNFILTERED_FORMAT
         if self.run is not None:
@@ -507,6 +504,8 @@ class Journal:
 
 
 _KEPT_SCORES = 16
+_REMEDY = "restore it, or give the run a new folder"
+_ENTRIES = {"published": str, "rows": str, "private": str, "globals": int}
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "format": (int, str),
     "run": (str, type(None)),
@@ -517,6 +516,21 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "records": (list,),
     **dict.fromkeys(("declared", "reported", "finished", "filtered"), (bool,)),
 }
+
+
+def _is_value(key: str, value: Any) -> bool:
+    """Returns whether a value may have that key in `journal.json`."""
+    if not isinstance(value, _KINDS[key]):
+        return False
+    if type(value) is int:
+        return value >= 0
+    if isinstance(value, list):
+        return all(isinstance(entry, str) and entry for entry in value)
+    if key == "scores":
+        return all(name.isdecimal() and isinstance(of, dict) for name, of in value.items())
+    if key in _ENTRIES:
+        return all(type(entry) is _ENTRIES[key] for entry in value.values())
+    return _KINDS[key] == (bool,) or not isinstance(value, bool)  # which is an int, too
 
 
 def _is_update(found: Mapping[str, Any]) -> bool:

@@ -16,13 +16,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from federated.errors import DifferentRun, PolicyRefused
-from federated.privacy.policy import weaker
+from federated.privacy.policy import PrivacyPolicy, weaker
 from federated.privacy.releases import Release
 from runkit import atomic, formats, private
 
 FORMAT = 1  # of ledger.json
 _ABOUT_THE_RUN = ("budget", "delta", "accountant", "tell_epsilon")
 _KINDS = ("gaussian", "pure", "none")
+_REMEDY = "restore it from a backup. Without it nobody knows what was spent"
 
 
 def path_in(folder: str | os.PathLike) -> pathlib.Path:
@@ -123,20 +124,17 @@ class PrivacyLedger:
         return _content(policy) != _content(self._policy)
 
     def _read(self) -> None:
-        found = atomic.read_json(self.path)
+        found = atomic.read_json(self.path, remedy=_REMEDY)
         if isinstance(found, dict):
             formats.refuse_newer(self.path, found.get("format"), FORMAT)
         try:
             self._run, self._site = _text(found["run"]), _text(found["site"])
             self.unfiltered_rounds = _count(found["unfiltered_rounds"])
-            self._policy = dict(found["policy"])
-            if not isinstance(self._policy["filter"], str):
-                raise TypeError
+            self._policy = _policy(found["policy"])
             self.spent = tuple(map(_spent, _list(found["spent"])))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, PolicyRefused) as error:
             raise ValueError(
-                f"{self.path}: not what this program writes there; restore it from a backup. "
-                "Without it nobody knows what was spent"
+                f"{self.path}: not what this program writes there; {_REMEDY}"
             ) from error
 
     def _write(self, spent: tuple[Spent, ...]) -> None:
@@ -159,6 +157,13 @@ class PrivacyLedger:
 def _content(policy: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings of a policy on which the content of an update depends."""
     return {name: value for name, value in policy.items() if name not in _ABOUT_THE_RUN}
+
+
+def _policy(found: Any) -> dict[str, Any]:
+    """Returns a policy with all its settings: `weaker` could not tell what a missing one was."""
+    if PrivacyPolicy(**found).to_json() != found:
+        raise ValueError
+    return dict(found)
 
 
 def _spent(entry: Any) -> Spent:

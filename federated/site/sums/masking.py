@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import json
 import pathlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +37,7 @@ from runkit import atomic, formats, printable
 
 FORMAT = 1  # of masking.json
 NAME, _MASKED = "masking.json", "masked.safetensors"
+_REMEDY = "restore it, or give the run a new folder"
 
 
 class Plain(NamedTuple):
@@ -356,7 +357,7 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
     """
     if not path.exists():
         return None
-    found = atomic.read_json(path)
+    found = atomic.read_json(path, remedy=_REMEDY)
     if isinstance(found, dict):
         formats.refuse_newer(path, found.get("format"), FORMAT)
     keys = {"format", "run", "settings", "min_sites", "last", "model", "participant"}
@@ -364,14 +365,18 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
         if not isinstance(found, dict) or found.keys() != keys:
             raise ValueError("other keys")
         SumSettings(**found["settings"])
-        if not isinstance(found["min_sites"], int):
+        if type(found["min_sites"]) is not int or found["min_sites"] < 2:
             raise ValueError("no number of sites")
-        if found["model"] is not None:
-            _Model(*found["model"])
+        if found["last"] is not None and _kinds(vars(SumPlace(**found["last"]))) != "int int int":
+            raise ValueError("no exchange")
+        if found["model"] is not None and _kinds(_Model(*found["model"])._asdict()) != "int int str":
+            raise ValueError("no model")
         if found["participant"] is not None:
             Participant.from_json(found["participant"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path}: not what this program writes there; restore it, or give the run a new folder"
-        ) from error
+        raise ValueError(f"{path}: not what this program writes there; {_REMEDY}") from error
     return found
+
+
+def _kinds(values: Mapping[str, object]) -> str:
+    return " ".join(type(value).__name__ for value in values.values())

@@ -205,11 +205,22 @@ def test_a_journal_of_an_earlier_release_opens(tmp_path):
         '{"update": []}',
         '{"scores": []}',
         '{"rows": null}',
+        '{"rows": {"FL_global": 1}}',
+        '{"records": [1]}',
+        '{"records": [""]}',
+        '{"scores": {"first": {}}}',
+        '{"globals": {"ab": "1"}}',
+        '{"private": {"round_001": 5}}',
+        '{"trained": -1}',
+        '{"trained": true}',
     ],
 )
 def test_a_file_that_is_not_a_journal_is_named(tmp_path, content):
     (tmp_path / "journal.json").write_text(content)
     with pytest.raises(ValueError, match=r"journal\.json: not what this program writes"):
+        Journal(tmp_path)
+    (tmp_path / "journal.json").write_text(content[:-1])
+    with pytest.raises(ValueError, match=r"journal\.json: not valid JSON .*; restore it, or give"):
         Journal(tmp_path)
 
 

@@ -5,11 +5,12 @@ import stat
 import pytest
 
 from federated import errors
+from federated.privacy.policy import PrivacyPolicy
 from federated.privacy.releases import Release
 from federated.site import privacy_ledger
 from federated.site.privacy_ledger import PrivacyLedger, Spent
 
-POLICY = {"filter": "gaussian", "noise": 4.0, "budget": 8.0, "delta": 1e-5}
+POLICY = PrivacyPolicy(filter="gaussian", clip_norm=1.0, noise=4.0, budget=8.0).to_json()
 ONE, TWO = Release("gaussian", 4.0), Release("pure", 70_333.25)
 
 
@@ -80,9 +81,16 @@ def test_a_stronger_policy_goes_on_with_what_was_spent_and_holds_from_then_on(le
         {"site": ""},
         {"policy": {}},
         {"policy": "gaussian"},
+        {"policy": {"filter": "gaussian"}},
+        {"policy": {name: value for name, value in POLICY.items() if name != "delta"}},
+        {"policy": {**POLICY, "noise": "4"}},
+        {"policy": {**POLICY, "noise": [4.0]}},
+        {"policy": {**POLICY, "noise": float("nan")}},
+        {"policy": {**POLICY, "later": 1}},
         {"unfiltered_rounds": -1},
         {"spent": [{"round": 1, "kind": "gaussian"}]},
         {"spent": [{"round": 1, "kind": "gaussian", "amount": "4"}]},
+        {"spent": [{"round": 1, "kind": "gaussian", "amount": 10**400}]},
         {"spent": [{"round": 1, "kind": "gaussian", "amount": -4.0}]},
         {"spent": [{"round": True, "kind": "gaussian", "amount": 4.0}]},
         {"spent": [{"round": 1, "kind": "free", "amount": 4.0}]},
@@ -102,7 +110,7 @@ def test_a_file_that_this_program_does_not_write_is_refused_and_kept(ledger, cha
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1}'])
 def test_a_damaged_file_is_refused(ledger, content):
     ledger.path.write_text(content)
-    with pytest.raises(ValueError, match=r"ledger\.json"):
+    with pytest.raises(ValueError, match=r"ledger\.json: .*restore it from a backup\. Without it"):
         PrivacyLedger(ledger.path.parent)
 
 

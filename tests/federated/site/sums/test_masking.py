@@ -16,6 +16,7 @@ from runkit import private
 
 SETTINGS = SumSettings(2, 3, 64.0, ring.FRACTION_BITS)
 NAMES = ("C1", "C2", "C3")
+PLACE = {"discarded": 0, "round": 1, "exchange": 1}
 
 
 @pytest.fixture(scope="module")
@@ -320,6 +321,10 @@ def test_a_file_that_was_not_written_here_is_named(sites):
         ("[]", "not what this program writes"),
         (json.dumps({**json.loads(path.read_text()), "participant": {}}), "not what this"),
         (json.dumps({**json.loads(path.read_text()), "min_sites": "3"}), "not what this"),
+        (json.dumps({**json.loads(path.read_text()), "min_sites": -1}), "not what this"),
+        (json.dumps({**json.loads(path.read_text()), "last": 5}), "not what this"),
+        (json.dumps({**json.loads(path.read_text()), "last": PLACE | {"round": "1"}}), "not what"),
+        (json.dumps({**json.loads(path.read_text()), "model": "abc"}), "not what this"),
         (json.dumps({**json.loads(path.read_text()), "format": 2}), "newer"),
     ):
         path.write_text(text)
