@@ -20,7 +20,7 @@ from runkit.settings import Condition, setting
 
 EPSILON = "privacy_epsilon"  # the epsilon that a site reports, in the metrics of its update
 _POSITIVE = Condition(
-    lambda value: value is None or 0.0 < value <= 1e30, "a number above 0, at most 1e30"
+    lambda value: value is None or 1e-30 <= value <= 1e30, "a number from 1e-30 to 1e30"
 )
 _OF = {  # filter -> the settings that it reads, of which the first ones are required
     "none": ((), ()),
