@@ -118,25 +118,29 @@ class UpdateFilter:
         )
 
     def check_range(self, value_range: float) -> None:
-        """Raises PolicyRefused if the noise hardly fits into a secure sum.
+        """Raises PolicyRefused if what the policy makes of an update hardly fits into a secure sum.
 
         Args:
           value_range: the largest change of one value that can be added.
         """
         policy = self.policy
-        if policy.filter != "gaussian" or policy.clip_norm is None or policy.noise is None:
+        if policy.filter == "gaussian" and policy.clip_norm and policy.noise:
+            # The largest of n normal values is about sqrt(2 ln n), and exceeds that by 1 in less
+            # than one in a thousand updates of a network.
+            most = math.sqrt(2.0 * math.log(max(1, self._num_values))) + 1.0
+            largest, smaller = policy.clip_norm * (1.0 + policy.noise * most), "privacy_clip"
+            what = f"privacy_noise {policy.noise:g} with privacy_clip {policy.clip_norm:g}"
+        elif policy.filter == "svt" and policy.gamma:
+            largest, smaller = policy.gamma * self._steps, "privacy_gamma"
+            what = f"privacy_gamma {policy.gamma:g} in {self._steps} training steps"
+        else:
             return
-        # The largest of n normal values is about sqrt(2 ln n), and exceeds that by 1 in less than
-        # one in a thousand updates of a network.
-        most = math.sqrt(2.0 * math.log(max(1, self._num_values))) + 1.0
-        largest = policy.clip_norm * (1.0 + policy.noise * most)
         if largest > value_range:
             raise PolicyRefused(
-                f"privacy_noise {policy.noise:g} with privacy_clip {policy.clip_norm:g} changes "
-                f"single values by up to about {largest:.3g}, and the server's secure aggregation "
-                f"takes {value_range:g} at most, so that updates would be paid for and never "
-                "arrive; give a smaller privacy_clip, or have the server started with a larger "
-                "--secure_aggregation_range"
+                f"{what} changes single values by up to about {largest:.3g}, and the server's "
+                f"secure aggregation takes {value_range:g} at most, so that updates would be paid "
+                f"for and never arrive; give a smaller {smaller}, or have the server started with "
+                "a larger --secure_aggregation_range"
             )
 
     @property

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 
@@ -307,8 +308,16 @@ def test_noise_that_does_not_fit_into_a_secure_sum_is_refused_by_arithmetic(made
         found.check_range(largest * 0.999)
 
 
-@pytest.mark.parametrize("name", ["clip", "percentile", "svt"])
-def test_a_filter_without_noise_on_every_value_fits_into_any_sum(made, name):
+def test_answers_that_do_not_fit_into_a_sum_are_refused_before_they_are_paid_for(made):
+    """An answer is at most gamma for each training step; most are, if their noise is large."""
+    found = made(dataclasses.replace(POLICIES["svt"], gamma=0.5), steps=100)
+    found.check_range(50.0)
+    with pytest.raises(errors.PolicyRefused, match=r"gamma 0\.5 in 100 .*about 50, .*takes 49\.9 "):
+        found.check_range(49.9)
+
+
+@pytest.mark.parametrize("name", ["clip", "percentile"])
+def test_a_filter_without_noise_fits_into_any_sum(made, name):
     made(POLICIES[name]).check_range(1e-9)
 
 
