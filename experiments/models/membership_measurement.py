@@ -25,6 +25,7 @@ from runkit import atomic, formats, release
 FORMAT = 1  # version of membership.json and of the files of losses
 # One patch of 48^3 voxels with 8 filters, forward, on one of two cores; see experiments.run.
 _FORWARD_S, _FORWARD_MACS = 0.07, 48**3 * 189_772_333_056 / 96**3 / 16
+_REMEDY = "remove it, and it is computed again"
 _BACKWARD = 3.0  # a gradient takes this many times as long as a loss
 
 
@@ -177,9 +178,19 @@ class Measurement:
         path = self._path(one)
         if not path.is_file():
             return None
-        found = atomic.read_json(path)
-        formats.refuse_newer(path, found.get("format"), FORMAT)
-        return np.array(found["values"]) if found["key"] == self._key(one) else None
+        found = atomic.read_json(path, remedy=_REMEDY)
+        if isinstance(found, dict):
+            formats.refuse_newer(path, found.get("format"), FORMAT)
+        scans = len(self._candidates[one.site].scans)
+        try:
+            values = np.asarray(found["values"], float)
+            if found["key"] != self._key(one):
+                return None
+            if values.shape != (scans,) or not np.isfinite(values).all():
+                raise ValueError(f"{values.shape} values for {scans} scans")
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: not what this program writes there; {_REMEDY}") from error
+        return values
 
     def _compute(self, one: Pass) -> None:
         if self._losses is None:

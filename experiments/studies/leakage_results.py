@@ -21,6 +21,7 @@ FORMAT = 1  # version of membership.json that experiments.models.membership_meas
 HEAD = ["Point", "Model", "Round#", "Attack", "AUC#", "Found at 1 %#", "Members#", "Verdict"]
 HEAD_AGAINST = ["Point", "Against", "Model", "Attack", "AUC#", "AUC against#", "Verdict"]
 _Key = tuple[str, str, int | None, str]  # point, model, round, attack
+_REMEDY = "restore it, or remove the folder of the run, which is then done again"
 
 
 def collect(
@@ -38,12 +39,9 @@ def collect(
         path = folder / run["folder"] / "membership" / "membership.json"
         if not path.is_file():
             continue
-        content = atomic.read_json(path)
-        formats.refuse_newer(path, content.get("format"), FORMAT)
         measured[run["label"]] = measured.get(run["label"], 0) + 1
-        for entry in content["attacks"]:
-            key = (run["label"], _model(entry), entry["round"], entry["attack"])
-            strata.setdefault(key, []).extend(figures.strata(entry))
+        for (model, number, attack), own in _attacks(path).items():
+            strata.setdefault((run["label"], model, number, attack), []).extend(own)
     lines = [
         {
             "point": point,
@@ -60,6 +58,21 @@ def collect(
         "lines": lines,
         "against": _against(study, lines),
     }
+
+
+def _attacks(path: pathlib.Path) -> dict[tuple[str, int | None, str], list[Stratum]]:
+    """Returns (model, round, attack) -> the scores of all sites, from a `membership.json`."""
+    content = atomic.read_json(path, remedy=_REMEDY)
+    if isinstance(content, dict):
+        formats.refuse_newer(path, content.get("format"), FORMAT)
+    found: dict[tuple[str, int | None, str], list[Stratum]] = {}
+    try:
+        for entry in content["attacks"]:
+            key = (_model(entry), entry["round"], entry["attack"])
+            found.setdefault(key, []).extend(figures.strata(entry))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not what experiments.membership writes; {_REMEDY}") from error
+    return found
 
 
 def _model(entry: Mapping[str, Any]) -> str:

@@ -526,9 +526,9 @@ def _is_value(key: str, value: Any) -> bool:
         return value >= 0
     if isinstance(value, list):
         return all(isinstance(entry, str) and entry for entry in value)
-    if key == "scores":
+    if isinstance(value, dict) and key == "scores":
         return all(name.isdecimal() and isinstance(of, dict) for name, of in value.items())
-    if key in _ENTRIES:
+    if isinstance(value, dict) and key in _ENTRIES:
         return all(type(entry) is _ENTRIES[key] for entry in value.values())
     return _KINDS[key] == (bool,) or not isinstance(value, bool)  # which is an int, too
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import json
 import pathlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -367,9 +367,10 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
         SumSettings(**found["settings"])
         if type(found["min_sites"]) is not int or found["min_sites"] < 2:
             raise ValueError("no number of sites")
-        if found["last"] is not None and _kinds(vars(SumPlace(**found["last"]))) != "int int int":
+        last, model = found["last"], found["model"]
+        if last is not None and _kinds(vars(SumPlace(**last)).values()) != [int, int, int]:
             raise ValueError("no exchange")
-        if found["model"] is not None and _kinds(_Model(*found["model"])._asdict()) != "int int str":
+        if model is not None and _kinds(_Model(*model)) != [int, int, str]:
             raise ValueError("no model")
         if found["participant"] is not None:
             Participant.from_json(found["participant"])
@@ -378,5 +379,5 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
     return found
 
 
-def _kinds(values: Mapping[str, object]) -> str:
-    return " ".join(type(value).__name__ for value in values.values())
+def _kinds(values: Iterable[object]) -> list[type]:
+    return [type(value) for value in values]

@@ -116,6 +116,29 @@ def test_an_interrupted_measurement_continues_after_the_last_file(run, measured,
     assert len(run[2](output).passes()) == len(files)
 
 
+def test_a_file_of_losses_that_the_program_did_not_write_is_named(run, measured):
+    output, _ = measured
+    file = sorted((output / "losses").iterdir())[0]
+    whole = file.read_text()
+    key = json.loads(whole)["key"]
+    for content in (
+        [],
+        {},
+        {"key": key},
+        {"key": key, "values": "all"},
+        {"key": key, "values": [1]},
+    ):
+        file.write_text(json.dumps(content))
+        with pytest.raises(
+            ValueError, match=f"{file.name}: not what .*; remove it, and it is comp"
+        ):
+            run[2](output).seconds()
+    file.write_text("")
+    with pytest.raises(ValueError, match=f"{file.name}: not valid JSON .*; remove it, and it is"):
+        run[2](output).seconds()
+    file.write_text(whole)
+
+
 def test_a_diverged_model_is_named(run, config, tmp_path):
     _, candidates, _ = run
     bad = {n: np.full_like(a, np.nan) for n, a in membership_run.weights(config, 1).items()}

@@ -158,6 +158,29 @@ def test_a_result_of_a_newer_release_is_refused(measured, tmp_path):
         leakage_results.collect(study, [{"label": "plain", "folder": "r"}], tmp_path)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        '{"format": 1}',
+        '{"attacks": [{}]}',
+        '{"attacks": [{"kind": "global", "model": "m", "round": 1, "attack": "loss"}]}',
+        '{"attacks": [{"kind": "global", "model": "m", "round": 1, "attack": "loss", "scores": []}]}',
+        '{"attacks": [{"kind": "global", "model": "m", "round": 1, "attack": "loss", "scores": '
+        '{"C1": {"members": [], "nonmembers": [1]}}}]}',
+    ],
+)
+def test_a_result_that_the_program_did_not_write_is_named(measured, tmp_path, content):
+    _, study, _ = measured
+    file = tmp_path / "r" / "membership" / "membership.json"
+    atomic.write_text(file, content)
+    with pytest.raises(
+        ValueError, match=r"membership\.json: not .*; restore it, or remove the fold"
+    ):
+        leakage_results.collect(study, [{"label": "plain", "folder": "r"}], tmp_path)
+
+
 def test_a_study_measures_every_run_once_and_keeps_the_updates_for_it(tmp_path):
     study, runs = read(tmp_path, **CHANGES), tmp_path / "runs" / "s"
     specs = {

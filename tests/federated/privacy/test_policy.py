@@ -43,7 +43,10 @@ def test_what_each_filter_promises(name):
         ({**GAUSSIAN, "percentile": 75.0}, "privacy_percentile is 75.0, but has no effect"),
         ({**GAUSSIAN, "noise": -1.0}, "privacy_noise is -1.0; expected a number from 1e-6"),
         ({**GAUSSIAN, "noise": math.nan}, "privacy_noise is nan; expected"),
-        ({**GAUSSIAN, "budget": math.inf}, "privacy_budget is inf; expected a number from 1e-30 to"),
+        (
+            {**GAUSSIAN, "budget": math.inf},
+            "privacy_budget is inf; expected a number from 1e-30 to",
+        ),
         ({**GAUSSIAN, "clip_norm": 1e-310}, "privacy_clip is 1e-310; expected a number from 1e-30"),
         ({**GAUSSIAN, "delta": 0.0}, "privacy_delta is 0.0; expected a probability"),
         ({**GAUSSIAN, "delta": 1.0}, "privacy_delta is 1.0; expected a probability"),
