@@ -11,7 +11,8 @@ much of the weights leaves; keep it in a separate flag file, e.g.
 
     --privacy_filter=gaussian --privacy_clip=1 --privacy_noise=4 --privacy_budget=8 --nolend_local
 
-(docs/privacy-policy.md). Stop it at any time; run the same command again to resume.
+(docs/privacy-policy.md). A flag that only the site decides is refused if it is given twice, e.g.
+in the study's flag file too. Stop it at any time; run the same command again to resume.
 """
 
 from __future__ import annotations

@@ -12,7 +12,10 @@ prepared cases of other patients of the same hospital, at least 100 for each sit
         --manifest=nonmembers/scans/manifest.json --site_folder=nonmembers/C1 --split=0,0,100
 
 A site can do the same alone, with its own cases and the models it was sent: give --models and
---members in place of --run.
+--members in place of --run, e.g.
+
+    python -m experiments.membership --flagfile=study.flags --models=FL_global:best.safetensors \\
+        --members=C1:site --nonmembers=C1:others --output=membership
 
 The cost is printed first (`--dry_run` stops there). Writes membership.json, membership.md and
 membership.html. Stop it at any time; run the same command again to resume.
@@ -36,18 +39,25 @@ experiment_flags.define_runtime()
 with program_help.group("Models and scans"):
     flags.DEFINE_string("run", None, "Folder of a finished run on one machine.")
     flags.DEFINE_list(
-        "rounds", [], "Rounds to measure. Default: those after a quarter, half and all of the run."
+        "rounds",
+        [],
+        "Numbers of the rounds to measure, separated by commas. Default: those after a quarter, "
+        "half and all of the run.",
     )
     flags.DEFINE_list(
         "models", [], "Without --run: models to attack, as name:file of safetensors weights."
     )
     flags.DEFINE_list(
-        "members", [], "Without --run: folders of the sites that trained them, as site:folder."
+        "members",
+        [],
+        "Without --run: folders of the sites that trained them, as site:folder. Their training "
+        "cases are the members.",
     )
     flags.DEFINE_list(
         "nonmembers",
         [],
-        "Folders that experiments.prepare made from patients that no site has, as site:folder.",
+        "Folders that experiments.prepare made from patients that no site has, as site:folder. All "
+        "their cases are non-members.",
     )
     flags.DEFINE_list(
         "references",
@@ -55,7 +65,12 @@ with program_help.group("Models and scans"):
         "Further weights that were trained on other patients, for the calibrated attack. With "
         "--run, each site's baseline is used anyway, for the scans of the other sites.",
     )
-flags.DEFINE_integer("patches", 4, "Patches for each scan.", lower_bound=1)
+flags.DEFINE_integer(
+    "patches",
+    4,
+    "Patches of each scan over which its loss is averaged; more take longer.",
+    lower_bound=1,
+)
 flags.DEFINE_integer(
     "max_nonmembers", 0, "Largest number of non-members for each site; 0 for all.", lower_bound=0
 )

@@ -67,14 +67,16 @@ class PrivacyPolicy:
     )
     clip_norm: float | None = setting(
         None,
-        "Largest Euclidean norm of an update's change, over all arrays that are shared.",
+        "Needed by 'clip' and 'gaussian': largest Euclidean norm of an update's change, over all "
+        "arrays that are shared.",
         condition=_POSITIVE,
         flag="privacy_clip",
         unset=0.0,
     )
     noise: float | None = setting(
         None,
-        "Standard deviation of the Gaussian noise on every value, as a multiple of --privacy_clip.",
+        "Needed by 'gaussian': standard deviation of the noise on every value, as a multiple of "
+        "--privacy_clip.",
         condition=Condition(
             lambda value: value is None or 1e-6 <= value <= 1e4, "a number from 1e-6 to 10000"
         ),
@@ -83,8 +85,8 @@ class PrivacyPolicy:
     )
     budget: float | None = setting(
         None,
-        "Largest epsilon for all updates of the run together. The site stops before it is exceeded "
-        "(exit code 77).",
+        "Needed by 'gaussian' and 'svt': largest epsilon for all updates of the run together. The "
+        "site stops before it is exceeded (exit code 77).",
         condition=_POSITIVE,
         flag="privacy_budget",
         unset=0.0,
@@ -105,7 +107,7 @@ class PrivacyPolicy:
     )
     percentile: float | None = setting(
         None,
-        "For 'percentile': this many per cent of the values are not shared, e.g. 75.",
+        "Needed by 'percentile': this many per cent of the values are not shared, e.g. 75.",
         condition=Condition(
             lambda value: value is None or 0.0 < value < 100.0, "above 0, below 100"
         ),
@@ -114,8 +116,8 @@ class PrivacyPolicy:
     )
     gamma: float | None = setting(
         None,
-        "For 'percentile' and 'svt': largest size of a shared change per training step; larger "
-        "ones are cut off. 0 for no such bound ('percentile' only).",
+        "Needed by 'svt', optional for 'percentile': largest size of a shared change per training "
+        "step; larger ones are cut off. 0 for no such bound.",
         condition=_POSITIVE,
         flag="privacy_gamma",
         unset=0.0,
@@ -149,7 +151,7 @@ class PrivacyPolicy:
     )
     epsilon3: float | None = setting(
         None,
-        "For 'svt': epsilon of all shared values of a round together.",
+        "Needed by 'svt': epsilon of all shared values of a round together.",
         condition=_POSITIVE,
         flag="privacy_epsilon3",
         unset=0.0,
