@@ -19,8 +19,10 @@ DEFINITIONS = (
     "scale of log odds, for a share the "
     "exact interval at the threshold used, which leaves out that other non-members would have "
     f"given another threshold: of {membership_rates.FEWEST} non-members, guessing finds 2 % on "
-    "average. A result counts as found if the interval of its AUC lies above 0.5; where there is "
-    "nothing to find, that happens in 1 of 40 lines by chance."
+    "average. They are for other scans under the same models, not for another training. A result "
+    "counts as found if the interval of its AUC lies above 0.5; where there is nothing to find, "
+    "that happens in 1 of 40 lines by chance. An attack that is not found by its AUC may still be "
+    "certain of a few members: compare 'Found at 1 %' with guessing."
 )
 
 
