@@ -264,12 +264,17 @@ def label_values() -> dict[int, int] | None:
 
 
 def named_files(name: str) -> dict[str, pathlib.Path]:
-    """Returns a list flag of name:file entries; raises app.UsageError if a file is missing."""
-    found = {}
+    """Returns a list flag of name:file entries.
+
+    Raises app.UsageError if a file is missing or a name is given twice.
+    """
+    found: dict[str, pathlib.Path] = {}
     for entry in getattr(FLAGS, name):
         key, separator, file = entry.partition(":")
         if not separator or not pathlib.Path(file).is_file():
             raise app.UsageError(f"--{name} has {entry!r}; expected name:file of an existing file")
+        if key in found:
+            raise app.UsageError(f"--{name} has {key!r} twice; give each file a name of its own")
         found[key] = pathlib.Path(file)
     return found
 

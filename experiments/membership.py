@@ -32,6 +32,7 @@ from experiments import flags as experiment_flags
 from experiments import program_help
 from experiments.configuration import ExperimentConfig
 from experiments.models.membership_targets import AttackedModel, Candidates
+from preprocessing.case_source import CaseSource
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -167,21 +168,32 @@ def _candidates(
     others: Mapping[str, pathlib.Path],
     config: ExperimentConfig,
 ) -> dict[str, Candidates]:
-    from experiments.models import prepared_cases
-
-    own = {
-        site: prepared_cases.open_store(folder / "cases", config)
-        for site, folder in members.items()
-    }
+    own, apart = (
+        {site: _opened(site, folder, config) for site, folder in folders.items()}
+        for folders in (members, others)
+    )
     return {
         site: Candidates.of(
             own[site],
-            prepared_cases.open_store(folder / "cases", config),
+            store,
             limit=FLAGS.max_nonmembers,
-            elsewhere=[store for name, store in own.items() if name != site],
+            elsewhere=[of for name, of in own.items() if name != site],
         )
-        for site, folder in others.items()
+        for site, store in apart.items()
     }
+
+
+def _opened(site: str, folder: pathlib.Path, config: ExperimentConfig) -> CaseSource:
+    from experiments.models import prepared_cases
+
+    store = prepared_cases.open_store(folder / "cases", config)
+    if store.site != site:
+        raise app.UsageError(
+            f"{folder} is given for site {site!r} and has cases of {store.site!r}; an attack that "
+            "only tells hospitals apart would seem to find members. If they are patients of the same "
+            f"hospital, prepare them with --site={site}"
+        )
+    return store
 
 
 def _targets(sites: list[str]) -> tuple[list[AttackedModel], dict[str, list[pathlib.Path]]]:
@@ -190,7 +202,7 @@ def _targets(sites: list[str]) -> tuple[list[AttackedModel], dict[str, list[path
 
     if FLAGS.run:
         try:
-            rounds = [int(number) for number in FLAGS.rounds]
+            rounds = sorted({int(number) for number in FLAGS.rounds})
         except ValueError as error:
             raise app.UsageError(
                 f"--rounds is {','.join(FLAGS.rounds)!r}; expected numbers separated by commas"
@@ -209,14 +221,21 @@ def _targets(sites: list[str]) -> tuple[list[AttackedModel], dict[str, list[path
 
 
 def _folders(name: str) -> dict[str, pathlib.Path]:
-    """Returns a list flag of site:folder entries; raises app.UsageError if a folder is missing."""
-    found = {}
+    """Returns a list flag of site:folder entries.
+
+    Raises app.UsageError if a folder is missing or a site is given twice.
+    """
+    found: dict[str, pathlib.Path] = {}
     for entry in getattr(FLAGS, name):
         site, separator, folder = entry.partition(":")
         if not separator or not pathlib.Path(folder).is_dir():
             raise app.UsageError(
                 f"--{name} has {entry!r}; expected site:folder of a folder that "
                 "experiments.prepare made"
+            )
+        if site in found:
+            raise app.UsageError(
+                f"--{name} has site {site!r} twice; prepare all of its patients in one folder"
             )
         found[site] = pathlib.Path(folder)
     return found

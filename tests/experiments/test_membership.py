@@ -25,6 +25,7 @@ def run(tmp_path_factory):
     membership_run.leave(folder, tiny(genotype), sites=("C1",))
     membership_run.store(folder / "sites" / "C1", "C1", range(4), (2, 1, 1))
     membership_run.store(folder / "others", "C1", range(10, 13), (0, 0, 3))
+    membership_run.store(folder / "elsewhere", "C2", range(20, 23), (0, 0, 3))
     flags = [f"--{name}={value}" for name, value in {**FLAGS, "genotype": genotype}.items()]
     return folder, [*flags, f"--nonmembers=C1:{folder / 'others'}", f"--output={folder / 'out'}"]
 
@@ -55,6 +56,18 @@ def test_it_prints_the_cost_measures_and_writes_what_it_found(run):
     [
         ([], "give --run, or --models and --members together"),
         (["--run={run}", "--nonmembers=C9:{run}/others"], "--nonmembers has site 'C9'"),
+        (
+            ["--run={run}", "--nonmembers=C1:{run}/others,C1:{run}/sites/C1"],
+            "--nonmembers has site 'C1' twice",
+        ),
+        (
+            ["--run={run}", "--nonmembers=C1:{run}/elsewhere"],
+            "elsewhere is given for site 'C1' and has cases of 'C2'",
+        ),
+        (
+            ["--members=C1:{run}/sites/C1", "--models=a:{run}/genotype.json,a:{run}/genotype.json"],
+            "--models has 'a' twice",
+        ),
         (["--run={run}", "--rounds=x"], "--rounds is 'x'; expected numbers"),
         (["--run={run}", "--keep_at_site=norms"], "--keep_at_site is norms"),
     ],
