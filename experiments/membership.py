@@ -190,7 +190,7 @@ def _opened(site: str, folder: pathlib.Path, config: ExperimentConfig) -> CaseSo
     if store.site != site:
         raise app.UsageError(
             f"{folder} is given for site {site!r} and has cases of {store.site!r}; an attack that "
-            "only tells hospitals apart would seem to find members. If they are patients of the same "
+            "only tells hospitals apart would seem to find members. If they are patients of that "
             f"hospital, prepare them with --site={site}"
         )
     return store
