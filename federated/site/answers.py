@@ -14,7 +14,7 @@ import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
-from federated.errors import AnswersUsedUp
+from federated.errors import AnswersUsedUp, PolicyRefused
 from federated.rounds.tasks import MAX_MODELS
 from runkit import atomic, formats, settings
 from runkit.settings import Condition, at_least, setting
@@ -69,7 +69,8 @@ class AnswerLimits:
     report_digits: int = setting(
         0,
         "Round every number of a report: decimals of numbers up to 1, significant digits of "
-        "larger ones. 2 gives 0.8471 as 0.85 and 73.26 as 73. 0 does not round.",
+        "larger ones. 2 gives 0.8471 as 0.85 and 73.26 as 73. 0 does not round. In one run it can "
+        "be made coarser and never finer.",
         condition=Condition(lambda digits: 0 <= digits <= _DIGITS, f"0 to {_DIGITS}"),
     )
 
@@ -111,6 +112,7 @@ class Answers:
       earlier: models whose rows an earlier release has sent; they count if there is no file.
     Raises:
       ValueError: if the file was not written by this class, or was written by a newer release.
+      PolicyRefused: if numbers of this run were rounded to fewer digits before.
     """
 
     def __init__(
@@ -124,6 +126,17 @@ class Answers:
         else:  # the journal forgets the earlier ones if rounds are discarded
             self._write(self._noted)
 
+    def _check_digits(self, before: Any) -> None:
+        now = self.limits.report_digits
+        if type(before) is not int or not 0 <= before <= _DIGITS:
+            raise ValueError(f"{self._path}: not what this program writes there; {_REMEDY}")
+        if before and not 0 < now <= before:
+            raise PolicyRefused(
+                f"report_digits is {now}, and was {before} before in this run, in which it never "
+                f"becomes finer; start this site with --report_digits={before}, or a smaller "
+                "number above 0"
+            )
+
     def _read(self) -> None:
         found = atomic.read_json(self._path, remedy=_REMEDY)
         if isinstance(found, dict):
@@ -134,6 +147,9 @@ class Answers:
             if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
                 raise ValueError(f"{self._path}: not what this program writes there; {_REMEDY}")
             self._noted[kind] = keys
+        self._check_digits(found.get("digits", 0))
+        if found.get("digits", 0) != self.limits.report_digits:
+            self._write(self._noted)
 
     @property
     def begun(self) -> bool:
@@ -188,7 +204,8 @@ class Answers:
         return self.count(kind)
 
     def _write(self, noted: dict[str, list[str]]) -> None:
-        atomic.write_json(self._path, {"format": FORMAT, **noted})
+        digits = self.limits.report_digits
+        atomic.write_json(self._path, {"format": FORMAT, "digits": digits, **noted})
         self._noted = noted
 
     def __str__(self) -> str:

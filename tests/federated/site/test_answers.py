@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from federated.errors import AnswersUsedUp
+from federated.errors import AnswersUsedUp, PolicyRefused
 from federated.site import answers
 from federated.site.answers import AnswerLimits, Answers
 
@@ -72,13 +72,36 @@ def test_a_whole_evaluation_is_refused_before_its_first_model(tmp_path):
         own.require("rows", ["b", "c", "d"])
 
 
+def test_a_restart_never_reports_numbers_more_exactly(tmp_path):
+    for digits in (0, 4, 4, 2):
+        Answers(tmp_path, AnswerLimits(report_digits=digits))
+    for digits in (0, 3):
+        with pytest.raises(
+            PolicyRefused, match=f"digits is {digits}, and was 2 .* --report_digits=2"
+        ):
+            Answers(tmp_path, AnswerLimits(report_digits=digits))
+    Answers(tmp_path, AnswerLimits(report_digits=1)).note("rows", "m", "ab" * 32)
+    with pytest.raises(PolicyRefused, match="and was 1 before"):
+        Answers(tmp_path, AnswerLimits(report_digits=2))
+
+
 def test_rows_of_an_earlier_release_count(tmp_path):
     assert Answers(tmp_path, LIMITS, earlier=("a", "b")).count("rows") == 2
     # Also after a restart in a run that went back, whose journal has forgotten them.
     assert Answers(tmp_path, LIMITS).count("rows") == 2
 
 
-@pytest.mark.parametrize("content", ["[]", '{"format": 1, "scores": []}', '{"format": 1}', "x"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        '{"format": 1, "scores": []}',
+        '{"format": 1}',
+        "x",
+        '{"scores": [], "rows": [], "digits": "2"}',
+        '{"scores": [], "rows": [], "digits": 9}',
+    ],
+)
 def test_a_file_that_this_class_did_not_write_is_refused_by_name(tmp_path, content):
     (tmp_path / "answers.json").write_text(content)
     with pytest.raises(ValueError, match=r"answers\.json.*restore"):
