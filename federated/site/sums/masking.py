@@ -64,10 +64,10 @@ class Masking:
       run: the run's id.
       settings: what the server said at login.
       signer: returns what signs for this site.
-      terms: what this site demands of sums. The smallest number of sites is kept on disk.
+      terms: what this site demands of sums. Those that a restart may not weaken are kept on disk.
     Raises:
       ServerMisbehaves: for settings with which no sum is safe, or others than this run had before.
-      PolicyRefused: for terms that the run cannot keep, or fewer sites than they were before.
+      PolicyRefused: for terms that the run cannot keep, or that are weaker than they were before.
       ValueError: for a file that this class did not write.
     """
 
@@ -89,7 +89,7 @@ class Masking:
                 f"asks for sums that are not safe: {error}"
             ) from (error)
         terms.check(settings)
-        self._min_sites = terms.min_sum_sites
+        self._min_sites, self._required = terms.min_sum_sites, terms.require_secure_aggregation
         self._opened = OpenedSums(folder, run, repeats=terms.repeated_sums)
         self._last: SumPlace | None = None
         self._me: Participant | None = None
@@ -112,7 +112,13 @@ class Masking:
             self._model = None if found["model"] is None else _Model(*found["model"])
             if found["participant"] is not None:
                 self._me = Participant.from_json(found["participant"])
-            if self._min_sites > before:
+            if found["required"] and not self._required:
+                raise errors.PolicyRefused(
+                    "this site required secure aggregation before in this run, and without that "
+                    "flag could lend models as they are; start it with "
+                    "--require_secure_aggregation and --nolend_local"
+                )
+            if (self._min_sites, self._required) != (before, found["required"]):
                 self._save(self._me)
         else:
             self._save(None)
@@ -140,6 +146,7 @@ class Masking:
             "run": self._run,
             "settings": vars(self._settings),
             "min_sites": self._min_sites,
+            "required": self._required,
             "last": None if last is None else vars(last),
             "model": self._model,
             "participant": None if me is None else me.to_json(),
@@ -360,13 +367,16 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
     found = atomic.read_json(path, remedy=_REMEDY)
     if isinstance(found, dict):
         formats.refuse_newer(path, found.get("format"), FORMAT)
-    keys = {"format", "run", "settings", "min_sites", "last", "model", "participant"}
+        found.setdefault("required", False)  # not in the first files of this format
+    keys = {"format", "run", "settings", "min_sites", "required", "last", "model", "participant"}
     try:
         if not isinstance(found, dict) or found.keys() != keys:
             raise ValueError("other keys")
         SumSettings(**found["settings"])
         if type(found["min_sites"]) is not int or found["min_sites"] < 2:
             raise ValueError("no number of sites")
+        if not isinstance(found["required"], bool):
+            raise ValueError("no term")
         last, model = found["last"], found["model"]
         if last is not None and _kinds(vars(SumPlace(**last)).values()) != [int, int, int]:
             raise ValueError("no exchange")

@@ -35,8 +35,9 @@ class Sites:
         self.folder, self.signers = folder, signers
         self.maskings = {site: self.opened(site) for site in NAMES}
 
-    def opened(self, site, settings=SETTINGS, run="run", *, min_sites=2):
-        folder, terms = private.folder(self.folder / site), SumTerms(min_sum_sites=min_sites)
+    def opened(self, site, settings=SETTINGS, run="run", *, min_sites=2, required=False):
+        folder = private.folder(self.folder / site)
+        terms = SumTerms(min_sum_sites=min_sites, require_secure_aggregation=required)
         return Masking(folder, run, settings, lambda: self.signers[site], terms=terms)
 
     def restart(self, site):
@@ -315,6 +316,17 @@ def test_secrets_are_forgotten_without_a_server_too(sites):
     Masking.forget(folder / "none")  # of a run without secure aggregation
 
 
+def test_a_site_that_required_masks_does_not_go_on_without(sites):
+    sites.opened("C1", required=True)  # from then on
+    sites.maskings["C1"].finish()
+    sites.opened("C1", required=True)
+    with pytest.raises(
+        errors.PolicyRefused, match="start it with --require_secure_aggregation and"
+    ):
+        sites.opened("C1")
+    assert sites.opened("C1", run="another") is not None
+
+
 def test_a_file_that_was_not_written_here_is_named(sites):
     path = sites.maskings["C1"]._path
     for text, message in (
@@ -322,6 +334,7 @@ def test_a_file_that_was_not_written_here_is_named(sites):
         (json.dumps({**json.loads(path.read_text()), "participant": {}}), "not what this"),
         (json.dumps({**json.loads(path.read_text()), "min_sites": "3"}), "not what this"),
         (json.dumps({**json.loads(path.read_text()), "min_sites": -1}), "not what this"),
+        (json.dumps({**json.loads(path.read_text()), "required": 1}), "not what this"),
         (json.dumps({**json.loads(path.read_text()), "last": 5}), "not what this"),
         (json.dumps({**json.loads(path.read_text()), "last": PLACE | {"round": "1"}}), "not what"),
         (json.dumps({**json.loads(path.read_text()), "model": "abc"}), "not what this"),
