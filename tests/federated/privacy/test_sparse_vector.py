@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from federated.privacy import sparse_vector
+from federated.privacy import percentile, sparse_vector
+from federated.privacy.policy import PrivacyPolicy
 from federated.privacy.sparse_vector import SparseVector
 
 RNG = np.random.default_rng(6)
@@ -70,3 +71,19 @@ def test_the_selection_is_random_where_the_noise_is_large():
 def test_the_order_of_the_questions_does_not_favour_the_first_arrays():
     found, _ = sparse_vector.shared(np.full(10_000, 0.9), dataclasses.replace(WITH, answers=1000))
     assert 400 < found[:5000].sum() < 600
+
+
+def test_what_arrives_at_the_setting_of_published_programs_is_not_the_update():
+    """The numbers of docs/privacy-policy.md, on normally distributed changes."""
+    change = RNG.normal(0, 1e-5, 1_000_000)
+    published = {"gamma": 1e-5, "epsilon3": 0.1 * 100_000, "budget": 1e6}
+    policy = PrivacyPolicy(filter="svt", **published).sparse_vector(change.size)
+    _, answers = sparse_vector.shared(change, policy)
+    largest = np.where(percentile.largest(change, 75.0), change, 0.0)
+    cosines = [
+        float(change @ sent) / np.linalg.norm(change) / np.linalg.norm(sent)
+        for sent in (answers, largest)
+    ]
+    # The first varies by 0.001 from draw to draw.
+    assert cosines == [pytest.approx(0.01, abs=0.008), pytest.approx(0.85, abs=0.005)]
+    assert SparseVector(700_000, 1e-5, 0.0, 0.1, 0.1, 0.1 * 700_000).epsilon > 70_000
