@@ -22,6 +22,7 @@ EPSILON = "privacy_epsilon"  # the epsilon that a site reports, in the metrics o
 _POSITIVE = Condition(
     lambda value: value is None or 1e-30 <= value <= 1e30, "a number from 1e-30 to 1e30"
 )
+_SWITCH = Condition(lambda value: isinstance(value, bool), "true or false")
 _OF = {  # filter -> the settings that it reads, of which the first ones are required
     "none": ((), ()),
     "clip": (("clip_norm",), ()),
@@ -171,11 +172,11 @@ class PrivacyPolicy:
 
     def __post_init__(self) -> None:
         for name, about in settings.declared(PrivacyPolicy).items():
-            condition = settings.one_of(about.choices) if about.choices else about.condition
-            if condition is not None and not condition.holds(getattr(self, name)):
-                raise PolicyRefused(
-                    f"{flag(name)} is {getattr(self, name)!r}; expected {condition.expected}"
-                )
+            value, condition = getattr(self, name), about.condition or _SWITCH
+            if about.choices:
+                condition = settings.one_of(about.choices)
+            if not _holds(condition, value):
+                raise PolicyRefused(f"{flag(name)} is {value!r}; expected {condition.expected}")
         required, optional = _OF[self.filter]
         for name in required:
             if getattr(self, name) is None:
@@ -258,6 +259,16 @@ class PrivacyPolicy:
             elif value is not None:
                 found.append(f"--{flag(name)}={value}")
         return tuple(found)
+
+
+def _holds(condition: Condition, value: Any) -> bool:
+    """Returns whether a value, which may be of any type of JSON, meets a condition."""
+    if isinstance(value, bool) and condition is not _SWITCH:
+        return False  # although it is an int
+    try:
+        return condition.holds(value)
+    except TypeError:
+        return False
 
 
 def flag(name: str) -> str:

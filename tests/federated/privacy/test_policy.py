@@ -70,6 +70,15 @@ def test_what_each_filter_promises(name):
         ({**SVT, "epsilon1": 0.0}, "privacy_epsilon1 is 0.0; expected"),
         ({**SVT, "epsilon3": 1e-300}, "privacy_epsilon3 is 1e-300; expected a number from 1e-30"),
         ({**SVT, "delta": 1e-3}, "privacy_delta is 0.001, but has no effect"),
+        ({**GAUSSIAN, "noise": "4"}, "privacy_noise is '4'; expected a number from"),
+        ({**GAUSSIAN, "clip_norm": True}, "privacy_clip is True; expected a number from"),
+        ({**GAUSSIAN, "delta": [1e-5]}, r"privacy_delta is \[1e-05\]; expected a probability"),
+        ({**GAUSSIAN, "filter": ["gaussian"]}, "privacy_filter is .'gaussian'.; expected 'none'"),
+        (
+            {**GAUSSIAN, "send_metrics": "no"},
+            "privacy_send_metrics is 'no'; expected true or false",
+        ),
+        ({**GAUSSIAN, "tell_epsilon": 1}, "privacy_tell_epsilon is 1; expected true or false"),
     ],
 )
 def test_a_policy_that_cannot_hold_is_refused_with_the_flag_and_the_remedy(settings, message):

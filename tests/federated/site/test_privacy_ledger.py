@@ -87,6 +87,7 @@ def test_a_stronger_policy_goes_on_with_what_was_spent_and_holds_from_then_on(le
         {"policy": {**POLICY, "noise": [4.0]}},
         {"policy": {**POLICY, "noise": float("nan")}},
         {"policy": {**POLICY, "later": 1}},
+        {"policy": {**POLICY, "send_metrics": "no"}},
         {"unfiltered_rounds": -1},
         {"spent": [{"round": 1, "kind": "gaussian"}]},
         {"spent": [{"round": 1, "kind": "gaussian", "amount": "4"}]},
