@@ -53,7 +53,7 @@ FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
 experiment_flags.define_runtime()
 experiment_flags.define_site()
-_OWN = ["lend_local", *experiment_flags.define_privacy()]  # what only the site decides
+_OWN = experiment_flags.define_privacy()  # what only the site decides
 flags.DEFINE_string(
     "kit", None, "The site's kit, made by experiments.provision or experiments.request."
 )
@@ -63,13 +63,6 @@ flags.DEFINE_list(
     [],
     "Earlier models to evaluate at all sites, as name:file, "
     "e.g. C1_baseline:sites/C1/baseline/best.safetensors.",
-)
-flags.DEFINE_bool(
-    "lend_local",
-    True,
-    "Let all sites evaluate this site's best model of the run, e.g. C1_FL_local. With "
-    "--nolend_local the model never leaves this site; Table 1 then lacks its row and the row "
-    "Average.",
 )
 with program_help.group("Secure aggregation: what this site demands of sums"):
     _OWN += setting_flags.define(SumTerms)

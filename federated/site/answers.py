@@ -41,7 +41,11 @@ _DIGITS = 8  # with more digits, rounding would have no visible effect
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AnswerLimits:
-    """The limits that a site sets for its answers in one run."""
+    """The limits that a site sets for its answers in one run.
+
+    Whether it lends its own model is up to the trainer; here it is only recorded, so that a restart
+    does not forget that the site declined.
+    """
 
     max_updates: int = setting(
         0,
@@ -72,6 +76,12 @@ class AnswerLimits:
         "larger ones. 2 gives 0.8471 as 0.85 and 73.26 as 73. 0 does not round. In one run it can "
         "be made coarser and never finer.",
         condition=Condition(lambda digits: 0 <= digits <= _DIGITS, f"0 to {_DIGITS}"),
+    )
+    lend_local: bool = setting(
+        True,
+        "Let all sites evaluate this site's best model of the run, e.g. C1_FL_local. With "
+        "--nolend_local the model never leaves this site; Table 1 then lacks its row and the row "
+        "Average. Once declined, it stays declined for the run.",
     )
 
     def __post_init__(self) -> None:
@@ -112,7 +122,8 @@ class Answers:
       earlier: models whose rows an earlier release has sent; they count if there is no file.
     Raises:
       ValueError: if the file was not written by this class, or was written by a newer release.
-      PolicyRefused: if numbers of this run were rounded to fewer digits before.
+      PolicyRefused: if numbers of this run were rounded to fewer digits before, or the site
+        declined to lend its model.
     """
 
     def __init__(
@@ -126,10 +137,16 @@ class Answers:
         else:  # the journal forgets the earlier ones if rounds are discarded
             self._write(self._noted)
 
-    def _check_digits(self, before: Any) -> None:
+    def _check_terms(self, before: Any, lent: Any) -> None:
         now = self.limits.report_digits
-        if type(before) is not int or not 0 <= before <= _DIGITS:
+        known = type(before) is int and 0 <= before <= _DIGITS and isinstance(lent, bool)
+        if not known:
             raise ValueError(f"{self._path}: not what this program writes there; {_REMEDY}")
+        if self.limits.lend_local and not lent:
+            raise PolicyRefused(
+                "this site declined to lend its model before in this run; start it with "
+                "--nolend_local"
+            )
         if before and not 0 < now <= before:
             raise PolicyRefused(
                 f"report_digits is {now}, and was {before} before in this run, in which it never "
@@ -147,8 +164,9 @@ class Answers:
             if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
                 raise ValueError(f"{self._path}: not what this program writes there; {_REMEDY}")
             self._noted[kind] = keys
-        self._check_digits(found.get("digits", 0))
-        if found.get("digits", 0) != self.limits.report_digits:
+        before = found.get("digits", 0), found.get("lend_local", True)  # not in the first files
+        self._check_terms(*before)
+        if before != (self.limits.report_digits, self.limits.lend_local):
             self._write(self._noted)
 
     @property
@@ -204,8 +222,8 @@ class Answers:
         return self.count(kind)
 
     def _write(self, noted: dict[str, list[str]]) -> None:
-        digits = self.limits.report_digits
-        atomic.write_json(self._path, {"format": FORMAT, "digits": digits, **noted})
+        terms = {"digits": self.limits.report_digits, "lend_local": self.limits.lend_local}
+        atomic.write_json(self._path, {"format": FORMAT, **terms, **noted})
         self._noted = noted
 
     def __str__(self) -> str:

@@ -85,6 +85,13 @@ def test_a_restart_never_reports_numbers_more_exactly(tmp_path):
         Answers(tmp_path, AnswerLimits(report_digits=2))
 
 
+def test_a_site_that_declined_to_lend_its_model_does_not_lend_it_after_a_restart(tmp_path):
+    for lends in (True, False, False):
+        Answers(tmp_path, AnswerLimits(lend_local=lends))
+    with pytest.raises(PolicyRefused, match="start it with --nolend_local"):
+        Answers(tmp_path, AnswerLimits())
+
+
 def test_rows_of_an_earlier_release_count(tmp_path):
     assert Answers(tmp_path, LIMITS, earlier=("a", "b")).count("rows") == 2
     # Also after a restart in a run that went back, whose journal has forgotten them.
@@ -100,6 +107,7 @@ def test_rows_of_an_earlier_release_count(tmp_path):
         "x",
         '{"scores": [], "rows": [], "digits": "2"}',
         '{"scores": [], "rows": [], "digits": 9}',
+        '{"scores": [], "rows": [], "lend_local": 0}',
     ],
 )
 def test_a_file_that_this_class_did_not_write_is_refused_by_name(tmp_path, content):
