@@ -135,6 +135,7 @@ class PartialModel:
 
         Raises:
           DamagedTransfer: if chunks are missing.
+          OSError: if the model cannot be synced; the file is removed.
         """
         with self._lock:
             missing = self.manifest.num_chunks - len(self._there)
@@ -147,6 +148,10 @@ class PartialModel:
             os.ftruncate(self._file, self._size)
             os.fsync(self._file)
         except OSError as error:
+            # The system may now regard the data as written, and another sync would succeed without
+            # them. So they are sent again.
+            with contextlib.suppress(OSError):
+                self.path.unlink(missing_ok=True)
             atomic.naming(self.path).name(error)
             raise
 

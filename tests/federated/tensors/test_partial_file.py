@@ -92,6 +92,21 @@ def test_a_transfer_that_fails_names_its_file(model, tmp_path, monkeypatch, call
     receive()
 
 
+def test_after_a_failed_sync_nothing_counts_as_present(begin, chunks, monkeypatch):
+    """The system then regards the data as written: another sync succeeds without them."""
+    model = begin()
+    for chunk in chunks:
+        model.put(chunk)
+    with monkeypatch.context() as disk:
+        disk.setattr(partial_file.os, "fsync", failing)
+        with pytest.raises(OSError, match="Input/output error"):
+            model.finish()
+    model.finish()  # by another thread of the same transfer
+    with pytest.raises(errors.DamagedTransfer, match="send the model again"):
+        model.hand_over(lambda path: path)
+    assert begin().missing() == [0, 1, 2]
+
+
 def test_another_attempt_continues_with_the_chunks_that_are_present(begin, chunks):
     begin().put(chunks[0])
     begin().put(chunks[2])
