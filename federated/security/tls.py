@@ -277,8 +277,16 @@ def explain_failure(details: str, endpoint: ServerEndpoint, identity: Identity) 
     # A server that refuses a client's certificate closes the connection after a handshake that the
     # client saw succeed. So does a server that is killed at that moment, but not three times in a
     # row.
-    if "_ALERT_" in details or (hung_up and all(_hangs_up(endpoint, identity) for _ in range(3))):
-        return _refused_client(where, details, identity)
+    try:
+        if "_ALERT_" in details or (
+            hung_up and all(_hangs_up(endpoint, identity) for _ in range(3))
+        ):
+            return _refused_client(where, details, identity)
+    except (OSError, ValueError) as error:  # e.g. because a renewed kit is being installed
+        return ServerUnreachable(
+            f"{where}: {_words(details)}; more cannot be found out, because this end's own "
+            f"certificate cannot be read now ({printable.text(error)})"
+        )
     return ServerUnreachable(f"{where}: {_words(details)}")
 
 

@@ -110,9 +110,10 @@ class GrpcTransport(Transport):
 
     def _open_channel(self) -> None:
         options = (*_OPTIONS, *self._identity.channel_options, *channel_options(self._host))
-        self._opened = self._identity.version()
+        version, credentials = self._identity.version(), self._identity.for_client()
+        self._opened = version
         self._channel = grpc.secure_channel(
-            addresses.joined(self._host, self._port), self._identity.for_client(), options=options
+            addresses.joined(self._host, self._port), credentials, options=options
         )
         # Replies remain bytes here: `replies` checks their size before it decodes them.
         self._sending = self._channel.stream_unary(
@@ -135,14 +136,15 @@ class GrpcTransport(Transport):
         version = self._identity.version()
         if not version or version == self._opened:
             return False
+        before = self._channel
         try:
             # Certificate and key are two files, which do not match while being replaced.
             self._identity.context(ssl.PROTOCOL_TLS_CLIENT)
+            self._open_channel()
         except (OSError, ValueError):
             return False
         logging.info("event=certificate_read site=%s", self.site)
-        before, self._token = self._channel, ""
-        self._open_channel()
+        self._token = ""
         before.close()
         return True
 

@@ -154,3 +154,14 @@ def test_a_refused_certificate_is_reported_whichever_address_grpc_met_last(kits,
         error = explained(f"last error: UNKNOWN: {details}", kits / "C1", port=port)
     assert type(error) is errors.CertificateRefused
     assert "the server refused this site's certificate" in str(error)
+
+
+@pytest.mark.parametrize("details", ["Socket closed", "SSL_ERROR_SSL: TLSV1_ALERT_UNKNOWN_CA"])
+def test_a_kit_that_cannot_be_read_at_this_moment_ends_no_site(kits, tmp_path, details):
+    """Such as one that is being replaced by its renewal."""
+    shutil.copytree(kits / "C1", tmp_path / "kit")
+    identity = Identity.of(tmp_path / "kit", "site")
+    (tmp_path / "kit").rename(tmp_path / "before")
+    error = tls.explain_failure(details, ServerEndpoint("localhost", 1), identity)
+    assert type(error) is errors.ServerUnreachable
+    assert str(tmp_path / "kit") in str(error)
