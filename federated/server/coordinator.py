@@ -159,6 +159,7 @@ class Coordinator:
           The file and its manifest.
         Raises:
           UnknownModel: if no model has that name, or its digest is no longer `sha256`.
+          StorageTrouble: if its file is missing or damaged.
         """
         store = self._run.store
         with self._run.changed:
@@ -167,7 +168,10 @@ class Coordinator:
                 raise errors.UnknownModel(
                     f"model {name[:80]!r} has been replaced; ask for its description again"
                 )
-            file = TensorFile(path)
+            try:
+                file = TensorFile(path)
+            except (FileNotFoundError, ValueError) as error:
+                raise damaged_model(path) from error
             addresses = store.manifest_addresses(held)
         if addresses is None:  # a store of an earlier release
             manifest = file_manifest(file)
@@ -450,7 +454,8 @@ class Coordinator:
             name = tasks.global_name(store.fixed_best())
         number = tasks.global_number(name)
         # An old one may have been removed.
-        if number is not None and number in digests and store.global_path(number).exists():
+        kept = (0, max(digests), store.best_round())
+        if number in digests and (number in kept or store.global_path(number).exists()):
             return store.global_path(number), digests[number]
         held = [
             tasks.global_name(number) for number in digests if store.global_path(number).exists()
@@ -465,6 +470,15 @@ class Coordinator:
         return all(
             record.confirmed or record.evicted for record in self._run.store.sites().values()
         )
+
+
+def damaged_model(path: pathlib.Path) -> errors.StorageTrouble:
+    """Returns the error about a stored model that is no longer what the server wrote."""
+    return errors.StorageTrouble(
+        f"the server's {path.name} is missing or was changed on its disk; its operator must "
+        "restore it from a backup, or discard the round that made it, and the site tries again by "
+        "itself"
+    )
 
 
 def _about_sum(exchange: Exchange | None, settings: SumSettings | None) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from federated.connections.login_pace import LoginPace
 from federated.connections.transfer_queue import TransferQueue
 from federated.security import tls
 from federated.security.credentials import TokenRecord
-from federated.server.coordinator import Coordinator
+from federated.server.coordinator import Coordinator, damaged_model
 from federated.tensors import codec
 from federated.tensors.weights import CHUNK_BYTES
 from federated.wire import chunk_encoding, conversion
@@ -219,6 +219,11 @@ class WeightExchangeServicer(grpc.GenericRpcHandler):
                 wanted = conversion.indices_from_messages(
                     request.chunks, num_chunks=manifest.num_chunks
                 )
+                # A site keeps what it got before a damaged chunk and asks for the rest, so checking
+                # the first chunk of each request finds the damage, whichever chunk has it.
+                first = next(codec.chunks(file, wanted[:1]), None)
+                if first is not None and not manifest.is_chunk(first.index, first.data):
+                    raise damaged_model(file.path)
                 for chunk in codec.chunks(file, wanted, transport=self._coordinator.transport):
                     sent += len(chunk.data)
                     yield chunk

@@ -1,7 +1,10 @@
 import grpc
+import numpy as np
 import pytest
 
+from federated import errors
 from federated.security.tls import Identity
+from federated.tensors import tensor_files
 from federated.wire import conversion
 from federated.wire import weight_exchange_pb2 as pb
 from tests.federated import toy
@@ -58,4 +61,35 @@ def test_a_token_works_only_from_the_site_it_was_issued_to(serving, kits):
     with elsewhere as channel, pytest.raises(grpc.RpcError) as caught:
         ask(channel, "NextTask", [pb.TaskRequest()], ((conversion.TOKEN_KEY, f"Bearer {token}"),))
     assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
+    transport.close()
+
+
+@pytest.mark.parametrize("harm", ["first chunk", "last chunk", "truncated", "gone"])
+def test_a_global_model_that_the_disk_damaged_is_reported_as_such(serving, tmp_path, harm):
+    """A site would otherwise ask for it for ever, as if its own line were at fault."""
+    arrays = {"w": np.arange(2**18 + 1000, dtype=np.float32)}  # two chunks
+    running = serving(start=toy.write_initial(tmp_path / "bulk.safetensors", arrays=arrays))
+    transport = running.connect("C1")
+    transport.login(toy.PLAN, 30)
+    path = running.folder / "global" / "round_000.safetensors"
+    whole = path.read_bytes()
+    content = bytearray(whole)
+    content[-1 if harm == "last chunk" else -(2**20) - 100] ^= 1
+    path.write_bytes(content[:-1] if harm == "truncated" else content)
+    if harm == "gone":
+        path.unlink()
+
+    def pull():
+        return transport.pull("round_000", tmp_path / "incoming.safetensors")
+
+    if harm == "last chunk":
+        with pytest.raises(errors.DamagedTransfer):
+            pull()
+    with pytest.raises(errors.StorageTrouble, match=r"round_000\.safetensors is missing or was"):
+        pull()
+    path.write_bytes(whole)
+    pull()
+    np.testing.assert_array_equal(
+        tensor_files.load(tmp_path / "incoming.safetensors")[0]["w"], arrays["w"]
+    )
     transport.close()
