@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from federated.errors import VersionDiffers
+from federated.errors import DamagedTransfer, VersionDiffers
 from federated.rounds.tasks import Task
 from federated.secure_aggregation.roster import Signer
 from federated.tensors.tensor_files import (
@@ -197,8 +197,17 @@ def offering(
     with TensorFile(path) as file:
         found = manifest() or file_manifest(file)
         if found.sha256 != sha256:
-            raise ValueError(
-                f"{path}: was changed since it was written, and is not sent; "
-                "start again, and the round is trained again"
-            )
-        yield file, Offer(found, **about)
+            raise _changed(path)
+        try:
+            yield file, Offer(found, **about)
+        except DamagedTransfer as error:  # on the way, or on this site's disk
+            if file_manifest(file).sha256 != sha256:
+                raise _changed(path) from error
+            raise
+
+
+def _changed(path: str | os.PathLike) -> ValueError:
+    return ValueError(
+        f"{path}: was changed since it was written, and is not sent; "
+        "start again, and the round is trained again"
+    )

@@ -76,6 +76,28 @@ def test_a_model_that_was_changed_since_is_named_and_not_sent(update):
     assert site.sent == []
 
 
+@pytest.mark.parametrize("changed", [True, False])
+def test_damage_on_this_sites_own_disk_is_not_taken_for_damage_on_the_way(update, changed):
+    """A disk that corrupts a file changes no time stamp; sending it again would never help."""
+    path, sha256 = update
+
+    class Refusing(Recording):
+        def _send(self, file, offer):
+            raise errors.DamagedTransfer("checksum of chunk 0 does not match")
+
+    if changed:
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    known = {"manifest": lambda: manifest_of(toy.INITIAL)}
+    about = {"round_number": 1, "num_examples": 30, "metrics": {}}
+    with pytest.raises(
+        ValueError if changed else errors.DamagedTransfer,
+        match=r"update\.safetensors: was changed" if changed else "checksum of chunk 0",
+    ):
+        Refusing().push(path, sha256, **about, **known)
+
+
 def test_a_connection_without_secure_aggregation_says_so():
     """A connection of somebody else need not have these calls."""
     site, place = Recording(), SumPlace(0, 1, 1)
