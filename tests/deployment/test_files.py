@@ -19,18 +19,28 @@ def flags(command):
     return set(re.findall(r"--\w+=?[^\s\\]*", command))
 
 
-@pytest.mark.parametrize(("unit", "step"), UNITS.items())
-def test_a_unit_starts_the_guides_command(unit, step):
+def read_unit(unit):
     parser = configparser.ConfigParser(strict=False, interpolation=None)
     parser.optionxform = str
     parser.read(FILES / unit)
+    return parser
+
+
+@pytest.mark.parametrize(("unit", "step"), UNITS.items())
+def test_a_unit_starts_the_guides_command(unit, step):
+    parser = read_unit(unit)
     command, shown = parser["Service"]["ExecStart"], guide.steps()[step]
     assert re.search(r"-m (\S+)", command)[1] == re.search(r"-m (\S+)", shown)[1]
     assert flags(command) - {"--port=8443"} == flags(shown) - {"--tensorboard=scalars"}
-    assert (
-        parser["Service"]["Restart"] == "on-failure"
-        and parser["Service"]["NoNewPrivileges"] == "true"
-    )
+    assert parser["Service"]["NoNewPrivileges"] == "true"
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_unit_starts_again_after_a_kill_or_a_power_cut_however_often(unit):
+    parser = read_unit(unit)
+    assert parser["Service"]["Restart"] == "on-failure"
+    assert parser["Unit"]["StartLimitIntervalSec"] == "0"
+    assert parser["Install"]["WantedBy"] == "multi-user.target"
 
 
 @pytest.mark.parametrize("unit", UNITS)

@@ -98,6 +98,16 @@ def test_a_restart_in_the_middle_of_the_wait_keeps_the_deadline(opened, clock):
     assert opened(**settings).lead.advance() == 6.0
 
 
+def test_time_in_which_the_server_is_stopped_counts_towards_the_deadline_of_a_round(opened, clock):
+    settings = {"min_num_clients": 2, "max_num_clients": 2, "round_deadline_s": 100.0}
+    opened(**settings)
+    clock.now += 60.0
+    assert opened(**settings).lead.advance() == 40.0
+    clock.now += 50.0
+    opened(**settings).lead.advance()
+    assert opened(**settings).store.attempt(1) == (2, clock.now)
+
+
 def test_tokens_and_certificates_end_by_the_time_of_day(opened, clock):
     run = opened(monotonic=Clock(50.0), token_lifetime_s=100.0)
     token = run.lead.login("C1", "secret of C1", toy.PLAN, 30).token

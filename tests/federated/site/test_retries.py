@@ -48,6 +48,13 @@ def test_a_call_waits_while_the_server_is_down():
     ]
 
 
+def test_a_site_waits_for_days():
+    waits = []
+    away = [errors.ServerUnreachable("away")] * 20_000
+    assert persistent(Flaky(*away), waits).pull("m") == "M"
+    assert sum(waits) > 5 * 24 * 3600 and max(waits) == 30.0
+
+
 def test_pauses_start_over_with_each_call():
     waits = []
     server = persistent(Flaky(errors.ServerUnreachable("away")), waits)
