@@ -112,7 +112,7 @@ class Journal:
         }
         if self._path.exists():
             self._read()
-            self._check_update()
+            self.check_update()
 
     def _read(self) -> None:
         found = atomic.read_json(self._path, remedy=_REMEDY)
@@ -138,8 +138,10 @@ class Journal:
             return None
         return self._manifest[0]
 
-    def _check_update(self) -> None:
-        """Forgets an update whose file is not the recorded one, as after a kill between the two."""
+    def check_update(self) -> None:
+        """Forgets an update whose file is not the recorded one, as after a kill between the two, or
+        if the disk has corrupted it.
+        """
         noted = self._state["update"]
         if noted is None:
             return

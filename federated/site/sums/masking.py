@@ -314,7 +314,8 @@ class Masking:
         with TensorFile(plain.update) as file:
             if file_digest(file) != plain.sha256:
                 raise errors.StaleUpdate(
-                    "the file of this site's update was changed; waiting for the next exchange"
+                    "the file of this site's update was changed on its disk; it is trained again "
+                    "for the next exchange"
                 )
             specs = ring.masked_specs(sum(spec.size for spec in file.specs))
         rule, own = Ring.of(self._settings), participant.own_masks(me)

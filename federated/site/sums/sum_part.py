@@ -123,6 +123,7 @@ class SumPart:
                 task.kind,
                 printable.text(error, limit=1000),
             )
+            self._journal.check_update()  # one that the disk corrupted is trained again
             raise
 
     def _take_part(self, task: Task) -> bool:

@@ -157,6 +157,22 @@ def test_without_the_update_of_the_round_the_site_sits_the_exchange_out(site):
     assert site.server.calls == []
 
 
+def test_an_update_that_the_disk_corrupted_is_trained_again_for_the_next_exchange(site):
+    def refuses(task, state, plain):
+        raise errors.StaleUpdate("the file of this site's update was changed")
+
+    site.masks.mask = refuses
+    with pytest.raises(errors.StaleUpdate):
+        site.part.take_part(task("mask"))
+    assert site.journal.update == site.pending  # another cause
+    content = bytearray(site.journal.update_path.read_bytes())
+    content[-1] ^= 1
+    site.journal.update_path.write_bytes(content)
+    with pytest.raises(errors.StaleUpdate):
+        site.part.take_part(task("mask"))
+    assert site.journal.update is None
+
+
 def test_what_a_session_means_for_a_site(tmp_path):
     journal = Journal(tmp_path / "journal")
     transport = types.SimpleNamespace(signer=lambda: None)
