@@ -111,6 +111,8 @@ class Journal:
             "filtered_updates": 0,
         }
         if self._path.exists():
+            # A killed process may not have synced the names of the files here. They count now.
+            atomic.sync_directory(self.folder)
             self._read()
             self.check_update()
 

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import json
 import os
+import pathlib
 import sqlite3
 import sys
 import threading
@@ -16,7 +17,7 @@ from typing import Any
 from federated.rounds.rounds import Update
 from federated.security.credentials import TokenRecord
 from federated.tensors.weights import TensorManifest
-from runkit import private
+from runkit import atomic, private
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -75,6 +76,17 @@ def _allow(database: sqlite3.Connection, sites: Iterable[str]) -> None:
     )
 
 
+def _sync_log(path: pathlib.Path) -> None:
+    """Syncs SQLite's log, if a killed process left one.
+
+    It may not have synced its last transaction, which is read from now on, and confirmed to sites.
+    """
+    if path.exists():
+        with atomic.naming(path), open(path, "rb+") as stream:
+            os.fsync(stream.fileno())
+        atomic.sync_directory(path.parent)
+
+
 @functools.lru_cache(maxsize=1000)
 def _labels(words: str) -> Mapping[str, str]:
     """Sites declare the same few labels, and every login reads those of all."""
@@ -100,6 +112,7 @@ class Records:
         self._abandoned = False  # whether a transaction failed and could not be rolled back either
         # SQLite gives its further files the permissions of this one.
         os.close(private.opener(path, os.O_RDWR | os.O_CREAT))
+        _sync_log(pathlib.Path(f"{os.fspath(path)}-wal"))
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         if self._one("SELECT 1 FROM sqlite_master WHERE name = 'run'") is not None:
             try:

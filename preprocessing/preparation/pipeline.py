@@ -232,6 +232,8 @@ def _clean(root: pathlib.Path) -> None:
     case_store.refuse_newer(root)
     private.tree(root)
     private.make(root / "cases")
+    if any((root / "cases").iterdir()):
+        atomic.sync_directory(root / "cases")  # a killed run may have finished a case without it
     (root / "index.json").unlink(missing_ok=True)
     case_workers.remove_partial(root)
     for leftover in root.glob(".partial-*"):

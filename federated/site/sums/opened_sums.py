@@ -84,7 +84,7 @@ class OpenedSums:
                 stream.write(line)
                 stream.flush()
                 os.fsync(stream.fileno())
-            if not self._named:  # even if the file exists: a kill may have prevented it before
+            if not self._named:
                 atomic.sync_directory(self._path.parent)
                 self._named = True
         self._size += len(line)
@@ -114,8 +114,12 @@ class OpenedSums:
             if b"\0" in last:  # not synced
                 whole = whole[: -len(last)]
             self._size = len(whole)
-            if whole != content:
-                os.truncate(self._path, len(whole))
+            # A killed process may not have synced its last line, which counts from now on.
+            with open(self._path, "rb+") as stream:
+                stream.truncate(len(whole))
+                os.fsync(stream.fileno())
+            atomic.sync_directory(self._path.parent)
+            self._named = True
         try:
             records = [json.loads(line) for line in whole.splitlines()]
             for record in records:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from federated import errors
+from federated.site import journal as journals
 from federated.site.journal import Journal, PendingUpdate
 from federated.tensors import tensor_files
 from tests.federated import manifests
@@ -84,6 +85,17 @@ def test_an_update_is_on_disk_once_it_is_durable(tmp_path, monkeypatch):
     journal.keep_update(1, ARRAYS, 30, {})
     journal.wait_until_durable()
     assert {journal.update_path.stat().st_ino, tmp_path.stat().st_ino} <= set(synced)
+
+
+def test_what_a_killed_process_did_not_sync_is_synced_before_it_counts(tmp_path, monkeypatch):
+    """Beside the journal lies the count of answers, which a model is used only after."""
+    synced = []
+    monkeypatch.setattr(journals.atomic, "sync_directory", synced.append)
+    journal = Journal(tmp_path)
+    assert synced == []
+    journal.keep_scores(1, {"dice": 0.5})
+    Journal(tmp_path)
+    assert synced == [tmp_path]
 
 
 def test_an_update_that_a_power_cut_corrupted_is_forgotten(tmp_path):

@@ -1,6 +1,9 @@
 """Threads that use the database at once, as the requests of sites do, and changes that fail."""
 
+import os
 import sqlite3
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -101,3 +104,31 @@ def test_what_could_be_neither_committed_nor_rolled_back_is_never_read(tmp_path,
     records.pause(True)
     assert records.paused is True
     records.close()
+
+
+_KILLED = """
+import os, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("PRAGMA synchronous=OFF")
+database.execute("INSERT INTO run VALUES ('paused', 'true')")
+os._exit(0)  # with its log written and not synced
+"""
+
+
+def test_what_a_killed_process_did_not_sync_is_synced_before_it_counts(tmp_path, monkeypatch):
+    path = tmp_path / "state.sqlite"
+    first = Records(path)
+    subprocess.run([sys.executable, "-c", _KILLED, str(path)], check=True)
+    synced, fsync = [], os.fsync
+
+    def noted(descriptor):
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    again = Records(path)
+    assert synced == [f"{path}-wal", str(tmp_path)] and again.paused
+    for records in (again, first):
+        records.close()
+    Records(path).close()  # nothing was left
+    assert len(synced) == 2

@@ -130,6 +130,17 @@ def test_a_finished_case_is_not_prepared_again(tmp_path):
     assert changed == {"case_1"}
 
 
+def test_a_case_whose_name_a_killed_run_did_not_sync_is_synced_before_it_counts(
+    tmp_path, monkeypatch
+):
+    manifest, root = cohort(tmp_path, count=3), tmp_path / "store"
+    prepare(manifest, root)
+    synced = []
+    monkeypatch.setattr(pipeline.atomic, "sync_directory", synced.append)
+    prepare(manifest, root)
+    assert root / "cases" in synced
+
+
 def test_other_settings_prepare_every_case_again(tmp_path):
     manifest, root = cohort(tmp_path, 3), tmp_path / "store"
     old = prepare(manifest, root)
