@@ -389,6 +389,21 @@ def test_the_error_of_a_full_disk_names_the_file_the_space_and_what_stays(tmp_pa
     )
 
 
+def test_the_error_of_a_full_disk_says_what_the_cases_left_need(tmp_path, monkeypatch):
+    manifest, root, case_need = cohort(tmp_path, 5), tmp_path / "store", pipeline.budget.case_need
+    monkeypatch.setattr(
+        pipeline.budget,
+        "case_need",
+        lambda *given: dataclasses.replace(case_need(*given), disk_bytes=10**9),
+    )
+    (root / "cases").mkdir(parents=True)
+    (root / "cases" / "case_3").write_text("a file where a folder must be made")
+    with pytest.raises(ValueError, match="cannot be written") as caught:
+        prepare(manifest, root)
+    finished = sum(path.is_dir() for path in (root / "cases").iterdir())
+    assert f"the cases left need about {5 - finished}.00 GB" in str(caught.value)
+
+
 def test_a_failed_write_does_not_refuse_the_case(tmp_path, monkeypatch):
     def full(path, shape, slabs):
         raise OSError(errno.ENOSPC, "No space left on device")
