@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import errno
 import json
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from federated import errors
+from federated.security import tls
 from federated.site import grpc_transport
 from federated.tensors import tensor_files
 from federated.wire import replies
@@ -46,6 +48,19 @@ def test_a_malformed_site_file_is_named(kit, content):
     (kit / "site.json").write_text(content)
     with pytest.raises(ValueError, match=r"site\.json: expected"):
         grpc_transport.connect(kit)
+
+
+def test_a_renewed_kit_that_cannot_be_read_at_this_moment_is_tried_again(kit, monkeypatch):
+    with contextlib.closing(grpc_transport.connect(kit, port=1)) as transport:
+        os.utime(kit / "site.pem", (1.0, 1.0))  # as if it was replaced
+
+        def failing(identity):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        with monkeypatch.context() as system:
+            system.setattr(tls.Identity, "for_client", failing)
+            assert not transport._renewed()
+        assert transport._renewed() and not transport._renewed()
 
 
 def test_a_transfer_that_stands_still_is_given_up_and_worth_another_try(
