@@ -227,10 +227,16 @@ def _read(path: pathlib.Path) -> Credentials:
             f'{path}: expected {{"sites": {{name: SHA-256 of the credential}}}}; '
             "provision the federation again"
         )
+    revoked = book.get("revoked", [])
+    if not isinstance(revoked, list) or not all(isinstance(one, str) for one in revoked):
+        raise ValueError(
+            f'{path}: expected {{"revoked": [fingerprint of a certificate]}}; '
+            "copy the file again from the federation's folder"
+        )
     return Credentials(
         dict(sites),
         str(book.get("operator", "")),
-        frozenset(book.get("revoked", ())),
+        frozenset(revoked),
         str(book.get("server_revocation", "")).encode("ascii", "replace"),
     )
 

@@ -58,3 +58,15 @@ def test_a_token_is_bound_to_the_certificate_it_was_issued_to():
     for another in ("bb" * 32, ""):
         with pytest.raises(errors.CertificateRefused, match="token of site 'C1' came with another"):
             credentials_now.check_standing(record, another)
+
+
+@pytest.mark.parametrize("revoked", [None, 5, [["a"]], [5]])
+def test_malformed_revocations_are_named_and_leave_the_last_good_ones_in_force(tmp_path, revoked):
+    path = tmp_path / "credentials.json"
+    content = {"sites": {"C1": "0" * 64}, "revoked": ["ab"]}
+    path.write_text(json.dumps(content))
+    book = CredentialBook.read(path)
+    path.write_text(json.dumps({**content, "revoked": revoked}))
+    with pytest.raises(ValueError, match=r"credentials\.json: expected"):
+        CredentialBook.read(path)
+    assert book.current().revoked == {"ab"}
