@@ -62,10 +62,15 @@ class _Database:
         self.cursor = self.connection.cursor()  # one for all questions, whose answers are short
         self.script, self.tables = "", frozenset[str]()
         self._schema = 0  # SQLite's number of the tables that the script made
+        self._reused = False  # whether its tables are those of an earlier story
 
     def run(self, script: str) -> None:
         """Runs the script that makes the tables unless they are there."""
+        reused, self._reused = self._reused, False
         if script != self.script:
+            if reused:  # with the tables of another script
+                for table in self.tables:
+                    self.connection.execute(f"DROP TABLE {table}")
             self.connection.executescript(script)
             self.script = script
             rows = self.connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
@@ -81,6 +86,7 @@ class _Database:
             return False
         for table in self.tables:
             self.cursor.execute(f"DELETE FROM {table}")
+        self._reused = True
         return True
 
     def _schema_now(self) -> int:

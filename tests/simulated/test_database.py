@@ -71,3 +71,15 @@ def test_a_database_with_further_tables_is_not_used_again():
     again.executescript(SCRIPT)
     with pytest.raises(sqlite3.OperationalError, match="further"):
         again.execute("SELECT number FROM further")
+
+
+def test_a_database_that_is_used_again_has_the_tables_of_its_own_script_alone():
+    databases = database.Databases(lambda machine, kind: None)
+    databases.connect("run.sqlite").executescript(SCRIPT)
+    databases.close()
+    again = databases.connect("run.sqlite")
+    again.executescript("CREATE TABLE IF NOT EXISTS scores (one INTEGER, two INTEGER, three TEXT);")
+    again.execute("INSERT INTO scores VALUES (?, ?, ?)", (1, 2, "c"))
+    assert again.execute("SELECT * FROM scores").fetchall() == [(1, 2, "c")]
+    names = again.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    assert [name for (name,) in names] == ["scores"]
