@@ -285,13 +285,21 @@ def test_what_joins_a_federation(watch, study):
         )
     for program in ("serve", "join"):
         watch.unchanged(program, before)
+    scans, others = study.folder / "scans" / "C2", study.folder / "others"
+    watch.run(
+        "prepare",
+        *study.flags(split=f"0,0,{CASES['C2']}", site="C1", site_folder=others),
+        f"--manifest={scans / 'manifest.json'}",
+        "--workers=1",
+        inputs=[scans, study.flag_file],
+    )
     watch.run(
         "membership",
         *study.flags(threads=1, patches=1, output=study.folder / "membership"),
         f"--models=initial:{study.initial}",
         f"--members=C1:{study.site_folder('C1')}",
-        f"--nonmembers=C1:{study.site_folder('C2')}",
-        inputs=[study.initial, *stores, study.flag_file],
+        f"--nonmembers=C1:{others}",
+        inputs=[study.initial, others / "cases", *stores, study.flag_file],
     )
 
 
