@@ -90,23 +90,24 @@ def histogram(entry: Mapping[str, Any], title: str) -> Figure:
     return figure
 
 
-def areas(series: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]], axis: str) -> Figure:
+def areas(
+    series: Mapping[tuple[str, str], Sequence[tuple[str, Mapping[str, Any]]]], axis: str
+) -> Figure:
     """Draws areas under the curve with their 95 % intervals.
 
     Args:
-      series: name -> (label on the axis, area with its interval), in order. A name is that of an
-          attack, which has a colour, or "model, attack": each model has a line style and a mark.
+      series: (model, attack) -> (label on the axis, area with its interval), in order. Each attack
+          has a colour, each model a line style and a mark; the model is "" if there is only one.
           Areas are joined by a line if all labels are numbers, e.g. of rounds: between settings
           there is nothing.
       axis: title of the axis.
     """
     labels = list(dict.fromkeys(label for own in series.values() for label, _ in own))
     joined = all(label.isdecimal() for label in labels)
-    models = list(dict.fromkeys(name.rpartition(", ")[0] for name in series))
+    models = list(dict.fromkeys(model for model, _ in series))
     figure, axes = _axes(max(4.6, 1.5 + 0.75 * len(labels)), 3.6)
     axes.axhline(0.5, color=RULE, linewidth=1.2)
-    for number, (name, own) in enumerate(series.items()):
-        model, _, attack = name.rpartition(", ")
+    for number, ((model, attack), own) in enumerate(series.items()):
         look = models.index(model)
         shift = 0.12 * (number - (len(series) - 1) / 2)
         places = np.array([labels.index(label) + shift for label, _ in own])
@@ -116,7 +117,7 @@ def areas(series: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]], axis: s
             places,
             middle,
             yerr=np.abs(ends - middle),
-            label=name,
+            label=", ".join(filter(None, (model, attack))),
             color=_COLOURS.get(attack, INK),
             linestyle=_LINES[look % len(_LINES)] if joined else "none",
             linewidth=1.2,

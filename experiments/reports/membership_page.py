@@ -108,17 +108,17 @@ def last_round(entries: Sequence[Mapping[str, Any]], model: str) -> list[Mapping
 
 def series_by_round(
     entries: Iterable[Mapping[str, Any]],
-) -> dict[str, list[tuple[str, Mapping[str, Any]]]]:
-    """Returns "model, attack" -> (round, area), where there is more than one round."""
-    found: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+) -> dict[tuple[str, str], list[tuple[str, Mapping[str, Any]]]]:
+    """Returns (model, attack) -> (round, area), where there is more than one round."""
+    found: dict[tuple[str, str], list[tuple[str, Mapping[str, Any]]]] = {}
     for entry in entries:
         if entry["round"] is not None:
-            key = f"{entry['model']}, {entry['attack']}"
+            key = (entry["model"], entry["attack"])
             found.setdefault(key, []).append((str(entry["round"]), entry["auc"]))
     return {key: own for key, own in found.items() if len(own) > 1}
 
 
-def areas(series: Mapping[str, Sequence[Any]], label: str) -> str:
+def areas(series: Mapping[tuple[str, str], Sequence[Any]], label: str) -> str:
     """Returns the picture of areas under the curve, as `figures.areas` draws it."""
     return html_parts.drawing(
         figures.areas(series, label),

@@ -175,16 +175,16 @@ def by_round(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     series = _rounds_of_first_point(content)
     numbers = sorted({number for own in series.values() for number, _ in own}, key=int)
     rows = []
-    for name, own in series.items():
+    for (model, attack), own in series.items():
         areas = dict(own)
         cells = [membership_page.cell(areas.get(number), 1, 2) for number in numbers]
-        rows.append([*name.rsplit(", ", 1), *cells, matters(areas.values())])
+        rows.append([model, attack, *cells, matters(areas.values())])
     return ["Model", "Attack", *(f"Round {number}#" for number in numbers), "Rounds"], rows
 
 
 def _rounds_of_first_point(
     content: Mapping[str, Any],
-) -> dict[str, list[tuple[str, Mapping[str, Any]]]]:
+) -> dict[tuple[str, str], list[tuple[str, Mapping[str, Any]]]]:
     first = content["lines"][0]["point"]
     return membership_page.series_by_round(
         line for line in content["lines"] if line["point"] == first
@@ -242,11 +242,11 @@ def section(content: Mapping[str, Any]) -> str:
 
 def by_point(
     lines: Iterable[Mapping[str, Any]],
-) -> dict[str, dict[str, list[tuple[str, Mapping[str, Any]]]]]:
-    """Returns model -> attack -> (point, area) of the last round."""
-    found: dict[str, dict[str, list[tuple[str, Mapping[str, Any]]]]] = {}
+) -> dict[str, dict[tuple[str, str], list[tuple[str, Mapping[str, Any]]]]]:
+    """Returns model -> ("", attack) -> (point, area) of the last round."""
+    found: dict[str, dict[tuple[str, str], list[tuple[str, Mapping[str, Any]]]]] = {}
     for line in latest(lines):
-        own = found.setdefault(line["model"], {}).setdefault(line["attack"], [])
+        own = found.setdefault(line["model"], {}).setdefault(("", line["attack"]), [])
         own.append((line["point"], line["auc"]))
     return found
 

@@ -48,7 +48,7 @@ def test_the_histogram_shows_shares_of_members_and_non_members():
 
 def test_areas_are_drawn_with_their_intervals_in_the_order_of_the_labels():
     area = {"estimate": 0.7, "low": 0.6, "high": 0.75}
-    (axes,) = figures.areas({"loss": [("1", area), ("10", area)]}, "round").axes
+    (axes,) = figures.areas({("", "loss"): [("1", area), ("10", area)]}, "round").axes
     assert [t.get_text() for t in axes.get_xticklabels()] == ["1", "10"]
     (segments,) = [c.get_segments() for c in axes.collections]
     np.testing.assert_allclose(segments[0][:, 1], [0.6, 0.75])
@@ -57,14 +57,18 @@ def test_areas_are_drawn_with_their_intervals_in_the_order_of_the_labels():
 def test_only_areas_of_numbers_are_joined_by_a_line():
     area = {"estimate": 0.7, "low": 0.6, "high": 0.75}
     for labels, style in ((("1", "10"), "-"), (("cases-7", "cases-4"), "None")):
-        (axes,) = figures.areas({"loss": [(label, area) for label in labels]}, "axis").axes
+        (axes,) = figures.areas({("", "loss"): [(label, area) for label in labels]}, "axis").axes
         (line,) = [line for line in axes.lines if line.get_marker() == "o"]
         assert line.get_linestyle() == style
 
 
 def test_two_models_under_one_attack_differ_in_more_than_their_colour():
     area = {"estimate": 0.6, "low": 0.55, "high": 0.7}
-    names = ["FL_global, loss", "site's update, loss", "site's update, alignment"]
+    names = [
+        ("FL_global", "loss"),
+        ("site's update", "loss"),
+        ("site's update", "alignment"),
+    ]
     (axes,) = figures.areas({name: [("1", area), ("10", area)] for name in names}, "round").axes
     whole, update, alignment = (container.lines[0] for container in axes.containers)
     assert whole.get_color() == update.get_color() != alignment.get_color()

@@ -47,5 +47,5 @@ def test_the_page_stands_alone_and_shows_each_model_at_its_last_round():
 
 def test_only_models_of_several_rounds_are_shown_by_round():
     found = membership_page.series_by_round(content()["attacks"])
-    assert list(found) == ["FL_global, loss"]
-    assert [label for label, _ in found["FL_global, loss"]] == ["2", "4"]
+    assert list(found) == [("FL_global", "loss")]
+    assert [label for label, _ in found[("FL_global", "loss")]] == ["2", "4"]
