@@ -140,7 +140,7 @@ def _restore(
 def _set_aside(path: pathlib.Path) -> None:
     """Gives the newest checkpoint a second name with its step, and keeps `path` itself."""
     try:
-        with safetensors.safe_open(path, framework="numpy") as stream:
+        with named_weights.opened(path) as stream:
             step = int((stream.metadata() or {}).get("step", "0"))
     except (OSError, safetensors.SafetensorError):
         return  # there is none, or it cannot be read and is not worth keeping

@@ -16,6 +16,8 @@ import numpy as np
 from runkit import atomic, randomness
 
 if TYPE_CHECKING:
+    import safetensors
+
     from c2fnas.keras_stack import Variable
     from c2fnas.network import Network
 
@@ -208,18 +210,39 @@ def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]
     import safetensors
 
     try:
-        with open(path, "rb"):  # safetensors' own errors do not distinguish the two
-            pass
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file; give the path of saved weights") from error
-    try:
-        with safetensors.safe_open(path, framework="numpy") as stream:
+        with opened(path) as stream:
             names = stream.keys()
             return {name: stream.get_tensor(name) for name in names}, dict(stream.metadata() or {})
-    except (OSError, safetensors.SafetensorError) as error:
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: no such file; give the path of saved weights") from error
+    except safetensors.SafetensorError as error:
         raise ValueError(
             f"{path}: not a readable safetensors file ({error}); give the path of saved weights"
         ) from error
+
+
+def opened(path: str | os.PathLike) -> safetensors.safe_open:
+    """Opens a safetensors file.
+
+    safetensors reports any failure to open a file as a missing file. The plain `open` here raises
+    the system's own error. If it succeeds, the cause is gone, and the file can be opened now.
+
+    Raises:
+      OSError: if the system cannot open the file.
+      safetensors.SafetensorError: if it is truncated or of another kind, or cannot be mapped into
+        memory.
+    """
+    import safetensors
+
+    try:
+        return safetensors.safe_open(path, framework="numpy")
+    except OSError:
+        with open(path, "rb"):
+            pass
+    try:
+        return safetensors.safe_open(path, framework="numpy")
+    except OSError as error:
+        raise safetensors.SafetensorError(str(error)) from error
 
 
 def _some(names: list[str]) -> str:

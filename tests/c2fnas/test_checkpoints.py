@@ -1,5 +1,4 @@
 import dataclasses
-import errno
 import functools
 import json
 import os
@@ -14,6 +13,7 @@ from c2fnas.genotype import CellGene
 from c2fnas.losses import LossConfig
 from c2fnas.missing_labels import MissingLabels
 from tests.c2fnas import tiny
+from tests.exhausted_descriptors import exhausted
 
 
 @pytest.fixture(scope="module")
@@ -196,19 +196,14 @@ def test_after_a_return_to_an_earlier_step_the_checkpoints_written_last_are_kept
 
 
 def test_a_system_error_does_not_make_an_earlier_checkpoint_replace_the_newest(
-    trainer, filled, tmp_path, monkeypatch
+    trainer, filled, tmp_path
 ):
     for step in (3, 5):
         trainer.step = step
         checkpoints.save(tmp_path, trainer, {"step": step}, keep=2)
 
-    def too_many(path, *given):
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
-
-    with monkeypatch.context() as broken:
-        broken.setattr(named_weights, "open", too_many, raising=False)
-        with pytest.raises(OSError, match="Too many open files"):
-            checkpoints.load(tmp_path, trainer)
+    with exhausted(), pytest.raises(OSError, match="Too many open files"):
+        checkpoints.load(tmp_path, trainer)
     assert checkpoints.load(tmp_path, trainer) == {"step": 5}
 
 

@@ -3,9 +3,11 @@ import resource
 
 import numpy as np
 import pytest
+import safetensors
 
 from c2fnas import named_weights, network
 from c2fnas.genotype import CellGene, Genotype
+from tests.exhausted_descriptors import exhausted
 
 SMALL = Genotype("small", (CellGene((0,), 1, "p3d"), CellGene((1,), 1, "conv2d")), filters=2)
 
@@ -119,6 +121,28 @@ def test_unreadable_files_are_named(content, tmp_path):
         path.write_bytes(content[:9])
     with pytest.raises(ValueError, match=r"broken\.safetensors"):
         named_weights.load(path)
+
+
+def test_a_file_that_cannot_be_opened_gives_the_reason_of_the_system(tmp_path):
+    path = tmp_path / "a.safetensors"
+    named_weights.save(path, {"a": np.ones(2, np.float32)})
+    with exhausted(), pytest.raises(OSError, match=r"Too many open files: .*a\.safetensors"):
+        named_weights.load(path)
+
+
+def test_a_file_that_can_be_opened_a_moment_later_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    named_weights.save(path, {"a": np.ones(2, np.float32)})
+    real, failures = safetensors.safe_open, [FileNotFoundError(f"No such file: {path}")]
+
+    def fails_once(*arguments, **options):
+        if failures:
+            raise failures.pop()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(safetensors, "safe_open", fails_once)
+    np.testing.assert_array_equal(named_weights.load(path)[0]["a"], np.ones(2))
+    assert not failures
 
 
 def test_one_name_for_two_variables_is_refused():
