@@ -3,6 +3,7 @@
     .venv/py3.11/bin/python -m tests.failing_calls
     .venv/py3.11/bin/python -m tests.failing_calls --kills
     .venv/py3.11/bin/python -m tests.failing_calls --only=server --kind=sync --count=50
+    .venv/py3.11/bin/python -m tests.failing_calls --only=server --skip=400      resume after 400
 
 Each call that opens, reads, writes, syncs, renames, resizes, makes, removes or lists one of the
 program's own files, and each call on a socket, fails once with each error that the system can give
@@ -21,6 +22,8 @@ import tempfile
 
 from tests.failing_calls import interception, sweep
 
+_SHOWN_EVERY = 25  # faults
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -31,6 +34,7 @@ def main() -> None:
     parser.add_argument("--error", action="append", help="such as EIO; all by default")
     parser.add_argument("--kills", action="store_true", help="kill the program instead")
     parser.add_argument("--count", type=int, help="faults of each program; all by default")
+    parser.add_argument("--skip", type=int, default=0, help="leave out this many, tried before")
     parser.add_argument("--number", type=int, help="only this call of its kind")
     parser.add_argument("--in-a-row", type=int, default=1, help="calls that fail one after another")
     parser.add_argument("--seed", type=int, default=1)
@@ -61,7 +65,7 @@ def _sweep(name: str, folder: pathlib.Path, flags: argparse.Namespace) -> int:
         and (not flags.number or fault.first == flags.number)
     ]
     total = len(faults)
-    faults = sweep.sample(faults, flags.count, seed=flags.seed)
+    faults = sweep.sample(faults, flags.count, seed=flags.seed)[flags.skip :]
     cost = len(faults) * sweep.SECONDS[name] / 60
     print(
         f"{name}: {len(calls)} calls, {total} faults, {len(faults)} to try, "
@@ -71,8 +75,12 @@ def _sweep(name: str, folder: pathlib.Path, flags: argparse.Namespace) -> int:
     took = sweep.began()
 
     def progress(done: int, reached: int) -> None:
-        if done % 100 == 0:
-            print(f"  {done} of {len(faults)}, {reached} reached, {took():.0f} s", flush=True)
+        if done % _SHOWN_EVERY == 0:
+            print(
+                f"  {done} of {len(faults)}, {reached} reached, {took():.0f} s; go on with "
+                f"--skip={flags.skip + done}",
+                flush=True,
+            )
 
     reached, failures = sweep.try_all(
         work,
