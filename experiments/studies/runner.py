@@ -14,7 +14,7 @@ from experiments.run import processes, run_plan
 from experiments.run import run_folder as run_folders
 from experiments.run import stages as run_stages
 from experiments.run.run_plan import RunSpec, minutes
-from experiments.studies.study_file import Study
+from experiments.studies.study_file import Study, title
 from federated.privacy.policy import PrivacyPolicy
 from runkit import atomic
 
@@ -58,7 +58,7 @@ def cost_text(study: Study, folder: pathlib.Path, specs: Specs) -> str:
             if name in costs[key]:
                 expected, spent = expected + costs[key][name], spent + seconds
     factor = spent / expected if expected > 60 else 1.0
-    lines = [f"Study {study.name}, profile {study.profile}, in {folder}: {len(specs)} runs"]
+    lines = [f"{title(study.name)}, profile {study.profile}, in {folder}: {len(specs)} runs"]
     total = 0.0
     for key, spec in specs.items():
         rest = (

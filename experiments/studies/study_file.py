@@ -168,6 +168,11 @@ def read(path: str | os.PathLike, data: str | os.PathLike | None = None) -> Stud
         raise ValueError(f"{path}: {error}") from error
 
 
+def title(name: str) -> str:
+    """Returns the heading of a study, which repeats no name that is only "study"."""
+    return "Study" if name == "study" else f"Study {name}"
+
+
 def run_spec(
     study: Study,
     point: Point,

@@ -17,7 +17,7 @@ from experiments.results.verdicts import hypotheses
 from experiments.run import run_folder as run_folders
 from experiments.studies import comparison, leakage_results, privacy_results, study_file
 from experiments.studies import variants as study_variants
-from experiments.studies.study_file import Study
+from experiments.studies.study_file import Study, title
 from runkit import atomic, events, markdown_tables
 
 SWEEP_TEXT = "FL_global, Dice in per cent: mean over seeds ± half the width of the 95 % interval."
@@ -292,7 +292,7 @@ def markdown(content: Mapping[str, Any]) -> str:
     runs = content["runs"]
     finished = sum(run["state"] == "finished" for run in runs)
     seeds = ", ".join(map(str, content["seeds"]))
-    lines = [f"# Study {content['name']}: profile {content['profile']}, seeds {seeds}", ""]
+    lines = [f"# {title(content['name'])}: profile {content['profile']}, seeds {seeds}", ""]
     lines += [
         f"{finished} of {len(runs)} runs are finished."
         + ("" if finished == len(runs) else " **This is a partial result.**"),
