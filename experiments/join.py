@@ -281,7 +281,7 @@ def _policy(num_rounds: int) -> PrivacyPolicy:
             f"filter, although --privacy_filter is {policy.filter!r}; {remedy}"
         )
     if policy.filter == "gaussian":
-        accountants.require(policy.accountant)
+        accountants.require_package()
     return policy
 
 
