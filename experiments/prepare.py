@@ -18,7 +18,7 @@ from experiments import flags as experiment_flags
 from runkit import atomic, disk, folder_lock, overwriting, private, processors
 
 if TYPE_CHECKING:
-    from preprocessing import manifest as manifests
+    from preprocessing.case_list import CaseManifest
     from preprocessing.checks import survey
 
 FLAGS = flags.FLAGS
@@ -129,7 +129,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _check(manifest: manifests.CaseManifest, folder: pathlib.Path) -> int:
+def _check(manifest: CaseManifest, folder: pathlib.Path) -> int:
     from experiments.reports import check_page
     from preprocessing.checks import survey
 

@@ -25,6 +25,7 @@ from experiments.run.run_plan import (
 )
 from preprocessing import budget, case_store, declared_labels
 from preprocessing import manifest as manifests
+from preprocessing.case_list import CaseManifest
 from runkit import atomic, processors
 
 _ROOM_BYTES = 8e9  # with less for each site, its cases are prepared one at a time
@@ -202,7 +203,7 @@ class Stages:
         listed = [manifests.read(file) for file in files]
         cases = tuple(case for manifest in listed for case in manifest.cases)
         declared = declared_labels.merged(manifest.declared for manifest in listed)
-        manifests.write(merged, manifests.CaseManifest(site.name, cases, declared=declared))
+        manifests.write(merged, CaseManifest(site.name, cases, declared=declared))
         return merged
 
     def _initial_model(self, group: processes.ProgramGroup) -> None:

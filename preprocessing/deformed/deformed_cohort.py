@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from preprocessing import budget, declared_labels, geometry, manifest, nifti, sources, splits
+from preprocessing.case_list import Case, CaseManifest
 from preprocessing.deformed import deformation, tumour_insertion
 from preprocessing.deformed.config import SITES, DeformedConfig
-from preprocessing.manifest import Case, CaseManifest
 from preprocessing.phantom.tumour import Tumours
 from preprocessing.volume import Volume
 from runkit import atomic, progress, workers
