@@ -13,11 +13,10 @@ from typing import Any
 from experiments.figures import membership_pictures as figures
 from experiments.reports import html_parts, membership_page
 from experiments.results.statistics import membership_rates
-from experiments.results.statistics.membership_rates import Stratum
+from experiments.results.statistics.membership_rates import FORMAT, Stratum
 from experiments.studies.study_file import Study
 from runkit import atomic, formats, markdown_tables
 
-FORMAT = 1  # version of membership.json that experiments.models.membership_measurement writes
 HEAD = ["Point", "Model", "Round#", "Attack", "AUC#", "Found at 1 %#", "Members#", "Verdict"]
 HEAD_AGAINST = ["Point", "Against", "Model", "Attack", "AUC#", "AUC against#", "Verdict"]
 _Key = tuple[str, str, int | None, str]  # point, model, round, attack

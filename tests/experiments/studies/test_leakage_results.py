@@ -3,7 +3,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from experiments.models import membership_measurement
 from experiments.results.statistics import membership_rates
 from experiments.results.statistics.membership_rates import Stratum
 from experiments.run import run_plan
@@ -60,7 +59,7 @@ def measured(tmp_path_factory):
                 entry("C1_update", "update", 13, "update", {"C1": stratum(number + 2, shift)}),
                 entry("C2_update", "update", 13, "update", {"C2": stratum(number + 3, shift, 6)}),
             ]
-            content = {"format": membership_measurement.FORMAT, "attacks": attacks}
+            content = {"format": membership_rates.FORMAT, "attacks": attacks}
             atomic.write_json(run / "membership" / "membership.json", content)
     return folder, study, study_results.collect(study, folder, configs(study))
 

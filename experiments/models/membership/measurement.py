@@ -15,14 +15,13 @@ import numpy as np
 
 from c2fnas import named_weights
 from experiments.configuration import ExperimentConfig, load_genotype
-from experiments.models.membership_losses import MembershipLosses
-from experiments.models.membership_targets import AttackedModel, Candidates
+from experiments.models.membership.losses import MembershipLosses
+from experiments.models.membership.targets import AttackedModel, Candidates
 from experiments.results.statistics import membership_rates
-from experiments.results.statistics.membership_rates import Stratum
+from experiments.results.statistics.membership_rates import FORMAT, Stratum
 from federated.tensors.tensor_files import TensorFile, file_digest
 from runkit import atomic, formats, release
 
-FORMAT = 1  # version of membership.json and of the files of losses
 # One patch of 48^3 voxels with 8 filters, forward, on one of two cores; see experiments.run.
 _FORWARD_S, _FORWARD_MACS = 0.07, 48**3 * 189_772_333_056 / 96**3 / 16
 _REMEDY = "remove it, and it is computed again"
