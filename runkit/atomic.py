@@ -51,6 +51,11 @@ def replacing(
             temporary.unlink(missing_ok=True)
 
 
+def leftovers(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields the temporary files and folders in a folder, which a killed writer left there."""
+    return folder.glob(f"{PARTIAL}*")
+
+
 def _temporary_beside(path: pathlib.Path) -> pathlib.Path:
     suffix = "".join(path.suffixes[-2:])  # .nii.gz; the rest of a long name need not fit twice
     if len(os.fsencode(suffix)) > _LONGEST_SUFFIX:

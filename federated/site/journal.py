@@ -238,7 +238,7 @@ class Journal:
     def remove_leftovers(self) -> None:
         """Removes partly written files left by a kill; other processes must not write here now."""
         for folder in (self.folder, self.folder / "rows", self.folder / "private"):
-            for path in folder.glob(".partial-*"):
+            for path in atomic.leftovers(folder):
                 path.unlink(missing_ok=True)
 
     def scores(self, model: int) -> dict[str, float] | None:

@@ -60,7 +60,7 @@ class PrivacyLedger:
         self._run = self._site = ""
         self._policy: dict[str, Any] = {}
         self.exists = self.path.exists()
-        for leftover in self.path.parent.glob(".partial-*"):
+        for leftover in atomic.leftovers(self.path.parent):
             leftover.unlink(missing_ok=True)
         if self.exists:
             self._read()

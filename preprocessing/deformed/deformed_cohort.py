@@ -214,7 +214,8 @@ def generate(
     by_id = {case.case_id: case for case in listed.included}
     copies = list_copies(sorted(by_id), config)
     _claim(listed, config, copies, folder)
-    for pattern in (".partial-*", *(f"{site}/**/.partial-*" for site in SITES)):
+    names = f"{atomic.PARTIAL}*"
+    for pattern in (names, *(f"{site}/**/{names}" for site in SITES)):
         for leftover in folder.glob(pattern):  # a kill left it half-written
             leftover.unlink()
     jobs = [
