@@ -93,7 +93,7 @@ def main(argv: list[str]) -> int:
     from experiments.models.membership.measurement import Measurement
     from experiments.reports import membership_page
     from experiments.results.statistics import membership_rates
-    from experiments.run.run_plan import minutes
+    from experiments.run.run_cost import minutes
     from runkit import atomic, folder_lock, overwriting, private
 
     others = _folders("nonmembers")

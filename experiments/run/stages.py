@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from experiments.models import model_folders
 from experiments.reports import table1_report
-from experiments.run import local_server, processes, run_folder, run_plan
+from experiments.run import local_server, processes, run_cost, run_folder
 from experiments.run.run_plan import (
     FINETUNED,
     MEMBERSHIP,
@@ -22,6 +22,7 @@ from experiments.run.run_plan import (
     RunSpec,
     SiteSpec,
     nonmember_seed,
+    preparation_name,
 )
 from preprocessing import budget, case_store, declared_labels
 from preprocessing import manifest as manifests
@@ -59,7 +60,7 @@ class Stages:
 
     def __init__(self, spec: RunSpec, run: run_folder.RunFolder):
         self._spec, self._run, self._folder = spec, run, spec.folder
-        self._cost = run_plan.estimated_seconds(spec)
+        self._cost = run_cost.estimated_seconds(spec)
         self._initial = self._folder / "initial.safetensors"
         flag_file = self._folder / "experiment.flags"
         atomic.write_text(flag_file, spec.flags_text)
@@ -355,7 +356,7 @@ class Stages:
             (hospital,) = site.cohort
             seed = nonmember_seed(spec.config.seed)
             cohort = _Cohort(hospital, spec.nonmembers, seed, site.phantom)
-            prepared = f"{cohort.name}-prepared-{run_plan.preparation_name(spec.config)}"
+            prepared = f"{cohort.name}-prepared-{preparation_name(spec.config)}"
             yield site, cohort, spec.cohorts / prepared / site.name
 
     def _measure_membership(self, group: processes.ProgramGroup) -> None:
