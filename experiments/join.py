@@ -109,7 +109,7 @@ def take_part(
     from runkit import allocator, atomic, folder_lock, interrupts, overwriting, private
 
     allocator.keep_buffers()
-    strategies.single_machine("experiments.join")
+    strategies.require_single_machine()
     folder = experiment_flags.site_folder()
     kit = experiment_flags.required("kit", "the site's kit, made by experiments.provision")
     lent = experiment_flags.named_files("lend")
