@@ -121,7 +121,7 @@ def take_part(
     overwriting.require_apart(
         {**inputs, **experiment_flags.genotype_file()}, {}, folders={"--site_folder": written}
     )
-    host, port = experiment_flags.address(FLAGS.server) if FLAGS.server else (None, None)
+    host, port = experiment_flags.server_address()
     store = cases_as_read(prepared_cases.open_store(folder / "cases", config))
     for line in expiry.warnings(kit):
         logging.warning("event=certificate_ends %s", line)

@@ -71,10 +71,8 @@ def main(argv: list[str]) -> int:
     from preprocessing.preparation import pipeline
 
     config = experiment_flags.experiment_config(without_training=True)
-    listed, orientation = (
-        experiment_flags.required("manifest", "the site's list of scans"),
-        experiment_flags.orientation(),
-    )
+    listed = experiment_flags.required("manifest", "the site's list of scans")
+    orientation = experiment_flags.orientation()
     manifest = manifests.read(listed, site=FLAGS.site, orientation=orientation)
     folder = pathlib.Path(experiment_flags.required("site_folder", _SITE_FOLDER))
     inputs = {
