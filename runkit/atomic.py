@@ -98,7 +98,7 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
             os.chmod(temporary, private.mode_in(path.parent, 0o777))
             if path.is_dir() and not path.is_symlink():
                 os.replace(path, before)
-            os.replace(temporary, path)  # refused where a file or a link is
+            os.replace(temporary, path)  # fails if a file or a link is there
             sync_directory(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
