@@ -100,8 +100,8 @@ def _bad_sites(study: study_file.Study) -> list[str]:
 def _check_policies(chosen: Mapping[tuple[str, int], RunSpec]) -> None:
     """Raises ValueError for a privacy policy that its site would refuse when it starts."""
     for (label, _), spec in chosen.items():
-        # Fewer values than an update has, because only these are known without the network. They
-        # matter to 'svt' alone, whose cost grows with their number.
+        # At most as many values as an update has; the exact number needs the network. Only the cost
+        # of 'svt' depends on it: it grows with the number, so no policy is refused wrongly.
         values = 1 if spec.config.share_rules else load_genotype(spec.config).conv_weights()
         for site in spec.sites:
             try:

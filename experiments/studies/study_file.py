@@ -169,7 +169,7 @@ def read(path: str | os.PathLike, data: str | os.PathLike | None = None) -> Stud
 
 
 def title(name: str) -> str:
-    """Returns the heading of a study, which repeats no name that is only "study"."""
+    """Returns a study's heading, e.g. "Study methods"; only "Study" if that is its name."""
     return "Study" if name == "study" else f"Study {name}"
 
 

@@ -22,7 +22,7 @@ from experiments.results.statistics.membership_rates import FORMAT, Stratum
 from federated.tensors.tensor_files import TensorFile, file_digest
 from runkit import atomic, formats, release
 
-# One patch of 48^3 voxels with 8 filters, forward, on one of two cores; see experiments.run.
+# One patch of 48^3 voxels with 8 filters, forward, on one of two cores.
 _FORWARD_S, _FORWARD_MACS = 0.07, 48**3 * 189_772_333_056 / 96**3 / 16
 _REMEDY = "remove it, and it is computed again"
 _BACKWARD = 3.0  # a gradient takes this many times as long as a loss
