@@ -17,6 +17,7 @@ from runkit import disk, private, text_files
 from runkit.durable import sync_directory
 
 PARTIAL = ".partial-"  # how temporary names begin
+REMEDY = "restore it or make it again"
 _LONGEST_SUFFIX = 32  # bytes
 _DISK_ERRORS = (*disk.FULL, errno.EIO)
 
@@ -192,7 +193,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n")
 
 
-def read_json(path: str | os.PathLike, *, remedy: str = "restore it or make it again") -> Any:
+def read_json(path: str | os.PathLike, *, remedy: str = REMEDY) -> Any:
     """Reads JSON, with or without a byte-order mark.
 
     Args:

@@ -117,9 +117,7 @@ class Journal:
             self.check_update()
 
     def _read(self) -> None:
-        found = atomic.read_json(self._path, remedy=_REMEDY)
-        if isinstance(found, dict):
-            formats.refuse_newer(self._path, found.get("format"), FORMAT)
+        found = formats.read_json(self._path, FORMAT, remedy=_REMEDY)
         whole = isinstance(found, dict) and all(
             _is_value(key, found.get(key, value)) for key, value in self._state.items()
         )

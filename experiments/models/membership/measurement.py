@@ -177,9 +177,7 @@ class Measurement:
         path = self._path(one)
         if not path.is_file():
             return None
-        found = atomic.read_json(path, remedy=_REMEDY)
-        if isinstance(found, dict):
-            formats.refuse_newer(path, found.get("format"), FORMAT)
+        found = formats.read_json(path, FORMAT, remedy=_REMEDY)
         scans = len(self._candidates[one.site].scans)
         try:
             values = np.asarray(found["values"], float)
