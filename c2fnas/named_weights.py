@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from runkit import atomic, randomness
+from runkit import atomic, printable, randomness
 
 if TYPE_CHECKING:
     import safetensors
@@ -119,16 +119,16 @@ def check(network: Network, arrays: Mapping[str, np.ndarray]) -> None:
     missing = [name for name in expected if name not in arrays]
     unexpected = [name for name in arrays if name not in expected]
     if missing:
-        problems.append(f"missing {_some(missing)}")
+        problems.append(f"missing {printable.some(missing, _SHOWN)}")
     if unexpected:
-        problems.append(f"unexpected {_some(unexpected)}")
+        problems.append(f"unexpected {printable.some(unexpected, _SHOWN)}")
     shapes = [
         f"{name} is {tuple(np.shape(arrays[name]))}, expected {shape}"
         for name, (shape, _) in expected.items()
         if name in arrays and tuple(np.shape(arrays[name])) != shape
     ]
     if shapes:
-        problems.append(f"other shapes: {_some(shapes)}")
+        problems.append(f"other shapes: {printable.some(shapes, _SHOWN)}")
     if problems:
         raise ValueError(
             f"weights do not fit network {network.genotype.name!r} with "
@@ -243,8 +243,3 @@ def opened(path: str | os.PathLike) -> safetensors.safe_open:
         return safetensors.safe_open(path, framework="numpy")
     except OSError as error:
         raise safetensors.SafetensorError(str(error)) from error
-
-
-def _some(names: list[str]) -> str:
-    rest = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

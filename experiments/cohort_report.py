@@ -43,10 +43,8 @@ def main(argv: list[str]) -> int:
     from preprocessing import manifest as manifests
     from preprocessing.checks import cohort, survey
 
-    listed, orientation = (
-        experiment_flags.required("manifest", "the site's list of scans"),
-        experiment_flags.orientation(),
-    )
+    listed = experiment_flags.required("manifest", "the site's list of scans")
+    orientation = experiment_flags.orientation()
     manifest = manifests.read(listed, site=FLAGS.site, orientation=orientation)
     folder = pathlib.Path(experiment_flags.required("site_folder", _SITE_FOLDER))
     outputs = [folder / name for name in ("cohort.json", "cohort.html", "cohort_cases.json")]

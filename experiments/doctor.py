@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
             num_rounds=FLAGS.num_rounds,
         )
     else:
-        host, port = experiment_flags.address(FLAGS.server) if FLAGS.server else (None, None)
+        host, port = experiment_flags.server_address()
         folder = _path(FLAGS.site_folder)
         findings = examination.of_site(
             kit,

@@ -100,7 +100,7 @@ def main(argv: list[str]) -> int:
         _tell(failed, len(pairs))
         raise ValueError(
             f"{len(missing)} labels in {FLAGS.truth} have no mask in {FLAGS.prediction}: "
-            f"{_names(missing)}. Segment these scans, or choose how they count: "
+            f"{printable.some(missing, _SHOWN)}. Segment these scans, or choose how they count: "
             "--missing=score_zero or --missing=skip. The scores of the other "
             f"{len(rows)} cases are in {output / 'cases.csv'}; no means were computed"
         )
@@ -158,12 +158,12 @@ def _remarks(
         )
         lines.append(
             f"Labels without a mask: {len(missing)}; {how} (--missing={FLAGS.missing}): "
-            f"{_names(missing)}."
+            f"{printable.some(missing, _SHOWN)}."
         )
     if failed:
         lines.append(
             f"Cases that could not be scored and are not in the means: {len(failed)}: "
-            f"{_names(list(failed))}."
+            f"{printable.some(list(failed), _SHOWN)}."
         )
     return lines if missing or failed else []
 
@@ -171,11 +171,6 @@ def _remarks(
 def _tell(failed: dict[str, str], cases: int) -> None:
     if failed:
         print(f"{len(failed)} of {cases} cases could not be scored", file=sys.stderr)
-
-
-def _names(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _pairs() -> list[_Pair]:

@@ -241,6 +241,17 @@ def site_folder(
     return private.folder(path) if make or path.is_dir() else path
 
 
+def prepared_cases() -> list[pathlib.Path]:
+    """Returns the case stores in --site_folders; raises app.UsageError if it names no folder."""
+    required("site_folders", "the folders that experiments.prepare made")
+    return [pathlib.Path(folder) / "cases" for folder in FLAGS.site_folders]
+
+
+def server_address() -> tuple[str, int] | tuple[None, None]:
+    """Returns host and port of --server, or twice None without it; raises as `address` does."""
+    return address(FLAGS.server) if FLAGS.server else (None, None)
+
+
 def address(text: str) -> tuple[str, int]:
     """Returns host and port of "host:port"; raises app.UsageError if it is not one."""
     from federated.wire import addresses

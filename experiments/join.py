@@ -109,7 +109,7 @@ def take_part(
     from runkit import allocator, atomic, folder_lock, interrupts, overwriting, private
 
     allocator.keep_buffers()
-    strategies.single_machine("experiments.join")
+    strategies.require_single_machine()
     folder = experiment_flags.site_folder()
     kit = experiment_flags.required("kit", "the site's kit, made by experiments.provision")
     lent = experiment_flags.named_files("lend")
@@ -121,7 +121,7 @@ def take_part(
     overwriting.require_apart(
         {**inputs, **experiment_flags.genotype_file()}, {}, folders={"--site_folder": written}
     )
-    host, port = experiment_flags.address(FLAGS.server) if FLAGS.server else (None, None)
+    host, port = experiment_flags.server_address()
     store = cases_as_read(prepared_cases.open_store(folder / "cases", config))
     for line in expiry.warnings(kit):
         logging.warning("event=certificate_ends %s", line)
@@ -281,7 +281,7 @@ def _policy(num_rounds: int) -> PrivacyPolicy:
             f"filter, although --privacy_filter is {policy.filter!r}; {remedy}"
         )
     if policy.filter == "gaussian":
-        accountants.require(policy.accountant)
+        accountants.require_package()
     return policy
 
 

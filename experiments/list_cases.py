@@ -27,7 +27,7 @@ from preprocessing import layouts
 from runkit import overwriting, printable
 
 if TYPE_CHECKING:
-    from preprocessing import manifest as manifests
+    from preprocessing.case_list import Case
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("layout", "nifti", list(layouts.MODULES), "How the folders are laid out.")
@@ -52,6 +52,7 @@ def main(argv: list[str]) -> int:
     del argv
     from preprocessing import declared_labels, names
     from preprocessing import manifest as manifests
+    from preprocessing.case_list import CaseManifest
 
     site = experiment_flags.required("site", "the name of the site")
     images = pathlib.Path(experiment_flags.required("images", "the folder of the scans"))
@@ -86,7 +87,7 @@ def main(argv: list[str]) -> int:
             print(f"{len(renamed)} names cannot be case ids and were changed, e.g. {old} to {new}")
     manifests.write(
         output,
-        manifests.CaseManifest(
+        CaseManifest(
             site,
             tuple(cases),
             f"layout {FLAGS.layout}",
@@ -116,8 +117,8 @@ def _declared(layout: layouts.Layout) -> Mapping[str, str] | None:
 
 
 def _examined(
-    examined: Iterable[layouts.Examined], found: list[manifests.Case]
-) -> tuple[list[manifests.Case], list[str]]:
+    examined: Iterable[layouts.Examined], found: list[Case]
+) -> tuple[list[Case], list[str]]:
     cases = {case.case_id: case for case in found}
     excluded = []
     for one in examined:

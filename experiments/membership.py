@@ -31,7 +31,7 @@ from absl import app, flags
 from experiments import flags as experiment_flags
 from experiments import program_help
 from experiments.configuration import ExperimentConfig
-from experiments.models.membership_targets import AttackedModel, Candidates
+from experiments.models.membership.targets import AttackedModel, Candidates
 from preprocessing.case_source import CaseSource
 
 FLAGS = flags.FLAGS
@@ -90,10 +90,10 @@ def main(argv: list[str]) -> int:
             "arrays, so nobody can compute a loss with them alone; measure a run without it"
         )
     output = pathlib.Path(experiment_flags.required("output", "the folder of the results"))
-    from experiments.models import membership_measurement
+    from experiments.models.membership.measurement import Measurement
     from experiments.reports import membership_page
     from experiments.results.statistics import membership_rates
-    from experiments.run.run_plan import minutes
+    from experiments.run.run_cost import minutes
     from runkit import atomic, folder_lock, overwriting, private
 
     others = _folders("nonmembers")
@@ -116,7 +116,7 @@ def main(argv: list[str]) -> int:
     for file in given:
         if not file.is_file():
             raise app.UsageError(f"--references has {str(file)!r}, which is not a file")
-    measurement = membership_measurement.Measurement(
+    measurement = Measurement(
         config,
         candidates,
         targets,
@@ -198,7 +198,7 @@ def _opened(site: str, folder: pathlib.Path, config: ExperimentConfig) -> CaseSo
 
 def _targets(sites: list[str]) -> tuple[list[AttackedModel], dict[str, list[pathlib.Path]]]:
     """Returns the models to attack, and the run's own models that serve as references."""
-    from experiments.models import membership_targets
+    from experiments.models.membership import targets
 
     if FLAGS.run:
         try:
@@ -209,8 +209,8 @@ def _targets(sites: list[str]) -> tuple[list[AttackedModel], dict[str, list[path
             ) from error
         folder = pathlib.Path(FLAGS.run)
         return (
-            membership_targets.of_run(folder, sites, rounds),
-            membership_targets.references_of_run(folder, sites),
+            targets.of_run(folder, sites, rounds),
+            targets.references_of_run(folder, sites),
         )
     if FLAGS.rounds:
         raise app.UsageError("--rounds is for --run; omit it")

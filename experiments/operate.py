@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
             if FLAGS.round is None
             else f"--order={order} does not take --round"
         )
-    host, port = experiment_flags.address(FLAGS.server) if FLAGS.server else (None, None)
+    host, port = experiment_flags.server_address()
     folder = experiment_flags.required("kit", "the operator's kit")
     kit = admin_client.Kit.read(folder, host=host, port=port)
     private.tree(folder)

@@ -43,7 +43,8 @@ def main(argv: list[str]) -> int:
     del argv
     from c2fnas import inference, named_weights
     from experiments.models import builders, scan_prediction, strategies
-    from preprocessing import dataset, manifest
+    from preprocessing import dataset
+    from preprocessing.case_list import Case, CaseManifest
     from preprocessing.preparation import pipeline
     from runkit import atomic, overwriting, release
 
@@ -61,9 +62,9 @@ def main(argv: list[str]) -> int:
         {"--output": written},
         folders={"--output": [output / "cases"]},
     )
-    listed = manifest.CaseManifest(
+    listed = CaseManifest(
         "overfit",
-        (manifest.Case("scan", image, label, orientation=orientation),),
+        (Case("scan", image, label, orientation=orientation),),
         "one scan",
         label_values=experiment_flags.label_values(),
     )

@@ -18,7 +18,7 @@ from experiments import flags as experiment_flags
 from runkit import atomic, disk, folder_lock, overwriting, private, processors
 
 if TYPE_CHECKING:
-    from preprocessing import manifest as manifests
+    from preprocessing.case_list import CaseManifest
     from preprocessing.checks import survey
 
 FLAGS = flags.FLAGS
@@ -71,10 +71,8 @@ def main(argv: list[str]) -> int:
     from preprocessing.preparation import pipeline
 
     config = experiment_flags.experiment_config(without_training=True)
-    listed, orientation = (
-        experiment_flags.required("manifest", "the site's list of scans"),
-        experiment_flags.orientation(),
-    )
+    listed = experiment_flags.required("manifest", "the site's list of scans")
+    orientation = experiment_flags.orientation()
     manifest = manifests.read(listed, site=FLAGS.site, orientation=orientation)
     folder = pathlib.Path(experiment_flags.required("site_folder", _SITE_FOLDER))
     inputs = {
@@ -129,7 +127,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _check(manifest: manifests.CaseManifest, folder: pathlib.Path) -> int:
+def _check(manifest: CaseManifest, folder: pathlib.Path) -> int:
     from experiments.reports import check_page
     from preprocessing.checks import survey
 

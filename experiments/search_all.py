@@ -19,7 +19,7 @@ import pathlib
 from absl import flags
 
 from experiments import flags as experiment_flags
-from experiments.run.run_plan import duration, minutes
+from experiments.run.run_cost import duration, minutes
 from runkit import folder_lock, private
 
 FLAGS = flags.FLAGS

@@ -74,8 +74,7 @@ def main(argv: list[str]) -> None:
     config = experiment_flags.experiment_config()
     chosen = experiment_flags.settings_of(EvidenceSettings)
     folder = pathlib.Path(experiment_flags.required("output", "the folder of the evidence"))
-    experiment_flags.required("site_folders", "the folders that experiments.prepare made")
-    cases = [pathlib.Path(name) / "cases" for name in FLAGS.site_folders]
+    cases = experiment_flags.prepared_cases()
     given = experiment_flags.named_files("found")
     overwriting.require_apart(
         {

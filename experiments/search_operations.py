@@ -71,8 +71,7 @@ def main(argv: list[str]) -> None:
     chosen = experiment_flags.settings_of(SupernetSettings)
     settings = experiment_flags.settings_of(EvolutionSettings)
     folder = pathlib.Path(experiment_flags.required("output", "the folder of the search"))
-    experiment_flags.required("site_folders", "the folders that experiments.prepare made")
-    cases = [pathlib.Path(name) / "cases" for name in FLAGS.site_folders]
+    cases = experiment_flags.prepared_cases()
     overwriting.require_apart(
         {"--site_folders": cases, **experiment_flags.genotype_file()},
         {},

@@ -75,8 +75,7 @@ def main(argv: list[str]) -> None:
     proxy = experiment_flags.settings_of(ProxySettings)
     settings = experiment_flags.settings_of(EvolutionSettings)
     folder = pathlib.Path(experiment_flags.required("output", "the folder of the search"))
-    experiment_flags.required("site_folders", "the folders that experiments.prepare made")
-    cases = [pathlib.Path(name) / "cases" for name in FLAGS.site_folders]
+    cases = experiment_flags.prepared_cases()
     overwriting.require_apart({"--site_folders": cases}, {}, folders={"--output": [folder]})
     possible = topology_search.deepest_level([*config.patch_size, *config.inference_window])
     if FLAGS.deepest > possible:

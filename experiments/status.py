@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     from federated.admin import client as admin_client
     from runkit import private
 
-    host, port = experiment_flags.address(FLAGS.server) if FLAGS.server else (None, None)
+    host, port = experiment_flags.server_address()
     folder = experiment_flags.required("kit", "the operator's kit")
     kit = admin_client.Kit.read(folder, host=host, port=port)
     private.tree(folder)

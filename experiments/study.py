@@ -17,8 +17,10 @@ from collections.abc import Mapping
 from absl import flags
 
 from experiments import flags as experiment_flags
+from experiments.configuration import load_genotype
 from experiments.run.run_plan import RunSpec
 from experiments.studies import study_file
+from federated.errors import PolicyRefused
 from runkit import atomic, folder_lock, overwriting, private
 
 FLAGS = flags.FLAGS
@@ -61,7 +63,10 @@ def main(argv: list[str]) -> int:
             f"--points={','.join(FLAGS.points)} --seeds={','.join(FLAGS.seeds)}: the study has no "
             "such run"
         )
-    warnings = [] if FLAGS.report_only else _of_copies(chosen)
+    warnings = []
+    if not FLAGS.report_only:
+        _check_policies(chosen)
+        warnings = _of_copies(chosen)
     print(runner.cost_text(study, folder, chosen), flush=True)
     for line in [*_bad_sites(study), *warnings]:
         print(f"  {line}", flush=True)
@@ -90,6 +95,21 @@ def _bad_sites(study: study_file.Study) -> list[str]:
     if not bad:
         return []
     return [f"EXPERIMENT: {', '.join(bad)} is bad on purpose in the points that name a fault"]
+
+
+def _check_policies(chosen: Mapping[tuple[str, int], RunSpec]) -> None:
+    """Raises ValueError for a privacy policy that its site would refuse when it starts."""
+    for (label, _), spec in chosen.items():
+        # At most as many values as an update has; the exact number needs the network. Only the cost
+        # of 'svt' depends on it: it grows with the number, so no policy is refused wrongly.
+        values = 1 if spec.config.share_rules else load_genotype(spec.config).conv_weights()
+        for site in spec.sites:
+            try:
+                site.privacy.check_budget(values)
+                if site.counts is not None:
+                    site.privacy.check_delta(site.counts[0])
+            except PolicyRefused as error:
+                raise ValueError(f"point {label}, site {site.name}: {error}") from error
 
 
 def _of_copies(chosen: Mapping[tuple[str, int], RunSpec]) -> list[str]:

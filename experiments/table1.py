@@ -20,8 +20,8 @@ from absl import app, flags
 from experiments import flags as experiment_flags
 from experiments import setting_flags
 from experiments.configuration import ExperimentConfig
-from experiments.run import run_plan
-from experiments.run.run_plan import minutes
+from experiments.run import run_cost, run_plan
+from experiments.run.run_cost import minutes
 from preprocessing.phantom.config import CohortConfig
 from runkit import folder_lock, private, settings
 from runkit.settings import at_least, setting
@@ -84,10 +84,10 @@ def main(argv: list[str]) -> None:
         threads_per_site=hospitals.threads_per_site,
         notes=(_cohort_note(hospitals),),
     )
-    budget = run_plan.estimated_seconds(spec)
+    budget = run_cost.estimated_seconds(spec)
     need = (
-        f"about {run_plan.duration(sum(budget.values()))} on two cores and "
-        f"{run_plan.disk_bytes(spec) / 2**30:.1f} GiB of disk"
+        f"about {run_cost.duration(sum(budget.values()))} on two cores and "
+        f"{run_cost.disk_bytes(spec) / 2**30:.1f} GiB of disk"
     )
     if not FLAGS["profile"].present or _only_a_name(config):
         given = (

@@ -15,7 +15,6 @@ from absl import flags, logging
 
 from experiments import flags as experiment_flags
 
-FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
 experiment_flags.define_runtime()
 flags.DEFINE_list("site_folders", [], "Folders that experiments.prepare made, one per site.")
@@ -33,19 +32,12 @@ def main(argv: list[str]) -> None:
     config = experiment_flags.experiment_config(supernet=True)
     output = pathlib.Path(experiment_flags.required("output", "the folder to write the model to"))
     initial = experiment_flags.required("initial_model", "the initial model")
-    inputs: overwriting.Named = {
-        "--initial_model": [initial],
-        "--site_folders": [pathlib.Path(folder) / "cases" for folder in FLAGS.site_folders],
-    }
+    cases = experiment_flags.prepared_cases()
+    inputs: overwriting.Named = {"--initial_model": [initial], "--site_folders": cases}
     overwriting.require_apart(
         {**inputs, **experiment_flags.genotype_file()}, {}, folders={"--output": [output]}
     )
-    store = PooledStore(
-        [
-            prepared_cases.open_store(pathlib.Path(folder) / "cases", config)
-            for folder in FLAGS.site_folders
-        ]
-    )
+    store = PooledStore([prepared_cases.open_store(path, config) for path in cases])
     weights, _ = named_weights.load(initial)
     folder_lock.hold(private.folder(output))
     site = supernet_site.trainer_class(config)(

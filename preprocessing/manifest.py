@@ -17,8 +17,6 @@ from preprocessing.dataset_json import Json
 from preprocessing.rules import broken
 from runkit import atomic
 
-__all__ = ["Case", "CaseManifest", "read", "write"]
-
 
 def read(
     path: str | os.PathLike, *, site: str | None = None, orientation: str | None = None

@@ -24,7 +24,7 @@ import scipy.sparse
 from preprocessing.axes import memory_order
 
 _BLOCK = 16  # outputs per band: measured fastest of 16, 32, 64, 128 at 512 -> 359
-_PLANES_BLOCK = 32  # the same across planes
+_PLANES_BLOCK = 32  # the same along the axis across planes
 _SLAB_VOXELS = 2**18  # a slab of 1 MB of float32 stays in the second-level cache
 
 PlaneOperator = Callable[[np.ndarray], np.ndarray]

@@ -17,6 +17,7 @@ from runkit import disk, private, text_files
 from runkit.durable import sync_directory
 
 PARTIAL = ".partial-"  # how temporary names begin
+REMEDY = "restore it or make it again"
 _LONGEST_SUFFIX = 32  # bytes
 _DISK_ERRORS = (*disk.FULL, errno.EIO)
 
@@ -49,6 +50,11 @@ def replacing(
                 sync_directory(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def leftovers(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields the temporary files and folders in a folder, which a killed writer left there."""
+    return folder.glob(f"{PARTIAL}*")
 
 
 def _temporary_beside(path: pathlib.Path) -> pathlib.Path:
@@ -93,7 +99,7 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
             os.chmod(temporary, private.mode_in(path.parent, 0o777))
             if path.is_dir() and not path.is_symlink():
                 os.replace(path, before)
-            os.replace(temporary, path)  # refused where a file or a link is
+            os.replace(temporary, path)  # fails if a file or a link is there
             sync_directory(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -187,7 +193,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n")
 
 
-def read_json(path: str | os.PathLike, *, remedy: str = "restore it or make it again") -> Any:
+def read_json(path: str | os.PathLike, *, remedy: str = REMEDY) -> Any:
     """Reads JSON, with or without a byte-order mark.
 
     Args:

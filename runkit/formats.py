@@ -7,8 +7,9 @@ release 0.1.0 do not state a number; they have the first one.
 from __future__ import annotations
 
 import os
+from typing import Any
 
-from runkit import release
+from runkit import atomic, release
 
 
 def refuse_newer(path: str | os.PathLike, found: object, own: int, *, unstated: int = 1) -> None:
@@ -36,3 +37,18 @@ def refuse_newer(path: str | os.PathLike, found: object, own: int, *, unstated: 
             f"{os.fspath(path)}: has format {found}, which a newer release wrote; this release "
             f"({release.version()}) reads formats up to {own}. Install the release that wrote it"
         )
+
+
+def read_json(path: str | os.PathLike, own: int, *, remedy: str = atomic.REMEDY) -> Any:
+    """Reads a JSON file of a format with a number; anything but an object is returned unchecked.
+
+    Args:
+      own: the newest number that this release reads.
+      remedy: what to do if it is not JSON.
+    Raises:
+      ValueError: naming the file, if it is not JSON or a newer release wrote it.
+    """
+    content = atomic.read_json(path, remedy=remedy)
+    if isinstance(content, dict):
+        refuse_newer(path, content.get("format"), own)
+    return content

@@ -72,10 +72,8 @@ def before(log: pathlib.Path, segment: int) -> list[pathlib.Path]:
 
 def remove_partial(log: pathlib.Path) -> None:
     """Removes the partial file that a kill left of a segment that was being compressed."""
-    folder = log.with_suffix("")
-    if folder.is_dir():
-        for path in folder.glob(".partial-*"):
-            path.unlink(missing_ok=True)
+    for path in atomic.leftovers(log.with_suffix("")):
+        path.unlink(missing_ok=True)
 
 
 def lines(archive: pathlib.Path, file: BinaryIO | None = None) -> Iterator[bytes]:

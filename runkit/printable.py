@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 LIMIT = 300  # characters of one foreign text in a log line
 
@@ -28,6 +28,12 @@ def text(value: object, *, limit: int = LIMIT) -> str:
     if len(whole) > limit or len(kept) > limit:  # escapes are longer than the characters replaced
         return f"{kept[:limit]}… (cut, {len(whole)} characters)"
     return kept
+
+
+def some(names: Sequence[str], most: int) -> str:
+    """Returns at most this many of the names, and how many more there are: "a, b and 5 more"."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 class Fields:

@@ -49,12 +49,12 @@ class ScalarEvents:
                     1, _bytes(1, tag.encode("utf-8")) + b"\x15" + struct.pack("<f", value)
                 )
                 records += _record(
-                    _double(1, self._clock()) + b"\x10" + _varint(step) + _bytes(5, summary)
+                    _wall_time(self._clock()) + b"\x10" + _varint(step) + _bytes(5, summary)
                 )
             with open(self._path, "ab", buffering=0, opener=private.opener) as stream:
                 size = os.fstat(stream.fileno()).st_size
                 if not size:
-                    header = _double(1, self._clock()) + _bytes(3, b"brain.Event:2")
+                    header = _wall_time(self._clock()) + _bytes(3, b"brain.Event:2")
                     records = _record(header) + records
                 left = records
                 try:
@@ -70,8 +70,8 @@ def _record(event: bytes) -> bytes:
     return length + struct.pack("<I", _masked(length)) + event + struct.pack("<I", _masked(event))
 
 
-def _double(field: int, value: float) -> bytes:
-    return bytes([field << 3 | 1]) + struct.pack("<d", value)
+def _wall_time(seconds: float) -> bytes:
+    return b"\x09" + struct.pack("<d", seconds)  # field 1, a double
 
 
 def _bytes(field: int, value: bytes) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any
 
 from c2fnas.search import evolution
 from experiments.reports import search_page
-from experiments.run.run_plan import minutes
+from experiments.run.run_cost import minutes
 from experiments.search import evidence, federated_search, search_state, whole_run
 from runkit import atomic, markdown_tables
 from tests import doc_archives

@@ -24,8 +24,7 @@ from federated.site.journal import Journal
 from federated.storage.store import Store
 from federated.tensors.tensor_files import TensorFile
 from preprocessing import case_store
-from preprocessing.case_list import Case
-from preprocessing.manifest import CaseManifest
+from preprocessing.case_list import Case, CaseManifest
 from preprocessing.preparation import pipeline
 from runkit import atomic
 from tests.federated import programs, toy

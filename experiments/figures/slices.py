@@ -140,19 +140,19 @@ def comparison(slices: Sequence[CaseSlice]) -> Figure:
             if row == 0:
                 _write(figure, middle, height - top + 0.08, name, va="bottom", fontsize=10.5)
             if mask is None and name != "CT":
-                _blank(axes, "not evaluated")
+                _not_evaluated(axes)
                 continue
             _show(axes, case.image, mask, case.spacing_mm)
             if column == 0:
                 _scale_bar(axes, extents[row])
-                _letter(axes, 0.035, 0.5, "R")
+                _patients_right(axes, 0.035)
             if name in case.captions:
                 look = {"va": "top", "fontsize": 8.2, "color": MUTED}
                 _write(figure, middle, edge - 0.05, case.captions[name], **look)
         look = {"va": "center", "fontsize": 9.5, "rotation": 90}
         _write(figure, 0.13, edge + tall / 2, case.title, **look)
         edge -= caption + gap
-    _class_legend(figure, 0.5, 0.07 / height, dice=any(case.captions for case in slices))
+    _class_legend(figure, 0.07 / height, dice=any(case.captions for case in slices))
     return figure
 
 
@@ -190,11 +190,11 @@ def overlay(image: np.ndarray, mask: np.ndarray, spacing_mm: Sequence[float]) ->
             (x / width, (height - top - tall) / height, panel / width, tall / height)
         )
         _show(axes, plane, part, spacing)
-        _letter(axes, 0.03, 0.5, "R")
+        _patients_right(axes, 0.03)
         if column == 0:
             _scale_bar(axes, (x_mm, y_mm))
         _write(figure, x + panel / 2, height - top + 0.08, name, va="bottom", fontsize=9.5)
-    _class_legend(figure, 0.5, 0.07 / height)
+    _class_legend(figure, 0.07 / height)
     return figure
 
 
@@ -232,12 +232,19 @@ def _show(
         spine.set_visible(False)
 
 
-def _blank(axes: Axes, text: str) -> None:
+def _not_evaluated(axes: Axes) -> None:
     axes.set(xticks=[], yticks=[], facecolor="#f1f4f7")
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.text(
-        0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=8, color=MUTED
+        0.5,
+        0.5,
+        "not evaluated",
+        transform=axes.transAxes,
+        ha="center",
+        va="center",
+        fontsize=8,
+        color=MUTED,
     )
 
 
@@ -257,11 +264,11 @@ def _scale_bar(axes: Axes, extent_mm: tuple[float, float]) -> None:
     )
 
 
-def _letter(axes: Axes, x: float, y: float, letter: str) -> None:
+def _patients_right(axes: Axes, x: float) -> None:
     axes.text(
         x,
-        y,
-        letter,
+        0.5,
+        "R",
         transform=axes.transAxes,
         color="white",
         fontsize=8,
@@ -271,7 +278,7 @@ def _letter(axes: Axes, x: float, y: float, letter: str) -> None:
     )
 
 
-def _class_legend(figure: Figure, x: float, y: float, *, dice: bool = False) -> None:
+def _class_legend(figure: Figure, y: float, *, dice: bool = False) -> None:
     handles: list[Artist] = [
         Patch(facecolor=PANCREAS, edgecolor="none", label="pancreas"),
         Patch(facecolor=TUMOUR, edgecolor="none", label="tumour"),
@@ -288,7 +295,7 @@ def _class_legend(figure: Figure, x: float, y: float, *, dice: bool = False) -> 
     legend = figure.legend(
         handles=handles,
         loc="lower center",
-        bbox_to_anchor=(x, y),
+        bbox_to_anchor=(0.5, y),
         ncols=3,
         frameon=False,
         fontsize=9,

@@ -19,8 +19,8 @@ from c2fnas.scores.tumour_score import TumourScore
 from c2fnas.sliding_window import LogitsFn, WindowConfig
 from experiments import figures
 from preprocessing import dicom, geometry, nifti, resampling, rules, sources
+from preprocessing.case_list import Case
 from preprocessing.checks import integrity
-from preprocessing.manifest import Case
 from preprocessing.names import stem
 from preprocessing.rules import IntegrityError
 from preprocessing.volume import Grid, Volume

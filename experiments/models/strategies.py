@@ -76,10 +76,10 @@ def read_task() -> tuple[str, int]:
     return task, index
 
 
-def single_machine(program: str) -> None:
-    """Raises ValueError if TF_CONFIG is set: `program` works on a single machine only."""
+def require_single_machine() -> None:
+    """Raises ValueError if TF_CONFIG is set, for experiments.join, which runs on one machine."""
     if VARIABLE in os.environ:
         raise ValueError(
-            f"{program} runs on a single machine, but {VARIABLE} is set; unset it, or train with "
-            "experiments.train_local"
+            f"experiments.join runs on a single machine, but {VARIABLE} is set; unset it, or train "
+            "with experiments.train_local"
         )

@@ -10,7 +10,7 @@ from typing import TypedDict
 from experiments.results import table1_values
 from experiments.results.case_rows import CaseRow
 from experiments.run import processes
-from experiments.run.run_plan import minutes
+from experiments.run.run_cost import minutes
 from runkit import atomic
 
 _TIMES = "stages.json"

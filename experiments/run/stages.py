@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from experiments.models import model_folders
 from experiments.reports import table1_report
-from experiments.run import local_server, processes, run_folder, run_plan
+from experiments.run import local_server, processes, run_cost, run_folder
 from experiments.run.run_plan import (
     FINETUNED,
     MEMBERSHIP,
@@ -22,9 +22,11 @@ from experiments.run.run_plan import (
     RunSpec,
     SiteSpec,
     nonmember_seed,
+    preparation_name,
 )
 from preprocessing import budget, case_store, declared_labels
 from preprocessing import manifest as manifests
+from preprocessing.case_list import CaseManifest
 from runkit import atomic, processors
 
 _ROOM_BYTES = 8e9  # with less for each site, its cases are prepared one at a time
@@ -58,7 +60,7 @@ class Stages:
 
     def __init__(self, spec: RunSpec, run: run_folder.RunFolder):
         self._spec, self._run, self._folder = spec, run, spec.folder
-        self._cost = run_plan.estimated_seconds(spec)
+        self._cost = run_cost.estimated_seconds(spec)
         self._initial = self._folder / "initial.safetensors"
         flag_file = self._folder / "experiment.flags"
         atomic.write_text(flag_file, spec.flags_text)
@@ -202,7 +204,7 @@ class Stages:
         listed = [manifests.read(file) for file in files]
         cases = tuple(case for manifest in listed for case in manifest.cases)
         declared = declared_labels.merged(manifest.declared for manifest in listed)
-        manifests.write(merged, manifests.CaseManifest(site.name, cases, declared=declared))
+        manifests.write(merged, CaseManifest(site.name, cases, declared=declared))
         return merged
 
     def _initial_model(self, group: processes.ProgramGroup) -> None:
@@ -354,7 +356,7 @@ class Stages:
             (hospital,) = site.cohort
             seed = nonmember_seed(spec.config.seed)
             cohort = _Cohort(hospital, spec.nonmembers, seed, site.phantom)
-            prepared = f"{cohort.name}-prepared-{run_plan.preparation_name(spec.config)}"
+            prepared = f"{cohort.name}-prepared-{preparation_name(spec.config)}"
             yield site, cohort, spec.cohorts / prepared / site.name
 
     def _measure_membership(self, group: processes.ProgramGroup) -> None:

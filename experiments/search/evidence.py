@@ -292,9 +292,7 @@ def training_file(folder: pathlib.Path, one: AloneTraining) -> pathlib.Path:
 
 def _read_training(path: pathlib.Path) -> tuple[dict[str, list[SearchedCase]], float]:
     """Returns the rows and the seconds of a finished training."""
-    content = atomic.read_json(path)
-    if isinstance(content, dict):
-        formats.refuse_newer(path, content.get("format"), FORMAT)
+    content = formats.read_json(path, FORMAT)
     try:
         rows = {split: list(content["rows"][split]) for split in SPLITS}
         return rows, float(content["seconds"])

@@ -18,7 +18,7 @@ from experiments.configuration import ExperimentConfig
 from experiments.models import builders
 from experiments.reports.search_page import PAPER_GPU_DAYS
 from experiments.results.verdicts.search_verdicts import mean_score
-from experiments.run.run_plan import duration
+from experiments.run.run_cost import duration
 from experiments.search import candidate_budget, candidate_training, evidence, search_cost
 from experiments.search.scoring import Score
 from experiments.search.search_state import RANDOM, SearchState

@@ -11,7 +11,7 @@ from c2fnas.genotype import Genotype
 from c2fnas.search.topology_space import TopologySpace
 from experiments.configuration import ExperimentConfig
 from experiments.reports.search_page import PAPER_GPU_DAYS
-from experiments.run.run_plan import duration
+from experiments.run.run_cost import duration
 from experiments.search.candidate_budget import ProxySettings
 from experiments.search.search_state import SearchState
 from preprocessing.case_source import CaseSource

@@ -101,9 +101,7 @@ def read(folder: pathlib.Path) -> SearchState | None:
     path = folder / FILE_NAME
     if not path.exists():
         return None
-    content = atomic.read_json(path)
-    if isinstance(content, dict):
-        formats.refuse_newer(path, content.get("format"), FORMAT)
+    content = formats.read_json(path, FORMAT)
     try:
         arms = {name: evolution.from_json(arm) for name, arm in content["arms"].items()}
         if not arms or not isinstance(content["settings"], dict):

@@ -25,7 +25,7 @@ from typing import Any
 from experiments.reports import html_parts
 from experiments.results import table1_values
 from experiments.results.measures import Run
-from experiments.results.verdicts import hypotheses
+from experiments.results.verdicts import claim_verdicts
 from experiments.results.verdicts.claims import Hypothesis, Part
 from experiments.studies import faults
 from experiments.studies.study_file import Study
@@ -250,7 +250,7 @@ def average(rows: Sequence[Any]) -> float | None:
 def _verdicts(
     study: Study, margin: float, finished: Iterable[Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """Returns point's label -> the judged part, see `hypotheses`."""
+    """Returns point's label -> the judged part, see `claim_verdicts`."""
     by_seed: dict[int, tuple[str, list[Any]]] = {}
     for run in finished:
         _, rows = by_seed.setdefault(run["seed"], (run["cohort"], []))
@@ -268,7 +268,7 @@ def _verdicts(
     runs = [Run(seed, cohort, rows) for seed, (cohort, rows) in by_seed.items()]
     return {
         verdict.hypothesis.key: verdict.outcomes[0].to_json()
-        for verdict in hypotheses.evaluate(runs, asked)
+        for verdict in claim_verdicts.evaluate(runs, asked)
     }
 
 

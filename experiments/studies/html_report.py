@@ -24,7 +24,7 @@ from experiments.studies import (
     privacy_results,
     study_results,
 )
-from experiments.studies.study_file import SHOWN
+from experiments.studies.study_file import SHOWN, title
 from runkit import progress
 
 
@@ -63,7 +63,7 @@ def study_page(content: Mapping[str, Any], folder: str | os.PathLike) -> str:
     trained = sorted({text for run in content["runs"] for text in run.get("devices", {}).values()})
     lead += f". Trained on: {'; '.join(trained)}" if trained else ""
     return interactive_page.document(
-        f"Study {content['name']}",
+        title(content["name"]),
         lead,
         data,
         warning="This is a partial result.\n" + "\n".join(missing) if missing else "",

@@ -13,11 +13,10 @@ from typing import Any
 from experiments.figures import membership_pictures as figures
 from experiments.reports import html_parts, membership_page
 from experiments.results.statistics import membership_rates
-from experiments.results.statistics.membership_rates import Stratum
+from experiments.results.statistics.membership_rates import FORMAT, Stratum
 from experiments.studies.study_file import Study
-from runkit import atomic, formats, markdown_tables
+from runkit import formats, markdown_tables
 
-FORMAT = 1  # version of membership.json that experiments.models.membership_measurement writes
 HEAD = ["Point", "Model", "Round#", "Attack", "AUC#", "Found at 1 %#", "Members#", "Verdict"]
 HEAD_AGAINST = ["Point", "Against", "Model", "Attack", "AUC#", "AUC against#", "Verdict"]
 _Key = tuple[str, str, int | None, str]  # point, model, round, attack
@@ -62,9 +61,7 @@ def collect(
 
 def _attacks(path: pathlib.Path) -> dict[tuple[str, int | None, str], list[Stratum]]:
     """Returns (model, round, attack) -> the scores of all sites, from a `membership.json`."""
-    content = atomic.read_json(path, remedy=_REMEDY)
-    if isinstance(content, dict):
-        formats.refuse_newer(path, content.get("format"), FORMAT)
+    content = formats.read_json(path, FORMAT, remedy=_REMEDY)
     found: dict[tuple[str, int | None, str], list[Stratum]] = {}
     try:
         for entry in content["attacks"]:

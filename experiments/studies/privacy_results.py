@@ -18,7 +18,6 @@ from federated.privacy.policy import EPSILON, PrivacyPolicy
 from federated.privacy.releases import number
 from runkit import markdown_tables
 
-_MODEL = "FL_global"
 _NO_FILTER, _NO_GUARANTEE = "no filter", "none"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _LINE = 14.0  # between the labels of a picture

@@ -10,11 +10,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from experiments.run import processes, run_plan
+from experiments.run import processes, run_cost, run_plan
 from experiments.run import run_folder as run_folders
 from experiments.run import stages as run_stages
-from experiments.run.run_plan import RunSpec, minutes
-from experiments.studies.study_file import Study
+from experiments.run.run_cost import minutes
+from experiments.run.run_plan import NONMEMBERS, RunSpec
+from experiments.studies.study_file import Study, title
 from federated.privacy.policy import PrivacyPolicy
 from runkit import atomic
 
@@ -58,7 +59,7 @@ def cost_text(study: Study, folder: pathlib.Path, specs: Specs) -> str:
             if name in costs[key]:
                 expected, spent = expected + costs[key][name], spent + seconds
     factor = spent / expected if expected > 60 else 1.0
-    lines = [f"Study {study.name}, profile {study.profile}, in {folder}: {len(specs)} runs"]
+    lines = [f"{title(study.name)}, profile {study.profile}, in {folder}: {len(specs)} runs"]
     total = 0.0
     for key, spec in specs.items():
         rest = (
@@ -78,11 +79,10 @@ def cost_text(study: Study, folder: pathlib.Path, specs: Specs) -> str:
         else "measured with the demo profile"
     )
     disk = sum(
-        run_plan.disk_bytes(
+        run_cost.disk_bytes(
             spec,
             scans=costs[key]["cohort"] > 0,
-            others=costs[key].get(run_plan.NONMEMBERS)
-            == run_plan.estimated_seconds(spec).get(run_plan.NONMEMBERS),
+            others=costs[key].get(NONMEMBERS) == run_cost.estimated_seconds(spec).get(NONMEMBERS),
         )
         for key, spec in specs.items()
         if not done[key]
@@ -98,7 +98,7 @@ def _costs(specs: Specs) -> dict[tuple[str, int], dict[str, float]]:
     """Returns each run's stage -> estimated seconds; a cohort counts for the first run only."""
     costs, made = {}, set()
     for key, spec in specs.items():
-        costs[key] = run_plan.estimated_seconds(spec)
+        costs[key] = run_cost.estimated_seconds(spec)
         cohort = repr(
             (
                 spec.cohorts,
@@ -112,7 +112,7 @@ def _costs(specs: Specs) -> dict[tuple[str, int], dict[str, float]]:
             hospitals = [(s.phantom, *s.cohort) for s in spec.sites]
             others = repr((spec.nonmembers, spec.config.seed, hospitals))
             prepared = others + run_plan.preparation_name(spec.config)
-            costs[key][run_plan.NONMEMBERS] *= (
+            costs[key][NONMEMBERS] *= (
                 0.0 if prepared in made else _PREPARED if others in made else 1.0
             )
             made |= {others, prepared}

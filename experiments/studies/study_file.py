@@ -168,6 +168,11 @@ def read(path: str | os.PathLike, data: str | os.PathLike | None = None) -> Stud
         raise ValueError(f"{path}: {error}") from error
 
 
+def title(name: str) -> str:
+    """Returns a study's heading, e.g. "Study methods"; only "Study" if that is its name."""
+    return "Study" if name == "study" else f"Study {name}"
+
+
 def run_spec(
     study: Study,
     point: Point,
@@ -323,10 +328,7 @@ def _point(entry: Mapping[str, Any], common: Mapping[str, Any], sites: Mapping[s
             "because it names a folder"
         )
     own = entry.get("sites", sites)
-    for name, site in own.items():
-        _known(site, _SITE_KEYS, f"site {name}")
-    if not {"C1", "C2"} <= set(own):
-        raise ValueError(f"point {label}: its sites are {', '.join(own)}; Table 1 needs C1 and C2")
+    _check_sites(label, own)
     unknown = sorted(set(entry.get("beyond", ())) - set(run_plan.BEYOND))
     if unknown:
         raise ValueError(
@@ -340,28 +342,6 @@ def _point(entry: Mapping[str, Any], common: Mapping[str, Any], sites: Mapping[s
             "true"
         )
     settings.require(settings.one_of(_PHANTOMS), f"point {label}: `phantom`", entry["phantom"])
-    deformed = {site["deformed"] for site in own.values() if "deformed" in site}
-    if deformed and (
-        set(own) != {"C1", "C2"}
-        or any("deformed" not in site for site in own.values())
-        or len(deformed) > 1
-    ):
-        raise ValueError(
-            f"point {label}: `deformed` is for C1 and C2 together, without further sites; give "
-            "both the same manifest"
-        )
-    fault = entry.get("fault", {})
-    if not isinstance(fault, dict) or not set(fault) <= set(own):
-        raise ValueError(f"point {label}: `fault` is {fault!r}; expected some of its sites' names")
-    if not all(isinstance(f, str) and f in faults.FAULTS for f in fault.values()):
-        raise ValueError(
-            f"point {label}: `fault` has {', '.join(map(str, fault.values()))}; expected one of "
-            f"{', '.join(faults.FAULTS)}"
-        )
-    if any("cohort" not in own[name] for name in own) and fault:
-        raise ValueError(
-            f"point {label}: `fault` is for sites with a synthetic `cohort`; leave it out"
-        )
     environment, stack = entry.get("environment", {}), entry.get("stack", "own")
     threads = entry.get("threads_per_site")
     if not isinstance(environment, dict) or not all(
@@ -387,9 +367,44 @@ def _point(entry: Mapping[str, Any], common: Mapping[str, Any], sites: Mapping[s
         stack=stack,
         phantom=entry["phantom"],
         against=entry.get("against"),
-        fault=dict(fault),
+        fault=_fault(label, entry.get("fault", {}), own),
         privacy=_privacy(label, entry.get("privacy", {}), own),
     )
+
+
+def _check_sites(label: str, sites: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, site in sites.items():
+        _known(site, _SITE_KEYS, f"site {name}")
+    if not {"C1", "C2"} <= set(sites):
+        raise ValueError(
+            f"point {label}: its sites are {', '.join(sites)}; Table 1 needs C1 and C2"
+        )
+    deformed = {site["deformed"] for site in sites.values() if "deformed" in site}
+    if deformed and (
+        set(sites) != {"C1", "C2"}
+        or any("deformed" not in site for site in sites.values())
+        or len(deformed) > 1
+    ):
+        raise ValueError(
+            f"point {label}: `deformed` is for C1 and C2 together, without further sites; give "
+            "both the same manifest"
+        )
+
+
+def _fault(label: str, value: Any, sites: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Returns site -> the fault that a point gives it."""
+    if not isinstance(value, dict) or not set(value) <= set(sites):
+        raise ValueError(f"point {label}: `fault` is {value!r}; expected some of its sites' names")
+    if not all(isinstance(f, str) and f in faults.FAULTS for f in value.values()):
+        raise ValueError(
+            f"point {label}: `fault` has {', '.join(map(str, value.values()))}; expected one of "
+            f"{', '.join(faults.FAULTS)}"
+        )
+    if any("cohort" not in sites[name] for name in sites) and value:
+        raise ValueError(
+            f"point {label}: `fault` is for sites with a synthetic `cohort`; leave it out"
+        )
+    return dict(value)
 
 
 def _privacy(label: str, value: Any, sites: Mapping[str, Any]) -> dict[str, PrivacyPolicy]:

@@ -13,11 +13,11 @@ from experiments.reports import patients_table, table1_report
 from experiments.results import fingerprints, patients, table1_values
 from experiments.results.measures import Run
 from experiments.results.statistics import intervals
-from experiments.results.verdicts import hypotheses
+from experiments.results.verdicts import claim_verdicts
 from experiments.run import run_folder as run_folders
 from experiments.studies import comparison, leakage_results, privacy_results, study_file
 from experiments.studies import variants as study_variants
-from experiments.studies.study_file import Study
+from experiments.studies.study_file import Study, title
 from runkit import atomic, events, markdown_tables
 
 SWEEP_TEXT = "FL_global, Dice in per cent: mean over seeds ± half the width of the 95 % interval."
@@ -171,8 +171,8 @@ def _joint(joint: Sequence[Run], judged: Sequence[Run] = ()) -> dict[str, Any]:
         "table": table(joint),
         "native": table(joint, "native"),
         "patients": patients.of_runs(joint),
-        "verdicts": [v.to_json() for v in hypotheses.evaluate(judged or joint)],
-        "not_asked": list(hypotheses.NOT_ASKED),
+        "verdicts": [v.to_json() for v in claim_verdicts.evaluate(judged or joint)],
+        "not_asked": list(claim_verdicts.NOT_ASKED),
         "cases": [
             {**row, "seed": run.seed, "cohort": run.cohort} for run in joint for row in run.rows
         ],
@@ -292,7 +292,7 @@ def markdown(content: Mapping[str, Any]) -> str:
     runs = content["runs"]
     finished = sum(run["state"] == "finished" for run in runs)
     seeds = ", ".join(map(str, content["seeds"]))
-    lines = [f"# Study {content['name']}: profile {content['profile']}, seeds {seeds}", ""]
+    lines = [f"# {title(content['name'])}: profile {content['profile']}, seeds {seeds}", ""]
     lines += [
         f"{finished} of {len(runs)} runs are finished."
         + ("" if finished == len(runs) else " **This is a partial result.**"),
@@ -380,7 +380,7 @@ def _verdict_lines(verdicts: Sequence[Mapping[str, Any]], not_asked: Sequence[st
         parts = "; ".join(f"{part['text']}: {part_numbers(part)}" for part in verdict["parts"])
         word = (
             verdict["verdict"]
-            if verdict["verdict"] == hypotheses.UNDECIDED
+            if verdict["verdict"] == claim_verdicts.UNDECIDED
             else f"**{verdict['verdict']}**"
         )
         rows.append([verdict["claim"], verdict["source"], word, parts])

@@ -62,18 +62,9 @@ def rdp(multipliers: Multipliers, delta: float) -> float:
 ACCOUNTANTS: Mapping[str, Accountant] = {"analytic": analytic, "pld": pld, "rdp": rdp}
 
 
-def require(name: str) -> Accountant:
-    """Returns an accountant that can be used here.
-
-    Raises:
-      PolicyRefused: if the name is unknown, listing the known ones, or the package is missing.
-    """
-    if name not in ACCOUNTANTS:
-        raise PolicyRefused(
-            f"privacy_accountant is {name!r}; expected one of {', '.join(ACCOUNTANTS)}"
-        )
+def require_package() -> None:
+    """Raises PolicyRefused if the package that computes an epsilon is missing."""
     _package("")
-    return ACCOUNTANTS[name]
 
 
 def _composed(

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from federated.errors import PolicyRefused
-from federated.privacy import accountants
-from federated.privacy.releases import Release
+from federated.privacy import accountants, releases
+from federated.privacy.releases import Guarantee, Release
 from federated.privacy.sparse_vector import SparseVector, lyu_epsilon2
 from runkit import settings
 from runkit.settings import Condition, setting
@@ -234,6 +234,24 @@ class PrivacyPolicy:
         if self.filter == "svt":
             return Release("pure", self.sparse_vector(num_values).epsilon)
         return Release("none")
+
+    def together(self, of: Iterable[Release]) -> Guarantee:
+        """Returns the guarantee of all these releases, by the policy's accountant and delta.
+
+        Raises:
+          PolicyRefused: if the accountant cannot compute it, or its package is missing.
+        """
+        accountant = accountants.ACCOUNTANTS[self.accountant]
+        return releases.together(of, accountant=accountant, delta=self.delta)
+
+    def check_budget(self, num_values: int) -> None:
+        """Raises PolicyRefused if the budget holds no update with that many shared values."""
+        one = self.together([self.release(num_values)])
+        if self.budget is not None and (one.epsilon or 0.0) > self.budget:
+            raise PolicyRefused(
+                f"privacy_budget is {self.budget:g}, but one round costs {one}; nothing would "
+                "ever leave. Give more noise (for 'svt' smaller epsilons) or a larger budget"
+            )
 
     def check_delta(self, num_examples: int) -> None:
         """Raises PolicyRefused if delta is so large that it may reveal a whole patient."""

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from federated import errors
+from runkit import printable
 
 PLAN_KEY = "sharing"
 _LISTED = 6  # names listed in one message
@@ -64,8 +65,9 @@ class ShareRules:
         received = _matching("receive", self.receive, names)
         if both := sorted(kept & received):
             raise ValueError(
-                f"{_some(both)} would be kept and received; let each array match one of the two, "
-                f"keep ({', '.join(self.keep)}) or receive ({', '.join(self.receive)})"
+                f"{printable.some(both, _LISTED)} would be kept and received; let each array match "
+                f"one of the two, keep ({', '.join(self.keep)}) or "
+                f"receive ({', '.join(self.receive)})"
             )
         shared = frozenset(names) - kept - received
         if names and not shared:
@@ -103,13 +105,14 @@ class Sharing:
         ):
             if found:
                 raise errors.IncompatibleWeights(
-                    f"{what} holds {_some(found)}, which the plan {rule}; "
+                    f"{what} holds {printable.some(found, _LISTED)}, which the plan {rule}; "
                     "install the same release at both ends and send only shared arrays",
                     reasons=[errors.Reason(name, "not_shared", "not shared") for name in found],
                 )
         if not self.everything and (missing := sorted(self.shared.difference(names))):
             raise errors.IncompatibleWeights(
-                f"{what} lacks {_some(missing)}, which the plan shares; send every shared array",
+                f"{what} lacks {printable.some(missing, _LISTED)}, which the plan shares; send "
+                "every shared array",
                 reasons=[errors.Reason(name, "missing", "missing") for name in missing],
             )
 
@@ -138,15 +141,10 @@ def _matching(rule: str, patterns: Iterable[str], names: Collection[str]) -> fro
     for pattern in patterns:
         matched = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
         if not matched:
-            shown = _some(sorted(names)) or "none"
+            shown = printable.some(sorted(names), _LISTED) or "none"
             raise ValueError(
                 f"{rule} has the pattern {pattern!r}, which matches none of the model's arrays "
                 f"({shown}); correct it or leave it out"
             )
         found.update(matched)
     return frozenset(found)
-
-
-def _some(names: list[str]) -> str:
-    rest = len(names) - _LISTED
-    return ", ".join(names[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")

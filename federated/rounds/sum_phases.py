@@ -23,7 +23,7 @@ from federated.rounds.rounds import Policy, Round, Update
 
 Phase = Literal["keys", "share", "mask", "consent", "reveal"]
 PHASES: tuple[Phase, ...] = ("keys", "share", "mask", "consent", "reveal")
-MAX_EXCHANGES = 1000  # in one round, so that no server can keep sites busy for ever
+MAX_EXCHANGES = 1000  # in one round, so that no server can keep sites busy forever
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

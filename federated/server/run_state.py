@@ -10,6 +10,7 @@ from typing import Any
 
 from absl import logging
 
+from federated import errors
 from federated.aggregation.update_checks import norm_of
 from federated.rounds import rounds, sharing, tasks
 from federated.rounds.rounds import Round
@@ -106,6 +107,14 @@ class RunState:
                 self.stale = self.log_is_behind = True
                 self.note_change()
                 raise
+
+    def require_fresh(self) -> None:
+        """Raises StorageTrouble if the open round has to be read from the store again first."""
+        if self.stale:
+            raise errors.StorageTrouble(
+                "the server could not read or write its store just now; "
+                "the site tries again by itself"
+            )
 
     @property
     def last_round(self) -> int:

@@ -152,11 +152,7 @@ class Sums:
 
     def _open(self, site: str, phase: str, place: SumPlace) -> tuple[Exchange, Round]:
         run = self._run
-        if run.stale:
-            raise errors.StorageTrouble(
-                "the server could not read or write its store just now; "
-                "the site tries again by itself"
-            )
+        run.require_fresh()
         if phase not in sum_phases.PHASES:
             raise errors.UpdateRefused(
                 f"site {site!r} names a phase {printable.text(repr(phase), limit=40)} of secure "

@@ -287,11 +287,7 @@ class Uploads:
           StaleUpdate, StorageTrouble, ServerUnreachable: if it takes no updates.
         """
         run = self._run
-        if run.stale:  # the store may have closed or discarded the round that is open here
-            raise errors.StorageTrouble(
-                "the server could not read or write its store just now; "
-                "the site tries again by itself"
-            )
+        run.require_fresh()  # the store may have closed or discarded the round that is open here
         sent = f"site {checked.site!r} sent round {checked.offer.round}"
         if run.round is None:
             raise errors.StaleUpdate(f"{sent}, the last round is over; ask for the next task")

@@ -155,9 +155,8 @@ class Answers:
             )
 
     def _read(self) -> None:
-        found = atomic.read_json(self._path, remedy=_REMEDY)
+        found = formats.read_json(self._path, FORMAT, remedy=_REMEDY)
         if isinstance(found, dict):
-            formats.refuse_newer(self._path, found.get("format"), FORMAT)
             found.setdefault("updates", [])  # an earlier release did not count them
         for kind in self._noted:
             keys = found.get(kind) if isinstance(found, dict) else None

@@ -117,9 +117,7 @@ class Journal:
             self.check_update()
 
     def _read(self) -> None:
-        found = atomic.read_json(self._path, remedy=_REMEDY)
-        if isinstance(found, dict):
-            formats.refuse_newer(self._path, found.get("format"), FORMAT)
+        found = formats.read_json(self._path, FORMAT, remedy=_REMEDY)
         whole = isinstance(found, dict) and all(
             _is_value(key, found.get(key, value)) for key, value in self._state.items()
         )
@@ -238,7 +236,7 @@ class Journal:
     def remove_leftovers(self) -> None:
         """Removes partly written files left by a kill; other processes must not write here now."""
         for folder in (self.folder, self.folder / "rows", self.folder / "private"):
-            for path in folder.glob(".partial-*"):
+            for path in atomic.leftovers(folder):
                 path.unlink(missing_ok=True)
 
     def scores(self, model: int) -> dict[str, float] | None:

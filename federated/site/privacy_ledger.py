@@ -60,7 +60,7 @@ class PrivacyLedger:
         self._run = self._site = ""
         self._policy: dict[str, Any] = {}
         self.exists = self.path.exists()
-        for leftover in self.path.parent.glob(".partial-*"):
+        for leftover in atomic.leftovers(self.path.parent):
             leftover.unlink(missing_ok=True)
         if self.exists:
             self._read()
@@ -124,9 +124,7 @@ class PrivacyLedger:
         return _content(policy) != _content(self._policy)
 
     def _read(self) -> None:
-        found = atomic.read_json(self.path, remedy=_REMEDY)
-        if isinstance(found, dict):
-            formats.refuse_newer(self.path, found.get("format"), FORMAT)
+        found = formats.read_json(self.path, FORMAT, remedy=_REMEDY)
         try:
             self._run, self._site = _text(found["run"]), _text(found["site"])
             self.unfiltered_rounds = _count(found["unfiltered_rounds"])

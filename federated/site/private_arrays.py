@@ -66,7 +66,7 @@ class PrivateArrays:
                 "a trainer returns all arrays of its specs"
             )
         private.folder(self._folder)
-        temporary = self._folder / ".partial-private"
+        temporary = self._folder / f"{atomic.PARTIAL}private"
         own = {array: arrays[array] for array in self.sharing.kept}
         sha256 = tensor_files.save(temporary, own, {"model": name})
         os.replace(temporary, self._path(name, sha256))

@@ -10,24 +10,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from federated import errors
 from federated.errors import PolicyRefused
-from federated.privacy import (
-    accountants,
-    clipping,
-    gaussian,
-    percentile,
-    releases,
-    sparse_vector,
-)
+from federated.privacy import clipping, gaussian, percentile, sparse_vector
 from federated.privacy.noise import Bits, system_bits
 from federated.privacy.policy import EPSILON, PrivacyPolicy
-from federated.privacy.releases import Guarantee, Release
+from federated.privacy.releases import Guarantee
 from federated.site import privacy_ledger
 from federated.site.journal import Journal
 from federated.site.privacy_ledger import PrivacyLedger
@@ -68,20 +61,9 @@ class UpdateFilter:
         self.policy, self._specs, self._steps, self._bits = policy, tuple(specs), steps, bits
         self._num_values = sum(spec.size for spec in specs)
         policy.check_delta(num_examples)
-        # Only the Gaussian mechanism needs the package dp-accounting.
-        self._accountant = (
-            accountants.require(policy.accountant)
-            if policy.filter == "gaussian"
-            else accountants.ACCOUNTANTS[policy.accountant]
-        )
+        policy.check_budget(self._num_values)
         self._cost = policy.release(self._num_values)
         self._ledger = PrivacyLedger(folder)
-        first = self._together([self._cost])
-        if policy.budget is not None and (first.epsilon or 0.0) > policy.budget:
-            raise PolicyRefused(
-                f"privacy_budget is {policy.budget:g}, but one round costs {first}; nothing would "
-                "ever leave. Give more noise (for 'svt' smaller epsilons) or a larger budget"
-            )
 
     @property
     def has_ledger(self) -> bool:
@@ -146,16 +128,16 @@ class UpdateFilter:
     @property
     def spent(self) -> Guarantee:
         """The guarantee for all updates of the run so far."""
-        return self._together(self._ledger.releases)
+        return self.policy.together(self._ledger.releases)
 
     @property
     def of_a_round(self) -> Guarantee:
         """The guarantee for one update by itself."""
-        return self._together([self._cost])
+        return self.policy.together([self._cost])
 
     def after(self, rounds: int) -> Guarantee:
         """Returns the guarantee after that many further updates."""
-        return self._together([*self._ledger.releases, *[self._cost] * rounds])
+        return self.policy.together([*self._ledger.releases, *[self._cost] * rounds])
 
     def affordable(self, most: int) -> int:
         """Returns how many further updates the budget allows, at most `most`."""
@@ -256,13 +238,10 @@ class UpdateFilter:
             return True
         if self._ledger.unfiltered_rounds:  # what left before is unprotected; the rest is bounded
             own = [entry.release for entry in self._ledger.spent]
-            epsilon = self._together([*own, *[self._cost] * rounds]).epsilon
+            epsilon = self.policy.together([*own, *[self._cost] * rounds]).epsilon
         else:
             epsilon = self.after(rounds).epsilon
         return epsilon is not None and epsilon <= self.policy.budget
-
-    def _together(self, of: Iterable[Release]) -> Guarantee:
-        return releases.together(of, accountant=self._accountant, delta=self.policy.delta)
 
 
 def prepared(

@@ -103,7 +103,7 @@ def _is_of_round(path: pathlib.Path, number: int) -> bool:
 
 def _link(source: pathlib.Path, target: pathlib.Path) -> None:
     """Makes `target` a second name of a file that never changes again, or a copy of it."""
-    temporary = target.with_name(f".partial-{target.name}")
+    temporary = target.with_name(f"{atomic.PARTIAL}{target.name}")
     temporary.unlink(missing_ok=True)
     try:
         os.link(source, temporary)

@@ -95,7 +95,7 @@ class Store(StoreFolder, Records):
         partial = (
             path
             for name in (".", "global", "rule_state", "incoming")
-            for path in (self.folder / name).glob(".partial-*")
+            for path in atomic.leftovers(self.folder / name)
         )
         numbers = self.globals()
         beyond = (

@@ -165,7 +165,7 @@ class PartialModel:
         Raises:
           DamagedTransfer: if another transfer has removed or replaced the file.
         """
-        claimed = self.path.with_name(f".partial-{secrets.token_hex(8)}{self.path.suffix}")
+        claimed = self.path.with_name(f"{atomic.PARTIAL}{secrets.token_hex(8)}{self.path.suffix}")
         try:
             os.replace(self.path, claimed)
             same = os.path.samestat(os.fstat(self._file), os.stat(claimed))

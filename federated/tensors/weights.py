@@ -85,12 +85,12 @@ def specs_of(arrays: Mapping[str, np.ndarray]) -> tuple[TensorSpec, ...]:
     return canonical(specs)
 
 
-def check_declaration(specs: Sequence[TensorSpec], *, max_bytes: int = MAX_BYTES) -> int:
+def check_declaration(specs: Sequence[TensorSpec]) -> int:
     """Checks a declaration from outside before any byte is allocated; returns its size in bytes.
 
     Raises:
       IncompatibleWeights: for too many tensors, malformed or repeated names, unknown dtypes,
-        negative sizes, more than `max_bytes` in total, or an order that is not canonical.
+        negative sizes, more than MAX_BYTES in total, or an order that is not canonical.
     """
     if not 0 < len(specs) <= MAX_TENSORS:
         raise errors.IncompatibleWeights(
@@ -118,9 +118,9 @@ def check_declaration(specs: Sequence[TensorSpec], *, max_bytes: int = MAX_BYTES
         names.add(spec.name)
     if len(names) != len(specs):
         raise errors.IncompatibleWeights("a tensor name is declared twice")
-    if total > max_bytes:
+    if total > MAX_BYTES:
         raise errors.IncompatibleWeights(
-            f"{total} bytes declared, at most {max_bytes} are allowed here"
+            f"{total} bytes declared, at most {MAX_BYTES} are allowed here"
         )
     if not in_order:
         raise errors.IncompatibleWeights(

@@ -131,7 +131,8 @@ def _far_coarser(
     def holds(own: str, other: str) -> bool:
         """Takes these bounds of the spacing along the axis and along the others."""
         mm, others_mm = getattr(medians[axis], own), [getattr(m, other) for m in rest]
-        # More voxels along the axis speak against it, so the extents are at the opposite bounds.
+        # The axis must be coarse and have few voxels. A longer extent means more voxels, so each
+        # extent takes the bound opposite to that of its spacing.
         voxels = getattr(extents[axis], other) / mm
         others_voxels = [
             getattr(extent, own) / other_mm

@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from preprocessing import budget, declared_labels, geometry, manifest, nifti, sources, splits
+from preprocessing.case_list import Case, CaseManifest
 from preprocessing.deformed import deformation, tumour_insertion
 from preprocessing.deformed.config import SITES, DeformedConfig
-from preprocessing.manifest import Case, CaseManifest
 from preprocessing.phantom.tumour import Tumours
 from preprocessing.volume import Volume
 from runkit import atomic, progress, workers
@@ -214,7 +214,8 @@ def generate(
     by_id = {case.case_id: case for case in listed.included}
     copies = list_copies(sorted(by_id), config)
     _claim(listed, config, copies, folder)
-    for pattern in (".partial-*", *(f"{site}/**/.partial-*" for site in SITES)):
+    names = f"{atomic.PARTIAL}*"
+    for pattern in (names, *(f"{site}/**/{names}" for site in SITES)):
         for leftover in folder.glob(pattern):  # a kill left it half-written
             leftover.unlink()
     jobs = [

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from preprocessing import budget, declared_labels, manifest, nifti
+from preprocessing.case_list import Case, CaseManifest
 from preprocessing.phantom.config import SLICE_MM, CohortConfig
 from preprocessing.phantom.hospital import PHANTOMS, Site, draw_patient
 from preprocessing.phantom.pancreas import paint_pancreas
@@ -201,9 +202,7 @@ def generate_cohort(
             for index in missing:
                 _make_case(config, folder, index)
                 bar.update()
-    cases = tuple(
-        manifest.Case(case_id(config, i), *_files(config, folder, i)) for i in range(config.cases)
-    )
+    cases = tuple(Case(case_id(config, i), *_files(config, folder, i)) for i in range(config.cases))
     path = folder / "manifest.json"
     declared = {
         "pancreas": declared_labels.COMPLETE,
@@ -211,7 +210,7 @@ def generate_cohort(
     }
     kind = "" if config.phantom == "standard" else f"{config.phantom} "
     description = f"{kind}synthetic cohort {config.site}, seed {config.seed}"
-    manifest.write(path, manifest.CaseManifest(config.site, cases, description, declared=declared))
+    manifest.write(path, CaseManifest(config.site, cases, description, declared=declared))
     return path
 
 

@@ -21,7 +21,7 @@ from preprocessing.case_list import Case
 from preprocessing.case_store import StoreSettings
 from preprocessing.preparation.case_preparation import Prepared, prepare_case
 from preprocessing.rules import IntegrityError, broken
-from runkit import progress
+from runkit import atomic, progress
 from runkit import workers as processes
 
 CaseResult = Prepared | IntegrityError
@@ -135,7 +135,7 @@ def outcomes(
 
 def remove_partial(root: pathlib.Path) -> None:
     """Removes the case folders that a killed process left incomplete."""
-    for leftover in (root / "cases").glob(".partial-*"):
+    for leftover in atomic.leftovers(root / "cases"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 

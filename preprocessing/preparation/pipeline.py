@@ -236,7 +236,7 @@ def _clean(root: pathlib.Path) -> None:
         atomic.sync_directory(root / "cases")  # a killed run may have finished a case without it
     (root / "index.json").unlink(missing_ok=True)
     case_workers.remove_partial(root)
-    for leftover in root.glob(".partial-*"):
+    for leftover in atomic.leftovers(root):
         leftover.unlink()
 
 

@@ -18,7 +18,7 @@ from tests.benchmarks import peak_memory, scans, side_by_side
 
 
 def prepare(workers: int, limit_mib: int | None = None) -> dict[str, float]:
-    from preprocessing.manifest import Case, CaseManifest
+    from preprocessing.case_list import Case, CaseManifest
     from preprocessing.preparation import pipeline
 
     manifest = CaseManifest(

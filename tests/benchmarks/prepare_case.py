@@ -25,7 +25,7 @@ TARGET_MM = (1.0, 1.0, 1.0)
 
 
 def ours(name: str) -> dict[str, float]:
-    from preprocessing.manifest import Case
+    from preprocessing.case_list import Case
     from preprocessing.preparation.case_preparation import Prepared, prepare_case
 
     image, label = map(pathlib.Path, scans.paths(name))

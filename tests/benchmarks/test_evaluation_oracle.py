@@ -15,7 +15,7 @@ from experiments.models.case_evaluation import CaseEvaluation
 from experiments.models.model_evaluator import ModelEvaluator
 from tests.benchmarks import evaluation_oracle as oracle
 from tests.experiments import study
-from tests.experiments.models import membership_run
+from tests.experiments.models.membership import measured_run
 from tests.experiments.models.test_site_trainer import tiny
 
 
@@ -96,7 +96,7 @@ def test_a_crafted_model_reveals_the_volume_through_the_rows_of_a_site(tmp_path)
     genotype = tmp_path / "genotype.json"
     genotype.write_text(json.dumps(study.SHALLOW))
     config = dataclasses.replace(tiny(genotype), num_rounds=0)
-    store = membership_run.store(tmp_path / "C1", "C1", range(2), (0, 0, 2))
+    store = measured_run.store(tmp_path / "C1", "C1", range(2), (0, 0, 2))
     site = ModelEvaluator(
         config, store, tmp_path / "out", strategy=tf.distribute.MirroredStrategy(["CPU:0"])
     )
@@ -114,7 +114,7 @@ def test_a_crafted_model_reveals_the_volume_through_the_rows_of_a_site(tmp_path)
 
 def test_rows_describe_what_a_model_makes_of_the_scan_and_so_the_scan(tmp_path):
     """As the threat model says: the volume counts voxels, the score is a mean of their values."""
-    store = membership_run.store(tmp_path / "C1", "C1", range(2), (0, 0, 2))
+    store = measured_run.store(tmp_path / "C1", "C1", range(2), (0, 0, 2))
     (case, _) = cases = [store.open(case_id) for case_id in store.case_ids("test")]
     image = np.asarray(case.image, np.float32)
     limit = np.float32(np.quantile(image, 0.7))

@@ -22,7 +22,7 @@ import numpy as np
 
 from experiments.results.statistics import intervals
 from experiments.results.statistics import patients_and_trainings as two
-from experiments.results.verdicts import claims, hypotheses
+from experiments.results.verdicts import claim_verdicts, claims
 from runkit.randomness import generator
 from tests.benchmarks import side_by_side
 
@@ -197,7 +197,7 @@ def detectable(
     """
     error = ((training_sd**2 + patient_sd**2 / patients) / trainings) ** 0.5
     mean = intervals.Mean(np.zeros(()), np.array(error), np.array(trainings - 1.0), np.zeros(()))
-    return mean.detectable(), mean.detectable(1 - hypotheses.ALPHA / PARTS)
+    return mean.detectable(), mean.detectable(1 - claim_verdicts.ALPHA / PARTS)
 
 
 def main() -> None:

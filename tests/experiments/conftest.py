@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from preprocessing import manifest, nifti
-from preprocessing.manifest import Case, CaseManifest
+from preprocessing.case_list import Case, CaseManifest
 from preprocessing.volume import Volume
 from tests import forked
 from tests.experiments import programs

@@ -8,7 +8,8 @@ from experiments import figures
 from experiments.reports import table1_report
 from experiments.results import fingerprints, table1_values
 from experiments.studies import study_results
-from preprocessing import manifest, nifti
+from preprocessing import nifti
+from preprocessing.case_list import Case, CaseManifest
 from preprocessing.preparation import pipeline
 from runkit import atomic, events
 from tests.experiments.study import scan
@@ -122,9 +123,9 @@ def leave_cases(folder):
             )
             for path, volume in zip((image, label), scan(site, number), strict=True):
                 nifti.write_volume(path, volume)
-            cases.append(manifest.Case(f"SECRET{number}", image, label))
+            cases.append(Case(f"SECRET{number}", image, label))
         home = folder / "sites" / site
-        listed = manifest.CaseManifest(site, tuple(cases))
+        listed = CaseManifest(site, tuple(cases))
         store = pipeline.prepare(
             listed,
             home / "cases",

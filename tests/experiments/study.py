@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments.run.processes import Program, ProgramGroup
 from preprocessing import manifest, nifti
+from preprocessing.case_list import Case, CaseManifest
 from preprocessing.case_store import CaseStore
 from preprocessing.preparation import pipeline
 from preprocessing.volume import Volume
@@ -75,10 +76,10 @@ class Study:
                 ct, mask = scan(site, number)
                 nifti.write_volume(image, ct)
                 nifti.write_volume(label, mask)
-                cases.append(manifest.Case(f"{site}_{number}", image, label))
+                cases.append(Case(f"{site}_{number}", image, label))
             manifest.write(
                 self.folder / "scans" / site / "manifest.json",
-                manifest.CaseManifest(site, tuple(cases)),
+                CaseManifest(site, tuple(cases)),
             )
 
     def group(self, *, fresh: Container[str] = ()) -> ProgramGroup:
@@ -189,18 +190,16 @@ def scan(site: str, number: int) -> tuple[Volume, Volume]:
     return Volume(np.round(hu).astype(np.int16), affine), Volume(label, affine)
 
 
-def prepared_site(
-    folder: pathlib.Path, store: pathlib.Path
-) -> tuple[list[manifest.Case], CaseStore]:
+def prepared_site(folder: pathlib.Path, store: pathlib.Path) -> tuple[list[Case], CaseStore]:
     """Writes four scans of C2 to `folder` and prepares them as `store`; returns both."""
     cases = []
     for number in range(4):
         image, label = (folder / f"{kind}{number}.nii" for kind in ("image", "label"))
         for path, volume in zip((image, label), scan("C2", number), strict=True):
             nifti.write_volume(path, volume)
-        cases.append(manifest.Case(f"case{number}", image, label))
+        cases.append(Case(f"case{number}", image, label))
     prepared = pipeline.prepare(
-        manifest.CaseManifest("C2", tuple(cases)),
+        CaseManifest("C2", tuple(cases)),
         store,
         target_mm=(3.0, 3.0, 3.0),
         split_seed=1,

@@ -7,7 +7,7 @@ import pytest
 
 from federated.security import provisioning
 from runkit import folder_lock
-from tests import forked
+from tests import forked, waiting
 from tests.experiments import study
 from tests.experiments.studies import small_study
 
@@ -51,7 +51,7 @@ SETTINGS = ["--spacing_mm=3,3,3", "--seed=1"]
     ],
     ids=lambda value: value if isinstance(value, str) else value[0],
 )
-def test_the_second_is_refused_and_names_the_first(site, held, program):
+def test_the_second_is_refused_and_names_the_first(site, tmp_path, held, program):
     from federated.tensors import tensor_files
     from tests.federated import toy
 
@@ -59,10 +59,24 @@ def test_the_second_is_refused_and_names_the_first(site, held, program):
     (site / held).mkdir(parents=True, exist_ok=True)
     (site / "s.json").write_text(json.dumps(small_study.FILE))
     settings = () if program[0] == "study" else SETTINGS
+    before, errors = set(site.rglob("*")), tmp_path / "stderr"
     with folder_lock.hold(site / held):
-        done = forked.run(f"experiments.{program[0]}", *settings, *program[1:], folder=site)
-    assert done.returncode == 1, done.stderr
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: ") and f"{held} is in use by process {os.getpid()} " in last, (
-        done.stderr
-    )
+        started = forked.start(
+            f"experiments.{program[0]}",
+            [*settings, *program[1:]],
+            out=tmp_path / "stdout",
+            errors=errors,
+            folder=site,
+        )
+        try:  # one that ignores the lock would run for minutes, or wait forever for a server
+            waiting.until(
+                lambda: started.poll() is not None or set(site.rglob("*")) != before,
+                started,
+                told=errors.read_text,
+            )
+        finally:
+            started.kill()
+    assert set(site.rglob("*")) == before
+    assert started.wait() == 1, errors.read_text()
+    last = errors.read_text().strip().splitlines()[-1]
+    assert last.startswith("error: ") and f"{held} is in use by process {os.getpid()} " in last

@@ -6,7 +6,7 @@ import pytest
 
 from tests import forked
 from tests.experiments import study
-from tests.experiments.models import membership_run
+from tests.experiments.models.membership import measured_run
 from tests.experiments.models.test_site_trainer import tiny
 from tests.experiments.programs import refused
 
@@ -22,10 +22,10 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     genotype = folder / "genotype.json"
     genotype.write_text(json.dumps(study.SHALLOW))
-    membership_run.leave(folder, tiny(genotype), sites=("C1",))
-    membership_run.store(folder / "sites" / "C1", "C1", range(4), (2, 1, 1))
-    membership_run.store(folder / "others", "C1", range(10, 13), (0, 0, 3))
-    membership_run.store(folder / "elsewhere", "C2", range(20, 23), (0, 0, 3))
+    measured_run.leave(folder, tiny(genotype), sites=("C1",))
+    measured_run.store(folder / "sites" / "C1", "C1", range(4), (2, 1, 1))
+    measured_run.store(folder / "others", "C1", range(10, 13), (0, 0, 3))
+    measured_run.store(folder / "elsewhere", "C2", range(20, 23), (0, 0, 3))
     flags = [f"--{name}={value}" for name, value in {**FLAGS, "genotype": genotype}.items()]
     return folder, [*flags, f"--nonmembers=C1:{folder / 'others'}", f"--output={folder / 'out'}"]
 

@@ -9,7 +9,8 @@ import pytest
 
 from federated.security import provisioning
 from federated.tensors import tensor_files
-from preprocessing import manifest, nifti
+from preprocessing import nifti
+from preprocessing.case_list import Case, CaseManifest
 from preprocessing.preparation import pipeline
 from tests import forked
 from tests.experiments.study import SHALLOW, Study, scan
@@ -43,9 +44,9 @@ class Kept(Study):
                 paths = [self.folder / f"{site}_{kind}{number}.nii" for kind in ("image", "label")]
                 for path, volume in zip(paths, scan(site, number), strict=True):
                     nifti.write_volume(path, volume)
-                cases.append(manifest.Case(f"case{number}", *paths))
+                cases.append(Case(f"case{number}", *paths))
             pipeline.prepare(
-                manifest.CaseManifest(site, tuple(cases)),
+                CaseManifest(site, tuple(cases)),
                 self.site_folder(site) / "cases",
                 target_mm=(3.0, 3.0, 3.0),
                 split_seed=5,

@@ -23,6 +23,37 @@ def test_a_deformed_study_without_a_manifest_names_the_flag(tmp_path):
     )
 
 
+SVT = {"filter": "svt", "gamma": 1e-5, "epsilon3": 100, "budget": 101}
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        # Noise of two clipping norms is once the effect of a patient: epsilon 4.3772 at 1e-5.
+        (
+            {"filter": "gaussian", "clip_norm": 1, "noise": 2, "budget": 4},
+            "privacy_budget is 4, but one round costs epsilon 4.38 at delta 1e-05; nothing would ",
+        ),
+        # The automatic epsilon 2 grows with the number of weights and alone exceeds the rest.
+        (SVT, "privacy_budget is 101, but one round costs epsilon "),
+        ({**SVT, "epsilon2": 1, "budget": 101.05}, "privacy_budget is 101.05, but one round costs"),
+        (
+            {"filter": "gaussian", "clip_norm": 1, "noise": 9, "budget": 40, "delta": 0.06},
+            "privacy_delta is 0.06, not less than 1 / 18, one in the number of training cases",
+        ),
+    ],
+    ids=["gaussian", "svt", "svt_given", "delta"],
+)
+def test_a_policy_that_its_site_would_refuse_is_refused_before_anything_runs(
+    tmp_path, policy, words
+):
+    points = [{"label": "hidden", "baselines": False, "privacy": {"C1": policy}}]
+    atomic.write_json(tmp_path / "s.json", {**FILE, "points": points})
+    flags = f"--study={tmp_path / 's.json'}", f"--runs={tmp_path / 'runs'}"
+    assert refused("study", *flags, "--dry_run").startswith(f"point hidden, site C1: {words}")
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize(
     ("limit", "flags", "file"),
     [

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 
 from preprocessing import case_store
-from preprocessing.manifest import CaseManifest
+from preprocessing.case_list import CaseManifest
 from preprocessing.preparation import pipeline
 from runkit import array_files
 from tests.preprocessing.preparation.test_pipeline import cohort

@@ -5,7 +5,7 @@ import pytest
 
 from preprocessing import budget, nifti
 from preprocessing.budget import CaseNeed, Speed
-from preprocessing.manifest import Case, CaseManifest
+from preprocessing.case_list import Case, CaseManifest
 from preprocessing.preparation import pipeline
 from preprocessing.preparation.case_preparation import Prepared, prepare_case
 from preprocessing.volume import Volume

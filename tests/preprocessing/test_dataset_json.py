@@ -5,7 +5,7 @@ import json
 import pytest
 
 from preprocessing import manifest
-from preprocessing.manifest import Case
+from preprocessing.case_list import Case
 from tests.preprocessing.test_declared_labels import BOTH
 from tests.preprocessing.test_manifest import saved
 

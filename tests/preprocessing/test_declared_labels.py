@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from preprocessing import case_store, declared_labels, manifest, nifti, rules
+from preprocessing.case_list import Case, CaseManifest
 from preprocessing.checks import survey
 from tests.preprocessing.preparation.test_pipeline import cohort, prepare, stamps
 
@@ -60,10 +61,8 @@ def test_declarations_of_several_hospitals_are_merged():
 
 
 def test_a_manifest_keeps_its_declaration(tmp_path):
-    case = manifest.Case("a", tmp_path / "a.nii.gz", tmp_path / "al.nii.gz")
-    manifest.write(
-        tmp_path / "manifest.json", manifest.CaseManifest("C1", (case,), declared=HEALTHY)
-    )
+    case = Case("a", tmp_path / "a.nii.gz", tmp_path / "al.nii.gz")
+    manifest.write(tmp_path / "manifest.json", CaseManifest("C1", (case,), declared=HEALTHY))
     assert json.loads((tmp_path / "manifest.json").read_text())["declared_labels"] == HEALTHY
     assert manifest.read(tmp_path / "manifest.json").declared == HEALTHY
     text = (tmp_path / "manifest.json").read_text().replace("absent", "nowhere")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from preprocessing import dicom, dicom_archive, sources
-from preprocessing.manifest import Case
+from preprocessing.case_list import Case
 from preprocessing.rules import IntegrityError
 from preprocessing.volume import Volume
 from tests.preprocessing.dicom_files import save, slices

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from preprocessing import dicom, sources
-from preprocessing.manifest import Case
+from preprocessing.case_list import Case
 from preprocessing.rules import IntegrityError
 from preprocessing.volume import Volume
 from tests.preprocessing.dicom_files import blank, enhanced, save, slices

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from preprocessing import dicom
+from preprocessing.case_list import Case
 from preprocessing.checks import survey
-from preprocessing.manifest import Case
 from preprocessing.volume import Volume
 from tests.preprocessing.dicom_files import SECONDARY_CAPTURE, enhanced, save, slices
 from tests.preprocessing.test_dicom import ct

@@ -4,7 +4,7 @@ import pathlib
 import pytest
 
 from preprocessing import manifest
-from preprocessing.manifest import Case, CaseManifest
+from preprocessing.case_list import Case, CaseManifest
 
 
 def saved(folder, value, name="manifest.json"):

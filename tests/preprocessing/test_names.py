@@ -3,7 +3,8 @@ import unicodedata
 
 import pytest
 
-from preprocessing import manifest, names
+from preprocessing import names
+from preprocessing.case_list import Case
 
 MUELLER = unicodedata.normalize("NFC", "Müller_1")
 
@@ -69,7 +70,7 @@ def test_every_name_becomes_a_distinct_case_id():
     assert ids["a_b"] == "a_b" and ids["a b"].startswith("a_b-")
     assert len(set(ids.values())) == len(given)
     for case_id in ids.values():
-        manifest.Case(case_id, pathlib.Path("x.nii.gz"), None)
+        Case(case_id, pathlib.Path("x.nii.gz"), None)
     # whatever else is in the folder, a name keeps its id
     assert names.case_ids(["пациент2", "Case 01"]) == {
         "пациент2": ids["пациент2"],

@@ -6,8 +6,8 @@ import threading
 import pytest
 
 from preprocessing import dicom_header, nifti, sources
+from preprocessing.case_list import Case, CaseManifest
 from preprocessing.checks import survey
-from preprocessing.manifest import Case, CaseManifest
 from preprocessing.rules import IntegrityError
 
 

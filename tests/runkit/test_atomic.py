@@ -55,6 +55,15 @@ def test_a_file_can_have_the_longest_name_that_the_disk_takes(tmp_path, name, su
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_leftovers_are_what_a_killed_writer_leaves_and_nothing_else(tmp_path):
+    assert list(atomic.leftovers(tmp_path / "missing")) == []
+    (tmp_path / "case.json").write_text("{}")
+    with atomic.replacing(tmp_path / "case.json") as file, atomic.replacing(tmp_path / "b") as bare:
+        assert set(atomic.leftovers(tmp_path)) == {file, bare}
+        bare.write_bytes(b"1")
+    assert list(atomic.leftovers(tmp_path)) == []
+
+
 def test_nan_is_refused_and_broken_json_names_the_file(tmp_path):
     with pytest.raises(ValueError):
         atomic.write_json(tmp_path / "x.json", {"dice": float("nan")})

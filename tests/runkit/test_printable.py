@@ -96,3 +96,17 @@ def test_the_label_of_a_progress_bar_is_one_harmless_line(capsys):
         pass
     printed = capsys.readouterr().err
     assert "\x1b[2J" not in printed and "\nI0101" not in printed and "\\n" in printed
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        ([], ""),
+        (["a"], "a"),
+        (["a", "b"], "a, b"),
+        (["a", "b", "c"], "a, b and 1 more"),
+        (list("abcdef"), "a, b and 4 more"),
+    ],
+)
+def test_a_long_list_of_names_is_cut_and_the_rest_counted(names, text):
+    assert printable.some(names, 2) == text

@@ -102,7 +102,7 @@ def read_or_refused(folder: pathlib.Path) -> str:
       Exception: any error of a reader that is not a rule.
     """
     from preprocessing import dicom, nifti, rules
-    from preprocessing.manifest import Case
+    from preprocessing.case_list import Case
     from preprocessing.volume import Volume
     from tests.preprocessing import dicom_mutations
     from tests.soak import programs

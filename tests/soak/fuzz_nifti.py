@@ -40,7 +40,7 @@ def fuzz(
 
     The mutated files stay in the folder.
     """
-    from preprocessing.manifest import Case
+    from preprocessing.case_list import Case
     from tests.preprocessing.nifti_fuzz import mutations, whole_files
     from tests.soak import programs
 

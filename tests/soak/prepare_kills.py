@@ -23,7 +23,7 @@ import time
 import psutil
 
 from preprocessing import nifti
-from preprocessing.manifest import Case, CaseManifest
+from preprocessing.case_list import Case, CaseManifest
 from preprocessing.preparation import pipeline
 from preprocessing.volume import Volume
 from tests.preprocessing.preparation.test_pipeline import AFFINE, contents, scan, stamps

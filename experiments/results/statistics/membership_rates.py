@@ -23,6 +23,7 @@ from scipy import special
 from experiments.results.statistics import intervals
 from experiments.results.statistics.intervals import Interval
 
+FORMAT = 1  # of membership.json and of the files of losses beside it
 FALSE_POSITIVES = 0.01
 FEWEST = 100  # non-members: 1 / FALSE_POSITIVES
 ATTACKS = {

@@ -2,7 +2,7 @@
 
 The claims follow sections 3 and 4 of the paper. The margins are what its words ("slightly better",
 "comparable", "drops only moderately") allow, given the size of its own differences. All of this was
-written before any result was known. `hypotheses` judges the claims.
+written before any result was known. `claim_verdicts` judges the claims.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Part:
     """One comparison of a hypothesis.
 
     Attributes:
-      rule: one of the rules in `hypotheses`.
+      rule: one of the rules in `claim_verdicts`.
       first, second: the models to compare; several are averaged per patient.
       measure: a key of `MEASURES`.
       margin: in the measure's unit.

@@ -15,7 +15,7 @@ import numpy as np
 from experiments.results.statistics import intervals, patients_and_trainings
 from experiments.results.statistics.intervals import LEVEL, Interval
 from experiments.results.statistics.rank_correlation import RankCorrelation
-from experiments.results.verdicts.hypotheses import (
+from experiments.results.verdicts.claim_verdicts import (
     ALPHA,
     CONTRADICTED,
     NOT_MEASURED,

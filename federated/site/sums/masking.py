@@ -365,9 +365,8 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
     """
     if not path.exists():
         return None
-    found = atomic.read_json(path, remedy=_REMEDY)
+    found = formats.read_json(path, FORMAT, remedy=_REMEDY)
     if isinstance(found, dict):
-        formats.refuse_newer(path, found.get("format"), FORMAT)
         found.setdefault("required", False)  # not in the first files of this format
     keys = {"format", "run", "settings", "min_sites", "required", "last", "model", "participant"}
     try:

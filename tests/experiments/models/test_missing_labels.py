@@ -12,7 +12,8 @@ from experiments import configuration
 from experiments.models import builders, site_trainer
 from experiments.results.report_words import REPORTS
 from federated.security import report_filter
-from preprocessing import manifest, nifti
+from preprocessing import nifti
+from preprocessing.case_list import Case, CaseManifest
 from preprocessing.case_store import CaseStore
 from preprocessing.preparation import pipeline
 from tests.experiments import study
@@ -30,8 +31,8 @@ def store(tmp_path_factory):
         image, label = (folder / f"{kind}{number}.nii" for kind in ("image", "label"))
         for path, volume in zip((image, label), study.scan("C1", number), strict=True):
             nifti.write_volume(path, volume)
-        cases.append(manifest.Case(f"case{number}", image, label))
-    listed = manifest.CaseManifest("C1", tuple(cases), declared=HEALTHY)
+        cases.append(Case(f"case{number}", image, label))
+    listed = CaseManifest("C1", tuple(cases), declared=HEALTHY)
     return pipeline.prepare(
         listed, folder / "cases", target_mm=(3.0, 3.0, 3.0), split_seed=1, split_counts=(2, 1, 1)
     )

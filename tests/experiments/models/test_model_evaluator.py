@@ -9,7 +9,8 @@ from c2fnas import named_weights
 from experiments.models import builders
 from experiments.models.model_evaluator import ModelEvaluator
 from federated.errors import ServerMisbehaves
-from preprocessing import manifest, nifti
+from preprocessing import nifti
+from preprocessing.case_list import Case, CaseManifest
 from preprocessing.preparation import pipeline
 from tests.experiments import study
 from tests.experiments.models.test_site_trainer import tiny, trainer
@@ -22,8 +23,8 @@ def listed(tmp_path_factory):
         image, label = (folder / f"{kind}{number}.nii" for kind in ("image", "label"))
         for path, volume in zip((image, label), study.scan("C2", number), strict=True):
             nifti.write_volume(path, volume)
-        cases.append(manifest.Case(f"case{number}", image, label))
-    return manifest.CaseManifest("C2", tuple(cases))
+        cases.append(Case(f"case{number}", image, label))
+    return CaseManifest("C2", tuple(cases))
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from experiments.models.pooled_store import PooledStore
-from preprocessing import manifest, nifti
+from preprocessing import nifti
+from preprocessing.case_list import Case, CaseManifest
 from preprocessing.preparation import pipeline
 from tests.experiments import study
 
@@ -17,8 +18,8 @@ def stores(tmp_path_factory):
             image, label = (folder / site / f"{kind}{number}.nii" for kind in ("image", "label"))
             for path, volume in zip((image, label), study.scan(site, number), strict=True):
                 nifti.write_volume(path, volume)
-            cases.append(manifest.Case(f"case{number}", image, label))
-        listed = manifest.CaseManifest(site, tuple(cases))
+            cases.append(Case(f"case{number}", image, label))
+        listed = CaseManifest(site, tuple(cases))
         return pipeline.prepare(
             listed,
             folder / f"{site} {target_mm[0]}",

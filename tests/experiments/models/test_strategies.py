@@ -99,7 +99,7 @@ def test_only_the_first_machine_writes(monkeypatch):
         )
         assert strategies.is_chief() is chief
     with pytest.raises(ValueError, match="join runs on a single machine"):
-        strategies.single_machine("join")
+        strategies.require_single_machine()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.configuration import ExperimentConfig
-from experiments.run import processes, run_folder, run_plan
+from experiments.run import processes, run_cost, run_folder, run_plan
 from experiments.run import stages as run_stages
 
 
@@ -34,5 +34,5 @@ def test_settings_that_fit_no_network_are_refused_before_any_scan_is_made(tmp_pa
     with pytest.raises(processes.ProgramFailed, match="nosuch"):
         run_stages.Stages(spec, run).table1()
     assert started == ["experiments.init_model"]
-    assert next(iter(run_plan.estimated_seconds(spec))) == "initial model"
+    assert next(iter(run_cost.estimated_seconds(spec))) == "initial model"
     run_folder.RunFolder(tmp_path, "--keep_at_site=stem\n")  # corrected settings, the same folder

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from experiments.run import run_plan
+from experiments.run import run_cost
 from experiments.studies import (
     comparison,
     html_report,
@@ -185,9 +185,9 @@ def test_a_cohort_that_runs_share_counts_once(tmp_path):
     assert other == {**one, "cohort": 0.0} and one["cohort"] > 0
     # 64 scans of 17 MB once; what a run keeps of them twice is 2 MB each
     spec = specs["a", 1]
-    scans = run_plan.disk_bytes(spec) - run_plan.disk_bytes(spec, scans=False)
+    scans = run_cost.disk_bytes(spec) - run_cost.disk_bytes(spec, scans=False)
     assert scans == pytest.approx(64 * 15e6)
-    both = run_plan.disk_bytes(spec) + run_plan.disk_bytes(spec, scans=False)
+    both = run_cost.disk_bytes(spec) + run_cost.disk_bytes(spec, scans=False)
     assert f"at most {both / 2**30:.1f} GiB of disk" in runner.cost_text(study, tmp_path, specs)
 
 

@@ -3,12 +3,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from experiments.models import membership_measurement
 from experiments.results.statistics import membership_rates
 from experiments.results.statistics.membership_rates import Stratum
-from experiments.run import run_plan
+from experiments.run import run_cost
 from experiments.run import stages as run_stages
 from experiments.run.run_folder import RunFolder
+from experiments.run.run_plan import MEMBERSHIP, NONMEMBERS
 from experiments.studies import html_report, leakage_results, runner, study_file, study_results
 from federated.privacy.policy import PrivacyPolicy
 from runkit import atomic
@@ -60,7 +60,7 @@ def measured(tmp_path_factory):
                 entry("C1_update", "update", 13, "update", {"C1": stratum(number + 2, shift)}),
                 entry("C2_update", "update", 13, "update", {"C2": stratum(number + 3, shift, 6)}),
             ]
-            content = {"format": membership_measurement.FORMAT, "attacks": attacks}
+            content = {"format": membership_rates.FORMAT, "attacks": attacks}
             atomic.write_json(run / "membership" / "membership.json", content)
     return folder, study, study_results.collect(study, folder, configs(study))
 
@@ -249,14 +249,14 @@ def test_the_cost_counts_non_members_once_per_seed(tmp_path):
     study, runs = read(tmp_path, **CHANGES), tmp_path / "runs" / "s"
     specs = {(p.label, 1): study_file.run_spec(study, p, 1, runs, parse) for p in study.points}
     costs = runner._costs(specs)
-    first, second = (costs[label, 1][run_plan.NONMEMBERS] for label in ("plain", "other"))
+    first, second = (costs[label, 1][NONMEMBERS] for label in ("plain", "other"))
     assert second == 0 < first
     other = dataclasses.replace(specs["other", 1].config, spacing_mm=(5.0, 5.0, 5.0))
     specs["other", 1] = dataclasses.replace(specs["other", 1], config=other)
-    assert 0 < runner._costs(specs)["other", 1][run_plan.NONMEMBERS] < first / 5
-    assert costs["plain", 1][run_plan.MEMBERSHIP] > 0
+    assert 0 < runner._costs(specs)["other", 1][NONMEMBERS] < first / 5
+    assert costs["plain", 1][MEMBERSHIP] > 0
     plain = dataclasses.replace(specs["plain", 1], nonmembers=0)
-    assert run_plan.MEMBERSHIP not in run_plan.estimated_seconds(plain)
+    assert MEMBERSHIP not in run_cost.estimated_seconds(plain)
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_the_disk_holds_the_scans_of_non_members_once_per_seed(tmp_path):
     spec = study_file.run_spec(study, study.points[0], 1, runs, parse)
     none = dataclasses.replace(spec, nonmembers=0)
     made, shared = (
-        run_plan.disk_bytes(spec, others=others) - run_plan.disk_bytes(none)
+        run_cost.disk_bytes(spec, others=others) - run_cost.disk_bytes(none)
         for others in (True, False)
     )
     assert made == pytest.approx(200 * 17e6) and shared == 0

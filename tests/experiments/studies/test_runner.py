@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from experiments.results import table1_values
-from experiments.run.run_plan import estimated_seconds
+from experiments.run.run_cost import estimated_seconds
 from experiments.studies import runner, study_file, study_results
 from tests.experiments.studies.small_study import (
     CONFIG,

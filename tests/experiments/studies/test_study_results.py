@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.studies import study_results
+from experiments.studies import html_report, runner, study_results
 from runkit import atomic
 from tests.experiments import run_folder
 from tests.experiments.studies.small_study import configs, leave_run, read
@@ -42,6 +42,16 @@ def test_seeds_give_mean_and_interval_and_points_their_renamed_rows(tmp_path):
         and "total | 4.0 min" in text
     )
     assert json.loads((runs / "study.json").read_text())["runs"][0]["fingerprints"]["rows"]
+
+
+@pytest.mark.parametrize(("name", "heading"), [("study", "Study"), ("methods", "Study methods")])
+def test_no_heading_repeats_the_word_study(tmp_path, name, heading):
+    study = read(tmp_path, name=name)
+    content = study_results.collect(study, tmp_path, configs(study))
+    page = html_report.study_page(content, tmp_path)
+    assert f"<title>{heading}</title>" in page and f">{heading}</h1>" in page
+    assert study_results.markdown(content).startswith(f"# {heading}: profile demo")
+    assert runner.cost_text(study, tmp_path, {}).startswith(f"{heading}, profile demo")
 
 
 def test_variants_are_judged_together_and_the_table_is_that_of_the_first(tmp_path):

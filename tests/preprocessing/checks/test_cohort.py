@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from preprocessing import rules
+from preprocessing.case_list import Case
 from preprocessing.checks import cohort
 from preprocessing.checks.survey import HU_EDGES, CheckFinding, Facts
-from preprocessing.manifest import Case
 
 
 def finding(

@@ -7,10 +7,10 @@ import pathlib
 import numpy as np
 import pytest
 
+from preprocessing.case_list import Case
 from preprocessing.checks import cohort, cohort_counts, plan_proposal
 from preprocessing.checks.plan_proposal import Base
 from preprocessing.checks.survey import HU_EDGES, CheckFinding, Facts
-from preprocessing.manifest import Case
 
 BASE = Base(
     patch_size=(96, 96, 96),

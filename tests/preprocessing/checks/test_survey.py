@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from preprocessing import nifti
+from preprocessing.case_list import Case, CaseManifest
 from preprocessing.checks import survey
-from preprocessing.manifest import Case, CaseManifest
 from preprocessing.volume import Volume
 from tests.preprocessing.corpus_files import AFFINE, CT, LABEL
 

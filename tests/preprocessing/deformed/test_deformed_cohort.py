@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from preprocessing import manifest, nifti, sources, splits
+from preprocessing.case_list import Case, CaseManifest
 from preprocessing.deformed import deformed_cohort
 from preprocessing.deformed.config import DeformedConfig
 from preprocessing.volume import Volume
@@ -30,10 +31,10 @@ def write_sources(folder, count=2):
         image, label = folder / f"ct{number}.nii.gz", folder / f"organs{number}.nii.gz"
         nifti.write_volume(image, Volume(np.rint(hu).astype(np.int16), AFFINE))
         nifti.write_volume(label, Volume(organs, AFFINE))
-        cases.append(manifest.Case(f"patient_{number}", image, label))
+        cases.append(Case(f"patient_{number}", image, label))
     manifest.write(
         folder / "manifest.json",
-        manifest.CaseManifest("sources", tuple(cases), label_values={7: 1}),
+        CaseManifest("sources", tuple(cases), label_values={7: 1}),
     )
     return folder / "manifest.json"
 
@@ -166,7 +167,7 @@ def test_all_unusable_sources_are_named_with_the_remedy(listed, tmp_path):
         link = tmp_path / f"{name}.nii.gz"
         if scan is image:
             link.symlink_to(image)
-        return manifest.Case(name, link, drawn)
+        return Case(name, link, drawn)
 
     ill = labels.array.copy()
     ill[20:25, 16:20, 10:12] = 2
@@ -192,7 +193,7 @@ def test_all_unusable_sources_are_named_with_the_remedy(listed, tmp_path):
             ValueError, match=r"list\.json: cannot be used as a list of sources"
         ) as caught:
             deformed_cohort.check_sources(
-                manifest.CaseManifest("s", tuple(cases), label_values=label_values), "list.json"
+                CaseManifest("s", tuple(cases), label_values=label_values), "list.json"
             )
         assert all(words in str(caught.value) for words in expected), str(caught.value)
 
@@ -210,10 +211,10 @@ def test_a_source_is_refused_before_the_first_copy_or_every_copy_has_room_for_a_
     image, label = tmp_path / "ct.nii.gz", tmp_path / "organ.nii.gz"
     nifti.write_volume(image, Volume(hu, affine))
     nifti.write_volume(label, Volume(organ, affine))
-    case = manifest.Case("small", image, label)
+    case = Case("small", image, label)
     ct = Volume(hu, affine)
     try:
-        deformed_cohort.check_sources(manifest.CaseManifest("s", (case,)), "list.json")
+        deformed_cohort.check_sources(CaseManifest("s", (case,)), "list.json")
     except ValueError as refusal:
         assert organ_ml < 8 and "which needs 8 ml" in str(refusal)
     else:

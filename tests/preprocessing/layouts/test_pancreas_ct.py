@@ -6,9 +6,9 @@ import pydicom
 import pytest
 
 from preprocessing import geometry, manifest, nifti, sources
+from preprocessing.case_list import CaseManifest
 from preprocessing.checks import integrity
 from preprocessing.layouts import pancreas_ct
-from preprocessing.manifest import CaseManifest
 from preprocessing.volume import Volume
 from tests.preprocessing.corpus_files import AFFINE, CT, LABEL
 from tests.preprocessing.dicom_files import save, slices

@@ -2,7 +2,7 @@ import json
 import os
 import signal
 
-from preprocessing.manifest import Case
+from preprocessing.case_list import Case
 from preprocessing.preparation import case_preparation, case_workers
 from tests.preprocessing.preparation.test_pipeline import cohort, prepare
 from tests.preprocessing.test_budget import GB, need

@@ -12,7 +12,7 @@ import pytest
 import scipy.ndimage
 
 from preprocessing import case_store, geometry, nifti, resampling, sources
-from preprocessing.manifest import Case, CaseManifest
+from preprocessing.case_list import Case, CaseManifest
 from preprocessing.preparation import pipeline
 from preprocessing.volume import Volume
 from tests.preprocessing.nifti_files import without_orientation

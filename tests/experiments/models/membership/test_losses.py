@@ -2,15 +2,16 @@ import numpy as np
 import pytest
 
 from c2fnas import named_weights
-from experiments.models import builders, membership_losses
-from experiments.models.membership_losses import MembershipLosses
+from experiments.models import builders
+from experiments.models.membership import losses
+from experiments.models.membership.losses import MembershipLosses
 from preprocessing.foreground import LabelBox
 
 PATCHES = 3
 
 
 class Scan:
-    """A scan in memory, which is all that `membership_losses` needs of a case."""
+    """A scan in memory, which is all that `losses` needs of a case."""
 
     case_id = "case"
 
@@ -49,7 +50,7 @@ def test_the_loss_of_a_model_that_ignores_the_scan_is_the_closed_form(config, ow
     found = own.of_scans(with_even_logits(weights, bias), [scan], what="test")
     share = np.exp(bias) / np.exp(bias).sum()
     label, by_hand = padded(scan.label, 0, size), []
-    for centre in membership_losses.centres(scan, PATCHES):
+    for centre in losses.centres(scan, PATCHES):
         box = tuple(
             slice(c + n - n // 2, c + n - n // 2 + n) for c, n in zip(centre, size, strict=True)
         )
@@ -64,7 +65,7 @@ def test_centres_are_foreground_voxels_evenly_spaced_in_their_order():
     scan = Scan(2)
     flat = np.flatnonzero(scan.label.ravel())
     expected = [flat[place] for place in (13, 40, 66)]  # of 80 voxels: 1/6, 3/6, 5/6
-    found = membership_losses.centres(scan, PATCHES)
+    found = losses.centres(scan, PATCHES)
     assert [np.ravel_multi_index(c, scan.label.shape) for c in found] == expected
     assert all(scan.label[c] > 0 for c in found)
 
@@ -74,7 +75,7 @@ def test_a_scan_without_foreground_is_refused_by_name():
     scan.label[:] = 0
     scan.runs = LabelBox.of(scan.label).runs()
     with pytest.raises(ValueError, match="case case: its label is empty"):
-        membership_losses.centres(scan, PATCHES)
+        losses.centres(scan, PATCHES)
 
 
 def test_losses_do_not_depend_on_the_other_scans(own, weights):

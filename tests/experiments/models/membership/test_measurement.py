@@ -4,26 +4,30 @@ import numpy as np
 import pytest
 
 from c2fnas import named_weights
-from experiments.models import membership_measurement, membership_targets
-from experiments.models.membership_losses import MembershipLosses
-from experiments.models.membership_measurement import Measurement
-from experiments.models.membership_targets import Candidates
+from experiments.models.membership.losses import MembershipLosses
+from experiments.models.membership.measurement import Measurement
+from experiments.models.membership.targets import (
+    AttackedModel,
+    Candidates,
+    of_run,
+    references_of_run,
+)
 from experiments.results.statistics import membership_rates
-from tests.experiments.models import membership_run
+from tests.experiments.models.membership import measured_run
 
 
 @pytest.fixture(scope="module")
 def run(config, tmp_path_factory):
     """A run's folder, its candidates, and how to measure it."""
     folder = tmp_path_factory.mktemp("run")
-    membership_run.leave(folder, config)
+    measured_run.leave(folder, config)
     candidates = {}
     for site in ("C1", "C2"):
-        own = membership_run.store(folder / "sites" / site, site, range(5), (3, 1, 1))
-        others = membership_run.store(folder / "others" / site, site, range(10, 14), (0, 0, 4))
+        own = measured_run.store(folder / "sites" / site, site, range(5), (3, 1, 1))
+        others = measured_run.store(folder / "others" / site, site, range(10, 14), (0, 0, 4))
         candidates[site] = Candidates.of(own, others)
-    targets = membership_targets.of_run(folder, ["C1", "C2"], [2, 4])
-    references = membership_targets.references_of_run(folder, ["C1", "C2"])
+    targets = of_run(folder, ["C1", "C2"], [2, 4])
+    references = references_of_run(folder, ["C1", "C2"])
 
     def measure(output):
         return Measurement(config, candidates, targets, references, output, patches=2)
@@ -63,7 +67,7 @@ def test_every_model_is_attacked_in_the_ways_that_it_allows(measured):
             for kind in ("FL_local", "baseline")
         },
     }
-    assert content["format"] == membership_measurement.FORMAT
+    assert content["format"] == membership_rates.FORMAT
     assert content["sites"]["C1"] == {"members": 3, "nonmembers": 4, "references": 1}
     json.dumps(content, allow_nan=False)
 
@@ -141,10 +145,10 @@ def test_a_file_of_losses_that_the_program_did_not_write_is_named(run, measured)
 
 def test_a_diverged_model_is_named(run, config, tmp_path):
     _, candidates, _ = run
-    bad = {n: np.full_like(a, np.nan) for n, a in membership_run.weights(config, 1).items()}
+    bad = {n: np.full_like(a, np.nan) for n, a in measured_run.weights(config, 1).items()}
     file = tmp_path / "bad.safetensors"
     named_weights.save(file, bad, {})
-    target = membership_targets.AttackedModel(name="bad", kind="local", file=file, sites=("C1",))
+    target = AttackedModel(name="bad", kind="local", file=file, sites=("C1",))
     measurement = Measurement(config, candidates, [target], {}, tmp_path, patches=1)
     with pytest.raises(ValueError, match=r"bad\.safetensors: the losses of 7 scans of C1"):
         measurement.run()

@@ -1,8 +1,8 @@
 import pytest
 
-from experiments.models import membership_targets
-from experiments.models.membership_targets import Candidates
-from tests.experiments.models import membership_run
+from experiments.models.membership import targets
+from experiments.models.membership.targets import Candidates
+from tests.experiments.models.membership import measured_run
 
 
 def touched(folder, *names):
@@ -25,7 +25,7 @@ RUN = (
 
 
 def test_targets_of_a_run_are_its_globals_kept_updates_and_local_models(tmp_path):
-    found = membership_targets.of_run(touched(tmp_path, *RUN), ["C1", "C2"])
+    found = targets.of_run(touched(tmp_path, *RUN), ["C1", "C2"])
     assert [(t.name, t.kind, t.round, t.sites) for t in found] == [
         ("FL_global", "global", 2, ("C1", "C2")),
         ("FL_global", "global", 4, ("C1", "C2")),
@@ -41,11 +41,11 @@ def test_targets_of_a_run_are_its_globals_kept_updates_and_local_models(tmp_path
     # An update is compared with the model that its site trained from.
     received = {t.round: t.received.name for t in found if t.kind == "update"}
     assert received == {4: "round_003.safetensors", 8: "round_007.safetensors"}
-    assert [t.round for t in membership_targets.of_run(tmp_path, ["C1"], [1, 8])][:3] == [1, 8, 8]
+    assert [t.round for t in targets.of_run(tmp_path, ["C1"], [1, 8])][:3] == [1, 8, 8]
 
 
 def test_references_of_a_site_are_the_baselines_of_the_others(tmp_path):
-    found = membership_targets.references_of_run(touched(tmp_path, *RUN), ["C1", "C2"])
+    found = targets.references_of_run(touched(tmp_path, *RUN), ["C1", "C2"])
     assert {site: [path.parents[1].name for path in own] for site, own in found.items()} == {
         "C1": ["C2"],
         "C2": ["C1"],
@@ -63,12 +63,12 @@ def test_references_of_a_site_are_the_baselines_of_the_others(tmp_path):
 )
 def test_a_folder_without_the_models_is_refused(tmp_path, files, rounds, match):
     with pytest.raises(ValueError, match=match):
-        membership_targets.of_run(touched(tmp_path, *files), ["C1"], rounds)
+        targets.of_run(touched(tmp_path, *files), ["C1"], rounds)
 
 
 def test_members_are_training_cases_and_no_case_is_of_both_kinds(tmp_path):
-    own = membership_run.store(tmp_path / "C1", "C1", range(5), (3, 1, 1))
-    others = membership_run.store(tmp_path / "others", "C1", range(10, 14), (0, 0, 4))
+    own = measured_run.store(tmp_path / "C1", "C1", range(5), (3, 1, 1))
+    others = measured_run.store(tmp_path / "others", "C1", range(10, 14), (0, 0, 4))
     found = Candidates.of(own, others)
     assert found.members == 3 and len(found.scans) == 7
     assert {scan.case_id for scan in found.scans[:3]} == set(own.case_ids("training"))
@@ -76,30 +76,30 @@ def test_members_are_training_cases_and_no_case_is_of_both_kinds(tmp_path):
     assert Candidates.of(own, others, limit=2).key != found.key == Candidates.of(own, others).key
     (test_case,) = own.case_ids("test")
     number = int(test_case.partition("_")[2])
-    same = membership_run.store(tmp_path / "same", "C1", [20, number], (0, 0, 2))
+    same = measured_run.store(tmp_path / "same", "C1", [20, number], (0, 0, 2))
     with pytest.raises(ValueError, match=f"non-member C1_{number} is case {test_case} of site C1"):
         Candidates.of(own, same)
 
 
 def test_no_case_of_another_site_is_a_non_member_of_the_global_model(tmp_path):
-    own = membership_run.store(tmp_path / "C1", "C1", range(2), (2, 0, 0))
-    second = membership_run.store(tmp_path / "C2", "C2", [7], (1, 0, 0))
-    same = membership_run.store(tmp_path / "same", "C2", [7, 8], (0, 0, 2))
+    own = measured_run.store(tmp_path / "C1", "C1", range(2), (2, 0, 0))
+    second = measured_run.store(tmp_path / "C2", "C2", [7], (1, 0, 0))
+    same = measured_run.store(tmp_path / "same", "C2", [7, 8], (0, 0, 2))
     assert len(Candidates.of(own, same).scans) == 4
     with pytest.raises(ValueError, match="non-member C2_7 is case C2_7 of site C2; give patients"):
         Candidates.of(own, same, elsewhere=[second])
 
 
 def test_both_kinds_of_candidates_are_needed(tmp_path):
-    own = membership_run.store(tmp_path / "C1", "C1", range(2), (0, 0, 2))
-    others = membership_run.store(tmp_path / "others", "C1", [10], (0, 0, 1))
+    own = measured_run.store(tmp_path / "C1", "C1", range(2), (0, 0, 2))
+    others = measured_run.store(tmp_path / "others", "C1", [10], (0, 0, 1))
     with pytest.raises(ValueError, match="site C1: 0 training cases and 1 non-members"):
         Candidates.of(own, others)
 
 
 def test_losses_of_scans_whose_labels_were_corrected_are_computed_again(tmp_path):
-    own = membership_run.store(tmp_path / "C1", "C1", range(3), (1, 1, 1))
-    others = membership_run.store(tmp_path / "others", "C1", [10], (0, 0, 1))
+    own = measured_run.store(tmp_path / "C1", "C1", range(3), (1, 1, 1))
+    others = measured_run.store(tmp_path / "others", "C1", [10], (0, 0, 1))
     before = Candidates.of(own, others)
 
     class Corrected:

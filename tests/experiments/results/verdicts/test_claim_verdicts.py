@@ -7,15 +7,15 @@ from scipy import stats
 from experiments.results import table1_values
 from experiments.results.measures import Run
 from experiments.results.statistics import intervals
-from experiments.results.verdicts import claims, hypotheses
-from experiments.results.verdicts.claims import Hypothesis, Part
-from experiments.results.verdicts.hypotheses import (
+from experiments.results.verdicts import claim_verdicts, claims
+from experiments.results.verdicts.claim_verdicts import (
     CONTRADICTED,
     NOT_MEASURED,
     SUPPORTED,
     UNDECIDED,
     Outcome,
 )
+from experiments.results.verdicts.claims import Hypothesis, Part
 from experiments.studies import study_results
 
 
@@ -32,7 +32,7 @@ def row(model, site, case, pancreas, tumour=None, **more):
 
 
 def verdict(parts, *runs):
-    (found,) = hypotheses.evaluate(runs, [Hypothesis("h", "claim", "ours", tuple(parts))])
+    (found,) = claim_verdicts.evaluate(runs, [Hypothesis("h", "claim", "ours", tuple(parts))])
     return found
 
 
@@ -321,8 +321,8 @@ def test_the_verdict_follows_from_interval_trainings_and_adjusted_p_alone():
             p_holm=p,
             trainings=3,
         )
-        assert hypotheses.judge(outcome) == expected
-        assert hypotheses.judge(dataclasses.replace(outcome, trainings=2)) == NOT_MEASURED
+        assert claim_verdicts.judge(outcome) == expected
+        assert claim_verdicts.judge(dataclasses.replace(outcome, trainings=2)) == NOT_MEASURED
 
 
 def test_a_missing_model_or_column_is_not_measured_and_a_contradicted_part_prevails():
@@ -366,7 +366,7 @@ def test_the_papers_hypotheses_are_all_there_and_measured_where_their_rows_are()
             for line in rows
         ]
         runs.append(Run(seed, f"cohort {seed}", rows))
-    verdicts = {v.hypothesis.key: v for v in hypotheses.evaluate(runs)}
+    verdicts = {v.hypothesis.key: v for v in claim_verdicts.evaluate(runs)}
     assert len(verdicts) == len(claims.HYPOTHESES) == 21
     assert [key for key, v in verdicts.items() if v.verdict == NOT_MEASURED] == ["tumour_smoother"]
     json = verdicts["c1_local_keeps_c1"].to_json()
@@ -380,4 +380,4 @@ def test_the_papers_hypotheses_are_all_there_and_measured_where_their_rows_are()
     )
     # the paper's Table 1: C2_FL_local 62.9, baselines (30.1 + 59.8) / 2
     assert verdicts["local_above_baselines"].outcomes[1].part.paper == pytest.approx(17.95)
-    assert all(v.verdict == NOT_MEASURED for v in hypotheses.evaluate([]))
+    assert all(v.verdict == NOT_MEASURED for v in claim_verdicts.evaluate([]))

@@ -10,7 +10,8 @@ import numpy as np
 from c2fnas import named_weights
 from experiments.models import builders
 from federated.tensors import tensor_files
-from preprocessing import manifest, nifti
+from preprocessing import nifti
+from preprocessing.case_list import Case, CaseManifest
 from preprocessing.preparation import pipeline
 from tests.experiments import study
 
@@ -24,9 +25,9 @@ def store(folder, site, numbers, counts):
         image, label = (folder / "scans" / f"{kind}{number}.nii" for kind in ("image", "label"))
         for path, volume in zip((image, label), study.scan(site, number), strict=True):
             nifti.write_volume(path, volume)
-        cases.append(manifest.Case(f"{site}_{number}", image, label))
+        cases.append(Case(f"{site}_{number}", image, label))
     return pipeline.prepare(
-        manifest.CaseManifest(site, tuple(cases)),
+        CaseManifest(site, tuple(cases)),
         folder / "cases",
         target_mm=(3.0, 3.0, 3.0),
         split_seed=1,

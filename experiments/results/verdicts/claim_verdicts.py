@@ -3,7 +3,7 @@
 A part of a claim compares two models on the same patients, or one model on two sites' patients. d
 is the first minus the second, in the measure's unit. Its mean has a 95 % interval that covers
 patients and trainings (`patients_and_trainings`), and a two-sided p-value of the same statistic,
-with Holm's correction over all measured parts of all hypotheses. "Supported" and "contradicted"
+with Holm's correction over all measured parts of all claims. "Supported" and "contradicted"
 need p < 0.05 after the correction, and:
 
   greater          the interval above 0; contradicted below
@@ -15,7 +15,7 @@ need p < 0.05 after the correction, and:
   zero             the same for the share of cases with a value (a Dice) above 0
 
 A part is undecided if neither holds, or if its trainings show no spread. It is not measured if a
-number is missing or there are fewer than three trainings. A hypothesis is supported if all its
+number is missing or there are fewer than three trainings. A claim is supported if all its
 parts are; contradicted if one part is; not measured if one part is not measured and none is
 contradicted.
 

@@ -15,15 +15,14 @@ import numpy as np
 
 from c2fnas import named_weights
 from experiments.configuration import ExperimentConfig, load_genotype
-from experiments.models.membership_losses import MembershipLosses
-from experiments.models.membership_targets import AttackedModel, Candidates
+from experiments.models.membership.losses import MembershipLosses
+from experiments.models.membership.targets import AttackedModel, Candidates
 from experiments.results.statistics import membership_rates
-from experiments.results.statistics.membership_rates import Stratum
+from experiments.results.statistics.membership_rates import FORMAT, Stratum
 from federated.tensors.tensor_files import TensorFile, file_digest
 from runkit import atomic, formats, release
 
-FORMAT = 1  # version of membership.json and of the files of losses
-# One patch of 48^3 voxels with 8 filters, forward, on one of two cores; see experiments.run.
+# One patch of 48^3 voxels with 8 filters, forward, on one of two cores.
 _FORWARD_S, _FORWARD_MACS = 0.07, 48**3 * 189_772_333_056 / 96**3 / 16
 _REMEDY = "remove it, and it is computed again"
 _BACKWARD = 3.0  # a gradient takes this many times as long as a loss
@@ -178,9 +177,7 @@ class Measurement:
         path = self._path(one)
         if not path.is_file():
             return None
-        found = atomic.read_json(path, remedy=_REMEDY)
-        if isinstance(found, dict):
-            formats.refuse_newer(path, found.get("format"), FORMAT)
+        found = formats.read_json(path, FORMAT, remedy=_REMEDY)
         scans = len(self._candidates[one.site].scans)
         try:
             values = np.asarray(found["values"], float)

@@ -1,0 +1,1 @@
+"""Membership inference against the models of a run: targets, losses, the measurement."""
