@@ -18,7 +18,7 @@ from typing import Protocol
 from cryptography import x509
 
 from federated.doctor.diagnosis import Diagnosis, fault, good, warning
-from federated.security import certificates, revocation
+from federated.security import certificates, kit_files, revocation
 from federated.security.credentials import CredentialBook
 from runkit import atomic, byte_counts, private, release
 
@@ -80,13 +80,7 @@ def _files(kit: pathlib.Path, kind: str) -> Diagnosis:
         return fault(check, f"{kit}: no such folder", "give the folder of the kit with --kit")
     missing = [name for name in KIT_FILES[kind] if not (kit / name).is_file()]
     if missing:
-        asked = (kit / "site.key.next").is_file()
-        remedy = (
-            "install the operator's answer: "
-            "python -m experiments.request --kit=… --answer=… --authority=…"
-            if asked
-            else FRESH_KIT
-        )
+        remedy = kit_files.remedy(kit, [kind], otherwise=FRESH_KIT)
         return fault(check, f"{', '.join(missing)} missing in {kit}", remedy)
     links = [path.name for path in sorted(kit.iterdir()) if path.is_symlink()]
     if links:
@@ -102,7 +96,7 @@ def _files(kit: pathlib.Path, kind: str) -> Diagnosis:
             f"{', '.join(unreadable)} may not be read by this user",
             "start the program as the owner of the kit, or chown it",
         )
-    return good(check, f"a {kind}'s kit, complete")
+    return good(check, f"{kit_files.KINDS[kind]}, complete")
 
 
 def check_private(check: str, folder: pathlib.Path) -> Diagnosis:

@@ -20,7 +20,7 @@ from federated.errors import (
     FederationError,
     ServerUnreachable,
 )
-from federated.security import certificates, revocation
+from federated.security import certificates, kit_files, revocation
 from federated.security.certificates import fingerprint_of_pem, server_name
 from federated.wire import replies
 from federated.wire.proxy import ServerEndpoint
@@ -118,7 +118,7 @@ class Identity:
             if not path.is_file() or not os.access(path, os.R_OK):
                 raise ValueError(
                     f"{path}: no such file, or it may not be read; "
-                    "use the whole folder as `provision` made it"
+                    f"{kit_files.remedy(path.parent, [self.key.stem])}"
                 )
         context = ssl.SSLContext(protocol)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
