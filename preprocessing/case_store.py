@@ -304,6 +304,12 @@ def _read_index(root: pathlib.Path) -> dict[str, Any]:
     try:
         return atomic.read_json(root / "index.json")
     except FileNotFoundError:
+        if (root / "rejected.json").is_file():
+            raise ValueError(
+                f"{root}: cannot be used yet, because the preparation refused cases; "
+                f"{root / 'rejected.json'} names them. Correct or exclude them and run "
+                "experiments.prepare again, or add --nostrict to go on without them"
+            ) from None
         raise ValueError(
             f"{root}: holds no prepared cases (no index.json); make them with experiments.prepare, "
             "let it finish first, or correct the path"

@@ -122,7 +122,10 @@ def prepare(
     rejected = _rejected(cases, refused)
     _report(root, rejected)
     if rejected and strict:
-        raise ValueError(_summary(rejected, len(cases), root))
+        raise ValueError(
+            f"{_summary(rejected, len(cases), root)}. The others are prepared: correct or exclude "
+            "these and run again, or add --nostrict to go on without them"
+        )
     accepted = {i: prepared[i].sources for i in sorted(prepared)}
     if not accepted:
         raise ValueError(
