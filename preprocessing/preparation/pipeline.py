@@ -70,6 +70,12 @@ def prepare(
         logging.info(
             "site=%s unlabelled=%d: scans without label are not prepared", manifest.site, unlabelled
         )
+    if not cases:
+        raise ValueError(
+            f"site {manifest.site}: of {len(manifest.cases)} listed cases, {unlabelled} are without "
+            f"label and {len(manifest.excluded)} excluded, which leaves none to prepare; correct "
+            "the manifest"
+        )
     sources.require_readers(manifest)
 
     def split(case_ids: Iterable[str]) -> dict[str, tuple[str, ...]]:

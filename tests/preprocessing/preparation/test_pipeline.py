@@ -250,6 +250,15 @@ def test_without_strict_the_good_cases_make_the_store(tmp_path):
     assert not (root / "rejected.json").exists()
 
 
+def test_a_cohort_without_a_usable_label_is_refused_with_the_numbers(tmp_path):
+    manifest = cohort(tmp_path, 3)
+    bare = tuple(dataclasses.replace(case, label=None) for case in manifest.cases)
+    manifest = dataclasses.replace(manifest, cases=bare, excluded=("case_1",))
+    with pytest.raises(ValueError, match="of 3 listed cases, 2 are without label and 1 excluded"):
+        prepare(manifest, tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
 def test_with_every_case_refused_there_is_no_store(tmp_path):
     manifest = cohort(tmp_path, 1)
     manifest.cases[0].image.write_bytes(b"")
