@@ -32,7 +32,9 @@ def main(argv: list[str]) -> None:
 
     config = experiment_flags.experiment_config(supernet=True)
     output = pathlib.Path(experiment_flags.required("output", "the folder to write the model to"))
-    initial = experiment_flags.required("initial_model", "the initial model")
+    initial = experiment_flags.required(
+        "initial_model", "the initial model, written by experiments.init_model"
+    )
     inputs: overwriting.Named = {
         "--initial_model": [initial],
         "--site_folders": [pathlib.Path(folder) / "cases" for folder in FLAGS.site_folders],
