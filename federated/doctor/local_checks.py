@@ -126,16 +126,21 @@ def check_private(check: str, folder: pathlib.Path) -> Diagnosis:
 
 
 def _certificate(kit: pathlib.Path, kind: str, now: datetime.datetime) -> list[Diagnosis]:
-    try:
-        certificate = certificates.load(atomic.read_bytes(kit / f"{kind}.pem"))
-        authority = certificates.load(atomic.read_bytes(kit / "ca.pem"))
-        key = certificates.load_key(atomic.read_bytes(kit / f"{kind}.key"))
-    except ValueError as error:
-        return [
-            fault(
-                "certificate", f"a file of the kit is damaged ({type(error).__name__})", FRESH_KIT
-            )
-        ]
+    own, of_authority, of_key = kit / f"{kind}.pem", kit / "ca.pem", kit / f"{kind}.key"
+    for path, load in (
+        (own, certificates.load),
+        (of_authority, certificates.load),
+        (of_key, certificates.load_key),
+    ):
+        content = atomic.read_bytes(path)
+        try:
+            load(content)
+        except ValueError:
+            what = "is damaged" if content else "is empty, so damaged"
+            return [fault("certificate", f"{path} {what}", FRESH_KIT)]
+    certificate = certificates.load(atomic.read_bytes(own))
+    authority = certificates.load(atomic.read_bytes(of_authority))
+    key = certificates.load_key(atomic.read_bytes(of_key))
     findings = []
     if not certificates.same_key(certificate, key):
         findings.append(

@@ -81,3 +81,14 @@ def test_a_kit_with_a_missing_file_is_to_be_used_whole(federation, tmp_path, nam
     kit = shutil.copytree(federation / "C1", tmp_path / "kit")
     (kit / name).unlink()
     assert "use the whole folder" in opened_as(kit, "site")
+
+
+@pytest.mark.parametrize("name", ["site.pem", "site.key", "ca.pem"])
+@pytest.mark.parametrize("content", ["", "no PEM"])
+def test_a_damaged_file_of_a_kit_is_described_in_words(federation, tmp_path, name, content):
+    kit = shutil.copytree(federation / "C1", tmp_path / "kit")
+    (kit / name).write_text(content)
+    with pytest.raises(ValueError, match="use the whole folder") as error:
+        Kit.read(kit)
+    assert (f"{kit / name}: is empty" if not content else "one is damaged") in str(error.value)
+    assert "None" not in str(error.value)
