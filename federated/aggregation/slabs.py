@@ -190,9 +190,7 @@ def _check_result(
         if not wrong:
             return
         found = "; ".join(f"{part} of shape {shape}" for part, shape in wrong.items())
-    raise ValueError(
-        f"aggregation {rule.name!r}: aggregate returned {found}; expected {expected}"
-    )
+    raise ValueError(f"aggregation {rule.name!r}: aggregate returned {found}; expected {expected}")
 
 
 def _slab_bytes(rule: AggregationRule, num_updates: int) -> int:

@@ -56,9 +56,7 @@ def take_round(
             vocabulary=trainer.vocabulary,
             what=f"scores of global model {model}",
         )
-    arrays, trained = site_trainer.trained(
-        trainer, restored(trainer, received), round_number
-    )
+    arrays, trained = site_trainer.trained(trainer, restored(trainer, received), round_number)
     check_same(canonical(trainer.specs), specs_of(arrays), what=f"update of round {round_number}")
     named = {f"train_{name}": value for name, value in trained.items()}
     metrics |= report_filter.check_metrics(named, what=f"metrics of round {round_number}")

@@ -55,9 +55,7 @@ class Kit:
         kind = next((kind for kind in kinds if (folder / f"{kind}.json").is_file()), None)
         if kind is None:
             names = " or ".join(f"{kind}.json" for kind in kinds)
-            raise ValueError(
-                f"{folder / names}: no such file; {kit_files.remedy(folder, kinds)}"
-            )
+            raise ValueError(f"{folder / names}: no such file; {kit_files.remedy(folder, kinds)}")
         path = folder / f"{kind}.json"
         credential, about = _credential(folder / "credential", kind), read_kit_file(path)
         try:
