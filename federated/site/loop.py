@@ -106,9 +106,9 @@ def run(
       UpdateRefused, IncompatibleWeights, ModelRefused, PrivacyRefused: what the trainer made may
         not leave the site, or cannot be used.
       ValueError: for a number of training cases that is not an int, a plan that JSON cannot hold, a
-        method of the trainer that returns something else than `SiteTrainer` says, rules of sharing in the plan
-        that do not fit the trainer's arrays, or private arrays that are no longer in the journal
-        folder.
+        method of the trainer that returns something else than `SiteTrainer` says, rules of sharing
+        in the plan that do not fit the trainer's arrays, or private arrays that are no longer in
+        the journal folder.
       PolicyRefused: the privacy policy cannot hold or is weaker than before in this run, or its
         budget is spent; or a file that counts what this site has answered or helped to open is
         missing; or the run cannot keep the terms for sums, they are weaker than before in

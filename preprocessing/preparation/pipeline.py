@@ -72,9 +72,9 @@ def prepare(
         )
     if not cases:
         raise ValueError(
-            f"site {manifest.site}: of {len(manifest.cases)} listed cases, {unlabelled} are without "
-            f"label and {len(manifest.excluded)} excluded, which leaves none to prepare; correct "
-            "the manifest"
+            f"site {manifest.site}: of {len(manifest.cases)} listed cases, {unlabelled} are "
+            f"without label and {len(manifest.excluded)} excluded, which leaves none to prepare; "
+            "correct the manifest"
         )
     sources.require_readers(manifest)
 

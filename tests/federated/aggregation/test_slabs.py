@@ -280,7 +280,7 @@ def test_a_rule_that_returns_something_else_is_named(files, aggregate, state, fo
 def test_a_rule_that_iterates_twice_is_told_how_to_keep_the_updates(files):
     updates = {"a": (files.of({"w": np.ones(7)}), 1)}
     twice = own_rule(lambda self, slab: Aggregated(mean(slab) + mean(slab)))
-    with pytest.raises(ValueError, match="'own' iterates .* a second time; set gathers_updates"):
+    with pytest.raises(ValueError, match=r"'own' iterates .* a second time; set gathers_updates"):
         files.aggregated(twice, updates)
 
 

@@ -226,15 +226,15 @@ def test_an_answer_to_an_older_request_is_refused(federation, tmp_path):
 
 def test_the_answer_to_another_sites_request_is_refused_by_name(federation, asked, tmp_path):
     certificate_request.request(tmp_path / "kit", "C3")
-    with pytest.raises(ValueError, match="of site 'C2', the request in .*kit is of 'C3'"):
+    with pytest.raises(ValueError, match=r"of site 'C2', the request in .*kit is of 'C3'"):
         certificate_request.install(tmp_path / "kit", federation / "C2")
 
 
 def test_an_answer_that_is_installed_already_is_named_as_such(federation, enrolled, tmp_path):
-    with pytest.raises(ValueError, match="C2: is installed in .* already; there is nothing to do"):
+    with pytest.raises(ValueError, match=r"C2: is installed in .* already; there is nothing to do"):
         certificate_request.install(enrolled, federation / "C2")
     other = shutil.copytree(federation / "C1", tmp_path / "C1")
-    with pytest.raises(ValueError, match="waits for no answer.*give the kit that made it"):
+    with pytest.raises(ValueError, match=r"waits for no answer.*give the kit that made it"):
         certificate_request.install(enrolled, other)
 
 

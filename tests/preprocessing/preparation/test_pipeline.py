@@ -193,7 +193,7 @@ def test_every_bad_case_is_named_and_does_not_stop_the_others(tmp_path, workers)
     manifest, root = cohort(tmp_path, 6), tmp_path / "store"
     spoil(manifest)
     with pytest.raises(
-        ValueError, match="(?s)5 of 6 cases refused.*correct or exclude these.*--nostrict"
+        ValueError, match=r"(?s)5 of 6 cases refused.*correct or exclude these.*--nostrict"
     ) as caught:
         prepare(manifest, root, workers=workers)
     with pytest.raises(ValueError, match=r"refused cases; .*rejected\.json .*--nostrict"):
