@@ -113,7 +113,7 @@ def _prepared_cases(folder: pathlib.Path) -> Diagnosis:
         return doctor.fault(check, str(error), "let experiments.prepare finish")
     planned = (
         experiment_flags.experiment_config(without_training=True)
-        if FLAGS["profile"].present
+        if experiment_flags.gives_experiment()
         else None
     )
     differences = prepared_cases.differences(record, planned)
@@ -132,7 +132,7 @@ def _sharing(folder: pathlib.Path | None) -> list[Diagnosis]:
     """Returns in words what the plan's rules of sharing mean for this site; nothing without any."""
     from federated.doctor import diagnosis as doctor
 
-    if not FLAGS["profile"].present:
+    if not experiment_flags.gives_experiment():
         return []
     config = experiment_flags.experiment_config(without_training=True)
     rules, told = config.share_rules, []
@@ -170,8 +170,8 @@ def _devices() -> Diagnosis:
 
 
 def _plan() -> dict[str, Any] | None:
-    """Returns the plan of the flags, or None if no profile is given and all are defaults."""
-    if not FLAGS["profile"].present:
+    """Returns the plan of the flags, or None if none of the experiment's is given."""
+    if not experiment_flags.gives_experiment():
         return None
     from experiments import configuration
 

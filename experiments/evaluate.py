@@ -99,7 +99,7 @@ def main(argv: list[str]) -> int:
     if missing and FLAGS.missing == "error":
         _tell(failed, len(pairs))
         raise ValueError(
-            f"{len(missing)} labels in {FLAGS.truth} have no mask in {FLAGS.prediction}: "
+            f"labels in {FLAGS.truth} without a mask in {FLAGS.prediction}: {len(missing)}: "
             f"{printable.some(missing, _SHOWN)}. Segment these scans, or choose how they count: "
             "--missing=score_zero or --missing=skip. The scores of the other "
             f"{len(rows)} cases are in {output / 'cases.csv'}; no means were computed"

@@ -17,6 +17,7 @@ _EXPECTED = {
     "float": "expected a number",
     "bool": "expected true or false",
 }  # by the type of a flag
+_DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2212"  # hyphens, dashes and the minus sign
 _NUMBERS: dict[str, Callable[[str], float]] = {"int": lambda text: int(text, 0), "float": float}
 
 
@@ -41,19 +42,21 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
     Returns:
       The arguments that are not flags.
     Raises:
-      WrongFlags: for an unknown flag, an invalid value or an unreadable flag file, and for
-        --undefok, with which an unknown flag would be no error.
+      WrongFlags: for an unknown flag, an invalid value, an unreadable flag file, a line of a flag
+        file that is not a flag, and for --undefok, with which an unknown flag would be no error.
     """
     expanded = list(expand(arguments[1:]))
     try:
-        return values([arguments[0], *(argument.text for argument in expanded)])
+        others = values([arguments[0], *(argument.text for argument in expanded)])
+        for argument in expanded:
+            if argument.text in others[1:] and (problem := _not_a_flag(values, argument)):
+                raise WrongFlags(_at(argument.place, problem))
+        return others
     except flags.Error as error:
         for argument in expanded:
             problem = _problem(values, argument.text)
             if problem is not None:
-                raise WrongFlags(
-                    f"{argument.place}: {problem}" if argument.place else problem
-                ) from error
+                raise WrongFlags(_at(argument.place, problem)) from error
         raise WrongFlags(str(error)) from error
 
 
@@ -114,6 +117,19 @@ def _lines(name: str, place: str, within: tuple[pathlib.Path, ...]) -> Iterable[
 
 def _at(place: str, problem: str) -> str:
     return f"{place}: {problem}" if place else problem
+
+
+def _not_a_flag(values: flags.FlagValues, argument: Argument) -> str | None:
+    """Returns what is wrong with an argument that is no flag; None if it may be right."""
+    plain = argument.text.lstrip(_DASHES)
+    if plain != argument.text.lstrip("-"):  # a text program or an e-mail has replaced hyphens
+        return f"{argument.text!r} begins with a dash that is not a hyphen; write --{plain}"
+    if not argument.place:
+        return None
+    known = plain.partition("=")[0] in values
+    return f"{argument.text!r} is not a flag; " + (
+        f"write --{plain}" if known else "each line of a flag file is one, as --name=value"
+    )
 
 
 def _problem(values: flags.FlagValues, text: str) -> str | None:

@@ -54,6 +54,11 @@ def define_experiment() -> None:
     setting_flags.define(ExperimentConfig)
 
 
+def gives_experiment() -> bool:
+    """Whether a flag of `ExperimentConfig` was given that decides the numbers of a run."""
+    return bool(setting_flags.given(ExperimentConfig, FLAGS, without=_COMPUTING))
+
+
 @program_help.group("This machine")
 def define_runtime() -> None:
     """Defines flags that affect speed. Results are bit-equal for equal numbers of threads.

@@ -50,11 +50,13 @@ flags.DEFINE_integer(
 
 def main(argv: list[str]) -> int:
     del argv
+    from federated.wire.site_names import check_site_name
     from preprocessing import declared_labels, names
     from preprocessing import manifest as manifests
     from preprocessing.case_list import CaseManifest
 
     site = experiment_flags.required("site", "the name of the site")
+    check_site_name(site)
     images = pathlib.Path(experiment_flags.required("images", "the folder of the scans"))
     labels = pathlib.Path(experiment_flags.required("labels", "the folder of the labels"))
     output = pathlib.Path(experiment_flags.required("output", "the manifest to write"))
@@ -66,12 +68,18 @@ def main(argv: list[str]) -> int:
     overwriting.require_apart(
         {"--images": [case.image for case in cases], "--labels": drawn}, {"--output": [output]}
     )
+    same = [case for case in cases if case.label is not None and _is_same(case)]
+    if same:
+        raise ValueError(
+            f"{same[0].image}: is both the scan and the label of its case (cases like this: "
+            f"{len(same)}); give different folders as --images and --labels"
+        )
     if layout.examine is not None:
         cases, excluded = _examined(layout.examine(cases, FLAGS.workers), cases)
     else:
         if orphans:
             print(
-                f"{len(orphans)} labels have no scan of the same name, "
+                f"labels without a scan of the same name: {len(orphans)}, "
                 f"e.g. {printable.text(orphans[0])}"
             )
         # A layout may take the id from the scan's own name or from a folder's.
@@ -84,7 +92,10 @@ def main(argv: list[str]) -> int:
         ]
         if renamed:
             old, new = printable.text(places[renamed[0]]), renamed[0]
-            print(f"{len(renamed)} names cannot be case ids and were changed, e.g. {old} to {new}")
+            print(
+                f"names that cannot be case ids and were changed: {len(renamed)}, "
+                f"e.g. {old} to {new}"
+            )
     manifests.write(
         output,
         CaseManifest(
@@ -100,6 +111,10 @@ def main(argv: list[str]) -> int:
     remedy = "" if declared else "; declare with --declare what they show of each class"
     print(f"labels: {declared_labels.text(declared)}{remedy}")
     return 0
+
+
+def _is_same(case: Case) -> bool:
+    return case.image.resolve() == case.required_label.resolve()
 
 
 def _declared(layout: layouts.Layout) -> Mapping[str, str] | None:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from experiments.models.scan_prediction import PredictionSettings
     from experiments.reports.prediction_table import Table
 
+# Suffixes of other files than NIfTI; such a name of a folder is a mistake.
+_OTHER_FORMATS = (".dcm", ".gz", ".hdr", ".img", ".mgz", ".mha", ".mhd", ".nrrd", ".png", ".zip")
+
 FLAGS = flags.FLAGS
 experiment_flags.define_runtime()
 experiment_flags.define_orientation()
@@ -370,10 +373,18 @@ def _jobs() -> list[tuple[pathlib.Path, pathlib.Path]]:
                 "folder"
             )
         return [(scans[0], pathlib.Path(output))]
+    if output.lower().endswith(_OTHER_FORMATS) and not os.path.isdir(output):
+        raise ValueError(
+            f"--output is {output}, but masks are NIfTI: give a name that ends with .nii.gz, or a "
+            "folder"
+        )
     names: dict[str, list[str]] = {}
     for scan in scans:
         names.setdefault(stem(scan), []).append(str(scan))
     twice = [" and ".join(same) for same in names.values() if len(same) > 1]
+    for same in names.values():
+        if len({os.path.realpath(path) for path in same}) < len(same):
+            raise ValueError(f"{same[0]}: is named more than once; name each scan once")
     if twice:
         raise ValueError(
             f"scans of the same name: {'; '.join(twice[:5])}; their masks would overwrite each "

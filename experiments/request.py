@@ -80,6 +80,7 @@ def main(argv: list[str]) -> None:
         authority = certificates.spoken(certificate_request.authority_of(kit))
         print(f"server {about['host']}:{about['port']}; authority's fingerprint {authority}")
         return
+    before = certificate_request.pending(kit)
     about = kit / "site.json"
     site = FLAGS.site or (atomic.read_json(about)["site"] if about.is_file() else None)
     request = certificate_request.request(
@@ -92,6 +93,12 @@ def main(argv: list[str]) -> None:
         f"fingerprint {certificates.spoken(request.fingerprint)}; read it out over the telephone "
         "when the operator calls"
     )
+    if before is not None:
+        print(
+            f"it replaces an earlier request of site {before.name}, fingerprint "
+            f"{certificates.spoken(before.fingerprint)}: if you have sent that one, send this one "
+            "too, because the answer to the earlier one can no longer be installed"
+        )
     if (kit / "ca.pem").is_file():
         authority = certificates.spoken(certificate_request.authority_of(kit))
         print(f"the answer must come from the authority with the fingerprint {authority}")

@@ -30,6 +30,12 @@ def define(
     return [about.flag or name for name, (about, _) in chosen.items()]
 
 
+def given(config: type, among: flags.FlagValues, *, without: Iterable[str] = ()) -> list[str]:
+    """Returns the names of the flags of `config` that were given, except those in `without`."""
+    names = [about.flag or name for name, (about, _) in _chosen(config, None).items()]
+    return [name for name in names if among[name].present and name not in without]
+
+
 def values(
     config: type, given: flags.FlagValues, names: Iterable[str] | None = None
 ) -> dict[str, Any]:

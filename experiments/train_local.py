@@ -120,9 +120,10 @@ def _start(genotype: Genotype) -> dict[str, np.ndarray]:
             raise app.UsageError(
                 "--freeze_encoder is for a trained encoder; give its model by --fine_tune"
             )
-        return named_weights.load(experiment_flags.required("initial_model", "the initial model"))[
-            0
-        ]
+        initial = experiment_flags.required(
+            "initial_model", "the initial model, written by experiments.init_model"
+        )
+        return named_weights.load(initial)[0]
     source = pathlib.Path(FLAGS.fine_tune)
     if not source.is_dir():
         return named_weights.load(source)[0]

@@ -31,7 +31,9 @@ def main(argv: list[str]) -> None:
 
     config = experiment_flags.experiment_config(supernet=True)
     output = pathlib.Path(experiment_flags.required("output", "the folder to write the model to"))
-    initial = experiment_flags.required("initial_model", "the initial model")
+    initial = experiment_flags.required(
+        "initial_model", "the initial model, written by experiments.init_model"
+    )
     cases = experiment_flags.prepared_cases()
     inputs: overwriting.Named = {"--initial_model": [initial], "--site_folders": cases}
     overwriting.require_apart(

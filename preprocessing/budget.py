@@ -16,7 +16,7 @@ from isal import igzip
 from preprocessing import dicom, geometry, nifti, resampling, rules
 from preprocessing.case_list import Case
 from preprocessing.volume import Grid, Volume
-from runkit import processors
+from runkit import byte_counts, processors
 
 _MARGIN = 1.1
 _USUAL_DENSITY = 32  # largest usual ratio of compression of a CT
@@ -69,7 +69,7 @@ class Budget:
     Attributes:
       cases: number of cases to prepare.
       done: number of cases that an earlier run has prepared.
-      unreadable: number of cases to prepare whose header cannot be read.
+      unreadable: number of cases to prepare whose headers cannot be read or used.
       workers: number of cases prepared at the same time.
       memory_bytes: peak of all processes together. The run stays below it.
       disk_bytes: growth of the case store.
@@ -87,12 +87,15 @@ class Budget:
     def __str__(self) -> str:
         lines = [
             f"cases:  {self.cases} to prepare, {self.done} done before, {self.workers} at a time",
-            f"memory: at most {self.memory_bytes / 1e9:.1f} GB over all processes",
-            f"disk:   {self.disk_bytes / 1e9:.1f} GB in the case store",
+            f"memory: at most {byte_counts.text(self.memory_bytes)} over all processes",
+            f"disk:   {byte_counts.text(self.disk_bytes)} in the case store",
             f"time:   about {_duration(self.seconds)}",
         ]
         if self.unreadable:
-            lines.append(f"{self.unreadable} of them have no readable header and will be refused")
+            lines.append(
+                f"{self.unreadable} of them will be refused: their headers cannot be read or break "
+                "a rule"
+            )
         return "\n".join(lines)
 
 

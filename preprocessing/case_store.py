@@ -304,10 +304,32 @@ def _read_index(root: pathlib.Path) -> dict[str, Any]:
     try:
         return atomic.read_json(root / "index.json")
     except FileNotFoundError:
-        raise ValueError(
-            f"{root}: holds no prepared cases (no index.json); make them with experiments.prepare, "
-            "let it finish first, or correct the path"
-        ) from None
+        if (root / "rejected.json").is_file():
+            raise ValueError(
+                f"{root}: cannot be used yet, because the preparation refused cases; "
+                f"{root / 'rejected.json'} names them. Correct or exclude them and run "
+                "experiments.prepare again, or add --nostrict to go on without them"
+            ) from None
+        near = _stores_near(root)
+        remedy = (
+            f"give one of the folders with prepared cases: {', '.join(map(str, near))}"
+            if near
+            else "make them with experiments.prepare, let it finish first, or correct the path"
+        )
+        raise ValueError(f"{root}: holds no prepared cases (no index.json); {remedy}") from None
+
+
+def _stores_near(root: pathlib.Path) -> list[pathlib.Path]:
+    """Returns up to three site folders that may be meant, where `root` is a site folder's `cases`.
+
+    People give the folder of all sites, or the folder of the cases itself.
+    """
+    if root.name != "cases":
+        return []
+    given = root.parent
+    found = [given / "index.json", *sorted(given.glob("*/cases/index.json"))]
+    sites = [path.parent.parent for path in found if path.is_file()]
+    return sites[:3]
 
 
 def case_folder(root: pathlib.Path, case_id: str) -> pathlib.Path:

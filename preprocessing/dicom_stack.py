@@ -49,7 +49,8 @@ def sorted_stack(slices: Sequence[Slice], path: pathlib.Path) -> list[Slice]:
           distances are uneven, or the stack is tilted.
     """
     if len(slices) < 2:
-        raise broken(rules.ONE_SLICE, path, "holds a single slice")
+        remedy = "give the folder that holds all slices of the series" if path.is_file() else ""
+        raise broken(rules.ONE_SLICE, path, "holds a single slice", remedy)
     first = slices[0]
     normal = dicom_acquisitions.normal_of(first.directions)
     slices = sorted(slices, key=lambda s: float(np.dot(s.position, normal)))

@@ -37,7 +37,7 @@ class Bar(Protocol[Item]):
 def bar(
     iterable: Iterable[Item],
     *,
-    total: int | None = None,
+    total: float | None = None,
     what: str,
     unit: str = "it",
     initial: int = 0,
@@ -46,7 +46,7 @@ def bar(
 def bar(
     iterable: None = None,
     *,
-    total: int | None = None,
+    total: float | None = None,
     what: str,
     unit: str = "it",
     initial: int = 0,
@@ -54,7 +54,7 @@ def bar(
 def bar(
     iterable: Iterable | None = None,
     *,
-    total: int | None = None,
+    total: float | None = None,
     what: str,
     unit: str = "it",
     initial: int = 0,
@@ -92,7 +92,7 @@ class Lines(Generic[Item]):
         self,
         iterable: Iterable[Item] | None = None,
         *,
-        total: int | None = None,
+        total: float | None = None,
         what: str,
         unit: str = "it",
         initial: int = 0,

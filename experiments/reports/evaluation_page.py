@@ -268,7 +268,7 @@ def _logged(store: StoreFolder) -> tuple[dict[str, str], set[str], bool, dict[st
     path = store.folder / "best.safetensors"
     if best in globals_:
         models["FL_best_global"] = globals_[best]
-    elif best and path.is_file():  # the lines of its round have been removed
+    elif best is not None and path.is_file():  # round 0, or the lines of its round were removed
         with TensorFile(path) as file:
             models["FL_best_global"] = file_digest(file)
     return models, sites, finished, announced

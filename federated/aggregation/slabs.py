@@ -6,13 +6,13 @@ The result has the same bits for any order of arrival, slab size or restart.
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent import futures
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 
-from federated.aggregation.rule import AggregationRule, Slab
+from federated.aggregation.rule import Aggregated, AggregationRule, Slab
 from federated.tensors.weights import CHUNK_BYTES, TensorSpec, check_same, dtype_runs, stretches
 
 SLAB_BYTES = 2**18  # bytes of each update worked on at a time: they stay in a processor's cache
@@ -86,8 +86,8 @@ def aggregate(
       state_sink: receives the rule's new state; needed if the rule keeps one.
       finish: applied to each piece of the new model, e.g. rounding.
     Raises:
-      ValueError: for fewer updates than the rule can work with, or an update without training
-          cases.
+      ValueError: for fewer updates than the rule can work with, an update without training cases,
+          or a rule that does not do what `AggregationRule` says.
       IncompatibleWeights: if two updates differ in a name, shape or dtype.
       NotFinite: if the new model has values that are not finite, which a rule with a learning
           rate can make. Everything has been read and written then.
@@ -105,7 +105,7 @@ def aggregate(
 
         count = size // stretch.dtype.itemsize
         return Slab(
-            updates=(read(source) for _, source, _ in ordered),
+            updates=_Once(rule, (read(source) for _, source, _ in ordered)),
             num_examples=num_examples,
             model=read(model) if rule.reads_model and model is not None else np.empty(0),
             state=_state_of(initial, state, first_value, count),
@@ -120,7 +120,11 @@ def aggregate(
             for start in range(stretch.begin, stretch.end, slab_bytes):
                 size = min(slab_bytes, stretch.end - start)
                 at = (start - stretch.begin) // itemsize
-                result = rule.aggregate(slab_of(stretch, start, size, stretch.first_value + at))
+                slab = slab_of(stretch, start, size, stretch.first_value + at)
+                result = rule.aggregate(slab)
+                _check_result(rule, result, size // itemsize, initial)
+                # A rule may look at some updates only; reading the others checks their digests.
+                collections.deque(cast(_Once, slab.updates).rest, maxlen=0)
                 part = slice(at, at + size // itemsize)
                 with np.errstate(over="ignore", invalid="ignore"):  # checked below
                     values[part] = result.model
@@ -151,6 +155,42 @@ def aggregate(
             "updates are; the global model of the round before is kept; start a new run, from that "
             "model if you like, with other parameters of the rule"
         )
+
+
+class _Once:
+    """The updates of a slab, which a rule can iterate once."""
+
+    def __init__(self, rule: AggregationRule, values: Iterator[np.ndarray]):
+        self.rest, self._rule, self._begun = values, rule, False
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        if self._begun:
+            raise ValueError(
+                f"aggregation {self._rule.name!r} iterates over a slab's updates a second time; "
+                "set gathers_updates = True and keep them in a list"
+            )
+        self._begun = True
+        return self.rest
+
+
+def _check_result(
+    rule: AggregationRule, result: object, count: int, names: Collection[str]
+) -> None:
+    """Raises ValueError unless `result` holds `count` values, and as many under each name."""
+    expected = f"Aggregated(model, state), with {count} values in model"
+    if names:
+        expected += f", and in state as many under each of {', '.join(names)}"
+    if not isinstance(result, Aggregated):
+        found = f"an object of type {type(result).__name__}"
+    elif set(result.state) != set(names):
+        found = f"a state with the names {', '.join(map(repr, result.state)) or 'none'}"
+    else:
+        parts = {"model": result.model, **{f"state {n!r}": v for n, v in result.state.items()}}
+        wrong = {part: np.shape(v) for part, v in parts.items() if np.shape(v) != (count,)}
+        if not wrong:
+            return
+        found = "; ".join(f"{part} of shape {shape}" for part, shape in wrong.items())
+    raise ValueError(f"aggregation {rule.name!r}: aggregate returned {found}; expected {expected}")
 
 
 def _slab_bytes(rule: AggregationRule, num_updates: int) -> int:

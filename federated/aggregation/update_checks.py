@@ -157,6 +157,7 @@ def check_change(change: float, usual: float, *, max_ratio: float, what: str) ->
             f"and at most {max_ratio:g} times that is accepted"
         )
         raise errors.UpdateRefused(
-            f"{what}: {text}; look at the site's data and learning rate",
+            f"{what}: {text}; look at the site's data and learning rate. If such changes are "
+            "intended, the server's operator can raise --max_change_ratio",
             reasons=[Reason("", "norm", text)],
         )

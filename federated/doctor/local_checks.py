@@ -18,7 +18,7 @@ from typing import Protocol
 from cryptography import x509
 
 from federated.doctor.diagnosis import Diagnosis, fault, good, warning
-from federated.security import certificates, revocation
+from federated.security import certificates, kit_files, revocation
 from federated.security.credentials import CredentialBook
 from runkit import atomic, byte_counts, private, release
 
@@ -80,13 +80,7 @@ def _files(kit: pathlib.Path, kind: str) -> Diagnosis:
         return fault(check, f"{kit}: no such folder", "give the folder of the kit with --kit")
     missing = [name for name in KIT_FILES[kind] if not (kit / name).is_file()]
     if missing:
-        asked = (kit / "site.key.next").is_file()
-        remedy = (
-            "install the operator's answer: "
-            "python -m experiments.request --kit=… --answer=… --authority=…"
-            if asked
-            else FRESH_KIT
-        )
+        remedy = kit_files.remedy(kit, [kind], otherwise=FRESH_KIT)
         return fault(check, f"{', '.join(missing)} missing in {kit}", remedy)
     links = [path.name for path in sorted(kit.iterdir()) if path.is_symlink()]
     if links:
@@ -102,7 +96,7 @@ def _files(kit: pathlib.Path, kind: str) -> Diagnosis:
             f"{', '.join(unreadable)} may not be read by this user",
             "start the program as the owner of the kit, or chown it",
         )
-    return good(check, f"a {kind}'s kit, complete")
+    return good(check, f"{kit_files.KINDS[kind]}, complete")
 
 
 def check_private(check: str, folder: pathlib.Path) -> Diagnosis:
@@ -132,16 +126,21 @@ def check_private(check: str, folder: pathlib.Path) -> Diagnosis:
 
 
 def _certificate(kit: pathlib.Path, kind: str, now: datetime.datetime) -> list[Diagnosis]:
-    try:
-        certificate = certificates.load(atomic.read_bytes(kit / f"{kind}.pem"))
-        authority = certificates.load(atomic.read_bytes(kit / "ca.pem"))
-        key = certificates.load_key(atomic.read_bytes(kit / f"{kind}.key"))
-    except ValueError as error:
-        return [
-            fault(
-                "certificate", f"a file of the kit is damaged ({type(error).__name__})", FRESH_KIT
-            )
-        ]
+    own, of_authority, of_key = kit / f"{kind}.pem", kit / "ca.pem", kit / f"{kind}.key"
+    for path, load in (
+        (own, certificates.load),
+        (of_authority, certificates.load),
+        (of_key, certificates.load_key),
+    ):
+        content = atomic.read_bytes(path)
+        try:
+            load(content)
+        except ValueError:
+            what = "is damaged" if content else "is empty, so damaged"
+            return [fault("certificate", f"{path} {what}", FRESH_KIT)]
+    certificate = certificates.load(atomic.read_bytes(own))
+    authority = certificates.load(atomic.read_bytes(of_authority))
+    key = certificates.load_key(atomic.read_bytes(of_key))
     findings = []
     if not certificates.same_key(certificate, key):
         findings.append(

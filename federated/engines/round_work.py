@@ -11,7 +11,8 @@ from federated import errors
 from federated.engines.plan_check import check_plan
 from federated.rounds import plan as plans
 from federated.security import report_filter
-from federated.site.trainer import SiteTrainer, check_num_examples
+from federated.site import trainer as site_trainer
+from federated.site.trainer import SiteTrainer
 from federated.tensors.weights import DTYPES, NamedArrays, canonical, check_same, specs_of
 
 
@@ -41,7 +42,7 @@ def take_round(
       PrivacyRefused: for a metric that may not leave the site.
     """
     check_plan(trainer.plan, what="this site's plan")
-    check_num_examples(trainer)
+    site_trainer.check_trainer(trainer)
     if plan is not None and (differing := plans.differences(plan, trainer.plan)):
         raise errors.PlanDiffers(
             f"this site's settings differ from the server's: {'; '.join(differing)}; "
@@ -51,11 +52,11 @@ def take_round(
     metrics: dict[str, float] = {}
     if model % getattr(trainer, "score_every", 1) == 0:
         metrics |= report_filter.check_scores(
-            trainer.score(restored(trainer, received)),
+            site_trainer.scored(trainer, restored(trainer, received)),
             vocabulary=trainer.vocabulary,
             what=f"scores of global model {model}",
         )
-    arrays, trained = trainer.train(restored(trainer, received), round_number)
+    arrays, trained = site_trainer.trained(trainer, restored(trainer, received), round_number)
     check_same(canonical(trainer.specs), specs_of(arrays), what=f"update of round {round_number}")
     named = {f"train_{name}": value for name, value in trained.items()}
     metrics |= report_filter.check_metrics(named, what=f"metrics of round {round_number}")

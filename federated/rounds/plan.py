@@ -20,8 +20,22 @@ def normal(plan: dict) -> dict:
         return json.loads(json.dumps(plan, allow_nan=False, sort_keys=True))
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"the plan is not plain JSON ({error}); use numbers, strings, lists and dicts"
+            f"the plan{_first_odd(plan)} is not plain JSON ({error}); use Python's numbers and "
+            "strings, lists and dicts"
         ) from error
+
+
+def _first_odd(plan: dict) -> str:
+    """Returns the name of the first entry that JSON cannot hold, or nothing."""
+    try:
+        for name, value in _leaves(plan).items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError):
+                return f"'s entry {name!r}"
+    except (TypeError, RecursionError):
+        pass
+    return ""
 
 
 def fingerprint(plan: dict) -> str:

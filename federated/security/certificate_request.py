@@ -19,13 +19,11 @@ from federated.security import certificates, revocation
 from federated.security.authority import write_private
 from federated.security.credentials import hashed, new_secret
 from federated.security.federation_folder import remove_partial
-from federated.security.kit_files import FORMAT, read_kit_file
+from federated.security.kit_files import FORMAT, NEXT_KEY, read_kit_file
 from federated.security.provisioning import read_request_file
 from federated.wire.site_names import check_site_name
 from runkit import atomic, private
 
-# The key of a pending request; the kit's own key keeps working until the answer is installed.
-_NEXT_KEY = "site.key.next"
 _HOST = re.compile(r"[^\s/]{1,253}")
 
 
@@ -56,7 +54,7 @@ def request(kit_folder: str | os.PathLike, site: str) -> certificates.Request:
         write_private(credential, new_secret().encode("ascii") + b"\n")
     secret = atomic.read_bytes(credential).decode("ascii").strip()
     key = certificates.new_key()
-    write_private(kit / _NEXT_KEY, certificates.key_to_pem(key))
+    write_private(kit / NEXT_KEY, certificates.key_to_pem(key))
     atomic.write_bytes(kit / "site.csr", certificates.new_request(site, key, hashed(secret)))
     return read_request_file(kit / "site.csr")
 
@@ -93,17 +91,31 @@ def install(
                 f"{path}: no such file; give the kit that made the request, and the operator's "
                 "whole answer to it"
             )
-    if not (kit / _NEXT_KEY).is_file():
-        raise ValueError(
-            f"{kit / _NEXT_KEY}: no such file; make a request first, unless the answer is "
-            "installed already"
+    if not (kit / NEXT_KEY).is_file():
+        installed = (kit / "site.pem").is_file() and (
+            atomic.read_bytes(kit / "site.pem") == atomic.read_bytes(answer / "site.pem")
         )
-    key = certificates.load_key(atomic.read_bytes(kit / _NEXT_KEY))
+        raise ValueError(
+            f"{answer}: is installed in {kit} already; there is nothing to do"
+            if installed
+            else f"{kit}: waits for no answer ({NEXT_KEY} is missing); make a request first, or "
+            "give the kit that made it"
+        )
+    key = certificates.load_key(atomic.read_bytes(kit / NEXT_KEY))
     certificate, issuer = _certificate(answer / "site.pem"), _certificate(answer / "ca.pem")
     if not certificates.same_key(certificate, key):
+        named, asked = certificates.common_name(certificate), _asked(kit)
+        if asked is not None and asked.name != named:
+            raise ValueError(
+                f"{answer / 'site.pem'}: is the certificate of site {named!r}, the request in "
+                f"{kit} is of {asked.name!r}; give the answer to this kit's request, or the kit "
+                f"of {named}"
+            )
         raise ValueError(
             f"{answer / 'site.pem'}: certifies another key than the newest request of {kit}; "
-            "send site.csr again"
+            f"send {kit / 'site.csr'} to the operator"
+            + (f": fingerprint {certificates.spoken(asked.fingerprint)}" if asked else "")
+            + ". An answer fits only the newest request"
         )
     if not certificates.is_issued_by(certificate, issuer):
         raise ValueError(
@@ -138,7 +150,7 @@ def install(
     # is still there, and the answer can be installed again.
     atomic.write_bytes(kit / "site.pem", atomic.read_bytes(answer / "site.pem"))
     (kit / "site.csr").unlink(missing_ok=True)
-    os.replace(kit / _NEXT_KEY, kit / "site.key")  # last, so that nothing is left to be done
+    os.replace(kit / NEXT_KEY, kit / "site.key")  # last, so that nothing is left to be done
     atomic.sync_directory(kit)
     return certificate
 
@@ -171,6 +183,20 @@ def take_revocation(kit_folder: str | os.PathLike, statement: str | os.PathLike)
         return revocation.keep(kit, atomic.read_bytes(path), kit / "ca.pem")
     except ValueError as error:
         raise ValueError(f"{path}: {error}; ask the operator for it again") from error
+
+
+def pending(kit_folder: str | os.PathLike) -> certificates.Request | None:
+    """Returns the request of a kit whose answer is not installed yet, or None."""
+    kit = pathlib.Path(kit_folder)
+    return _asked(kit) if (kit / NEXT_KEY).is_file() else None
+
+
+def _asked(kit: pathlib.Path) -> certificates.Request | None:
+    """Returns the content of site.csr, or None if it is missing or not a request."""
+    try:
+        return read_request_file(kit / "site.csr")
+    except ValueError:
+        return None
 
 
 def _check_authority(

@@ -7,7 +7,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from federated.security import tls
+from federated.security import kit_files, tls
 from federated.security.kit_files import read_kit_file
 from federated.wire import addresses
 from runkit import atomic, private
@@ -55,11 +55,9 @@ class Kit:
         kind = next((kind for kind in kinds if (folder / f"{kind}.json").is_file()), None)
         if kind is None:
             names = " or ".join(f"{kind}.json" for kind in kinds)
-            raise ValueError(
-                f"{folder / names}: no such file; use the whole folder as `provision` made it"
-            )
+            raise ValueError(f"{folder / names}: no such file; {kit_files.remedy(folder, kinds)}")
         path = folder / f"{kind}.json"
-        credential, about = _credential(folder / "credential"), read_kit_file(path)
+        credential, about = _credential(folder / "credential", kind), read_kit_file(path)
         try:
             name = str(about[kind])
             host = addresses.plain(host or str(about["host"]))
@@ -77,9 +75,9 @@ class Kit:
         return cls(name, host, port, credential, tls.Identity.of(folder, kind, learned=learned))
 
 
-def _credential(path: pathlib.Path) -> str:
+def _credential(path: pathlib.Path, kind: str) -> str:
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; use the whole folder as `provision` made it")
+        raise ValueError(f"{path}: no such file; {kit_files.remedy(path.parent, [kind])}")
     credential = atomic.read_bytes(path).strip()
     if not credential or not credential.isascii():
         raise ValueError(

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from runkit import atomic, formats
 
 FORMAT = 1  # increase it if earlier releases can no longer read these files
+NEXT_KEY = "site.key.next"  # the key of a site's pending request
+KINDS = {"site": "a site's kit", "operator": "the operator's kit", "server": "the server's kit"}
+WHOLE = "use the whole folder as `provision` made it"
+_INSTALL = "python -m experiments.request --kit=… --answer=… --authority=…"
 
 
 def read_kit_file(path: pathlib.Path) -> Any:
@@ -16,3 +21,31 @@ def read_kit_file(path: pathlib.Path) -> Any:
     if isinstance(content, dict):
         formats.refuse_newer(path, content.get("format"), FORMAT)
     return content
+
+
+def remedy(folder: pathlib.Path, kinds: Sequence[str], *, otherwise: str = WHOLE) -> str:
+    """Says what to do about a folder that is not a complete kit.
+
+    Args:
+      folder: the folder that was given as a kit.
+      kinds: the kinds of kit that would do, of `KINDS`.
+      otherwise: what to say if the folder does not show what it is.
+    """
+    if (folder / NEXT_KEY).is_file() and not (folder / "site.pem").is_file():
+        return f"install the operator's answer: {_INSTALL}"
+    wanted = " or ".join(KINDS[kind] for kind in kinds)
+    for kind, words in KINDS.items():
+        if kind not in kinds and (folder / f"{kind}.key").is_file():
+            return f"{folder} is {words}: give {wanted}"
+    if (folder / "site.pem").is_file() and not any(
+        (folder / name).is_file() for name in ("site.key", "credential")
+    ):
+        return (
+            f"{folder} is the operator's answer, not a kit: install it in the kit that made the "
+            f"request: {_INSTALL}"
+        )
+    for kind in kinds:
+        kits = sorted(path.parent for path in folder.glob(f"*/{kind}.key"))
+        if kits:
+            return f"give {wanted}, which is a folder in {folder}, e.g. {kits[0]}"
+    return otherwise

@@ -127,7 +127,7 @@ def _check_keys(row: Mapping[str, Any], here: str, allowed: Mapping[str, Collect
     case = row["case"]
     if isinstance(case, bool) or not isinstance(case, int) or not 1 <= case <= _MAX_CASE:
         raise PrivacyRefused(
-            f"{here}: column 'case' is not a running number from 1 to {_MAX_CASE}; "
+            f"{here}: column 'case' is not a running number (a Python int) from 1 to {_MAX_CASE}; "
             "identifiers stay at the site"
         )
     return case

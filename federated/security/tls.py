@@ -20,7 +20,7 @@ from federated.errors import (
     FederationError,
     ServerUnreachable,
 )
-from federated.security import certificates, revocation
+from federated.security import certificates, kit_files, revocation
 from federated.security.certificates import fingerprint_of_pem, server_name
 from federated.wire import replies
 from federated.wire.proxy import ServerEndpoint
@@ -118,18 +118,21 @@ class Identity:
             if not path.is_file() or not os.access(path, os.R_OK):
                 raise ValueError(
                     f"{path}: no such file, or it may not be read; "
-                    "use the whole folder as `provision` made it"
+                    f"{kit_files.remedy(path.parent, [self.key.stem])}"
                 )
+            if not path.stat().st_size:
+                raise ValueError(f"{path}: is empty; {kit_files.WHOLE}")
         context = ssl.SSLContext(protocol)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
             context.load_verify_locations(self.authority)
             context.load_cert_chain(self.certificate, self.key)
         except ssl.SSLError as error:
+            reason = f" ({error.reason})" if error.reason else ""
             raise ValueError(
                 f"{self.certificate.parent}: {self.authority.name}, {self.certificate.name} and "
-                f"{self.key.name} do not go together ({error.reason}); "
-                "use the whole folder as `provision` made it"
+                f"{self.key.name} do not go together{reason}; one is damaged or of another kit; "
+                f"{kit_files.WHOLE}"
             ) from error
         except OSError as error:  # of the system, which does not say which of the files
             error.filename = os.fspath(self.certificate.parent)

@@ -13,12 +13,12 @@ from federated.privacy.policy import EPSILON
 from federated.rounds.tasks import MODEL_NAME, global_name
 from federated.security import report_filter
 from federated.site import answers
+from federated.site import trainer as site_trainer
 from federated.site.answers import AnswerLimits, Answers
 from federated.site.journal import Journal
 from federated.site.private_arrays import PrivateArrays
 from federated.site.received_models import ReceivedModels
 from federated.site.retries import Persistent
-from federated.site.trainer import SiteTrainer
 from federated.tensors import tensor_files
 from federated.tensors.weights import NamedArrays
 from runkit import printable
@@ -33,7 +33,7 @@ class SiteReports:
       digits: as in `answers.rounded`.
     """
 
-    def __init__(self, site: str, trainer: SiteTrainer, digits: int):
+    def __init__(self, site: str, trainer: site_trainer.SiteTrainer, digits: int):
         self._site, self._vocabulary, self._digits = site, trainer.vocabulary, digits
 
     def rows(self, rows: Iterable[Mapping[str, Any]], model: str) -> list[dict[str, Any]]:
@@ -71,7 +71,7 @@ class SiteEvaluation:
 
     def __init__(
         self,
-        trainer: SiteTrainer,
+        trainer: site_trainer.SiteTrainer,
         server: Persistent,
         journal: Journal,
         models: ReceivedModels,
@@ -110,7 +110,7 @@ class SiteEvaluation:
         if scores is None:
             self.ask("scores", global_name(number))
             began = self._clock()
-            scores = self._reports.scores(self._trainer.score(pulled), what)
+            scores = self._reports.scores(site_trainer.scored(self._trainer, pulled), what)
             self._journal.keep_scores(number, scores)
             self._note("scored", model=number, scores=scores, seconds=self._since(began))
         checked = self._reports.scores(scores, what)  # again: they may be from a file
@@ -162,7 +162,7 @@ class SiteEvaluation:
                 pulled = self._models.pull(name)
                 self.ask("rows", name)
                 began = self._clock()
-                rows = self._reports.rows(self._trainer.evaluate(name, pulled), name)
+                rows = self._reports.rows(site_trainer.evaluated(self._trainer, name, pulled), name)
                 self._journal.keep_rows(name, rows)
                 self.count += 1
                 self._note("evaluated", model=name, rows=len(rows), seconds=self._since(began))

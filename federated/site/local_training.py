@@ -9,13 +9,13 @@ from federated import errors
 from federated.privacy.policy import PrivacyPolicy
 from federated.rounds.tasks import Task, global_name
 from federated.security import report_filter
+from federated.site import trainer as site_trainer
 from federated.site.evaluation import SiteEvaluation, SiteReports
 from federated.site.journal import Journal, PendingUpdate
 from federated.site.private_arrays import PrivateArrays
 from federated.site.received_models import ReceivedModels
 from federated.site.retries import Persistent
 from federated.site.sums.sum_part import SumPart
-from federated.site.trainer import SiteTrainer
 from federated.site.update_filter import UpdateFilter, begun, prepared
 from federated.tensors import codec
 from federated.wire.messages import Session
@@ -40,7 +40,7 @@ class LocalTraining:
 
     def __init__(
         self,
-        trainer: SiteTrainer,
+        trainer: site_trainer.SiteTrainer,
         server: Persistent,
         journal: Journal,
         models: ReceivedModels,
@@ -123,7 +123,7 @@ class LocalTraining:
         received = {}
         if self._filter is not None:
             received = {s.name: pulled[s.name].copy() for s in self._private.shared_specs}
-        arrays, metrics = self._trainer.train(pulled, task.round)
+        arrays, metrics = site_trainer.trained(self._trainer, pulled, task.round)
         checked = self._reports.metrics(metrics, task.round)
         self._note(
             "trained",

@@ -35,7 +35,7 @@ from federated.site.retries import Persistent
 from federated.site.sums.masking import Masking
 from federated.site.sums.sum_part import SumPart, masking_of
 from federated.site.sums.sum_terms import SumTerms
-from federated.site.trainer import SiteTrainer, check_num_examples
+from federated.site.trainer import SiteTrainer, check_trainer, lent
 from federated.site.transport import Transport
 from federated.tensors.weights import NamedArrays, canonical
 from federated.wire.messages import Session
@@ -105,9 +105,10 @@ def run(
       AnswersUsedUp: the server asks for more updates or scores than `limits` allows.
       UpdateRefused, IncompatibleWeights, ModelRefused, PrivacyRefused: what the trainer made may
         not leave the site, or cannot be used.
-      ValueError: for a number of training cases that is not an int, rules of sharing in the plan
-        that do not fit the trainer's arrays, or private arrays that are no longer in the journal
-        folder.
+      ValueError: for a number of training cases that is not an int, a plan that JSON cannot hold, a
+        method of the trainer that returns something else than `SiteTrainer` says, rules of sharing
+        in the plan that do not fit the trainer's arrays, or private arrays that are no longer in
+        the journal folder.
       PolicyRefused: the privacy policy cannot hold or is weaker than before in this run, or its
         budget is spent; or a file that counts what this site has answered or helped to open is
         missing; or the run cannot keep the terms for sums, they are weaker than before in
@@ -116,7 +117,7 @@ def run(
       ServerMisbehaves: the server sent something that no server of this product sends. An update
         that was not confirmed is kept.
     """
-    check_num_examples(trainer)
+    check_trainer(trainer)
     held = folder_lock.hold(private.folder(journal_folder))
     try:
         journal = Journal(journal_folder)
@@ -367,13 +368,13 @@ class _Loop:
     def _lent(self) -> Mapping[str, NamedArrays]:
         """Returns the models that this site lends, by name."""
         # With a policy none is lent: its weights would bypass the filter.
-        lent = {} if self.training.is_filtered else self._trainer.local_models()
-        if lent and self._terms.require_secure_aggregation:
+        models = {} if self.training.is_filtered else lent(self._trainer)
+        if models and self._terms.require_secure_aggregation:
             raise errors.PrivacyRefused(
-                f"this site sends masked updates only, and would lend {', '.join(lent)} to "
+                f"this site sends masked updates only, and would lend {', '.join(models)} to "
                 "the evaluation as they are; give --nolend_local, and no --lend"
             )
-        return lent
+        return models
 
     def _since(self, began: float) -> float:
         return round(self._clock() - began, 3)

@@ -42,7 +42,7 @@ class CohortBar:
         self._number = {case.case_id: number for number, case in enumerate(cases, start=1)}
         self._stages: dict[str, str] = {}
         self._bar = progress.bar(
-            total=round(sum(self._megavoxels(case.case_id) for case in cases)),
+            total=round(sum(self._megavoxels(case.case_id) for case in cases), 1),
             what=what,
             unit="Mvoxel",
         )
@@ -61,7 +61,7 @@ class CohortBar:
         self._stages.pop(case_id, None)
         self._finished, self._refused = self._finished + 1, self._refused + refused
         self._show()
-        self._bar.update(round(self._megavoxels(case_id), 1))
+        self._bar.update(self._megavoxels(case_id))
 
     def _show(self) -> None:
         stages = "".join(
@@ -72,8 +72,9 @@ class CohortBar:
         )
 
     def _megavoxels(self, case_id: str) -> float:
+        """Returns the size of a case, rounded so that the sizes of all add up to the total."""
         need = self._needs.get(case_id)
-        return 0.0 if need is None else need.native_voxels / 1e6
+        return 0.0 if need is None else round(need.native_voxels / 1e6, 1)
 
 
 def outcomes(

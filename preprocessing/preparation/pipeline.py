@@ -70,6 +70,12 @@ def prepare(
         logging.info(
             "site=%s unlabelled=%d: scans without label are not prepared", manifest.site, unlabelled
         )
+    if not cases:
+        raise ValueError(
+            f"site {manifest.site}: of {len(manifest.cases)} listed cases, {unlabelled} are "
+            f"without label and {len(manifest.excluded)} excluded, which leaves none to prepare; "
+            "correct the manifest"
+        )
     sources.require_readers(manifest)
 
     def split(case_ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -122,7 +128,10 @@ def prepare(
     rejected = _rejected(cases, refused)
     _report(root, rejected)
     if rejected and strict:
-        raise ValueError(_summary(rejected, len(cases), root))
+        raise ValueError(
+            f"{_summary(rejected, len(cases), root)}. The others are prepared: correct or exclude "
+            "these and run again, or add --nostrict to go on without them"
+        )
     accepted = {i: prepared[i].sources for i in sorted(prepared)}
     if not accepted:
         raise ValueError(

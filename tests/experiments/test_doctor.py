@@ -27,9 +27,10 @@ def test_a_server_that_does_not_answer_is_a_fault_with_a_remedy(kits):  # noqa: 
 def test_prepared_cases_are_compared_with_the_plan_of_the_flags(kits, tmp_path):  # noqa: F811
     make_store(tmp_path / "cases", OTHER)
     flags = [f"--kit={kits / 'C1'}", "--server=localhost:1", f"--site_folder={tmp_path}"]
-    _, found = examined(*flags, "--profile=test", "--spacing_mm=3,3,3")
-    told = found["prepared cases"]
-    assert told["state"] == "fault" and "2.5" in told["found"] and "3" in told["found"]
+    for profile in (["--profile=test"], []):  # a study's flag file may name no profile
+        _, found = examined(*flags, *profile, "--spacing_mm=3,3,3")
+        told = found["prepared cases"]
+        assert told["state"] == "fault" and "2.5" in told["found"] and "3" in told["found"]
     _, found = examined(*flags)
     assert found["prepared cases"]["state"] == "skipped"
 

@@ -75,7 +75,7 @@ def test_a_label_without_a_mask_is_an_error_and_no_mean_is_given(folders):
     done = run(folders)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert (
-        "have no mask in" in done.stderr
+        "without a mask in" in done.stderr
         and "b, c, e" in done.stderr
         and "--missing=score_zero or --missing=skip" in done.stderr
     )

@@ -36,7 +36,16 @@ def test_a_flag_file_is_read_in_the_encoding_that_it_names(tmp_path, encoding):
             "--flagfile=absent.flags\n",
             "study.flags, line 1: --flagfile=absent.flags: cannot be read (No such file or directory)",
         ),
-        ("cases=1\n", "unexpected argument 'cases=1'"),
+        ("cases=1\n", "study.flags, line 1: 'cases=1' is not a flag; write --cases=1"),
+        ("\n8 cases\n", "study.flags, line 2: '8 cases' is not a flag; each line of a flag file"),
+        *(
+            (
+                f"{dash}cases=1\n",
+                f"study.flags, line 1: '{dash}cases=1' begins with a dash that is not a hyphen; "
+                "write --cases=1",
+            )
+            for dash in ("\u2013-", "\u2014", "\u2212\u2212")
+        ),
         ("--undefok=case\n--case=1\n", "study.flags, line 1: --undefok would leave flags without"),
         (
             "--cases=1\n".encode("utf-16-le"),

@@ -60,3 +60,32 @@ def test_files_of_two_folders_become_a_manifest(tmp_path):
 def test_what_is_missing_is_one_clear_line(flags):
     done = run("list_cases", *flags)
     assert done.returncode == 1 and "Traceback" not in done.stderr and ("--images is missing" in done.stderr or "no such folder" in done.stderr)  # fmt: skip
+
+
+def list_nifti(tmp_path, *, site="C1", labels="masks"):
+    for folder in ("ct", "masks"):
+        (tmp_path / folder).mkdir()
+        for name in ("a", "b"):
+            (tmp_path / folder / f"{name}.nii.gz").touch()
+    return run(
+        "list_cases",
+        f"--site={site}",
+        f"--images={tmp_path / 'ct'}",
+        f"--labels={tmp_path / labels}",
+        f"--output={tmp_path / 'manifest.json'}",
+    )
+
+
+@pytest.mark.parametrize("labels", ["ct", "masks/../ct", "link"])
+def test_one_folder_for_scans_and_labels_is_refused(tmp_path, labels):
+    (tmp_path / "link").symlink_to(tmp_path / "ct")
+    done = list_nifti(tmp_path, labels=labels)
+    assert done.returncode == 1 and "a.nii.gz: is both the scan and the label" in done.stderr
+    assert not (tmp_path / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("site", ["C 1", "Köln", "server", "C1/", "x" * 33])
+def test_a_name_that_no_federation_admits_is_refused_before_the_work(tmp_path, site):
+    done = list_nifti(tmp_path, site=site)
+    assert done.returncode == 1 and f"site name {site!r} cannot be used" in done.stderr
+    assert not (tmp_path / "manifest.json").exists()

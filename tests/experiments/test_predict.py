@@ -113,6 +113,29 @@ def test_no_output_replaces_an_input_and_the_model_is_not_even_loaded(tmp_path):
     )
 
 
+def test_a_scan_that_is_named_twice_or_an_output_that_is_not_nifti_is_refused_by_name(tmp_path):
+    scans(tmp_path / "scans", "a.nii.gz")
+    scans(tmp_path / "other", "a.nii.gz")
+    (tmp_path / "link").symlink_to("scans")
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfscans/a.nii.gz\r\nscans/a.nii.gz\r\n")
+    twice = [
+        ["--list=list.txt", "--output=masks"],
+        ["--image=scans/a.nii.gz", "--image=link/a.nii.gz", "--output=masks"],
+        ["--image=scans", "--list=list.txt", "--output=masks"],
+    ]
+    others = [
+        ["--image=scans/a.nii.gz", f"--output=mask{suffix}"]
+        for suffix in (".mha", ".NRRD", ".dcm", ".gz")
+    ]
+    same_name = ["--image=scans", "--image=other", "--output=masks"]
+    errors = errors_of([*twice, *others, same_name], tmp_path)
+    for error in errors[: len(twice)]:
+        assert "a.nii.gz: is named more than once" in error
+    for (_, output), error in zip(others, errors[len(twice) :], strict=False):
+        assert f"{output.removeprefix('--output=')}, but masks are NIfTI" in error
+    assert "scans of the same name: scans/a.nii.gz and other/a.nii.gz" in errors[-1]
+
+
 def test_a_failed_extra_output_costs_no_mask_and_what_is_missing_is_made_again(tmp_path, model):
     folder, masks = tmp_path / "scans", tmp_path / "masks"
     scans(

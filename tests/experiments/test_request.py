@@ -33,3 +33,17 @@ def test_flags_of_an_answer_need_one_and_the_first_request_needs_a_name(tmp_path
     error = refused("request", "--kit=kit", folder=tmp_path)
     assert "--site is missing: the name of the site" in error
     assert not (tmp_path / "kit").exists()
+
+
+def test_a_second_request_says_which_one_it_replaces(tmp_path):
+    def ask(site):
+        done = forked.run("experiments.request", "--kit=kit", f"--site={site}", folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    first = ask("C4")
+    fingerprint = first.split("fingerprint ")[1].split(";")[0]
+    assert "replaces" not in first
+    second = ask("C5")
+    assert f"replaces an earlier request of site C4, fingerprint {fingerprint}:" in second
+    assert "send this one too" in second

@@ -121,6 +121,18 @@ def test_a_folder_without_an_index_is_not_a_store(tmp_path):
         CaseStore(tmp_path)
 
 
+@pytest.mark.parametrize("given", ["sites", "sites/C1/cases"])
+def test_a_folder_above_or_below_the_sites_folder_is_answered_with_the_right_ones(tmp_path, given):
+    for site in ("C1", "C2"):
+        (tmp_path / "sites" / site / "cases").mkdir(parents=True)
+        (tmp_path / "sites" / site / "cases" / "index.json").write_text("{}")
+    with pytest.raises(ValueError, match="give one of the folders with prepared cases: ") as error:
+        CaseStore(tmp_path / given / "cases")
+    meant = [tmp_path / "sites" / site for site in ("C1", "C2")]
+    named = str(error.value).split("prepared cases: ")[1]
+    assert named == ", ".join(map(str, meant if given == "sites" else meant[:1]))
+
+
 def test_unknown_names_are_refused(tmp_path):
     store = store_of(tmp_path)
     with pytest.raises(ValueError, match="'case_9'"):

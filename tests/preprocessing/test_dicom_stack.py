@@ -182,3 +182,12 @@ def test_a_multi_frame_file_that_is_absent_from_the_numbers_is_a_warning(tmp_pat
     assert warning.rule == "D14" and "run from 1 to 3 without 2: 1 files may be missing" in str(
         warning
     )
+
+
+def test_one_file_of_a_series_is_answered_with_its_folder(tmp_path):
+    save(tmp_path, slices(ct()))
+    file = sorted(path for path in tmp_path.iterdir() if path.is_file())[0]
+    error = refused(file)
+    assert error.rule == "G04" and "give the folder that holds all slices" in str(error)
+    save(tmp_path / "alone", slices(ct())[:1])
+    assert "export the whole series" in str(refused(tmp_path / "alone"))

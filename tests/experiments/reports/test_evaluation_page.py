@@ -150,6 +150,24 @@ def test_so_does_the_log_of_a_training_run_although_the_round_of_its_best_model_
     assert "rounds up to 3 and the choice of the best model are not checked" in text
 
 
+class WorseWithEveryRound(TrainingSite):
+    def train(self, weights, round_number):
+        return {"stem/kernel": np.full(3, 1 + round_number, np.float32)}, {}
+
+
+def test_an_initial_model_that_scores_best_is_among_the_models(tmp_path):
+    initial = tmp_path / "initial.safetensors"
+    digest = tensor_files.save(
+        initial, {"stem/kernel": np.ones(3, np.float32)}, {"plan": json.dumps(PLAN)}
+    )
+    trainers = {name: WorseWithEveryRound(name) for name in ("C1", "C2")}
+    done = simulation.run(trainers, initial, tmp_path / "run", num_rounds=2)
+    assert done.best_round == 0
+    content = evaluation_page.document(tmp_path / "run" / "server")
+    assert content["models"]["FL_best_global"] == digest
+    assert evaluation_page.title(content) == "Evaluation of 4 models at 2 sites"
+
+
 def test_a_run_in_progress_says_what_is_missing(store, tmp_path, written):
     content = json.loads((written / "evaluation.json").read_text(encoding="utf-8"))
     content = {**content, "finished": False}

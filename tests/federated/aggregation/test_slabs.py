@@ -1,6 +1,7 @@
 """Rules over whole models in files: against NumPy, for any slab size, and in bounded memory."""
 
 import contextlib
+import dataclasses
 import itertools
 import tracemalloc
 import warnings
@@ -8,14 +9,16 @@ import warnings
 import numpy as np
 import pytest
 
-from federated import errors
+from federated import errors, simulation
 from federated.aggregation import rules, slabs
 from federated.aggregation.fedavg import FedAvg
 from federated.aggregation.fedavgm import FedAvgM
+from federated.aggregation.rule import Aggregated, AggregationRule
 from federated.aggregation.rules import RULES
 from federated.tensors import tensor_files, weights
 from federated.tensors.tensor_files import TensorFile, TensorFileWriter
 from federated.tensors.weights import CHUNK_BYTES, TensorSpec
+from tests.federated import toy
 from tests.federated.aggregation import reference
 
 EXAMPLES = {"C1": 252, "C2": 286, "C3": 7, "C4": 91}
@@ -238,3 +241,59 @@ def test_a_rule_that_overflows_is_refused_by_name(tmp_path, rule, dtype):
                 rules.parse(rule), {"C1": (files.of(update), 1)}, before=files.of(before)
             )
     files.close()
+
+
+def own_rule(aggregate, **state):
+    """Returns a rule as somebody outside this project may write it."""
+    members = {"name": "own", "aggregate": aggregate, "init": lambda self, specs: state}
+    return dataclasses.dataclass(frozen=True)(type("Own", (AggregationRule,), members))()
+
+
+def mean(slab):
+    return np.mean([update.astype(np.float64) for update in slab.updates], axis=0)
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "state", "found"),
+    [
+        (lambda self, slab: mean(slab), {}, "an object of type ndarray"),
+        (lambda self, slab: None, {}, "an object of type NoneType"),
+        (lambda self, slab: (mean(slab), {}), {}, "an object of type tuple"),
+        (lambda self, slab: Aggregated(mean(slab)[:1]), {}, r"model of shape \(1,\)"),
+        (lambda self, slab: Aggregated(mean(slab).sum()), {}, r"model of shape \(\)"),
+        (lambda self, slab: Aggregated(mean(slab)), {"v": 0.0}, "a state with the names none"),
+        (lambda self, slab: Aggregated(mean(slab), {"v": 1.0}), {}, "a state with the names 'v'"),
+        (
+            lambda self, slab: Aggregated(mean(slab), {"v": slab.state["v"][:1]}),
+            {"v": 0.0},
+            r"state 'v' of shape \(1,\)",
+        ),
+    ],
+)
+def test_a_rule_that_returns_something_else_is_named(files, aggregate, state, found):
+    updates = {site: (files.of({"w": np.ones(7)}), 1) for site in ("a", "b")}
+    expected = r"'own': aggregate returned {}; expected Aggregated\(model, state\), with 7 values"
+    with pytest.raises(ValueError, match=expected.format(found)):
+        files.aggregated(own_rule(aggregate, **state), updates)
+
+
+def test_a_rule_that_iterates_twice_is_told_how_to_keep_the_updates(files):
+    updates = {"a": (files.of({"w": np.ones(7)}), 1)}
+    twice = own_rule(lambda self, slab: Aggregated(mean(slab) + mean(slab)))
+    with pytest.raises(ValueError, match=r"'own' iterates .* a second time; set gathers_updates"):
+        files.aggregated(twice, updates)
+
+
+def test_a_rule_may_look_at_some_of_the_updates_only(tmp_path):
+    """The others are still checked against their digests."""
+    first = own_rule(lambda self, slab: Aggregated(np.float64(next(iter(slab.updates)))))
+    initial = toy.write_initial(tmp_path / "initial.safetensors")
+    trainers = {site: toy.ToyTrainer(site) for site in ("C1", "C2")}
+    done = simulation.run(trainers, initial, tmp_path / "run", num_rounds=2, rule=first)
+    assert done.finished
+    last = tensor_files.load(tmp_path / "run" / "server" / "global" / "round_002.safetensors")[0]
+    expected = toy.INITIAL
+    for number in (1, 2):
+        expected = toy.ToyTrainer("C1").train(expected, number)[0]
+    for name, array in expected.items():
+        np.testing.assert_array_equal(last[name], array)

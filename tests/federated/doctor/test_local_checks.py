@@ -93,9 +93,12 @@ def test_the_authority_is_of_another_federation(kit, other_kits):
     )
 
 
-def test_a_file_of_the_kit_is_damaged(kit):
-    (kit / "site.pem").write_text("-----BEGIN CERTIFICATE-----\nhello\n")
-    only_fault(site(kit, 1), "certificate", "damaged", "use the whole folder")
+@pytest.mark.parametrize("name", ["site.pem", "ca.pem", "site.key"])
+@pytest.mark.parametrize("content", ["", "-----BEGIN CERTIFICATE-----\nhello\n"])
+def test_a_damaged_file_of_the_kit_is_named(kit, name, content):
+    (kit / name).write_text(content)
+    what = "is damaged" if content else "is empty"
+    only_fault(site(kit, 1), "certificate", f"{name} {what}", "use the whole folder")
 
 
 def test_it_is_the_kit_of_another_site(kit):

@@ -215,12 +215,42 @@ def test_an_answer_to_an_older_request_is_refused(federation, tmp_path):
     kit = tmp_path / "kit"
     certificate_request.request(kit, "C2")
     provisioning.add(federation, requests=[kit / "site.csr"])
-    certificate_request.request(kit, "C2")
+    newest = certificate_request.request(kit, "C2")
     with pytest.raises(
         ValueError,
-        match=r"site\.pem: certifies another key than the newest request.*send site\.csr again",
+        match=r"site\.pem: certifies another key than the newest request.*"
+        rf"send {kit}/site\.csr .*{certificates.spoken(newest.fingerprint)}",
     ):
         certificate_request.install(kit, federation / "C2")
+
+
+def test_the_answer_to_another_sites_request_is_refused_by_name(federation, asked, tmp_path):
+    certificate_request.request(tmp_path / "kit", "C3")
+    with pytest.raises(ValueError, match=r"of site 'C2', the request in .*kit is of 'C3'"):
+        certificate_request.install(tmp_path / "kit", federation / "C2")
+
+
+def test_an_answer_that_is_installed_already_is_named_as_such(federation, enrolled, tmp_path):
+    with pytest.raises(ValueError, match=r"C2: is installed in .* already; there is nothing to do"):
+        certificate_request.install(enrolled, federation / "C2")
+    other = shutil.copytree(federation / "C1", tmp_path / "C1")
+    with pytest.raises(ValueError, match=r"waits for no answer.*give the kit that made it"):
+        certificate_request.install(enrolled, other)
+
+
+def test_a_request_is_pending_until_its_answer_is_installed(federation, tmp_path):
+    kit = tmp_path / "kit"
+    assert certificate_request.pending(kit) is None
+    made = certificate_request.request(kit, "C2")
+    assert certificate_request.pending(kit) == made
+    (kit / "site.csr").write_text("damaged")
+    assert certificate_request.pending(kit) is None
+    certificate_request.request(kit, "C2")
+    provisioning.add(federation, requests=[kit / "site.csr"])
+    certificate_request.install(
+        kit, federation / "C2", authority=provisioning.authority_fingerprint(federation)
+    )
+    assert certificate_request.pending(kit) is None
 
 
 def test_an_answer_with_another_authority_is_refused(federation, tmp_path, other_kits):

@@ -45,6 +45,7 @@ def test_a_good_row_passes_as_plain_values():
         ({"dice_pancreas": True}, "is not a number"),
         ({"dice_pancreas": float("nan")}, "is not finite"),
         ({"case": "pancreas_021"}, "column 'case' is not a running number"),
+        ({"case": np.int64(1)}, r"column 'case' is not a running number \(a Python int\)"),
         ({"case": 0}, "running number"),
         ({"case": 19840312}, "running number"),
         ({"case": True}, "running number"),

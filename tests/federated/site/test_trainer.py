@@ -37,3 +37,53 @@ def test_a_number_of_cases_that_is_not_an_int_is_refused_before_training(number,
     with pytest.raises(ValueError, match=of_a_kind):
         round_work.take_round(trainer, toy.INITIAL, 1)
     assert trainer.calls == []
+
+
+@pytest.mark.parametrize("value", [np.float32(0.1), np.arange(3), {1, 2}, float("nan"), b"x"])
+def test_a_plan_that_cannot_be_sent_is_refused_by_its_entry(value, tmp_path, initial):
+    trainer = toy.ToyTrainer("C1", plan={**toy.PLAN, "schedule": {"rate": value}})
+    refused = r"the plan's entry 'schedule\.rate' is not plain JSON"
+    with pytest.raises(ValueError, match=refused):
+        simulation.run({"C1": trainer}, initial, tmp_path / "run", num_rounds=1)
+    with pytest.raises(ValueError, match=refused):
+        round_work.take_round(trainer, toy.INITIAL, 1)
+    assert trainer.calls == []
+
+
+ARRAYS = toy.INITIAL
+WRONG = {
+    "train": [
+        (None, "NoneType"),
+        (ARRAYS, "dict of ndarray"),
+        ((ARRAYS, 0.5), "tuple of dict of ndarray, float"),
+        (({name: a.tolist() for name, a in ARRAYS.items()}, {}), "tuple of dict of list of"),
+        ((list(ARRAYS.values()), {}), "tuple of list of ndarray, dict"),
+    ],
+    "score": [(None, "NoneType"), (0.5, "float"), ([("dice", 0.5)], "list of tuple")],
+    "evaluate": [(None, "NoneType"), ({"case": 1}, "dict of int"), ([["C1", 1]], "list of list")],
+    "local_models": [(None, "NoneType"), ([], "list"), (ARRAYS, "dict of ndarray")],
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "result", "kind"),
+    [(method, *case) for method, cases in WRONG.items() for case in cases],
+)
+def test_a_method_that_returns_something_else_is_named(method, result, kind, tmp_path, initial):
+    trainer = toy.ToyTrainer("C1")
+    setattr(trainer, method, lambda *_: result)
+    refused = f"the trainer's {method} returned {kind}.*; expected "
+    with pytest.raises(ValueError, match=refused):
+        simulation.run({"C1": trainer}, initial, tmp_path / "run", num_rounds=1)
+    if method in ("train", "score"):
+        with pytest.raises(ValueError, match=refused):
+            round_work.take_round(trainer, toy.INITIAL, 1)
+
+
+def test_rows_may_come_from_a_generator_and_an_update_in_a_list(tmp_path, initial):
+    trainer = toy.ToyTrainer("C1")
+    train, evaluate = trainer.train, trainer.evaluate
+    trainer.train = lambda *args: list(train(*args))
+    trainer.evaluate = lambda *args: (row for row in evaluate(*args))
+    done = simulation.run({"C1": trainer}, initial, tmp_path / "run", num_rounds=1)
+    assert done.finished and done.rows

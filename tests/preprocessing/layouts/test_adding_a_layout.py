@@ -54,9 +54,9 @@ def test_the_example_of_the_guide_becomes_a_layout_of_list_cases(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "1 labels have no scan of the same name, e.g. p3" in done.stdout
+    assert "labels without a scan of the same name: 1, e.g. p3" in done.stdout
     # The id of a case is the name of its folder, so only "p 2" was changed.
-    assert "1 names cannot be case ids and were changed, e.g. p 2/ct.nii.gz to p_2" in done.stdout
+    assert "and were changed: 1, e.g. p 2/ct.nii.gz to p_2" in done.stdout
     assert [
         (case.case_id, case.image.relative_to(tmp_path).as_posix(), case.label is None)
         for case in manifest.read(tmp_path / "manifest.json").cases

@@ -2,6 +2,8 @@ import json
 import os
 import signal
 
+import pytest
+
 from preprocessing.case_list import Case
 from preprocessing.preparation import case_preparation, case_workers
 from tests.preprocessing.preparation.test_pipeline import cohort, prepare
@@ -36,3 +38,17 @@ def test_a_case_that_fits_goes_first_and_any_case_if_it_is_alone():
     assert case_workers._next_fitting(cases[:1], needs, 2 * GB, True) is None
     assert case_workers._next_fitting(cases[:1], needs, 2 * GB, False).case_id == "a"
     assert case_workers._next_fitting([], needs, 2 * GB, False) is None
+
+
+@pytest.mark.parametrize("megavoxels", [(0.37,) * 9, (0.149,) * 7, (12.34, 0.06, 103.95)])
+def test_the_bar_ends_at_its_total_whatever_the_sizes(megavoxels, capsys):
+    needs = {
+        str(n): need(1.0, native_voxels=round(1e6 * size)) for n, size in enumerate(megavoxels)
+    }
+    cases = [Case(name, None, None) for name in (*needs, "unreadable")]
+    with case_workers.CohortBar("prepare C1", cases, {**needs, "unreadable": None}) as shown:
+        for case in cases:
+            shown.finished(case.case_id, refused=False)
+    done, total = capsys.readouterr().err.split("C1: ")[1].split(" Mvoxel")[0].split(" of ")
+    assert done == total
+    assert float(total) == pytest.approx(sum(megavoxels), abs=0.05 * len(megavoxels))

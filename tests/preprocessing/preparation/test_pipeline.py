@@ -192,9 +192,11 @@ def spoil(manifest):
 def test_every_bad_case_is_named_and_does_not_stop_the_others(tmp_path, workers):
     manifest, root = cohort(tmp_path, 6), tmp_path / "store"
     spoil(manifest)
-    with pytest.raises(ValueError, match="5 of 6 cases refused") as caught:
+    with pytest.raises(
+        ValueError, match=r"(?s)5 of 6 cases refused.*correct or exclude these.*--nostrict"
+    ) as caught:
         prepare(manifest, root, workers=workers)
-    with pytest.raises(ValueError, match=r"index\.json"):
+    with pytest.raises(ValueError, match=r"refused cases; .*rejected\.json .*--nostrict"):
         case_store.CaseStore(root)
     rejected = json.loads((root / "rejected.json").read_text())
     assert [r["case_id"] for r in rejected] == ["case_0", "case_1", "case_2", "case_3", "case_4"]
@@ -246,6 +248,15 @@ def test_without_strict_the_good_cases_make_the_store(tmp_path):
         dataclasses.replace(manifest, excluded=tuple(f"case_{i}" for i in range(5))), root
     )  # the way out that the messages name
     assert not (root / "rejected.json").exists()
+
+
+def test_a_cohort_without_a_usable_label_is_refused_with_the_numbers(tmp_path):
+    manifest = cohort(tmp_path, 3)
+    bare = tuple(dataclasses.replace(case, label=None) for case in manifest.cases)
+    manifest = dataclasses.replace(manifest, cases=bare, excluded=("case_1",))
+    with pytest.raises(ValueError, match="of 3 listed cases, 2 are without label and 1 excluded"):
+        prepare(manifest, tmp_path / "store")
+    assert not (tmp_path / "store").exists()
 
 
 def test_with_every_case_refused_there_is_no_store(tmp_path):
