@@ -16,6 +16,10 @@ from runkit import backoff, printable
 
 Result = TypeVar("Result")
 
+# Transfers of one call that arrive damaged, in all. TLS already protects against errors of the
+# line, so what fails this often is damaged, or too large, at one of the two ends.
+MAX_DAMAGED = 20
+
 
 class Persistent:
     """Wraps a transport: has the same methods, which return once the server has answered.
@@ -27,7 +31,8 @@ class Persistent:
       pause: waits for that many seconds; a parameter, so that tests need not wait.
       on_retry: called with the error each time a call is tried again.
     Raises (any method): the error with which the server refused the call; never ServerUnreachable,
-    DamagedTransfer, StorageTrouble, TooManyCalls or SessionExpired.
+    DamagedTransfer, StorageTrouble, TooManyCalls or SessionExpired. ServerMisbehaves if transfers
+    of one call were damaged MAX_DAMAGED times.
     """
 
     def __init__(
@@ -63,7 +68,7 @@ class Persistent:
         return trying
 
     def _trying(self, name: str, call: Callable[[], Result], *, may_log_in: bool = True) -> Result:
-        pauses, logged_in = self._pauses(), False
+        pauses, logged_in, damaged = self._pauses(), False, 0
         while True:
             try:
                 return call()
@@ -78,6 +83,12 @@ class Persistent:
                 self.login()
                 logged_in = True
             except errors.RETRYABLE as error:
+                damaged += isinstance(error, errors.DamagedTransfer)
+                if damaged == MAX_DAMAGED:
+                    raise errors.ServerMisbehaves.because(
+                        f"and this site failed {damaged} times to transfer what the call {name} "
+                        f"carries ({printable.text(error)})"
+                    ) from error
                 self._wait(name, next(pauses), error)
 
     def _wait(self, name: str, wait_s: float, error: errors.FederationError) -> None:

@@ -7,11 +7,14 @@ import grpc
 import pytest
 
 from federated import errors
+from federated.rounds import tasks
+from federated.server import uploads
 from federated.wire import conversion
 from federated.wire import weight_exchange_pb2 as pb
 from tests.federated import toy
 from tests.federated.raw_calls import SERVICE
 from tests.federated.run_steps import finished_rounds, fixed_models
+from tests.federated.server.test_coordinator import Site
 
 
 def test_rows_are_checked_as_they_arrive_and_their_number_follows_from_the_run(opened):
@@ -55,7 +58,7 @@ def test_large_messages_are_refused_before_they_are_decoded(serving, channel):
                 raw.stream_stream(SERVICE + method)(iter([message]), metadata=metadata, timeout=30)
             )
         assert (
-            caught.value.code() == grpc.StatusCode.DATA_LOSS
+            caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
             and "bytes; at most" in caught.value.details()
         )
     transport.close()
@@ -109,6 +112,31 @@ def test_one_site_lends_a_limited_number_of_models(opened):
     first.publish("C1_7", 9.0)  # another version of one that is there
 
 
+def test_all_sites_together_lend_no_more_models_than_each_of_them_evaluates(opened):
+    """A site refuses a task with more, and the run would never end."""
+    sites = 100
+    _, *lenders = finished_rounds(opened, max_num_clients=sites, wait_after_min_clients_s=0.0)
+    each = (tasks.MAX_MODELS - len(("FL_global", "FL_best_global"))) // sites
+    for site in lenders:
+        for number in range(each):
+            site.publish(f"{site.name}_{number}", float(number))
+        with pytest.raises(
+            errors.ModelRefused, match=f"lends {each} at most in a run of up to {sites} sites"
+        ):
+            site.publish(f"{site.name}_{each}")
+
+
+def test_the_models_of_earlier_sites_count_where_the_run_has_grown(opened, monkeypatch):
+    monkeypatch.setattr(uploads, "_MAX_MODELS", 10)
+    _, first, second = finished_rounds(opened)
+    for site in (first, second):
+        for number in range(5):
+            site.publish(f"{site.name}_{number}", float(number))
+    run = opened(num_rounds=1, max_num_clients=3)
+    with pytest.raises(errors.ModelRefused, match="is one too many"):
+        Site(run, "C1").publish("C1_5")
+
+
 def test_no_call_writes_much_to_the_log(opened):
     run, first, _ = finished_rounds(opened)
     first.publish("C1_FL_local")
@@ -144,9 +172,6 @@ def test_a_plan_that_cannot_be_read_is_one_short_refusal(serving, channel, kits,
             ).SerializeToString()
             with pytest.raises(grpc.RpcError) as caught:
                 login(request, metadata=metadata, timeout=30)
-            assert caught.value.code() in (
-                grpc.StatusCode.FAILED_PRECONDITION,
-                grpc.StatusCode.DATA_LOSS,
-            )
+            assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
     assert max(len(record.getMessage()) for record in caplog.records) < 3000
     assert "Traceback" not in caplog.text

@@ -11,7 +11,7 @@ import pytest
 
 from federated import errors
 from federated.rounds import tasks
-from federated.site import grpc_transport
+from federated.site import grpc_transport, retries
 from federated.site import loop as site_loop
 from federated.site.answers import AnswerLimits
 from federated.tensors import codec, tensor_files, weights
@@ -429,6 +429,55 @@ def test_a_malformed_or_too_large_reply_is_refused(fake, join, method, reply):
     ]
     fake.answers[method] = lambda request, context: reply
     refused(join, "answers with")
+
+
+def too_large_a_message(request, context):
+    return b"x" * (conversion.MAX_MESSAGE + 1)
+
+
+def too_large_an_error(request, context):
+    context.set_trailing_metadata((("details", "x" * 200_000),))
+    context.abort(fake_server.grpc.StatusCode.INTERNAL, "x" * 200_000)
+
+
+@pytest.mark.parametrize("answer", [too_large_a_message, too_large_an_error])
+@pytest.mark.parametrize(
+    "method",
+    ["Login", "NextTask", "Describe", "Pull", "Offer", "Send", "ReportScores", "SubmitRows"],
+)
+def test_a_reply_that_grpc_does_not_carry_is_not_asked_for_again(fake, join, method, answer):
+    fake.tasks = [
+        pb.Task(kind="train", round=1, model="round_000"),
+        pb.Task(kind="evaluate", models=["m"]),
+    ]
+    fake.answers[method] = (
+        (lambda *asked: [answer(*asked)]) if method == "Pull" else lambda *asked: answer(*asked)
+    )
+    if method == "Send":
+        fake.answers["Offer"] = lambda *asked: pb.OfferReply(missing=[pb.Range(first=0, count=1)])
+    refused(join, r"at localhost:\d+ answers with \d+ bytes where at most \d+ are accepted")
+    assert len(fake.calls(method)) == 1
+    assert method != "Send" or (join.journal / "update.safetensors").exists()
+
+
+def test_a_call_that_the_server_does_not_know_is_not_tried_again(fake, join):
+    def unknown(request, context):
+        context.abort(fake_server.grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+
+    fake.answers["NextTask"] = unknown
+    with pytest.raises(
+        errors.VersionDiffers, match=r"localhost:\d+: the server knows no such call"
+    ):
+        join()
+    assert len(fake.calls("NextTask")) == 1
+
+
+@pytest.mark.parametrize("chunks", [[], [pb.Chunk(data=b"x" * 3 * 2**20)], [b"\xff" * 100]])
+def test_chunks_that_are_damaged_each_time_are_not_asked_for_for_ever(fake, join, chunks):
+    fake.tasks = [pb.Task(kind="train", round=1, model="round_000")]
+    fake.answers["Pull"] = lambda request, context: chunks
+    refused(join, rf"failed {retries.MAX_DAMAGED} times to transfer what the call pull carries \(")
+    assert len(fake.calls("Pull")) == retries.MAX_DAMAGED
 
 
 @pytest.mark.parametrize(

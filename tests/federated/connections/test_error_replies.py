@@ -94,6 +94,21 @@ def test_a_long_text_is_cut_to_what_metadata_takes():
 
 
 @pytest.mark.parametrize(
+    "text", ["\N{GRINNING FACE}" * 24_000, "%" * 24_000, "\n" * 10**6, "é" * 99]
+)
+def test_a_text_of_any_characters_fits_into_metadata(text):
+    told = ended(errors.PlanDiffers(text)).details()
+    # As gRPC sends it: bytes other than printable ASCII, and "%", as three.
+    sent = sum(1 if 0x20 <= b <= 0x7E and b != 0x25 else 3 for b in told.encode())
+    assert sent <= 48 * 2**10 and told.rstrip("…") and text.startswith(told.rstrip("…"))
+
+
+def test_a_text_that_is_not_unicode_arrives_escaped():
+    told = ended(errors.PlanDiffers("a.\ud800: server nothing, site 1")).details()
+    assert told == r"a.\ud800: server nothing, site 1" and told.encode()
+
+
+@pytest.mark.parametrize(
     ("error", "why"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "its disk is full"),
