@@ -6,8 +6,9 @@
     python -m experiments.request --kit=kit --revoked=revoked.crl
 
 The first command writes kit/site.csr: send it to the operator and compare fingerprints by
-telephone. The second installs the answer, after which the kit is ready for experiments.join. The
-third stops trusting earlier certificates of the server, which the operator has revoked.
+telephone; repeated before the answer is installed, it shows the same request. The second installs
+the answer, after which the kit is ready for experiments.join. The third stops trusting earlier
+certificates of the server, which the operator has revoked.
 
 The operator reads out the fingerprint of the authority. Without that check, somebody between you
 and the operator could impersonate the server. To renew a certificate, repeat the first two commands

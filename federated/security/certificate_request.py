@@ -14,6 +14,7 @@ import pathlib
 import re
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from federated.security import certificates, revocation
 from federated.security.authority import write_private
@@ -24,7 +25,8 @@ from federated.security.provisioning import read_request_file
 from federated.wire.site_names import check_site_name
 from runkit import atomic, private
 
-# The key of a pending request; the kit's own key keeps working until the answer is installed.
+# The key of a pending request; the kit's own key keeps working until the answer is installed. It is
+# never replaced, because an answer may be on its way.
 _NEXT_KEY = "site.key.next"
 _HOST = re.compile(r"[^\s/]{1,253}")
 
@@ -33,7 +35,8 @@ def request(kit_folder: str | os.PathLike, site: str) -> certificates.Request:
     """Makes a key and `site.csr`, the certificate request to send.
 
     In a kit that is in use, this begins a renewal. The first request makes the credential, and
-    later ones keep it.
+    later ones keep it. Repeated before the answer is installed, it returns the same request; for
+    another name it makes a new one with the same key.
 
     Raises:
       ValueError: if the name cannot be used, the kit belongs to another site, or a link is in place
@@ -55,10 +58,35 @@ def request(kit_folder: str | os.PathLike, site: str) -> certificates.Request:
     if not credential.is_file() or not atomic.read_bytes(credential).strip():
         write_private(credential, new_secret().encode("ascii") + b"\n")
     secret = atomic.read_bytes(credential).decode("ascii").strip()
-    key = certificates.new_key()
-    write_private(kit / _NEXT_KEY, certificates.key_to_pem(key))
+    # An earlier request may have been killed before the names of its files were on the disk.
+    for folder in (kit.parent, kit):
+        atomic.sync_directory(folder)
+    key = _pending_key(kit)
+    if key is None:
+        key = certificates.new_key()
+        write_private(kit / _NEXT_KEY, certificates.key_to_pem(key))
+    elif (pending := _pending_request(kit)) is not None and (
+        pending.name == site
+        and pending.public_key == key.public_key()
+        and pending.credential_sha256 == hashed(secret)
+    ):
+        return pending
     atomic.write_bytes(kit / "site.csr", certificates.new_request(site, key, hashed(secret)))
     return read_request_file(kit / "site.csr")
+
+
+def _pending_key(kit: pathlib.Path) -> ec.EllipticCurvePrivateKey | None:
+    try:
+        return certificates.load_key(atomic.read_bytes(kit / _NEXT_KEY))
+    except (FileNotFoundError, ValueError):  # an unreadable one fits no answer
+        return None
+
+
+def _pending_request(kit: pathlib.Path) -> certificates.Request | None:
+    try:
+        return read_request_file(kit / "site.csr")
+    except ValueError:
+        return None
 
 
 def install(
