@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+from collections.abc import Iterator
 
-from runkit import nested
+from runkit import printable
 
 _ABSENT = object()
+_MAX_LINES, _MAX_NAME = 300, 300  # differences that are listed; characters of a value's name
 
 
 def normal(plan: dict) -> dict:
@@ -36,24 +39,35 @@ def differences(
 ) -> list[str]:
     """Returns one line for every value that differs, e.g. "patch.size: server 48, site 64".
 
+    After a few hundred lines, the last one only counts the rest. A plan from outside may have so
+    long names, and so many, that all lines would take thousands of times its size.
+
     Args:
       words: names of the first and the second plan in these lines.
     """
-    return [
-        f"{key}: {words[0]} {_text(ours)}, {words[1]} {_text(theirs)}"
-        for key, ours, theirs in nested.differences(
-            _leaves(normal(server)), _leaves(normal(site)), absent=_ABSENT
-        )
+    found = _differing(normal(server), normal(site), ())
+    lines = [
+        f"{printable.text('.'.join(path), limit=_MAX_NAME)}: "
+        f"{words[0]} {_text(ours)}, {words[1]} {_text(theirs)}"
+        for path, ours, theirs in itertools.islice(found, _MAX_LINES)
     ]
+    more = sum(1 for _ in found)
+    return [*lines, *([f"and {more} more"] if more else [])]
 
 
-def _leaves(value: object, prefix: str = "") -> dict[str, object]:
-    if not isinstance(value, dict) or (not value and prefix):
-        return {prefix: value}
-    leaves: dict[str, object] = {}
-    for key, inner in value.items():
-        leaves.update(_leaves(inner, f"{prefix}.{key}" if prefix else key))
-    return leaves
+def _differing(
+    ours: object, theirs: object, path: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], object, object]]:
+    """Yields (path, our value, their value) of each leaf in which two plans differ."""
+    one, two = (value if isinstance(value, dict) else {} for value in (ours, theirs))
+    leaves = tuple(
+        _ABSENT if isinstance(value, dict) and (value or not path) else value
+        for value in (ours, theirs)
+    )
+    if leaves[0] != leaves[1]:
+        yield path, *leaves
+    for key in sorted(one.keys() | two.keys()):
+        yield from _differing(one.get(key, _ABSENT), two.get(key, _ABSENT), (*path, key))
 
 
 def _text(value: object) -> str:
