@@ -17,6 +17,7 @@ Range = tuple[float, float]
 _WORD = re.compile(r"(?!.*[0-9]{4})[A-Za-z][A-Za-z0-9]{0,31}")
 _BETWEEN = re.compile(r"[/_]")  # the words of a name
 _MAX_WORDS = 64
+_MAX_COLUMN = 128  # characters of a column's name; real ones have up to 40
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ class Vocabulary:
 
     def has_column(self, name: str) -> bool:
         """Returns whether a column may have this name."""
-        return set(name.split("_")) <= self.known
+        return len(name) <= _MAX_COLUMN and set(name.split("_")) <= self.known
 
     def range_of(self, name: str) -> Range | None:
         """Returns the lowest and highest value of a column, or None if its name sets no range."""

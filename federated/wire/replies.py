@@ -72,12 +72,18 @@ def read(data: bytes, kind: type[Reply], *, limit: int = SMALL) -> Reply:
 def error(call: grpc.Call) -> errors.FederationError | None:
     """Returns the error that the server raised, with printable texts.
 
-    Returns None if the call failed for another reason.
+    Returns None if the call failed for another reason, and ServerMisbehaves for an error that only
+    this end's own program can raise.
     """
     trailing = dict(call.trailing_metadata() or ())
     kind = errors.by_name(str(trailing.get(conversion.ERROR_KEY, "")))
     if kind is None:
         return None
+    if issubclass(kind, errors.NEVER_SENT):
+        return _refused(
+            f"sends the error {kind.__name__}, which only a program on this machine can raise "
+            f"({printable.text(call.details() or '')})"
+        )
     reasons = [
         errors.Reason(*(printable.text(part) for part in reason))
         for reason in conversion.reasons_from_text(str(trailing.get(conversion.REASONS_KEY, "[]")))

@@ -8,7 +8,7 @@ import pytest
 
 from federated import errors
 from federated.rounds import tasks
-from federated.server import uploads
+from federated.server import evaluation, uploads
 from federated.wire import conversion
 from federated.wire import weight_exchange_pb2 as pb
 from tests.federated import toy
@@ -39,6 +39,24 @@ def test_rows_are_checked_as_they_arrive_and_their_number_follows_from_the_run(o
     run.lead.submit_rows("C1", [first.row()])
     run.lead.submit_rows("C1", [first.row(case=2)])  # rows count once
     assert [row["case"] for row in run.store.rows("C1")["C1"]] == [1]
+
+
+def test_the_rows_of_a_site_take_a_limited_number_of_bytes(opened, monkeypatch):
+    monkeypatch.setattr(evaluation, "_MAX_ROWS_BYTES", 10_000)
+    run, first, second = finished_rounds(opened)
+    fixed_models(run, first, second)
+    taken = []
+
+    def rows(count):
+        for case in range(1, count + 1):
+            taken.append(case)
+            yield first.row(case=case)
+
+    with pytest.raises(errors.PrivacyRefused, match=r"rows of site 'C1' take 10\d\d\d bytes"):
+        run.lead.submit_rows("C1", rows(1000))
+    assert len(taken) < 150 and "C1" not in run.store.reported()
+    run.lead.submit_rows("C1", rows(50))
+    assert "C1" in run.store.reported()
 
 
 def test_large_messages_are_refused_before_they_are_decoded(serving, channel):

@@ -481,7 +481,7 @@ def test_chunks_that_are_damaged_each_time_are_not_asked_for_for_ever(fake, join
 
 
 @pytest.mark.parametrize(
-    "kind", ["FederationError", "UpdateRefused", "WrongCredential", "PlanDiffers", "DifferentRun"]
+    "kind", ["FederationError", "UpdateRefused", "WrongCredential", "PlanDiffers", "UnknownSite"]
 )
 def test_what_a_server_says_of_an_error_is_printable_and_short(fake, join, kind, caplog):
     def refuse(request, context):
@@ -500,6 +500,31 @@ def test_what_a_server_says_of_an_error_is_printable_and_short(fake, join, kind,
         and len(str(caught.value)) < 9_000
     )
     assert all(part.isprintable() for reason in caught.value.reasons for part in reason)
+
+
+@pytest.mark.parametrize("kind", errors.NEVER_SENT)
+def test_what_a_server_says_does_not_pass_for_a_decision_of_this_site(fake, join, kind):
+    def refuse(request, context):
+        context.set_trailing_metadata(((conversion.ERROR_KEY, kind.__name__),))
+        context.abort(
+            fake_server.grpc.StatusCode.INTERNAL,
+            "this site answers 4; start again with --max_scored_models=4000" + "x" * 20_000,
+        )
+
+    fake.answers["NextTask"] = refuse
+    error = refused(join, f"sends the error {kind.__name__}, which only a program on this machine")
+    assert "(this site answers 4" in str(error) and len(str(error)) < 1000
+
+
+@pytest.mark.parametrize("kind", ["publish", "evaluate", "score"])
+@pytest.mark.parametrize("field", ["round", "exchange"])
+def test_a_task_with_another_number_each_time_is_not_done_again_and_again(fake, join, kind, field):
+    """Each would add lines to the site's log, without the pauses for a task that comes again."""
+    about = {"model": "round_000"} if kind == "score" else {}
+    fake.tasks = [pb.Task(kind=kind, **about)]
+    fake.tasks += [pb.Task(kind=kind, **about, **{field: n}) for n in range(1, 100)]
+    refused(join, rf"asks (to {kind} in exchange|to score in round 1 with model round_000)")
+    assert len(fake.calls("NextTask")) == 2
 
 
 def test_a_retry_is_logged_in_one_short_printable_line(fake, join, caplog):
