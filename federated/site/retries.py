@@ -30,6 +30,8 @@ class Persistent:
       pauses: returns the sequence of pauses, in seconds, for one call.
       pause: waits for that many seconds; a parameter, so that tests need not wait.
       on_retry: called with the error each time a call is tried again.
+      on_login: called with the session of each login, also of one in the middle of another call;
+        what it raises ends the call.
     Raises (any method): the error with which the server refused the call; never ServerUnreachable,
     DamagedTransfer, StorageTrouble, TooManyCalls or SessionExpired. ServerMisbehaves if transfers
     of one call were damaged MAX_DAMAGED times.
@@ -45,17 +47,21 @@ class Persistent:
         pauses: Callable[[], Iterator[float]] = backoff.pauses,
         pause: Callable[[float], object] = time.sleep,
         on_retry: Callable[[errors.FederationError], None] = lambda error: None,
+        on_login: Callable[[Session], None] = lambda session: None,
     ):
         self._transport, self._plan = transport, plan
         self._num_examples, self._labels = num_examples, labels
-        self._pauses, self._pause, self._on_retry = pauses, pause, on_retry
+        self._pauses, self._pause = pauses, pause
+        self._on_retry, self._on_login = on_retry, on_login
 
     def login(self) -> Session:
-        return self._trying(
+        session = self._trying(
             "login",
             lambda: self._transport.login(self._plan, self._num_examples, self._labels),
             may_log_in=False,
         )
+        self._on_login(session)
+        return session
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._transport, name)

@@ -273,6 +273,27 @@ def test_a_server_that_says_wait_without_waiting_is_not_asked_without_a_pause(fa
     assert all(seconds > 0.5 for seconds in join.pauses)
 
 
+def test_a_server_that_leads_another_run_meanwhile_gets_nothing_of_this_one(fake, join):
+    """An honest one does so too, if it was started again with another store."""
+    fake.tasks = [
+        pb.Task(kind="train", round=1, model="round_000"),
+        pb.Task(kind="train", round=1, model="round_000"),
+    ]
+
+    def login(request, context):
+        fake.login["run"] = f"run{len(fake.calls('Login'))}"
+        return pb.LoginReply(**fake.login)
+
+    def offer(request, context):
+        context.set_trailing_metadata(((conversion.ERROR_KEY, "SessionExpired"),))
+        context.abort(fake_server.grpc.StatusCode.UNAUTHENTICATED, "the token is not known here")
+
+    fake.answers.update(Login=login, Offer=offer)
+    with pytest.raises(errors.DifferentRun, match="belongs to run run1; the server leads run run2"):
+        join()
+    assert len(fake.calls("Offer")) == 1
+
+
 def test_a_server_that_voids_every_token_is_not_asked_without_a_pause(fake, join):
     def expired(request, context):
         context.set_trailing_metadata(((conversion.ERROR_KEY, "SessionExpired"),))
