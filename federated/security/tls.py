@@ -47,8 +47,8 @@ _WORDS = (
 )
 # gRPC's words for a message or an error text beyond a limit, e.g. "CLIENT: Sent message larger than
 # max (5000148 vs. 4194304)".
-_TOO_LARGE = re.compile(r"(Sent|Received) message larger than max|metadata size exceeds \w+ limit")
-_SIZES = re.compile(r"\((?:value length )?(\d+) vs\. (\d+)\)")
+_TOO_LARGE = re.compile(r"message larger than max|metadata size exceeds \w+ limit")
+_SIZES = re.compile(r"\((?:value length )?(\d{1,19}) vs\. (\d{1,19})\)")
 _CLOCKS_DIFFER = datetime.timedelta(hours=1)  # how far the server's clock may be ahead of this one
 _SAME_FEDERATION = "check that host, port and ca.pem belong to the same federation"
 
@@ -252,8 +252,8 @@ def explain_call(error: grpc.Call, endpoint: ServerEndpoint, identity: Identity)
 
 def _too_large(details: str, where: str) -> FederationError:
     """Returns the error for a message beyond a limit; sent again, it would be no smaller."""
-    found = _SIZES.search(details)
-    size, most = found.groups() if found else ("too many", "fewer")
+    found = _SIZES.search(details)  # gRPC does not tell the size of a compressed message
+    size, most = found.groups() if found else ("more", "4 MiB")
     if "SERVER: " not in details and "Sent message" in details:
         return VersionDiffers(
             f"{where}: a message of {size} bytes cannot be sent, because at most {most} are "
