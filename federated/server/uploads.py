@@ -173,7 +173,12 @@ class Uploads:
             return checked.receipt()
         with self._transfer(checked, standing) as transfer:
             noted = time.monotonic()
-            for chunk in chunks:
+            for count, chunk in enumerate(chunks, start=1):
+                if count > offer.manifest.num_chunks:
+                    raise errors.DamagedTransfer(
+                        f"{checked.what}: more than its {offer.manifest.num_chunks} chunks came in "
+                        "one call; send the model again"
+                    )
                 sparse = chunk.encoding == codec.SPARSE and bool(transfer.trained_from)
                 if not sparse and chunk.encoding not in codec.ENCODINGS[run.config.transport]:
                     raise errors.SessionExpired(
