@@ -395,7 +395,9 @@ def _check_shape(what: str, found: object, shape: _Shape) -> None:
     for key, kinds in shape.kinds.items():
         value = found.get(key)
         fits = isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds)
-        if not fits and (key in found or key not in shape.optional):
+        if key not in found and key not in shape.optional:
+            raise _refused(f"sends a {what} without its {key}")
+        if key in found and not fits:
             raise _refused(f"sends a {what} whose {key} is {_shown(value)}")
 
 
