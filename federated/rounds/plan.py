@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from runkit import printable
 
 _ABSENT = object()
-_MAX_LINES, _MAX_NAME = 300, 300  # differences that are listed; characters of a value's name
+# Differences that are listed, and characters of a value's name and of a value.
+_MAX_LINES, _MAX_NAME, _MAX_VALUE = 300, 300, 4000
 
 
 def normal(plan: dict) -> dict:
@@ -71,4 +72,4 @@ def _differing(
 
 
 def _text(value: object) -> str:
-    return "nothing" if value is _ABSENT else json.dumps(value)
+    return "nothing" if value is _ABSENT else printable.text(json.dumps(value), limit=_MAX_VALUE)

@@ -43,6 +43,11 @@ def test_a_plan_with_long_and_many_names_takes_no_more_memory_than_a_few_plans()
     assert max(map(len, lines)) < 1000
 
 
+def test_a_long_value_is_cut():
+    (line,) = plan.differences({"a": list(range(2000))}, {"a": "x" * 10**6})
+    assert line.startswith("a: server [0, 1, 2,") and ', site "xxx' in line and len(line) < 9000
+
+
 def test_names_that_are_not_printable_are_escaped():
     assert plan.differences({}, {"a\n\ud800": 1}) == [r"a\n\ud800: server nothing, site 1"]
 
