@@ -46,6 +46,7 @@ _TOKEN = re.compile(r"[!-~]{16,512}")
 _RUN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _KIND = re.compile(r"[a-z_]{1,32}")
+_MAX_NUMBER = 1e30  # of a status: the largest number in a site's report, which it passes on
 _MAX_DEPTH = 100  # levels of a status or plan, which have less than ten
 _MAX_PART = 4 * 2**10  # bytes of a key, certificate, signature or sealed share
 _RELEASE = re.compile(r"[A-Za-z0-9.+!_-]{1,64}")
@@ -384,7 +385,7 @@ def _clean(value: Any) -> Any:
         return {printable.text(key): _clean(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_clean(inner) for inner in value]
-    if isinstance(value, (int, float)) and not abs(value) < 2**63:  # nor is NaN
+    if isinstance(value, (int, float)) and not abs(value) <= _MAX_NUMBER:  # nor is NaN
         raise _refused(f"sends a status with the number {_shown(value)}")
     return printable.text(value) if isinstance(value, str) else value
 

@@ -82,6 +82,16 @@ def test_large_messages_are_refused_before_they_are_decoded(serving, channel):
     transport.close()
 
 
+def test_no_report_that_the_server_accepts_keeps_the_operator_from_the_status(serving, operator):
+    running = serving()
+    transport = running.connect("C1")
+    transport.login(toy.PLAN, 30)
+    largest = {"dice": 1.0, "loss": 1e30, "gain": -1e30, "least": 5e-324}
+    transport.report_scores(0, largest)
+    assert operator(running).status()["sites"]["C1"]["scores"] == {"0": largest}
+    transport.close()
+
+
 @pytest.mark.parametrize("value", [1.7e308, 1e39, 1.5, -0.1])
 def test_a_score_out_of_its_range_is_refused_and_the_run_goes_on(opened, value):
     run, first, second = finished_rounds(opened, cross_site_evaluation=False)

@@ -169,6 +169,12 @@ def test_a_key_of_a_status_must_have_its_type_and_must_be_there_unless_it_is_new
             read_status(without)
 
 
+@pytest.mark.parametrize("value", [1.01e30, -1e31, 10**31])
+def test_a_number_beyond_every_report_is_refused(value):
+    with pytest.raises(errors.ServerMisbehaves, match="sends a status with the number"):
+        read_status({**STATUS, "disk_free_bytes": value})
+
+
 @pytest.mark.parametrize("key", ["done", "awaited"])
 def test_the_sites_of_a_sum_are_names(key):
     with pytest.raises(errors.ServerMisbehaves, match=f"whose {key} 0 is 1"):
