@@ -53,6 +53,8 @@ class Persistent:
         self._num_examples, self._labels = num_examples, labels
         self._pauses, self._pause = pauses, pause
         self._on_retry, self._on_login = on_retry, on_login
+        # Pauses between logins, from one that a call needed to the next call that needs none.
+        self._between_logins: Iterator[float] | None = None
 
     def login(self) -> Session:
         session = self._trying(
@@ -77,15 +79,16 @@ class Persistent:
         pauses, logged_in, damaged = self._pauses(), False, 0
         while True:
             try:
-                return call()
+                result = call()
             except errors.SessionExpired as error:
                 if not may_log_in:
                     raise
                 # A server that voids all tokens immediately must not be called without a pause.
-                if logged_in:
-                    self._wait(name, next(pauses), error)
+                if self._between_logins is not None:
+                    self._wait(name, next(self._between_logins), error)
                 else:
                     self._on_retry(error)
+                    self._between_logins = self._pauses()
                 self.login()
                 logged_in = True
             except errors.RETRYABLE as error:
@@ -96,6 +99,10 @@ class Persistent:
                         f"carries ({printable.text(error)})"
                     ) from error
                 self._wait(name, next(pauses), error)
+            else:
+                if may_log_in and not logged_in:
+                    self._between_logins = None
+                return result
 
     def _wait(self, name: str, wait_s: float, error: errors.FederationError) -> None:
         if isinstance(error, errors.CertificateOutOfDate):  # only a person can end this wait

@@ -273,6 +273,21 @@ def test_a_server_that_says_wait_without_waiting_is_not_asked_without_a_pause(fa
     assert all(seconds > 0.5 for seconds in join.pauses)
 
 
+def test_a_server_that_voids_a_token_after_each_answer_is_asked_more_and_more_slowly(fake, join):
+    """Each login adds lines to the site's log."""
+
+    def task(request, context):
+        if len(fake.calls("NextTask")) % 2:
+            context.set_trailing_metadata(((conversion.ERROR_KEY, "SessionExpired"),))
+            context.abort(fake_server.grpc.StatusCode.UNAUTHENTICATED, "the token is not known")
+        return pb.Task(kind="wait")
+
+    fake.login["poll_s"] = 0.05
+    fake.answers["NextTask"] = task
+    join(longest=30)
+    assert max(join.pauses) == 30.0 and len(fake.calls("Login")) < 30
+
+
 def test_a_server_that_leads_another_run_meanwhile_gets_nothing_of_this_one(fake, join):
     """An honest one does so too, if it was started again with another store."""
     fake.tasks = [
