@@ -35,6 +35,8 @@ class Vocabulary:
       counts: words of columns that hold whole numbers.
       parts: column of a part -> column of the whole, both without the class at the end. A part is
         never more than the whole.
+      required: columns that every row has -> whether they may be empty. Reports of all sites are
+        read together, so a row without them would make those of the other sites useless too.
     Raises:
       ValueError: if a word could hold an identifier, or if there are more than 64 words.
     """
@@ -44,6 +46,7 @@ class Vocabulary:
     words: Mapping[str, Range | None]
     counts: frozenset[str] = frozenset()
     parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    required: Mapping[str, bool] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         named = [*self.classes, *self.grids, *self.words]
