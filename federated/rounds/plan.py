@@ -61,12 +61,12 @@ def _differing(
 ) -> Iterator[tuple[tuple[str, ...], object, object]]:
     """Yields (path, our value, their value) of each leaf in which two plans differ."""
     one, two = (value if isinstance(value, dict) else {} for value in (ours, theirs))
-    leaves = tuple(
+    our_leaf, their_leaf = (
         _ABSENT if isinstance(value, dict) and (value or not path) else value
         for value in (ours, theirs)
     )
-    if leaves[0] != leaves[1]:
-        yield path, *leaves
+    if our_leaf != their_leaf:
+        yield path, our_leaf, their_leaf
     for key in sorted(one.keys() | two.keys()):
         yield from _differing(one.get(key, _ABSENT), two.get(key, _ABSENT), (*path, key))
 
