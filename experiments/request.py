@@ -6,8 +6,9 @@
     python -m experiments.request --kit=kit --revoked=revoked.crl
 
 The first command writes kit/site.csr: send it to the operator and compare fingerprints by
-telephone. The second installs the answer, after which the kit is ready for experiments.join. The
-third stops trusting earlier certificates of the server, which the operator has revoked.
+telephone; repeated before the answer is installed, it shows the same request. The second installs
+the answer, after which the kit is ready for experiments.join. The third stops trusting earlier
+certificates of the server, which the operator has revoked.
 
 The operator reads out the fingerprint of the authority. Without that check, somebody between you
 and the operator could impersonate the server. To renew a certificate, repeat the first two commands
@@ -93,11 +94,13 @@ def main(argv: list[str]) -> None:
         f"fingerprint {certificates.spoken(request.fingerprint)}; read it out over the telephone "
         "when the operator calls"
     )
-    if before is not None:
+    if before == request:
+        print("it is the request that this kit made before; its answer is not installed yet")
+    elif before is not None:
         print(
             f"it replaces an earlier request of site {before.name}, fingerprint "
             f"{certificates.spoken(before.fingerprint)}: if you have sent that one, send this one "
-            "too, because the answer to the earlier one can no longer be installed"
+            "too, because the answer to the earlier one is for another name"
         )
     if (kit / "ca.pem").is_file():
         authority = certificates.spoken(certificate_request.authority_of(kit))

@@ -178,6 +178,16 @@ class StoreInUse(FederationError):
     """Another server process is using the same store folder."""
 
 
+# Errors about this machine's own files, flags and ports. No server sends them; from a dishonest one
+# they could make people remove a ledger or raise a limit.
+NEVER_SENT = (
+    PolicyRefused,
+    AnswersUsedUp,
+    DifferentRun,
+    PortInUse,
+    ListenerLost,
+    StoreInUse,
+)
 RETRYABLE = (ServerUnreachable, DamagedTransfer, StorageTrouble, TooManyCalls)
 
 

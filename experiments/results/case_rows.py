@@ -62,6 +62,7 @@ class _Scored(TypedDict):
 
 # The columns that every row has.
 REQUIRED = tuple(_Scored.__annotations__)
+NEVER_EMPTY = ("volume_ml_pancreas", "volume_ml_tumour")  # of these, those that cannot be None
 
 
 class CaseRow(_Scored, total=False):

@@ -37,4 +37,10 @@ REPORTS = Vocabulary(
     },
     counts=frozenset({"found", "false"}),
     parts={"found": "truth_components", "false_components": "components"},
+    # Those of the first release. A class that nobody has drawn has no score and no truth.
+    required={
+        f"{measure}_{name}": may_be_empty
+        for name in FOREGROUND.values()
+        for measure, may_be_empty in (("dice", True), ("volume_ml", False), ("truth_ml", True))
+    },
 )

@@ -233,11 +233,12 @@ def _check_row(row: Any, where: str, any_site: bool = False, grids: Sequence[str
         raise ValueError(
             f"{where}: {row!r} is not a per-case row; have the site evaluate its models again"
         )
+    empty = [key for key in case_rows.NEVER_EMPTY if row.get(key, 0.0) is None]
     missing = [key for key in case_rows.REQUIRED if key not in row]
-    if missing:
+    if missing or empty:
         raise ValueError(
-            f"{where}: the row of case {row.get('case')!r} lacks {', '.join(missing)}; have the "
-            "site evaluate its models again"
+            f"{where}: the row of case {row.get('case')!r} lacks {', '.join(missing + empty)}; "
+            "have the site evaluate its models again"
         )
     for key, known in (("grid", grids),) if any_site else (("site", SITES), ("grid", grids)):
         if row[key] not in known:

@@ -16,7 +16,6 @@ from federated.wire import operation_pb2 as pb
 from federated.wire.messages import OPERATION_PREFIX
 from federated.wire.proxy import ServerEndpoint, channel_options
 from federated.wire.status import RunStatus
-from runkit import printable
 
 # Many connections may be waiting at the server's port, where places become free now and then: with
 # short pauses, a call gets one sooner.
@@ -103,9 +102,4 @@ class AdminClient:
 
     def _error(self, error: grpc.Call) -> errors.FederationError:
         endpoint = ServerEndpoint(self._kit.host, self._kit.port, os.environ)
-        if error.code() == grpc.StatusCode.UNIMPLEMENTED:
-            return errors.VersionDiffers(
-                f"{printable.text(endpoint.address)}: the server knows no such call; it is of "
-                "another release, or another program: install the same at both ends"
-            )
         return tls.explain_call(error, endpoint, self._kit.identity)

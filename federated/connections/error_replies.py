@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import sqlite3
+import urllib.parse
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -39,9 +40,11 @@ _STATUS = {
     errors.UnknownModel: grpc.StatusCode.NOT_FOUND,
     errors.DamagedTransfer: grpc.StatusCode.DATA_LOSS,
 }
-# Limit on an error's text in bytes: percent-encoding may double it, and the other end accepts
-# 64 KiB of metadata.
-_MAX_TEXT = 24 * 2**10
+# Limits on an error's text: in characters, and in bytes as gRPC sends it. The other end accepts
+# 64 KiB of metadata, which include the reasons.
+_MAX_TEXT, _MAX_SENT = 24 * 2**10, 40 * 2**10
+# gRPC sends each of these as one byte, and three for every other byte.
+_PLAIN = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 _MAX_LOGGED = 1500  # characters of an error's text in the server's own log
 _lines = LineBudget()
 
@@ -119,8 +122,16 @@ def _abort(context: grpc.ServicerContext, error: errors.FederationError) -> NoRe
         else ()
     )
     context.set_trailing_metadata(((conversion.ERROR_KEY, type(error).__name__), *reasons))
-    text = str(error)
-    context.abort(
-        _STATUS.get(type(error), grpc.StatusCode.INTERNAL),
-        text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "…",
-    )
+    context.abort(_STATUS.get(type(error), grpc.StatusCode.INTERNAL), _sent(str(error)))
+
+
+def _sent(text: str) -> str:
+    """Returns as much of a text as a caller accepts.
+
+    JSON may hold half of a surrogate pair, which gRPC cannot encode; it becomes an escape.
+    """
+    plain = text[: _MAX_TEXT + 1].encode("utf-8", "backslashreplace").decode("utf-8")
+    kept = plain[:_MAX_TEXT]
+    while len(urllib.parse.quote(kept, safe=_PLAIN)) > _MAX_SENT:
+        kept = kept[: len(kept) // 2]
+    return plain if kept == plain else kept + "…"

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from federated.errors import DamagedTransfer
+from federated.errors import VersionDiffers
 
 
 class Inbox:
@@ -41,7 +41,8 @@ class Inbox:
         Args:
           on_message: called for every message before it is decoded.
         Raises:
-          DamagedTransfer: for a message that is too large or cannot be decoded.
+          VersionDiffers: for a message that is too large or cannot be decoded: sent again, it would
+            be no different.
           grpc.RpcError: if the call was cut, after everything that had arrived.
         """
         cut = None
@@ -60,13 +61,13 @@ class Inbox:
     def _next(self) -> Any:
         data = self._waiting.popleft()
         if len(data) > self._max_bytes:
-            raise DamagedTransfer(
+            raise VersionDiffers(
                 f"received a message of {len(data)} bytes; at most {self._max_bytes} are accepted; "
-                "install the same release"
+                "install the same release at both ends"
             )
         try:
             return self._read(data)
         except DecodeError as error:
-            raise DamagedTransfer(
+            raise VersionDiffers(
                 "a message cannot be read; install the same release at both ends"
             ) from error

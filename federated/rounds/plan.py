@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
+from collections.abc import Iterator
 
-from runkit import nested
+from runkit import printable
 
 _ABSENT = object()
+# Differences that are listed, and characters of a value's name and of a value.
+_MAX_LINES, _MAX_NAME, _MAX_VALUE = 300, 300, 4000
 
 
 def normal(plan: dict) -> dict:
@@ -27,15 +32,21 @@ def normal(plan: dict) -> dict:
 
 def _first_odd(plan: dict) -> str:
     """Returns the name of the first entry that JSON cannot hold, or nothing."""
-    try:
-        for name, value in _leaves(plan).items():
+    with contextlib.suppress(RecursionError):  # a plan that holds itself
+        for name, value in _leaves(plan):
             try:
                 json.dumps(value, allow_nan=False)
             except (TypeError, ValueError):
                 return f"'s entry {name!r}"
-    except (TypeError, RecursionError):
-        pass
     return ""
+
+
+def _leaves(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
 
 
 def fingerprint(plan: dict) -> str:
@@ -50,25 +61,36 @@ def differences(
 ) -> list[str]:
     """Returns one line for every value that differs, e.g. "patch.size: server 48, site 64".
 
+    After a few hundred lines, the last one only counts the rest. A plan from outside may have so
+    long names, and so many, that all lines would take thousands of times its size.
+
     Args:
       words: names of the first and the second plan in these lines.
     """
-    return [
-        f"{key}: {words[0]} {_text(ours)}, {words[1]} {_text(theirs)}"
-        for key, ours, theirs in nested.differences(
-            _leaves(normal(server)), _leaves(normal(site)), absent=_ABSENT
-        )
+    found = _differing(normal(server), normal(site), ())
+    lines = [
+        f"{printable.text('.'.join(path), limit=_MAX_NAME)}: "
+        f"{words[0]} {_text(ours)}, {words[1]} {_text(theirs)}"
+        for path, ours, theirs in itertools.islice(found, _MAX_LINES)
     ]
+    more = sum(1 for _ in found)
+    return [*lines, *([f"and {more} more"] if more else [])]
 
 
-def _leaves(value: object, prefix: str = "") -> dict[str, object]:
-    if not isinstance(value, dict) or (not value and prefix):
-        return {prefix: value}
-    leaves: dict[str, object] = {}
-    for key, inner in value.items():
-        leaves.update(_leaves(inner, f"{prefix}.{key}" if prefix else key))
-    return leaves
+def _differing(
+    ours: object, theirs: object, path: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], object, object]]:
+    """Yields (path, our value, their value) of each leaf in which two plans differ."""
+    one, two = (value if isinstance(value, dict) else {} for value in (ours, theirs))
+    our_leaf, their_leaf = (
+        _ABSENT if isinstance(value, dict) and (value or not path) else value
+        for value in (ours, theirs)
+    )
+    if our_leaf != their_leaf:
+        yield path, our_leaf, their_leaf
+    for key in sorted(one.keys() | two.keys()):
+        yield from _differing(one.get(key, _ABSENT), two.get(key, _ABSENT), (*path, key))
 
 
 def _text(value: object) -> str:
-    return "nothing" if value is _ABSENT else json.dumps(value)
+    return "nothing" if value is _ABSENT else printable.text(json.dumps(value), limit=_MAX_VALUE)

@@ -98,6 +98,13 @@ def check_task(
       ServerMisbehaves: naming the task and its fault.
     """
     refused = errors.ServerMisbehaves.because
+    numbers = {"publish": 0, "evaluate": 0, "score": task.round}.get(task.kind)
+    if numbers is not None and (task.round, task.exchange) != (numbers, 0):
+        # A site does a task that comes again more and more slowly; other numbers make it another.
+        raise refused(
+            f"asks to {task.kind} in exchange {task.exchange} of round {task.round}, which has no "
+            "such task"
+        )
     if task.kind == "train":
         if not discarded <= task.discarded <= MAX_DISCARDED:
             raise refused(

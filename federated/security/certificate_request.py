@@ -14,6 +14,7 @@ import pathlib
 import re
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from federated.security import certificates, revocation
 from federated.security.authority import write_private
@@ -31,7 +32,8 @@ def request(kit_folder: str | os.PathLike, site: str) -> certificates.Request:
     """Makes a key and `site.csr`, the certificate request to send.
 
     In a kit that is in use, this begins a renewal. The first request makes the credential, and
-    later ones keep it.
+    later ones keep it. Repeated before the answer is installed, it returns the same request; for
+    another name it makes a new one with the same key.
 
     Raises:
       ValueError: if the name cannot be used, the kit belongs to another site, or a link is in place
@@ -53,10 +55,28 @@ def request(kit_folder: str | os.PathLike, site: str) -> certificates.Request:
     if not credential.is_file() or not atomic.read_bytes(credential).strip():
         write_private(credential, new_secret().encode("ascii") + b"\n")
     secret = atomic.read_bytes(credential).decode("ascii").strip()
-    key = certificates.new_key()
-    write_private(kit / NEXT_KEY, certificates.key_to_pem(key))
+    # An earlier request may have been killed before the names of its files were on the disk.
+    for folder in (kit.parent, kit):
+        atomic.sync_directory(folder)
+    key = _pending_key(kit)
+    if key is None:
+        key = certificates.new_key()
+        write_private(kit / NEXT_KEY, certificates.key_to_pem(key))
+    elif (asked := _asked(kit)) is not None and (
+        asked.name == site
+        and asked.public_key == key.public_key()
+        and asked.credential_sha256 == hashed(secret)
+    ):
+        return asked
     atomic.write_bytes(kit / "site.csr", certificates.new_request(site, key, hashed(secret)))
     return read_request_file(kit / "site.csr")
+
+
+def _pending_key(kit: pathlib.Path) -> ec.EllipticCurvePrivateKey | None:
+    try:
+        return certificates.load_key(atomic.read_bytes(kit / NEXT_KEY))
+    except (FileNotFoundError, ValueError):  # an unreadable one fits no answer
+        return None
 
 
 def install(

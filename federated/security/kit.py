@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 
 from federated.security import kit_files, tls
@@ -13,6 +14,8 @@ from federated.wire import addresses
 from runkit import atomic, private
 
 KINDS = ("site", "operator")
+# What fits into the headers of a call. Otherwise gRPC fails on each call without the reason.
+_NAME, _CREDENTIAL = re.compile(r"[!-~]{1,64}"), re.compile(r"[!-~]{1,512}")
 
 
 class NoPort(ValueError):
@@ -62,6 +65,8 @@ class Kit:
             name = str(about[kind])
             host = addresses.plain(host or str(about["host"]))
             port = port or int(about["port"])
+            if not _NAME.fullmatch(name):
+                raise ValueError(name)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f'{path}: expected {{"{kind}", "host", "port"}}; '
@@ -78,9 +83,9 @@ class Kit:
 def _credential(path: pathlib.Path, kind: str) -> str:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; {kit_files.remedy(path.parent, [kind])}")
-    credential = atomic.read_bytes(path).strip()
-    if not credential or not credential.isascii():
+    credential = atomic.read_bytes(path).strip().decode("ascii", "replace")
+    if not _CREDENTIAL.fullmatch(credential):
         raise ValueError(
             f"{path}: holds no credential; use the whole folder as `provision` made it"
         )
-    return credential.decode("ascii")
+    return credential

@@ -9,7 +9,9 @@ from typing import Any
 from runkit import atomic, formats
 
 FORMAT = 1  # increase it if earlier releases can no longer read these files
-NEXT_KEY = "site.key.next"  # the key of a site's pending request
+# The key of a site's pending request. The kit's own key keeps working until the answer arrives.
+# This one is never replaced, because an answer may be on its way.
+NEXT_KEY = "site.key.next"
 KINDS = {"site": "a site's kit", "operator": "the operator's kit", "server": "the server's kit"}
 WHOLE = "use the whole folder as `provision` made it"
 _INSTALL = "python -m experiments.request --kit=… --answer=… --authority=…"

@@ -81,8 +81,8 @@ def checked_rows(
       max_cases: number of different cases that a site can have.
     Raises:
       PrivacyRefused: naming the row and the column, but never the content of a column that is not
-        known to be harmless. Also raised for a second row of the same case, and for more than
-        MAX_ROWS rows or `max_cases` cases.
+        known to be harmless. Also raised for a row without a required column, for a second row of
+        the same case, and for more than MAX_ROWS rows or `max_cases` cases.
     """
     allowed: Mapping[str, Collection[str]] = {
         "model": frozenset(models),
@@ -110,6 +110,12 @@ def checked_rows(
             raise PrivacyRefused(f"{here}: a second row of the same model, case, grid and class")
         seen.add(key)
         plain = _plain(row, here, vocabulary)
+        for column, may_be_empty in vocabulary.required.items():
+            if plain.get(column) is None and not (may_be_empty and column in plain):
+                raise PrivacyRefused(
+                    f"{here}: column {column!r} is {'empty' if column in plain else 'missing'}; no "
+                    "table can be made of rows without it"
+                )
         _check_counts(plain, here, vocabulary)
         yield plain
 

@@ -18,7 +18,9 @@ from federated.errors import (
     CertificateOutOfDate,
     CertificateRefused,
     FederationError,
+    ServerMisbehaves,
     ServerUnreachable,
+    VersionDiffers,
 )
 from federated.security import certificates, kit_files, revocation
 from federated.security.certificates import fingerprint_of_pem, server_name
@@ -43,6 +45,10 @@ _WORDS = (
     (r"imeout|imed out|FD Shutdown", "no answer in time"),
     (r"Socket closed|reset by peer|Broken pipe|GOAWAY", "the connection was closed"),
 )
+# gRPC's words for a message or an error text beyond a limit, e.g. "CLIENT: Sent message larger than
+# max (5000148 vs. 4194304)".
+_TOO_LARGE = re.compile(r"message larger than max|metadata size exceeds \w+ limit")
+_SIZES = re.compile(r"\((?:value length )?(\d{1,19}) vs\. (\d{1,19})\)")
 _CLOCKS_DIFFER = datetime.timedelta(hours=1)  # how far the server's clock may be ahead of this one
 _SAME_FEDERATION = "check that host, port and ca.pem belong to the same federation"
 
@@ -232,11 +238,33 @@ def explain_call(error: grpc.Call, endpoint: ServerEndpoint, identity: Identity)
     told = replies.error(error)
     if told is not None:
         return told
+    details = error.details() or ""
     if error.code() == grpc.StatusCode.UNAVAILABLE:
-        return explain_failure(error.details() or "", endpoint, identity)
+        return explain_failure(details, endpoint, identity)
+    if error.code() == grpc.StatusCode.UNIMPLEMENTED:
+        return VersionDiffers(
+            f"{printable.text(endpoint.address)}: the server knows no such call; it is of another "
+            "release, or another program: install the same at both ends"
+        )
+    if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE.search(details):
+        return _too_large(details, printable.text(endpoint.address))
     logging.debug("event=call_failed code=%s", error.code())
     reason = error.code().name.lower().replace("_", " ")
     return ServerUnreachable(f"{printable.text(endpoint.address)}: no answer ({reason})")
+
+
+def _too_large(details: str, where: str) -> FederationError:
+    """Returns the error for a message beyond a limit; sent again, it would be no smaller."""
+    found = _SIZES.search(details)  # gRPC does not tell the size of a compressed message
+    size, most = found.groups() if found else ("more", "4 MiB")
+    if "SERVER: " not in details and "Sent message" in details:
+        return VersionDiffers(
+            f"{where}: a message of {size} bytes cannot be sent, because at most {most} are "
+            "accepted; install the same release at both ends"
+        )
+    return ServerMisbehaves.because(
+        f"at {where} answers with {size} bytes where at most {most} are accepted"
+    )
 
 
 def explain_failure(details: str, endpoint: ServerEndpoint, identity: Identity) -> FederationError:

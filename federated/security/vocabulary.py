@@ -17,6 +17,7 @@ Range = tuple[float, float]
 _WORD = re.compile(r"(?!.*[0-9]{4})[A-Za-z][A-Za-z0-9]{0,31}")
 _BETWEEN = re.compile(r"[/_]")  # the words of a name
 _MAX_WORDS = 64
+_MAX_COLUMN = 128  # characters of a column's name; real ones have up to 40
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,8 @@ class Vocabulary:
       counts: words of columns that hold whole numbers.
       parts: column of a part -> column of the whole, both without the class at the end. A part is
         never more than the whole.
+      required: columns that every row has -> whether they may be empty. Reports of all sites are
+        read together, so a row without them would make those of the other sites useless too.
     Raises:
       ValueError: if a word could hold an identifier, or if there are more than 64 words.
     """
@@ -43,6 +46,7 @@ class Vocabulary:
     words: Mapping[str, Range | None]
     counts: frozenset[str] = frozenset()
     parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    required: Mapping[str, bool] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         named = [*self.classes, *self.grids, *self.words]
@@ -62,7 +66,7 @@ class Vocabulary:
 
     def has_column(self, name: str) -> bool:
         """Returns whether a column may have this name."""
-        return set(name.split("_")) <= self.known
+        return len(name) <= _MAX_COLUMN and set(name.split("_")) <= self.known
 
     def range_of(self, name: str) -> Range | None:
         """Returns the lowest and highest value of a column, or None if its name sets no range."""

@@ -37,7 +37,8 @@ from federated.server.uploads import Uploads
 from federated.storage.store import Store
 from federated.tensors import codec
 from federated.tensors.tensor_files import TensorFile, file_manifest
-from federated.tensors.weights import CHUNK_BYTES, TensorManifest
+from federated.tensors.weights import TensorManifest
+from federated.wire import limits
 from federated.wire.messages import SumPlace, SumPost, SumSettings, SumState
 from runkit import backoff
 from runkit.events import EventLog
@@ -148,9 +149,9 @@ class Coordinator:
 
     @property
     def header_bytes(self) -> int:
-        """Returns the approximate size, in bytes, of the header of a model of this run."""
-        specs = self._run.specs
-        return sum(len(spec.name) + 40 for spec in specs) + 32 * (1 + specs.nbytes // CHUNK_BYTES)
+        """Returns the size, in bytes, of the header of a model, or of a masked update."""
+        kinds = [self._run.specs, *([] if self._sums is None else [self._sums.masked_specs()])]
+        return max(map(limits.header_bytes, kinds))
 
     def open_model(self, name: str, sha256: str | None = None) -> tuple[TensorFile, TensorManifest]:
         """Opens a model: "round_000", "FL_global", "FL_best_global" or a published one.

@@ -21,6 +21,8 @@ _LISTED_MODELS = 1000  # the record of the selection lists only the newest model
 _RESCORED = 20  # different scores of one model that a site may send
 # Test cases that a site can have, given its training cases: far more than any split leaves.
 _FEW_CASES, _CASES_PER_EXAMPLE = 1000, 10
+# Bytes of a site's rows as text: twice what the most rows take with the columns of this product.
+_MAX_ROWS_BYTES = 128 * 2**20
 
 
 def _cases(num_examples: int) -> int:
@@ -143,7 +145,15 @@ class Evaluation:
             models=(*models, *withdrawn),
             max_cases=cases,
         )
-        lines = [json.dumps(row, allow_nan=False) for row in checked]
+        lines, size = [], 0
+        for row in checked:
+            lines.append(json.dumps(row, allow_nan=False))
+            size += len(lines[-1])
+            if size > _MAX_ROWS_BYTES:
+                raise errors.PrivacyRefused(
+                    f"the first {len(lines)} rows of site {site!r} take {size} bytes; expected at "
+                    f"most {_MAX_ROWS_BYTES} of all its rows, with fewer columns in each"
+                )
         with run.changing():
             verify()
             if run.store.discarded != discarded:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import queue
@@ -38,7 +39,7 @@ from federated.server.overview import Overview
 from federated.server.run_statistics import RunStatistics
 from federated.server.servicer import WeightExchangeServicer
 from federated.storage.store import Store
-from federated.wire import addresses
+from federated.wire import addresses, limits
 from runkit import allocator, atomic, interrupts, private, release
 
 _GRACE_S = 5.0  # for calls in progress when the server stops
@@ -174,6 +175,7 @@ def _open(
             aggregation=str(config.rule),
             models=models,
             sums=None if config.sums is None else vars(config.sums),
+            check=functools.partial(limits.check_run, what=os.fspath(initial_weights)),
         )
         statistics = RunStatistics()
         events = AuditLog(

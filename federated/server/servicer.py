@@ -30,13 +30,14 @@ from federated.security.credentials import TokenRecord
 from federated.server.coordinator import Coordinator, damaged_model
 from federated.tensors import codec
 from federated.tensors.weights import CHUNK_BYTES
-from federated.wire import chunk_encoding, conversion
+from federated.wire import chunk_encoding, conversion, limits
 from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.messages import OPERATION_PREFIX, Offer, Session
 
 _SERVICE = "/weight_exchange.WeightExchange"
 # Size limits for messages, in bytes, applied before a message is decoded.
-_SMALL, _MIDDLE, _PLAN = 2**10, 16 * 2**10, 512 * 2**10
+_SMALL, _MIDDLE = 2**10, 16 * 2**10
+_RANGES = 512 * 2**10  # of the missing chunks of a model, 12 bytes each at most
 _SUM = 64 * 2**10  # a share for, or from, every site: about 200 bytes each
 _ENVELOPE = 64  # bytes around a chunk's data
 # Bytes that a header may have beyond twice those of the run's own model: the header of a different
@@ -294,11 +295,11 @@ Identify = Callable[[grpc.ServicerContext], Caller]
 # name -> (decoder, encoder, direction in which it streams, size limit of a message; a model's
 # header and its chunks have their own limits)
 _METHODS: dict[str, tuple[Callable[[bytes], Any], Callable[[Any], bytes], str, int]] = {
-    "Login": (pb.LoginRequest.FromString, pb.LoginReply.SerializeToString, "", _PLAN),
+    "Login": (pb.LoginRequest.FromString, pb.LoginReply.SerializeToString, "", limits.MAX_LOGIN),
     "NextTask": (pb.TaskRequest.FromString, pb.Task.SerializeToString, "", _SMALL),
     "HeartBeat": (pb.HeartBeatRequest.FromString, pb.Acknowledgement.SerializeToString, "", _SMALL),
     "Describe": (pb.ModelName.FromString, pb.ModelHeader.SerializeToString, "", _SMALL),
-    "Pull": (pb.PullRequest.FromString, chunk_encoding.chunk_to_bytes, "out", _PLAN),
+    "Pull": (pb.PullRequest.FromString, chunk_encoding.chunk_to_bytes, "out", _RANGES),
     "ReportScores": (pb.Scores.FromString, pb.Acknowledgement.SerializeToString, "", _MIDDLE),
     "Offer": (pb.ModelHeader.FromString, pb.OfferReply.SerializeToString, "", _SMALL),
     "Send": (chunk_encoding.part_from_bytes, pb.Receipt.SerializeToString, "in", _SMALL),
@@ -318,6 +319,6 @@ def _only(messages: Iterator[Any]) -> Any:
     """Returns the one message of a call whose requests are not streamed."""
     for message in messages:
         return message
-    raise errors.DamagedTransfer(
+    raise errors.VersionDiffers(
         "a call ended before its message; install the same release at both ends"
     )

@@ -34,6 +34,8 @@ from federated.wire.messages import Answer, Offer, Receipt
 
 # Models that one site may publish; each takes space on the server's disk and time at every site.
 MAX_LENT = 8
+# Models that all sites may publish: a site evaluates no more, the two global ones included.
+_MAX_MODELS = tasks.MAX_MODELS - 2
 # Different updates that a site may send for one round, and different contents of a model that it
 # lends; an honest site that was killed sends the same one again, or a second one.
 _REPLACED = 20
@@ -115,6 +117,7 @@ class Uploads:
         sums: Sums | None = None,
     ):
         self._run, self._transfers, self._site_names = run, Transfers(), site_names
+        self._most_lent = min(MAX_LENT, _MAX_MODELS // run.policy.max_num_clients)
         self._sums = sums
         # (site, round, standing) -> different updates
         self._sent: Counter[tuple[str, int, _Standing]] = Counter()
@@ -170,7 +173,12 @@ class Uploads:
             return checked.receipt()
         with self._transfer(checked, standing) as transfer:
             noted = time.monotonic()
-            for chunk in chunks:
+            for count, chunk in enumerate(chunks, start=1):
+                if count > offer.manifest.num_chunks:
+                    raise errors.DamagedTransfer(
+                        f"{checked.what}: more than its {offer.manifest.num_chunks} chunks came in "
+                        "one call; send the model again"
+                    )
                 sparse = chunk.encoding == codec.SPARSE and bool(transfer.trained_from)
                 if not sparse and chunk.encoding not in codec.ENCODINGS[run.config.transport]:
                     raise errors.SessionExpired(
@@ -422,9 +430,11 @@ class Uploads:
             raise errors.StaleUpdate(
                 f"{checked.what} came before the last round was over; ask for the next task"
             )
-        if not sha256 and sum(owner == site for owner, _ in store.models().values()) >= MAX_LENT:
+        owners, most = [owner for owner, _ in store.models().values()], self._most_lent
+        if not sha256 and (owners.count(site) >= most or len(owners) >= _MAX_MODELS):
             raise errors.ModelRefused(
-                f"{checked.what} is one too many; a site lends {MAX_LENT} at most"
+                f"{checked.what} is one too many; a site lends {most} at most in a run of up to "
+                f"{self._run.policy.max_num_clients} sites; lend fewer (--lend, --nolend_local)"
             )
         if self._lent[site, store.discarded] >= MAX_LENT * _REPLACED:
             raise errors.ModelRefused(

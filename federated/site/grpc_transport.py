@@ -31,7 +31,7 @@ from federated.tensors import codec
 from federated.tensors.partial_file import PartialModel
 from federated.tensors.tensor_files import TensorFile, TensorSelection
 from federated.tensors.weights import TensorManifest, TensorSpec
-from federated.wire import addresses, chunk_encoding, conversion, replies
+from federated.wire import addresses, chunk_encoding, conversion, limits, replies
 from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.messages import (
     MASKING,
@@ -187,6 +187,7 @@ class GrpcTransport(Transport):
             labels=labels or {},
             masking=MASKING,
         )
+        limits.check_login(request)
         try:
             with self._calling():
                 metadata = conversion.credential_metadata(self.site, self._credential)

@@ -188,6 +188,8 @@ class _Loop:
             pauses=pauses,
             pause=pause,
             on_retry=lambda error: self.note("retry", error=type(error).__name__),
+            # The server may be leading another run by now, for which this journal is not.
+            on_login=lambda session: journal.enter(session.run, authority),
         )
         kept, note = self._private, self.note
         self._models = models = ReceivedModels(server, journal, kept, self._specs, note, clock)

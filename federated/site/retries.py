@@ -16,6 +16,10 @@ from runkit import backoff, printable
 
 Result = TypeVar("Result")
 
+# Transfers of one call that arrive damaged, in all. TLS already protects against errors of the
+# line, so what fails this often is damaged, or too large, at one of the two ends.
+MAX_DAMAGED = 20
+
 
 class Persistent:
     """Wraps a transport: has the same methods, which return once the server has answered.
@@ -26,8 +30,11 @@ class Persistent:
       pauses: returns the sequence of pauses, in seconds, for one call.
       pause: waits for that many seconds; a parameter, so that tests need not wait.
       on_retry: called with the error each time a call is tried again.
+      on_login: called with the session of each login, also of one in the middle of another call;
+        what it raises ends the call.
     Raises (any method): the error with which the server refused the call; never ServerUnreachable,
-    DamagedTransfer, StorageTrouble, TooManyCalls or SessionExpired.
+    DamagedTransfer, StorageTrouble, TooManyCalls or SessionExpired. ServerMisbehaves if transfers
+    of one call were damaged MAX_DAMAGED times.
     """
 
     def __init__(
@@ -40,17 +47,23 @@ class Persistent:
         pauses: Callable[[], Iterator[float]] = backoff.pauses,
         pause: Callable[[float], object] = time.sleep,
         on_retry: Callable[[errors.FederationError], None] = lambda error: None,
+        on_login: Callable[[Session], None] = lambda session: None,
     ):
         self._transport, self._plan = transport, plan
         self._num_examples, self._labels = num_examples, labels
-        self._pauses, self._pause, self._on_retry = pauses, pause, on_retry
+        self._pauses, self._pause = pauses, pause
+        self._on_retry, self._on_login = on_retry, on_login
+        # Pauses between logins, from one that a call needed to the next call that needs none.
+        self._between_logins: Iterator[float] | None = None
 
     def login(self) -> Session:
-        return self._trying(
+        session = self._trying(
             "login",
             lambda: self._transport.login(self._plan, self._num_examples, self._labels),
             may_log_in=False,
         )
+        self._on_login(session)
+        return session
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._transport, name)
@@ -63,22 +76,33 @@ class Persistent:
         return trying
 
     def _trying(self, name: str, call: Callable[[], Result], *, may_log_in: bool = True) -> Result:
-        pauses, logged_in = self._pauses(), False
+        pauses, logged_in, damaged = self._pauses(), False, 0
         while True:
             try:
-                return call()
+                result = call()
             except errors.SessionExpired as error:
                 if not may_log_in:
                     raise
                 # A server that voids all tokens immediately must not be called without a pause.
-                if logged_in:
-                    self._wait(name, next(pauses), error)
+                if self._between_logins is not None:
+                    self._wait(name, next(self._between_logins), error)
                 else:
                     self._on_retry(error)
+                    self._between_logins = self._pauses()
                 self.login()
                 logged_in = True
             except errors.RETRYABLE as error:
+                damaged += isinstance(error, errors.DamagedTransfer)
+                if damaged == MAX_DAMAGED:
+                    raise errors.ServerMisbehaves.because(
+                        f"and this site failed {damaged} times to transfer what the call {name} "
+                        f"carries ({printable.text(error)})"
+                    ) from error
                 self._wait(name, next(pauses), error)
+            else:
+                if may_log_in and not logged_in:
+                    self._between_logins = None
+                return result
 
     def _wait(self, name: str, wait_s: float, error: errors.FederationError) -> None:
         if isinstance(error, errors.CertificateOutOfDate):  # only a person can end this wait

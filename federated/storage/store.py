@@ -14,7 +14,7 @@ import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -31,7 +31,7 @@ from federated.storage.database import FIRST_AGGREGATION, GIVEN, Records, insert
 from federated.storage.store_folder import StoreFolder
 from federated.storage.sum_records import SumRecords
 from federated.tensors.tensor_files import TensorFile, file_manifest
-from federated.tensors.weights import MASKED, TensorManifest
+from federated.tensors.weights import MASKED, TensorManifest, TensorSpec
 from runkit import atomic, formats, private
 
 FORMAT = "2"
@@ -126,6 +126,7 @@ class Store(StoreFolder, Records):
         aggregation: str = FIRST_AGGREGATION,
         models: Mapping[str, str | os.PathLike] | None = None,
         sums: Mapping[str, Any] | None = None,
+        check: Callable[[Mapping[str, Any], Sequence[TensorSpec]], None] = lambda plan, specs: None,
     ) -> None:
         """Starts a run from the initial model, or checks that the store holds this very run.
 
@@ -137,6 +138,8 @@ class Store(StoreFolder, Records):
           models: in a run without rounds, the models that every site evaluates: name -> safetensors
             file.
           sums: the fixed settings of a run with secure aggregation, as JSON values.
+          check: called with the plan and the tensors of the model before anything is written;
+            raises ValueError for a run that no site could accept.
         Raises:
           ValueError: if the file is not a model or has no plan, if the sharing rules do not fit its
             arrays or the run has no rounds, or as in `given_models.read`.
@@ -149,11 +152,12 @@ class Store(StoreFolder, Records):
             raise ValueError(f"{initial}: holds integers of dtype {MASKED}, which no model has")
         try:
             plan = plans.normal(json.loads(metadata["plan"]))
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, RecursionError) as error:
             raise ValueError(
                 f"{initial}: its metadata has no plan in JSON ({error!r}); "
                 "make the initial model with the plan of this run"
             ) from error
+        check(plan, manifest.specs)
         rules = sharing.of_plan(plan)
         rules.of(spec.name for spec in manifest.specs)
         if rules and not policy.num_rounds:

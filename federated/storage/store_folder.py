@@ -75,9 +75,11 @@ class StoreFolder:
     def incoming_path(self, site: str, sha256: str) -> pathlib.Path:
         """Returns the file in which a site's model arrives.
 
-        The site's earlier unfinished transfer is removed: each site has at most one.
+        The site's earlier unfinished transfer is removed: each site has at most one. The name has
+        the whole digest: a site can find two models that share the first 16 digits, and while one
+        transfer is checked, it could put the other model into a file of the same name.
         """
-        path = self.folder / "incoming" / f"{site}.{sha256[:16]}.safetensors"
+        path = self.folder / "incoming" / f"{site}.{sha256}.safetensors"
         for other in path.parent.glob(f"{site}.*.safetensors"):
             if other.name != path.name and other.name.count(".") == path.name.count("."):
                 other.unlink(missing_ok=True)

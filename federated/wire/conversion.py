@@ -6,6 +6,7 @@ Both ends use it.
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -380,6 +381,7 @@ def row_to_message(row: Mapping[str, Any]) -> pb.Row:
 
 
 def row_from_message(message: pb.Row) -> dict[str, Any]:
+    """Raises PrivacyRefused if a column comes twice."""
     row: dict[str, Any] = {
         "model": message.model,
         "site": message.site,
@@ -389,5 +391,12 @@ def row_from_message(message: pb.Row) -> dict[str, Any]:
     if message.class_name:
         row["class"] = message.class_name
     # A protobuf map has no order; with sorted keys, the same row is always written the same way.
-    row.update(sorted([*message.numbers.items(), *((column, None) for column in message.absent)]))
+    columns: dict[str, float | None] = dict(message.numbers)
+    columns.update(dict.fromkeys(message.absent))
+    if len(columns) != len(message.numbers) + len(message.absent):
+        raise errors.PrivacyRefused(
+            "a row has a column twice, with a number or marked as empty; "
+            "install the same release at both ends"
+        )
+    row.update(sorted(columns.items(), key=operator.itemgetter(0)))
     return row

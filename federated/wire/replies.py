@@ -46,6 +46,7 @@ _TOKEN = re.compile(r"[!-~]{16,512}")
 _RUN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _KIND = re.compile(r"[a-z_]{1,32}")
+_MAX_NUMBER = 1e30  # of a status: the largest number in a site's report, which it passes on
 _MAX_DEPTH = 100  # levels of a status or plan, which have less than ten
 _MAX_PART = 4 * 2**10  # bytes of a key, certificate, signature or sealed share
 _RELEASE = re.compile(r"[A-Za-z0-9.+!_-]{1,64}")
@@ -72,12 +73,18 @@ def read(data: bytes, kind: type[Reply], *, limit: int = SMALL) -> Reply:
 def error(call: grpc.Call) -> errors.FederationError | None:
     """Returns the error that the server raised, with printable texts.
 
-    Returns None if the call failed for another reason.
+    Returns None if the call failed for another reason, and ServerMisbehaves for an error that only
+    this end's own program can raise.
     """
     trailing = dict(call.trailing_metadata() or ())
     kind = errors.by_name(str(trailing.get(conversion.ERROR_KEY, "")))
     if kind is None:
         return None
+    if issubclass(kind, errors.NEVER_SENT):
+        return _refused(
+            f"sends the error {kind.__name__}, which only a program on this machine can raise "
+            f"({printable.text(call.details() or '')})"
+        )
     reasons = [
         errors.Reason(*(printable.text(part) for part in reason))
         for reason in conversion.reasons_from_text(str(trailing.get(conversion.REASONS_KEY, "[]")))
@@ -378,7 +385,7 @@ def _clean(value: Any) -> Any:
         return {printable.text(key): _clean(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_clean(inner) for inner in value]
-    if isinstance(value, (int, float)) and not abs(value) < 2**63:  # nor is NaN
+    if isinstance(value, (int, float)) and not abs(value) <= _MAX_NUMBER:  # nor is NaN
         raise _refused(f"sends a status with the number {_shown(value)}")
     return printable.text(value) if isinstance(value, str) else value
 
@@ -389,7 +396,9 @@ def _check_shape(what: str, found: object, shape: _Shape) -> None:
     for key, kinds in shape.kinds.items():
         value = found.get(key)
         fits = isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds)
-        if not fits and (key in found or key not in shape.optional):
+        if key not in found and key not in shape.optional:
+            raise _refused(f"sends a {what} without its {key}")
+        if key in found and not fits:
             raise _refused(f"sends a {what} whose {key} is {_shown(value)}")
 
 

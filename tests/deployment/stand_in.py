@@ -65,6 +65,11 @@ class ToyTrainer:
                 "case": 1,
                 "grid": "training",
                 "dice_pancreas": dice,
+                "dice_tumour": None,
+                "volume_ml_pancreas": 70.0,
+                "volume_ml_tumour": 0.0,
+                "truth_ml_pancreas": 70.0,
+                "truth_ml_tumour": 0.0,
             }
         ]
 

@@ -7,11 +7,14 @@ import grpc
 import pytest
 
 from federated import errors
+from federated.rounds import tasks
+from federated.server import evaluation, uploads
 from federated.wire import conversion
 from federated.wire import weight_exchange_pb2 as pb
 from tests.federated import toy
 from tests.federated.raw_calls import SERVICE
 from tests.federated.run_steps import finished_rounds, fixed_models
+from tests.federated.server.test_coordinator import Site
 
 
 def test_rows_are_checked_as_they_arrive_and_their_number_follows_from_the_run(opened):
@@ -38,6 +41,24 @@ def test_rows_are_checked_as_they_arrive_and_their_number_follows_from_the_run(o
     assert [row["case"] for row in run.store.rows("C1")["C1"]] == [1]
 
 
+def test_the_rows_of_a_site_take_a_limited_number_of_bytes(opened, monkeypatch):
+    monkeypatch.setattr(evaluation, "_MAX_ROWS_BYTES", 10_000)
+    run, first, second = finished_rounds(opened)
+    fixed_models(run, first, second)
+    taken = []
+
+    def rows(count):
+        for case in range(1, count + 1):
+            taken.append(case)
+            yield first.row(case=case)
+
+    with pytest.raises(errors.PrivacyRefused, match=r"rows of site 'C1' take 10\d\d\d bytes"):
+        run.lead.submit_rows("C1", rows(1000))
+    assert len(taken) < 150 and "C1" not in run.store.reported()
+    run.lead.submit_rows("C1", rows(50))
+    assert "C1" in run.store.reported()
+
+
 def test_large_messages_are_refused_before_they_are_decoded(serving, channel):
     running = serving()
     transport = running.connect("C1")
@@ -55,9 +76,19 @@ def test_large_messages_are_refused_before_they_are_decoded(serving, channel):
                 raw.stream_stream(SERVICE + method)(iter([message]), metadata=metadata, timeout=30)
             )
         assert (
-            caught.value.code() == grpc.StatusCode.DATA_LOSS
+            caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
             and "bytes; at most" in caught.value.details()
         )
+    transport.close()
+
+
+def test_no_report_that_the_server_accepts_keeps_the_operator_from_the_status(serving, operator):
+    running = serving()
+    transport = running.connect("C1")
+    transport.login(toy.PLAN, 30)
+    largest = {"dice": 1.0, "loss": 1e30, "gain": -1e30, "least": 5e-324}
+    transport.report_scores(0, largest)
+    assert operator(running).status()["sites"]["C1"]["scores"] == {"0": largest}
     transport.close()
 
 
@@ -109,6 +140,31 @@ def test_one_site_lends_a_limited_number_of_models(opened):
     first.publish("C1_7", 9.0)  # another version of one that is there
 
 
+def test_all_sites_together_lend_no_more_models_than_each_of_them_evaluates(opened):
+    """A site refuses a task with more, and the run would never end."""
+    sites = 100
+    _, *lenders = finished_rounds(opened, max_num_clients=sites, wait_after_min_clients_s=0.0)
+    each = (tasks.MAX_MODELS - len(("FL_global", "FL_best_global"))) // sites
+    for site in lenders:
+        for number in range(each):
+            site.publish(f"{site.name}_{number}", float(number))
+        with pytest.raises(
+            errors.ModelRefused, match=f"lends {each} at most in a run of up to {sites} sites"
+        ):
+            site.publish(f"{site.name}_{each}")
+
+
+def test_the_models_of_earlier_sites_count_where_the_run_has_grown(opened, monkeypatch):
+    monkeypatch.setattr(uploads, "_MAX_MODELS", 10)
+    _, first, second = finished_rounds(opened)
+    for site in (first, second):
+        for number in range(5):
+            site.publish(f"{site.name}_{number}", float(number))
+    run = opened(num_rounds=1, max_num_clients=3)
+    with pytest.raises(errors.ModelRefused, match="is one too many"):
+        Site(run, "C1").publish("C1_5")
+
+
 def test_no_call_writes_much_to_the_log(opened):
     run, first, _ = finished_rounds(opened)
     first.publish("C1_FL_local")
@@ -144,9 +200,6 @@ def test_a_plan_that_cannot_be_read_is_one_short_refusal(serving, channel, kits,
             ).SerializeToString()
             with pytest.raises(grpc.RpcError) as caught:
                 login(request, metadata=metadata, timeout=30)
-            assert caught.value.code() in (
-                grpc.StatusCode.FAILED_PRECONDITION,
-                grpc.StatusCode.DATA_LOSS,
-            )
+            assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
     assert max(len(record.getMessage()) for record in caplog.records) < 3000
     assert "Traceback" not in caplog.text

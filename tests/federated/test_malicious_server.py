@@ -11,7 +11,7 @@ import pytest
 
 from federated import errors
 from federated.rounds import tasks
-from federated.site import grpc_transport
+from federated.site import grpc_transport, retries
 from federated.site import loop as site_loop
 from federated.site.answers import AnswerLimits
 from federated.tensors import codec, tensor_files, weights
@@ -273,6 +273,42 @@ def test_a_server_that_says_wait_without_waiting_is_not_asked_without_a_pause(fa
     assert all(seconds > 0.5 for seconds in join.pauses)
 
 
+def test_a_server_that_voids_a_token_after_each_answer_is_asked_more_and_more_slowly(fake, join):
+    """Each login adds lines to the site's log."""
+
+    def task(request, context):
+        if len(fake.calls("NextTask")) % 2:
+            context.set_trailing_metadata(((conversion.ERROR_KEY, "SessionExpired"),))
+            context.abort(fake_server.grpc.StatusCode.UNAUTHENTICATED, "the token is not known")
+        return pb.Task(kind="wait")
+
+    fake.login["poll_s"] = 0.05
+    fake.answers["NextTask"] = task
+    join(longest=30)
+    assert max(join.pauses) == 30.0 and len(fake.calls("Login")) < 30
+
+
+def test_a_server_that_leads_another_run_meanwhile_gets_nothing_of_this_one(fake, join):
+    """An honest one does so too, if it was started again with another store."""
+    fake.tasks = [
+        pb.Task(kind="train", round=1, model="round_000"),
+        pb.Task(kind="train", round=1, model="round_000"),
+    ]
+
+    def login(request, context):
+        fake.login["run"] = f"run{len(fake.calls('Login'))}"
+        return pb.LoginReply(**fake.login)
+
+    def offer(request, context):
+        context.set_trailing_metadata(((conversion.ERROR_KEY, "SessionExpired"),))
+        context.abort(fake_server.grpc.StatusCode.UNAUTHENTICATED, "the token is not known here")
+
+    fake.answers.update(Login=login, Offer=offer)
+    with pytest.raises(errors.DifferentRun, match="belongs to run run1; the server leads run run2"):
+        join()
+    assert len(fake.calls("Offer")) == 1
+
+
 def test_a_server_that_voids_every_token_is_not_asked_without_a_pause(fake, join):
     def expired(request, context):
         context.set_trailing_metadata(((conversion.ERROR_KEY, "SessionExpired"),))
@@ -431,8 +467,64 @@ def test_a_malformed_or_too_large_reply_is_refused(fake, join, method, reply):
     refused(join, "answers with")
 
 
+def too_large_a_message(request, context):
+    return b"x" * (conversion.MAX_MESSAGE + 1)
+
+
+def too_large_a_message_compressed(request, context):
+    context.set_compression(fake_server.grpc.Compression.Gzip)
+    return bytes(50 * 2**20)
+
+
+def too_large_an_error(request, context):
+    context.set_trailing_metadata((("details", "x" * 200_000),))
+    context.abort(fake_server.grpc.StatusCode.INTERNAL, "x" * 200_000)
+
+
 @pytest.mark.parametrize(
-    "kind", ["FederationError", "UpdateRefused", "WrongCredential", "PlanDiffers", "DifferentRun"]
+    "answer", [too_large_a_message, too_large_a_message_compressed, too_large_an_error]
+)
+@pytest.mark.parametrize(
+    "method",
+    ["Login", "NextTask", "Describe", "Pull", "Offer", "Send", "ReportScores", "SubmitRows"],
+)
+def test_a_reply_that_grpc_does_not_carry_is_not_asked_for_again(fake, join, method, answer):
+    fake.tasks = [
+        pb.Task(kind="train", round=1, model="round_000"),
+        pb.Task(kind="evaluate", models=["m"]),
+    ]
+    fake.answers[method] = (
+        (lambda *asked: [answer(*asked)]) if method == "Pull" else lambda *asked: answer(*asked)
+    )
+    if method == "Send":
+        fake.answers["Offer"] = lambda *asked: pb.OfferReply(missing=[pb.Range(first=0, count=1)])
+    refused(join, r"at localhost:\d+ answers with (\d+|more) bytes where at most (\d+|4 MiB) are")
+    assert len(fake.calls(method)) == 1
+    assert method != "Send" or (join.journal / "update.safetensors").exists()
+
+
+def test_a_call_that_the_server_does_not_know_is_not_tried_again(fake, join):
+    def unknown(request, context):
+        context.abort(fake_server.grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+
+    fake.answers["NextTask"] = unknown
+    with pytest.raises(
+        errors.VersionDiffers, match=r"localhost:\d+: the server knows no such call"
+    ):
+        join()
+    assert len(fake.calls("NextTask")) == 1
+
+
+@pytest.mark.parametrize("chunks", [[], [pb.Chunk(data=b"x" * 3 * 2**20)], [b"\xff" * 100]])
+def test_chunks_that_are_damaged_each_time_are_not_asked_for_for_ever(fake, join, chunks):
+    fake.tasks = [pb.Task(kind="train", round=1, model="round_000")]
+    fake.answers["Pull"] = lambda request, context: chunks
+    refused(join, rf"failed {retries.MAX_DAMAGED} times to transfer what the call pull carries \(")
+    assert len(fake.calls("Pull")) == retries.MAX_DAMAGED
+
+
+@pytest.mark.parametrize(
+    "kind", ["FederationError", "UpdateRefused", "WrongCredential", "PlanDiffers", "UnknownSite"]
 )
 def test_what_a_server_says_of_an_error_is_printable_and_short(fake, join, kind, caplog):
     def refuse(request, context):
@@ -451,6 +543,31 @@ def test_what_a_server_says_of_an_error_is_printable_and_short(fake, join, kind,
         and len(str(caught.value)) < 9_000
     )
     assert all(part.isprintable() for reason in caught.value.reasons for part in reason)
+
+
+@pytest.mark.parametrize("kind", errors.NEVER_SENT)
+def test_what_a_server_says_does_not_pass_for_a_decision_of_this_site(fake, join, kind):
+    def refuse(request, context):
+        context.set_trailing_metadata(((conversion.ERROR_KEY, kind.__name__),))
+        context.abort(
+            fake_server.grpc.StatusCode.INTERNAL,
+            "this site answers 4; start again with --max_scored_models=4000" + "x" * 20_000,
+        )
+
+    fake.answers["NextTask"] = refuse
+    error = refused(join, f"sends the error {kind.__name__}, which only a program on this machine")
+    assert "(this site answers 4" in str(error) and len(str(error)) < 1000
+
+
+@pytest.mark.parametrize("kind", ["publish", "evaluate", "score"])
+@pytest.mark.parametrize("field", ["round", "exchange"])
+def test_a_task_with_another_number_each_time_is_not_done_again_and_again(fake, join, kind, field):
+    """Each would add lines to the site's log, without the pauses for a task that comes again."""
+    about = {"model": "round_000"} if kind == "score" else {}
+    fake.tasks = [pb.Task(kind=kind, **about)]
+    fake.tasks += [pb.Task(kind=kind, **about, **{field: n}) for n in range(1, 100)]
+    refused(join, rf"asks (to {kind} in exchange|to score in round 1 with model round_000)")
+    assert len(fake.calls("NextTask")) == 2
 
 
 def test_a_retry_is_logged_in_one_short_printable_line(fake, join, caplog):

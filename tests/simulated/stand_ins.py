@@ -19,6 +19,7 @@ from federated.site import journal, loop
 from federated.storage import best_models, database, store, store_folder
 from federated.storage.recently_verified import RecentlyVerified
 from federated.tensors import codec, partial_file, tensor_files, weights
+from federated.wire import limits
 from runkit import atomic, events, private
 from tests.federated import toy
 from tests.simulated import database as databases
@@ -109,7 +110,7 @@ class _InlinePool:
 
 _CHUNKED = (
     *(weights, codec, tensor_files, partial_file, slabs, spooled_updates, update_checks),
-    *(coordinator, servicer),
+    *(limits, servicer),
 )
 _WITH_JSON = (
     *(atomic, events, audit_log, chain, verification, journal, database, store, best_models),

@@ -1,3 +1,5 @@
+import typing
+
 import pytest
 
 from experiments.results import case_rows, shared_choice, table1_values
@@ -36,3 +38,22 @@ def test_every_measure_of_every_class_may_leave_a_site():
 def test_a_value_that_no_scan_can_have_stays(score, value):
     with pytest.raises(PrivacyRefused, match=f"scores: {score} is .*; expected"):
         report_filter.check_scores({score: value}, vocabulary=REPORTS, what="scores")
+
+
+def test_a_row_without_what_every_table_needs_is_refused_where_it_arrives():
+    keys = {"model": "m", "site": "C1", "case": 1, "grid": "training"}
+    row = {**keys, **dict.fromkeys(case_rows.REQUIRED[len(keys) :], 0.5)}
+
+    def passes(changed):
+        try:
+            list(report_filter.checked_rows([changed], vocabulary=REPORTS, site="C1", models=["m"]))
+        except PrivacyRefused as error:
+            assert "no table can be made of rows without it" in str(error)
+            return False
+        return True
+
+    assert passes(row)
+    hints = typing.get_type_hints(case_rows.CaseRow)
+    for column in row.keys() - keys.keys():
+        assert not passes({name: value for name, value in row.items() if name != column})
+        assert passes({**row, column: None}) == (type(None) in typing.get_args(hints[column]))

@@ -189,6 +189,10 @@ def test_rows_are_read_back_and_a_broken_line_is_named(tmp_path):
         ValueError, match=r"rows\.jsonl, line 2: the row of case 7 lacks site, grid"
     ):
         table1_values.read_rows(file)
+    # As an earlier release's server accepted it.
+    file.write_text(json.dumps({**rows[0], "volume_ml_tumour": None}) + "\n")
+    with pytest.raises(ValueError, match=r"line 1: the row of case 1 lacks volume_ml_tumour"):
+        table1_values.read_rows(file)
     file.write_text('{"model"\n')
     with pytest.raises(ValueError, match=r"rows\.jsonl, line 1: not valid JSON"):
         table1_values.read_rows(file)

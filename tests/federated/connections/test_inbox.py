@@ -3,7 +3,7 @@ import pytest
 from google.protobuf.message import DecodeError
 
 from federated.connections.inbox import Inbox
-from federated.errors import DamagedTransfer
+from federated.errors import RETRYABLE, VersionDiffers
 
 
 def stream(inbox, messages, *, unseen=(), cut=False):
@@ -57,16 +57,17 @@ def test_a_message_beyond_the_limit_is_refused_before_it_is_decoded():
     messages = inbox.messages(stream(inbox, [b"four", b"fives"]))
     next(messages)
     with pytest.raises(
-        DamagedTransfer, match="received a message of 5 bytes; at most 4 are accepted"
+        VersionDiffers, match="received a message of 5 bytes; at most 4 are accepted"
     ):
         next(messages)
     assert decoded == [b"four"]
 
 
-def test_a_message_that_cannot_be_decoded_is_damage():
+def test_a_message_that_cannot_be_decoded_is_not_worth_another_try():
     def read(data):
         raise DecodeError("protobuf's words")
 
     inbox = Inbox(read, 4)
-    with pytest.raises(DamagedTransfer, match="a message cannot be read"):
+    with pytest.raises(VersionDiffers, match="a message cannot be read") as caught:
         next(inbox.messages(stream(inbox, [b"a"])))
+    assert not isinstance(caught.value, RETRYABLE)

@@ -1,3 +1,6 @@
+import json
+import tracemalloc
+
 import pytest
 
 from federated.rounds import plan
@@ -23,6 +26,30 @@ def test_every_difference_has_a_line():
         "spacing_mm: server [3.0, 3.0, 3.0], site [3.0, 3.0, 1.0]",
         "vae: server nothing, site null",
     ]
+
+
+def test_a_plan_with_long_and_many_names_takes_no_more_memory_than_a_few_plans():
+    evil = {"a" * 2**17: {f"k{number}": 1 for number in range(10_000)}}
+    size = len(json.dumps(evil))
+    tracemalloc.start()
+    try:
+        lines = plan.differences({"patch": {"size": 48}}, evil)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # One name with all its parts, and the plan as Python holds it: not 10,000 long names.
+    assert peak < 50 * size
+    assert lines[-1] == f"and {10_001 - len(lines) + 1} more" and len(lines) < 1000
+    assert max(map(len, lines)) < 1000
+
+
+def test_a_long_value_is_cut():
+    (line,) = plan.differences({"a": list(range(2000))}, {"a": "x" * 10**6})
+    assert line.startswith("a: server [0, 1, 2,") and ', site "xxx' in line and len(line) < 9000
+
+
+def test_names_that_are_not_printable_are_escaped():
+    assert plan.differences({}, {"a\n\ud800": 1}) == [r"a\n\ud800: server nothing, site 1"]
 
 
 def test_values_that_contain_the_names_of_the_sides_stay_as_they_are():

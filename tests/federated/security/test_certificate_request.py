@@ -211,10 +211,11 @@ def test_a_request_that_fails_leaves_the_key_of_the_request_before(federation, a
     tls.Identity.of(asked, "site")
 
 
-def test_an_answer_to_an_older_request_is_refused(federation, tmp_path):
+def test_an_answer_for_another_key_is_refused(federation, tmp_path):
     kit = tmp_path / "kit"
     certificate_request.request(kit, "C2")
     provisioning.add(federation, requests=[kit / "site.csr"])
+    (kit / "site.key.next").unlink()
     newest = certificate_request.request(kit, "C2")
     with pytest.raises(
         ValueError,
@@ -251,6 +252,77 @@ def test_a_request_is_pending_until_its_answer_is_installed(federation, tmp_path
         kit, federation / "C2", authority=provisioning.authority_fingerprint(federation)
     )
     assert certificate_request.pending(kit) is None
+
+
+def test_the_request_stays_the_same_until_its_answer_is_installed(federation, asked):
+    authority = provisioning.authority_fingerprint(federation)
+    sent = (asked / "site.csr").read_bytes()
+    told = certificate_request.request(asked, "C2")
+    assert (asked / "site.csr").read_bytes() == sent
+    assert told == provisioning.read_request_file(asked / "site.csr")
+    certificate_request.install(asked, federation / "C2", authority=authority)
+    certificate_request.request(asked, "C2")  # a renewal, with a new key
+    assert (asked / "site.key.next").read_bytes() != (asked / "site.key").read_bytes()
+    assert (asked / "site.csr").read_bytes() != sent
+
+
+def test_an_answer_is_installed_although_requests_were_killed_and_repeated_meanwhile(
+    federation, tmp_path
+):
+    certificate_request.request(tmp_path / "first", "C2")
+    provisioning.add(federation, requests=[tmp_path / "first" / "site.csr"])
+    authority = provisioning.authority_fingerprint(federation)
+    for number in range(100):
+        kit = shutil.copytree(tmp_path / "first", tmp_path / f"kit_{number}")
+        with kills.before_call(number) as calls:
+            certificate_request.request(kit, "C2")
+        certificate_request.request(kit, "C2")
+        certificate_request.install(kit, federation / "C2", authority=authority)
+        tls.Identity.of(kit, "site")
+        if len(calls) < number:
+            break
+    assert number > 1
+
+
+def test_what_a_killed_request_left_is_synced_before_the_next_one_relies_on_it(tmp_path):
+    """Otherwise a power cut could take the key of a request that was sent."""
+    fsync, number = os.fsync, 0
+    for kit in kills.folders(tmp_path, lambda kit: certificate_request.request(kit, "C2")):
+        synced = set()
+
+        def note(descriptor, to=synced):
+            to.add(os.stat(descriptor).st_ino)
+            fsync(descriptor)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "fsync", note)
+            certificate_request.request(kit, "C2")
+        assert {kit.stat().st_ino, kit.parent.stat().st_ino} <= synced
+        number += 1
+    assert number > 10
+
+
+def test_a_name_that_was_mistyped_is_corrected_with_the_same_key(federation, tmp_path):
+    kit = tmp_path / "kit"
+    certificate_request.request(kit, "C22")
+    key = (kit / "site.key.next").read_bytes()
+    assert certificate_request.request(kit, "C2").name == "C2"
+    assert (kit / "site.key.next").read_bytes() == key
+    provisioning.add(federation, requests=[kit / "site.csr"])
+    certificate_request.install(
+        kit, federation / "C2", authority=provisioning.authority_fingerprint(federation)
+    )
+
+
+@pytest.mark.parametrize("harmed", ["site.key.next", "site.csr"])
+@pytest.mark.parametrize("content", [b"", b"not PEM \xff"])
+def test_a_pending_request_that_cannot_be_read_is_made_again(tmp_path, harmed, content):
+    kit = tmp_path / "kit"
+    certificate_request.request(kit, "C2")
+    (kit / harmed).write_bytes(content)
+    told = certificate_request.request(kit, "C2")
+    key = certificates.load_key((kit / "site.key.next").read_bytes())
+    assert told.public_key == key.public_key()
 
 
 def test_an_answer_with_another_authority_is_refused(federation, tmp_path, other_kits):

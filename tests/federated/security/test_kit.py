@@ -34,11 +34,24 @@ def test_a_kit_without_a_port_says_where_to_get_one(kits, member, file):
         Kit.read(kits / member)
 
 
-@pytest.mark.parametrize("content", [b"", b" \n", "Kennwört".encode()])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b" \n", "Kennwört".encode(), b"two\nlines", b"a\0b", b"\x7f", b"a b", b"x" * 513],
+)
 def test_a_credential_that_cannot_be_one_is_named(kit, content):
     (kit / "credential").write_bytes(content)
     with pytest.raises(ValueError, match="credential: holds no credential"):
         Kit.read(kit, port=8443)
+
+
+@pytest.mark.parametrize("name", ["", "C1\n", "é", "a b", "x" * 65, "\x1b[2J"])
+def test_a_name_that_no_call_can_carry_is_refused_with_its_file(kit, name):
+    (kit / "site.json").write_text(json.dumps({"site": name, "host": "h.example", "port": 8500}))
+    with pytest.raises(
+        ValueError, match=r'site\.json: expected {"site", "host", "port"}'
+    ) as caught:
+        Kit.read(kit)
+    assert str(caught.value).isprintable()
 
 
 def test_a_kit_never_shows_its_credential(kit):

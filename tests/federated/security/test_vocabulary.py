@@ -25,6 +25,12 @@ def test_a_column_is_made_of_known_words_only():
         assert not known.has_column(name), name
 
 
+def test_a_columns_name_is_short():
+    known = vocabulary()
+    assert known.has_column("_".join(["dice"] * 25))  # 124 characters
+    assert not known.has_column("_".join(["dice"] * 26))
+
+
 def test_the_first_word_with_a_range_decides():
     known = vocabulary()
     assert known.range_of("error_volume_dice") == (-5.0, 5.0)

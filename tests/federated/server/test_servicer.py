@@ -5,7 +5,7 @@ import pytest
 from federated import errors
 from federated.security.tls import Identity
 from federated.tensors import tensor_files
-from federated.wire import conversion
+from federated.wire import conversion, replies
 from federated.wire import weight_exchange_pb2 as pb
 from tests.federated import toy
 
@@ -61,6 +61,35 @@ def test_a_token_works_only_from_the_site_it_was_issued_to(serving, kits):
     with elsewhere as channel, pytest.raises(grpc.RpcError) as caught:
         ask(channel, "NextTask", [pb.TaskRequest()], ((conversion.TOKEN_KEY, f"Bearer {token}"),))
     assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
+    transport.close()
+
+
+def test_a_message_beyond_its_limit_is_one_error_that_is_not_tried_again(
+    serving, kits, channel, tmp_path
+):
+    running = serving()
+    transport = running.connect("C1")
+    token = conversion.token_metadata(transport.login(toy.PLAN, 30).token)
+    secret = (kits / "C1" / "credential").read_text().strip()
+    raw = channel(running, "C1")
+    for method in pb.DESCRIPTOR.services_by_name["WeightExchange"].methods_by_name:
+        # A field that no message has, which protobuf would read and ignore.
+        padding = pb.Chunk(data=bytes(3 * 2**20)).SerializeToString()
+        padding = b"\xfa\x7f" + padding[1:]
+        for data in (padding, b"\xff" * 10):
+            call = raw.stream_stream(f"/weight_exchange.WeightExchange/{method}")
+            login = conversion.credential_metadata("C1", secret)
+            with pytest.raises(grpc.RpcError) as caught:
+                metadata = login if method == "Login" else token
+                list(call(iter([data]), metadata=metadata, timeout=30))
+            told = replies.error(caught.value)
+            if method == "Send" and data is not padding:  # a site sends a chunk a few times
+                assert isinstance(told, errors.DamagedTransfer)
+            elif method == "SubmitRows":  # no rows are due, whatever their size
+                assert isinstance(told, errors.UnknownModel)
+            else:
+                assert isinstance(told, errors.VersionDiffers), method
+    assert transport.next_task().kind == "train"  # and the site goes on
     transport.close()
 
 

@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import itertools
 import zlib
 
 import numpy as np
@@ -159,6 +160,17 @@ def test_a_site_replaces_what_it_lends_a_limited_number_of_times(opened, monkeyp
         first.publish("C1_0", -1.0)
     first.publish("C1_1", 15.0)  # the same again
     second.publish("C2_0", 1.0)
+
+
+def test_a_stream_of_chunks_that_never_ends_is_cut(opened):
+    run = opened()
+    site = Site(run, "C1")
+    path, offer = site.offer(1.0, round=1, num_examples=30)
+    with TensorFile(path) as file:
+        chunks = list(codec.chunks(file))
+    with pytest.raises(errors.DamagedTransfer, match=f"more than its {len(chunks)} chunks came"):
+        run.lead.send("C1", offer, itertools.cycle(chunks))
+    assert run.lead.send("C1", offer, iter(chunks)).sha256 == offer.sha256
 
 
 @pytest.mark.parametrize("between", [("other",), ("other", "same"), ("same", "other", "same")])

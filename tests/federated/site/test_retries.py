@@ -3,7 +3,7 @@ import itertools
 import pytest
 
 from federated import errors
-from federated.site.retries import Persistent
+from federated.site.retries import MAX_DAMAGED, Persistent
 from runkit import backoff
 
 
@@ -53,6 +53,21 @@ def test_a_site_waits_for_days():
     away = [errors.ServerUnreachable("away")] * 20_000
     assert persistent(Flaky(*away), waits).pull("m") == "M"
     assert sum(waits) > 5 * 24 * 3600 and max(waits) == 30.0
+
+
+def test_a_transfer_that_is_damaged_each_time_ends_with_its_reason():
+    waits = []
+    damaged = [errors.DamagedTransfer("checksum of chunk 7 does not match")] * MAX_DAMAGED
+    away = [errors.ServerUnreachable("away")] * 100  # in between; they do not count
+    server = persistent(Flaky(*damaged[1:], *away), waits)
+    assert server.pull("m") == "M"  # once fewer
+    server = persistent(Flaky(*damaged[1:], *away, *damaged), waits)
+    with pytest.raises(
+        errors.ServerMisbehaves,
+        match=f"failed {MAX_DAMAGED} times to transfer what the call pull carries "
+        r"\(checksum of chunk 7 does not match\)",
+    ):
+        server.pull("m")
 
 
 def test_pauses_start_over_with_each_call():

@@ -51,6 +51,12 @@ def test_a_site_has_one_transfer_under_way_and_no_other_site_loses_its_own(folde
     assert not first.exists() and other.exists()
 
 
+def test_transfers_of_models_whose_digests_begin_alike_have_files_of_their_own(folder):
+    """A site can make such models, and fill the file of the one while the other is checked."""
+    alike = ["a" * 63 + last for last in "bc"]
+    assert len({folder.incoming_path("C1", sha256) for sha256 in alike}) == 2
+
+
 def test_discarded_files_and_folders_are_gone_at_once_and_removed_later(folder):
     kept = folder.kept_folder(1)
     kept.mkdir(parents=True)

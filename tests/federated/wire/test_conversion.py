@@ -156,3 +156,11 @@ def test_rows_keep_their_values_and_are_written_alike_every_time():
     assert json.dumps(arrived) == json.dumps(
         conversion.row_from_message(travel(conversion.row_to_message(dict(reversed(row.items())))))
     )
+
+
+@pytest.mark.parametrize("absent", [["dice_tumour"], ["hd95_mm", "hd95_mm"]])
+def test_a_row_with_a_column_twice_is_refused(absent):
+    message = pb.Row(model="FL_global", site="C1", case=1, grid="native", absent=absent)
+    message.numbers["dice_tumour"] = 0.5
+    with pytest.raises(errors.PrivacyRefused, match="a row has a column twice"):
+        conversion.row_from_message(message)
