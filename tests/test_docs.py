@@ -223,6 +223,32 @@ def test_the_table_of_the_tuning_is_that_of_its_runs():
     assert table_of("tuning.json") == expected
 
 
+def test_the_comparison_of_losses_is_that_of_the_tuning():
+    runs = json.loads((ROOT / "docs" / "results" / "tuning.json").read_text())["runs"]
+    text = (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8")
+    demo = (ROOT / "experiments" / "flagfiles" / "demo.flags").read_text()
+    same = {
+        name: type(value)(re.search(rf"^--{name}=(.+)$", demo, re.M)[1])
+        for name, value in runs[0]["settings"].items()
+        if name in ("num_rounds", "local_epochs", "batch_size", "vae_rate")
+    } | {"aggregation": "fedavg", "vae_weight": 1}
+    for label, missing, evidence in (
+        ("distil with evidence", "distil", True),
+        ("exclude", "exclude", False),
+        ("restricted", "restricted", False),
+    ):
+        settings = {**same, "missing_labels": missing, "absence_evidence": evidence}
+        rows = {run["seed"]: run["rows"] for run in runs if run["settings"] == settings}
+        assert sorted(rows) == [101, 102, 103, 104, 105]
+        averages = [row["FL_global"]["average"] for row in rows.values()]
+        local, joint = (
+            sum(row[name]["C2_tumour"] for row in rows.values())
+            for name in ("C1_FL_local", "FL_global")
+        )
+        cells = f"{sum(averages) / 5:.1f} | {min(averages):.1f} | {100 * local / joint:.0f} %"
+        assert f"| {label} | {cells} |" in text
+
+
 def test_the_genotype_that_is_shown_is_one_and_the_command_writes_a_built_in_one():
     from c2fnas import genotype
 
