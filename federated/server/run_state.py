@@ -108,14 +108,6 @@ class RunState:
                 self.note_change()
                 raise
 
-    def require_fresh(self) -> None:
-        """Raises StorageTrouble if the open round has to be read from the store again first."""
-        if self.stale:
-            raise errors.StorageTrouble(
-                "the server could not read or write its store just now; "
-                "the site tries again by itself"
-            )
-
     @property
     def last_round(self) -> int:
         return self.store.num_rounds(self.policy)
@@ -231,3 +223,10 @@ class RunState:
         if len(heard) < self.policy.min_num_clients:
             return participants, None
         return heard, min(silent_at[site] for site in heard) - now
+
+
+def unread_store() -> errors.StorageTrouble:
+    """Returns the error while the open round has to be read from the store again (`stale`)."""
+    return errors.StorageTrouble(
+        "the server could not read or write its store just now; the site tries again by itself"
+    )

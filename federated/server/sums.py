@@ -24,7 +24,7 @@ from federated.secure_aggregation.keys import Context
 from federated.secure_aggregation.masks import Mask
 from federated.secure_aggregation.ring import Ring
 from federated.secure_aggregation.roster import Roster
-from federated.server.run_state import RunState
+from federated.server.run_state import RunState, unread_store
 from federated.storage.sum_records import SumRecords
 from federated.tensors.tensor_files import TensorFile, file_digest
 from federated.tensors.weights import TensorSpec
@@ -152,7 +152,8 @@ class Sums:
 
     def _open(self, site: str, phase: str, place: SumPlace) -> tuple[Exchange, Round]:
         run = self._run
-        run.require_fresh()
+        if run.stale:
+            raise unread_store()
         if phase not in sum_phases.PHASES:
             raise errors.UpdateRefused(
                 f"site {site!r} names a phase {printable.text(repr(phase), limit=40)} of secure "

@@ -23,7 +23,7 @@ from federated.aggregation import update_checks
 from federated.rounds import rounds, tasks
 from federated.security import report_filter
 from federated.server.incoming_models import Transfer, Transfers
-from federated.server.run_state import RunState
+from federated.server.run_state import RunState, unread_store
 from federated.server.sums import Sums
 from federated.tensors import codec
 from federated.tensors.codec import Chunk
@@ -295,7 +295,8 @@ class Uploads:
           StaleUpdate, StorageTrouble, ServerUnreachable: if it takes no updates.
         """
         run = self._run
-        run.require_fresh()  # the store may have closed or discarded the round that is open here
+        if run.stale:  # the store may have closed or discarded the round that is open here
+            raise unread_store()
         sent = f"site {checked.site!r} sent round {checked.offer.round}"
         if run.round is None:
             raise errors.StaleUpdate(f"{sent}, the last round is over; ask for the next task")

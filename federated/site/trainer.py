@@ -104,7 +104,7 @@ def scored(trainer: SiteTrainer, weights: NamedArrays) -> Mapping[str, float]:
     """Calls `score`. Raises ValueError if it does not return scores by name."""
     result = trainer.score(weights)
     if not isinstance(result, Mapping):
-        raise _unexpected("score", result, 'a dict of numbers, e.g. {"dice": 0.8}')
+        raise _unexpected("score", result, 'a dict of numbers by name, e.g. {"accuracy": 0.8}')
     return result
 
 

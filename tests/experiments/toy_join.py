@@ -29,6 +29,16 @@ class ToySite(toy.ToyTrainer):
     def local_models(self):
         return {}
 
+    def evaluate(self, model_name, weights):
+        scored = {
+            "dice_pancreas": 0.5,
+            "volume_ml_pancreas": 70.0,
+            "truth_ml_pancreas": 70.0,
+            "volume_ml_tumour": 0.0,
+            "truth_ml_tumour": 0.0,
+        }
+        return [row | scored for row in super().evaluate(model_name, weights)]
+
 
 def plan(config: configuration.ExperimentConfig):
     """Returns the plan of a configuration, as experiments.serve compares it."""
