@@ -126,21 +126,14 @@ def check_private(check: str, folder: pathlib.Path) -> Diagnosis:
 
 
 def _certificate(kit: pathlib.Path, kind: str, now: datetime.datetime) -> list[Diagnosis]:
-    own, of_authority, of_key = kit / f"{kind}.pem", kit / "ca.pem", kit / f"{kind}.key"
-    for path, load in (
-        (own, certificates.load),
-        (of_authority, certificates.load),
-        (of_key, certificates.load_key),
-    ):
-        content = atomic.read_bytes(path)
-        try:
-            load(content)
-        except ValueError:
-            what = "is damaged" if content else "is empty, so damaged"
-            return [fault("certificate", f"{path} {what}", FRESH_KIT)]
-    certificate = certificates.load(atomic.read_bytes(own))
-    authority = certificates.load(atomic.read_bytes(of_authority))
-    key = certificates.load_key(atomic.read_bytes(of_key))
+    path = kit  # the file that is read
+    try:
+        certificate = certificates.load(atomic.read_bytes(path := kit / f"{kind}.pem"))
+        authority = certificates.load(atomic.read_bytes(path := kit / "ca.pem"))
+        key = certificates.load_key(atomic.read_bytes(path := kit / f"{kind}.key"))
+    except ValueError:
+        what = "is damaged" if path.stat().st_size else "is empty, so damaged"
+        return [fault("certificate", f"{path} {what}", FRESH_KIT)]
     findings = []
     if not certificates.same_key(certificate, key):
         findings.append(

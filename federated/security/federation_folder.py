@@ -61,7 +61,7 @@ def remove_unfinished(folder: pathlib.Path, names: Sequence[str]) -> None:
             if name in RESERVED or SITE_NAME.fullmatch(name):  # never a path out of the folder
                 shutil.rmtree(folder / name, ignore_errors=True)
         marker.unlink()
-    for path in folder.glob(f"{atomic.PARTIAL}*"):
+    for path in atomic.leftovers(folder):
         if path.is_file() and not path.suffix:  # of the marker; temporary names keep the suffix
             path.unlink()
     _remove_all_partial(folder, names)
@@ -69,7 +69,7 @@ def remove_unfinished(folder: pathlib.Path, names: Sequence[str]) -> None:
 
 def _remove_all_partial(folder: pathlib.Path, names: Iterable[str]) -> None:
     """Removes what kills left of kits and in them; other programs may use the same folder."""
-    for path in folder.glob(f"{atomic.PARTIAL}*"):
+    for path in atomic.leftovers(folder):
         if path.is_dir() and not path.name.endswith("-before"):  # see `atomic.restore_folder`
             shutil.rmtree(path, ignore_errors=True)
     for name in (*RESERVED, *names):
@@ -78,6 +78,6 @@ def _remove_all_partial(folder: pathlib.Path, names: Iterable[str]) -> None:
 
 def remove_partial(kit: pathlib.Path) -> None:
     """Removes what a kill left in a kit under a temporary name, because it may hold a key."""
-    for path in kit.glob(f"{atomic.PARTIAL}*"):
+    for path in atomic.leftovers(kit):
         if path.is_file():
             path.unlink(missing_ok=True)

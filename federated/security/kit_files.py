@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from runkit import atomic, formats
+from runkit import formats
 
 FORMAT = 1  # increase it if earlier releases can no longer read these files
 # The key of a site's pending request. The kit's own key keeps working until the answer arrives.
@@ -19,10 +19,7 @@ _INSTALL = "python -m experiments.request --kit=… --answer=… --authority=…
 
 def read_kit_file(path: pathlib.Path) -> Any:
     """Returns the content of a file. Raises ValueError if a newer release wrote it."""
-    content = atomic.read_json(path)
-    if isinstance(content, dict):
-        formats.refuse_newer(path, content.get("format"), FORMAT)
-    return content
+    return formats.read_json(path, FORMAT)
 
 
 def remedy(folder: pathlib.Path, kinds: Sequence[str], *, otherwise: str = WHOLE) -> str:

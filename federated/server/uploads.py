@@ -117,7 +117,6 @@ class Uploads:
         sums: Sums | None = None,
     ):
         self._run, self._transfers, self._site_names = run, Transfers(), site_names
-        self._most_lent = min(MAX_LENT, _MAX_MODELS // run.policy.max_num_clients)
         self._sums = sums
         # (site, round, standing) -> different updates
         self._sent: Counter[tuple[str, int, _Standing]] = Counter()
@@ -431,11 +430,12 @@ class Uploads:
             raise errors.StaleUpdate(
                 f"{checked.what} came before the last round was over; ask for the next task"
             )
-        owners, most = [owner for owner, _ in store.models().values()], self._most_lent
+        owners, sites = [owner for owner, _ in store.models().values()], len(store.sites())
+        most = min(MAX_LENT, _MAX_MODELS // sites)
         if not sha256 and (owners.count(site) >= most or len(owners) >= _MAX_MODELS):
             raise errors.ModelRefused(
-                f"{checked.what} is one too many; a site lends {most} at most in a run of up to "
-                f"{self._run.policy.max_num_clients} sites; lend fewer (--lend, --nolend_local)"
+                f"{checked.what} is one too many; a site lends {most} at most in a run of {sites} "
+                "sites; lend fewer (--lend, --nolend_local)"
             )
         if self._lent[site, store.discarded] >= MAX_LENT * _REPLACED:
             raise errors.ModelRefused(

@@ -7,7 +7,6 @@ import grpc
 import pytest
 
 from federated import errors
-from federated.rounds import tasks
 from federated.server import evaluation, uploads
 from federated.wire import conversion
 from federated.wire import weight_exchange_pb2 as pb
@@ -140,18 +139,23 @@ def test_one_site_lends_a_limited_number_of_models(opened):
     first.publish("C1_7", 9.0)  # another version of one that is there
 
 
-def test_all_sites_together_lend_no_more_models_than_each_of_them_evaluates(opened):
+def test_all_sites_together_lend_no_more_models_than_each_of_them_evaluates(opened, monkeypatch):
     """A site refuses a task with more, and the run would never end."""
-    sites = 100
-    _, *lenders = finished_rounds(opened, max_num_clients=sites, wait_after_min_clients_s=0.0)
-    each = (tasks.MAX_MODELS - len(("FL_global", "FL_best_global"))) // sites
+    monkeypatch.setattr(uploads, "_MAX_MODELS", 7)
+    _, *lenders = finished_rounds(opened)
+    assert len(lenders) == 2
     for site in lenders:
-        for number in range(each):
+        for number in range(3):
             site.publish(f"{site.name}_{number}", float(number))
-        with pytest.raises(
-            errors.ModelRefused, match=f"lends {each} at most in a run of up to {sites} sites"
-        ):
-            site.publish(f"{site.name}_{each}")
+        with pytest.raises(errors.ModelRefused, match="lends 3 at most in a run of 2 sites"):
+            site.publish(f"{site.name}_3")
+
+
+def test_places_that_no_site_takes_do_not_count(opened):
+    _, *lenders = finished_rounds(opened, max_num_clients=100, wait_after_min_clients_s=0.0)
+    for site in lenders:
+        for number in range(8):
+            site.publish(f"{site.name}_{number}", float(number))
 
 
 def test_the_models_of_earlier_sites_count_where_the_run_has_grown(opened, monkeypatch):

@@ -27,27 +27,28 @@ def test_the_trainers_of_this_project_have_every_member_and_its_parameters():
             assert list(inspect.signature(getattr(trainer, name)).parameters) == declared
 
 
+def _check_refused(trainer, match, initial, folder):
+    """Checks that the site's loop and an engine's round refuse a trainer before it trains."""
+    with pytest.raises(ValueError, match=match):
+        simulation.run({"C1": trainer}, initial, folder / "run", num_rounds=1)
+    with pytest.raises(ValueError, match=match):
+        round_work.take_round(trainer, toy.INITIAL, 1)
+    assert trainer.calls == []
+
+
 @pytest.mark.parametrize("number", [np.int64(30), np.float32(30), 2.5, True, None, "30"])
 def test_a_number_of_cases_that_is_not_an_int_is_refused_before_training(number, tmp_path, initial):
     trainer = toy.ToyTrainer("C1")
     trainer.num_examples = number
     of_a_kind = f"of type {type(number).__name__}; expected a Python int"
-    with pytest.raises(ValueError, match=of_a_kind):
-        simulation.run({"C1": trainer}, initial, tmp_path / "run", num_rounds=1)
-    with pytest.raises(ValueError, match=of_a_kind):
-        round_work.take_round(trainer, toy.INITIAL, 1)
-    assert trainer.calls == []
+    _check_refused(trainer, of_a_kind, initial, tmp_path)
 
 
 @pytest.mark.parametrize("value", [np.float32(0.1), np.arange(3), {1, 2}, float("nan"), b"x"])
 def test_a_plan_that_cannot_be_sent_is_refused_by_its_entry(value, tmp_path, initial):
     trainer = toy.ToyTrainer("C1", plan={**toy.PLAN, "schedule": {"rate": value}})
     refused = r"the plan's entry 'schedule\.rate' is not plain JSON"
-    with pytest.raises(ValueError, match=refused):
-        simulation.run({"C1": trainer}, initial, tmp_path / "run", num_rounds=1)
-    with pytest.raises(ValueError, match=refused):
-        round_work.take_round(trainer, toy.INITIAL, 1)
-    assert trainer.calls == []
+    _check_refused(trainer, refused, initial, tmp_path)
 
 
 ARRAYS = toy.INITIAL
