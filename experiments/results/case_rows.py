@@ -13,6 +13,7 @@ import numpy as np
 
 from c2fnas.scores import case_scores
 from c2fnas.scores.case_scores import ClassScores
+from experiments.results.report_words import REPORTS
 from preprocessing import geometry, nifti
 from preprocessing.volume import Volume
 from runkit.classes import FOREGROUND
@@ -62,7 +63,8 @@ class _Scored(TypedDict):
 
 # The columns that every row has.
 REQUIRED = tuple(_Scored.__annotations__)
-NEVER_EMPTY = ("volume_ml_pancreas", "volume_ml_tumour")  # of these, those that cannot be None
+# Of these, those that cannot be None.
+NEVER_EMPTY = tuple(name for name, may_be_empty in REPORTS.required.items() if not may_be_empty)
 
 
 class CaseRow(_Scored, total=False):

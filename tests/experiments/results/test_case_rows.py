@@ -15,6 +15,7 @@ from experiments.results import (
     gated_rows,
     measures,
     patients,
+    report_words,
     table1_values,
 )
 from experiments.results.case_rows import CaseRow
@@ -27,6 +28,14 @@ def test_the_type_of_a_row_has_every_column_that_is_written():
     typed = set(typing.get_type_hints(CaseRow))
     assert written | set(case_rows.REQUIRED) | {case_rows.SCORE} <= typed
     assert set(case_rows.REQUIRED) == CaseRow.__required_keys__
+
+
+def test_the_filter_requires_the_numbers_that_every_row_has_as_their_types_say():
+    hints = typing.get_type_hints(CaseRow)
+    numbers = [name for name in case_rows.REQUIRED if name not in ("model", "site", "case", "grid")]
+    assert set(report_words.REPORTS.required) == set(numbers)
+    optional = {name for name in numbers if type(None) in typing.get_args(hints[name])}
+    assert set(case_rows.NEVER_EMPTY) == set(numbers) - optional
 
 
 def test_the_last_of_several_rows_of_a_case_on_a_grid_counts():
