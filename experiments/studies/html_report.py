@@ -23,6 +23,7 @@ from experiments.studies import (
     page_data,
     privacy_results,
     study_results,
+    variants,
 )
 from experiments.studies.study_file import SHOWN, title
 from runkit import progress
@@ -114,6 +115,8 @@ def _study_sections(
     content: Mapping[str, Any], data: Mapping[str, Any], pictures: bool
 ) -> list[tuple[str, str, str]]:
     sections = []
+    if content.get("variants") is not None:
+        sections.append(("findings", "Findings", variants.section(content["variants"])))
     if "table" in content:
         sections += [
             (

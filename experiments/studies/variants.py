@@ -7,11 +7,14 @@ difference. A finding that depends on them is not reliable.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.results import table1_values
+from experiments.figures import style
+from experiments.reports import html_parts
+from experiments.results import gated_rows, table1_values
 from runkit import markdown_tables
 
 
@@ -60,41 +63,175 @@ def collect(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def markdown(content: Mapping[str, Any]) -> list[str]:
     """Returns the results of `collect` as lines of Markdown."""
-    lines = ["## The findings in every variant", ""]
     if not content["runs"]:
-        return [*lines, "No run has finished yet."]
-    rows = []
+        return ["## The findings in every variant", "", "No run has finished yet."]
+    lines: list[str] = []
+    for heading, texts, head, rows in _parts(content):
+        if lines:
+            lines.append("")
+        lines += [f"## {heading}", ""]
+        for text in texts:
+            lines += [text, ""]
+        lines += markdown_tables.lines(head, rows)
+    return lines
+
+
+def section(content: Mapping[str, Any]) -> str:
+    """Returns the results of `collect` as a section of the study's page, with a picture."""
+    if not content["runs"]:
+        return "<h2>The findings in every variant</h2><p>No run has finished yet.</p>"
+    parts = []
+    for heading, texts, head, rows in _parts(content):
+        parts.append(f"<h2>{html_parts.text(heading)}</h2>")
+        parts += [f'<p class="note">{html_parts.text(text)}</p>' for text in texts]
+        parts.append(html_parts.table(head, rows))
+        if heading == _FINDINGS:
+            parts.append(
+                f"<figure>{picture(content)}<figcaption>Average of each federated model minus the "
+                "mean of the baselines' Averages, in points; a dot for each seed. Right of the "
+                "line, the third and fourth finding hold.</figcaption></figure>"
+            )
+    return "".join(parts)
+
+
+def picture(content: Mapping[str, Any]) -> str:
+    """Returns by how much each variant's federated models beat the baselines, as SVG."""
+    labels = list(dict.fromkeys(run["label"] for run in content["runs"]))
+    dots = []  # variant, model, seed, points above the baselines
+    for run in content["runs"]:
+        averages = {name: values.get("average") for name, values in run["values"].items()}
+        baselines = [averages.get(name) for name in _BASELINES]
+        if None in baselines:
+            continue
+        for model in _FEDERATED:
+            if averages.get(model) is not None:
+                gain = averages[model] - statistics.fmean(baselines)
+                dots.append((run["label"], model, run["seed"], gain))
+    gains = [gain for *_, gain in dots]
+    low, high = min([0.0, *gains]) - 2, max([10.0, *gains]) + 2
+    left, right, lane, top, width = 150, 16, 26, 26, 760
+    height = top + lane * len(labels) + 26
+
+    def x(value: float) -> float:
+        return left + (value - low) / (high - low) * (width - left - right)
+
+    def words(at: float, on: float, what: str, anchor: str) -> str:
+        return (
+            f'<text x="{at:.1f}" y="{on:.1f}" text-anchor="{anchor}" font-size="12" '
+            f'fill="currentColor">{html_parts.text(what)}</text>'
+        )
+
+    parts = []
+    for tick in range(10 * math.ceil(low / 10), math.floor(high) + 1, 10):
+        parts.append(
+            f'<line x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{top}" y2="{height - 22}" '
+            f'stroke="currentColor" stroke-opacity="{0.2 if tick else 0.8}"/>'
+            + words(x(tick), height - 6, f"{tick:+d}" if tick else "0", "middle")
+        )
+    for place, model in enumerate(_FEDERATED):
+        at = left + 150 * place
+        parts.append(
+            f'<circle cx="{at}" cy="10" r="4" fill="{style.MODEL_COLOURS[model]}"/>'
+            + words(at + 10, 14, model, "start")
+        )
+    for place, label in enumerate(labels):
+        parts.append(words(left - 10, top + lane * (place + 0.5) + 4, label, "end"))
+    for label, model, seed, gain in dots:
+        y = top + lane * (labels.index(label) + 0.5) + 6 * (_FEDERATED.index(model) - 1)
+        parts.append(
+            f'<circle cx="{x(gain):.1f}" cy="{y:.1f}" r="4" fill-opacity="0.8" '
+            f'fill="{style.MODEL_COLOURS[model]}"><title>'
+            f"{html_parts.text(label)}, seed {seed}, {model}: {gain:+.1f} points</title></circle>"
+        )
+    return (
+        f'<svg viewBox="0 0 {width} {height}" style="max-width:{width}px" role="img" '
+        'aria-label="Averages above the baselines in points, by variant and seed">'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+_FINDINGS = "The findings in every variant"
+_BASELINES = ("C1_baseline", "C2_baseline")
+_FEDERATED = ("C1_FL_local", "C2_FL_local", "FL_global")
+_Part = tuple[str, list[str], list[str], list[list[str]]]  # heading, texts, table's head and rows
+
+
+def _parts(content: Mapping[str, Any]) -> list[_Part]:
+    """Returns what Markdown and page show of finished runs, in order."""
+    found = []
     for finding in content["findings"].values():
         fails = ", ".join(f"{label} (seed {seed})" for label, seed in finding["fails"]) or "–"
-        rows.append([finding["claim"], f"{finding['holds']} of {finding['of']}", fails])
-    lines += markdown_tables.lines(["finding", "holds in#", "does not hold in"], rows)
-    lines += ["", "## Differences from the arithmetic alone", ""]
-    lines += [
-        "Dice in per cent: mean over all runs and, in brackets, the standard deviation between "
-        "variants of one seed.",
-        "",
+        found.append([finding["claim"], f"{finding['holds']} of {finding['of']}", fails])
+    spread = [
+        [name, *(_cell(columns.get(column)) for column in table1_values.COLUMNS)]
+        for name, columns in content["spread"].items()
     ]
-    lines += markdown_tables.lines(
-        ["model", *(f"{name.replace('_', ' ')}#" for name in table1_values.COLUMNS)],
-        [
-            [name, *(_cell(columns.get(column)) for column in table1_values.COLUMNS)]
-            for name, columns in content["spread"].items()
-        ],
-    )
-    lines += ["", "## All runs", ""]
-    shown = ("C1_FL_local", "C2_FL_local", "FL_global")
-    heads = [f"{name} {column}#" for name in shown for column in ("C2 tumour", "Average")]
-    rows = []
+    gated = "FL_global" + gated_rows.SUFFIX
+    columns = [("C2_baseline", "average")]
+    columns += [(name, column) for name in _FEDERATED for column in ("C2_tumour", "average")]
+    columns += [(gated, "C2_tumour")]
+    runs = []
     for run in content["runs"]:
-        cells = [
-            _number(run["values"].get(name, {}).get(column))
-            for name in shown
-            for column in ("C2_tumour", "average")
+        cells = [_number(run["values"].get(name, {}).get(column)) for name, column in columns]
+        counts = [run["false_tumours"].get(name) for name in ("FL_global", gated)]
+        alarms = ["–" if count is None else f"{count[0]} of {count[1]}" for count in counts]
+        runs.append([run["label"], str(run["seed"]), *cells, *alarms])
+    headings = [f"{name} {style.COLUMN_HEADINGS[column]}" for name, column in columns]
+    headings += ["false tumours, FL_global", f"false tumours, {gated}"]
+    return [
+        (_FINDINGS, _summary(content["runs"]), ["finding", "holds in#", "does not hold in"], found),
+        (
+            "Differences from the arithmetic alone",
+            [
+                "Dice in per cent: mean over all runs and, in brackets, the standard deviation "
+                "between variants of one seed."
+            ],
+            ["model", *(f"{heading}#" for heading in style.COLUMN_HEADINGS.values())],
+            spread,
+        ),
+        ("All runs", [], ["variant", "seed#", *(f"{name}#" for name in headings)], runs),
+    ]
+
+
+def _summary(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns what holds over all runs together, as sentences."""
+    judged = [run for run in runs if None not in run["holds"].values()]
+    hold = sum(all(run["holds"].values()) for run in judged)
+    texts = [f"All findings hold together in {hold} of {len(judged)} runs."] if judged else []
+
+    def pairs(one: str, other: str, column: str) -> list[tuple[float, float]]:
+        known = [
+            (run["values"].get(one, {}).get(column), run["values"].get(other, {}).get(column))
+            for run in runs
         ]
-        marked, healthy = run["false_tumours"].get("FL_global", (0, 0))
-        rows.append([run["label"], str(run["seed"]), *cells, f"{marked} of {healthy}"])
-    head = ["variant", "seed#", *heads, "false tumours, FL_global#"]
-    return [*lines, *markdown_tables.lines(head, rows)]
+        return [(a, b) for a, b in known if a is not None and b is not None]
+
+    kept = pairs("C1_FL_local", "FL_global", "C2_tumour")
+    if kept and sum(b for _, b in kept):
+        share = sum(a for a, _ in kept) / sum(b for _, b in kept)
+        texts.append(
+            f"C1_FL_local keeps {100 * share:.0f} % of FL_global's tumour Dice, on the mean over "
+            f"{len(kept)} runs."
+        )
+    above = pairs("FL_global", "C2_baseline", "average")
+    if above:
+        points = statistics.fmean(a - b for a, b in above)
+        texts.append(
+            f"FL_global's Average is {points:.1f} points above C2_baseline's, on the mean over "
+            f"{len(above)} runs."
+        )
+    gated = "FL_global" + gated_rows.SUFFIX
+    lost = pairs("FL_global", gated, "C2_tumour")
+    if lost:
+        marked, healthy = (
+            sum(run["false_tumours"].get(gated, (0, 0))[place] for run in runs) for place in (0, 1)
+        )
+        texts.append(
+            f"With the healthy gate, FL_global marks a tumour in {marked} of {healthy} healthy "
+            f"patients and loses {statistics.fmean(a - b for a, b in lost):.1f} points of tumour "
+            f"Dice, on the mean over {len(lost)} runs."
+        )
+    return texts
 
 
 def _spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float | None]]]:

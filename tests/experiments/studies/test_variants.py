@@ -1,5 +1,8 @@
 """Variants of one setting: how their programs are started; counts and spreads checked by hand."""
 
+import html
+import re
+
 import pytest
 
 from experiments.results import case_rows, table1_values
@@ -66,14 +69,48 @@ def test_the_spread_is_that_between_variants_of_one_seed():
     assert study_variants.collect(RUNS[:1])["spread"]["FL_global"]["C2_tumour"]["deviation"] is None
 
 
-def test_the_page_names_finding_spread_and_every_run():
+def test_the_results_name_finding_spread_and_every_run():
     text = "\n".join(study_variants.markdown(study_variants.collect(RUNS)))
     assert (
         "| 4 of 5 | avx2 (seed 1) |" in text
         and "| C1_FL_local | 81.6 (0.0) | 65.2 (0.0) | 40.0 (20.5) |" in text
     )
-    assert "| avx2 | 1 | 0.0 | 36.7 | 52.6 |" in text and "1 of 1 |" in text
+    # C2_baseline's Average; tumour and Average of C1_FL_local; tumour of C2_FL_local
+    assert "| avx2 | 1 | 59.8 | 0.0 | 36.7 | 52.6 |" in text and "| 1 of 1 |" in text
     assert "No run has finished yet." in study_variants.markdown(study_variants.collect([]))
+
+
+def test_what_holds_over_all_runs_is_said_in_sentences():
+    text = "\n".join(study_variants.markdown(study_variants.collect(RUNS)))
+    assert "All findings hold together in 4 of 5 runs." in text
+    # (50 + 0 + 48 + 52 + 50) / (5 * 46.4)
+    assert "C1_FL_local keeps 86 % of FL_global's tumour Dice, on the mean over 5 runs." in text
+    # One case per site: ((82.3 + 65.4) / 2 + 46.4) / 2 - ((64.7 + 65.4) / 2 + 54.5) / 2 = 0.35
+    above = re.search(r"FL_global's Average is (\S+) points above C2_baseline's", text)
+    assert float(above[1]) == pytest.approx(0.35, abs=0.051)
+    gated = [
+        {**row, "model": "FL_global_gated", "volume_ml_tumour": 0.0}
+        | ({} if row["dice_tumour"] is None else {"dice_tumour": row["dice_tumour"] - 0.02})
+        for row in run("as_it_is", 1, tumour=50.0)["rows"]
+        if row["model"] == "FL_global"
+    ]
+    runs = [{**one, "rows": one["rows"] + gated} for one in RUNS[:2]]
+    assert (
+        "With the healthy gate, FL_global marks a tumour in 0 of 2 healthy patients and loses 2.0 "
+        "points of tumour Dice, on the mean over 2 runs."
+    ) in study_variants.markdown(study_variants.collect(runs))
+
+
+def test_the_page_shows_what_the_markdown_shows_and_a_dot_for_each_model_and_run():
+    content = study_variants.collect(RUNS)
+    shown = html.unescape(study_variants.section(content))
+    for line in study_variants.markdown(content):
+        cells = [cell.strip() for cell in line.strip("|# ").split("|")]
+        assert all(cell in shown for cell in cells if not set(cell) <= set("-:")), line
+    # 36.7 minus the mean of (61.95 + 0) / 2 and (65.05 + 54.5) / 2
+    assert "avx2, seed 1, C1_FL_local: -8.7 points" in shown
+    assert shown.count("<title>") == 5 * 3
+    assert "No run has finished yet." in study_variants.section(study_variants.collect([]))
 
 
 def test_the_programs_of_a_variant_get_its_environment_threads_and_stack(tmp_path, monkeypatch):
