@@ -19,6 +19,8 @@ from runkit import formats, markdown_tables
 
 HEAD = ["Point", "Model", "Round#", "Attack", "AUC#", "Found at 1 %#", "Members#", "Verdict"]
 HEAD_AGAINST = ["Point", "Against", "Model", "Attack", "AUC#", "AUC against#", "Verdict"]
+_BY_ROUND = "Leakage by round"
+_AGAINST = "Leakage with a setting and without"
 _Key = tuple[str, str, int | None, str]  # point, model, round, attack
 _REMEDY = "restore it, or remove the folder of the run, which is then done again"
 
@@ -197,10 +199,10 @@ def markdown(content: Mapping[str, Any]) -> list[str]:
     lines += markdown_tables.lines(HEAD, lines_of(content))
     head, rows = by_round(content)
     if rows:
-        lines += ["", "## Leakage by round", "", f"Area under the curve, {_first(content)}.", ""]
+        lines += ["", f"## {_BY_ROUND}", "", f"Area under the curve, {_first(content)}.", ""]
         lines += markdown_tables.lines(head, rows)
     if content["against"]:
-        lines += ["", "## Leakage with a setting and without", ""]
+        lines += ["", f"## {_AGAINST}", ""]
         lines += markdown_tables.lines(HEAD_AGAINST, lines_against(content))
     return lines
 
@@ -224,15 +226,17 @@ def section(content: Mapping[str, Any]) -> str:
             f"<figure>{membership_page.areas(series, 'point of the study')}"
             f"<figcaption>{html_parts.text(model)}, last round</figcaption></figure>"
         )
+    parts.append(html_parts.table(HEAD, lines_of(content)))
     rounds = _rounds_of_first_point(content)
     if rounds:
+        parts.append(f"<h3>{_BY_ROUND}</h3>")
         parts.append(
             f"<figure>{membership_page.areas(rounds, 'round')}<figcaption>"
             f"{html_parts.text(f'By round, {_first(content)}')}</figcaption></figure>"
         )
         parts.append(html_parts.table(*by_round(content)))
-    parts.append(html_parts.table(HEAD, lines_of(content)))
     if content["against"]:
+        parts.append(f"<h3>{_AGAINST}</h3>")
         parts.append(html_parts.table(HEAD_AGAINST, lines_against(content)))
     return "".join(parts)
 

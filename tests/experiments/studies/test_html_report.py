@@ -1,4 +1,6 @@
+import html
 import json
+import pathlib
 import re
 
 import numpy as np
@@ -8,6 +10,8 @@ from experiments.reports import table1_report
 from experiments.studies import html_report, study_results
 from runkit import atomic
 from tests.experiments import browser, run_folder
+
+DOCS = pathlib.Path(__file__).parents[3] / "docs"
 
 needs_browser = pytest.mark.skipif(browser.missing() is not None, reason=str(browser.missing()))
 
@@ -320,3 +324,13 @@ def test_a_partial_study_and_a_sweep_are_drawn_too(window, tmp_path):
     }
     opened(window, html_report.study_page(sweep, tmp_path), tmp_path)
     assert "Local epochs" in window.run("return document.body.textContent")
+
+
+@pytest.mark.parametrize("name", ["bad_site", "leakage", "methods", "privacy"])
+def test_whatever_a_study_finds_is_on_its_page_as_in_its_markdown(name, tmp_path):
+    content = {"cases": [], **atomic.read_json(DOCS / "results" / f"{name}.json")}
+    headings = re.findall(r"(?m)^##+ (.+)$", study_results.markdown(content))
+    shown = html.unescape(html_report.study_page(content, tmp_path))
+    assert len(headings) > 2
+    for heading in headings:
+        assert re.search(rf"<h[23]>{re.escape(heading)}</h[23]>", shown), heading
