@@ -13,7 +13,7 @@ import pathlib
 from absl import flags
 
 from experiments import flags as experiment_flags
-from experiments.studies.study_file import SHOWN
+from experiments.studies.study_keys import SHOWN
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run", None, "Folder of a finished run.")

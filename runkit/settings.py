@@ -18,6 +18,8 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from runkit import printable
+
 T = TypeVar("T")
 
 
@@ -98,7 +100,7 @@ def require(condition: Condition, name: str, value: object) -> None:
     if not condition.holds(value):
         if isinstance(value, tuple) and all(isinstance(entry, str) for entry in value):
             value = ",".join(value)
-        raise ValueError(f"{name} is {value!r}; expected {condition.expected}")
+        raise ValueError(f"{name} is {printable.text(repr(value))}; expected {condition.expected}")
 
 
 def at_least(least: float) -> Condition:

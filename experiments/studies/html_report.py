@@ -25,7 +25,8 @@ from experiments.studies import (
     study_results,
     variants,
 )
-from experiments.studies.study_file import SHOWN, title
+from experiments.studies.study_file import title
+from experiments.studies.study_keys import SHOWN
 from runkit import progress
 
 

@@ -54,50 +54,14 @@ from typing import Any
 
 from experiments.configuration import ExperimentConfig
 from experiments.run import run_plan
-from experiments.studies import faults
+from experiments.studies import faults, study_keys
 from federated.errors import PolicyRefused
 from federated.privacy.policy import PrivacyPolicy
-from preprocessing.phantom.config import CohortConfig
-from runkit import atomic, settings
+from federated.wire.site_names import check_site_name
+from runkit import atomic, printable, settings
 
 _FLAGFILES = pathlib.Path(__file__).parents[1] / "flagfiles"
-_KEYS = {
-    "name",
-    "profile",
-    "seeds",
-    "pictures",
-    "settings",
-    "sites",
-    "points",
-    "axis",
-    "variants",
-    "threads_per_site",
-    "notes",
-    "phantom",
-    "margin",
-    "nonmembers",
-    "local_models",
-}
-_POINT_KEYS = {
-    "label",
-    "settings",
-    "sites",
-    "baselines",
-    "beyond",
-    "rows",
-    "threads_per_site",
-    "environment",
-    "stack",
-    "phantom",
-    "against",
-    "fault",
-    "privacy",
-}
-_STACKS = ("own", "other")
 _EVERY_SITE = "*"
-SHOWN = ("synthetic", "public")  # cohorts whose pictures a joint page may show
-_PHANTOMS = settings.declared(CohortConfig)["phantom"].choices
-_SITE_KEYS = {"cohort", "manifest", "deformed", "split", "split_list"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -227,79 +191,53 @@ def cohort_key(study: Study, config: ExperimentConfig) -> str:
 def _study(value: Any, home: pathlib.Path, data: pathlib.Path) -> Study:
     if not isinstance(value, dict):
         raise ValueError("expected a JSON object with `name`, `seeds`, `sites` and `points`")
-    _known(value, _KEYS, "the study")
+    value = study_keys.checked(value, study_keys.STUDY)
     for key in ("name", "profile", "seeds", "sites"):
-        if not value.get(key):
+        if key not in value:
             raise ValueError(f"`{key}` is missing")
-    seeds = value["seeds"]
-    if (
-        not isinstance(seeds, list)
-        or not all(isinstance(seed, int) for seed in seeds)
-        or len(set(seeds)) < len(seeds)
-    ):
-        raise ValueError(f"`seeds` is {seeds!r}; expected a list of different whole numbers")
-    pictures = value.get("pictures", "private")
-    settings.require(settings.one_of((*SHOWN, "private")), "`pictures`", pictures)
     common, sites = value.get("settings", {}), value["sites"]
     phantom = value.get("phantom", "standard")
     points = tuple(
-        _point({"phantom": phantom, **entry}, common, sites)
+        _point(entry, common, sites, phantom)
         for entry in value.get("points", [{"label": "table1"}])
     )
     labels = [point.label for point in points]
     if len(set(labels)) < len(labels):
         raise ValueError(f"`points` has the labels {', '.join(labels)}; give each its own label")
+    if "axis" not in value:
+        _check_without_axis(value)
     return Study(
         name=value["name"],
         profile=value["profile"],
-        seeds=tuple(seeds),
+        seeds=tuple(value["seeds"]),
         points=points,
-        pictures=pictures,
+        pictures=value.get("pictures", "private"),
         axis=value.get("axis"),
         margin=_margin(value, points),
-        variants=bool(value.get("variants")),
+        variants=value.get("variants", False),
         threads_per_site=value.get("threads_per_site", 1),
         notes=tuple(value.get("notes", ())),
-        nonmembers=_nonmembers(value),
-        local_models=_local_models(value),
+        nonmembers=value.get("nonmembers", 0),
+        local_models=value.get("local_models", True),
         home=home,
         data=data,
     )
 
 
-def _nonmembers(value: Mapping[str, Any]) -> int:
-    count = value.get("nonmembers", 0)
-    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-        raise ValueError(
-            f"`nonmembers` is {count!r}; expected a number of patients per site, at least 100 for "
-            "true positives at 1 %"
-        )
-    if count and not value.get("axis"):
-        raise ValueError("`nonmembers` is given without `axis`; name what the points differ in")
-    return count
-
-
-def _local_models(value: Mapping[str, Any]) -> bool:
-    lent = value.get("local_models", True)
-    if not isinstance(lent, bool):
-        raise ValueError(f"`local_models` is {lent!r}; expected true or false")
-    if not lent and not value.get("axis"):
+def _check_without_axis(value: Mapping[str, Any]) -> None:
+    for key in ("nonmembers", "margin"):
+        if value.get(key):
+            raise ValueError(f"`{key}` is given without `axis`; name what the points differ in")
+    if not value.get("local_models", True):
         raise ValueError(
             "`local_models` is false without `axis`: Table 1 needs the rows of the local models; "
             "leave it out, or name what the points differ in"
         )
-    return lent
 
 
 def _margin(value: Mapping[str, Any], points: Sequence[Point]) -> float | None:
     """Returns the margin after checking it and the points' `against`."""
     margin, earlier = value.get("margin"), dict[str, Point]()
-    if margin is not None and (
-        not isinstance(margin, (int, float)) or isinstance(margin, bool) or not 0 < margin <= 100
-    ):
-        raise ValueError(f"`margin` is {margin!r}; expected points of Dice, above 0, at most 100")
-    if margin is not None and not value.get("axis"):
-        raise ValueError("`margin` is given without `axis`; name what the points differ in")
     if (margin is not None) != any(point.against for point in points):
         raise ValueError(
             f"`margin` is {margin!r}; give it together with points that have `against`"
@@ -316,44 +254,21 @@ def _margin(value: Mapping[str, Any], points: Sequence[Point]) -> float | None:
     return None if margin is None else float(margin)
 
 
-def _point(entry: Mapping[str, Any], common: Mapping[str, Any], sites: Mapping[str, Any]) -> Point:
-    _known(entry, _POINT_KEYS, "a point")
-    label = entry.get("label")
-    if (
-        not isinstance(label, str)
-        or not label.replace("_", "").replace("-", "").replace(".", "").isalnum()
-    ):
-        raise ValueError(
-            f"label of a point is {label!r}; expected letters, digits, '_', '-' and '.', "
-            "because it names a folder"
-        )
-    own = entry.get("sites", sites)
-    _check_sites(label, own)
-    unknown = sorted(set(entry.get("beyond", ())) - set(run_plan.BEYOND))
-    if unknown:
-        raise ValueError(
-            f"point {label}: `beyond` has {', '.join(unknown)}; "
-            f"expected some of {', '.join(run_plan.BEYOND)}"
-        )
+def _point(
+    entry: Mapping[str, Any], common: Mapping[str, Any], sites: Mapping[str, Any], phantom: str
+) -> Point:
+    """Returns a point; it takes what it does not say from the study."""
+    if "label" not in entry:
+        raise ValueError("a point has no `label`; give it one")
+    label = entry["label"]
+    settings.require(study_keys.POINT["label"], "label of a point", label)
+    entry = study_keys.checked(entry, study_keys.POINT, f"point {label}")
+    own = _sites(label, entry.get("sites", sites))
     baselines = entry.get("baselines", True)
     if "finetuned" in entry.get("beyond", ()) and not baselines:
         raise ValueError(
             f"point {label}: fine-tuning starts from the baselines; omit `baselines` or set it to "
             "true"
-        )
-    settings.require(settings.one_of(_PHANTOMS), f"point {label}: `phantom`", entry["phantom"])
-    environment, stack = entry.get("environment", {}), entry.get("stack", "own")
-    threads = entry.get("threads_per_site")
-    if not isinstance(environment, dict) or not all(
-        isinstance(value, str) for value in environment.values()
-    ):
-        raise ValueError(
-            f"point {label}: `environment` is {environment!r}; expected names with texts as values"
-        )
-    settings.require(settings.one_of(_STACKS), f"point {label}: `stack`", stack)
-    if threads is not None and not (isinstance(threads, int) and threads >= 1):
-        raise ValueError(
-            f"point {label}: `threads_per_site` is {threads!r}; expected a number of at least 1"
         )
     return Point(
         label=label,
@@ -362,19 +277,30 @@ def _point(entry: Mapping[str, Any], common: Mapping[str, Any], sites: Mapping[s
         baselines=baselines,
         beyond=tuple(entry.get("beyond", ())),
         rows=dict(entry.get("rows", {})),
-        threads_per_site=threads,
-        environment=environment,
-        stack=stack,
-        phantom=entry["phantom"],
+        threads_per_site=entry.get("threads_per_site"),
+        environment=entry.get("environment", {}),
+        stack=entry.get("stack", "own"),
+        phantom=entry.get("phantom", phantom),
         against=entry.get("against"),
         fault=_fault(label, entry.get("fault", {}), own),
         privacy=_privacy(label, entry.get("privacy", {}), own),
     )
 
 
-def _check_sites(label: str, sites: Mapping[str, Mapping[str, Any]]) -> None:
+def _sites(label: str, given: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Returns the sites of a point after checking them."""
+    sites = {
+        name: study_keys.checked(site, study_keys.SITE, f"site {name}")
+        for name, site in given.items()
+    }
     for name, site in sites.items():
-        _known(site, _SITE_KEYS, f"site {name}")
+        check_site_name(name)
+        patients, split = sum(site.get("cohort", {}).values()), site.get("split", [])
+        if "cohort" in site and sum(split) > patients:
+            raise ValueError(
+                f"site {name}: `split` is {split}, which needs {sum(split)} patients; `cohort` has "
+                f"{patients}"
+            )
     if not {"C1", "C2"} <= set(sites):
         raise ValueError(
             f"point {label}: its sites are {', '.join(sites)}; Table 1 needs C1 and C2"
@@ -389,16 +315,16 @@ def _check_sites(label: str, sites: Mapping[str, Mapping[str, Any]]) -> None:
             f"point {label}: `deformed` is for C1 and C2 together, without further sites; give "
             "both the same manifest"
         )
+    return sites
 
 
 def _fault(label: str, value: Any, sites: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Returns site -> the fault that a point gives it."""
-    if not isinstance(value, dict) or not set(value) <= set(sites):
+    if not set(value) <= set(sites):
         raise ValueError(f"point {label}: `fault` is {value!r}; expected some of its sites' names")
-    if not all(isinstance(f, str) and f in faults.FAULTS for f in value.values()):
-        raise ValueError(
-            f"point {label}: `fault` has {', '.join(map(str, value.values()))}; expected one of "
-            f"{', '.join(faults.FAULTS)}"
+    for site, fault in value.items():
+        settings.require(
+            settings.one_of(tuple(faults.FAULTS)), f"point {label}: `fault` of {site}", fault
         )
     if any("cohort" not in sites[name] for name in sites) and value:
         raise ValueError(
@@ -409,7 +335,7 @@ def _fault(label: str, value: Any, sites: Mapping[str, Mapping[str, Any]]) -> di
 
 def _privacy(label: str, value: Any, sites: Mapping[str, Any]) -> dict[str, PrivacyPolicy]:
     """Returns site -> the policy that a point gives it."""
-    if not isinstance(value, dict) or not set(value) <= {*sites, _EVERY_SITE}:
+    if not set(value) <= {*sites, _EVERY_SITE}:
         raise ValueError(
             f"point {label}: `privacy` is {value!r}; expected some of its sites' names, or "
             f"{_EVERY_SITE!r} for all others, with the settings of a policy"
@@ -417,13 +343,14 @@ def _privacy(label: str, value: Any, sites: Mapping[str, Any]) -> dict[str, Priv
     known = settings.declared(PrivacyPolicy).keys()
     policies = {}
     for name, given in value.items():
-        if not isinstance(given, dict):
-            raise ValueError(f"point {label}: `privacy` of {name} is {given!r}; expected settings")
-        _known(given, set(known), f"`privacy` of {name}")
+        settings.require(study_keys.POLICY, f"point {label}: `privacy` of {name}", given)
+        study_keys.known(given, known, f"`privacy` of {name}")
         try:
             policies[name] = PrivacyPolicy(**given)
         except (TypeError, PolicyRefused) as error:
-            raise ValueError(f"point {label}: `privacy` of {name}: {error}") from error
+            raise ValueError(
+                f"point {label}: `privacy` of {name}: {printable.text(error)}"
+            ) from error
     other = policies.pop(_EVERY_SITE, None)
     return policies if other is None else {site: policies.get(site, other) for site in sites}
 
@@ -432,11 +359,6 @@ def _site(
     name: str, value: Mapping[str, Any], position: int, seed: int, study: Study, point: Point
 ) -> run_plan.SiteSpec:
     split = tuple(value["split"]) if "split" in value else None
-    if split is not None and len(split) != 3:
-        raise ValueError(
-            f"site {name}: `split` is {list(split)}; "
-            "expected the numbers of training, validation and test cases"
-        )
     return run_plan.SiteSpec(
         name=name,
         cohort=value.get("cohort", {}),
@@ -496,11 +418,3 @@ def _flag_text(value: Any) -> str:
         if isinstance(value, Sequence) and not isinstance(value, str)
         else str(value)
     )
-
-
-def _known(value: Mapping[str, Any], known: set[str], what: str) -> None:
-    unknown = sorted(set(value) - known)
-    if unknown:
-        raise ValueError(
-            f"{what} has unknown keys {', '.join(unknown)}; known are {', '.join(sorted(known))}"
-        )

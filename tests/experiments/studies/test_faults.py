@@ -159,7 +159,7 @@ def test_a_kit_of_a_real_federation_is_refused_behind_a_tunnel_too(tmp_path):
         ),
         (
             {"points": [{"label": "a", "fault": {"C2": "lazy"}}]},
-            "point a: `fault` has lazy; expected one of sign_flipped, scaled",
+            "point a: `fault` of C2 is 'lazy'; expected 'sign_flipped', 'scaled'",
         ),
         (
             {

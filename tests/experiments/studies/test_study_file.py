@@ -49,14 +49,17 @@ def test_further_sites_have_other_patients_and_two_hospitals_can_share_a_site(tm
         ),
         ({"points": [{"label": "a/b"}]}, "label of a point is 'a/b'"),
         ({"points": [{"label": "a"}, {"label": "a"}]}, "give each its own label"),
-        ({"points": [{"label": "a", "beyond": ["magic"]}]}, "`beyond` has magic"),
+        (
+            {"points": [{"label": "a", "beyond": ["magic"]}]},
+            r"point a: `beyond` is \['magic'\]; expected a list with some of pooled",
+        ),
         (
             {"points": [{"label": "a", "beyond": ["finetuned"], "baselines": False}]},
             "fine-tuning starts from the baselines",
         ),
         ({"sites": {"C1": {"cohort": {"C1": 5}}}}, "Table 1 needs C1 and C2"),
-        ({"name": ""}, "`name` is missing"),
-        ({"phantom": "soft"}, "point table1: `phantom` is 'soft'; expected 'standard' or 'hard'"),
+        ({"name": ""}, "`name` is ''; expected letters, digits"),
+        ({"phantom": "soft"}, "`phantom` is 'soft'; expected 'standard' or 'hard'"),
         (
             {"points": [{"label": "a", "privacy": {"C9": {}}}]},
             r"point a: `privacy` is \{'C9': \{\}\}; expected some of its sites' names, or '\*'",
