@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from c2fnas.genotype import Genotype
+from c2fnas.scores import healthy_gate
 from runkit import markdown_tables
 
 
@@ -83,14 +84,18 @@ def text(
 
 
 def _gate(gate: Mapping[str, Any]) -> list[str]:
+    try:
+        fitted = healthy_gate.HealthyGate.from_json(gate)
+    except ValueError as error:  # of another release, or damaged
+        return ["## Healthy gate", "", f"Cannot be applied: {error}.", ""]
     return [
         "## Healthy gate",
         "",
         "`predict` removes a marked tumour if its score, the mean log-odds of its most certain "
-        f"millilitre, is at most {gate['threshold']:.2f}, and says so for each scan; `--nogate` "
-        f"keeps it. The threshold was fitted on {gate['patients']} validation cases of patients "
+        f"millilitre, is at most {fitted.threshold:.2f}, and says so for each scan; `--nogate` "
+        f"keeps it. The threshold was fitted on {fitted.patients} validation cases of patients "
         "without a tumour: of other patients like them, at most "
-        f"{100 * gate['expected_share']:.0f} % are expected above it. This is an expectation, not "
+        f"{100 * fitted.expected_share:.0f} % are expected above it. This is an expectation, not "
         "a bound for one clinic. It says nothing about real tumours that the gate hides; see the "
         "scores with the gate above.",
         "",

@@ -14,12 +14,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from c2fnas import model_card, named_weights
+from c2fnas import model_card, model_description, named_weights
 from c2fnas.genotype import Genotype
 from runkit import atomic
 
@@ -136,15 +136,25 @@ def _described(folder: str | os.PathLike) -> Model:
         genotype = Genotype.from_json(atomic.read_json(folder / "genotype.json"))
     except TypeError as error:
         raise ValueError(f"{folder / 'genotype.json'}: {error}") from error
+    plan = atomic.read_json(folder / "plan.json")
+    _checked(folder / "model.json", model_description.check_about, about)
+    _checked(folder / "plan.json", model_description.check_plan, plan)
     return Model(
-        name=str(about.get("name", folder.name)),
+        name=about.get("name", folder.name),
         weights={},
         genotype=genotype,
-        plan=atomic.read_json(folder / "plan.json"),
+        plan=plan,
         training_data=about.get("training_data", {}),
         scores=about.get("scores", {}),
         gate=about.get("gate", {}),
     )
+
+
+def _checked(file: pathlib.Path, check: Callable[[Any], None], content: Any) -> None:
+    try:
+        check(content)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}; copy the whole folder again") from error
 
 
 def card(model: Model) -> str:

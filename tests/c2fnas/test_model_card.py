@@ -1,6 +1,7 @@
 """What a model card says: settings as written, scores as a table, and what is not known."""
 
 from c2fnas import genotype, model_card
+from c2fnas.scores.healthy_gate import HealthyGate
 
 PLAN = {
     "spacing_mm": [3.0, 2.5, 3.0],
@@ -55,6 +56,13 @@ def test_scores_have_their_interval_as_far_as_it_is_known():
 
 
 def test_a_gate_is_explained_with_its_numbers():
-    card = text(gate={"threshold": 1.234, "patients": 17, "expected_share": 1 / 18})
+    gate = HealthyGate(threshold=1.234, patients=17)
+    card = text(gate=gate.to_json())
     assert "## Healthy gate" in card and "is at most 1.23, and says so" in card
-    assert "fitted on 17 validation cases" in card and "at most 6 % are expected above it" in card
+    # The 15th of 17 scores is the threshold: 1 - 15 / 18.
+    assert "fitted on 17 validation cases" in card and "at most 17 % are expected above it" in card
+
+
+def test_a_gate_that_this_release_cannot_apply_is_named_as_such():
+    card = text(gate={**HealthyGate(threshold=1.0, patients=6).to_json(), "version": 2})
+    assert "Cannot be applied: the gate is {'version': 2, 'rule': 'log_odds_1ml'}" in card

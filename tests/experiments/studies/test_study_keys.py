@@ -1,11 +1,11 @@
 """Whatever stands under a key of a study file, the study starts or is refused in one sentence."""
 
-import copy
 import json
 
 import pytest
 
 from experiments.studies import study_file, study_keys
+from tests import wrong_values
 from tests.experiments.studies.small_study import FILE, parse
 
 EVERYTHING = {
@@ -40,21 +40,6 @@ EVERYTHING = {
         },
     ],
 }
-VALUES = [
-    None, True, -1, 0, 5, 1.5, float("inf"), float("nan"), 10**30, "", "text", "../up", "a\nb",
-    "x" * 5000, [], ["a"], [1, 2], [[1]], {}, {"a": 1}, {"a": "b"},
-]  # fmt: skip
-
-
-def places(value, path=()):
-    """Yields the path of every value inside a JSON value."""
-    if path:
-        yield path
-    entries = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, content in entries if isinstance(value, (dict, list)) else ():
-        yield from (
-            places(content, (*path, key)) if isinstance(content, (dict, list)) else [(*path, key)]
-        )
 
 
 def started(folder, content):
@@ -68,17 +53,10 @@ def started(folder, content):
     ]
 
 
-@pytest.mark.parametrize(
-    "path", list(places(EVERYTHING)), ids=lambda path: ".".join(map(str, path))
-)
+@pytest.mark.parametrize("path", wrong_values.places(EVERYTHING), ids=wrong_values.named)
 def test_any_value_at_any_place_is_taken_or_refused_in_one_short_line(path, tmp_path):
     refused = 0
-    for value in VALUES:
-        content = copy.deepcopy(EVERYTHING)
-        place = content
-        for key in path[:-1]:
-            place = place[key]
-        place[path[-1]] = value
+    for content in wrong_values.replaced(EVERYTHING, path):
         try:
             started(tmp_path, content)
         except ValueError as error:
