@@ -172,6 +172,13 @@ def _label_values(labels: object) -> dict[int, int] | None:
     if not isinstance(labels, dict):
         problem = f"`labels` is {labels!r}"
         raise ListProblem(rules.MANIFEST_KEYS, problem, "expected name -> value")
+    values = [
+        v for value in labels.values() for v in (value if isinstance(value, list) else [value])
+    ]
+    for value in values:
+        if not isinstance(value, int) or isinstance(value, bool):
+            problem = f"`labels` has the value {value!r}"
+            raise ListProblem(rules.MANIFEST_KEYS, problem, "expected whole numbers")
     found: dict[int, int] = {}
     for class_, known in _CLASS_NAMES.items():
         regions = [value for name, value in labels.items() if _plain(name) in known]
@@ -179,11 +186,7 @@ def _label_values(labels: object) -> dict[int, int] | None:
             all_names = ", ".join(map(str, labels))
             unclear(f"{len(regions)} of the labels {all_names} are named {CLASSES[class_]}")
         own = regions[0] if regions and isinstance(regions[0], list) else regions
-        for value in own:
-            if not isinstance(value, int) or isinstance(value, bool):
-                problem = f"`labels` has the value {value!r}"
-                raise ListProblem(rules.MANIFEST_KEYS, problem, "expected whole numbers")
-            found[value] = class_
+        found |= dict.fromkeys(own, class_)
     doubtful = [
         str(name)
         for name in labels
@@ -192,10 +195,7 @@ def _label_values(labels: object) -> dict[int, int] | None:
     ]
     if doubtful:
         unclear(f"it is unclear which class the label {', '.join(doubtful)} is")
-    values = {
-        v for value in labels.values() for v in (value if isinstance(value, list) else [value])
-    } - {0}
-    return None if found == {v: v for v in values} else found
+    return None if found == {v: v for v in values if v != 0} else found
 
 
 def _plain(name: object) -> str:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from preprocessing.axes import three
+from runkit import printable
 from runkit.randomness import generator
 
 SPLITS = ("training", "validation", "test")
@@ -95,13 +96,26 @@ def listed_split(
     Returns:
       Split name -> sorted case ids.
     Raises:
-      ValueError: if a list is missing, a case is in two lists or in none, or a split is empty.
+      ValueError: if a list is missing or holds something other than case ids, a case is in two
+        lists or in none, or a split is empty.
     """
+    if not isinstance(lists, Mapping):
+        raise ValueError(
+            f"the split list is a {type(lists).__name__}; expected a JSON object with the case ids "
+            f"of {', '.join(SPLITS)}"
+        )
     missing = [name for name in SPLITS if name not in lists]
     if missing:
         raise ValueError(
             f"the split list lacks {', '.join(missing)}; give the case ids of {', '.join(SPLITS)}"
         )
+    for name in SPLITS:
+        own = lists[name]
+        if not isinstance(own, list | tuple) or not all(isinstance(case, str) for case in own):
+            raise ValueError(
+                f"`{name}` of the split list is {printable.text(repr(own))}; expected a list of "
+                "case ids, each a text"
+            )
     listed = Counter(case_id for name in SPLITS for case_id in lists[name])
     repeated = sorted(case_id for case_id, count in listed.items() if count > 1)
     if repeated:

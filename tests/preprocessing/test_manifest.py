@@ -5,6 +5,8 @@ import pytest
 
 from preprocessing import manifest
 from preprocessing.case_list import Case, CaseManifest
+from preprocessing.rules import IntegrityError
+from tests import wrong_values
 
 
 def saved(folder, value, name="manifest.json"):
@@ -147,3 +149,39 @@ def test_a_manifest_in_latin1_is_named_as_such(tmp_path):
     )
     with pytest.raises(ValueError, match=r"m\.json: is not UTF-8 .*Latin-1.* \[M01 "):
         manifest.read(tmp_path / "m.json")
+
+
+OWN = {
+    "site": "C1",
+    "declared_labels": {"pancreas": "complete", "tumour": "absent"},
+    "orientation": "RAS",
+    "cases": [{"case_id": "1", "image": "a.nii.gz", "label": "b.nii.gz", "accept": ["I01"]}],
+}
+DECATHLON = {
+    "name": "Pancreas",
+    "labels": {"0": "background", "1": "pancreas", "2": "cancer"},
+    "numTraining": 1,
+    "training": [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}],
+    "test": ["./imagesTs/b.nii.gz"],
+}
+NNUNET = {
+    "channel_names": {"0": "CT"},
+    "labels": {"background": 0, "pancreas": [1, 2], "tumour": 2},
+    "numTraining": 0,
+    "file_ending": ".nii.gz",
+}
+
+
+@pytest.mark.parametrize(
+    ("base", "path"),
+    [(base, path) for base in (OWN, DECATHLON, NNUNET) for path in wrong_values.places(base)],
+    ids=lambda value: wrong_values.named(value) if isinstance(value, tuple) else None,
+)
+def test_any_value_at_any_place_is_taken_or_refused_with_the_file(base, path, tmp_path):
+    file = tmp_path / "dataset.json"
+    for content in wrong_values.replaced(base, path):
+        file.write_text(json.dumps(content), encoding="utf-8")
+        try:
+            manifest.read(file)
+        except IntegrityError as error:
+            assert error.rule.startswith("M") and str(tmp_path) in str(error)

@@ -1,6 +1,7 @@
 import pytest
 
 from preprocessing.splits import PAPER_COUNTS, listed_split, scaled_counts, split_cases
+from tests import wrong_values
 
 
 def ids(n):
@@ -95,3 +96,15 @@ def test_a_list_that_does_not_fit_is_refused(ids, lists, words):
 def test_a_site_that_only_evaluates_may_use_all_cases_for_test():
     found = split_cases(ids(5), seed=1, counts=(0, 0, 5))
     assert found == {"training": (), "validation": (), "test": tuple(sorted(ids(5)))}
+
+
+@pytest.mark.parametrize("path", wrong_values.places(LISTS), ids=wrong_values.named)
+def test_a_split_list_that_holds_something_else_is_refused(path):
+    for lists in wrong_values.replaced(LISTS, path):
+        with pytest.raises(ValueError, match=r"split list|of the list"):
+            listed_split([case for own in LISTS.values() for case in own], lists)
+
+
+def test_a_split_list_that_is_no_object_is_refused():
+    with pytest.raises(ValueError, match="the split list is a list; expected a JSON object"):
+        listed_split(["1"], ["1"])
