@@ -99,14 +99,17 @@ def picture(content: Mapping[str, Any]) -> str:
     labels = list(dict.fromkeys(run["label"] for run in content["runs"]))
     dots = []  # variant, model, seed, points above the baselines
     for run in content["runs"]:
-        averages = {name: values.get("average") for name, values in run["values"].items()}
-        baselines = [averages.get(name) for name in _BASELINES]
-        if None in baselines:
+        averages = {
+            name: values["average"]
+            for name, values in run["values"].items()
+            if values.get("average") is not None
+        }
+        if not averages.keys() >= set(_BASELINES):
             continue
+        of_baselines = statistics.fmean(averages[name] for name in _BASELINES)
         for model in _FEDERATED:
-            if averages.get(model) is not None:
-                gain = averages[model] - statistics.fmean(baselines)
-                dots.append((run["label"], model, run["seed"], gain))
+            if model in averages:
+                dots.append((run["label"], model, run["seed"], averages[model] - of_baselines))
     gains = [gain for *_, gain in dots]
     low, high = min([0.0, *gains]) - 2, max([10.0, *gains]) + 2
     left, right, lane, top, width = 150, 16, 26, 26, 760
