@@ -6,6 +6,7 @@ Nothing here computes with TensorFlow, which could not be forked after that.
 """
 
 import experiments  # noqa: F401, I001 - first: it sets what TensorFlow reads when it loads
+import gc
 
 import cryptography.hazmat.primitives.ciphers.aead
 import cryptography.hazmat.primitives.serialization
@@ -29,3 +30,5 @@ _logits = np.zeros_like(_voxels)
 _logits.setflags(write=False)  # as TensorFlow's are: another type to the compiler
 window_kernels.add_weighted(_voxels, _logits, _weights, (0, 0, 0), (0, 0, 0), 0, 2)
 window_kernels.likeliest(np.zeros((2, 2, 2, 3), np.float32), np.zeros((2, 2, 2), np.uint8))
+
+gc.freeze()  # the programs' garbage collector need not look at all this
