@@ -10,7 +10,8 @@ TAG := $(shell $(PYTHON) -c 'import sys; print("py%d.%d" % sys.version_info[:2])
 VENV := .venv/$(TAG)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 10
+# Compiled modules are kept: to compile them again would be a third of the start of every program that a test starts.
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 10
 TABLE = $(BIN)/python -m tests.coverage_table .coverage/coverage.json .coverage/files.txt
 # sys.monitoring of Python 3.12 measures lines at next to no cost. The tracer that older versions need makes the tests of
 # TensorFlow code half as slow again, so there only `make coverage` measures.

@@ -1,5 +1,6 @@
 """Settings that apply to every test."""
 
+import gc
 import os
 
 import pytest
@@ -17,6 +18,10 @@ def _logs_as_programs_do():
     logging.set_verbosity(logging.INFO)
     yield
     logging.set_verbosity(before)
+
+
+def pytest_collection_finish():
+    gc.freeze()  # modules and tests stay to the end: the garbage collector need not look at them
 
 
 def pytest_runtest_setup(item):

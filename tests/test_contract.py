@@ -5,6 +5,7 @@
 
 import ast
 import collections
+import functools
 import pathlib
 import re
 
@@ -51,13 +52,16 @@ FOLDERS = {
 }
 
 
+@functools.cache
 def imported(path):
-    """Yields the dotted name of every module that a file imports."""
+    """Returns the dotted name of every module that a file imports."""
+    names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
 
 
 def one_way(contract):

@@ -67,6 +67,16 @@ def flags_of_programs() -> dict[str, set[str]]:
     return {name: set(flags) for name, flags in json.loads(done.stdout).items()}
 
 
+@functools.cache
+def sources() -> set[str]:
+    """Returns all files of the source, as paths below the root."""
+    return {
+        str(path.relative_to(ROOT))
+        for folder in (*_PACKAGES, "examples", "tests")
+        for path in (ROOT / folder).rglob("*")
+    }
+
+
 def exists(flag: str, flags: set[str]) -> bool:
     return flag in flags | _OF_ABSL or flag.removeprefix("no") in flags
 
@@ -108,14 +118,11 @@ def test_every_flag_in_the_text_is_one_of_a_program(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_file_of_the_source_that_is_named_exists(page):
-    sources = {
-        str(path.relative_to(ROOT))
-        for folder in (*_PACKAGES, "examples", "tests")
-        for path in (ROOT / folder).rglob("*")
-    }
     for span in spans(page):
         if re.fullmatch(r"[\w/.-]+\.(?:py|proto|flags)", span) and span not in _NOT_THERE:
-            assert any(f"/{path}".endswith(f"/{span}") for path in sources), f"{page.name}: {span}"
+            assert any(f"/{path}".endswith(f"/{span}") for path in sources()), (
+                f"{page.name}: {span}"
+            )
 
 
 def test_every_target_and_study_of_make_exists():

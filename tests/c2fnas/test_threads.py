@@ -5,6 +5,7 @@ import textwrap
 import pytest
 
 from c2fnas.threads import set_up
+from tests import forked
 
 
 def test_set_up_fixes_threads_and_says_when_it_is_too_late():
@@ -35,19 +36,9 @@ def test_set_up_fixes_threads_and_says_when_it_is_too_late():
     [(2, 1, 2, 1), (2, 8, 1, 2), (8, 2, 4, 2), (5, 2, 2, 2), (1, 4, 1, 1)],
 )
 def test_threads_are_shared_among_the_samples(threads, samples, within, at_once):
-    code = f"""
-    from c2fnas import threads
-    import tensorflow as tf
-    assert threads.samples_at_once() == 1  # before anything is set
-    threads.set_up(3, {threads}, samples={samples})
-    assert tf.config.threading.get_intra_op_parallelism_threads() == {within}
-    assert tf.config.threading.get_inter_op_parallelism_threads() == {threads}
-    assert threads.samples_at_once() == {at_once}
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], check=False, capture_output=True, text=True
-    )
+    done = forked.run("tests.c2fnas.threads_program", threads, samples)
     assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{within} {threads} {at_once}\n"
 
 
 def test_threads_below_one_are_refused():

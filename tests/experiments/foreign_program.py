@@ -10,7 +10,7 @@ from absl import flags, logging
 
 from experiments import flags as experiment_flags
 from federated import errors
-from tests.experiments.test_foreign_text import NASTY
+from tests.experiments.foreign_text import NASTY
 
 flags.DEFINE_string("how", "", "")
 

@@ -20,21 +20,24 @@ PROGRAMS = {
 NEED_TENSORFLOW = [name for name, text in PROGRAMS.items() if "needs_tensorflow=True" in text]
 
 
-def run(program: str, *flags: object, folder=None, path=None) -> subprocess.CompletedProcess:
-    """Runs `python -m experiments.<program>` in `folder`; `path` may replace installed modules."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(map(str, filter(None, (path, ROOT)))),
-    }
+def run(program: str, *flags: object, folder=ROOT) -> subprocess.CompletedProcess:
+    """Runs a program in `folder`, forked."""
+    return forked.run(f"experiments.{program}", *flags, folder=folder)
+
+
+def fresh(program: str, *flags: object, path=ROOT) -> subprocess.CompletedProcess:
+    """Runs `python -m experiments.<program>` as a user does, in the folder `path`.
+
+    Modules in `path` replace installed ones.
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(path), str(ROOT)])}
     command = [sys.executable, "-m", f"experiments.{program}", *map(str, flags)]
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=folder or path or ROOT, env=environment
-    )
+    return subprocess.run(command, capture_output=True, text=True, cwd=path, env=environment)
 
 
 def refused(program: str, *flags: object, folder=ROOT, code=1) -> str:
     """Runs a program that must refuse its input; returns its error line, without a stack trace."""
-    done = forked.run(f"experiments.{program}", *flags, folder=folder)
+    done = run(program, *flags, folder=folder)
     assert done.returncode == code, done.stdout + done.stderr
     *before, last = done.stderr.splitlines()
     # TensorFlow may have logged which devices it uses.

@@ -90,7 +90,10 @@ class Study:
         return forked.Group(self.folder / "logs", fresh=fresh)
 
     def prepare(self) -> None:
-        """Makes scans, case stores, kits and the initial model, with programs run as by a user."""
+        """Makes scans, case stores, kits and the initial model, with programs run as by a user.
+
+        C2 is prepared without worker processes, whose start would take most of the time.
+        """
         self.make_scans()
         with self.group(fresh=("prepare C1", "kits", "init")) as group:
             programs = [
@@ -101,6 +104,7 @@ class Study:
                         manifest=self.folder / "scans" / site / "manifest.json",
                         site_folder=self.site_folder(site),
                         split=split,
+                        **({} if site == "C1" else {"workers": 1}),
                     ),
                 )
                 for site, split in SPLIT.items()

@@ -1,12 +1,10 @@
 """How serve, join and the programs that train respond to flags that contradict each other."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
-from tests.experiments.programs import ROOT
+from tests import forked
 
 # Runs a program's `main` with several sets of flags in one process.
 _PROGRAM = """
@@ -49,13 +47,10 @@ CASES = {
 def test_flags_that_do_not_fit_are_named_with_the_remedy(program, tmp_path):
     cases = CASES[program]
     own = [f"--kit={tmp_path}", f"--store={tmp_path / 'store'}"] if program == "serve" else []
-    done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, program, json.dumps([c.split() + own for c in cases])],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=True,
-    )
+    (tmp_path / "program.py").write_text(_PROGRAM)
+    given = json.dumps([case.split() + own for case in cases])
+    done = forked.run("program", program, given, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(found) == len(cases), done.stderr
     for (kind, text), expected in zip(found, cases.values(), strict=True):

@@ -11,7 +11,7 @@ from absl import app, flags
 from experiments import flags as experiment_flags
 from experiments import setting_flags
 from runkit.settings import at_least, check, setting
-from tests.experiments.programs import ROOT
+from tests import forked
 
 
 def test_a_full_disk_is_one_line_with_the_file_what_is_free_and_what_to_do(tmp_path):
@@ -19,10 +19,7 @@ def test_a_full_disk_is_one_line_with_the_file_what_is_free_and_what_to_do(tmp_p
         "import errno\nfrom experiments import flags\n"
         "def main(argv):\n    raise OSError(errno.ENOSPC, 'No space left on device', 'best.safetensors')\nflags.run(main, resumes=True)\n"
     )
-    command = [sys.executable, tmp_path / "program.py"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}
-    )
+    done = forked.run("program", folder=tmp_path)
     words = r"error: best\.safetensors: cannot be written \(No space left on device\); [\d.]+ MB are free there\. Free space and run the same "
     assert done.returncode == 1 and re.fullmatch(
         words + r"command again: finished parts are kept, and the run continues after them\n",
@@ -50,13 +47,7 @@ def test_an_error_about_a_path_names_it_first_and_says_what_to_do(call, path, wo
         f"import os\nfrom experiments import flags\nflags.run(lambda argv: {call}({path!r}))\n",
         encoding="utf-8",
     )
-    done = subprocess.run(
-        [sys.executable, tmp_path / "program.py"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT)},
-    )
+    done = forked.run("program", folder=tmp_path)
     assert done.returncode == 1 and done.stderr.startswith(f"error: {path}: {words}")
     assert done.stderr.count("\n") == 1 and "Errno" not in done.stderr
 
@@ -67,10 +58,7 @@ def test_an_error_that_says_more_than_the_system_keeps_its_words(tmp_path):
         "def main(argv):\n    raise PermissionError(errno.EACCES, 'a link; remove it', 'kit')\n"
         "flags.run(main)\n"
     )
-    command = [sys.executable, tmp_path / "program.py"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}
-    )
+    done = forked.run("program", folder=tmp_path)
     assert (done.returncode, done.stderr) == (1, "error: kit: a link; remove it\n")
 
 

@@ -6,6 +6,7 @@ import logging
 import pathlib
 import subprocess
 import sys
+import tempfile
 import unicodedata
 
 import pytest
@@ -19,22 +20,25 @@ from federated.doctor import diagnosis
 from federated.security import certificates, provisioning, report_filter
 from federated.wire import conversion, operation_pb2
 from preprocessing import rules
+from tests import forked
+from tests.experiments.foreign_text import LINE, NASTY
 from tests.federated import fake_server, toy
 from tests.federated.conftest import initial, kits, serving  # noqa: F401 - fixtures
 
-ROOT = pathlib.Path(__file__).parents[2]
 
-
-LINE = "I0101 00:00:00.000000 1 x.py:1] event=pushed site=C2"
-
-
-NASTY = f"\x1b[2J\x1b[31mred\r\n{LINE}\n\u202edesrever\u2028\x9b1m\x00\x07end"
+def fresh(module, *flags):
+    """Runs a program as a user starts it; Python itself prints an error that nobody catches."""
+    command = [sys.executable, "-m", module, *flags]
+    done = subprocess.run(command, cwd=forked.ROOT, capture_output=True, timeout=120, check=False)
+    return done.returncode, done.stdout.decode("utf-8"), done.stderr.decode("utf-8")
 
 
 def run(module, *flags):
-    command = [sys.executable, "-m", module, *map(str, flags)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120, check=False)
-    return done.returncode, done.stdout.decode("utf-8"), done.stderr.decode("utf-8")
+    """Runs a program; its output is not changed, unlike that of `forked.run`."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, errors = (pathlib.Path(folder) / name for name in ("stdout", "stderr"))
+        code = forked.start(module, flags, out=out, errors=errors).wait(120)
+        return code, out.read_bytes().decode("utf-8"), errors.read_bytes().decode("utf-8")
 
 
 def clean(text):
@@ -50,7 +54,7 @@ def clean(text):
     return text
 
 
-def printed(module, *flags, code=0, expect):
+def printed(module, *flags, code=0, expect, run=run):
     """Returns a program's output after checking that it contains `expect`.
 
     The check shows that the foreign text did reach the output.
@@ -67,7 +71,8 @@ def printed(module, *flags, code=0, expect):
     [("log", 0), ("error", 1), ("misbehaves", 76), ("thread", 0), ("nobody catches it", 1)],
 )
 def test_the_net_under_all_programs(how, code):
-    printed("tests.experiments.foreign_program", f"--how={how}", code=code, expect="desrever")
+    program, flag = "tests.experiments.foreign_program", f"--how={how}"
+    printed(program, flag, code=code, expect="desrever", run=fresh)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.experiments.programs import NEED_TENSORFLOW, PROGRAMS, ROOT, run
+from tests.experiments.programs import NEED_TENSORFLOW, PROGRAMS, ROOT, fresh
 
 _INTERRUPT = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
 
@@ -26,7 +26,7 @@ def in_the_foreground():
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_while_it_imports(tmp_path, program):
     (tmp_path / "absl.py").write_text(_INTERRUPT)
-    done = run(program, path=tmp_path)
+    done = fresh(program, path=tmp_path)
     assert (done.returncode, done.stderr) == (
         130,
         "stopped by Ctrl-C before it began; run the same command again\n",
@@ -38,7 +38,7 @@ def test_within_an_import_that_makes_another_error_of_it(tmp_path, program):
     (tmp_path / "tensorflow.py").write_text(
         "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept BaseException:\n    pass\nraise ImportError('half loaded')\n"
     )
-    done = run(program, path=tmp_path)
+    done = fresh(program, path=tmp_path)
     assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr
     assert (
         done.stderr.startswith("stopped by Ctrl-C; run the same command again to ")
@@ -72,7 +72,7 @@ def test_a_program_that_was_started_in_the_background_goes_on(tmp_path):
     (tmp_path / "absl.py").write_text(_INTERRUPT + "import sys\nsys.exit(7)\n")
     ignoring = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        done = run("status", path=tmp_path)
+        done = fresh("status", path=tmp_path)
     finally:
         signal.signal(signal.SIGINT, ignoring)
     assert done.returncode == 7 and pathlib.Path(tmp_path / "absl.py").is_file()

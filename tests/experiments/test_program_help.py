@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from tests.experiments.programs import PROGRAMS, ROOT, run
+from tests.experiments.programs import PROGRAMS, ROOT, fresh
 
 _CONDITIONAL = {("request", "site"), ("operate", "site"), ("serve", "models")}
 
@@ -31,7 +31,7 @@ def slow_packages_refuse(tmp_path_factory):
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_help_shows_the_programs_own_flags(program, slow_packages_refuse):
-    done = run(program, "--help", path=slow_packages_refuse)
+    done = fresh(program, "--help", path=slow_packages_refuse)
     text, source = done.stdout, PROGRAMS[program]
     assert done.returncode == 0 and done.stderr == "", done.stderr
     doc = ast.get_docstring(ast.parse(source))

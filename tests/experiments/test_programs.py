@@ -324,7 +324,7 @@ def test_scans_of_a_folder_are_segmented_and_a_broken_one_stops_no_other(study, 
         "--overlay",
         "--overlap=0.5",
     ]
-    done = programs.run("predict", *flags)
+    done = programs.fresh("predict", *flags)
     assert (
         done.returncode == 1
         and "broken.nii.gz" in done.stderr
@@ -348,7 +348,7 @@ def test_scans_of_a_folder_are_segmented_and_a_broken_one_stops_no_other(study, 
     labels = tmp_path / "labels"
     labels.mkdir()
     shutil.copy(study.folder / "scans" / "C2" / "label0.nii.gz", labels / "whole.nii.gz")
-    done = programs.run(
+    done = programs.fresh(
         "evaluate",
         f"--prediction={masks}",
         f"--truth={labels}",
@@ -420,5 +420,5 @@ def test_a_broken_scan_is_named_and_stops_no_other(study, tmp_path):
         and "label1.nii.gz" in done.stderr
         and "Traceback" not in done.stderr
     )
-    done = forked.run("experiments.prepare", *flags, "--nostrict")
+    done = forked.run("experiments.prepare", *flags, "--nostrict", "--workers=1")
     assert done.returncode == 0 and "1 training, 1 validation, 1 test" in done.stdout

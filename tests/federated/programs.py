@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import pathlib
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 
-from tests import waiting
+from tests import forked, waiting
 from tests.federated import toy
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 class Program:
@@ -32,20 +27,13 @@ class Program:
 
     def _start(self):
         kill = self._kills[: 1 if self._kills else 0]
-        with open(self._log, "ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "tests.federated.toy_process",
-                    *map(str, self._arguments),
-                    *kill,
-                ],
-                cwd=ROOT,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "GRPC_VERBOSITY": "NONE", **self._environment},
-            )
+        self.process = forked.start(
+            "tests.federated.toy_process",
+            [*self._arguments, *kill],
+            out=self._log,
+            errors=self._log,
+            environment={**os.environ, "GRPC_VERBOSITY": "NONE", **self._environment},
+        )
 
     def watch(self):
         """Returns whether the program has ended by itself; restarts it if it was killed."""

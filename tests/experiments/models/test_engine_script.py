@@ -1,17 +1,14 @@
 """The script on the page about engines trains the product's own network."""
 
 import json
-import pathlib
 import re
-import subprocess
-import sys
 
 from federated.tensors import tensor_files
 from federated.tensors.weights import canonical, specs_of
+from tests import forked
 from tests.experiments.study import prepared_site
 
-ROOT = pathlib.Path(__file__).parents[3]
-PAGE = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
+PAGE = (forked.ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
 ROUND = """
 import json, sys
 from federated.engines.round_work import take_round
@@ -31,13 +28,8 @@ def test_the_script_trains_a_round_of_the_plan_from_the_initial_model(shallow, t
     (script,) = re.findall(r"```python\n(import os\n.*?)```", PAGE, re.DOTALL)
     assert script.count("/srv/fl/") == 2
     update = tmp_path / "update.safetensors"
-    code = script.replace("/srv/fl/", f"{tmp_path}/") + ROUND
-    done = subprocess.run(
-        [sys.executable, "-c", code, made.initial, update],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    (tmp_path / "script.py").write_text(script.replace("/srv/fl/", f"{tmp_path}/") + ROUND)
+    done = forked.run("script", made.initial, update, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     num_examples, metrics = json.loads(done.stdout.splitlines()[-1])
     assert num_examples == 2 and {"dice", "train_total"} <= set(metrics)
