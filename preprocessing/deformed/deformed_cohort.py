@@ -226,18 +226,13 @@ def generate(
     with progress.bar(
         total=len(copies), initial=len(copies) - len(jobs), what="deformed copies", unit="case"
     ) as bar:
-        if workers_count > 1 and len(jobs) > 1:
-            for number, done in workers.results(_make, jobs, workers_count):
-                if done is None:
-                    raise ValueError(
-                        f"{jobs[number][3].case_id}: its process was killed, perhaps for lack of "
-                        "memory; use fewer workers"
-                    )
-                bar.update()
-        else:
-            for job in jobs:
-                _make(*job)
-                bar.update()
+        for number, done in workers.results(_make, jobs, workers_count):
+            if done is None:
+                raise ValueError(
+                    f"{jobs[number][3].case_id}: its process was killed, perhaps for lack of "
+                    "memory; use fewer workers"
+                )
+            bar.update()
     found = {}
     numbers = {source: number for number, source in enumerate(sorted(by_id), start=1)}
     for site in SITES:

@@ -140,9 +140,6 @@ def turn_of(image: Volume, label: Volume) -> tuple[str, float, float]:
 
 
 def _placed(cases: Sequence[Case], workers: int) -> Iterator[Placed]:
-    if workers <= 1 or len(cases) <= 1:
-        yield from map(_place, cases)
-        return
     for number, placed in processes.results(_place, [(case,) for case in cases], workers):
         if placed is None:
             problem = (
