@@ -16,8 +16,9 @@ from c2fnas.search.operation_space import OperationSpace
 from experiments.models import given_paths
 from experiments.results import fingerprints, path_names, shared_choice, table1_values
 from experiments.results.case_rows import CaseRow, latest, value
+from experiments.results.search_table import EVOLUTION, RANDOM
 from experiments.search import search_state
-from experiments.search.search_state import EVOLUTION, RANDOM, SearchState, random_arm_seed
+from experiments.search.search_state import SearchState, random_arm_seed
 from runkit import events
 from runkit.classes import FOREGROUND
 

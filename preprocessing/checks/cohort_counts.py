@@ -231,13 +231,13 @@ def _check_voxels(site: SiteCounts, name: str) -> None:
         return
     scale, known = SCALES["volume_ml"], bool(volumes.given)
     low, high = (
-        1000 * volumes.total * (_mean(volumes, edge) if known else _USUAL_ML)
+        1000 * volumes.total * (mean(volumes, edge) if known else _USUAL_ML)
         for edge in (scale.low, scale.high)
     )
     for axis in _AXES:
         spacing, per_mm = site.of_cases["spacing_mm"][axis], 1 / _USUAL_MM
         if spacing is not None and spacing.given:
-            per_mm = _mean(spacing, lambda number: 1 / SCALES["spacing_mm"].centre(number))
+            per_mm = mean(spacing, lambda number: 1 / SCALES["spacing_mm"].centre(number))
         else:
             known = False
         low, high = low * per_mm, high * per_mm
@@ -248,10 +248,10 @@ def _check_voxels(site: SiteCounts, name: str) -> None:
         )
 
 
-def mean(counts: Counts, scale: Scale) -> float:
-    """Returns the mean of the values in given bins, each taken for the centre of its bin."""
-    return _mean(counts, scale.centre)
+def mean(counts: Counts, of_bin: Callable[[int], float]) -> float:
+    """Returns the mean of a number over the values in given bins.
 
-
-def _mean(counts: Counts, of_bin: Callable[[int], float]) -> float:
+    Args:
+      of_bin: number of a bin -> the number for the values in it, e.g. `Scale.centre`.
+    """
     return sum(count * of_bin(number) for number, count in counts.given.items()) / counts.placed

@@ -272,7 +272,7 @@ def _prior(
             else:
                 cases += site.labelled
                 if volumes is not None:
-                    ml += volumes.total * cohort_counts.mean(volumes, SCALES["volume_ml"])
+                    ml += volumes.total * cohort_counts.mean(volumes, SCALES["volume_ml"].centre)
         if cases:
             means[class_] = ml / cases
         else:

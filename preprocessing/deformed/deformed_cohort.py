@@ -15,7 +15,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from preprocessing import budget, declared_labels, geometry, manifest, nifti, sources, splits
+from preprocessing import (
+    budget,
+    declared_labels,
+    geometry,
+    manifest,
+    nifti,
+    rules,
+    sources,
+    splits,
+)
 from preprocessing.case_list import Case, CaseManifest
 from preprocessing.deformed import deformation, tumour_insertion
 from preprocessing.deformed.config import SITES, DeformedConfig
@@ -326,7 +335,7 @@ def _read(case: Case, label_values: Mapping[int, int] | None) -> tuple[Volume, n
 def _on_one_grid(ct: Volume, labels: Volume) -> bool:
     return ct.shape == labels.shape and geometry.corner_displacement_mm(
         ct.grid, labels.grid
-    ) <= 0.25 * min(ct.spacing_mm)
+    ) <= rules.MISPLACED_VOXELS * min(ct.spacing_mm)
 
 
 def _files(folder: pathlib.Path, copy: Copy) -> tuple[pathlib.Path, pathlib.Path]:

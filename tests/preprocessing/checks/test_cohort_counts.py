@@ -32,7 +32,10 @@ def test_counts_by_hand():
     assert given(found, "median_hu") == {"pancreas": {30: 3}}  # 100 to 110 HU
     assert found.hu["pancreas"].given == {30: sum(round(1000 * (85 + i) / 0.49) for i in range(4))}
     assert found.having("pancreas") == 3 and found.having("tumour") == 0
-    assert cohort_counts.mean(found.of_cases["volume_ml"]["pancreas"], SCALES["volume_ml"]) == 90
+    assert (
+        cohort_counts.mean(found.of_cases["volume_ml"]["pancreas"], SCALES["volume_ml"].centre)
+        == 90
+    )
 
 
 def test_what_is_written_is_what_is_read():
