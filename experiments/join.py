@@ -57,7 +57,7 @@ _OWN = experiment_flags.define_privacy()  # what only the site decides
 flags.DEFINE_string(
     "kit", None, "The site's kit, made by experiments.provision or experiments.request."
 )
-flags.DEFINE_string("server", None, "host:port of the server, instead of the address in the kit.")
+experiment_flags.define_server()
 flags.DEFINE_list(
     "lend",
     [],
