@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.reports import cells
 from experiments.results import table1_values
 from runkit import markdown_tables
 
@@ -86,13 +87,13 @@ def markdown(content: Mapping[str, Any]) -> list[str]:
     heads = [f"{name} {column}#" for name in shown for column in ("C2 tumour", "Average")]
     rows = []
     for run in content["runs"]:
-        cells = [
-            _number(run["values"].get(name, {}).get(column))
+        numbers = [
+            cells.number(run["values"].get(name, {}).get(column), 1)
             for name in shown
             for column in ("C2_tumour", "average")
         ]
         marked, healthy = run["false_tumours"].get("FL_global", (0, 0))
-        rows.append([run["label"], str(run["seed"]), *cells, f"{marked} of {healthy}"])
+        rows.append([run["label"], str(run["seed"]), *numbers, f"{marked} of {healthy}"])
     head = ["variant", "seed#", *heads, "false tumours, FL_global#"]
     return [*lines, *markdown_tables.lines(head, rows)]
 
@@ -128,11 +129,7 @@ def _spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, 
 
 def _cell(cell: Mapping[str, float | None] | None) -> str:
     if cell is None:
-        return "–"
+        return cells.NOTHING
     return f"{cell['mean']:.1f}" + (
         "" if cell["deviation"] is None else f" ({cell['deviation']:.1f})"
     )
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
