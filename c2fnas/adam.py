@@ -146,7 +146,7 @@ def _change(
     rate: tf.Tensor,
     powers: tuple[tf.Tensor, tf.Tensor],
 ) -> None:
-    """Changes a variable and its moments by one operation."""
+    """Changes a variable and its moments with one operation."""
     tf.raw_ops.ResourceApplyAdam(
         var=keras_stack.tf_variable(variable).handle,
         m=keras_stack.tf_variable(adam._momentums[slot]).handle,

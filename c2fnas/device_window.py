@@ -75,12 +75,12 @@ def plan(
 
 
 def plan_of(network: Network, placement: Placement, available: int | None) -> WindowPlan:
-    """Returns the plan for a volume by the estimates of gpu_memory.py.
+    """Returns the plan for a volume, from the estimates of gpu_memory.py.
 
     Args:
       network: the network.
       placement: the windows of the volume.
-      available: as in `plan`; None if unknown, which is taken for one window.
+      available: as in `plan`; None if unknown, which plans one window per call.
     """
     if available is None or network.trainer is None:  # a supernet has no model to estimate from
         return WindowPlan(1, placement.size[0])
