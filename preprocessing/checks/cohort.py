@@ -86,7 +86,7 @@ def summarise(
 
 
 def levels(report: CohortReport, quantity: str, name: str) -> Levels | None:
-    """Returns a quantity along an axis or of a class; None if the report does not tell it."""
+    """Returns a quantity along an axis or of a class; None if the report lacks it."""
     if report["format"] in older_reports.FORMATS:
         exact = older_reports.levels(report, quantity, name)
         return None if exact is None else Levels(exact[0], (exact[1], exact[1]), exact[2])

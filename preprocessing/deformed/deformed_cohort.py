@@ -184,7 +184,7 @@ def check_sources(listed: CaseManifest, path: str | os.PathLike) -> dict[str, st
             found = tumour_insertion.measure(ct.array, organ, ct.spacing_mm)
             if found.volume_ml < LEAST_ML:
                 raise ValueError(
-                    f"its pancreas has {found.volume_ml:.1f} ml, too little for a tumour of "
+                    f"its pancreas measures {found.volume_ml:.1f} ml, too little for a tumour of "
                     f"{TUMOURS.volume_ml[0]:g} ml in every copy, which needs {LEAST_ML:g} ml; "
                     "check the mask, or leave the case out"
                 )
@@ -269,7 +269,9 @@ def _add_sources(path: pathlib.Path, source_of: Mapping[str, int]) -> None:
 
 
 def render_copy(ct: Volume, organ: np.ndarray, seed: int, copy: Copy) -> tuple[Volume, Volume]:
-    """Returns CT int16 and labels uint8 of a copy, which depend on source, seed, site and index.
+    """Returns the CT (int16) and labels (uint8) of a copy.
+
+    They depend only on the source, the seed, the site and the index.
 
     Args:
       ct: the source's CT, in RAS+ order.
