@@ -182,8 +182,8 @@ def experiment_config(
         )
     if config.supernet and not (supernet or without_training):
         raise app.UsageError(
-            "--supernet is given, and this program works on one network; leave it out, and give "
-            "what a search found by --genotype. init_model, serve, join, train_pooled, "
+            "--supernet is given, but this program works on one network; leave it out, and give "
+            "the network that a search found as --genotype. init_model, serve, join, train_pooled, "
             "search_federated and dryrun take a supernet"
         )
     return config

@@ -194,7 +194,8 @@ def cases_scored(sites: Mapping[str, Sequence[float]]) -> dict[str, float]:
 def scored_on(state: SearchState) -> str:
     """Returns words such as " on validation cases, 6 of C1, 4 of C2"; "" before the first score.
 
-    A search cannot know which sites ought to have taken part in its first evaluation, so it says.
+    A search cannot know which sites should have taken part in its first evaluation, so it names
+    those that did.
     """
     for arm in state.arms.values():
         for one in arm.scored:

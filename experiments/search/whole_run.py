@@ -73,7 +73,7 @@ class WholeSearch:
         if not 1 <= self.at_once <= self.threads:
             raise ValueError(
                 f"at_once is {self.at_once} and threads {self.threads}; expected at least 1 "
-                "training at the same time, and no more than there are threads"
+                "training at a time, and no more than there are threads"
             )
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; expected at least 0")

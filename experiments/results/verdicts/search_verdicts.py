@@ -198,8 +198,8 @@ def _correlated(claim: SearchClaim, tau: RankCorrelation | None) -> SearchVerdic
     if tau is None or tau.tau is None or tau.networks < LEAST_PATHS or tau.seeds < LEAST_SEEDS:
         counted = (0, 0) if tau is None else (tau.networks, tau.seeds)
         remark = (
-            f"{counted[0]} paths with {counted[1]} seeds; {LEAST_PATHS} with {LEAST_SEEDS} are "
-            "needed, and scores that differ"
+            f"there are {counted[0]} paths with {counted[1]} seeds; this test needs {LEAST_PATHS} "
+            f"paths with {LEAST_SEEDS} seeds and with different scores"
         )
         return SearchVerdict(claim, NOT_MEASURED, remark=remark)
     interval = Interval(tau.tau, tau.low, tau.high, tau.networks)
