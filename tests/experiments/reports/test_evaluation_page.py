@@ -208,7 +208,7 @@ def test_the_page_says_that_a_models_own_gate_is_not_applied(written):
         assert "the healthy gate that a model's folder may hold is not applied here" in (
             text.replace("&#x27;", "'")
         )
-        assert "some models or cases only" not in text
+        assert "only some models or cases" not in text
 
 
 class Cells(html.parser.HTMLParser):
