@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from c2fnas import keras_stack, variable_values
+from c2fnas import keras_stack, named_weights, variable_values
 from c2fnas.keras_stack import Variable
 from c2fnas.weight_vector import WeightVector
 
@@ -116,8 +116,8 @@ def apply_summed_gradients(
 def apply_vectors(adam: VectorAdam, gradients: Sequence[tf.Tensor]) -> None:
     """Takes one step with a gradient for each vector of `adam`, already summed over the replicas.
 
-    Call it on every replica, with the same gradients. The weights get the same bits as by
-    `apply_summed_gradients` wherever a device computes each value by itself.
+    Call it on every replica, with the same gradients. On a device that computes each value by
+    itself, the weights get the same bits as from `apply_summed_gradients`.
     """
     rate = tf.cast(tf.convert_to_tensor(adam.learning_rate), tf.float32)
     step = tf.cast(tf.convert_to_tensor(adam.iterations), tf.float32) + 1.0
@@ -146,7 +146,7 @@ def _change(
     rate: tf.Tensor,
     powers: tuple[tf.Tensor, tf.Tensor],
 ) -> None:
-    """Changes a variable and its moments by one operation."""
+    """Changes a variable and its moments with one operation."""
     tf.raw_ops.ResourceApplyAdam(
         var=keras_stack.tf_variable(variable).handle,
         m=keras_stack.tf_variable(adam._momentums[slot]).handle,
@@ -224,17 +224,10 @@ def assign_state(
         "iterations": (),
         **{f"{name}/{entry}": tuple(v.shape) for name, v in variables.items() for entry in "mv"},
     }
-    missing = sorted(expected.keys() - state.keys())
-    unexpected = sorted(state.keys() - expected.keys())
-    shapes = [
-        f"{name} is {tuple(np.shape(state[name]))}, expected {shape}"
-        for name, shape in expected.items()
-        if name in state and tuple(np.shape(state[name])) != shape
-    ]
-    if missing or unexpected or shapes:
+    problems = named_weights.differences(state, expected)
+    if problems:
         raise ValueError(
-            f"optimizer state does not fit this network: missing {missing[:4]}, "
-            f"unexpected {unexpected[:4]}, shapes {shapes[:4]}; "
+            f"optimizer state does not fit this network: {problems}; "
             "use the state of a training with the same genotype and VAE branch"
         )
     places, moments = _places(optimizer, variables), _moments(optimizer)

@@ -64,8 +64,8 @@ def save(
         free = shutil.disk_usage(path.parent).free if path.parent.exists() else 0
         raise OSError(
             getattr(error, "errno", None) or errno.EIO,
-            f"checkpoint of step {trainer.step} not written ({error}): "
-            f"it takes {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free. "
+            f"the checkpoint of step {trainer.step} could not be written ({error}): "
+            f"it needs {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free. "
             "Earlier checkpoints are kept: make room and run the same command again to resume",
             str(path),
         ) from error

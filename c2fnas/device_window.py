@@ -53,7 +53,10 @@ def plan(
     thickness: int,
     spots: int,
 ) -> WindowPlan:
-    """Returns as many windows per call as fit, but no more than one more call would need.
+    """Returns how many windows each call takes and how many planes are on the device.
+
+    It makes as few calls as the memory and `MOST_WINDOWS` allow, and spreads the windows evenly
+    over them.
 
     Args:
       available: bytes of the device for this.
@@ -72,12 +75,12 @@ def plan(
 
 
 def plan_of(network: Network, placement: Placement, available: int | None) -> WindowPlan:
-    """Returns the plan for a volume by the estimates of gpu_memory.py.
+    """Returns the plan for a volume, from the estimates of gpu_memory.py.
 
     Args:
       network: the network.
       placement: the windows of the volume.
-      available: as in `plan`; None if unknown, which is taken for one window.
+      available: as in `plan`; None if unknown, which plans one window per call.
     """
     if available is None or network.trainer is None:  # a supernet has no model to estimate from
         return WindowPlan(1, placement.size[0])
@@ -98,6 +101,18 @@ def plan_of(network: Network, placement: Placement, available: int | None) -> Wi
     )
 
 
+def mirrored_views(axes: Sequence[int]) -> list[tuple[int, ...]]:
+    """Returns the axes of an image [n, x, y, z, 1] that each mirrored view reverses.
+
+    The first view reverses none. `axes` counts from 0 for x, as in `inference.with_flips`.
+    """
+    return [
+        tuple(axis + 1 for axis in view)
+        for count in range(len(axes) + 1)
+        for view in itertools.combinations(sorted(axes), count)
+    ]
+
+
 class DeviceNetwork:
     """A network as a function of NumPy arrays (`LogitsFn`) that also blends on its own device.
 
@@ -109,11 +124,7 @@ class DeviceNetwork:
 
     def __init__(self, network: Network, forward: Forward, axes: Sequence[int] = ()):
         self._network, self._forward, self.axes = network, forward, tuple(sorted(axes))
-        self._views = [
-            [axis + 1 for axis in view]
-            for count in range(len(axes) + 1)
-            for view in itertools.combinations(self.axes, count)
-        ]
+        self._views = mirrored_views(axes)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         self._network.genotype.check_size(image.shape[1:4])
@@ -229,7 +240,7 @@ class DeviceNetwork:
 
 
 class DeviceSlab:
-    """Blended logits of some planes, on the device.
+    """Blended logits of some planes on the device, a `sliding_window.BlendedSlab`.
 
     Args:
       logits: float32 [n, y, z, classes].
@@ -242,11 +253,9 @@ class DeviceSlab:
         return int(self._logits.shape[0])
 
     def logits(self) -> np.ndarray:
-        """Returns the logits, float32 [n, y, z, classes]."""
         return np.asarray(self._logits)
 
     def mask(self) -> np.ndarray:
-        """Returns the class with the highest logit, of equal ones the lowest; uint8 [n, y, z]."""
         return np.asarray(_likeliest(self._logits))
 
 

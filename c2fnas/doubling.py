@@ -170,7 +170,7 @@ def _beyond_faces(voxels: tf.Tensor, kernel: tf.Tensor, axis: int) -> tf.Tensor:
 
 
 def _beyond_both_faces(voxels: tf.Tensor, kernel: tf.Tensor, axis: int) -> tf.Tensor:
-    """Does what `_beyond_faces` does by a third of the operations, for a GPU.
+    """Does the same as `_beyond_faces` with a third of the operations, for a GPU.
 
     Both faces lie between two layers of zeros, and the convolution takes every second position:
     zeros and the first face, then the last face and zeros.

@@ -74,19 +74,19 @@ def training_message(network: Network, batch_size: int, replicas: int, step: int
     words = (
         f"step {step}: no memory is left on the device for {batch} "
         f"{'patch' if batch == 1 else 'patches'} of {patch} voxels (batch_size {batch_size} over "
-        f"{replicas} {'device' if replicas == 1 else 'devices'}); estimated are "
+        f"{replicas} {'device' if replicas == 1 else 'devices'}); it needs about "
         f"{_gib(needed)}{_of(available)}. "
     )
     if available is not None:
         fitting = gpu_memory.fitting_batch(network, batch, available)
         smaller = gpu_memory.fitting_patch(network, available)
         if fitting:
-            words += f"By the estimate batch_size {fitting * replicas} fits. "
+            words += f"By this estimate, batch_size {fitting * replicas} fits. "
         elif smaller is not None:
-            words += f"By the estimate batch_size {replicas} with patch_size "
+            words += f"By this estimate, batch_size {replicas} with patch_size "
             words += f"{','.join(map(str, smaller))} fits. "
         else:
-            words += "By the estimate no smaller batch or patch fits. "
+            words += "By this estimate, no smaller batch or patch fits. "
     remedies = ["give a smaller batch_size or patch_size, which all sites of a federation share"]
     if network.precision == "float32" and gpus.is_used():
         remedies.append("use precision mixed_bfloat16 or mixed_float16")
@@ -106,14 +106,14 @@ def window_message(network: Network, shape: Sequence[int], replicas: int) -> str
     needed = WORKSPACES * gpu_memory.window(network, size, batch)
     words = (
         f"no memory is left on the device for {batch} {'window' if batch == 1 else 'windows'} of "
-        f"{_voxels(size)} voxels; estimated are {_gib(needed)}{_of(available)}. "
+        f"{_voxels(size)} voxels; they need about {_gib(needed)}{_of(available)}. "
     )
     if available is not None:
         smaller = gpu_memory.fitting_window(network, size, available)
         words += (
-            "By the estimate no smaller window fits. "
+            "By this estimate, no smaller window fits. "
             if smaller is None
-            else f"By the estimate a window of {','.join(map(str, smaller))} fits. "
+            else f"By this estimate, a window of {','.join(map(str, smaller))} fits. "
         )
     return words + _remedies(["give a smaller window (--window, or --inference_window)"])
 
@@ -137,7 +137,7 @@ def _of(available: int | None) -> str:
         return ""
     if gpus.memory_limit_mib() is not None:
         return f", and gpu_memory_mib allows {_gib(available)}"
-    return f", and this program had got {_gib(available)}"
+    return f", and this program had {_gib(available)}"
 
 
 def _remedies(remedies: Sequence[str]) -> str:

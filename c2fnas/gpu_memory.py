@@ -142,7 +142,7 @@ def window(network: Network, size: Sequence[int], batch: int = 1) -> int:
 def fitting_window(
     network: Network, size: Sequence[int], available: float
 ) -> tuple[int, int, int] | None:
-    """Returns the largest window below `size`, of similar proportions, that fits; None if none."""
+    """Returns the largest window below `size`, of similar proportions, that fits, or None."""
     needed = WORKSPACES * window(network, size)
     return _shrunk(size, network.genotype.size_multiple, share=available / needed)
 

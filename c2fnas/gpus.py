@@ -52,7 +52,7 @@ def set_up(memory_mib: int = 0, tf32: bool = True) -> None:
     """Sets memory and arithmetic of all GPUs. Call it before TensorFlow computes anything.
 
     Args:
-      memory_mib: the most memory that this process takes of each GPU. 0 sets no limit: the memory
+      memory_mib: the most memory that this process takes on each GPU. 0 sets no limit: the memory
         grows as needed, so that several programs can share a GPU. TensorFlow's own default is to
         take all memory of all GPUs at once.
       tf32: whether convolutions and matrix products of float32 round their inputs to 10 bits of
@@ -153,7 +153,7 @@ def _told_by_the_driver() -> list[Gpu]:
 
 
 def _free_mib() -> int | None:
-    """Returns the free memory of the GPU that has the least, by the driver; None if unknown.
+    """Returns the least free memory of any GPU, as the driver reports it; None if unknown.
 
     CUDA_VISIBLE_DEVICES renumbers TensorFlow's GPUs but not nvidia-smi's.
     """

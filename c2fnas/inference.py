@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import tensorflow as tf
 
-from c2fnas import exhausted_memory, gpus, sample_loop, sliding_window, threads, window_kernels
-from c2fnas.device_window import DeviceNetwork
+from c2fnas import exhausted_memory, gpus, sample_loop, sliding_window, threads
+from c2fnas.device_window import DeviceNetwork, mirrored_views
 from c2fnas.scores import metrics
-from c2fnas.sliding_window import BlendingNetwork, LogitsFn, WindowConfig
+from c2fnas.sliding_window import LogitsFn, WindowConfig
 from runkit.aligned import is_aligned
 from runkit.classes import FOREGROUND
 
@@ -141,11 +139,7 @@ def with_flips(logits_fn: LogitsFn, axes: Sequence[int]) -> LogitsFn:
         )
     if isinstance(logits_fn, DeviceNetwork):
         return logits_fn.flipped(axes)
-    views = [
-        tuple(axis + 1 for axis in view)
-        for count in range(len(axes) + 1)
-        for view in itertools.combinations(sorted(axes), count)
-    ]
+    views = mirrored_views(axes)
 
     def logits(image: np.ndarray) -> np.ndarray:
         total = np.array(logits_fn(np.ascontiguousarray(image)), np.float32)  # views[0]: unflipped
@@ -178,25 +172,12 @@ def segment(
       ValueError: as `sliding_window.slabs`.
     """
     mask = np.empty(image.shape, dtype=np.uint8)
-    own = logits_fn.slabs(image, window) if isinstance(logits_fn, BlendingNetwork) else None
-    for x, slab in own or ():
+    for x, slab in sliding_window.blended(image, logits_fn, window):
         part = mask[x : x + len(slab)]
         part[...] = slab.mask()
         if observe is not None:
             observe(part, slab.logits())
-    if own is not None:
-        return mask
-
-    for x, logits in sliding_window.slabs(image, logits_fn, window):
-        part = mask[x : x + len(logits)]
-        sliding_window.in_parallel(functools.partial(_write_likeliest, logits, part), len(logits))
-        if observe is not None:
-            observe(part, logits)
     return mask
-
-
-def _write_likeliest(logits: np.ndarray, mask: np.ndarray, planes: slice) -> None:
-    window_kernels.likeliest(logits[planes], mask[planes])
 
 
 class LabelledVolume(Protocol):

@@ -89,7 +89,7 @@ def dice_and_cross_entropy(
     if tuple(logits.shape[1:-1]) != tuple(labels.shape[1:]):
         raise ValueError(
             f"logits cover {tuple(logits.shape[1:-1])} voxels, labels {tuple(labels.shape[1:])}; "
-            "crop both with one window"
+            "crop both with the same window"
         )
     terms = missing_labels.terms(
         _planes(logits),

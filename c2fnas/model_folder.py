@@ -90,10 +90,9 @@ def load(folder: str | os.PathLike) -> Model:
       ValueError: if it is not a model, lacks a file, has another format, or if its weights do not
         fit its genotype; the message names the folder or file.
     """
-    model = _described(folder)
+    model = describe(folder)
     weights, _ = named_weights.load(weights_file(folder))
     check_shapes({name: array.shape for name, array in weights.items()}, model.genotype, folder)
-    _check_classes(model, folder)
     return dataclasses.replace(model, weights=weights)
 
 
@@ -108,12 +107,6 @@ def describe(folder: str | os.PathLike) -> Model:
       ValueError: if it is not a model, lacks a file or has another format; the message names the
         folder or file.
     """
-    model = _described(folder)
-    _check_classes(model, folder)
-    return model
-
-
-def _described(folder: str | os.PathLike) -> Model:
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise ValueError(
@@ -139,7 +132,7 @@ def _described(folder: str | os.PathLike) -> Model:
     plan = atomic.read_json(folder / "plan.json")
     _checked(folder / "model.json", model_description.check_about, about)
     _checked(folder / "plan.json", model_description.check_plan, plan)
-    return Model(
+    model = Model(
         name=about.get("name", folder.name),
         weights={},
         genotype=genotype,
@@ -148,6 +141,8 @@ def _described(folder: str | os.PathLike) -> Model:
         scores=about.get("scores", {}),
         gate=about.get("gate", {}),
     )
+    _check_classes(model, folder)
+    return model
 
 
 def _checked(file: pathlib.Path, check: Callable[[Any], None], content: Any) -> None:

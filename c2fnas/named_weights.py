@@ -114,27 +114,34 @@ def check(network: Network, arrays: Mapping[str, np.ndarray]) -> None:
     Raises:
       ValueError: naming the weights that are missing, unexpected or of another shape.
     """
-    expected = specs(network)
-    problems = []
-    missing = [name for name in expected if name not in arrays]
-    unexpected = [name for name in arrays if name not in expected]
-    if missing:
-        problems.append(f"missing {printable.some(missing, _SHOWN)}")
-    if unexpected:
-        problems.append(f"unexpected {printable.some(unexpected, _SHOWN)}")
-    shapes = [
-        f"{name} is {tuple(np.shape(arrays[name]))}, expected {shape}"
-        for name, (shape, _) in expected.items()
-        if name in arrays and tuple(np.shape(arrays[name])) != shape
-    ]
-    if shapes:
-        problems.append(f"other shapes: {printable.some(shapes, _SHOWN)}")
+    problems = differences(arrays, {name: shape for name, (shape, _) in specs(network).items()})
     if problems:
         raise ValueError(
             f"weights do not fit network {network.genotype.name!r} with "
-            f"{network.genotype.filters} filters and vae={network.vae!r}: {'; '.join(problems)}. "
+            f"{network.genotype.filters} filters and vae={network.vae!r}: {problems}. "
             "Use weights made for the same genotype, filters, patch and VAE branch"
         )
+
+
+def differences(arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]) -> str:
+    """Returns which arrays are missing, unexpected or of another shape; "" for none.
+
+    Args:
+      arrays: name -> array.
+      expected: name -> shape.
+    """
+    problems = {
+        "missing": [name for name in expected if name not in arrays],
+        "unexpected": [name for name in arrays if name not in expected],
+        "other shapes:": [
+            f"{name} is {np.shape(arrays[name])}, expected {shape}"
+            for name, shape in expected.items()
+            if name in arrays and np.shape(arrays[name]) != shape
+        ],
+    }
+    return "; ".join(
+        f"{what} {printable.some(names, _SHOWN)}" for what, names in problems.items() if names
+    )
 
 
 def initial(network: Network, seed: int) -> dict[str, np.ndarray]:
@@ -179,10 +186,10 @@ def save(
     Raises:
       OSError: if the system cannot write it, e.g. to a full disk.
     """
-    # not ascontiguousarray, which would add an axis to a scalar
     import safetensors  # not in the base installation, which only reads what describes a model
     import safetensors.numpy
 
+    # not ascontiguousarray, which would add an axis to a scalar
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     with atomic.replacing(path) as temporary:
         try:

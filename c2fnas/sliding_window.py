@@ -35,13 +35,15 @@ _Result = TypeVar("_Result")
 
 
 class BlendedSlab(Protocol):
-    """Blended logits of some planes, wherever they are; see `device_window.DeviceSlab`."""
+    """Blended logits of some planes, in this process or on a device."""
 
     def __len__(self) -> int: ...
 
-    def logits(self) -> np.ndarray: ...
+    def logits(self) -> np.ndarray:
+        """Returns the logits, float32 [n, y, z, classes]."""
 
-    def mask(self) -> np.ndarray: ...
+    def mask(self) -> np.ndarray:
+        """Returns the class with the highest logit, of equal ones the lowest; uint8 [n, y, z]."""
 
 
 @runtime_checkable
@@ -202,6 +204,41 @@ def slabs(
             max(in_x.begin, inside[0].start), min(end, inside[0].stop)
         ):
             yield start - before[0], finished[:, inside[1], inside[2]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _HostSlab:
+    """Blended logits of some planes as an array, see `slabs`."""
+
+    values: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def logits(self) -> np.ndarray:
+        return self.values
+
+    def mask(self) -> np.ndarray:
+        mask = np.empty(self.values.shape[:-1], dtype=np.uint8)
+        in_parallel(
+            lambda planes: window_kernels.likeliest(self.values[planes], mask[planes]), len(mask)
+        )
+        return mask
+
+
+def blended(
+    image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig
+) -> Iterator[tuple[int, BlendedSlab]]:
+    """Yields what `slabs` does, blended by the network itself where it can.
+
+    Arguments and errors are those of `slabs`.
+    """
+    own = logits_fn.slabs(image, config) if isinstance(logits_fn, BlendingNetwork) else None
+    if own is not None:
+        yield from own
+        return
+    for x, logits in slabs(image, logits_fn, config):
+        yield x, _HostSlab(logits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -368,23 +405,12 @@ def predict_logits(image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig)
     Arguments and errors are those of `slabs`.
     """
     logits = np.empty(0, dtype=np.float32)
-    for x, slab in _of_any(image, logits_fn, config):
+    for x, slab in blended(image, logits_fn, config):
+        part = slab.logits()
         if not logits.size:
-            logits = np.empty((*image.shape, slab.shape[-1]), dtype=np.float32)
-        logits[x : x + len(slab)] = slab
+            logits = np.empty((*image.shape, part.shape[-1]), dtype=np.float32)
+        logits[x : x + len(part)] = part
     return logits
-
-
-def _of_any(
-    image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields what `slabs` does, blended by the network itself where it can."""
-    own = logits_fn.slabs(image, config) if isinstance(logits_fn, BlendingNetwork) else None
-    if own is None:
-        yield from slabs(image, logits_fn, config)
-        return
-    for x, slab in own:
-        yield x, slab.logits()
 
 
 def predict_probabilities(

@@ -33,7 +33,7 @@ def set_up(seed: int, threads: int, deterministic: bool = True, *, samples: int 
         if _threads() != wanted:
             raise RuntimeError(
                 f"TensorFlow already computes with (intra, inter) threads {_threads()} "
-                f"(0 is its own choice), asked for {wanted}; "
+                f"(0 is its own choice), and not with {wanted}; "
                 "call set_up before anything else uses TensorFlow"
             ) from error
     tf.keras.utils.set_random_seed(seed)

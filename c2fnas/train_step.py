@@ -62,8 +62,8 @@ class TrainStep:
       proximal_weight: weight of the proximal term, see `ProximalTerm`; 0 leaves it out. Give the
         received weights by `set_received` before the first step.
       private: canonical names of weights that have no received value, and so no proximal term.
-      vectors: of `weight_vector.vectors`, for `at_once` 1; an Adam that updates them was made with
-        the same.
+      vectors: what `weight_vector.vectors` returned, if `at_once` is 1. Build an Adam that updates
+        them with the same vectors.
     Raises:
       ValueError: if the global batch cannot be shared equally among the replicas, if `frozen`
         leaves nothing to train, if the received model is needed and not given, or for a proximal

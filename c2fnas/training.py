@@ -287,7 +287,7 @@ class Trainer:
         """
         if until_step > self.config.total_steps:
             raise ValueError(
-                f"until_step is {until_step}, the run has {self.config.total_steps} steps; "
+                f"until_step is {until_step}, but the run has {self.config.total_steps} steps; "
                 "plan more total_steps"
             )
         first = self.step
@@ -400,7 +400,7 @@ class Trainer:
             f"step {self.step}: {', '.join(f'{name} is {parts[name]}' for name in named)} "
             f"at learning rate {learning_rate_at(self.step, self.config):.3g}, from {where}; "
             "the weights are unchanged. Look at these scans, or start again from the last "
-            "checkpoint with a lower rate, clipped gradients, or such steps left out"
+            "checkpoint with a lower rate, clip the gradients, or skip such steps"
         )
 
 

@@ -26,10 +26,13 @@ if TYPE_CHECKING:
 
 
 class WeightVector:
-    """Weights of a network, one after another: those of norms, others of float32, those cast.
+    """Weights of a network, one after another.
+
+    The weights of norms come first, then the others of float32 layers, then those that are cast to
+    half precision.
 
     Args:
-      network: whose layers have the weights.
+      network: the network that has the weights.
       names: canonical names of the weights, in any order.
       share: factor of the learning rate.
     Attributes:
@@ -67,7 +70,7 @@ class WeightVector:
         return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)
 
     def split(self, vector: tf.Tensor) -> list[tf.Tensor]:
-        """Returns what `joined` was given."""
+        """Undoes `joined`: returns a tensor for each weight, in its shape."""
         parts = tf.split(vector, self.sizes)
         return [tf.reshape(part, shape) for part, shape in zip(parts, self._shapes, strict=True)]
 
@@ -76,7 +79,7 @@ class WeightVector:
         """Makes the layers compute with parts of `vector`, while a graph is traced.
 
         Args:
-          vector: like that of `read`.
+          vector: the weights, as `read` returns them.
           samples: number of samples that the layers are called on.
         """
         with contextlib.ExitStack() as stack:

@@ -96,7 +96,7 @@ def _proposals(reports: Sequence[dict[str, Any]]) -> tuple[list[Proposal], str]:
     if len(set(names)) < len(names):
         return [], (
             f"no plan can be proposed: the reports are of the sites {', '.join(names)}; give one "
-            "report of each site, or its cases count twice"
+            "report per site, because otherwise its cases count twice"
         )
     older = [report for report in reports if report["format"] in older_reports.FORMATS]
     if older:

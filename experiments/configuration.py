@@ -232,7 +232,7 @@ class ExperimentConfig:
     )
     gpu_memory_mib: int = setting(
         0,
-        "Largest memory in MiB that a program takes of each GPU. 0 sets no limit: the memory grows "
+        "Largest memory in MiB that a program takes on each GPU. 0 sets no limit: the memory grows "
         "with the need, and programs on one GPU share it. Without effect where there is no GPU.",
         condition=at_least(0),
         later=True,

@@ -31,7 +31,7 @@ experiment_flags.define_site()
 flags.DEFINE_string(
     "kit", None, "Kit to examine: that of a site, of the operator or of the server."
 )
-flags.DEFINE_string("server", None, "host:port of the server, instead of the address in the kit.")
+experiment_flags.define_server()
 with program_help.group("At the server"):
     flags.DEFINE_string("store", None, "Folder of the run's state.")
     flags.DEFINE_string("initial_model", None, "Initial model of the run.")

@@ -120,7 +120,7 @@ def _at(place: str, problem: str) -> str:
 
 
 def _not_a_flag(values: flags.FlagValues, argument: Argument) -> str | None:
-    """Returns what is wrong with an argument that is no flag; None if it may be right."""
+    """Returns what is wrong with an argument that is not a flag; None if it may be right."""
     plain = argument.text.lstrip(_DASHES)
     if plain != argument.text.lstrip("-"):  # a text program or an e-mail has replaced hyphens
         return f"{argument.text!r} begins with a dash that is not a hyphen; write --{plain}"

@@ -16,7 +16,7 @@ import threading
 import traceback
 import types
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from absl import app, flags, logging
 
@@ -26,6 +26,9 @@ from federated.errors import PolicyRefused
 from federated.privacy.policy import PrivacyPolicy
 from runkit import disk, interrupts, printable, private, settings
 from runkit.settings import at_least
+
+if TYPE_CHECKING:
+    from federated.admin.client import AdminClient
 
 FLAGS = flags.FLAGS
 Config = TypeVar("Config")
@@ -179,8 +182,8 @@ def experiment_config(
         )
     if config.supernet and not (supernet or without_training):
         raise app.UsageError(
-            "--supernet is given, and this program works on one network; leave it out, and give "
-            "what a search found by --genotype. init_model, serve, join, train_pooled, "
+            "--supernet is given, but this program works on one network; leave it out, and give "
+            "the network that a search found as --genotype. init_model, serve, join, train_pooled, "
             "search_federated and dryrun take a supernet"
         )
     return config
@@ -252,6 +255,30 @@ def prepared_cases() -> list[pathlib.Path]:
     return [pathlib.Path(folder) / "cases" for folder in FLAGS.site_folders]
 
 
+@program_help.group("Address of the server")
+def define_server() -> None:
+    """Defines the flag for another address of the server than that in a kit."""
+    flags.DEFINE_string(
+        "server", None, "host:port of the server, instead of the address in the kit."
+    )
+
+
+def operator_client() -> AdminClient:
+    """Returns a client of the server, made from --kit and --server.
+
+    Raises:
+      app.UsageError: if --kit is missing, or as `address` does.
+      ValueError: if the kit is not an operator's.
+    """
+    from federated.admin import client
+
+    host, port = server_address()
+    folder = required("kit", "the operator's kit")
+    kit = client.Kit.read(folder, host=host, port=port)
+    private.tree(folder)
+    return client.AdminClient(kit)
+
+
 def server_address() -> tuple[str, int] | tuple[None, None]:
     """Returns host and port of --server, or twice None without it; raises as `address` does."""
     return address(FLAGS.server) if FLAGS.server else (None, None)
@@ -284,14 +311,29 @@ def named_files(name: str) -> dict[str, pathlib.Path]:
 
     Raises app.UsageError if a file is missing or a name is given twice.
     """
+    return _named(name, "name:file of an existing file", pathlib.Path.is_file)
+
+
+def site_folders_by_name(name: str) -> dict[str, pathlib.Path]:
+    """Returns a list flag of site:folder entries.
+
+    Raises app.UsageError if a folder is missing or a site is given twice.
+    """
+    expected = "site:folder of a folder that experiments.prepare made"
+    return _named(name, expected, pathlib.Path.is_dir)
+
+
+def _named(
+    name: str, expected: str, is_there: Callable[[pathlib.Path], bool]
+) -> dict[str, pathlib.Path]:
     found: dict[str, pathlib.Path] = {}
     for entry in getattr(FLAGS, name):
-        key, separator, file = entry.partition(":")
-        if not separator or not pathlib.Path(file).is_file():
-            raise app.UsageError(f"--{name} has {entry!r}; expected name:file of an existing file")
+        key, separator, path = entry.partition(":")
+        if not separator or not is_there(pathlib.Path(path)):
+            raise app.UsageError(f"--{name} has {entry!r}; expected {expected}")
         if key in found:
-            raise app.UsageError(f"--{name} has {key!r} twice; give each file a name of its own")
-        found[key] = pathlib.Path(file)
+            raise app.UsageError(f"--{name} has {key!r} twice; use each name once")
+        found[key] = pathlib.Path(path)
     return found
 
 

@@ -57,7 +57,7 @@ _OWN = experiment_flags.define_privacy()  # what only the site decides
 flags.DEFINE_string(
     "kit", None, "The site's kit, made by experiments.provision or experiments.request."
 )
-flags.DEFINE_string("server", None, "host:port of the server, instead of the address in the kit.")
+experiment_flags.define_server()
 flags.DEFINE_list(
     "lend",
     [],
@@ -151,7 +151,7 @@ def take_part(
         )
     except (CertificateRefused, WrongCredential, VersionDiffers) as error:
         raise type(error)(
-            f"{error}; python -m experiments.doctor --kit={kit} tells more"
+            f"{error}; for details, run python -m experiments.doctor --kit={kit}"
         ) from error
     if summary.privacy:
         print(f"privacy of this site's patients, all updates of the run so far: {summary.privacy}")
@@ -205,7 +205,7 @@ def _tell_labels(store: CaseSource) -> None:
     if store.declared is None:
         logging.warning(
             "event=labels_not_declared site=%s: classes that its labels do not show count as "
-            "absent; declare what they show by `declared_labels` in the manifest and run "
+            "absent; declare what they show in the manifest's `declared_labels` and run "
             "experiments.prepare again, which keeps the cases that are prepared",
             store.site,
         )
@@ -286,7 +286,7 @@ def _policy(num_rounds: int) -> PrivacyPolicy:
 
 
 def _sum_terms(num_rounds: int) -> SumTerms:
-    """Returns the terms for sums; raises app.UsageError for flags that do not go with them."""
+    """Returns the terms for sums; raises app.UsageError for flags that contradict them."""
     terms = experiment_flags.settings_of(SumTerms)
     if not terms.require_secure_aggregation:
         if terms.min_sum_sites > SumTerms().min_sum_sites:
@@ -305,8 +305,8 @@ def _sum_terms(num_rounds: int) -> SumTerms:
     lends += ["--lend_local"] if FLAGS.lend_local else []
     if lends:
         raise app.UsageError(
-            f"--require_secure_aggregation does not go with {' and '.join(lends)}: a lent model "
-            "leaves this site as it is; give --nolend_local, and no --lend"
+            f"--require_secure_aggregation cannot be combined with {' and '.join(lends)}: a lent "
+            "model leaves this site as it is; give --nolend_local, and no --lend"
         )
     return terms
 

@@ -96,7 +96,7 @@ def main(argv: list[str]) -> int:
     from experiments.run.run_cost import minutes
     from runkit import atomic, folder_lock, overwriting, private
 
-    others = _folders("nonmembers")
+    others = experiment_flags.site_folders_by_name("nonmembers")
     if not others:
         raise app.UsageError("--nonmembers is missing: folders of prepared cases, as site:folder")
     members = _members(list(others))
@@ -147,7 +147,7 @@ def main(argv: list[str]) -> int:
 def _members(sites: list[str]) -> dict[str, pathlib.Path]:
     """Returns site -> the folder with its cases."""
     if not FLAGS.run:
-        found = _folders("members")
+        found = experiment_flags.site_folders_by_name("members")
         if not FLAGS.models or not found:
             raise app.UsageError("give --run, or --models and --members together")
     elif FLAGS.models or FLAGS.members:
@@ -218,27 +218,6 @@ def _targets(sites: list[str]) -> tuple[list[AttackedModel], dict[str, list[path
         AttackedModel(name=name, kind="local", file=file, sites=tuple(sites))
         for name, file in experiment_flags.named_files("models").items()
     ], {}
-
-
-def _folders(name: str) -> dict[str, pathlib.Path]:
-    """Returns a list flag of site:folder entries.
-
-    Raises app.UsageError if a folder is missing or a site is given twice.
-    """
-    found: dict[str, pathlib.Path] = {}
-    for entry in getattr(FLAGS, name):
-        site, separator, folder = entry.partition(":")
-        if not separator or not pathlib.Path(folder).is_dir():
-            raise app.UsageError(
-                f"--{name} has {entry!r}; expected site:folder of a folder that "
-                "experiments.prepare made"
-            )
-        if site in found:
-            raise app.UsageError(
-                f"--{name} has site {site!r} twice; prepare all of its patients in one folder"
-            )
-        found[site] = pathlib.Path(folder)
-    return found
 
 
 if __name__ == "__main__":

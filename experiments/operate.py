@@ -30,7 +30,7 @@ from federated.wire.messages import ORDERS
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("kit", None, "The operator's kit, made by experiments.provision.")
-flags.DEFINE_string("server", None, "host:port of the server, instead of the address in the kit.")
+experiment_flags.define_server()
 flags.DEFINE_enum("order", None, list(ORDERS), "The order, see above.")
 flags.DEFINE_string("site", None, "The site to evict or admit.")
 flags.DEFINE_integer("round", None, "The first round to discard.", lower_bound=1)
@@ -38,9 +38,6 @@ flags.DEFINE_integer("round", None, "The first round to discard.", lower_bound=1
 
 def main(argv: list[str]) -> None:
     del argv
-    from federated.admin import client as admin_client
-    from runkit import private
-
     order = experiment_flags.required("order", "the order for the server")
     if (order in ("evict", "admit")) != bool(FLAGS.site):
         raise app.UsageError(
@@ -54,11 +51,7 @@ def main(argv: list[str]) -> None:
             if FLAGS.round is None
             else f"--order={order} does not take --round"
         )
-    host, port = experiment_flags.server_address()
-    folder = experiment_flags.required("kit", "the operator's kit")
-    kit = admin_client.Kit.read(folder, host=host, port=port)
-    private.tree(folder)
-    with admin_client.AdminClient(kit) as operator:
+    with experiment_flags.operator_client() as operator:
         print(operator.order(order, FLAGS.site or "", FLAGS.round or 0))
 
 

@@ -26,14 +26,14 @@ flags.DEFINE_string("rows", None, "The server's rows.jsonl; the model's scores a
 flags.DEFINE_list(
     "site_folder",
     [],
-    "Folders of the sites that trained the model, as far as available; adds figures about the "
+    "Folders of the sites that trained the model, if you have them. They add figures about the "
     "training data, e.g. the shortest field of view, which `predict` checks.",
 )
 flags.DEFINE_string(
     "private_arrays",
     None,
     "With --keep_at_site: folder of the site whose own arrays complete a global model. The server "
-    "has them with the initial model's values only, and no site evaluated it like that.",
+    "has only the initial model's values of these arrays, and no site evaluated a model with them.",
 )
 flags.DEFINE_string("output", None, "Model folder to write.")
 

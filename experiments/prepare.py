@@ -43,8 +43,8 @@ flags.DEFINE_integer("workers", 0, "Cases to prepare at the same time; 0 uses on
 flags.DEFINE_float(
     "memory_gb",
     None,
-    "Memory limit in GB for all processes together; cases wait for it. Default: four fifths of the "
-    "free memory.",
+    "Memory limit in GB for all processes together; a case waits until there is room for it. "
+    "Default: four fifths of the free memory.",
 )
 flags.DEFINE_bool(
     "dry_run", False, "Only print the memory, disk space and time that the preparation needs."

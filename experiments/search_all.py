@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
     if missing:
         raise ValueError(
             f"--profile is {FLAGS.profile!r}: {missing[0]} does not exist; give demo or paper, or "
-            "the folder of your own flag files by --flagfiles"
+            "the folder of your own flag files as --flagfiles"
         )
     folder = pathlib.Path(FLAGS.runs) / f"search_{FLAGS.profile}"
     threads = FLAGS.threads or os.cpu_count() or 1

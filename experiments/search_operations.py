@@ -137,8 +137,8 @@ def _results(
     """Writes the results; yields a line about each file."""
     from c2fnas import named_weights
     from c2fnas.search import evolution, supernet
+    from experiments.results.search_table import EVOLUTION
     from experiments.search import federated_search, operation_search
-    from experiments.search.search_state import EVOLUTION
 
     (winner,) = evolution.best(state.arms[EVOLUTION])
     weights = folder / _WEIGHTS

@@ -170,7 +170,7 @@ def _files(config: ExperimentConfig, until_ready: contextlib.ExitStack) -> given
             "--initial_model is for a run with training, and --num_rounds is 0; give the models to "
             "evaluate as --models"
         )
-    experiment_flags.required("models", "the model folders to evaluate, as --num_rounds is 0")
+    experiment_flags.required("models", "the model folders to evaluate, because --num_rounds is 0")
     into = until_ready.enter_context(tempfile.TemporaryDirectory(prefix="models-"))
     if config.supernet:
         return given_paths.files(FLAGS.models, _plan(config), into)

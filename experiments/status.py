@@ -22,7 +22,7 @@ from runkit import printable
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("kit", None, "The operator's kit, made by experiments.provision.")
-flags.DEFINE_string("server", None, "host:port of the server, instead of the address in the kit.")
+experiment_flags.define_server()
 flags.DEFINE_float("every", 0.0, "Repeat after this many seconds; 0 prints the status once.")
 flags.DEFINE_integer("rounds", 10, "Number of newest rounds to show.")
 flags.DEFINE_bool("json", False, "Print JSON, one object each time.")
@@ -32,14 +32,7 @@ _CLEAR = "\x1b[H\x1b[J"
 
 def main(argv: list[str]) -> int:
     del argv
-    from federated.admin import client as admin_client
-    from runkit import private
-
-    host, port = experiment_flags.server_address()
-    folder = experiment_flags.required("kit", "the operator's kit")
-    kit = admin_client.Kit.read(folder, host=host, port=port)
-    private.tree(folder)
-    with admin_client.AdminClient(kit) as operator:
+    with experiment_flags.operator_client() as operator:
         while True:
             try:
                 status = operator.status()

@@ -126,7 +126,7 @@ def _of_copies(chosen: Mapping[tuple[str, int], RunSpec]) -> list[str]:
         path = copied["C1"].deformed
         if path is None or not path.exists():
             raise ValueError(
-                f"{path}: does not exist; give the folder of your manifest of CTs by --data (make: "
+                f"{path}: does not exist; give the folder of your manifest of CTs as --data (make: "
                 "DATA=...); experiments.list_cases writes a manifest"
             )
         listed = manifest.read(path)

@@ -18,7 +18,7 @@ flags.DEFINE_integer(
     "workers",
     1,
     "Cases to make at the same time, each in a process of about 0.5 GB at the demo's spacings; 0 "
-    "uses one per processor. There are fewer where free memory does not hold them.",
+    "uses one per processor. If the free memory is too small for them, fewer are made at a time.",
 )
 flags.DEFINE_string("output", None, "Folder to write the cohort to.")
 

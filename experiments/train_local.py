@@ -118,7 +118,7 @@ def _start(genotype: Genotype) -> dict[str, np.ndarray]:
     if FLAGS.fine_tune is None:
         if FLAGS.freeze_encoder:
             raise app.UsageError(
-                "--freeze_encoder is for a trained encoder; give its model by --fine_tune"
+                "--freeze_encoder is for a trained encoder; give its model as --fine_tune"
             )
         initial = experiment_flags.required(
             "initial_model", "the initial model, written by experiments.init_model"

@@ -142,7 +142,7 @@ def case_need(case: Case, target_mm: Sequence[float]) -> CaseNeed | None:
 
 
 def _is_whole(image: pathlib.Path, grid: Grid, dtype: np.dtype, label_grid: Grid) -> bool:
-    """Returns whether scan and label can be as large as their headers declare.
+    """Returns whether the scan and the label can be as large as their headers declare.
 
     A wrong number in one header must not stop the whole cohort by inflating its memory estimate.
     """
@@ -174,7 +174,7 @@ def cohort_budget(
     largest = max((need.memory_bytes for need in known), default=0)
     if idle + largest > limit_bytes:
         raise ValueError(
-            f"memory is limited to {limit_bytes / 1e9:.1f} GB, the largest case alone needs "
+            f"memory is limited to {limit_bytes / 1e9:.1f} GB, but the largest case alone needs "
             f"{(idle + largest) / 1e9:.1f} GB with {workers} workers; "
             "raise the limit, prepare fewer cases at a time, or choose a coarser spacing"
         )

@@ -51,7 +51,7 @@ class Case:
 
     def __post_init__(self) -> None:
         if not names.CASE_ID.match(self.case_id):
-            fix = "use letters, digits, '.', '_' and '-' only, letter or digit first"
+            fix = "use letters, digits, '.', '_' and '-' only, and begin with a letter or digit"
             raise ListProblem(rules.CASE_ID, f"case_id {self.case_id!r}", fix)
         if self.label_turn is not None and not _TURN.match(self.label_turn):
             problem = f"label_turn of case {self.case_id} is {self.label_turn!r}"

@@ -60,3 +60,18 @@ class CaseSource(Protocol):
     def open(self, case_id: str) -> PreparedCase:
         """Returns a case. Raises ValueError if it is not in this store."""
         ...
+
+
+def required_ids(source: CaseSource, split: str) -> tuple[str, ...]:
+    """Returns the cases of a split, at least one.
+
+    Raises:
+      ValueError: if the split is empty.
+    """
+    found = source.case_ids(split)
+    if not found:
+        raise ValueError(
+            f"site {source.site} has no {split} case; prepare its cases with a split that has "
+            "some, e.g. --split=12,4,4"
+        )
+    return found

@@ -163,7 +163,9 @@ class CaseStore:
         if split is None:
             return tuple(sorted(self._numbers, key=self._numbers.__getitem__))
         if split not in self.splits:
-            raise ValueError(f"no split {split!r}; expected one of {', '.join(self.splits)}")
+            raise ValueError(
+                f"there is no split {split!r}; expected one of {', '.join(self.splits)}"
+            )
         return self.splits[split]
 
     def open(self, case_id: str) -> StoredCase:
@@ -184,8 +186,8 @@ class CaseStore:
             != self._sources[case_id]
         ):
             raise ValueError(
-                f"{folder}: is missing or of other files or settings than the index; "
-                "run the preparation again"
+                f"{folder}: is missing, or was made from other files or settings than the index "
+                "says; run the preparation again"
             )
         native = Grid(
             axes.three(found["native"]["shape"]),
@@ -295,8 +297,8 @@ def _problems(root: pathlib.Path, index: Mapping[str, Any]) -> Iterator[str]:
             and fingerprint(found.get("sources", {}), own) != index["sources"][case_id]
         ):
             yield (
-                f"case {number} was made from other files, or by a release of another format, "
-                "than the index says"
+                f"case {number} was made from other files than the index says, or by a release "
+                "with another format"
             )
 
 
@@ -320,9 +322,10 @@ def _read_index(root: pathlib.Path) -> dict[str, Any]:
 
 
 def _stores_near(root: pathlib.Path) -> list[pathlib.Path]:
-    """Returns up to three site folders that may be meant, where `root` is a site folder's `cases`.
+    """Returns up to three site folders that the user may have meant.
 
-    People give the folder of all sites, or the folder of the cases itself.
+    People give the folder of all sites, or the folder `cases` itself, as the site's folder. `root`
+    is the `cases` in the folder that was given.
     """
     if root.name != "cases":
         return []
@@ -406,7 +409,7 @@ def write_case(
         if written != voxels:
             raise ValueError(
                 f"case {case_id}: its image has {written} voxels, its label {voxels}; "
-                "resample both to one grid"
+                "resample both to the same grid"
             )
         value = {
             "case_id": case_id,

@@ -148,7 +148,7 @@ def _in_folders(value: Json, folder: pathlib.Path) -> Pairs:
         if part == "Tr" and value.get("numTraining", len(found)) != len(found):
             raise ValueError(
                 f"{images}: holds {len(found)} files <case>{_FIRST_CHANNEL}{value['file_ending']}, "
-                f"numTraining is {value['numTraining']}"
+                f"but numTraining is {value['numTraining']}"
             )
         pairs |= {name: (path, drawn.get(name)) for name, path in found.items()}
     return pairs

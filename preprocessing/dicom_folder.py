@@ -332,7 +332,7 @@ def _unlike_dicom(file: pathlib.Path, start: bytes) -> IntegrityError | None:
         return broken(rules.UNDECODABLE, file, "is empty")
     for sign, remedy in _POINTERS.items():
         if start.startswith(sign):
-            problem = "stands for a file whose content was not fetched"
+            problem = "is a placeholder: the content of the file was not fetched"
             return broken(rules.MISSING, file, problem, remedy.format(path=file))
     named = any(suffix.lower() in SUFFIXES for suffix in file.suffixes)
     # LICENSE is a text and thumbs a picture. But if IM0017 is a text, it may be an error message of
@@ -342,7 +342,7 @@ def _unlike_dicom(file: pathlib.Path, start: bytes) -> IntegrityError | None:
     ):
         return None
     problem = (
-        "does not begin as a DICOM file does: it is damaged, cut short in its header, "
+        "does not begin like a DICOM file: it is damaged, cut short in its header, "
         "or something else"
     )
     return broken(rules.UNDECODABLE, file, problem)

@@ -297,7 +297,7 @@ def read(path: pathlib.Path) -> Header:
     def at_pixels(tag: int, representation: str | None, length: int) -> bool:
         # pydicom may ask twice about the first element, from within its eight bytes
         if stream.tell() - seen.setdefault(tag, stream.tell()) >= 8:
-            raise _damaged(path, f"{pydicom.tag.Tag(tag)} is there twice")
+            raise _damaged(path, f"{pydicom.tag.Tag(tag)} occurs twice")
         if tag in _PIXEL_DATA:
             if representation not in _PIXEL_REPRESENTATIONS:
                 raise _damaged(path, f"its pixel data are written as {representation!r}")

@@ -7,7 +7,6 @@ imports highdicom, which the extra `dicom_seg` installs.
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import pathlib
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from preprocessing import dicom, dicom_header, rules
 from preprocessing.rules import broken
-from runkit import atomic
+from runkit import atomic, release
 
 try:
     import highdicom
@@ -23,7 +22,6 @@ try:
 except ImportError:
     highdicom = None  # type: ignore[assignment]  # an extra, as DICOM itself
 
-_PRODUCT = "c2fnas-federated-pancreas"
 # value -> (label, property category, property type, anatomic region), SNOMED CT
 _SEGMENTS = {
     1: ("Pancreas", ("123037004", "Anatomical Structure"), ("15776009", "Pancreas"), None),
@@ -144,7 +142,7 @@ def _source(file: pathlib.Path) -> pydicom.Dataset:
 def _segmentation(
     sources: list[pydicom.Dataset], frames: np.ndarray, present: list[int], model_name: str
 ) -> highdicom.seg.Segmentation:
-    version = importlib.metadata.version(_PRODUCT)
+    version = release.version()
     return highdicom.seg.Segmentation(
         source_images=sources,
         pixel_array=np.stack([frames == value for value in present], axis=-1),
@@ -157,7 +155,7 @@ def _segmentation(
         series_number=_SERIES_NUMBER,
         sop_instance_uid=highdicom.UID(),
         instance_number=1,
-        manufacturer=_PRODUCT,
+        manufacturer=release.NAME,
         manufacturer_model_name=model_name[:64],
         software_versions=version,
         device_serial_number="0",

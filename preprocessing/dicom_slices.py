@@ -186,7 +186,7 @@ def _require_whole(stored: StoredPixels) -> None:
     expected = row * stored.size[0] * (stored.frames or 1)
     left = max(0, stored.file.stat().st_size - stored.where.start)
     if there > left:
-        problem = f"is cut short: of {there} bytes of pixel data {left} are there"
+        problem = f"is cut short: it holds {left} of {there} bytes of pixel data"
         raise broken(rules.UNDECODABLE, stored.file, problem)
     # Some writers add a few bytes at the end; an extra row would mean another picture.
     if not expected <= there < expected + max(row, 2):

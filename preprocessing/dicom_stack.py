@@ -21,7 +21,7 @@ _TILT = 0.002  # in-plane drift per length of the stack: 0.1 degrees
 
 
 def require_alike(slices: Sequence[Slice]) -> None:
-    """Raises IntegrityError unless all slices have one size, orientation and pixel spacing."""
+    """Raises IntegrityError unless all slices have the same size, orientation and pixel spacing."""
     first = slices[0]
     for one in slices:
         differs = _difference(one, first)
@@ -37,7 +37,7 @@ def require_no_slice_left_out(series: Series, first: Slice) -> None:
         except IntegrityError:
             continue  # without position or pixels it is not a CT slice
         if alike:
-            problem = f"belongs to the series and lies as its slices do, but is marked as {kind}"
+            problem = f"belongs to the series and fits its stack of slices, but is marked as {kind}"
             raise broken(rules.MIXED_SLICES, header.path, problem)
 
 
@@ -45,7 +45,7 @@ def sorted_stack(slices: Sequence[Slice], path: pathlib.Path) -> list[Slice]:
     """Returns the slices sorted along their normal.
 
     Raises:
-      IntegrityError: if there is only one slice, two lie at one place, one is missing, the
+      IntegrityError: if there is only one slice, two lie at the same place, one is missing, the
           distances are uneven, or the stack is tilted.
     """
     if len(slices) < 2:
@@ -60,21 +60,23 @@ def sorted_stack(slices: Sequence[Slice], path: pathlib.Path) -> list[Slice]:
     usual = float(np.median(gaps))
     for i, gap in enumerate(gaps):
         if gap < max(0.05 * usual, 1e-3):
-            problem = f"lies where {slices[i].name} lies, at {heights[i]:.2f} mm"
+            problem = f"lies at the same place as {slices[i].name}, at {heights[i]:.2f} mm"
             raise broken(rules.DUPLICATE_SLICE, slices[i + 1].file, problem)
     for i, gap in enumerate(gaps):
         if gap > 1.5 * usual + _ROUNDING_MM:
             lost = max(1, round(gap / usual) - 1)
             problem = (
-                f"after {slices[i].name} at {heights[i]:.2f} mm the next slice follows "
-                f"{gap:.2f} mm on, not {usual:.2f}: {lost} missing"
+                f"after {slices[i].name} at {heights[i]:.2f} mm the next slice is {gap:.2f} mm "
+                f"away, not {usual:.2f}: {lost} missing"
             )
             raise broken(rules.MISSING_SLICE, path, problem)
     even = np.linspace(heights[0], heights[-1], len(slices))
     worst = int(np.argmax(np.abs(heights - even)))
     offset = abs(heights[worst] - even[worst])
     if offset > _UNEVEN * usual + _ROUNDING_MM:
-        problem = f"lies {offset:.2f} mm from where an even stack of {usual:.2f} mm has it"
+        problem = (
+            f"lies {offset:.2f} mm from its place in an even stack of slices {usual:.2f} mm apart"
+        )
         raise broken(rules.MISSING_SLICE, slices[worst].file, problem)
     length = heights[-1] - heights[0]
     drift = np.linalg.norm((positions[-1] - positions[0]) - normal * length)

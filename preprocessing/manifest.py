@@ -149,7 +149,7 @@ def _case(position: int, entry: Any, folder: pathlib.Path) -> Case:
     label = entry.get("label")
     if label is not None and not dataset_json.is_path(label):
         problem = f"label of case {entry['case_id']} is {label!r}"
-        fix = "expected a path, or null for a scan without label"
+        fix = "expected a path, or null for a scan without a label"
         raise ListProblem(rules.MANIFEST_KEYS, problem, fix)
     return Case(
         entry["case_id"],

@@ -56,7 +56,9 @@ def by_stem(paths: Iterable[pathlib.Path], *, without: str = "") -> dict[str, pa
         found.setdefault(stem(path).removesuffix(without), []).append(path)
     twice = [" and ".join(map(str, same)) for same in found.values() if len(same) > 1]
     if twice:
-        raise ValueError(f"files have one name: {'; '.join(twice)}; rename or remove one of each")
+        raise ValueError(
+            f"files have the same name: {'; '.join(twice)}; rename or remove one of each"
+        )
     return {name: same[0] for name, same in found.items()}
 
 

@@ -218,7 +218,7 @@ def _opened(path: str | os.PathLike) -> BinaryIO:
 
 
 def _read(path: str | os.PathLike) -> tuple[NiftiHeader, np.ndarray]:
-    """Returns header and voxels as stored, Fortran-ordered and read-only."""
+    """Returns the header and the voxels as stored, Fortran-ordered and read-only."""
     try:
         with _opened(path) as stream:
             start = stream.read(nifti_header.LONGEST)

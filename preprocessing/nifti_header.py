@@ -147,7 +147,7 @@ def voxel_offset(path: str | os.PathLike, header: NiftiHeader) -> int:
 
 
 def scaling(path: str | os.PathLike, header: NiftiHeader) -> tuple[float, float]:
-    """Returns slope and intercept. Raises IntegrityError if they are not usable numbers."""
+    """Returns the slope and the intercept. Raises IntegrityError if they are not usable numbers."""
     if "scl_slope" not in header.keys():  # noqa: SIM118 - a header is not a mapping
         return 1.0, 0.0
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])

@@ -22,9 +22,7 @@ SPACING_MM = (0.05, 20.0)
 MISPLACED_VOXELS = 0.25
 
 _EXCLUDE = "or list the case under `excluded` in the manifest"
-_ACCEPT = (
-    "or, where it is right as it is, name the rule under `accept` of this case in the manifest"
-)
+_ACCEPT = "or, if it is right as it is, name the rule under `accept` of this case in the manifest"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +66,7 @@ NOT_FINITE = Rule(
     "F07",
     "not-finite",
     "no voxel is NaN or infinite",
-    "export it again, or, where they pad the scan, write air (-1024 HU) in their place",
+    "export it again; if such voxels only pad the scan, write air (-1024 HU) in their place",
 )
 SCALING = Rule(
     "F08", "scaling", "slope and intercept are numbers, the slope not 0", "export the volume again"
@@ -165,7 +163,7 @@ TUMOUR_ALONE = Rule(
 UNUSUAL_VOLUME = Rule(
     "L06",
     "organ-volume",
-    "pancreas and tumour together have 10 to 600 ml",
+    "pancreas and tumour together measure 10 to 600 ml",
     "look at the label; check the spacing",
     "warning",
 )
@@ -189,7 +187,7 @@ LABEL_IS_CT = Rule(
     "C03",
     "label-is-ct",
     "the label file holds labels",
-    "check that image and label are not swapped, or one listed as both",
+    "check that image and label are not swapped, and that no file is listed as both",
 )
 LABEL_IN_AIR = Rule(
     "C04",
@@ -239,19 +237,19 @@ SEVERAL_SERIES = Rule(
 MIXED_SLICES = Rule(
     "D03",
     "mixed-slices",
-    "all slices of a series have one size, spacing and orientation",
+    "all slices of a series have the same size, spacing and orientation",
     "export the reconstruction that was labelled on its own",
 )
 MISSING_SLICE = Rule(
     "D04",
     "missing-slice",
-    "slices follow each other at one distance",
+    "all slices of a series are the same distance apart",
     "fetch the missing slices again",
 )
 DUPLICATE_SLICE = Rule(
     "D05",
     "duplicate-slice",
-    "no two slices lie at one place",
+    "no two slices lie at the same place",
     "remove the slice that does not belong to the series",
 )
 GANTRY_TILT = Rule(
@@ -277,7 +275,7 @@ UNDECODABLE = Rule(
     "undecodable",
     "a file that may be a slice is complete and can be decoded",
     "fetch the file again, decompress it (gdcmconv --raw), "
-    "or, where it is not a slice, take it out of the folder",
+    "or take it out of the folder if it is not a slice",
 )
 NOT_CT = Rule("D10", "not-ct", "the series is CT", "give the folder of the CT series")
 NO_RESCALE = Rule(
@@ -317,8 +315,8 @@ PADDING_IN_TISSUE = Rule(
 ARCHIVE = Rule(
     "D16",
     "archive",
-    "a zip holds the files of a series: whole, readable without a password, "
-    "of plain names and of a size that a series may have",
+    "a zip is whole, needs no password, and holds files of a series with plain names "
+    "and a plausible size",
     "unpack it with a tool that you trust and give the folder",
 )
 
@@ -353,11 +351,11 @@ MANIFEST_REFERENCE = Rule(
 SAME_SCAN = Rule(
     "X01",
     "same-scan",
-    "no scan is there under two names",
+    "no scan has two entries",
     "keep one of the two and list the other under `excluded`",
 )
 SAME_LABEL = Rule(
-    "X02", "same-label", "no two scans share one label", "correct the label's path in the manifest"
+    "X02", "same-label", "no two scans share a label", "correct the label's path in the manifest"
 )
 
 TURN_UNCLEAR = Rule(

@@ -40,7 +40,7 @@ def scans_in(
         loose = [entry.name for entry in others if entry.is_file() and dicom.is_series(entry)]
         if loose:
             raise ValueError(
-                f"{path}: holds NIfTI scans and loose among them {len(loose)} DICOM files, "
+                f"{path}: holds NIfTI scans and, beside them, {len(loose)} DICOM files, "
                 f"e.g. {loose[0]}; put these into a folder of their own"
             )
     elif any(dicom_folder.may_be_slice(entry) for entry in others if entry.is_file()):

@@ -23,7 +23,7 @@ Found = TypeVar("Found")
 
 
 def read_case(case: Case, label_values: Mapping[int, int] | None = None) -> tuple[Volume, Volume]:
-    """Returns CT and label of a case, each in its own axis order.
+    """Returns the CT and the label of a case, each in its own axis order.
 
     Args:
       case: a case with a label.

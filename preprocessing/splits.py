@@ -133,6 +133,7 @@ def listed_split(
     empty = [name for name, own in result.items() if not own]
     if empty:
         raise ValueError(
-            f"no case of the list's {', '.join(empty)} is here; use the list of this dataset"
+            f"none of the cases that the list gives for {', '.join(empty)} is here; "
+            "use the list of this dataset"
         )
     return result

@@ -69,7 +69,12 @@ def results(
 
     Args:
       jobs: the arguments of each call of `function`.
+      workers: number of jobs at the same time, each in its own process. With 1, or a single job,
+        they run in this process, one after another.
     """
+    if workers <= 1 or len(jobs) <= 1:
+        yield from ((number, function(*job)) for number, job in enumerate(jobs))
+        return
     result: Result | None
     waiting = list(enumerate(jobs))[::-1]
     while waiting:

@@ -116,7 +116,8 @@ def _classes(block: np.ndarray, values: int, what: str) -> np.ndarray:
 def _check_shapes(prediction: np.ndarray, truth: np.ndarray) -> None:
     if prediction.shape != truth.shape:
         raise ValueError(
-            f"prediction has {prediction.shape} voxels, truth {truth.shape}; bring both to one grid"
+            f"prediction has {prediction.shape} voxels, truth {truth.shape}; "
+            "bring both to the same grid"
         )
 
 

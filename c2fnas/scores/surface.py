@@ -117,12 +117,12 @@ def distances(prediction: Surface, truth: Surface) -> Distances:
     if prediction.definition != truth.definition:
         raise ValueError(
             f"the surfaces are {prediction.definition} and {truth.definition}; "
-            "take both by one definition"
+            "compute both by the same definition"
         )
     if prediction.spacing_mm != truth.spacing_mm:
         raise ValueError(
             f"the surfaces are of {prediction.spacing_mm} and {truth.spacing_mm} mm; "
-            "bring both masks to one grid"
+            "bring both masks to the same grid"
         )
     if not len(prediction.weights) or not len(truth.weights):
         raise ValueError(

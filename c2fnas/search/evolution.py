@@ -187,7 +187,7 @@ def record(
       score: higher is better.
       details: further numbers to keep with it.
     Raises:
-      ValueError: if the gene does not wait for a score, or the score is not finite.
+      ValueError: if the gene is not waiting for a score, or the score is not finite.
     """
     if not math.isfinite(score):
         raise ValueError(f"the score of gene {list(gene)} is {score}; expected a finite number")
@@ -198,7 +198,7 @@ def record(
     ]
     if not places:
         raise ValueError(
-            f"gene {list(gene)} does not wait for a score; score what `waiting` returns"
+            f"gene {list(gene)} is not waiting for a score; score what `waiting` returns"
         )
     candidates = list(state.candidates)
     candidates[places[0]] = dataclasses.replace(
@@ -263,7 +263,9 @@ def from_json(value: Mapping[str, Any]) -> EvolutionState:
     except (KeyError, TypeError) as error:
         raise ValueError(f"not the state of an evolution: {error!r}") from error
     if not candidates or any(c.origin not in get_args(Origin) for c in candidates):
-        raise ValueError("not the state of an evolution: it has no candidates, or of no origin")
+        raise ValueError(
+            "not the state of an evolution: it has no candidates, or one of unknown origin"
+        )
     return state
 
 

@@ -25,7 +25,7 @@ def operation_name(name: str, op: str) -> str:
 
 
 def operation_of(name: str) -> tuple[int, str] | None:
-    """Returns cell and operation to which a supernet's weight belongs, by its canonical name.
+    """Returns the cell and the operation to which a supernet's weight belongs, from its name.
 
     Returns:
       The number of the cell, from 1, and the operation; None for a weight that all paths share.

@@ -181,8 +181,8 @@ class Supernet(Network):
         expected = (len(self.alternatives), len(self.space.operations))
         if np.shape(counts) != expected:
             raise ValueError(
-                f"the counts of steps have shape {np.shape(counts)}, expected {expected}: they are "
-                "of a supernet with other cells or operations"
+                f"the counts of steps have shape {np.shape(counts)}, expected {expected}: they "
+                "come from a supernet with other cells or operations"
             )
         for alternative, row in zip(self.alternatives, counts, strict=True):
             alternative.counts.assign(np.asarray(row, dtype=np.int64))

@@ -13,7 +13,7 @@ from experiments.figures.style import DPI, INK, MUTED, RULE, ink, remove_frame
 from experiments.results import search_table
 from experiments.results.search_table import ScoredCandidate
 
-ARM_COLOURS = {"evolution": "#0072b2", "random": "#e69f00"}
+ARM_COLOURS = {search_table.EVOLUTION: "#0072b2", search_table.RANDOM: "#e69f00"}
 _FURTHER = "#7a7a7a"
 
 
@@ -105,7 +105,7 @@ def progress_figure(candidates: Sequence[ScoredCandidate]) -> Figure:
             label=f"best so far, {arm}",
             zorder=2,
         )
-    evolution = search_table.of_arm(candidates, search_table.EVOLUTION_ARM)
+    evolution = search_table.of_arm(candidates, search_table.EVOLUTION)
     for generation, own in search_table.by_generation(evolution).items():
         axes.axvline(own[0].number - 0.5, color=RULE, linewidth=1.0, zorder=1)
         axes.annotate(
@@ -135,7 +135,8 @@ def ranks_figure(
         own = 100 * np.asarray(alone[name], dtype=float)
         axes.plot([100 * score] * len(own), own, color=RULE, linewidth=1.4, zorder=1)
         axes.scatter([100 * score] * len(own), own, s=16, color=MUTED, linewidth=0, zorder=2)
-        axes.scatter(100 * score, own.mean(), s=46, color=ARM_COLOURS["evolution"], zorder=3)
+        mean_colour = ARM_COLOURS[search_table.EVOLUTION]
+        axes.scatter(100 * score, own.mean(), s=46, color=mean_colour, zorder=3)
     _labels(axes, "Dice in the supernet, points", "Dice trained alone, points")
     axes.set_title(caption, fontsize=9.5, color=INK, loc="left")
     return figure
@@ -160,4 +161,4 @@ def _colour(arm: str) -> str:
 
 
 def _marker(arm: str) -> str:
-    return "o" if arm == search_table.EVOLUTION_ARM else "^"
+    return "o" if arm == search_table.EVOLUTION else "^"

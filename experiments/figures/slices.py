@@ -45,7 +45,7 @@ class CaseSlice:
             if mask.shape != self.image.shape or self.image.ndim != 2:
                 raise ValueError(
                     f"{self.title}: {name} has shape {mask.shape}, the slice {self.image.shape}; "
-                    "give axial slices [x, y] on one grid"
+                    "give axial slices [x, y] on the same grid"
                 )
 
 
@@ -165,7 +165,7 @@ def overlay(image: np.ndarray, mask: np.ndarray, spacing_mm: Sequence[float]) ->
     """
     if image.shape != mask.shape:
         raise ValueError(
-            f"the image has {image.shape} voxels, its mask {mask.shape}; give both on one grid"
+            f"the image has {image.shape} voxels, its mask {mask.shape}; give both on the same grid"
         )
     z = choose_slice(mask)
     y = choose_slice(np.moveaxis(mask, 1, 2))

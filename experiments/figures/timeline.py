@@ -42,13 +42,8 @@ def federation_timeline(events: Sequence[Mapping[str, Any]]) -> Figure:
     start = min((event["time"] for event in events), default=0.0)
     end = max((event["time"] for event in events), default=1.0)
     unit, name = (3600.0, "hours") if end - start > 3 * 3600 else (60.0, "minutes")
-    opened = {  # the first time counts: a restarted server repeats the event
-        event["round"]: event["time"]
-        for event in reversed(events)
-        if event["event"] == "round_opened"
-    }
-    closed = {event["round"]: event["time"] for event in events if event["event"] == "aggregated"}
-    for number, begin in sorted(opened.items()):
+    opened, closed = round_times(events)
+    for number, begin in opened.items():
         until = closed.get(number, end)
         if number % 2:
             axes.axvspan(
@@ -125,6 +120,19 @@ def federation_timeline(events: Sequence[Mapping[str, Any]]) -> Figure:
         )
     )
     return figure
+
+
+def round_times(
+    events: Sequence[Mapping[str, Any]],
+) -> tuple[dict[int, float], dict[int, float]]:
+    """Returns when each round was opened and when it was aggregated, in the rounds' order."""
+    opened = {  # the first time counts: a restarted server repeats the event
+        event["round"]: event["time"]
+        for event in reversed(events)
+        if event["event"] == "round_opened"
+    }
+    closed = {event["round"]: event["time"] for event in events if event["event"] == "aggregated"}
+    return dict(sorted(opened.items())), dict(sorted(closed.items()))
 
 
 def activities(events: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, float]]:

@@ -22,7 +22,7 @@ from experiments.results.report_words import REPORTS
 from federated.errors import ServerMisbehaves
 from federated.rounds.tasks import check_model_name
 from federated.tensors.weights import TensorSpec
-from preprocessing.case_source import CaseSource
+from preprocessing.case_source import CaseSource, required_ids
 from runkit import private
 
 Weights = dict[str, np.ndarray]
@@ -63,16 +63,11 @@ class ModelEvaluator(WithoutTraining):
         *,
         strategy: tf.distribute.Strategy,
     ):
-        # A site without tumours also scores its validation cases, if there are any.
         cases = {
-            split: [store.open(case_id) for case_id in store.case_ids(split)]
-            for split in ("validation", "test")
+            # A site without tumours also scores its validation cases, if there are any.
+            "validation": [store.open(case_id) for case_id in store.case_ids("validation")],
+            "test": [store.open(case_id) for case_id in required_ids(store, "test")],
         }
-        if not cases["test"]:
-            raise ValueError(
-                f"site {store.site}: no test case in the case store; prepare it with some, e.g. "
-                "--split=0,0,12"
-            )
         private.tree(folder)
         with strategy.scope():
             self._network = build_network(dataclasses.replace(config, vae="none"))

@@ -141,9 +141,7 @@ def write_best(
     """
     best = trainer.best_score
     if best is None:
-        raise ValueError(
-            f"{folder}: no model of {name} was validated yet; train at least one round"
-        )
+        raise ValueError(f"{folder}: {name} has no validated model yet; train at least one round")
     score = {
         "mean": best["dice"],
         "low": None,

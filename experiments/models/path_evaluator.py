@@ -30,7 +30,7 @@ from experiments.results import case_rows, path_names, shared_choice
 from federated.errors import ServerMisbehaves
 from federated.site.journal import Journal
 from federated.tensors.weights import TensorSpec
-from preprocessing.case_source import CaseSource, PreparedCase
+from preprocessing.case_source import CaseSource, PreparedCase, required_ids
 from runkit import private, progress
 
 Weights = dict[str, np.ndarray]
@@ -67,12 +67,7 @@ class PathEvaluator(WithoutTraining):
         strategy: tf.distribute.Strategy,
     ):
         self._store = store
-        self._cases = [store.open(case_id) for case_id in store.case_ids("validation")]
-        if not self._cases:
-            raise ValueError(
-                f"site {store.site}: no validation case in the case store, and paths of a supernet "
-                "are scored on these; prepare it with some, e.g. --split=12,4,4"
-            )
+        self._cases = [store.open(case_id) for case_id in required_ids(store, "validation")]
         private.tree(folder)
         with strategy.scope():
             network = build_network(dataclasses.replace(config, vae="none"))

@@ -33,7 +33,7 @@ from experiments.results.report_words import REPORTS
 from federated.rounds.tasks import check_model_name
 from federated.tensors.weights import TensorSpec
 from preprocessing import dataset, declared_labels
-from preprocessing.case_source import CaseSource
+from preprocessing.case_source import CaseSource, required_ids
 from preprocessing.splits import SPLITS
 from runkit import events, private, progress
 
@@ -94,14 +94,9 @@ class SegmentationTrainer:
         self._federated = federated
         self._window = builders.window_config(config, strategy)
         self._cases = {
-            split: [store.open(case_id) for case_id in store.case_ids(split)] for split in SPLITS
+            split: [store.open(case_id) for case_id in required_ids(store, split)]
+            for split in SPLITS
         }
-        for split, cases in self._cases.items():
-            if not cases:
-                raise ValueError(
-                    f"site {store.site}: no {split} case in the case store; prepare it with at "
-                    "least five cases"
-                )
         self._sampler = builders.patch_sampler(config, self._cases["training"])
         self.steps_per_round = self._sampler.steps_per_epoch * config.local_epochs
         frozen = fine_tuning.encoder_prefixes(load_genotype(config)) if freeze_encoder else ()

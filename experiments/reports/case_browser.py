@@ -127,7 +127,7 @@ def _slice(title: str, case: PreparedCase, masks: Mapping[str, np.ndarray]) -> C
 def _figure(slices: Sequence[CaseSlice], folder: str | os.PathLike, site: str) -> Figure:
     if not slices:
         raise ValueError(
-            f"{folder}: no predicted mask of site {site}'s test cases; let the site finish its "
+            f"{folder}: site {site} has no predicted mask of its test cases yet; let it finish its "
             "evaluation first"
         )
     return comparison(slices)

@@ -9,6 +9,7 @@ from typing import Any
 from experiments.reports import html_parts
 from preprocessing import rules
 from preprocessing.checks import cohort
+from preprocessing.checks.patient_counts import FEWEST_PATIENTS
 from preprocessing.checks.plan_proposal import Proposal
 from runkit import printable
 from runkit.classes import FOREGROUND
@@ -101,9 +102,9 @@ def page(reports: Sequence[Mapping[str, Any]], proposals: Sequence[Proposal] = (
         )
     subtitle = (
         "All numbers are of groups of cases; none describes a single patient. Cases are counted in "
-        f"whole groups of {cohort.FEWEST_CASES} per bin (20 count as 18). Those left over are in "
-        'no bin; "18 of 20" says how many of the cases the quantiles are of. Medians are known to '
-        f"their bin. Bins with voxels of fewer than {cohort.FEWEST_CASES} cases are left out. "
+        f"whole groups of {FEWEST_PATIENTS} per bin (20 count as 18). Those left over are in "
+        'no bin; "18 of 20" says how many of the cases the quantiles cover. Medians are known to '
+        f"their bin. Bins with voxels of fewer than {FEWEST_PATIENTS} cases are left out. "
         "Values beyond the ends are in the first and the last bin."
     )
     return html_parts.page(

@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from experiments.reports import html_parts, patients_table, table1_report
+from experiments.reports import cells, html_parts, patients_table, table1_report
 from experiments.results import (
     evaluation_table,
     fingerprints,
@@ -40,9 +40,9 @@ patients (Student's t within sites, wider where the values are skewed; a dash is
 cases do not determine) and the number of cases. A class that is in neither the truth nor the \
 prediction of a case is not counted; a class that is only in the prediction counts as 0 in both \
 kinds of Dice. A class that a site declares to be unlabelled has no score there. The training \
-grid is that of the models' plan. What is scored are a model's weights alone: the healthy gate \
-that a model's folder may hold is not applied here. Only a model whose name ends in `_gated` has \
-a gate, one fitted in this evaluation to the sites without tumours."""
+grid is that of the models' plan. Only a model's weights are scored: the healthy gate that a \
+model's folder may hold is not applied here. Only a model whose name ends in `_gated` has a gate, \
+which was fitted in this evaluation to the sites without tumours."""
 
 
 def document(store: str | os.PathLike) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def _state(content: Mapping[str, Any]) -> str:
     ended += f" No rows came from {', '.join(missing)}." if missing else ""
     if partial := [site for site, about in content["sites"].items() if about.get("missing")]:
         ended += (
-            f" {', '.join(partial)} sent rows of some models or cases only (see Sites), so the "
+            f" {', '.join(partial)} sent rows of only some models or cases (see Sites), so the "
             "means of different models are over different cases: do not compare them."
         )
     return ended
@@ -178,13 +178,8 @@ def _tables(
 
 
 def _cell(line: Mapping[str, Any], factor: float, digits: int) -> str:
-    if line["mean"] is None:
-        return "–"
-    mean, low, high = (
-        "–" if line[key] is None else f"{factor * line[key]:.{digits}f}"
-        for key in ("mean", "low", "high")
-    )
-    return f"{mean} [{low}, {high}], n = {line['cases']}"
+    mean = cells.with_interval(line, digits, factor=factor, of="mean")
+    return mean if line["mean"] is None else f"{mean}, n = {line['cases']}"
 
 
 def _models(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.figures import membership_pictures as figures
-from experiments.reports import html_parts
+from experiments.reports import cells, html_parts
 from experiments.results.statistics import membership_rates
 from runkit import markdown_tables
 
@@ -15,14 +15,14 @@ DEFINITIONS = (
     "(members). AUC is the chance that it puts a member before a non-member of the same hospital: "
     "0.5 is guessing, 1 is certainty. 'Found at 1 %' is the share of members found while at most "
     f"1 % of the non-members are accused; it needs {membership_rates.FEWEST} non-members. Brackets "
-    "are 95 % intervals: for an AUC DeLong's variance with Student's quantiles, on the "
-    "scale of log odds, for a share the "
-    "exact interval at the threshold used, which leaves out that other non-members would have "
-    f"given another threshold: of {membership_rates.FEWEST} non-members, guessing finds 2 % on "
-    "average. They are for other scans under the same models, not for another training. A result "
-    "counts as found if the interval of its AUC lies above 0.5; where there is nothing to find, "
-    "that happens in 1 of 40 lines by chance. An attack that is not found by its AUC may still be "
-    "certain of a few members: compare 'Found at 1 %' with guessing."
+    "are 95 % intervals. For an AUC, they use DeLong's variance and Student's quantiles on the "
+    "scale of log odds. For a share, they are exact for the threshold used; they ignore that other "
+    "non-members would have given another threshold. With "
+    f"{membership_rates.FEWEST} non-members, guessing finds 2 % of the members on average. The "
+    "intervals are for other scans under the same models, not for another training. An attack "
+    "counts as found if the interval of its AUC lies above 0.5; if there is nothing to find, "
+    "that happens in 1 of 40 lines by chance. An attack whose AUC does not count as found may "
+    "still be certain of a few members: compare 'Found at 1 %' with guessing."
 )
 
 
@@ -77,26 +77,15 @@ def table(entries: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[st
     return head, [
         [
             entry["model"],
-            "–" if entry["round"] is None else str(entry["round"]),
+            cells.number(entry["round"], 0),
             entry["attack"],
-            cell(entry["auc"], 1, 2),
-            cell(entry["tpr"], 100, 0),
+            cells.with_interval(entry["auc"], 2),
+            cells.with_interval(entry["tpr"], 0, factor=100),
             str(entry["members"]),
             membership_rates.verdict(entry["auc"]),
         ]
         for entry in entries
     ]
-
-
-def cell(found: Mapping[str, Any] | None, factor: float, digits: int) -> str:
-    """Returns e.g. "0.61 [0.52, 0.70]"; a dash for what was not computed."""
-    if found is None:
-        return "–"
-    middle, low, high = (
-        "–" if found[key] is None else f"{factor * found[key]:.{digits}f}"
-        for key in ("estimate", "low", "high")
-    )
-    return f"{middle} [{low}, {high}]"
 
 
 def last_round(entries: Sequence[Mapping[str, Any]], model: str) -> list[Mapping[str, Any]]:

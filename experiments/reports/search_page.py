@@ -10,14 +10,14 @@ from typing import Any
 from c2fnas import genotype
 from c2fnas.genotype import Genotype
 from experiments import figures
-from experiments.reports import html_parts
+from experiments.reports import cells, html_parts
 from experiments.results import search_table
 from experiments.results.search_table import ScoredCandidate
 from experiments.results.verdicts.search_claims import NETWORKS, SEARCH_CLAIMS
 
 PAPER_GPU_DAYS = 333  # cost of C2FNAS (Yu et al. 2020), whose search these are smaller versions of
 _STAGES = {
-    "topology": "Topology: each candidate was trained alone from nothing",
+    "topology": "Topology: each candidate was trained alone, from scratch",
     "operations": "Operations: each candidate is a path of one supernet",
 }
 
@@ -174,10 +174,7 @@ def _best_rows(found: Sequence[ScoredCandidate]) -> list[list[str]]:
     for arm in search_table.arms(found):
         best = search_table.winner(found, arm)
         if best is not None:
-            sites = [
-                f"{100 * best.by_site[site]:.1f}" if site in best.by_site else "–"
-                for site in _sites(found)
-            ]
+            sites = [cells.number(best.by_site.get(site), 1, factor=100) for site in _sites(found)]
             rows.append(
                 [
                     arm,
@@ -280,6 +277,6 @@ def _verdict_row(one: Mapping[str, Any]) -> list[str]:
         one["verdict"],
         f"{interval['estimate']:.{digits}f}",
         " to ".join(ends),
-        "–" if one["p_holm"] is None else f"{one['p_holm']:.3f}",
+        cells.number(one["p_holm"], 3),
         one["remark"] or detects,
     ]

@@ -17,7 +17,7 @@ from c2fnas.genotype import Genotype
 from experiments import figures
 from experiments.figures.style import COLUMN_HEADINGS
 from experiments.models import devices
-from experiments.reports import patients_table
+from experiments.reports import cells, patients_table
 from experiments.results import fingerprints, patients, table1_values
 from experiments.results.case_rows import CaseRow
 from federated.tensors import tensor_files
@@ -243,15 +243,15 @@ def csv_text(content: Mapping[str, Any]) -> str:
         ]
     )
     for name, percent in content["rows"].items():
-        cells: list[str] = []
+        numbers: list[str] = []
         for column in table1_values.COLUMNS:
             paper = table1_values.PAPER_TABLE.get(name, {}).get(column)
-            cells += [
+            numbers += [
                 _number(percent[column], 3),
                 str(content["contributing_cases"][name][column]),
                 _number(paper, 1),
             ]
-        writer.writerow([name, *cells])
+        writer.writerow([name, *numbers])
     return stream.getvalue()
 
 
@@ -339,20 +339,20 @@ def _table_markdown(content: Mapping[str, Any]) -> str:
     ]
     shown = []
     for name, percent in rows.items():
-        cells = [_number(percent[column], 1) or "–" for column in table1_values.COLUMNS]
+        texts = [cells.number(percent[column], 1) for column in table1_values.COLUMNS]
         for index, column in enumerate(table1_values.COLUMNS):
             if 0 < counts[name][column] < common[column]:
-                cells[index] += f", n = {counts[name][column]}"
+                texts[index] += f", n = {counts[name][column]}"
             if name in table1_values.PAPER_TABLE:
-                cells[index] += f" ({table1_values.PAPER_TABLE[name][column]:.1f})"
-        shown.append([f"**{name}**" if name == table1_values.AVERAGE else name, *cells])
+                texts[index] += f" ({table1_values.PAPER_TABLE[name][column]:.1f})"
+        shown.append([f"**{name}**" if name == table1_values.AVERAGE else name, *texts])
     paper = table1_values.PAPER_TEST_CASES
     paper_counts = [paper["C1"], paper["C2"], paper["C2"], sum(paper.values())]
-    cells = [
+    texts = [
         f"{common[column]} ({number})"
         for column, number in zip(table1_values.COLUMNS, paper_counts, strict=False)
     ]
-    lines += _dice_table([*shown, ["test cases", *cells, ""]])
+    lines += _dice_table([*shown, ["test cases", *texts, ""]])
     absent = [model for model in table1_values.MODELS if model not in rows]
     if absent:
         lines += ["", f"Not evaluated: {', '.join(absent)}. The row Average needs all five models."]
@@ -364,7 +364,7 @@ def _findings_markdown(content: Mapping[str, Any]) -> str:
     rows = []
     for finding in content["findings"].values():
         numbers = ", ".join(
-            f"{name} {_number(value, 1) or '–'}" for name, value in finding["numbers"].items()
+            f"{name} {cells.number(value, 1)}" for name, value in finding["numbers"].items()
         )
         rows.append([finding["claim"], verdict[finding["holds"]], numbers])
     lines = markdown_tables.lines(["finding", "holds", "numbers"], rows)
@@ -404,7 +404,7 @@ def _native_markdown(content: Mapping[str, Any]) -> str:
     if not native:
         return ""
     rows = [
-        [name, *(_number(row.percent[column], 1) or "–" for column in table1_values.COLUMNS)]
+        [name, *(cells.number(row.percent[column], 1) for column in table1_values.COLUMNS)]
         for name, row in native.items()
     ]
     text = "The same on each scan's own grid, to which the masks are resampled:"

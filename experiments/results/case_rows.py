@@ -14,7 +14,7 @@ import numpy as np
 from c2fnas.scores import case_scores
 from c2fnas.scores.case_scores import ClassScores
 from experiments.results.report_words import REPORTS
-from preprocessing import geometry, nifti
+from preprocessing import geometry, nifti, rules
 from preprocessing.volume import Volume
 from runkit.classes import FOREGROUND
 
@@ -186,7 +186,7 @@ def of_files(
         if mask.shape == label.shape
         else None
     )
-    if apart is None or apart > 0.25 * min(label.spacing_mm):
+    if apart is None or apart > rules.MISPLACED_VOXELS * min(label.spacing_mm):
         found = (
             f"{mask.shape} and {label.shape} voxels"
             if apart is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-EVOLUTION_ARM = "evolution"
+EVOLUTION, RANDOM = "evolution", "random"  # the arms of a search
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,7 +13,7 @@ class ScoredCandidate:
     """One scored candidate.
 
     Attributes:
-      arm: "evolution" or "random".
+      arm: EVOLUTION or RANDOM.
       number: place in its arm, from 1.
       generation: counted from 0; the random arm has only one.
       origin: how it was proposed: given, random, mutation or crossover.
@@ -72,7 +72,7 @@ def of_arm(candidates: Sequence[ScoredCandidate], arm: str) -> list[ScoredCandid
 
 def arms(candidates: Sequence[ScoredCandidate]) -> list[str]:
     """Returns the names of the arms, evolution first."""
-    return sorted({one.arm for one in candidates}, key=lambda name: (name != EVOLUTION_ARM, name))
+    return sorted({one.arm for one in candidates}, key=lambda name: (name != EVOLUTION, name))
 
 
 def winner(candidates: Sequence[ScoredCandidate], arm: str) -> ScoredCandidate | None:

@@ -246,7 +246,7 @@ def _check_row(row: Any, where: str, any_site: bool = False, grids: Sequence[str
 
 
 def _check_numbers(row: Mapping[str, Any], where: str) -> None:
-    """Raises ValueError for a value that is not a finite number: it would spoil every mean."""
+    """Raises ValueError for a value that is not a finite number, which would make means wrong."""
     for key, value in row.items():
         if key in ("model", "site", "grid", "class") or (value is None and key != "case"):
             continue

@@ -27,7 +27,7 @@ from experiments.configuration import ExperimentConfig
 from experiments.models import builders
 from experiments.results.verdicts.search_verdicts import SearchedCase
 from preprocessing import dataset
-from preprocessing.case_source import CaseSource, PreparedCase
+from preprocessing.case_source import CaseSource, PreparedCase, required_ids
 from runkit import atomic, progress
 from runkit.classes import FOREGROUND
 
@@ -61,16 +61,11 @@ def cases_of(stores: Iterable[CaseSource], split: str) -> list[SiteCase]:
     Raises:
       ValueError: naming a site without such cases.
     """
-    found = []
-    for store in stores:
-        ids = store.case_ids(split)
-        if not ids:
-            raise ValueError(
-                f"site {store.site}: no {split} case in its prepared cases; prepare it with some, "
-                "e.g. --split=12,4,4"
-            )
-        found += [SiteCase(store.site, store.open(case_id)) for case_id in ids]
-    return found
+    return [
+        SiteCase(store.site, store.open(case_id))
+        for store in stores
+        for case_id in required_ids(store, split)
+    ]
 
 
 def train_and_score(

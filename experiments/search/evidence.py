@@ -138,7 +138,9 @@ def read_paths(path: str | os.PathLike, filters: int, *, least: int = 0) -> list
         if not math.isfinite(scored.score):
             raise ValueError(f"{path}: the score of path {number} is {scored.score}")
         if found.setdefault(fingerprint(scored.genotype), scored) is not scored:
-            raise ValueError(f"{path}: path {number} is there twice; expected different paths")
+            raise ValueError(
+                f"{path}: path {number} repeats an earlier one; expected different paths"
+            )
     if len({topology(one.genotype) for one in found.values()}) > 1:
         raise ValueError(f"{path}: holds paths of several topologies; expected those of a supernet")
     return list(found.values())

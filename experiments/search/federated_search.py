@@ -16,8 +16,9 @@ from c2fnas.search.operation_space import OperationSpace
 from experiments.models import given_paths
 from experiments.results import fingerprints, path_names, shared_choice, table1_values
 from experiments.results.case_rows import CaseRow, latest, value
+from experiments.results.search_table import EVOLUTION, RANDOM
 from experiments.search import search_state
-from experiments.search.search_state import EVOLUTION, RANDOM, SearchState, random_arm_seed
+from experiments.search.search_state import SearchState, random_arm_seed
 from runkit import events
 from runkit.classes import FOREGROUND
 
@@ -193,7 +194,8 @@ def cases_scored(sites: Mapping[str, Sequence[float]]) -> dict[str, float]:
 def scored_on(state: SearchState) -> str:
     """Returns words such as " on validation cases, 6 of C1, 4 of C2"; "" before the first score.
 
-    A search cannot know which sites ought to have taken part in its first evaluation, so it says.
+    A search cannot know which sites should have taken part in its first evaluation, so it names
+    those that did.
     """
     for arm in state.arms.values():
         for one in arm.scored:

@@ -17,11 +17,12 @@ from c2fnas.search.supernet_trainer import SupernetTrainer
 from experiments.configuration import ExperimentConfig
 from experiments.models import builders
 from experiments.reports.search_page import PAPER_GPU_DAYS
+from experiments.results.search_table import RANDOM
 from experiments.results.verdicts.search_verdicts import mean_score
 from experiments.run.run_cost import duration
 from experiments.search import candidate_budget, candidate_training, evidence, search_cost
 from experiments.search.scoring import Score
-from experiments.search.search_state import RANDOM, SearchState
+from experiments.search.search_state import SearchState
 from experiments.search.supernet_settings import SupernetSettings
 from preprocessing import dataset
 from preprocessing.case_source import CaseSource

@@ -21,7 +21,8 @@ from preprocessing.case_source import CaseSource
 START_S = 24.5  # building the network, tracing its functions, the first case; on one core
 _STEP_S, _SECONDS_PER_MAC = 0.060, 1.1e-10  # for a step: a constant, and per MAC
 _CASE_S, _CASE_PER_SIZE_S = 0.16, 0.09  # for scoring a whole case of 272,000 voxels
-_CASE_MACS, _CASE_VOXELS = 0.113e9 / 32**3, 272_000
+CASE_VOXELS = 272_000  # of a case of the synthetic cohort, at 4 mm
+_CASE_MACS = 0.113e9 / 32**3
 
 
 def training_seconds(
@@ -40,7 +41,7 @@ def training_seconds(
       voxels_per_case: voxels of a case on the training grid; the network sees each once or twice.
     """
     macs = genotype.macs(patch_size)
-    size = macs / math.prod(patch_size) / _CASE_MACS * voxels_per_case / _CASE_VOXELS
+    size = macs / math.prod(patch_size) / _CASE_MACS * voxels_per_case / CASE_VOXELS
     return steps * (_STEP_S + batch_size * macs * _SECONDS_PER_MAC) + cases * (
         _CASE_S + _CASE_PER_SIZE_S * size
     )

@@ -16,12 +16,11 @@ from c2fnas.search import evolution
 from c2fnas.search.evolution import Candidate, EvolutionState
 from c2fnas.search.gene_space import Gene
 from experiments.reports.search_page import StageResult
-from experiments.results.search_table import ScoredCandidate
+from experiments.results.search_table import EVOLUTION, ScoredCandidate
 from runkit import atomic, formats, nested, randomness
 
 FORMAT = 1  # raise it when earlier releases can no longer read a state
 FILE_NAME = "search.json"
-EVOLUTION, RANDOM = "evolution", "random"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+from preprocessing.case_source import required_ids
 from preprocessing.case_store import CaseStore
 
 
@@ -34,11 +35,6 @@ def record(stores: Sequence[CaseStore], splits: Sequence[str]) -> dict[str, Any]
 
 
 def _of_split(store: CaseStore, split: str) -> dict[str, Any]:
-    cases = [store.open(case_id) for case_id in store.case_ids(split)]
-    if not cases:
-        raise ValueError(
-            f"site {store.site}: no {split} case in its prepared cases; prepare it with some, e.g. "
-            "--split=12,4,4"
-        )
+    cases = [store.open(case_id) for case_id in required_ids(store, split)]
     text = "\n".join(f"{case.number} {case.fingerprint}" for case in cases)
     return {"cases": len(cases), "digest": hashlib.sha256(text.encode()).hexdigest()[:16]}

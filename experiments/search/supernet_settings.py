@@ -25,8 +25,8 @@ class SupernetSettings:
     )
     most_gmac: float = setting(
         0.0,
-        "Most multiply-accumulates, in 10^9 for one patch, of a path that is trained or scored; 0 "
-        "allows all.",
+        "Largest number of multiply-accumulates for one patch, in 10^9, of a path that is trained "
+        "or scored; 0 allows all.",
         condition=Condition(
             lambda limit: 0 <= limit < float("inf"), "a finite number above 0, or 0 for no limit"
         ),

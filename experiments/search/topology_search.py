@@ -9,7 +9,8 @@ from typing import Any
 from c2fnas.search import clustering, distance, evolution
 from c2fnas.search.evolution import EvolutionSettings
 from c2fnas.search.topology_space import TopologySpace
-from experiments.search.search_state import EVOLUTION, RANDOM, SearchState, random_arm_seed
+from experiments.results.search_table import EVOLUTION, RANDOM
+from experiments.search.search_state import SearchState, random_arm_seed
 
 STAGE = "topology"
 

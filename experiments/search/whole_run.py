@@ -37,7 +37,6 @@ SETTINGS_OF = {
 }
 # Core-seconds per case of the synthetic cohort to make and to prepare; seconds to start a program.
 _COHORT_S, _PREPARE_S, _START_S = 2.0, 0.4, 10.0
-_CASE_VOXELS_4MM = 272_000
 _PER_PROCESS = 12  # trainings: TensorFlow keeps up to 200 MB of each until the process ends
 
 
@@ -74,7 +73,7 @@ class WholeSearch:
         if not 1 <= self.at_once <= self.threads:
             raise ValueError(
                 f"at_once is {self.at_once} and threads {self.threads}; expected at least 1 "
-                "training at the same time, and no more than there are threads"
+                "training at a time, and no more than there are threads"
             )
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; expected at least 0")
@@ -126,7 +125,7 @@ def estimated_seconds(run: WholeSearch) -> dict[str, float]:
     config = run.check()
     own = {stage: run.own_flags(stage) for stage in SETTINGS_OF}
     network = genotype.load(config.genotype).with_size(filters=config.filters)
-    voxels = _CASE_VOXELS_4MM * 64.0
+    voxels = search_cost.CASE_VOXELS * 64.0
     for length in config.spacing_mm:
         voxels /= length
     _, validation, test = (len(SITES) * count for count in run.split)

@@ -98,7 +98,7 @@ def rules_text(content: Mapping[str, Any]) -> list[str]:
         f"{LOST}: in every seed more than {margin:g} points below.",
         f"{MIXED}: neither.",
         f"{NO_BASIS}: the point it is compared with has less than {content['least_basis']:g} "
-        "points in a seed; what has not learned cannot lose anything.",
+        "points in a seed; a model that has not learned cannot lose anything.",
         f"{UNFINISHED}: a run of one of the two has no result.",
         "These words describe the runs. The verdict is about other patients and other trainings: "
         "the rule 'not less' of docs/verdicts.md, after Holm's correction over all comparisons.",
@@ -250,7 +250,7 @@ def average(rows: Sequence[Any]) -> float | None:
 def _verdicts(
     study: Study, margin: float, finished: Iterable[Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """Returns point's label -> the judged part, see `claim_verdicts`."""
+    """Returns the point's label -> the judged part, see `claim_verdicts`."""
     by_seed: dict[int, tuple[str, list[Any]]] = {}
     for run in finished:
         _, rows = by_seed.setdefault(run["seed"], (run["cohort"], []))

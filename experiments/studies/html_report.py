@@ -12,9 +12,8 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from experiments.figures.style import COLUMN_HEADINGS
 from experiments.figures.timeline import ACTIVITY_COLOURS
-from experiments.reports import html_parts, patients_table, table1_report
+from experiments.reports import cells, html_parts, patients_table, table1_report
 from experiments.results import table1_values
 from experiments.studies import (
     comparison,
@@ -139,7 +138,9 @@ def _study_sections(
             (
                 "sweep",
                 "Sweep",
-                f"<h2>{html_parts.text(content['axis'].capitalize())}</h2>{_sweep_table(content)}",
+                f"<h2>{html_parts.text(content['axis'].capitalize())}</h2>"
+                f'<p class="note">{study_results.SWEEP_TEXT}</p>'
+                + html_parts.table(*study_results.sweep_table(content)),
             )
         )
     if content.get("comparison") is not None:
@@ -223,16 +224,16 @@ def _cost_table(runs: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for run in runs:
         walls = [run["wall_seconds"].get(stage) for stage in stages]
-        cells = [
+        texts = [
             f"{run['label']}, seed {run['seed']}",
             *("–" if w is None else progress.elapsed(w) for w in walls),
         ]
-        cells += [
+        texts += [
             progress.elapsed(sum(w or 0 for w in walls)),
             f"{run['peak_memory_bytes'] / 2**30:.1f} GiB",
             f"{run['traffic']['bytes'] / 2**20:.0f} MiB",
         ]
-        lines.append(cells)
+        lines.append(texts)
     return html_parts.table(head, lines)
 
 
@@ -244,18 +245,6 @@ def _departures(content: Mapping[str, Any]) -> str:
         + (html_parts.table(["setting", "here", "paper"], found) if found else "<p>None.</p>")
         + _list(table1_report.PAPER_STATEMENT.splitlines())
     )
-
-
-def _sweep_table(content: Mapping[str, Any]) -> str:
-    head = [content["axis"], *COLUMN_HEADINGS.values(), "wall time per run", "transferred"]
-    lines = []
-    for point in content["sweep"]:
-        row = point["table"].get("FL_global", {})
-        texts = [study_results.cell_text(row.get(column)) for column in COLUMN_HEADINGS]
-        wall = "–" if point["wall_seconds"] is None else progress.elapsed(point["wall_seconds"])
-        moved = "–" if point["bytes"] is None else f"{point['bytes'] / 2**20:.0f} MiB"
-        lines.append([point["label"], *texts, wall, moved])
-    return f'<p class="note">{study_results.SWEEP_TEXT}</p>' + html_parts.table(head, lines)
 
 
 def _rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -271,7 +260,7 @@ def _rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         [
             f"case {r['case']}, {r['model']}",
-            *("–" if r.get(k) is None else f"{r[k]:.2f}" for k in keys),
+            *(cells.number(r.get(k), 2) for k in keys),
         ]
         for r in ordered
     ]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.figures import membership_pictures as figures
-from experiments.reports import html_parts, membership_page
+from experiments.reports import cells, html_parts, membership_page
 from experiments.results.statistics import membership_rates
 from experiments.results.statistics.membership_rates import FORMAT, Stratum
 from experiments.studies.study_file import Study
@@ -22,7 +22,7 @@ HEAD_AGAINST = ["Point", "Against", "Model", "Attack", "AUC#", "AUC against#", "
 _BY_ROUND = "Leakage by round"
 _AGAINST = "Leakage with a setting and without"
 _Key = tuple[str, str, int | None, str]  # point, model, round, attack
-_REMEDY = "restore it, or remove the folder of the run, which is then done again"
+_REMEDY = "restore it, or remove the folder of the run to repeat it"
 
 
 def collect(
@@ -132,10 +132,10 @@ def lines_of(content: Mapping[str, Any]) -> list[list[str]]:
         [
             line["point"],
             line["model"],
-            "–" if line["round"] is None else str(line["round"]),
+            cells.number(line["round"], 0),
             line["attack"],
-            membership_page.cell(line["auc"], 1, 2),
-            membership_page.cell(line["tpr"], 100, 0),
+            cells.with_interval(line["auc"], 2),
+            cells.with_interval(line["tpr"], 0, factor=100),
             str(line["members"]),
             membership_rates.verdict(line["auc"]),
         ]
@@ -151,8 +151,8 @@ def lines_against(content: Mapping[str, Any]) -> list[list[str]]:
             line["against"],
             line["model"],
             line["attack"],
-            membership_page.cell(line["auc"], 1, 2),
-            membership_page.cell(line["without"], 1, 2),
+            cells.with_interval(line["auc"], 2),
+            cells.with_interval(line["without"], 2),
             line["verdict"],
         ]
         for line in content["against"]
@@ -176,8 +176,8 @@ def by_round(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for (model, attack), own in series.items():
         areas = dict(own)
-        cells = [membership_page.cell(areas.get(number), 1, 2) for number in numbers]
-        rows.append([model, attack, *cells, matters(areas.values())])
+        shown = [cells.with_interval(areas.get(number), 2) for number in numbers]
+        rows.append([model, attack, *shown, matters(areas.values())])
     return ["Model", "Attack", *(f"Round {number}#" for number in numbers), "Rounds"], rows
 
 
@@ -256,8 +256,8 @@ def _measured(content: Mapping[str, Any]) -> str:
     seeds = ", ".join(f"{label} {count}" for label, count in content["seeds"].items())
     filtered = content.get("filtered")  # not in results of earlier releases
     local = (
-        " A filter changes what is sent. A site's FL_local passes none and stays at the site in: "
-        f"{', '.join(filtered)}; its lines show what nobody else has."
+        " A filter changes what is sent. FL_local passes through no filter and stays at its site "
+        f"in: {', '.join(filtered)}; its lines are about a model that nobody else has."
         if filtered
         else ""
     )

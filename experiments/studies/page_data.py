@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from experiments.figures.learning_curves import Timeline
 from experiments.figures.style import COLUMN_HEADINGS, MODEL_COLOURS
-from experiments.figures.timeline import ACTIVITY_COLOURS, activities
+from experiments.figures.timeline import ACTIVITY_COLOURS, activities, round_times
 from experiments.reports import case_browser, table1_report
 from experiments.results import case_rows, gated_rows, patients, table1_values
 from experiments.results.case_rows import CaseRow
@@ -141,12 +141,7 @@ def timeline(label: str, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     found = [event for event in found if isinstance(event.get("time"), (int, float))]
     start = min((event["time"] for event in found), default=0.0)
     end = max((event["time"] for event in found), default=0.0)
-    opened = {
-        event["round"]: event["time"]
-        for event in reversed(found)
-        if event["event"] == "round_opened"
-    }
-    closed = {event["round"]: event["time"] for event in found if event["event"] == "aggregated"}
+    opened, closed = round_times(found)
     moved = study_results.traffic(found)["sites"]
     sites = []
     for name in sorted({event["site"] for event in found if event.get("site")}):
@@ -172,9 +167,9 @@ def timeline(label: str, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "end": round(end - start, 2),
         "rounds": [
             [n, round(t - start, 2), round(closed.get(n, end) - start, 2)]
-            for n, t in sorted(opened.items())
+            for n, t in opened.items()
         ],
-        "aggregated": [round(t - start, 2) for _, t in sorted(closed.items())],
+        "aggregated": [round(t - start, 2) for t in closed.values()],
         "sites": sites,
     }
 

@@ -96,9 +96,9 @@ def words(policy: PrivacyPolicy) -> str:
 HEAD = ["point", "policy", "epsilon of the run", "sent of an update", "Average of FL_global"]
 TEXT = (
     "Epsilon bounds how much all updates of a site in a run reveal about one of its patients; "
-    "shown is the largest that a site reported, over the seeds. Patients of a site that reported "
-    "none may have no guarantee. Epsilon does not cover scores and rows of the evaluation. Above "
-    "about 10 it gives no meaningful guarantee."
+    "the table shows the largest value that a site reported, over the seeds. Patients of a site "
+    "that reported none may have no guarantee. Epsilon does not cover scores and rows of the "
+    "evaluation. Above about 10 it gives no meaningful guarantee."
 )
 
 

@@ -429,14 +429,20 @@ def part_numbers(part: Mapping[str, Any]) -> str:
 
 
 def _sweep_lines(content: Mapping[str, Any]) -> list[str]:
-    lines = [
+    (axis, *headings), rows = sweep_table(content)
+    return [
         "",
-        f"## {content['axis'][0].upper()}{content['axis'][1:]}",
+        f"## {axis[0].upper()}{axis[1:]}",
         "",
         SWEEP_TEXT,
         "",
+        *markdown_tables.lines([axis, *(f"{name}#" for name in headings)], rows),
     ]
-    headings = [*style.COLUMN_HEADINGS.values(), "wall time per run", "transferred"]
+
+
+def sweep_table(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Returns the headings and the rows of a sweep's table: what FL_global scored at each point."""
+    head = [content["axis"], *style.COLUMN_HEADINGS.values(), "wall time per run", "transferred"]
     rows = []
     for point in content["sweep"]:
         row = point["table"].get("FL_global", {})
@@ -444,9 +450,7 @@ def _sweep_lines(content: Mapping[str, Any]) -> list[str]:
         wall = "–" if point["wall_seconds"] is None else f"{point['wall_seconds'] / 60:.1f} min"
         moved = "–" if point["bytes"] is None else f"{point['bytes'] / 2**20:.0f} MiB"
         rows.append([point["label"], *cells, wall, moved])
-    return lines + markdown_tables.lines(
-        [content["axis"], *(f"{name}#" for name in headings)], rows
-    )
+    return head, rows
 
 
 def read(folder: str | os.PathLike) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.figures import style
-from experiments.reports import html_parts
+from experiments.reports import cells, html_parts
 from experiments.results import gated_rows, table1_values
 from runkit import markdown_tables
 
@@ -175,10 +175,14 @@ def _parts(content: Mapping[str, Any]) -> list[_Part]:
     columns += [(gated, "C2_tumour")]
     runs = []
     for run in content["runs"]:
-        cells = [_number(run["values"].get(name, {}).get(column)) for name, column in columns]
+        numbers = [
+            cells.number(run["values"].get(name, {}).get(column), 1) for name, column in columns
+        ]
         counts = [run["false_tumours"].get(name) for name in ("FL_global", gated)]
-        alarms = ["–" if count is None else f"{count[0]} of {count[1]}" for count in counts]
-        runs.append([run["label"], str(run["seed"]), *cells, *alarms])
+        alarms = [
+            cells.NOTHING if count is None else f"{count[0]} of {count[1]}" for count in counts
+        ]
+        runs.append([run["label"], str(run["seed"]), *numbers, *alarms])
     headings = [f"{name} {style.COLUMN_HEADINGS[column]}" for name, column in columns]
     headings += ["false tumours, FL_global", f"false tumours, {gated}"]
     return [
@@ -268,11 +272,7 @@ def _spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, 
 
 def _cell(cell: Mapping[str, float | None] | None) -> str:
     if cell is None:
-        return "–"
+        return cells.NOTHING
     return f"{cell['mean']:.1f}" + (
         "" if cell["deviation"] is None else f" ({cell['deviation']:.1f})"
     )
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 
 from preprocessing.checks import cohort_counts, older_reports, patient_counts
 from preprocessing.checks.cohort_counts import HU, OF_AXES, SCALES
-from preprocessing.checks.patient_counts import FEWEST_PATIENTS as FEWEST_CASES
-from preprocessing.checks.patient_counts import Scale, whole_groups
+from preprocessing.checks.patient_counts import FEWEST_PATIENTS, Scale, whole_groups
 from preprocessing.checks.survey import CheckFinding
 from preprocessing.declared_labels import Declared
 from runkit.classes import FOREGROUND
@@ -87,7 +86,7 @@ def summarise(
 
 
 def levels(report: CohortReport, quantity: str, name: str) -> Levels | None:
-    """Returns a quantity along an axis or of a class; None if the report does not tell it."""
+    """Returns a quantity along an axis or of a class; None if the report lacks it."""
     if report["format"] in older_reports.FORMATS:
         exact = older_reports.levels(report, quantity, name)
         return None if exact is None else Levels(exact[0], (exact[1], exact[1]), exact[2])
@@ -166,7 +165,7 @@ def rows(*reports: CohortReport) -> list[list[str]]:
             for key in ("refused", "without_label", "with_tumour")
         ),
         ("training / validation / test", splits),
-        ("broken rules", counts("rules", f"none in {FEWEST_CASES} cases")),
+        ("broken rules", counts("rules", f"none in {FEWEST_PATIENTS} cases")),
         ("axes of the files", counts("axes", "-")),
     ]
     of_axes = zip(OF_AXES, ("spacing {}, mm", "extent {}, mm"), strict=True)
@@ -237,7 +236,7 @@ def differences(one: CohortReport, other: CohortReport) -> list[str]:
 def _at_least(report: CohortReport, count: int) -> str:
     if report["format"] in older_reports.FORMATS:
         return str(count)
-    return f"{count} to {count + FEWEST_CASES - 1}" if count else f"fewer than {FEWEST_CASES}"
+    return f"{count} to {count + FEWEST_PATIENTS - 1}" if count else f"fewer than {FEWEST_PATIENTS}"
 
 
 def _groups(values: Iterable[str]) -> dict[str, int]:

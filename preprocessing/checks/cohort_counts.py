@@ -173,12 +173,12 @@ def _read(report: Mapping[str, Any]) -> SiteCounts:
     _count("refused", counted["refused"])
     if _count("with_tumour", counted["with_tumour"]) != sums.having("tumour"):
         raise ValueError(
-            f"{counted['with_tumour']} cases with tumour, and {sums.having('tumour')} volumes of "
-            "tumours"
+            f"it has {counted['with_tumour']} cases with tumour, but "
+            f"{sums.having('tumour')} volumes of tumours"
         )
     axes = sum(_count("axes", count) for count in report["axes"].values())
     if axes > sums.cases:
-        raise ValueError(f"axes of {axes} files, of {sums.cases} cases")
+        raise ValueError(f"it gives the axes of {axes} files, but has {sums.cases} cases")
     return sums
 
 
@@ -188,9 +188,9 @@ def _classes(part: Mapping[str, Any]) -> list[str]:
 
 def _count(what: str, value: Any, *, whole: bool = True) -> int:
     if type(value) is not int or not 0 <= value <= _MOST_CASES:
-        raise ValueError(f"its number of cases {what} is {str(value)[:40]!r}")
+        raise ValueError(f"{what} is {str(value)[:40]!r}; expected a number of cases")
     if whole and value != whole_groups(value):
-        raise ValueError(f"its number of cases {what}, {value}, is not of groups of three")
+        raise ValueError(f"{what} is {value}; expected whole groups of three cases")
     return value
 
 
@@ -201,14 +201,14 @@ def _consistent(site: SiteCounts) -> SiteCounts:
       ValueError: naming a contradiction, e.g. in an edited report.
     """
     if site.without_label > site.cases:
-        raise ValueError(f"{site.without_label} cases without a label, of {site.cases}")
+        raise ValueError(f"{site.without_label} of {site.cases} cases have no label")
     for quantity in OF_AXES:
         for axis, counts in site.of_cases[quantity].items():
             if (counts is None) != (site.cases < FEWEST_PATIENTS):
                 raise ValueError(f"{quantity} along {axis} is given for too few cases, or missing")
             if counts is not None and counts.total != site.cases:
                 raise ValueError(
-                    f"{quantity} of {counts.total} cases along {axis}, of {site.cases}"
+                    f"{quantity} along {axis} is given for {counts.total} of {site.cases} cases"
                 )
     for name in FOREGROUND.values():
         totals = {
@@ -216,10 +216,10 @@ def _consistent(site: SiteCounts) -> SiteCounts:
             for counts in (site.of_cases[quantity].get(name) for quantity in OF_CLASSES)
         }
         if len(totals) > 1 or (name in site.hu) != (None not in totals):
-            raise ValueError(f"volumes and HU of {name} are not of the same cases")
+            raise ValueError(f"volumes and HU of {name} come from different cases")
         having = site.having(name)
         if having > site.labelled or having != whole_groups(having):
-            raise ValueError(f"{name} in {having} of {site.labelled} labelled cases")
+            raise ValueError(f"{having} of {site.labelled} labelled cases have {name}")
         _check_voxels(site, name)
     return site
 
@@ -231,13 +231,13 @@ def _check_voxels(site: SiteCounts, name: str) -> None:
         return
     scale, known = SCALES["volume_ml"], bool(volumes.given)
     low, high = (
-        1000 * volumes.total * (_mean(volumes, edge) if known else _USUAL_ML)
+        1000 * volumes.total * (mean(volumes, edge) if known else _USUAL_ML)
         for edge in (scale.low, scale.high)
     )
     for axis in _AXES:
         spacing, per_mm = site.of_cases["spacing_mm"][axis], 1 / _USUAL_MM
         if spacing is not None and spacing.given:
-            per_mm = _mean(spacing, lambda number: 1 / SCALES["spacing_mm"].centre(number))
+            per_mm = mean(spacing, lambda number: 1 / SCALES["spacing_mm"].centre(number))
         else:
             known = False
         low, high = low * per_mm, high * per_mm
@@ -248,10 +248,10 @@ def _check_voxels(site: SiteCounts, name: str) -> None:
         )
 
 
-def mean(counts: Counts, scale: Scale) -> float:
-    """Returns the mean of the values in given bins, each taken for the centre of its bin."""
-    return _mean(counts, scale.centre)
+def mean(counts: Counts, of_bin: Callable[[int], float]) -> float:
+    """Returns the mean of a number over the values in given bins.
 
-
-def _mean(counts: Counts, of_bin: Callable[[int], float]) -> float:
+    Args:
+      of_bin: number of a bin -> the number for the values in it, e.g. `Scale.centre`.
+    """
     return sum(count * of_bin(number) for number, count in counts.given.items()) / counts.placed

@@ -53,7 +53,7 @@ def check(
     inside = where.label > 0
     share = np.mean(_thinned(label.array) > 0)
     if share > _TOO_LARGE:
-        raise broken(rules.TOO_LARGE, label_name, f"{share:.0%} of the volume are labelled")
+        raise broken(rules.TOO_LARGE, label_name, f"{share:.0%} of the volume is labelled")
 
     def refuse(rule: Rule, problem: str) -> None:
         if rule.id not in accepted:
@@ -65,20 +65,20 @@ def check(
     if near < _NEAR_SHARE:
         refuse(
             rules.TUMOUR_ALONE,
-            "marks tumour and no pancreas"
+            "marks a tumour but no pancreas"
             if distance is None
             else f"tumour lies {distance:.0f} mm from the pancreas",
         )
     warnings = []
     if step is not None and step < _POOR_FIT:
         problem = (
-            f"fits its CT poorly: across its surface HU step by {step:.2f} of their spread, "
-            "0.6 and more are usual"
+            f"fits its CT poorly: across its surface HU change by {step:.2f} of their spread; "
+            "0.6 or more is usual"
         )
         warnings.append(broken(rules.POOR_FIT, label_name, problem))
     volume_ml = np.count_nonzero(inside) * np.prod(where.spacing_mm) / 1000
     if not _VOLUME_ML[0] <= volume_ml <= _VOLUME_ML[1]:
-        problem = f"pancreas and tumour have {volume_ml:.3g} ml"
+        problem = f"pancreas and tumour together measure {volume_ml:.3g} ml"
         warnings.append(broken(rules.UNUSUAL_VOLUME, label_name, problem))
     return warnings
 
@@ -138,7 +138,7 @@ def _check_place(
             )
     also = f"; it {hint}" if hint else ""
     if air > _IN_AIR:
-        refuse(rules.LABEL_IN_AIR, f"{air:.0%} of the label lie in air{also}")
+        refuse(rules.LABEL_IN_AIR, f"{air:.0%} of the label lies in air{also}")
     if not _MEDIAN_HU[0] <= median <= _MEDIAN_HU[1]:
         refuse(rules.LABEL_NOT_ORGAN, f"the median inside the label is {median:.0f} HU{also}")
     if hint:

@@ -86,7 +86,7 @@ def require_whole_scan(image: Sequence[int], label: Sequence[int], names: tuple[
         f"has {slices} slices, its label {names[1]} has {expected}: "
         f"{expected - slices} of the scan did not arrive"
     )
-    fix = "fetch the whole scan again, or, where it is whole, redraw the label on its grid"
+    fix = "fetch the whole scan again; if it is whole, redraw the label on its grid"
     raise broken(rules.OTHER_SHAPE, names[0], problem, fix)
 
 

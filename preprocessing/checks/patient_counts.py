@@ -4,13 +4,14 @@ Bins lie on a fixed scale, which is the same at every site. One rule holds for v
 patient has once, such as a size or a spacing: the patients of a bin are counted in whole groups of
 three, so that 20 of them count as 18. The patients that are left over, up to two in each bin, are
 placed in no bin. Nobody can tell in which bins they are, nor whether these are among those given
-(as long as there are not two in every bin of the scale, which takes twice as many patients as it
-has bins).
+(unless two are left over in every bin of the scale, which takes twice as many patients as it has
+bins).
 
 Voxels of labels are counted too, and there a patient has many. A bin of voxels is withheld if fewer
-than three patients have voxels in it, or if it holds fewer than ten of them: of three voxels of
-three patients, each has one. If that leaves so few in all withheld bins together, the smallest
-given bins are withheld too: otherwise the total minus the given counts would reveal these patients.
+than three patients have voxels in it, or if it holds fewer than ten voxels: if three patients have
+three voxels there, each of them has exactly one. If the withheld bins together hold as little as
+that, the smallest given bins are withheld too: otherwise the total minus the given counts would
+reveal these patients.
 
 The total is reported. A quantile of the pooled values is therefore known to lie between two bins,
 found by placing what is in no bin at the lower or the upper end of the scale. If both are the same

@@ -165,7 +165,7 @@ def _window(sites: Sequence[SiteCounts]) -> Proposal:
             f"; bounds in HU: low {HU.low(low.lowest):g} to {HU.low(low.highest):g}, high "
             f"{HU.high(high.lowest):g} to {HU.high(high.highest):g}, because "
             f"{sum(counts.withheld for counts in given)} voxels in bins of fewer than "
-            f"{FEWEST_PATIENTS} patients are withheld; proposed is the value of the other voxels"
+            f"{FEWEST_PATIENTS} patients are withheld; the proposal uses the other voxels"
         )
     if low.likely == 0 or high.likely == HU.bins - 1:
         notes.append(f"; the scale ends at {HU.low(0):g} and {HU.high(HU.bins - 1):g} HU")
@@ -181,7 +181,7 @@ def _window(sites: Sequence[SiteCounts]) -> Proposal:
         "window_hu",
         (HU.low(low.likely), HU.high(high.likely)),
         f"0.5 and 99.5 % of the HU of {total} voxels of pancreas "
-        f"and tumour, outwards to {HU.width:g} HU ({_SOURCE})" + "".join(notes),
+        f"and tumour, rounded outwards to {HU.width:g} HU ({_SOURCE})" + "".join(notes),
     )
 
 
@@ -238,7 +238,7 @@ def _batch(
         "batch_size",
         max(_LEAST_BATCH, batch),
         "as many patches as fill the voxels of the base's step, at most 5 % of the "
-        f"{dataset:.3g} voxels of all scans, each taken for the median scan, and at least "
+        f"{dataset:.3g} voxels of all scans, as if each were the median scan, and at least "
         f"{_LEAST_BATCH} ({_SOURCE})",
     )
 
@@ -272,7 +272,7 @@ def _prior(
             else:
                 cases += site.labelled
                 if volumes is not None:
-                    ml += volumes.total * cohort_counts.mean(volumes, SCALES["volume_ml"])
+                    ml += volumes.total * cohort_counts.mean(volumes, SCALES["volume_ml"].centre)
         if cases:
             means[class_] = ml / cases
         else:
@@ -289,8 +289,8 @@ def _prior(
     return Proposal(
         "class_prior",
         (round(1 - sum(shares), 6), *shares),
-        f"mean share in patches, {100 * fraction:g} % of them around the organ, which is taken to "
-        "lie inside, the others anywhere in the median scan, with the mean volume, to "
+        f"mean share in patches: {100 * fraction:g} % of them hold the organ, the others lie "
+        "anywhere in the median scan; mean volumes are known to "
         f"{SCALES['volume_ml'].width:g} ml (a rule of this product; only "
         "--classifier_bias=log_prior uses it)" + "".join(notes),
     )
@@ -318,7 +318,7 @@ def _bounds(levels: Iterable[_Level], unit: str) -> str:
         return ""
     return (
         f"; bounds in {unit}: {', '.join(open_)}, because cases are counted in groups of "
-        f"{FEWEST_PATIENTS} and the others are in no bin; proposed is the value of those counted"
+        f"{FEWEST_PATIENTS} and the others are in no bin; the proposal uses those counted"
     )
 
 

@@ -50,7 +50,7 @@ def refusals(
             digest is not None
             and (first := labels.setdefault(digest, case.case_id)) != case.case_id
         ):
-            problem = f"is the label of case {first}, whose scan is another"
+            problem = f"is also the label of case {first}, which has another scan"
             found[case.case_id] = broken(rules.SAME_LABEL, case.required_label, problem)
     return found
 

@@ -192,16 +192,10 @@ def labelled_slice(image: Volume, label: Volume | None) -> np.ndarray:
 
 
 def _findings(manifest: CaseManifest, workers: int) -> Iterator[CheckFinding]:
-    cases = manifest.included
-    if workers <= 1 or len(cases) <= 1:
-        for case in cases:
-            yield look_at(case, manifest.label_values)
-        return
-    for number, finding in processes.results(
-        look_at, [(case, manifest.label_values) for case in cases], workers
-    ):
+    jobs = [(case, manifest.label_values) for case in manifest.included]
+    for number, finding in processes.results(look_at, jobs, workers):
         if finding is None:
-            case = cases[number]
+            case = manifest.included[number]
             problem = "the process that examined it was killed, most likely for lack of memory"
             fix = "examine it with more free memory"
             finding = CheckFinding(case, (broken(rules.UNUSABLE, case.image, problem, fix),))

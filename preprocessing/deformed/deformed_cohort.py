@@ -15,7 +15,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from preprocessing import budget, declared_labels, geometry, manifest, nifti, sources, splits
+from preprocessing import (
+    budget,
+    declared_labels,
+    geometry,
+    manifest,
+    nifti,
+    rules,
+    sources,
+    splits,
+)
 from preprocessing.case_list import Case, CaseManifest
 from preprocessing.deformed import deformation, tumour_insertion
 from preprocessing.deformed.config import SITES, DeformedConfig
@@ -175,7 +184,7 @@ def check_sources(listed: CaseManifest, path: str | os.PathLike) -> dict[str, st
             found = tumour_insertion.measure(ct.array, organ, ct.spacing_mm)
             if found.volume_ml < LEAST_ML:
                 raise ValueError(
-                    f"its pancreas has {found.volume_ml:.1f} ml, too little for a tumour of "
+                    f"its pancreas measures {found.volume_ml:.1f} ml, too little for a tumour of "
                     f"{TUMOURS.volume_ml[0]:g} ml in every copy, which needs {LEAST_ML:g} ml; "
                     "check the mask, or leave the case out"
                 )
@@ -226,18 +235,13 @@ def generate(
     with progress.bar(
         total=len(copies), initial=len(copies) - len(jobs), what="deformed copies", unit="case"
     ) as bar:
-        if workers_count > 1 and len(jobs) > 1:
-            for number, done in workers.results(_make, jobs, workers_count):
-                if done is None:
-                    raise ValueError(
-                        f"{jobs[number][3].case_id}: its process was killed, perhaps for lack of "
-                        "memory; use fewer workers"
-                    )
-                bar.update()
-        else:
-            for job in jobs:
-                _make(*job)
-                bar.update()
+        for number, done in workers.results(_make, jobs, workers_count):
+            if done is None:
+                raise ValueError(
+                    f"{jobs[number][3].case_id}: its process was killed, perhaps for lack of "
+                    "memory; use fewer workers"
+                )
+            bar.update()
     found = {}
     numbers = {source: number for number, source in enumerate(sorted(by_id), start=1)}
     for site in SITES:
@@ -265,7 +269,9 @@ def _add_sources(path: pathlib.Path, source_of: Mapping[str, int]) -> None:
 
 
 def render_copy(ct: Volume, organ: np.ndarray, seed: int, copy: Copy) -> tuple[Volume, Volume]:
-    """Returns CT int16 and labels uint8 of a copy, which depend on source, seed, site and index.
+    """Returns the CT (int16) and labels (uint8) of a copy.
+
+    They depend only on the source, the seed, the site and the index.
 
     Args:
       ct: the source's CT, in RAS+ order.
@@ -331,7 +337,7 @@ def _read(case: Case, label_values: Mapping[int, int] | None) -> tuple[Volume, n
 def _on_one_grid(ct: Volume, labels: Volume) -> bool:
     return ct.shape == labels.shape and geometry.corner_displacement_mm(
         ct.grid, labels.grid
-    ) <= 0.25 * min(ct.spacing_mm)
+    ) <= rules.MISPLACED_VOXELS * min(ct.spacing_mm)
 
 
 def _files(folder: pathlib.Path, copy: Copy) -> tuple[pathlib.Path, pathlib.Path]:

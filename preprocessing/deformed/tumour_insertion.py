@@ -57,7 +57,7 @@ def insert(
     model: Tumours,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns CT int16 and labels uint8 (1 pancreas, 2 tumour) with one tumour.
+    """Returns the CT (int16) and labels (uint8: 1 pancreas, 2 tumour) with one tumour.
 
     The tumour is a lumpy ellipsoid around a place inside the organ. `model` draws its volume, which
     is at most half of the organ's. It may bulge out by 5 mm, but not into gas, bone or vessels full
@@ -78,7 +78,7 @@ def insert(
     if largest_ml < model.volume_ml[0]:
         needed = model.volume_ml[0] / _LARGEST_SHARE
         raise ValueError(
-            f"its pancreas has {found.volume_ml:.1f} ml; "
+            f"its pancreas measures {found.volume_ml:.1f} ml; "
             f"a tumour of {model.volume_ml[0]:g} ml needs one of {needed:g} ml"
         )
     volume_ml, below_hu = dataclasses.replace(

@@ -33,7 +33,7 @@ def find(images: pathlib.Path, labels: pathlib.Path) -> tuple[list[Case], list[s
     twice = sorted(folders.keys() & zips.keys())
     if twice:
         raise ValueError(
-            f"files have one name: {folders[twice[0]]} and {zips[twice[0]]}; "
+            f"files have the same name: {folders[twice[0]]} and {zips[twice[0]]}; "
             "rename or remove one of each"
         )
     return paired_by_name({**folders, **zips}, labels, images, "folder of a DICOM series")

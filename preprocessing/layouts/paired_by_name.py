@@ -23,7 +23,7 @@ def paired_by_name(
       The cases, sorted by name, and the names of labels that have no scan. A scan that has no label
       is a case without a label.
     Raises:
-      ValueError: if there is no scan, or two labels have one name.
+      ValueError: if there is no scan, or two labels have the same name.
     """
     if not scans:
         raise ValueError(

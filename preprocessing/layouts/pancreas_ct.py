@@ -55,7 +55,7 @@ def find_cases(images: pathlib.Path, labels: pathlib.Path) -> list[Case]:
     A case without a label file has no label.
 
     Raises:
-      ValueError: if there is no case, or two have one number.
+      ValueError: if there is no case, or two have the same number.
     """
     folders = _numbered(
         path for path in _below(images) if _IMAGE.match(path.name) and path.is_dir()
@@ -140,9 +140,6 @@ def turn_of(image: Volume, label: Volume) -> tuple[str, float, float]:
 
 
 def _placed(cases: Sequence[Case], workers: int) -> Iterator[Placed]:
-    if workers <= 1 or len(cases) <= 1:
-        yield from map(_place, cases)
-        return
     for number, placed in processes.results(_place, [(case,) for case in cases], workers):
         if placed is None:
             problem = (
@@ -170,8 +167,8 @@ def _place(case: Case) -> Placed:
             raise broken(rules.OTHER_SHAPE, case.required_label, str(error)) from error
         if fit < _LEAST_FIT or fit - runner_up < _LEAST_LEAD:
             problem = (
-                f"turned {turn} it fits its scan with {fit:.2f}, "
-                f"turned another way with {runner_up:.2f}"
+                f"turned {turn}, it fits its scan with {fit:.2f}; "
+                f"the next best turn fits with {runner_up:.2f}"
             )
             unclear = broken(rules.TURN_UNCLEAR, case.required_label, problem)
             return Placed(case, fit, runner_up, unclear)

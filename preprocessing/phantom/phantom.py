@@ -248,7 +248,7 @@ def _claim(config: CohortConfig, folder: pathlib.Path) -> None:
     if path.exists():
         found = atomic.read_json(path)
         differing = [
-            f"{k} {found.get(k)!r} there, {wanted.get(k)!r} asked for"
+            f"{k} is {found.get(k)!r} there, not {wanted.get(k)!r}"
             for k in sorted({*found, *wanted} - {"cases"})
             if found.get(k) != wanted.get(k)
         ]

@@ -72,7 +72,7 @@ def scan(
     acquisition: Acquisition,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns CT int16 and labels uint8, both [x, y, z] in Fortran order, as NIfTI stores them.
+    """Returns the CT (int16) and labels (uint8), [x, y, z] in Fortran order as NIfTI stores them.
 
     Args:
       hu: the anatomy on the grid of `space`.

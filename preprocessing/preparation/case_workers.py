@@ -120,7 +120,7 @@ def outcomes(
                     yield case, outcome
         if interrupted:
             logging.warning(
-                "a worker process was killed, the %d cases in progress are prepared again, "
+                "a worker process was killed; the %d cases in progress are prepared again, "
                 "one by one",
                 len(interrupted),
             )

@@ -68,12 +68,14 @@ def prepare(
     unlabelled = len(manifest.included) - len(cases)
     if unlabelled:
         logging.info(
-            "site=%s unlabelled=%d: scans without label are not prepared", manifest.site, unlabelled
+            "site=%s unlabelled=%d: scans without a label are not prepared",
+            manifest.site,
+            unlabelled,
         )
     if not cases:
         raise ValueError(
-            f"site {manifest.site}: of {len(manifest.cases)} listed cases, {unlabelled} are "
-            f"without label and {len(manifest.excluded)} excluded, which leaves none to prepare; "
+            f"site {manifest.site} has no case to prepare: of {len(manifest.cases)} listed cases, "
+            f"{unlabelled} have no label and {len(manifest.excluded)} are excluded; "
             "correct the manifest"
         )
     sources.require_readers(manifest)
@@ -261,8 +263,8 @@ def _rejected(cases: Sequence[Case], refused: Mapping[str, IntegrityError]) -> l
 def _unwritten(error: OSError, root: pathlib.Path, needed: int, finished: int) -> str:
     free = shutil.disk_usage(root).free
     return (
-        f"{error}; the cases left need about {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free "
-        "there. Free space, or name another --site_folder, and run again: "
+        f"{error}; the remaining cases need about {needed / 1e9:.2f} GB, but {free / 1e9:.2f} GB "
+        "are free there. Free space, or name another --site_folder, and run again: "
         f"{finished} finished cases are kept and will not be repeated; no partial case is left"
     )
 

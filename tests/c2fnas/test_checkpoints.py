@@ -215,7 +215,8 @@ def test_a_full_disk_is_one_error_and_keeps_earlier_checkpoints(trainer, filled,
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) // 2, before[1]))
     try:
         with pytest.raises(
-            OSError, match=r"checkpoint of step 5 not written .* it takes .* MB, .* MB are free"
+            OSError,
+            match=r"checkpoint of step 5 could not be written .* it needs .* MB, and .* MB are free",
         ) as caught:
             checkpoints.save(tmp_path, trainer, {}, keep=2)
     finally:

@@ -46,7 +46,7 @@ def test_a_step_without_memory_names_batch_and_patch_and_keeps_the_weights(monke
     words = str(error.value)
     assert words.startswith(
         "step 0: no memory is left on the device for 4 patches of 16 x 16 x 8 voxels "
-        "(batch_size 4 over 1 device); estimated are 0.0 GiB. "
+        "(batch_size 4 over 1 device); it needs about 0.0 GiB. "
     )
     assert "\n" not in words and "GPU" not in words and "smaller batch_size" in words
     assert isinstance(error.value.__cause__, tf.errors.ResourceExhaustedError)
@@ -63,7 +63,7 @@ def test_the_batch_that_would_fit_is_named_and_does_by_the_estimate(limited):
     assert three <= room
     words = exhausted_memory.training_message(network, 8000, 2, 7)
     fitting = gpu_memory.fitting_batch(network, 4000, room)
-    assert f"By the estimate batch_size {2 * fitting} fits." in words
+    assert f"By this estimate, batch_size {2 * fitting} fits." in words
     assert "gpu_memory_mib allows" in words and "over 2 devices" in words
     assert 1.25 * gpu_memory.training_step(network, fitting).total <= room
     assert 1.25 * gpu_memory.training_step(network, fitting + 1).total > room
@@ -82,7 +82,7 @@ def test_the_patch_that_would_fit_is_named_where_no_batch_does(limited):
     x, y, z = smaller
     assert x == y and 0 < x * y * z <= 96 * 96 * 48 / 7.9 < 1.6 * x * y * z
     assert f"batch_size 1 with patch_size {x},{y},{z} fits" in words
-    assert "this program had got 0.0 GiB" in words and "mixed_float16" in words
+    assert "this program had 0.0 GiB" in words and "mixed_float16" in words
     limited(0, by_flag=False)
     words = exhausted_memory.training_message(network, 1, 1, 0)
     assert "no smaller batch or patch fits" in words
@@ -92,7 +92,7 @@ def test_windows_without_memory_name_their_size_and_one_that_would_fit(limited, 
     network = tiny.build(tiny.SHALLOW, vae=None)
     broken = types.SimpleNamespace(**{**vars(network), "segmenter": exhausted})
     image = np.zeros((2, 64, 64, 32, 1), np.float32)
-    with pytest.raises(OutOfDeviceMemory, match=r"2 windows of 64 x 64 x 32 voxels; estimated"):
+    with pytest.raises(OutOfDeviceMemory, match=r"2 windows of 64 x 64 x 32 voxels; they need"):
         inference.logits_fn(broken)(image)
     needed = gpu_memory.window(network, image.shape[1:4])
     limited(int(1.25 * needed / 2), by_flag=False)

@@ -104,7 +104,11 @@ def _change(name, change):
         ),
         (
             _change("genotype.json", lambda value: value.update(classes=2)),
-            r"end/classifier/kernel is \(1, 1, 1, 4, 3\), expected .*2\)",
+            "names the classes .*, the network has 2",
+        ),
+        (
+            _change("genotype.json", lambda value: value.update(filters=8)),
+            r"with 8 filters and 3 classes: .*/kernel is \(.*, expected \(",
         ),
         (
             _change("genotype.json", lambda value: value["cells"][2].update(op="conv3d")),

@@ -21,7 +21,7 @@ def test_set_up_fixes_threads_and_says_when_it_is_too_late():
     try:
         threads.set_up(3, threads=2)
     except RuntimeError as error:
-        assert "before anything else" in str(error) and "asked for (2, 2)" in str(error), error
+        assert "before anything else" in str(error) and "not with (2, 2)" in str(error), error
     else:
         raise SystemExit("no error")
     """

@@ -183,5 +183,5 @@ def test_datasets_that_end_early_and_steps_beyond_the_run(trainer):
         ValueError, match=r"ended before step 1; give a batch for each step up to 3"
     ):
         trainer.train(lambda start, stop: tiny.datasets(start, stop).take(1), 3)
-    with pytest.raises(ValueError, match="until_step is 7, the run has 6 steps"):
+    with pytest.raises(ValueError, match="until_step is 7, but the run has 6 steps"):
         trainer.train(tiny.datasets, 7)

@@ -22,10 +22,10 @@ def test_an_address_without_a_port_and_a_model_that_is_not_there_are_named(tmp_p
 def test_masks_are_not_required_of_a_site_that_lends_its_model_as_it_is(tmp_path):
     flags = (*FLAGS, "--kit=k", f"--site_folder={tmp_path}", "--require_secure_aggregation")
     error = refused("join", *flags, folder=tmp_path)
-    assert "does not go with --lend_local: a lent model leaves this site" in error
+    assert "cannot be combined with --lend_local: a lent model leaves this site" in error
     assert "give --nolend_local, and no --lend" in error
     error = refused("join", *flags, "--nolend_local", "--lend=a:b.safetensors", folder=tmp_path)
-    assert "does not go with --lend=a:b.safetensors" in error
+    assert "cannot be combined with --lend=a:b.safetensors" in error
     error = refused("join", *flags, "--num_rounds=0", folder=tmp_path)
     assert "sends no updates, so omit it" in error
 

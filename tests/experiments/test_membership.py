@@ -58,7 +58,7 @@ def test_it_prints_the_cost_measures_and_writes_what_it_found(run):
         (["--run={run}", "--nonmembers=C9:{run}/others"], "--nonmembers has site 'C9'"),
         (
             ["--run={run}", "--nonmembers=C1:{run}/others,C1:{run}/sites/C1"],
-            "--nonmembers has site 'C1' twice",
+            "--nonmembers has 'C1' twice",
         ),
         (
             ["--run={run}", "--nonmembers=C1:{run}/elsewhere"],

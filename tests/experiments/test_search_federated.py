@@ -111,4 +111,4 @@ def test_flags_that_do_not_fit_are_refused_at_the_start(walk, tmp_path):
     assert "missing_labels is 'distil'" in refused("search_federated", *distil)
     assert not (tmp_path / "s").exists()
     error = refused("table1", "--profile=demo", "--supernet", folder=tmp_path)
-    assert error.startswith("--supernet is given, and this program works on one network")
+    assert error.startswith("--supernet is given, but this program works on one network")

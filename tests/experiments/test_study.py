@@ -19,7 +19,7 @@ def test_a_deformed_study_without_a_manifest_names_the_flag(tmp_path):
     )
     words = refused("study", f"--study={tmp_path / 's.json'}", f"--runs={tmp_path / 'runs'}")
     assert words.startswith(
-        f"{tmp_path}/m.json: does not exist; give the folder of your manifest of CTs by --data (make: DATA=...)"
+        f"{tmp_path}/m.json: does not exist; give the folder of your manifest of CTs as --data (make: DATA=...)"
     )
 
 

@@ -19,7 +19,7 @@ def case(name="a", **changes):
 @pytest.mark.parametrize(
     ("changes", "rule", "words"),
     [
-        ({"case_id": "../a"}, rules.CASE_ID, "letter or digit first"),
+        ({"case_id": "../a"}, rules.CASE_ID, "begin with a letter or digit"),
         ({"label_turn": "+x-y-y"}, rules.MANIFEST_REFERENCE, "each axis once with its sign"),
         ({"label_turn": "xyz"}, rules.MANIFEST_REFERENCE, "label_turn of case a is 'xyz'"),
         ({"orientation": "LPR"}, rules.MANIFEST_REFERENCE, "case a: orientation is 'LPR'"),

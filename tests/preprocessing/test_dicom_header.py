@@ -162,7 +162,7 @@ def test_an_error_names_the_frame(tmp_path):
             Element(0x00091010, b"SQ", b"\xfe\xff\x00\xe0\xff\xff\xff\xff"),
             "items do not end where it ends",
         ),
-        (Element(0x00080016, b"UI", b"1.2.3\0"), "is there twice"),
+        (Element(0x00080016, b"UI", b"1.2.3\0"), "occurs twice"),
         (Element(0x7FE00010, b"LO", b"text"), "pixel data are written as 'LO'"),
     ],
 )

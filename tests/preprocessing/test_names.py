@@ -46,7 +46,7 @@ def test_two_files_of_one_stem_are_both_named():
     decomposed = [
         pathlib.Path(unicodedata.normalize(form, MUELLER) + ".nii.gz") for form in ("NFC", "NFD")
     ]
-    with pytest.raises(ValueError, match="one name"):
+    with pytest.raises(ValueError, match="same name"):
         names.by_stem(decomposed)
 
 

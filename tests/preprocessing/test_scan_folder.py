@@ -46,5 +46,5 @@ def test_a_folder_with_slices_is_a_series_even_if_all_of_them_are_damaged(tmp_pa
 
 def test_loose_slices_among_nifti_scans_are_not_dropped(tmp_path):
     touch(tmp_path, "a.nii.gz", "1.dcm", "2.dcm")
-    with pytest.raises(ValueError, match=r"loose among them 2 DICOM files, e\.g\. 1\.dcm"):
+    with pytest.raises(ValueError, match=r"beside them, 2 DICOM files, e\.g\. 1\.dcm"):
         scan_folder.scans_in(tmp_path)

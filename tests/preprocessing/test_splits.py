@@ -84,7 +84,7 @@ def test_a_listed_split_is_taken_as_it_is_and_a_refused_case_drops_out():
     [
         (["a", "d", "e", "z"], LISTS, "case 'z' and 0 more are in no split"),
         (["a", "d", "e"], {**LISTS, "test": ["a", "e"]}, "case 'a' twice"),
-        (["a", "d"], LISTS, "no case of the list's test is here"),
+        (["a", "d"], LISTS, "none of the cases that the list gives for test is here"),
         (["a"], {"training": ["a"]}, "lacks validation, test"),
     ],
 )

@@ -44,6 +44,17 @@ def test_a_job_that_kills_its_process_does_not_stop_the_others():
     ]
 
 
+def _process(value):
+    return value, os.getpid()
+
+
+@pytest.mark.parametrize(("jobs", "at_once"), [([(1,), (2,)], 1), ([(1,), (2,)], 0), ([(7,)], 4)])
+def test_a_single_worker_or_job_runs_in_this_process_in_order(jobs, at_once):
+    found = list(workers.results(_process, jobs, at_once))
+    assert found == [(number, (value, os.getpid())) for number, (value,) in enumerate(jobs)]
+    assert list(workers.results(_process, [], at_once)) == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_workers_end_with_their_parent(tmp_path, number):
     command = [sys.executable, "-m", "tests.runkit.workers_program", str(tmp_path)]

@@ -113,7 +113,7 @@ def centres(scan: PatchSource, count: int) -> list[tuple[int, int, int]]:
     voxels = scan.runs.count()
     if not voxels:
         raise ValueError(
-            f"case {scan.case_id}: its label is empty, so it has no patch to be recognised by; "
+            f"case {scan.case_id}: its label is empty, so the attack has no patch of it to score; "
             "exclude it"
         )
     flat = [scan.runs.voxel((2 * number + 1) * voxels // (2 * count)) for number in range(count)]

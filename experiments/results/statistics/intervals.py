@@ -199,10 +199,14 @@ def mean_interval(
     """
     own = np.asarray(values, dtype=float)
     if own.size == 0:
-        raise ValueError("no value to take a mean of; have the sites evaluate their models first")
+        raise ValueError(
+            "there are no values to average; have the sites evaluate their models first"
+        )
     groups = [repr(group) for group in strata] if strata is not None else ["all"] * len(own)
     if len(own) != len(groups):
-        raise ValueError(f"{len(own)} values and {len(groups)} strata; give one of each per unit")
+        raise ValueError(
+            f"{len(own)} values and {len(groups)} strata; give one stratum for each value"
+        )
     parts = [own[[g == group for g in groups]] for group in sorted(set(groups))]
     spread = combination([(len(part) / len(own), part) for part in parts])
     spread = spread or combination([(1.0, own)])

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from experiments.results import measures
-from experiments.results.measures import MEASURES, Run, Scores, Unit
+from experiments.results.measures import MEASURES, Run, Scores
 from experiments.results.statistics import intervals, patients_and_trainings
 from experiments.results.statistics.patients_and_trainings import (
     LEAST_TRAININGS,
@@ -40,6 +40,7 @@ from experiments.results.statistics.patients_and_trainings import (
     Evidence,
     Share,
 )
+from experiments.results.verdicts import patient_groups
 from experiments.results.verdicts.claims import (
     HYPOTHESES,
     LIMIT_SHARE,
@@ -47,6 +48,7 @@ from experiments.results.verdicts.claims import (
     Hypothesis,
     Part,
 )
+from experiments.results.verdicts.patient_groups import Groups
 
 SUPPORTED, CONTRADICTED, UNDECIDED, NOT_MEASURED = (
     "supported",
@@ -203,10 +205,6 @@ def _together(verdicts: Sequence[str]) -> str:
     return SUPPORTED
 
 
-# (weight, values by patient): a part estimates the sum of weight times mean
-_Groups = list[tuple[float, dict[Unit, float]]]
-
-
 def _measure(
     part: Part, trainings: Mapping[str, Mapping[int, Scores]]
 ) -> tuple[Outcome, Evidence | Share | None]:
@@ -226,15 +224,15 @@ def _measure(
         return Outcome(part, NOT_MEASURED), None
     counted = part.rule in SHARE_RULES
     by_seed = {
-        seed: sum(groups[0][1].values()) if counted else _estimate(groups)
+        seed: sum(groups[0][1].values()) if counted else patient_groups.estimate(groups)
         for seeds in cohorts.values()
         for seed, groups in seeds.items()
     }
-    patients = [_average(list(seeds.values())) for seeds in cohorts.values()]
+    patients = [patient_groups.averaged(list(seeds.values())) for seeds in cohorts.values()]
     design = SAME if len(cohorts) == 1 else OWN
     # Cohorts are independent of each other; seeds of one cohort share its patients.
     own = [
-        _estimate(groups)
+        patient_groups.estimate(groups)
         for groups in (next(iter(cohorts.values())).values() if design == SAME else patients)
     ]
     count = sum(len(values) for groups in patients for _, values in groups)
@@ -255,7 +253,7 @@ def _measure(
         found = patients_and_trainings.share(np.array(own), count, design)
     else:
         null = part.margin if part.rule == "less" else -part.margin
-        spread = intervals.combination(_strata(patients))
+        spread = intervals.combination(patient_groups.strata(patients))
         found = evidence = patients_and_trainings.evidence(np.array(own), spread, design)
         if not evidence.has_spread:
             return outcome, None
@@ -264,7 +262,7 @@ def _measure(
     return dataclasses.replace(outcome, interval=interval, p=float(found.p(null))), found
 
 
-def _groups(part: Part, scores: Scores) -> _Groups:
+def _groups(part: Part, scores: Scores) -> Groups:
     if part.rule in SHARE_RULES:
         return [(1.0, scores.of(part.first, part.measure, marked=True))]
     if part.sites:
@@ -274,38 +272,6 @@ def _groups(part: Part, scores: Scores) -> _Groups:
         ]
     first, second = scores.of(part.first, part.measure), scores.of(part.second, part.measure)
     return [(1.0, {unit: first[unit] - second[unit] for unit in sorted(set(first) & set(second))})]
-
-
-def _average(seeds: Sequence[_Groups]) -> _Groups:
-    """Returns each patient's value averaged over the trainings that have one."""
-    averaged = []
-    for groups in zip(*seeds, strict=True):
-        each: dict[Unit, list[float]] = {}
-        for _, values in groups:
-            for unit, value in values.items():
-                each.setdefault(unit, []).append(value)
-        averaged.append(
-            (groups[0][0], {unit: float(np.mean(values)) for unit, values in each.items()})
-        )
-    return averaged
-
-
-def _estimate(groups: _Groups) -> float:
-    return float(sum(weight * np.mean(list(values.values())) for weight, values in groups))
-
-
-def _strata(patients: Sequence[_Groups]) -> list[tuple[float, np.ndarray]]:
-    """Returns (weight, values) of each site's patients.
-
-    The sum of weight times mean is the mean over the cohorts.
-    """
-    strata = []
-    for groups in patients:
-        for weight, values in groups:
-            for site in sorted({unit[1] for unit in values}):
-                own = np.array([value for unit, value in values.items() if unit[1] == site])
-                strata.append((weight * len(own) / len(values) / len(patients), own))
-    return strata
 
 
 def _detectable(

@@ -12,9 +12,11 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from experiments.results.measures import Unit
 from experiments.results.statistics import intervals, patients_and_trainings
 from experiments.results.statistics.intervals import LEVEL, Interval
 from experiments.results.statistics.rank_correlation import RankCorrelation
+from experiments.results.verdicts import patient_groups
 from experiments.results.verdicts.claim_verdicts import (
     ALPHA,
     CONTRADICTED,
@@ -22,6 +24,7 @@ from experiments.results.verdicts.claim_verdicts import (
     SUPPORTED,
     UNDECIDED,
 )
+from experiments.results.verdicts.patient_groups import Groups
 from experiments.results.verdicts.search_claims import (
     C2_MINUS_C1,
     C2_PANCREAS,
@@ -34,7 +37,6 @@ from experiments.results.verdicts.search_claims import (
 )
 
 POINTS = 100.0  # Dice is reported in points
-Patient = tuple[str, int]  # site, running number of the case
 
 
 class SearchedCase(TypedDict):
@@ -168,9 +170,12 @@ def _measure(
         remark = f"{len(seeds)} seeds of both networks; {LEAST_SEEDS} are needed"
         return SearchVerdict(claim, NOT_MEASURED, remark=remark)
     groups = {seed: _differences(claim, first[seed], second[seed]) for seed in seeds}
-    by_seed = {seed: _estimate(own) for seed, own in groups.items()}
+    by_seed = {seed: patient_groups.estimate(own) for seed, own in groups.items()}
+    patients = patient_groups.strata([patient_groups.averaged(list(groups.values()))])
     found = patients_and_trainings.evidence(
-        np.array(list(by_seed.values())), _patients(list(groups.values())), _SAME
+        np.array(list(by_seed.values())),
+        intervals.combination(patients),
+        patients_and_trainings.SAME,
     )
     estimate, cases = float(found.estimate), sum(len(own) for _, own in groups[seeds[0]])
     if not found.has_spread:
@@ -189,15 +194,12 @@ def _measure(
     )
 
 
-_SAME = patients_and_trainings.SAME
-
-
 def _correlated(claim: SearchClaim, tau: RankCorrelation | None) -> SearchVerdict:
     if tau is None or tau.tau is None or tau.networks < LEAST_PATHS or tau.seeds < LEAST_SEEDS:
         counted = (0, 0) if tau is None else (tau.networks, tau.seeds)
         remark = (
-            f"{counted[0]} paths with {counted[1]} seeds; {LEAST_PATHS} with {LEAST_SEEDS} are "
-            "needed, and scores that differ"
+            f"there are {counted[0]} paths with {counted[1]} seeds; this test needs {LEAST_PATHS} "
+            f"paths with {LEAST_SEEDS} seeds and with different scores"
         )
         return SearchVerdict(claim, NOT_MEASURED, remark=remark)
     interval = Interval(tau.tau, tau.low, tau.high, tau.networks)
@@ -210,13 +212,11 @@ _SITES = {
     C2_PANCREAS: ((1.0, "C2"),),
     C2_MINUS_C1: ((1.0, "C2"), (-1.0, "C1")),
 }
-# (sign, differences by patient): a claim estimates the sum of sign times mean
-_Groups = list[tuple[float, dict[Patient, float]]]
 
 
 def _differences(
     claim: SearchClaim, first: Sequence[SearchedCase], second: Sequence[SearchedCase]
-) -> _Groups:
+) -> Groups:
     column = "score" if claim.measure == SCORE else "dice_pancreas"
     one, two = (_values(rows, column) for rows in (first, second))
     if one.keys() != two.keys():
@@ -226,33 +226,15 @@ def _differences(
         )
     differences = {patient: POINTS * (one[patient] - two[patient]) for patient in one}
     return [
-        (sign, {p: d for p, d in differences.items() if site in ("", p[0])})
+        (sign, {p: d for p, d in differences.items() if site in ("", p[1])})
         for sign, site in _SITES[claim.measure]
     ]
 
 
-def _values(rows: Sequence[SearchedCase], column: str) -> dict[Patient, float]:
+def _values(rows: Sequence[SearchedCase], column: str) -> dict[Unit, float]:
     """Returns patient -> value; a class in neither mask has none and counts as correct."""
-    found: dict[Patient, float] = {}
+    found: dict[Unit, float] = {}
     for row in rows:
         value = row["score"] if column == "score" else row["dice_pancreas"]
-        found[row["site"], row["case"]] = 1.0 if value is None else value
+        found["", row["site"], row["case"]] = 1.0 if value is None else value
     return found
-
-
-def _estimate(groups: _Groups) -> float:
-    return float(sum(sign * np.mean(list(own.values())) for sign, own in groups))
-
-
-def _patients(seeds: Sequence[_Groups]) -> intervals.Mean | None:
-    """Returns the spread of patients, each averaged over the seeds, with sites as strata."""
-    strata = []
-    for groups in zip(*seeds, strict=True):
-        sign = groups[0][0]
-        means = {
-            patient: float(np.mean([own[patient] for _, own in groups])) for patient in groups[0][1]
-        }
-        for site in sorted({patient[0] for patient in means}):
-            own = np.array([value for patient, value in means.items() if patient[0] == site])
-            strata.append((sign * len(own) / len(means), own))
-    return intervals.combination(strata)

@@ -106,7 +106,7 @@ def test_dice_is_that_of_metrics_and_no_box_or_memory_order_matters(order):
 
 
 def test_masks_that_cannot_be_compared():
-    with pytest.raises(ValueError, match="one grid"):
+    with pytest.raises(ValueError, match="the same grid"):
         case_scores.compare(np.zeros((2, 2, 2), np.uint8), np.zeros((2, 2, 3), np.uint8), SPACING)
     with pytest.raises(ValueError, match="truth holds the values 0 to 3"):
         case_scores.compare(

@@ -169,11 +169,11 @@ def test_mutation_and_crossover_place_by_place():
         (lambda: EvolutionSettings(mutation_probability=2.0), "mutation_probability is 2.0"),
         (lambda: evolution.start(SPACE, SMALL, seed=1, given=[WANTED] * 2), "2 genes.*1 of them"),
         (lambda: evolution.start(SPACE, SMALL, seed=1, given=[(9,) * 12]), "choice 9"),
-        (lambda: _record(WANTED, 1.0), "does not wait for a score"),
+        (lambda: _record(WANTED, 1.0), "is not waiting for a score"),
         (lambda: _record(None, float("nan")), "is nan; expected a finite number"),
         (lambda: evolution.from_json({"format": 2}), "format 2; this release reads 1"),
         (lambda: evolution.from_json({"format": 1}), "not the state of an evolution"),
-        (lambda: _broken(origin="sky"), "of no origin"),
+        (lambda: _broken(origin="sky"), "unknown origin"),
         (lambda: _broken(gene=None), "not the state of an evolution"),
     ],
 )

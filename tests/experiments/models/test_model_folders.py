@@ -221,6 +221,6 @@ def test_tables_of_cases_and_means(tmp_path):
 
 def test_a_training_without_a_validation_has_no_best_model(tmp_path):
     trainer = types.SimpleNamespace(best_score=None)
-    with pytest.raises(ValueError, match="no model of C1_baseline was validated yet; train"):
+    with pytest.raises(ValueError, match="C1_baseline has no validated model yet; train"):
         model_folders.write_best(tmp_path / "model", "C1_baseline", trainer, None, None)
     assert not (tmp_path / "model").exists()

@@ -45,5 +45,5 @@ def test_a_site_draws_the_cases_it_has_masks_of_with_their_dice(tmp_path):
         "C1, case 9",
         "C1, case 11",
     ]
-    with pytest.raises(ValueError, match="no predicted mask of site C1's test cases"):
+    with pytest.raises(ValueError, match="site C1 has no predicted mask of its test cases yet"):
         case_browser.first_cases([a_case(2, label)], tmp_path, "C1")

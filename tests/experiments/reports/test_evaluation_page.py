@@ -198,8 +198,8 @@ def test_a_site_that_leaves_out_cases_or_models_is_named(tmp_path, omits, cases,
     )
     text = evaluation_page.markdown(content)
     assert f"| C2 | {cases} | received; without a row: {listed} |" in text
-    assert "C2 sent rows of some models or cases only" in text
-    assert "C2 sent rows of some models or cases only" in evaluation_page.html(content)
+    assert "C2 sent rows of only some models or cases" in text
+    assert "C2 sent rows of only some models or cases" in evaluation_page.html(content)
 
 
 def test_the_page_says_that_a_models_own_gate_is_not_applied(written):
@@ -208,7 +208,7 @@ def test_the_page_says_that_a_models_own_gate_is_not_applied(written):
         assert "the healthy gate that a model's folder may hold is not applied here" in (
             text.replace("&#x27;", "'")
         )
-        assert "some models or cases only" not in text
+        assert "only some models or cases" not in text
 
 
 class Cells(html.parser.HTMLParser):

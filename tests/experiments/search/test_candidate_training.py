@@ -157,5 +157,5 @@ def test_a_case_scores_the_mean_of_the_classes_that_its_label_shows():
 def test_a_site_without_cases_of_a_split_is_named():
     store = Store("C1")
     del store.cases["C1_4"]
-    with pytest.raises(ValueError, match="site C1: no test case"):
+    with pytest.raises(ValueError, match="site C1 has no test case; prepare"):
         candidate_training.cases_of([store], "test")

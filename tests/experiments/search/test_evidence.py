@@ -142,7 +142,7 @@ DEEPER = dataclasses.replace(
         ([{"genotype": GENES, "score": float("nan")}], "the score of path 1 is nan"),
         # each would count as a path of its own, or leave too few after all trainings
         ([{"genotype": GENES, "score": 0.5}, {"genotype": {**GENES, "name": "b"}, "score": 0.4}],
-         "path 2 is there twice"),
+         "path 2 repeats an earlier one"),
         ([{"genotype": GENES, "score": 0.5}, {"genotype": DEEPER.to_json(), "score": 0.4}],
          "several topologies"),
     ],

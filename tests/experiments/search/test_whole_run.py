@@ -90,7 +90,7 @@ def test_every_stage_starts_its_programs_once_and_the_page_shows_both_searches(t
     assert evidence["paths"] == str(tmp_path / "operations" / "paths.json")
     assert {flags["seed"] for flags in given.values()} == {"3"}
     page = (tmp_path / "search.html").read_text()
-    assert "trained alone from nothing" in page and "a path of one supernet" in page
+    assert "trained alone, from scratch" in page and "a path of one supernet" in page
     STARTED.clear()
     SearchStages(run, RunFolder(tmp_path, "x", programs=Programs)).all()
     assert STARTED == []

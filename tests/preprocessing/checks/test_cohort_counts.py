@@ -32,7 +32,10 @@ def test_counts_by_hand():
     assert given(found, "median_hu") == {"pancreas": {30: 3}}  # 100 to 110 HU
     assert found.hu["pancreas"].given == {30: sum(round(1000 * (85 + i) / 0.49) for i in range(4))}
     assert found.having("pancreas") == 3 and found.having("tumour") == 0
-    assert cohort_counts.mean(found.of_cases["volume_ml"]["pancreas"], SCALES["volume_ml"]) == 90
+    assert (
+        cohort_counts.mean(found.of_cases["volume_ml"]["pancreas"], SCALES["volume_ml"].centre)
+        == 90
+    )
 
 
 def test_what_is_written_is_what_is_read():
@@ -67,20 +70,20 @@ FOUR = {axis: {"total": 6, "bins": {"5": 3, "05": 3}} for axis in "xyz"}
         (("spacing_mm",), {"x": 1}, "counts that are not on the scale"),
         (("spacing_mm",), FOUR, "counts that are not on the scale"),
         (("spacing_mm", "x"), None, "spacing_mm along x is given for too few cases, or missing"),
-        (("extent_mm", "z", "total"), 9, "extent_mm of 9 cases along z, of 6"),
+        (("extent_mm", "z", "total"), 9, "extent_mm along z is given for 9 of 6 cases"),
         (("extent_mm", "z", "bins"), {"4": 4}, "not groups of three"),
         (("cases",), None, "NoneType"),
-        (("cases", "usable"), 7, "spacing_mm of 6 cases along x, of 7"),
-        (("cases", "usable"), True, "its number of cases usable is 'True'"),
-        (("cases", "usable"), 10**400, "its number of cases usable is '1000"),
-        (("cases", "without_label"), 2, "2, is not of groups of three"),
-        (("cases", "without_label"), 6, "pancreas in 6 of 0 labelled cases"),
-        (("cases", "without_label"), 9, "9 cases without a label, of 6"),
-        (("cases", "with_tumour"), 6, "6 cases with tumour, and 3 volumes"),
-        (("axes",), {"LPS": 9}, "axes of 9 files, of 6 cases"),
-        (("axes",), {"LPS": 2}, "axes, 2, is not of groups of three"),
-        (("median_hu", "pancreas", "total"), 9, "volumes and HU of pancreas are not of the same"),
-        (("hu",), {"tumour": None}, "volumes and HU of pancreas are not of the same"),
+        (("cases", "usable"), 7, "spacing_mm along x is given for 6 of 7 cases"),
+        (("cases", "usable"), True, "usable is 'True'; expected a number of cases"),
+        (("cases", "usable"), 10**400, "usable is '1000"),
+        (("cases", "without_label"), 2, "without_label is 2; expected whole groups"),
+        (("cases", "without_label"), 6, "6 of 0 labelled cases have pancreas"),
+        (("cases", "without_label"), 9, "9 of 6 cases have no label"),
+        (("cases", "with_tumour"), 6, "6 cases with tumour, but 3 volumes"),
+        (("axes",), {"LPS": 9}, "the axes of 9 files, but has 6 cases"),
+        (("axes",), {"LPS": 2}, "axes is 2; expected whole groups"),
+        (("median_hu", "pancreas", "total"), 9, "volumes and HU of pancreas come from different"),
+        (("hu",), {"tumour": None}, "volumes and HU of pancreas come from different"),
         (("hu", "pancreas", "bins"), {"30": 5}, "below 10"),
         (("hu", "pancreas", "total"), math.nan, "counts that are not on the scale"),
         (("hu", "pancreas", "total"), 10**400, "counts that are not on the scale"),

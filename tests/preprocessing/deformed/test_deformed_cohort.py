@@ -183,7 +183,7 @@ def test_all_unusable_sources_are_named_with_the_remedy(listed, tmp_path):
                 "bare: has no mask",
                 "empty: its mask has no pancreas; state its value in the manifest",
                 "ill: its mask has a tumour",
-                "tiny: its pancreas has 0.6 ml",
+                "tiny: its pancreas measures 0.6 ml",
             ],
         ),
         ({7: 1}, [cut], ["cut: ", "F03"]),

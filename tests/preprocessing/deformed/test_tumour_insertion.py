@@ -76,7 +76,7 @@ def test_an_organ_too_small_for_a_tumour_is_refused():
     ct, organ = scan()
     organ[25:] = False
     with pytest.raises(
-        ValueError, match=r"its pancreas has [\d.]+ ml; a tumour of 30 ml needs one of 60 ml"
+        ValueError, match=r"its pancreas measures [\d.]+ ml; a tumour of 30 ml needs one of 60 ml"
     ):
         insert(ct, organ, SPACING, Tumours(volume_ml=(30.0, 45.0)), generator(1, "t"))
 

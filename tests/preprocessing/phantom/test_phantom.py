@@ -218,7 +218,7 @@ def test_an_interrupted_run_resumes_and_a_cohort_can_grow(tmp_path):
     assert image.stat().st_mtime_ns == stamp  # kept
     assert len(manifest.read(path).cases) == 2
     with pytest.raises(
-        ValueError, match=r"cohort\.json.*seed 5 there, 9 asked for.*choose another folder"
+        ValueError, match=r"cohort\.json.*seed is 5 there, not 9.*choose another folder"
     ):
         phantom.generate_cohort(config("C1", cases=2, seed=9, **SMALL), tmp_path)
 
@@ -258,7 +258,7 @@ def test_a_cohort_from_before_the_hard_phantom_can_be_continued(tmp_path):
     phantom.generate_cohort(config("C1", cases=1, **SMALL), tmp_path)
     record = json.loads((tmp_path / "cohort.json").read_text())
     assert "phantom" not in record
-    with pytest.raises(ValueError, match=r"phantom None there, 'hard' asked for"):
+    with pytest.raises(ValueError, match=r"phantom is None there, not 'hard'"):
         phantom.generate_cohort(config("C1", cases=1, phantom="hard", **SMALL), tmp_path)
 
 

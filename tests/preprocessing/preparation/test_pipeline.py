@@ -254,7 +254,7 @@ def test_a_cohort_without_a_usable_label_is_refused_with_the_numbers(tmp_path):
     manifest = cohort(tmp_path, 3)
     bare = tuple(dataclasses.replace(case, label=None) for case in manifest.cases)
     manifest = dataclasses.replace(manifest, cases=bare, excluded=("case_1",))
-    with pytest.raises(ValueError, match="of 3 listed cases, 2 are without label and 1 excluded"):
+    with pytest.raises(ValueError, match="of 3 listed cases, 2 have no label and 1 are excluded"):
         prepare(manifest, tmp_path / "store")
     assert not (tmp_path / "store").exists()
 
@@ -412,7 +412,7 @@ def test_the_error_of_a_full_disk_says_what_the_cases_left_need(tmp_path, monkey
     with pytest.raises(ValueError, match="cannot be written") as caught:
         prepare(manifest, root)
     finished = sum(path.is_dir() for path in (root / "cases").iterdir())
-    assert f"the cases left need about {5 - finished}.00 GB" in str(caught.value)
+    assert f"the remaining cases need about {5 - finished}.00 GB" in str(caught.value)
 
 
 def test_a_failed_write_does_not_refuse_the_case(tmp_path, monkeypatch):
