@@ -100,12 +100,9 @@ def take_part(
     from experiments.models import (
         devices,
         model_folders,
-        path_evaluator,
         prepared_cases,
-        site_trainer,
         strategies,
     )
-    from experiments.reports import case_browser
     from runkit import allocator, atomic, folder_lock, interrupts, overwriting, private
 
     allocator.keep_buffers()
@@ -134,6 +131,10 @@ def take_part(
     folder_lock.hold(kit)
     folder_lock.hold(folder / "cases", shared=True)
     folder_lock.hold(private.folder(folder / part))
+    experiment_flags.start_tensorflow()
+    from experiments.models import path_evaluator, site_trainer
+    from experiments.reports import case_browser
+
     if part == "paths":
         path_evaluator.forget_finished(folder / part / "journal")
     _tell_labels(store)
@@ -316,6 +317,5 @@ if __name__ == "__main__":
         main,
         required=["kit", "site_folder"],
         resumes=True,
-        needs_tensorflow=True,
         expected=(FederationError,),
     )

@@ -41,9 +41,6 @@ flags.DEFINE_integer("score_every", 40, "Number of steps between two computation
 
 def main(argv: list[str]) -> int:
     del argv
-    from c2fnas import inference, named_weights
-    from experiments.models import builders, scan_prediction, strategies
-    from preprocessing import dataset
     from preprocessing.case_list import Case, CaseManifest
     from preprocessing.preparation import pipeline
     from runkit import atomic, overwriting, release
@@ -76,6 +73,11 @@ def main(argv: list[str]) -> int:
         split_seed=config.seed,
         split_counts=(1, 0, 0),
     )
+    experiment_flags.start_tensorflow()
+    from c2fnas import inference, named_weights
+    from experiments.models import builders, scan_prediction, strategies
+    from preprocessing import dataset
+
     case = store.open("scan")
     sampler = builders.patch_sampler(config, [case])
     trainer = builders.build_trainer(config, strategies.mirrored(), total_steps=FLAGS.max_steps)
@@ -122,4 +124,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["image", "label", "output"], needs_tensorflow=True)
+    experiment_flags.run(main, required=["image", "label", "output"])
