@@ -39,6 +39,7 @@ from federated.security import expiry
 from federated.site import grpc_transport
 from federated.site import loop as site_loop
 from federated.site.answers import AnswerLimits
+from federated.site.retries import Persistent
 from federated.site.sums.sum_terms import SumTerms
 from federated.site.trainer import SiteTrainer
 from preprocessing import declared_labels
@@ -135,12 +136,15 @@ def take_part(
     from experiments.models import path_evaluator, site_trainer
     from experiments.reports import case_browser
 
-    if part == "paths":
-        path_evaluator.forget_finished(folder / part / "journal")
     _tell_labels(store)
     trainer = _trainer(config, store, folder / part, lent)
     devices.announce(devices.record(tf32=config.tf32, deterministic=config.deterministic))
     try:
+        if part == "paths":
+            server = Persistent(
+                transport, trainer.plan, trainer.num_examples, labels=trainer.labels
+            )
+            path_evaluator.take_journal(folder / part, server.login().run)
         summary = site_loop.run(
             updates(trainer),
             transport,
@@ -158,6 +162,8 @@ def take_part(
         print(f"privacy of this site's patients, all updates of the run so far: {summary.privacy}")
     if summary.answers:
         print(f"answered: {summary.answers}")
+    if part == "paths" and (before := path_evaluator.answered_before(folder / part)):
+        print(before)
     if not summary.finished:
         print("stopped; run the same command again to resume")
         return interrupts.EXIT_CODE if interrupts.received() else 1
