@@ -35,8 +35,11 @@ flags.DEFINE_integer(
     "max_steps",
     400,
     "Largest number of steps; the learning rate is annealed over them.",
+    lower_bound=1,
 )
-flags.DEFINE_integer("score_every", 40, "Number of steps between two computations of the Dice.")
+flags.DEFINE_integer(
+    "score_every", 40, "Number of steps between two computations of the Dice.", lower_bound=1
+)
 
 
 def main(argv: list[str]) -> int:
@@ -72,6 +75,7 @@ def main(argv: list[str]) -> int:
         window_hu=config.window_hu,
         split_seed=config.seed,
         split_counts=(1, 0, 0),
+        strict=False,  # a refused scan is an error all the same, as it is the only one
     )
     experiment_flags.start_tensorflow()
     from c2fnas import inference, named_weights
