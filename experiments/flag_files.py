@@ -53,7 +53,7 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
             if argument.text in others[1:] and (problem := _not_a_flag(values, argument)):
                 raise WrongFlags(_at(argument.place, problem))
         for name in values:  # no flag has a meaning for it, and absl's bounds let it pass
-            if isinstance(values[name].value, float) and math.isnan(values[name].value):
+            if isinstance(value := values[name].value, float) and math.isnan(value):
                 raise WrongFlags(f"--{name} is 'nan'; expected a number")
         return others
     except flags.Error as error:
