@@ -11,8 +11,14 @@ import tensorflow as tf
 from c2fnas import model_folder
 from c2fnas.genotype import as_size
 from c2fnas.model_folder import Model
-from runkit import atomic
+from runkit import atomic, printable
 
+# What TensorFlow writes, in both stacks, and what this module adds.
+_OWN = {
+    *("saved_model.pb", "fingerprint.pb", "keras_metadata.pb", "variables", "assets"),
+    "assets.extra",
+}
+_OWN_EXTRA = {"plan.json", "genotype.json", "model_card.md"}
 SIGNATURE = "serving_default"  # the name that TensorFlow's own tools look for
 
 
@@ -29,13 +35,20 @@ def export(model: Model, folder: str | os.PathLike, *, window: Sequence[int] | N
       window: x, y, z in voxels, multiples of 2**depth of the genotype; None takes the sliding
         window of the plan.
     Raises:
-      ValueError: for a window that does not fit, or if `folder` exists and is not an export.
+      ValueError: for a window that does not fit, or if `folder` exists and is not an export, or
+        holds anything else, which would be lost.
     """
     folder = pathlib.Path(folder)
     if folder.exists() and not (folder / "saved_model.pb").is_file():
         raise ValueError(
             f"{folder} exists and is not a SavedModel; "
             "give a folder that is new or holds an earlier export"
+        )
+    others = [*_besides(folder, _OWN), *_besides(folder / "assets.extra", _OWN_EXTRA)]
+    if others:
+        raise ValueError(
+            f"{folder} also holds {printable.some(sorted(others), 3)}, which is not part of an "
+            "export; move it away, or give another folder"
         )
     size = as_size(window or model.plan["inference"]["window"])
     model.genotype.check_size(size)
@@ -56,3 +69,10 @@ def export(model: Model, folder: str | os.PathLike, *, window: Sequence[int] | N
         atomic.write_json(extra / "plan.json", dict(model.plan))
         atomic.write_json(extra / "genotype.json", model.genotype.to_json())
         atomic.write_text(extra / "model_card.md", model_folder.card(model))
+
+
+def _besides(folder: pathlib.Path, own: set[str]) -> list[str]:
+    """Returns the names in a folder, if there is one, that are not its own."""
+    return (
+        [path.name for path in folder.iterdir() if path.name not in own] if folder.is_dir() else []
+    )

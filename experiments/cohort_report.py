@@ -32,7 +32,9 @@ flags.DEFINE_bool(
     True,
     "Exit with code 1 if a case is refused. The report on the others is written either way.",
 )
-flags.DEFINE_integer("workers", 0, "Cases to read at the same time; 0 uses one per processor.")
+flags.DEFINE_integer(
+    "workers", 0, "Cases to read at the same time; 0 uses one per processor.", lower_bound=0
+)
 
 _SITE_FOLDER = "the folder of the site's prepared cases"
 

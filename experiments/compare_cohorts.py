@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import itertools
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import app, flags
 
+from experiments import flag_files, program_help
 from experiments import flags as experiment_flags
-from experiments import program_help
 from runkit import atomic, formats, overwriting, printable
 
 if TYPE_CHECKING:
@@ -55,7 +56,11 @@ def main(argv: list[str]) -> int:
             f"--reports names only {FLAGS.reports[0]}; expected two or more, separated by commas"
         )
     overwriting.require_apart(
-        {"--reports": FLAGS.reports, **experiment_flags.genotype_file()},
+        {
+            "--reports": FLAGS.reports,
+            "--flagfile": flag_files.files(sys.argv[1:]),
+            **experiment_flags.genotype_file(),
+        },
         {
             "--output": [FLAGS.output] if FLAGS.output else [],
             "--plan": [FLAGS.plan] if FLAGS.plan else [],

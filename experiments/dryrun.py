@@ -44,18 +44,19 @@ flags.DEFINE_integer(
 
 def main(argv: list[str]) -> None:
     del argv
-    from c2fnas.search.supernet import Supernet
-    from experiments.models import builders, strategies
-    from experiments.run import trial_patch, trial_round
-
     config = experiment_flags.experiment_config(supernet=True)
     if FLAGS.devices < 1:
         raise app.UsageError(f"--devices is {FLAGS.devices}; expected at least 1")
     one = dataclasses.replace(config, batch_size=1, num_rounds=1, local_epochs=1)
+    genotype = configuration.load_genotype(one)
+    experiment_flags.start_tensorflow()
+    from c2fnas.search.supernet import Supernet
+    from experiments.models import builders, strategies
+    from experiments.run import trial_patch, trial_round
+
     start = time.monotonic()
     trainer = builders.build_trainer(one, strategies.mirrored(), total_steps=1)
     network = trainer.network
-    genotype = configuration.load_genotype(one)
     seconds = time.monotonic() - start
     print(
         _about_supernet(network, genotype, one.patch_size, seconds)
@@ -173,4 +174,4 @@ def _gib(size: float) -> str:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, needs_tensorflow=True, expected=(FederationError,))
+    experiment_flags.run(main, expected=(FederationError,))

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from experiments import flags as experiment_flags
-from runkit import printable
+from runkit import printable, settings
 
 FLAGS = flags.FLAGS
 experiment_flags.define_orientation()
@@ -59,6 +59,7 @@ def main(argv: list[str]) -> int:
     from runkit import atomic, overwriting, progress
 
     output = pathlib.Path(experiment_flags.required("output", "the folder of the results"))
+    settings.require(settings.at_least(0), "--tolerance_mm", FLAGS.tolerance_mm)
     pairs, values, orientation = (
         _pairs(),
         experiment_flags.label_values(),

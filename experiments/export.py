@@ -21,7 +21,7 @@ flags.DEFINE_list(
 
 def main(argv: list[str]) -> None:
     del argv
-    from c2fnas import model_folder, saved_model
+    from c2fnas import model_folder
     from runkit import overwriting
 
     folder = experiment_flags.required("model", "the folder of the model")
@@ -29,6 +29,9 @@ def main(argv: list[str]) -> None:
     overwriting.require_apart({"--model": [folder]}, {}, folders={"--output": [output]})
     model = model_folder.load(folder)
     window = experiment_flags.numbers("window", int, 3) if FLAGS.window else None
+    experiment_flags.start_tensorflow()
+    from c2fnas import saved_model
+
     saved_model.export(model, output, window=window)
     print(
         f"{output}: signature {saved_model.SIGNATURE}, image float32 [1, x, y, z, 1] in [-1, 1] "
@@ -37,4 +40,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["model", "output"], needs_tensorflow=True)
+    experiment_flags.run(main, required=["model", "output"])

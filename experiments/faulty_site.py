@@ -56,6 +56,5 @@ if __name__ == "__main__":
         main,
         required=["fault", "kit", "server", "site_folder"],
         resumes=True,
-        needs_tensorflow=True,
         expected=(FederationError,),
     )

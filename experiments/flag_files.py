@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -51,6 +52,9 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
         for argument in expanded:
             if argument.text in others[1:] and (problem := _not_a_flag(values, argument)):
                 raise WrongFlags(_at(argument.place, problem))
+        for name in values:  # no flag has a meaning for it, and absl's bounds let it pass
+            if isinstance(value := values[name].value, float) and math.isnan(value):
+                raise WrongFlags(f"--{name} is 'nan'; expected a number")
         return others
     except flags.Error as error:
         for argument in expanded:
@@ -58,6 +62,12 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
             if problem is not None:
                 raise WrongFlags(_at(argument.place, problem)) from error
         raise WrongFlags(str(error)) from error
+
+
+def files(arguments: Sequence[str]) -> list[str]:
+    """Returns the flag files among arguments, also those that other flag files name."""
+    places = (argument.place.rpartition(", line ")[0] for argument in expand(arguments))
+    return list(dict.fromkeys(place for place in places if place))
 
 
 def text(settings: Mapping[str, Any]) -> str:

@@ -337,12 +337,31 @@ def _named(
     return found
 
 
+def start_tensorflow() -> None:
+    """Loads TensorFlow and sets its GPUs, threads, seed and determinism as the flags say.
+
+    Loading takes seconds, so a program first checks its flags and its input, then calls this, and
+    only then imports modules that use TensorFlow.
+
+    Raises:
+      ValueError: naming the flag that is invalid.
+    """
+    settings.require(at_least(0), "--gpu_memory_mib", FLAGS.gpu_memory_mib)
+    settings.require(at_least(0), "--threads", FLAGS.threads)
+
+    from c2fnas import gpus, threads
+
+    gpus.set_up(FLAGS.gpu_memory_mib, FLAGS.tf32)
+    samples = FLAGS.batch_size if "batch_size" in FLAGS else _WINDOWS
+    number = FLAGS.threads or os.cpu_count() or 1
+    threads.set_up(FLAGS.seed, number, FLAGS.deterministic, samples=samples)
+
+
 def run(
     main: Callable[[list[str]], int | None],
     *,
     required: Sequence[str] = (),
     resumes: bool = False,
-    needs_tensorflow: bool = False,
     expected: tuple[type[Exception], ...] = (),
 ) -> None:
     """Runs a program's `main` and ends the process with its exit code.
@@ -356,7 +375,6 @@ def run(
       required: names of the flags that the program needs; --help shows them first, and `main` gets
         them by the function `required`.
       resumes: whether running the same command again continues an interrupted run.
-      needs_tensorflow: whether to set GPUs, threads, seed and determinism of TensorFlow first.
       expected: further errors with a message for the user, besides ValueError and OSError.
     """
 
@@ -373,14 +391,6 @@ def run(
             raise app.UsageError(
                 f"unexpected argument {argv[1]!r}; every setting is a flag (--help lists them)"
             )
-        if needs_tensorflow:
-            from c2fnas import gpus, threads
-
-            settings.require(at_least(0), "--gpu_memory_mib", FLAGS.gpu_memory_mib)
-            gpus.set_up(FLAGS.gpu_memory_mib, FLAGS.tf32)
-            samples = FLAGS.batch_size if "batch_size" in FLAGS else _WINDOWS
-            number = FLAGS.threads or os.cpu_count() or 1
-            threads.set_up(FLAGS.seed, number, FLAGS.deterministic, samples=samples)
         sys.exit(main(argv))
 
     def caught(argv: list[str]) -> None:

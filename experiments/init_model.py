@@ -25,12 +25,15 @@ flags.DEFINE_string("output", None, "File to write (.safetensors).")
 def main(argv: list[str]) -> None:
     del argv
     from c2fnas import array_groups, named_weights
-    from experiments.models import builders
     from runkit import overwriting, release
 
     output = experiment_flags.required("output", "the file to write the initial weights to")
     config = experiment_flags.experiment_config(supernet=True)
     overwriting.require_apart(experiment_flags.genotype_file(), {"--output": [output]})
+    genotype = load_genotype(config)
+    experiment_flags.start_tensorflow()
+    from experiments.models import builders
+
     network = builders.build_network(config)
     weights = named_weights.initial(network, config.seed)
     try:
@@ -40,7 +43,6 @@ def main(argv: list[str]) -> None:
             f"--keep_at_site or --only_receive: {error}. Groups are "
             f"{', '.join(array_groups.GROUPS)}"
         ) from error
-    genotype = load_genotype(config)
     metadata = {
         "model": "initial",
         "plan": json.dumps(plan(config, genotype.to_json())),
@@ -55,4 +57,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["output"], needs_tensorflow=True)
+    experiment_flags.run(main, required=["output"])

@@ -39,6 +39,7 @@ from federated.security import expiry
 from federated.site import grpc_transport
 from federated.site import loop as site_loop
 from federated.site.answers import AnswerLimits
+from federated.site.retries import Persistent
 from federated.site.sums.sum_terms import SumTerms
 from federated.site.trainer import SiteTrainer
 from preprocessing import declared_labels
@@ -100,12 +101,9 @@ def take_part(
     from experiments.models import (
         devices,
         model_folders,
-        path_evaluator,
         prepared_cases,
-        site_trainer,
         strategies,
     )
-    from experiments.reports import case_browser
     from runkit import allocator, atomic, folder_lock, interrupts, overwriting, private
 
     allocator.keep_buffers()
@@ -134,12 +132,19 @@ def take_part(
     folder_lock.hold(kit)
     folder_lock.hold(folder / "cases", shared=True)
     folder_lock.hold(private.folder(folder / part))
-    if part == "paths":
-        path_evaluator.forget_finished(folder / part / "journal")
+    experiment_flags.start_tensorflow()
+    from experiments.models import path_evaluator, site_trainer
+    from experiments.reports import case_browser
+
     _tell_labels(store)
     trainer = _trainer(config, store, folder / part, lent)
     devices.announce(devices.record(tf32=config.tf32, deterministic=config.deterministic))
     try:
+        if part == "paths":
+            server = Persistent(
+                transport, trainer.plan, trainer.num_examples, labels=trainer.labels
+            )
+            path_evaluator.take_journal(folder / part, server.login().run)
         summary = site_loop.run(
             updates(trainer),
             transport,
@@ -157,6 +162,8 @@ def take_part(
         print(f"privacy of this site's patients, all updates of the run so far: {summary.privacy}")
     if summary.answers:
         print(f"answered: {summary.answers}")
+    if part == "paths" and (before := path_evaluator.answered_before(folder / part)):
+        print(before)
     if not summary.finished:
         print("stopped; run the same command again to resume")
         return interrupts.EXIT_CODE if interrupts.received() else 1
@@ -316,6 +323,5 @@ if __name__ == "__main__":
         main,
         required=["kit", "site_folder"],
         resumes=True,
-        needs_tensorflow=True,
         expected=(FederationError,),
     )

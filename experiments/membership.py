@@ -90,7 +90,6 @@ def main(argv: list[str]) -> int:
             "arrays, so nobody can compute a loss with them alone; measure a run without it"
         )
     output = pathlib.Path(experiment_flags.required("output", "the folder of the results"))
-    from experiments.models.membership.measurement import Measurement
     from experiments.reports import membership_page
     from experiments.results.statistics import membership_rates
     from experiments.run.run_cost import minutes
@@ -116,6 +115,9 @@ def main(argv: list[str]) -> int:
     for file in given:
         if not file.is_file():
             raise app.UsageError(f"--references has {str(file)!r}, which is not a file")
+    experiment_flags.start_tensorflow()
+    from experiments.models.membership.measurement import Measurement
+
     measurement = Measurement(
         config,
         candidates,
@@ -221,6 +223,4 @@ def _targets(sites: list[str]) -> tuple[list[AttackedModel], dict[str, list[path
 
 
 if __name__ == "__main__":
-    experiment_flags.run(
-        main, required=["nonmembers", "output"], resumes=True, needs_tensorflow=True
-    )
+    experiment_flags.run(main, required=["nonmembers", "output"], resumes=True)

@@ -35,15 +35,15 @@ flags.DEFINE_integer(
     "max_steps",
     400,
     "Largest number of steps; the learning rate is annealed over them.",
+    lower_bound=1,
 )
-flags.DEFINE_integer("score_every", 40, "Number of steps between two computations of the Dice.")
+flags.DEFINE_integer(
+    "score_every", 40, "Number of steps between two computations of the Dice.", lower_bound=1
+)
 
 
 def main(argv: list[str]) -> int:
     del argv
-    from c2fnas import inference, named_weights
-    from experiments.models import builders, scan_prediction, strategies
-    from preprocessing import dataset
     from preprocessing.case_list import Case, CaseManifest
     from preprocessing.preparation import pipeline
     from runkit import atomic, overwriting, release
@@ -75,7 +75,13 @@ def main(argv: list[str]) -> int:
         window_hu=config.window_hu,
         split_seed=config.seed,
         split_counts=(1, 0, 0),
+        strict=False,  # a refused scan is an error all the same, as it is the only one
     )
+    experiment_flags.start_tensorflow()
+    from c2fnas import inference, named_weights
+    from experiments.models import builders, scan_prediction, strategies
+    from preprocessing import dataset
+
     case = store.open("scan")
     sampler = builders.patch_sampler(config, [case])
     trainer = builders.build_trainer(config, strategies.mirrored(), total_steps=FLAGS.max_steps)
@@ -122,4 +128,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["image", "label", "output"], needs_tensorflow=True)
+    experiment_flags.run(main, required=["image", "label", "output"])

@@ -117,7 +117,7 @@ flags.DEFINE_bool(
 
 def main(argv: list[str]) -> int:
     del argv
-    from c2fnas import inference, model_folder
+    from c2fnas import model_folder
     from experiments.models import devices, scan_prediction, strategies
     from experiments.reports import prediction_table
     from preprocessing import dicom, rules
@@ -149,6 +149,9 @@ def main(argv: list[str]) -> int:
             f"{listed - len(jobs)} of {listed} scans already have all their outputs",
             file=sys.stderr,
         )
+    experiment_flags.start_tensorflow()
+    from c2fnas import inference
+
     strategy = strategies.mirrored()
     devices.announce(devices.record(tf32=FLAGS.tf32, deterministic=FLAGS.deterministic))
     with strategy.scope():
@@ -366,6 +369,9 @@ def _jobs() -> list[tuple[pathlib.Path, pathlib.Path]]:
     scans = [scan for path in named for scan in scan_folder.scans_in(path, leave_out=FLAGS.output)]
     if not scans:
         raise app.UsageError("--image or --list must name at least one scan")
+    if not any(os.path.lexists(scan) for scan in scans):
+        lost = printable.some([str(scan) for scan in scans], 3)
+        raise ValueError(f"{lost}: no such file or folder; correct --image or --list")
     if _one_file():
         if len(scans) > 1:
             raise ValueError(
@@ -414,4 +420,4 @@ def _listed(file: pathlib.Path) -> list[pathlib.Path]:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["model", "image", "output"], needs_tensorflow=True)
+    experiment_flags.run(main, required=["model", "image", "output"])

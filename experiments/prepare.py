@@ -39,7 +39,9 @@ flags.DEFINE_string(
     None,
     "JSON file with the case ids for training, validation and test, e.g. from experiments/splits.",
 )
-flags.DEFINE_integer("workers", 0, "Cases to prepare at the same time; 0 uses one per processor.")
+flags.DEFINE_integer(
+    "workers", 0, "Cases to prepare at the same time; 0 uses one per processor.", lower_bound=0
+)
 flags.DEFINE_float(
     "memory_gb",
     None,

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
 
     from c2fnas import named_weights
     from experiments import figures
-    from experiments.models import builders, prepared_cases
+    from experiments.models import prepared_cases
     from runkit import atomic, overwriting
 
     config = experiment_flags.experiment_config()
@@ -54,6 +54,9 @@ def main(argv: list[str]) -> None:
     overwriting.require_apart(inputs, {"--output": [output]})
     store = prepared_cases.open_store(folder / "cases", config)
     weights, _ = named_weights.load(source)
+    experiment_flags.start_tensorflow()
+    from experiments.models import builders
+
     network = builders.build_network(config)
     if network.vae is None:
         raise ValueError(
@@ -80,4 +83,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["site_folder", "weights", "output"], needs_tensorflow=True)
+    experiment_flags.run(main, required=["site_folder", "weights", "output"])

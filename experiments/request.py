@@ -60,9 +60,18 @@ def main(argv: list[str]) -> None:
     from runkit import atomic
 
     kit = pathlib.Path(experiment_flags.required("kit", "the site's kit"))
+    if FLAGS.answer and FLAGS.revoked:
+        raise app.UsageError("--answer and --revoked are separate steps; run one after the other")
     if (FLAGS.authority or FLAGS.confirm_change) and not FLAGS.answer:
         raise app.UsageError(
             "--authority and --confirm_change need --answer, the folder that the operator sent back"
+        )
+    asked = certificate_request.pending(kit)
+    own = certificate_request.site_of(kit)
+    if (FLAGS.answer or FLAGS.revoked) and FLAGS.site and own and FLAGS.site != own:
+        raise app.UsageError(
+            f"--site is {FLAGS.site}, and {kit} is the kit of site {own}; omit --site, or give the "
+            f"kit of {FLAGS.site}"
         )
     if FLAGS.revoked:
         generation = certificate_request.take_revocation(kit, FLAGS.revoked)
@@ -72,21 +81,19 @@ def main(argv: list[str]) -> None:
         certificate = certificate_request.install(
             kit, FLAGS.answer, authority=FLAGS.authority, confirm_change=FLAGS.confirm_change
         )
-        about = atomic.read_json(kit / "site.json")
+        server = atomic.read_json(kit / "site.json")
         print(
             f"{kit}: the certificate of site {certificates.common_name(certificate)} is installed "
             f"and valid until {certificate.not_valid_after_utc:%Y-%m-%d}"
         )
         print(f"fingerprint {certificates.spoken(certificates.fingerprint(certificate))}")
         authority = certificates.spoken(certificate_request.authority_of(kit))
-        print(f"server {about['host']}:{about['port']}; authority's fingerprint {authority}")
+        print(f"server {server['host']}:{server['port']}; authority's fingerprint {authority}")
         return
-    before = certificate_request.pending(kit)
-    about = kit / "site.json"
-    site = FLAGS.site or (atomic.read_json(about)["site"] if about.is_file() else None)
     request = certificate_request.request(
         kit,
-        site
+        FLAGS.site
+        or own
         or experiment_flags.required("site", "the name of the site, as agreed with the operator"),
     )
     print(f"send {kit / 'site.csr'} to the operator; site {request.name}")
@@ -94,12 +101,12 @@ def main(argv: list[str]) -> None:
         f"fingerprint {certificates.spoken(request.fingerprint)}; read it out over the telephone "
         "when the operator calls"
     )
-    if before == request:
+    if asked == request:
         print("it is the request that this kit made before; its answer is not installed yet")
-    elif before is not None:
+    elif asked is not None:
         print(
-            f"it replaces an earlier request of site {before.name}, fingerprint "
-            f"{certificates.spoken(before.fingerprint)}: if you have sent that one, send this one "
+            f"it replaces an earlier request of site {asked.name}, fingerprint "
+            f"{certificates.spoken(asked.fingerprint)}: if you have sent that one, send this one "
             "too, because the answer to the earlier one is for another name"
         )
     if (kit / "ca.pem").is_file():

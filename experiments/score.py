@@ -23,7 +23,7 @@ flags.DEFINE_string("output", None, "File to write the rows to (JSON lines).")
 def main(argv: list[str]) -> None:
     del argv
     from c2fnas import named_weights
-    from experiments.models import prepared_cases, site_trainer, strategies
+    from experiments.models import prepared_cases, strategies
     from runkit import atomic, overwriting
 
     config = experiment_flags.experiment_config()
@@ -37,6 +37,9 @@ def main(argv: list[str]) -> None:
         folders={"--site_folder": [folder / "scored"]},
     )
     store = prepared_cases.open_store(folder / "cases", config)
+    experiment_flags.start_tensorflow()
+    from experiments.models import site_trainer
+
     # `evaluate` also writes the masks for the site's figures, into this folder.
     site = site_trainer.SegmentationTrainer(
         config,
@@ -53,4 +56,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["site_folder", "models", "output"], needs_tensorflow=True)
+    experiment_flags.run(main, required=["site_folder", "models", "output"])

@@ -147,6 +147,7 @@ def _trainer(
     folder: pathlib.Path,
 ) -> evidence.Train:
     """Returns a function that runs one training."""
+    experiment_flags.start_tensorflow()
     from experiments.models import strategies
     from experiments.search import candidate_training
 
@@ -188,6 +189,4 @@ def _tell(content: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(
-        main, required=["site_folders", "output"], resumes=True, needs_tensorflow=True
-    )
+    experiment_flags.run(main, required=["site_folders", "output"], resumes=True)

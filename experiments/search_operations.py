@@ -59,7 +59,6 @@ def main(argv: list[str]) -> None:
     from experiments.reports import search_page
     from experiments.search import (
         federated_search,
-        operation_search,
         scoring,
         search_state,
         searched_cases,
@@ -90,6 +89,9 @@ def main(argv: list[str]) -> None:
             "cases": searched_cases.record(stores, ("training", "validation")),
         },
     )
+    experiment_flags.start_tensorflow()
+    from experiments.search import operation_search
+
     cores = FLAGS.threads or os.cpu_count() or 1
     print(operation_search.cost(first, space, config, chosen, stores, cores), flush=True)
     if FLAGS.dry_run:
@@ -155,6 +157,4 @@ def _results(
 
 
 if __name__ == "__main__":
-    experiment_flags.run(
-        main, required=["site_folders", "output"], resumes=True, needs_tensorflow=True
-    )
+    experiment_flags.run(main, required=["site_folders", "output"], resumes=True)

@@ -148,6 +148,7 @@ def _scorer(
     folder: pathlib.Path,
 ) -> Score:
     """Returns a function that trains and scores one topology."""
+    experiment_flags.start_tensorflow()
     from experiments.models import strategies
     from experiments.search import candidate_budget, candidate_training
 
@@ -186,6 +187,4 @@ def _results(state: SearchState, space: TopologySpace, folder: pathlib.Path) -> 
 
 
 if __name__ == "__main__":
-    experiment_flags.run(
-        main, required=["site_folders", "output"], resumes=True, needs_tensorflow=True
-    )
+    experiment_flags.run(main, required=["site_folders", "output"], resumes=True)

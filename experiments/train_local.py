@@ -57,11 +57,7 @@ flags.DEFINE_bool(
 
 def main(argv: list[str]) -> None:
     del argv
-    from experiments.models import devices, strategies
-
-    # Before anything else uses TensorFlow: several machines must find each other first.
-    strategy = strategies.from_environment()
-    from experiments.models import model_folders, prepared_cases, site_trainer
+    from experiments.models import devices, model_folders, prepared_cases, strategies
     from runkit import folder_lock, overwriting, private
 
     config = experiment_flags.experiment_config()
@@ -76,10 +72,16 @@ def main(argv: list[str]) -> None:
     overwriting.require_apart(inputs, {}, folders={"--model_folder": [model_folder]})
     store = prepared_cases.open_store(folder / "cases", config)
     weights = _start(load_genotype(config))
+    profiled = experiment_flags.profile_steps()
     label = FLAGS.model_name or f"{store.site}_{kind}"
     folder_lock.hold(folder / "cases", shared=True)
     if strategies.is_chief():  # of several machines that train together, only the chief writes
         folder_lock.hold(private.folder(model_folder))
+    experiment_flags.start_tensorflow()
+    # Before anything else uses TensorFlow: several machines must find each other first.
+    strategy = strategies.from_environment()
+    from experiments.models import site_trainer
+
     site = site_trainer.SegmentationTrainer(
         config,
         store,
@@ -87,7 +89,7 @@ def main(argv: list[str]) -> None:
         label=label,
         strategy=strategy,
         freeze_encoder=FLAGS.freeze_encoder,
-        profile_steps=experiment_flags.profile_steps(),
+        profile_steps=profiled,
         xla=FLAGS.xla,
         writes=strategies.is_chief(),
     )
@@ -140,6 +142,4 @@ def _start(genotype: Genotype) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(
-        main, required=["site_folder", "initial_model"], resumes=True, needs_tensorflow=True
-    )
+    experiment_flags.run(main, required=["site_folder", "initial_model"], resumes=True)

@@ -25,7 +25,7 @@ flags.DEFINE_string("output", None, "Folder to write the model to.")
 def main(argv: list[str]) -> None:
     del argv
     from c2fnas import named_weights
-    from experiments.models import devices, prepared_cases, strategies, supernet_site
+    from experiments.models import devices, prepared_cases, strategies
     from experiments.models.pooled_store import PooledStore
     from runkit import folder_lock, overwriting, private
 
@@ -42,6 +42,9 @@ def main(argv: list[str]) -> None:
     store = PooledStore([prepared_cases.open_store(path, config) for path in cases])
     weights, _ = named_weights.load(initial)
     folder_lock.hold(private.folder(output))
+    experiment_flags.start_tensorflow()
+    from experiments.models import supernet_site
+
     site = supernet_site.trainer_class(config)(
         config, store, output, label="pooled", strategy=strategies.mirrored()
     )
@@ -59,5 +62,4 @@ if __name__ == "__main__":
         main,
         required=["site_folders", "initial_model", "output"],
         resumes=True,
-        needs_tensorflow=True,
     )

@@ -97,7 +97,7 @@ def read_labels(
     if slope != 1.0 or intercept != 0.0:
         stored = stored.astype(np.float32, order="K") * np.float32(slope) + np.float32(intercept)
     if stored.dtype.kind == "f":
-        _require_finite(path, stored)
+        _require_finite(path, stored, "export it again, or write 0 (background) in their place")
     lowest, highest = stored.min(), stored.max()
     if lowest <= _CT_RANGE[0] and highest >= _CT_RANGE[1]:
         problem = f"values from {lowest:g} to {highest:g} are those of a CT, not of a label map"
@@ -285,14 +285,14 @@ def _mapped(stored: np.ndarray, values: Mapping[int, int]) -> np.ndarray:
     return mapped
 
 
-def _require_finite(path: str | os.PathLike, array: np.ndarray) -> None:
+def _require_finite(path: str | os.PathLike, array: np.ndarray, fix: str | None = None) -> None:
     # the extremes first: NaN propagates to both, so that no mask of the whole volume is needed
     if np.isfinite(array.min()) and np.isfinite(array.max()):
         return
     bad = ~np.isfinite(array)
     first = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), array.shape))
     problem = f"{int(bad.sum())} voxels are NaN or infinite, the first at {first}"
-    raise broken(rules.NOT_FINITE, path, problem)
+    raise broken(rules.NOT_FINITE, path, problem, fix)
 
 
 def _unreadable(path: str | os.PathLike, error: Exception) -> rules.IntegrityError:

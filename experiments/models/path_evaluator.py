@@ -8,8 +8,8 @@ leave the site as in any other evaluation. No test case is used, so a search can
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
-import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,22 +28,50 @@ from experiments.models.builders import (
 from experiments.models.model_evaluator import WithoutTraining
 from experiments.results import case_rows, path_names, shared_choice
 from federated.errors import ServerMisbehaves
+from federated.site import answers
 from federated.site.journal import Journal
 from federated.tensors.weights import TensorSpec
 from preprocessing.case_source import CaseSource, PreparedCase, required_ids
-from runkit import private, progress
+from runkit import atomic, private, progress
 
 Weights = dict[str, np.ndarray]
 
+_JOURNAL, _EARLIER = "journal", "earlier"  # folders
 
-def forget_finished(folder: pathlib.Path) -> None:
-    """Removes the journal of a finished evaluation, so that the next generation can be scored.
 
-    Every generation of a search is a separate run, and a journal belongs to one run. The journal of
-    an unfinished run is kept.
+def take_journal(folder: pathlib.Path, run: str) -> None:
+    """Puts the journal of a run in its place, `journal`; that of a finished run goes to `earlier`.
+
+    Every generation of a search is a separate run, and a journal belongs to one run. What the site
+    has answered in a run stays on its disk, and counts again if the server goes back to that run.
+    The journal of an unfinished run stays in its place.
+
+    Args:
+      folder: the site's folder of these evaluations.
+      run: the run that the server leads.
     """
-    if folder.is_dir() and Journal(folder).finished:
-        shutil.rmtree(folder)
+    journal, earlier = folder / _JOURNAL, private.make(folder / _EARLIER)
+    if journal.is_dir():
+        found = Journal(journal)
+        if found.run in (None, run) or not found.finished:
+            return
+        os.replace(journal, earlier / str(found.run))
+    if (earlier / run).is_dir():
+        os.replace(earlier / run, journal)
+    for changed in (earlier, folder):
+        atomic.sync_directory(changed)
+
+
+def answered_before(folder: pathlib.Path) -> str:
+    """Returns how many models the site has scored in earlier generations; "" if in none."""
+    files = list((folder / _EARLIER).glob(f"*/{answers.NAME}"))
+    models = sum(len(atomic.read_json(file)["rows"]) for file in files)
+    return (
+        f"answered before: {models} models in {len(files)} earlier generations, whose records are "
+        f"in {folder / _EARLIER}"
+        if files
+        else ""
+    )
 
 
 class PathEvaluator(WithoutTraining):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from c2fnas import inference, sliding_window
+from c2fnas import sliding_window
 from c2fnas.scores import components, healthy_gate
 from c2fnas.scores.healthy_gate import HealthyGate
 from c2fnas.scores.tumour_score import TumourScore
@@ -157,6 +157,8 @@ def predict_scan(
         mask = by_class.argmax(axis=-1).astype(np.uint8)
         score.add_probabilities(mask, by_class)
     else:
+        from c2fnas import inference
+
         mask = inference.segment(scaled, logits_fn, settings.window, observe=score.add)
     gate = ""
     notes: tuple[str, ...] = ()

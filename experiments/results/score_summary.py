@@ -20,6 +20,7 @@ _BOUNDS: Mapping[str, Bounds] = {
     "nsd": _SHARES,
     "volume_error_ml": intervals.NO_BOUNDS,
 }
+_CSV_DIGITS = 6  # significant ones: more than any measure means, and few enough to read
 _LENGTHS: Bounds = (0.0, None)  # of all other measures: lengths, volumes, counts, ratios
 
 
@@ -116,12 +117,20 @@ def markdown(summary: Mapping[str, Interval | None]) -> str:
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns rows as CSV; a missing number is an empty cell."""
+    """Returns rows as CSV: a missing number is an empty cell, others have six significant digits.
+
+    Full precision stays in the JSON files, from which tables are computed and verified.
+    """
     columns = list(dict.fromkeys(column for row in rows for column in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(
-        {key: "" if value is None else value for key, value in row.items()} for row in rows
+        {key: "" if value is None else _shortened(value) for key, value in row.items()}
+        for row in rows
     )
     return text.getvalue()
+
+
+def _shortened(value: Any) -> Any:
+    return float(f"{value:.{_CSV_DIGITS}g}") if isinstance(value, float) else value

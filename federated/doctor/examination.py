@@ -76,7 +76,10 @@ def of_site(
             remedy = "--server=host:port, or the port in the kit's file"
             return [*findings, fault("port", str(error), remedy)]
         except ValueError as error:
-            return [*findings, fault("kit", str(error), local_checks.FRESH_KIT)]
+            return [
+                *findings,
+                fault("kit", str(error), local_checks.fresh_kit(local_checks.kind_of(kit))),
+            ]
         endpoint = ServerEndpoint(opened.host, opened.port, environ, timeout_s)
         replies: list[ProbeReply] = []
 

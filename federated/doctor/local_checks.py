@@ -35,7 +35,24 @@ class DiskSpace(Protocol):
 
 
 DiskUsage = Callable[[pathlib.Path], DiskSpace]
-FRESH_KIT = "ask the federation's operator for this kit again, and use the whole folder"
+
+
+def fresh_kit(kind: str) -> str:
+    """Returns how to get a kit in place of a damaged one.
+
+    The files do not show who made a site's key, so both cases are named.
+    """
+    if kind != "site":
+        return (
+            f"copy the whole folder `{kind}` here again from the folder in which the federation "
+            "was provisioned"
+        )
+    return (
+        "if the operator made this kit, ask for it again and use the whole folder; if this site "
+        "made its own key, which nobody else has, make a new one in a new folder (python -m "
+        "experiments.request --kit=… --site=…), and send the operator the request, which replaces "
+        "this kit (--replace_credential of experiments.provision)"
+    )
 
 
 def kind_of(kit: pathlib.Path) -> str:
@@ -80,7 +97,7 @@ def _files(kit: pathlib.Path, kind: str) -> Diagnosis:
         return fault(check, f"{kit}: no such folder", "give the folder of the kit with --kit")
     missing = [name for name in KIT_FILES[kind] if not (kit / name).is_file()]
     if missing:
-        remedy = kit_files.remedy(kit, [kind], otherwise=FRESH_KIT)
+        remedy = kit_files.remedy(kit, [kind], otherwise=fresh_kit(kind))
         return fault(check, f"{', '.join(missing)} missing in {kit}", remedy)
     links = [path.name for path in sorted(kit.iterdir()) if path.is_symlink()]
     if links:
@@ -133,14 +150,14 @@ def _certificate(kit: pathlib.Path, kind: str, now: datetime.datetime) -> list[D
         key = certificates.load_key(atomic.read_bytes(path := kit / f"{kind}.key"))
     except ValueError:
         what = "is damaged" if path.stat().st_size else "is empty, so damaged"
-        return [fault("certificate", f"{path} {what}", FRESH_KIT)]
+        return [fault("certificate", f"{path} {what}", fresh_kit(kind))]
     findings = []
     if not certificates.same_key(certificate, key):
         findings.append(
             fault(
                 "certificate",
                 f"{kind}.pem and {kind}.key are not a pair: two kits were mixed",
-                FRESH_KIT,
+                fresh_kit(kind),
             )
         )
     elif not certificates.is_issued_by(certificate, authority):
@@ -149,7 +166,7 @@ def _certificate(kit: pathlib.Path, kind: str, now: datetime.datetime) -> list[D
                 "certificate",
                 f"{kind}.pem was not issued by the authority in ca.pem: kits of two federations "
                 "were mixed",
-                FRESH_KIT,
+                fresh_kit(kind),
             )
         )
     else:
@@ -238,7 +255,9 @@ def _owner(kit: pathlib.Path, site: str | None) -> Diagnosis:
         )
     owner = certificates.common_name(certificates.load(atomic.read_bytes(kit / "site.pem")))
     if owner != name:
-        return fault(check, f"the certificate is that of {owner}, site.json says {name}", FRESH_KIT)
+        return fault(
+            check, f"the certificate is that of {owner}, site.json says {name}", fresh_kit("site")
+        )
     if site is not None and site != name:
         return fault(
             check,

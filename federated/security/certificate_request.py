@@ -42,8 +42,7 @@ def request(kit_folder: str | os.PathLike, site: str) -> certificates.Request:
     kit = pathlib.Path(kit_folder)
     private.refuse_links(kit)
     check_site_name(site)
-    about = kit / "site.json"
-    if about.is_file() and (owner := atomic.read_json(about).get("site")) != site:
+    if (kit / "site.json").is_file() and (owner := site_of(kit)) != site:
         raise ValueError(
             f"{kit} is the kit of site {owner}, not of {site}; "
             "give the folder of this site, or a new one"
@@ -203,6 +202,19 @@ def take_revocation(kit_folder: str | os.PathLike, statement: str | os.PathLike)
         return revocation.keep(kit, atomic.read_bytes(path), kit / "ca.pem")
     except ValueError as error:
         raise ValueError(f"{path}: {error}; ask the operator for it again") from error
+
+
+def site_of(kit_folder: str | os.PathLike) -> str | None:
+    """Returns the site whose kit this is, or for which it made a request; None if neither.
+
+    Raises:
+      ValueError: if site.json is malformed.
+    """
+    about = pathlib.Path(kit_folder) / "site.json"
+    if about.is_file():
+        return str(_address(about)["site"])
+    asked = pending(kit_folder)
+    return None if asked is None else asked.name
 
 
 def pending(kit_folder: str | os.PathLike) -> certificates.Request | None:

@@ -49,6 +49,14 @@ def test_a_process_with_tensorflow_alone_gives_the_same_logits(model, tmp_path):
         atol=1e-5,
     )
     assert logits.shape == (1, 16, 16, 8, 3)
+    saved_model.export(model, tmp_path / "exported")  # again: it replaces its own files
+    for name in ("config.pbtxt", "assets.extra/tf_serving_warmup_requests"):
+        mine = tmp_path / "exported" / name
+        mine.write_text("a user's")
+        with pytest.raises(ValueError, match=f"also holds {mine.name}"):
+            saved_model.export(model, tmp_path / "exported")
+        assert mine.read_text() == "a user's"
+        mine.unlink()
     (tmp_path / "mine").mkdir()
     with pytest.raises(ValueError, match="is not a SavedModel"):
         saved_model.export(model, tmp_path / "mine")

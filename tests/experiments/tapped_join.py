@@ -36,6 +36,5 @@ if __name__ == "__main__":
     experiment_flags.run(
         main,
         required=["kit", "site_folder", "tap"],
-        needs_tensorflow=True,
         expected=(FederationError,),
     )

@@ -197,3 +197,10 @@ def test_results_do_not_replace_what_they_are_made_of(folders):
     assert (folders / "labels" / "a.nii.gz").read_bytes() == before and (
         folders / "masks" / "cases.csv"
     ).is_symlink()
+
+
+@pytest.mark.parametrize("tolerance", ["-1", "nan"])
+def test_a_tolerance_that_is_no_length_is_named_and_nothing_is_written(folders, tolerance):
+    done = run(folders, f"--tolerance_mm={tolerance}")
+    assert done.returncode == 1 and "--tolerance_mm is " in done.stderr
+    assert not (folders / "scores").exists()

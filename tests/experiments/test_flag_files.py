@@ -1,6 +1,7 @@
 """Flag files: encodings, order, and errors in a file with their place."""
 
 import codecs
+import pathlib
 
 import pytest
 from absl import flags
@@ -79,6 +80,15 @@ def test_a_flag_file_that_is_not_there(tmp_path, name, words):
     )
 
 
+def test_all_flag_files_are_found_also_those_within_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("inner.flags").write_text("--cases=1\n")
+    pathlib.Path("outer, line 2.flags").write_text("# first\n--flagfile=inner.flags\n--site=C1\n")
+    found = flag_files.files(["--seed=1", "--flagfile=outer, line 2.flags", "--cases=2"])
+    assert found == ["inner.flags", "outer, line 2.flags"]
+    assert flag_files.files(["--seed=1"]) == []
+
+
 def test_flags_count_in_their_order_wherever_they_stand(tmp_path):
     (tmp_path / "inner.flags").write_text("--cases=1\n")
     (tmp_path / "outer.flags").write_text("--cases=2\n--flagfile=inner.flags\n")
@@ -100,6 +110,8 @@ def test_flags_count_in_their_order_wherever_they_stand(tmp_path):
         ("--count=", "--count is '': expected a whole number"),
         ("--count=0", "--count is '0': "),  # absl's words about the bound follow
         ("--share=1,5", "--share is '1,5': expected a number"),
+        ("--share=nan", "--share is 'nan'; expected a number"),
+        ("--share=-NaN", "--share is 'nan'; expected a number"),
         ("--fast=yess", "--fast is 'yess': expected true or false"),
         ("--kind=c", "--kind is 'c': value should be one of <a|b>"),
     ],

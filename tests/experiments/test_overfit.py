@@ -50,3 +50,16 @@ def test_pairs_of_label_values_and_an_output_over_the_scan_are_refused(tmp_path)
     flags = ("--image=prediction.nii.gz", "--label=ct.nii", "--output=.", "--seed=1")
     error = refused("overfit", *flags, folder=tmp_path)
     assert "prediction.nii.gz" in error and "--image" in error
+
+
+def test_a_refused_scan_is_one_error_with_a_remedy_that_this_program_has(tmp_path):
+    flags = ["--image=absent.nii.gz", "--label=absent.nii.gz", f"--output={tmp_path / 'out'}"]
+    done = forked.run("experiments.overfit", *flags, folder=tmp_path)
+    assert done.returncode == 1 and "absent.nii.gz: no such file" in done.stderr
+    assert "correct the path" in done.stderr and "--nostrict" not in done.stderr
+
+
+def test_numbers_of_steps_are_at_least_one(tmp_path):
+    for name in ("max_steps", "score_every"):
+        done = forked.run("experiments.overfit", f"--{name}=0", folder=tmp_path)
+        assert done.returncode == 1 and f"--{name} is '0'" in done.stderr

@@ -105,3 +105,18 @@ def test_a_report_that_contradicts_itself_makes_no_plan(reports, tmp_path):
     assert "edited.json: not a cohort report, or it was changed (site C2: 1000000000000 " in (
         done.stderr
     )
+
+
+def test_a_plan_does_not_replace_a_flag_file_that_it_is_made_from(reports, tmp_path):
+    folder, _ = reports
+    (tmp_path / "mine.flags").write_text("# by hand\n--seed=3\n")
+    (tmp_path / "outer.flags").write_text(f"--flagfile={tmp_path / 'mine.flags'}\n")
+    files = f"{folder / 'C1.json'},{folder / 'C2.json'}"
+    for given in ("mine.flags", "outer.flags"):
+        done = start(
+            f"--flagfile={tmp_path / given}",
+            f"--reports={files}",
+            f"--plan={tmp_path / 'mine.flags'}",
+        )
+        assert done.returncode == 1 and "is the input" in done.stderr, done.stderr
+    assert (tmp_path / "mine.flags").read_text() == "# by hand\n--seed=3\n"

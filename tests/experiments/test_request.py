@@ -47,3 +47,26 @@ def test_a_second_request_says_which_one_it_replaces(tmp_path):
     second = ask("C5")
     assert f"replaces an earlier request of site C4, fingerprint {fingerprint}:" in second
     assert "send this one too" in second
+
+
+def test_a_flag_that_contradicts_the_kit_or_another_flag_is_refused_and_nothing_changes(tmp_path):
+    done = forked.run("experiments.request", "--kit=kit", "--site=C1", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    before = {file: file.read_bytes() for file in (tmp_path / "kit").iterdir()}
+    cases = {
+        ("--answer=answer", "--site=C2"): "--site is C2, and kit is the kit of site C1",
+        ("--revoked=revoked.crl", "--site=C2"): "--site is C2, and kit is the kit of site C1",
+        ("--answer=answer", "--revoked=revoked.crl"): "--answer and --revoked are separate steps",
+        ("--answer=answer", "--site=C1"): "answer/ca.pem: no such file",
+    }
+    for flags, words in cases.items():
+        assert words in refused("request", "--kit=kit", *flags, folder=tmp_path)
+    assert {file: file.read_bytes() for file in (tmp_path / "kit").iterdir()} == before
+
+
+def test_a_damaged_kit_is_named(tmp_path):
+    (tmp_path / "kit").mkdir()
+    for content in ("[]", '{"site": 1}', "{"):
+        (tmp_path / "kit" / "site.json").write_text(content)
+        for flags in ([], ["--site=C1"]):
+            assert "kit/site.json" in refused("request", "--kit=kit", *flags, folder=tmp_path)

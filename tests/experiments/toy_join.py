@@ -55,6 +55,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(
-        main, required=["kit", "site_folder"], needs_tensorflow=True, expected=(FederationError,)
-    )
+    experiment_flags.run(main, required=["kit", "site_folder"], expected=(FederationError,))

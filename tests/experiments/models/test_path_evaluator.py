@@ -1,5 +1,7 @@
 """Scores of paths at a site are those of the path's own network, on validation cases."""
 
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,7 +12,8 @@ from experiments.configuration import ExperimentConfig
 from experiments.models import builders, path_evaluator
 from experiments.models.path_evaluator import PathEvaluator
 from experiments.search import candidate_training
-from federated.errors import DifferentRun, ServerMisbehaves
+from federated.errors import AnswersUsedUp, DifferentRun, ServerMisbehaves
+from federated.site.answers import AnswerLimits, Answers
 from federated.site.journal import Journal
 from runkit import atomic
 from tests.experiments.search.test_candidate_training import Store
@@ -76,16 +79,56 @@ def test_what_is_no_path_of_this_supernet_is_refused(site):
     assert "supernet" in evaluator.plan
 
 
-def test_the_journal_of_a_finished_evaluation_makes_room_for_the_next_generation(tmp_path):
-    folder = tmp_path / "journal"
-    path_evaluator.forget_finished(folder)  # there is none yet
-    folder.mkdir()
-    journal = Journal(folder)
-    journal.enter("one")
-    path_evaluator.forget_finished(folder)
+def test_the_journal_of_a_finished_generation_gives_way_to_the_next_and_is_kept(tmp_path):
+    limits = AnswerLimits(max_evaluated_models=2)
+
+    def enter(run):
+        path_evaluator.take_journal(tmp_path, run)
+        journal = Journal(tmp_path / "journal")
+        journal.enter(run)
+        return journal, Answers(journal.folder, limits)
+
+    journal, answers = enter("one")
+    answers.note("rows", "path_00", "a")
+    answers.note("rows", "path_01", "b")
     with pytest.raises(DifferentRun):  # an unfinished one stays
-        Journal(folder).enter("two")
+        enter("two")
     journal.finish()
-    path_evaluator.forget_finished(folder)
-    folder.mkdir()
-    Journal(folder).enter("two")
+    # The server leads the same run: what was answered in it still counts.
+    _, answers = enter("one")
+    with pytest.raises(AnswersUsedUp, match="asks for 3 models"):
+        answers.note("rows", "path_02", "c")
+    assert path_evaluator.answered_before(tmp_path) == ""
+    journal, answers = enter("two")
+    assert answers.count("rows") == 0
+    assert "2 models in 1 earlier generations" in path_evaluator.answered_before(tmp_path)
+    answers.note("rows", "path_00", "d")
+    journal.finish()
+    # The server goes back to the first run, and to the second.
+    for run, count in (("one", 2), ("two", 1), ("three", 0)):
+        journal, answers = enter(run)
+        assert (journal.run, answers.count("rows")) == (run, count)
+    assert "3 models in 2 earlier generations" in path_evaluator.answered_before(tmp_path)
+
+
+def test_a_kill_between_the_two_moves_loses_no_count(tmp_path, monkeypatch):
+    for run in ("one", "two"):
+        path_evaluator.take_journal(tmp_path, run)
+        journal = Journal(tmp_path / "journal")
+        journal.enter(run)
+        Answers(journal.folder, AnswerLimits()).note("rows", "path_00", run)
+        journal.finish()
+    moves = []
+
+    def killed(source, target):
+        if moves:
+            raise KeyboardInterrupt
+        moves.append(target)
+        shutil.move(source, target)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(path_evaluator.os, "replace", killed)
+        path_evaluator.take_journal(tmp_path, "one")
+    path_evaluator.take_journal(tmp_path, "one")
+    assert Journal(tmp_path / "journal").run == "one"
+    assert Answers(tmp_path / "journal", AnswerLimits()).count("rows") == 1

@@ -62,6 +62,17 @@ def test_lines_of_a_federation_keep_models_and_sites_apart():
     )
 
 
+def test_a_csv_file_has_numbers_to_read_and_not_their_last_bits():
+    row = {
+        "case": "a", "number": 1234567, "dice": 2 / 3, "worst": 0.0, "hd95_mm": 100 / 3,
+        "truth_ml": 70.0, "share": 1 / 3e6, "numpy": np.float64(0.1) + 0.2, "error": -1 / 7,
+        "absent": None,
+    }  # fmt: skip
+    assert score_summary.csv_text([row]).splitlines()[1] == (
+        "a,1234567,0.666667,0.0,33.3333,70.0,3.33333e-07,0.3,-0.142857,"
+    )
+
+
 def test_files_on_one_grid_in_other_axis_orders_are_compared_where_their_voxels_lie(tmp_path):
     truth = np.zeros((8, 9, 6), np.uint8)
     truth[2:6, 3:7, 1:4], truth[5, 3, 1] = 1, 2

@@ -11,6 +11,7 @@ import shutil
 import pytest
 
 from federated.doctor import examination, local_checks
+from federated.doctor.diagnosis import is_well
 from federated.security import provisioning
 from runkit import atomic
 from tests import failing_reads
@@ -28,6 +29,42 @@ def test_the_answer_to_a_request_is_not_installed_yet(tmp_path):
 
     certificate_request.request(tmp_path / "kit", "C1")
     only_fault(site(tmp_path / "kit", 1), "kit", "site.pem", "install the operator's answer")
+
+
+def test_a_site_that_made_its_own_key_is_told_how_to_make_another_and_it_works(tmp_path):
+    """Nobody else has the key, so the operator cannot send the kit again."""
+    from federated.security import certificate_request
+
+    def kit_of_own_key(folder, **replace):
+        certificate_request.request(folder, "C1")
+        asked = {"requests": [folder / "site.csr"]}
+        if replace:
+            provisioning.add(tmp_path / "federation", **asked, **replace)
+        else:
+            provisioning.provision(tmp_path / "federation", "localhost", [], port=8443, **asked)
+        certificate_request.install(
+            folder,
+            tmp_path / "federation" / "C1",
+            authority=provisioning.authority_fingerprint(tmp_path / "federation"),
+        )
+        return local_checks.check_kit(folder, now=datetime.datetime.now(datetime.timezone.utc))
+
+    assert is_well(kit_of_own_key(tmp_path / "kit"))
+    (tmp_path / "kit" / "site.key").write_bytes(b"damaged")
+    (finding,) = (one for one in site(tmp_path / "kit", 1) if one.state == "fault")
+    assert "experiments.request --kit=… --site=…" in finding.remedy
+    assert "--replace_credential" in finding.remedy and "ask for it again" in finding.remedy
+    assert is_well(kit_of_own_key(tmp_path / "new", replace_credential=["C1"]))
+
+
+@pytest.mark.parametrize("kind", ["server", "operator"])
+def test_the_kit_of_a_server_or_operator_comes_from_where_it_was_provisioned(kits, kind, tmp_path):
+    shutil.copytree(kits / kind, tmp_path / "kit")
+    (tmp_path / "kit" / f"{kind}.key").write_bytes(b"damaged")
+    now = datetime.datetime.now(datetime.timezone.utc)
+    remedies = [one.remedy for one in local_checks.check_kit(tmp_path / "kit", now=now)]
+    assert any(f"the whole folder `{kind}`" in remedy for remedy in remedies)
+    assert not any("ask" in remedy for remedy in remedies)
 
 
 def test_there_is_no_such_folder(tmp_path):
