@@ -54,8 +54,7 @@ def main(argv: list[str]) -> int:
         (point.label, seed): study_file.run_spec(
             study, point, seed, folder, experiment_flags.parse_experiment
         )
-        for point in study.points
-        for seed in study.seeds
+        for point, seed in study.runs()
     }
     chosen = {key: spec for key, spec in specs.items() if _chosen(*key)}
     if not chosen:

@@ -41,7 +41,8 @@ policy, by the names of its settings, where "*" means every site that is not nam
 
 If the study has `variants`, it counts in how many of them each finding holds. Its points can have
 `threads_per_site`, an `environment` for their programs, e.g. {"ONEDNN_MAX_CPU_ISA": "AVX2"}, and
-`"stack": "other"`, which uses the Python of the other stack's environment.
+`"stack": "other"`, which uses the Python of the other stack's environment. A slow point other than
+the first can have fewer `seeds`.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.configuration import ExperimentConfig
@@ -66,7 +67,7 @@ _EVERY_SITE = "*"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Point:
-    """One setting of a study, run once with every seed."""
+    """One setting of a study, run once with every seed, or with some of them."""
 
     label: str
     settings: Mapping[str, Any]
@@ -81,6 +82,7 @@ class Point:
     against: str | None = None
     fault: Mapping[str, str] = dataclasses.field(default_factory=dict)
     privacy: Mapping[str, PrivacyPolicy] = dataclasses.field(default_factory=dict)
+    seeds: tuple[int, ...] | None = None  # None: all seeds of the study
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,6 +109,12 @@ class Study:
         """The profile's flag file."""
         named = _FLAGFILES / f"{self.profile}.flags"
         return named if named.exists() else self.home / self.profile
+
+    def runs(self) -> Iterator[tuple[Point, int]]:
+        """Yields point and seed of every run."""
+        for point in self.points:
+            for seed in self.seeds if point.seeds is None else point.seeds:
+                yield point, seed
 
 
 def read(path: str | os.PathLike, data: str | os.PathLike | None = None) -> Study:
@@ -206,6 +214,7 @@ def _study(value: Any, home: pathlib.Path, data: pathlib.Path) -> Study:
         raise ValueError(f"`points` has the labels {', '.join(labels)}; give each its own label")
     if "axis" not in value:
         _check_without_axis(value)
+    _check_seeds(value, points)
     return Study(
         name=value["name"],
         profile=value["profile"],
@@ -233,6 +242,21 @@ def _check_without_axis(value: Mapping[str, Any]) -> None:
             "`local_models` is false without `axis`: Table 1 needs the rows of the local models; "
             "leave it out, or name what the points differ in"
         )
+
+
+def _check_seeds(value: Mapping[str, Any], points: Sequence[Point]) -> None:
+    for number, point in enumerate(points):
+        if point.seeds is None:
+            continue
+        if number == 0 or not value.get("variants"):
+            raise ValueError(
+                f"point {point.label}: `seeds` is for a later point of a study with `variants`; "
+                "leave it out"
+            )
+        if not set(point.seeds) <= set(value["seeds"]):
+            raise ValueError(
+                f"point {point.label}: `seeds` is {list(point.seeds)}; expected some of the study's"
+            )
 
 
 def _margin(value: Mapping[str, Any], points: Sequence[Point]) -> float | None:
@@ -284,6 +308,7 @@ def _point(
         against=entry.get("against"),
         fault=_fault(label, entry.get("fault", {}), own),
         privacy=_privacy(label, entry.get("privacy", {}), own),
+        seeds=tuple(entry["seeds"]) if "seeds" in entry else None,
     )
 
 

@@ -77,20 +77,21 @@ _SETTINGS = Condition(
     _are_settings, "names of flags with a text, a number, true, false or a list each"
 )
 _THREADS = Condition(lambda value: _is_whole(value, 1), "a number of at least 1")
+_SEEDS = Condition(
+    lambda value: (
+        isinstance(value, list)
+        and bool(value)
+        and all(_is_whole(seed, 0, 2**31 - 1) for seed in value)
+        and len(set(value)) == len(value)
+    ),
+    "a list of different whole numbers",
+)
 _PHANTOM = settings.one_of(settings.declared(CohortConfig)["phantom"].choices)
 
 STUDY = {
     "name": _FOLDER,
     "profile": _NAME,
-    "seeds": Condition(
-        lambda value: (
-            isinstance(value, list)
-            and bool(value)
-            and all(_is_whole(seed, 0, 2**31 - 1) for seed in value)
-            and len(set(value)) == len(value)
-        ),
-        "a list of different whole numbers",
-    ),
+    "seeds": _SEEDS,
     "pictures": settings.one_of((*SHOWN, "private")),
     "settings": _SETTINGS,
     "sites": _OBJECTS,
@@ -134,6 +135,7 @@ POINT = {
     "against": _NAME,
     "fault": _OBJECT,
     "privacy": _OBJECT,
+    "seeds": _SEEDS,
 }
 SITE = {
     "cohort": Condition(_are_counts, "names of hospitals with a number of patients each"),

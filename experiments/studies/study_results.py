@@ -34,19 +34,11 @@ def collect(
     """
     folder = pathlib.Path(folder)
     runs = []
-    for point in study.points:
-        for seed in study.seeds:
-            config = configs[point.label, seed]
-            runs.append(
-                _run(
-                    point,
-                    seed,
-                    config,
-                    study_file.cohort_key(study, config),
-                    study_file.run_folder(folder, point, seed),
-                    folder,
-                )
-            )
+    for point, seed in study.runs():
+        config = configs[point.label, seed]
+        cohort = study_file.cohort_key(study, config)
+        home = study_file.run_folder(folder, point, seed)
+        runs.append(_run(point, seed, config, cohort, home, folder))
     content: dict[str, Any] = {
         "name": study.name,
         "profile": study.profile,

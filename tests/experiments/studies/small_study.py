@@ -75,9 +75,7 @@ DEFORMED = {
 
 def configs(study):
     return {
-        (point.label, seed): dataclasses.replace(CONFIG, seed=seed)
-        for point in study.points
-        for seed in study.seeds
+        (point.label, seed): dataclasses.replace(CONFIG, seed=seed) for point, seed in study.runs()
     }
 
 

@@ -58,6 +58,18 @@ def test_further_sites_have_other_patients_and_two_hospitals_can_share_a_site(tm
             "fine-tuning starts from the baselines",
         ),
         ({"sites": {"C1": {"cohort": {"C1": 5}}}}, "Table 1 needs C1 and C2"),
+        (
+            {"points": [{"label": "a"}, {"label": "b", "seeds": [1]}]},
+            "point b: `seeds` is for a later point of a study with `variants`",
+        ),
+        (
+            {"variants": True, "points": [{"label": "a", "seeds": [1]}]},
+            "point a: `seeds` is for a later point",
+        ),
+        (
+            {"variants": True, "points": [{"label": "a"}, {"label": "b", "seeds": [1, 7]}]},
+            r"point b: `seeds` is \[1, 7\]; expected some of the study's",
+        ),
         ({"name": ""}, "`name` is ''; expected letters, digits"),
         ({"phantom": "soft"}, "`phantom` is 'soft'; expected 'standard' or 'hard'"),
         (

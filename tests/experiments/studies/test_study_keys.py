@@ -14,7 +14,7 @@ EVERYTHING = {
     "margin": 10,
     "nonmembers": 100,
     "local_models": True,
-    "variants": False,
+    "variants": True,
     "phantom": "standard",
     "threads_per_site": 1,
     "settings": {"num_rounds": 2},
@@ -34,6 +34,7 @@ EVERYTHING = {
             "environment": {"TF_ENABLE_ONEDNN_OPTS": "0"},
             "stack": "own",
             "phantom": "standard",
+            "seeds": [2],
             "sites": FILE["sites"],
             "fault": {"C1": "stuck"},
             "privacy": {"*": {"filter": "percentile", "percentile": 75}},
@@ -48,8 +49,7 @@ def started(folder, content):
     study = study_file.read(file)
     return [
         study_file.run_spec(study, point, seed, folder / "runs", parse)
-        for point in study.points
-        for seed in study.seeds
+        for point, seed in study.runs()
     ]
 
 
@@ -70,7 +70,7 @@ def test_any_value_at_any_place_is_taken_or_refused_in_one_short_line(path, tmp_
 
 
 def test_the_whole_example_is_taken_and_has_every_key(tmp_path):
-    assert len(started(tmp_path, EVERYTHING)) == 4
+    assert len(started(tmp_path, EVERYTHING)) == 3
     assert set(EVERYTHING) == set(study_keys.STUDY)
     assert {key for point in EVERYTHING["points"] for key in point} == set(study_keys.POINT)
 

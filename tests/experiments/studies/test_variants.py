@@ -9,7 +9,8 @@ from experiments.results import case_rows, table1_values
 from experiments.run.processes import ProgramFailed
 from experiments.studies import runner, study_file, study_results
 from experiments.studies import variants as study_variants
-from tests.experiments.studies.small_study import FakePrograms, parse, read
+from tests.experiments import run_folder
+from tests.experiments.studies.small_study import FakePrograms, configs, leave_run, parse, read
 
 
 def run(label, seed, *, tumour, state="finished"):
@@ -137,6 +138,24 @@ def test_the_programs_of_a_variant_get_its_environment_threads_and_stack(tmp_pat
     content = study_results.collect(study, runs, configs)
     assert {run["label"] for run in content["variants"]["runs"]} == {"as_it_is", "avx2", "other"}
     assert "## The findings in every variant" in study_results.markdown(content)
+
+
+def test_a_slow_variant_can_run_with_fewer_seeds(tmp_path):
+    points = [{"label": "as_it_is"}, {"label": "slow", "seeds": [2]}]
+    study, runs = read(tmp_path, points=points, seeds=[1, 2], variants=True), tmp_path / "s"
+    assert [(point.label, seed) for point, seed in study.runs()] == [
+        ("as_it_is", 1),
+        ("as_it_is", 2),
+        ("slow", 2),
+    ]
+    for seed in study.seeds:
+        leave_run(runs / "as_it_is" / f"seed{seed}", seed, run_folder.rows())
+    text = study_results.markdown(study_results.collect(study, runs, configs(study)))
+    assert "2 of 3 runs are finished" in text and "- slow, seed 2: not begun" in text
+    leave_run(runs / "slow" / "seed2", 2, run_folder.rows())
+    content = study_results.collect(study, runs, configs(study))
+    assert "3 of 3 runs are finished." in study_results.markdown(content)
+    assert len(content["variants"]["runs"]) == 3
 
 
 def test_the_python_of_the_other_stack_is_found_beside_this_one(tmp_path):
