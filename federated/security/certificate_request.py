@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import re
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -20,12 +19,10 @@ from federated.security import certificates, revocation
 from federated.security.authority import write_private
 from federated.security.credentials import hashed, new_secret
 from federated.security.federation_folder import remove_partial
-from federated.security.kit_files import FORMAT, NEXT_KEY, read_kit_file
+from federated.security.kit_files import FORMAT, NEXT_KEY, is_address, read_kit_file
 from federated.security.provisioning import read_request_file
 from federated.wire.site_names import check_site_name
 from runkit import atomic, private
-
-_HOST = re.compile(r"[^\s/]{1,253}")
 
 
 def request(kit_folder: str | os.PathLike, site: str) -> certificates.Request:
@@ -303,14 +300,7 @@ def _address(path: pathlib.Path) -> dict[str, str | int]:
     about = read_kit_file(path)
     try:
         site, host, port = about["site"], about["host"], about["port"]
-        good = (
-            isinstance(site, str)
-            and isinstance(host, str)
-            and _HOST.fullmatch(host)
-            and host.isprintable()
-            and type(port) is int
-            and 0 <= port <= 65535
-        )
+        good = isinstance(site, str) and is_address(host, port)
     except (KeyError, TypeError):
         good = False
     if not good:

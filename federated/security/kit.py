@@ -62,11 +62,10 @@ class Kit:
         path = folder / f"{kind}.json"
         credential, about = _credential(folder / "credential", kind), read_kit_file(path)
         try:
-            name = str(about[kind])
-            host = addresses.plain(host or str(about["host"]))
-            port = port or int(about["port"])
-            if not _NAME.fullmatch(name):
+            name = about[kind]
+            if not _NAME.fullmatch(name) or not kit_files.is_address(about["host"], about["port"]):
                 raise ValueError(name)
+            host, port = addresses.plain(host or about["host"]), port or about["port"]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f'{path}: expected {{"{kind}", "host", "port"}}; '

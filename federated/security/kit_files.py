@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ FORMAT = 1  # increase it if earlier releases can no longer read these files
 # This one is never replaced, because an answer may be on its way.
 NEXT_KEY = "site.key.next"
 KINDS = {"site": "a site's kit", "operator": "the operator's kit", "server": "the server's kit"}
+_HOST = re.compile(r"[^\s/]{1,253}")
 WHOLE = "use the whole folder as `provision` made it"
 _INSTALL = "python -m experiments.request --kit=… --answer=… --authority=…"
 
@@ -20,6 +22,17 @@ _INSTALL = "python -m experiments.request --kit=… --answer=… --authority=…
 def read_kit_file(path: pathlib.Path) -> Any:
     """Returns the content of a file. Raises ValueError if a newer release wrote it."""
     return formats.read_json(path, FORMAT)
+
+
+def is_address(host: object, port: object) -> bool:
+    """Returns whether these values of a kit can be a host and a port; port 0 names no server."""
+    return (
+        isinstance(host, str)
+        and _HOST.fullmatch(host) is not None
+        and host.isprintable()
+        and type(port) is int  # JSON's true is an int in Python
+        and 0 <= port <= 65535
+    )
 
 
 def remedy(folder: pathlib.Path, kinds: Sequence[str], *, otherwise: str = WHOLE) -> str:

@@ -4,6 +4,7 @@ import shutil
 import pytest
 
 from federated.security.kit import Kit, NoPort
+from tests import wrong_values
 
 
 @pytest.fixture
@@ -52,6 +53,21 @@ def test_a_name_that_no_call_can_carry_is_refused_with_its_file(kit, name):
     ) as caught:
         Kit.read(kit)
     assert str(caught.value).isprintable()
+
+
+ABOUT = {"format": 1, "site": "C1", "host": "h.example", "port": 8500}
+
+
+@pytest.mark.parametrize("path", wrong_values.places(ABOUT), ids=wrong_values.named)
+def test_any_value_at_any_place_is_taken_or_refused_with_its_file(kit, path):
+    for content in wrong_values.replaced(ABOUT, path):
+        (kit / "site.json").write_text(json.dumps(content))
+        try:
+            found = Kit.read(kit)
+        except ValueError as error:
+            assert str(kit / "site.json") in str(error) and str(error).isprintable()
+        else:
+            assert 0 < found.port <= 65535 and found.host.isprintable() and found.host
 
 
 def test_a_kit_never_shows_its_credential(kit):
