@@ -18,13 +18,13 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import app, flags
 
 from experiments import flags as experiment_flags
 from preprocessing import layouts
-from runkit import overwriting, printable
+from runkit import atomic, overwriting, printable
 
 if TYPE_CHECKING:
     from preprocessing.case_list import Case
@@ -96,21 +96,28 @@ def main(argv: list[str]) -> int:
                 f"names that cannot be case ids and were changed: {len(renamed)}, "
                 f"e.g. {old} to {new}"
             )
-    manifests.write(
-        output,
-        CaseManifest(
-            site,
-            tuple(cases),
-            f"layout {FLAGS.layout}",
-            excluded=tuple(excluded),
-            declared=declared,
-        ),
+    listed = CaseManifest(
+        site, tuple(cases), f"layout {FLAGS.layout}", excluded=tuple(excluded), declared=declared
     )
+    _keep_edits(output, manifests.as_json(output, listed))
+    manifests.write(output, listed)
     without = sum(case.label is None for case in cases)
     print(f"{len(cases)} cases, {without} without label, {len(excluded)} excluded: {output}")
     remedy = "" if declared else "; declare with --declare what they show of each class"
     print(f"labels: {declared_labels.text(declared)}{remedy}")
     return 0
+
+
+def _keep_edits(output: pathlib.Path, listed: Mapping[str, Any]) -> None:
+    """Keeps a copy of an earlier manifest that differs, because people edit manifests."""
+    if output.is_file():
+        try:
+            same = atomic.read_json(output) == listed
+        except ValueError:
+            same = False
+        if not same:
+            copy = overwriting.keep_copy(output)
+            print(f"{output} was there and differs; it is kept as {copy}")
 
 
 def _is_same(case: Case) -> bool:

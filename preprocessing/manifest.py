@@ -61,7 +61,12 @@ def read(
 
 
 def write(path: str | os.PathLike, manifest: CaseManifest) -> None:
-    """Writes our own JSON, with paths relative to its folder.
+    """Writes our own JSON, see `as_json`."""
+    atomic.write_json(path, as_json(path, manifest))
+
+
+def as_json(path: str | os.PathLike, manifest: CaseManifest) -> Json:
+    """Returns what `write` writes: our own JSON, with paths relative to the folder of `path`.
 
     Scans and manifest can therefore be moved together. A scan that is a link, as in a DataLad
     dataset, is listed by its own name, not by its target's.
@@ -96,7 +101,7 @@ def write(path: str | os.PathLike, manifest: CaseManifest) -> None:
             "orientation": case.orientation,
         }
         value["cases"].append(entry | {name: given for name, given in optional.items() if given})
-    atomic.write_json(path, value)
+    return value
 
 
 def _own(value: Json, folder: pathlib.Path, site: str | None) -> CaseManifest:

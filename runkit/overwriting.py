@@ -1,10 +1,14 @@
-"""Checks that a program's outputs would not overwrite its inputs."""
+"""Checks that a program's outputs would not overwrite its inputs, and keeps what users edit."""
 
 from __future__ import annotations
 
+import itertools
 import os
+import pathlib
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
+
+from runkit import atomic
 
 Named = Mapping[str, Iterable[str | os.PathLike]]
 
@@ -56,6 +60,18 @@ def repeated(outputs: Iterable[str | os.PathLike]) -> list[str]:
             found.append(path)
         seen.add(key)
     return found
+
+
+def keep_copy(path: str | os.PathLike) -> pathlib.Path:
+    """Copies a file that is about to be replaced to `<name>.1`, or the first number that is free.
+
+    Returns the copy.
+    """
+    path = pathlib.Path(path)
+    copies = (path.with_name(f"{path.name}.{number}") for number in itertools.count(1))
+    copy = next(place for place in copies if not os.path.lexists(place))
+    atomic.write_bytes(copy, atomic.read_bytes(path))
+    return copy
 
 
 _REMEDY = "choose another place to write to"

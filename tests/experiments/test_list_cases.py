@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -89,3 +91,24 @@ def test_a_name_that_no_federation_admits_is_refused_before_the_work(tmp_path, s
     done = list_nifti(tmp_path, site=site)
     assert done.returncode == 1 and f"site name {site!r} cannot be used" in done.stderr
     assert not (tmp_path / "manifest.json").exists()
+
+
+def test_an_edited_manifest_is_kept_beside_the_new_one(tmp_path):
+    both()(tmp_path)
+    for name, folder in (("image", "ct"), ("label", "masks")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / f"{name}.nii.gz").rename(tmp_path / folder / "a.nii.gz")
+    output = tmp_path / "manifest.json"
+    flags = [f"--images={tmp_path / 'ct'}", f"--labels={tmp_path / 'masks'}", f"--output={output}"]
+    assert run("list_cases", "--site=C2", *flags).returncode == 0
+    first = output.read_bytes()
+    again = run("list_cases", "--site=C2", *flags)
+    assert again.returncode == 0 and "is kept" not in again.stdout
+    assert sorted(tmp_path.glob("manifest.json*")) == [output]
+    for number in (1, 2):
+        edited = json.dumps({"edited": number})
+        output.write_text(edited)
+        done = run("list_cases", "--site=C2", *flags)
+        kept = tmp_path / f"manifest.json.{number}"
+        assert f"{output} was there and differs; it is kept as {kept}" in done.stdout
+        assert kept.read_text() == edited and output.read_bytes() == first

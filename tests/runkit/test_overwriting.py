@@ -84,3 +84,14 @@ def test_outputs_that_would_replace_each_other_are_found(tmp_path):
     names = [tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", tmp_path / "x" / ".." / "A.nii.gz"]
     assert overwriting.repeated(names) == [str(names[2])]
     assert overwriting.repeated([]) == []
+
+
+def test_a_copy_is_kept_under_the_first_free_number(tmp_path):
+    file = tmp_path / "a.json"
+    file.write_bytes(b"one")
+    (tmp_path / "a.json.1").symlink_to(tmp_path / "nowhere")  # a link without a target counts
+    assert overwriting.keep_copy(file) == tmp_path / "a.json.2"
+    file.write_bytes(b"two")
+    assert overwriting.keep_copy(str(file)) == tmp_path / "a.json.3"
+    assert (tmp_path / "a.json.2").read_bytes() == b"one"
+    assert (tmp_path / "a.json.3").read_bytes() == file.read_bytes() == b"two"
