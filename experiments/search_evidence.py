@@ -28,13 +28,13 @@ from absl import flags
 
 from experiments import flags as experiment_flags
 from experiments import program_help, setting_flags
-from experiments.search import evidence
 from experiments.search.candidate_budget import MOST_TRAININGS
-from experiments.search.evidence import EvidenceSettings
+from experiments.search.evidence_settings import EvidenceSettings
 
 if TYPE_CHECKING:
     from experiments.configuration import ExperimentConfig
     from experiments.results.verdicts.search_verdicts import SearchedCase
+    from experiments.search import evidence
     from preprocessing.case_source import CaseSource
 
 FLAGS = flags.FLAGS
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> None:
     from experiments import configuration
     from experiments.models import prepared_cases
     from experiments.reports import search_page
-    from experiments.search import search_cost, searched_cases
+    from experiments.search import evidence, search_cost, searched_cases
     from experiments.search.shared_work import SharedWork
     from runkit import atomic, folder_lock, overwriting, private
     from runkit.classes import CLASSES
@@ -149,7 +149,7 @@ def _trainer(
     """Returns a function that runs one training."""
     experiment_flags.start_tensorflow()
     from experiments.models import strategies
-    from experiments.search import candidate_training
+    from experiments.search import candidate_training, evidence
 
     strategy = strategies.mirrored()
 

@@ -27,13 +27,12 @@ from absl import flags
 from c2fnas.search.evolution import EvolutionSettings
 from experiments import flags as experiment_flags
 from experiments import program_help, setting_flags
-from experiments.search import search_cost, topology_search
 from experiments.search.candidate_budget import MOST_TRAININGS, ProxySettings
-from experiments.search.scoring import Score
 
 if TYPE_CHECKING:
     from c2fnas.search.topology_space import TopologySpace
     from experiments.configuration import ExperimentConfig
+    from experiments.search.scoring import Score
     from experiments.search.search_state import SearchState
     from preprocessing.case_source import CaseSource
 
@@ -66,7 +65,13 @@ def main(argv: list[str]) -> None:
     from c2fnas.search.topology_space import TopologySpace
     from experiments.models import prepared_cases
     from experiments.reports import search_page
-    from experiments.search import scoring, search_state, searched_cases
+    from experiments.search import (
+        scoring,
+        search_cost,
+        search_state,
+        searched_cases,
+        topology_search,
+    )
     from experiments.search.occasional import Occasional
     from experiments.search.shared_work import SharedWork
     from runkit import atomic, folder_lock, overwriting, private

@@ -14,7 +14,7 @@ from c2fnas.search.operation_space import OperationSpace
 from c2fnas.search.topology_space import TopologySpace
 from experiments.reports import search_page
 from experiments.search import evidence, search_state, topology_search
-from experiments.search.evidence import EvidenceSettings
+from experiments.search.evidence_settings import EvidenceSettings
 from tests import doc_archives, doc_results, doc_search
 from tests.experiments.search import test_evidence, test_whole_run
 

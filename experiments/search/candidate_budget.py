@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from experiments.results.verdicts.search_verdicts import SearchedCase, mean_score
 from experiments.search.supernet_settings import SupernetSettings
 from runkit import settings
 from runkit.settings import at_least, setting
 
 if TYPE_CHECKING:
+    from experiments.results.verdicts.search_verdicts import SearchedCase
     from experiments.search.candidate_training import TrainedScores
 
 
@@ -49,6 +49,7 @@ def scored(train: Callable[[], TrainedScores], macs: float) -> tuple[float, Mapp
       macs: multiply-accumulates of the candidate for one patch.
     """
     from c2fnas.training import NonFiniteLoss
+    from experiments.results.verdicts.search_verdicts import mean_score
     from experiments.search.candidate_training import released
 
     try:
@@ -65,6 +66,8 @@ def scored(train: Callable[[], TrainedScores], macs: float) -> tuple[float, Mapp
 
 def by_site(rows: list[SearchedCase]) -> dict[str, float]:
     """Returns `dice_<site>`, the mean score over each site's cases."""
+    from experiments.results.verdicts.search_verdicts import mean_score
+
     sites = sorted({row["site"] for row in rows})
     return {
         f"dice_{site}": mean_score([row for row in rows if row["site"] == site]) for site in sites

@@ -23,10 +23,7 @@ from experiments.results.statistics import rank_correlation
 from experiments.results.verdicts import search_verdicts
 from experiments.results.verdicts.search_claims import (
     IN_PLANE,
-    LEAST_PATHS,
-    LEAST_SEEDS,
     NETWORKS,
-    NOISE_SEEDS,
     OPERATIONS,
     OPERATIONS_RANDOM,
     PUBLISHED,
@@ -35,41 +32,14 @@ from experiments.results.verdicts.search_claims import (
 )
 from experiments.results.verdicts.search_verdicts import SearchedCase, mean_score
 from experiments.search import search_state
+from experiments.search.evidence_settings import EvidenceSettings
 from experiments.search.shared_work import SharedWork
-from runkit import atomic, formats, settings
-from runkit.settings import at_least, setting
+from runkit import atomic, formats
 
 FORMAT = 1  # version of evidence.json and of a training's file
 TRAININGS, CANDIDATES = "trainings", "candidates"
 SETTINGS, DOCUMENT, PAGE = "settings.json", "evidence.json", "evidence.html"
 SPLITS = ("validation", "test")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvidenceSettings:
-    """How many trainings the evidence has."""
-
-    alone_steps: int = setting(40_000, "Steps of each training alone.", condition=at_least(1))
-    compared_seeds: int = setting(
-        5,
-        "Trainings, each with its own seed, of every network that is compared; a claim needs "
-        f"{LEAST_SEEDS}.",
-        condition=at_least(1),
-    )
-    noise_seeds: int = setting(
-        NOISE_SEEDS,
-        "Trainings of the published genotype that differ only in their seed.",
-        condition=at_least(1),
-    )
-    rank_paths: int = setting(
-        LEAST_PATHS,
-        "Paths of the supernet that are also trained alone, for Kendall's tau; 0 for none.",
-        condition=at_least(0),
-    )
-    rank_seeds: int = setting(LEAST_SEEDS, "Trainings of each path.", condition=at_least(1))
-
-    def __post_init__(self) -> None:
-        settings.check(self)
 
 
 @dataclasses.dataclass(frozen=True)

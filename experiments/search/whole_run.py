@@ -22,7 +22,7 @@ from experiments.run import processes
 from experiments.run.run_folder import RunFolder
 from experiments.search import evidence, federated_stage, search_cost, search_state
 from experiments.search.candidate_budget import ProxySettings
-from experiments.search.evidence import EvidenceSettings
+from experiments.search.evidence_settings import EvidenceSettings
 from experiments.search.supernet_settings import SupernetSettings
 from runkit import atomic
 

@@ -389,7 +389,7 @@ def test_a_series_is_chosen_among_several_of_a_zip(study, tmp_path):
     [
         (
             ["experiments.predict", "--image=none.nii.gz", "--output=m.nii.gz", "--model=none"],
-            "none: no such folder; give the folder of a model",
+            "none.nii.gz: no such file or folder",
         ),
         (["experiments.synthesize", "--output=x", "extra"], "unexpected argument 'extra'"),
     ],

@@ -7,7 +7,8 @@ import pytest
 
 from c2fnas import genotype
 from experiments.search import evidence
-from experiments.search.evidence import AloneTraining, EvidenceSettings, ScoredPath
+from experiments.search.evidence import AloneTraining, ScoredPath
+from experiments.search.evidence_settings import EvidenceSettings
 from experiments.search.shared_work import SharedWork
 
 PUBLISHED = genotype.load("c2fnas").with_size(filters=4)

@@ -295,7 +295,7 @@ def test_the_disk_holds_the_scans_of_non_members_once_per_seed(tmp_path):
 
 def test_a_model_that_passes_no_filter_is_not_taken_for_a_filtered_one(measured):
     folder, study, content = measured
-    words = "stays at the site in: other; its lines"
+    words = "stays at its site in: other; its lines"
     assert words not in study_results.markdown(content)
     policy = PrivacyPolicy(filter="percentile", percentile=75.0)
     points = [study.points[0], dataclasses.replace(study.points[1], privacy={"C1": policy})]
