@@ -63,7 +63,7 @@ def _revoked(kit: pathlib.Path, inputs: pathlib.Path) -> None:
 
 
 _ANSWER = "--answer=FOLDER/federation/C3"
-_INSTALLED = "is installed already"
+_INSTALLED = "already; there is nothing to do"
 _ADDED = "is there already"
 WORKS = {
     "request": _Work("request", ["--site=C3"], None, "send "),
