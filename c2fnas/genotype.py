@@ -19,7 +19,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from runkit import atomic
+from runkit import atomic, printable
 from runkit.classes import CLASSES
 
 Kernel = tuple[int, int, int]  # x, y, z in voxels
@@ -68,11 +68,13 @@ class CellGene:
             known = kind if isinstance(kind, tuple) else get_args(kind)
             if getattr(self, field) not in known:
                 raise ValueError(
-                    f"{field} of a cell is {getattr(self, field)!r}; "
+                    f"{field} of a cell is {_shown(getattr(self, field))}; "
                     f"expected one of {', '.join(known)}"
                 )
         if len(self.inputs) not in (1, 2):
-            raise ValueError(f"a cell reads {list(self.inputs)}; expected one or two earlier cells")
+            raise ValueError(
+                f"a cell reads {_shown(list(self.inputs))}; expected one or two earlier cells"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,12 +123,12 @@ class Genotype:
         object.__setattr__(self, "cells", tuple(self.cells))
         if self.filters < 1 or self.classes < 2:
             raise ValueError(
-                f"genotype {self.name!r} has {self.filters} filters and {self.classes} classes; "
-                "expected at least 1 and 2"
+                f"genotype {_shown(self.name)} has {self.filters} filters and {self.classes} "
+                "classes; expected at least 1 and 2"
             )
         if len(self.cells) < 2:
             raise ValueError(
-                f"genotype {self.name!r} has {len(self.cells)} cells; "
+                f"genotype {_shown(self.name)} has {len(self.cells)} cells; "
                 "the end joins the last two, so give at least 2"
             )
         for number, cell in enumerate(self.cells, start=1):
@@ -259,7 +261,7 @@ class Genotype:
         step = self.size_multiple
         if len(size) != 3 or any(n < step or n % step for n in size):
             raise ValueError(
-                f"size {tuple(size)} voxels does not fit genotype {self.name!r}; "
+                f"size {tuple(size)} voxels does not fit genotype {_shown(self.name)}; "
                 f"expected three multiples of {step}"
             )
 
@@ -329,11 +331,11 @@ def _operation(prefix: str, op: str, width: int, level: int) -> Iterator[Convolu
 def _cell(number: int, entry: Any) -> CellGene:
     """Returns the cell that a JSON entry describes; raises ValueError, which names no cell."""
     if not isinstance(entry, dict):
-        raise ValueError(f"is {entry!r}; expected an object with inputs, level and op")
+        raise ValueError(f"is {_shown(entry)}; expected an object with inputs, level and op")
     gene = dict(entry)
     place = gene.pop("cell", number)
     if place != number:
-        raise ValueError(f"has the number {place!r}; list the cells in order, from 1")
+        raise ValueError(f"has the number {_shown(place)}; list the cells in order, from 1")
     _only_known(gene, {field.name for field in dataclasses.fields(CellGene)}, "it")
     missing = {"inputs", "level", "op"} - gene.keys()
     if missing:
@@ -344,7 +346,7 @@ def _cell(number: int, entry: Any) -> CellGene:
     inputs = gene["inputs"]
     if not isinstance(inputs, list) or any(type(source) is not int for source in inputs):
         raise ValueError(
-            f"inputs is {inputs!r}; expected a list of numbers of earlier cells, e.g. [1, 0]"
+            f"inputs is {_shown(inputs)}; expected a list of numbers of earlier cells, e.g. [1, 0]"
         )
     return CellGene(**gene)
 
@@ -352,14 +354,19 @@ def _cell(number: int, entry: Any) -> CellGene:
 def _require_kind(value: Mapping[str, Any], name: str, kind: type, expected: str) -> None:
     # In JSON 1, 1.0 and true are different values, which Python calls equal.
     if name in value and type(value[name]) is not kind:
-        raise ValueError(f"{name} is {value[name]!r}; expected {expected}")
+        raise ValueError(f"{name} is {_shown(value[name])}; expected {expected}")
+
+
+def _shown(value: object) -> str:
+    """Returns a value of a file as an error shows it: on one line, and cut if it is long."""
+    return printable.text(repr(value))
 
 
 def _only_known(value: dict[str, Any], known: set[str], what: str) -> None:
     unknown = value.keys() - known
     if unknown:
         raise ValueError(
-            f"{what} has unknown entries {', '.join(sorted(unknown))}; "
+            f"{what} has unknown entries {printable.text(', '.join(sorted(unknown)))}; "
             f"known are {', '.join(sorted(known))}"
         )
 

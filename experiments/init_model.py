@@ -4,12 +4,14 @@
         --output=initial.safetensors
 
 Each weight depends only on the seed and its own name, so all stacks and machines write the same
-numbers. The file also holds the plan that the server compares with each site's.
+numbers. The file also holds the plan that the server compares with each site's. An earlier initial
+model under the same name is replaced; any other file is not.
 """
 
 from __future__ import annotations
 
 import json
+import os
 
 from absl import flags
 
@@ -30,6 +32,11 @@ def main(argv: list[str]) -> None:
     output = experiment_flags.required("output", "the file to write the initial weights to")
     config = experiment_flags.experiment_config(supernet=True)
     overwriting.require_apart(experiment_flags.genotype_file(), {"--output": [output]})
+    if os.path.lexists(output) and not _is_initial(output):
+        raise ValueError(
+            f"--output: {output} is not an initial model and would be replaced; move it, or choose "
+            "another name"
+        )
     genotype = load_genotype(config)
     experiment_flags.start_tensorflow()
     from experiments.models import builders
@@ -54,6 +61,16 @@ def main(argv: list[str]) -> None:
         f"{output}: {len(weights)} arrays, {count:,} weights ({genotype.conv_weights():,} in the "
         "segmentation network's convolutions)"
     )
+
+
+def _is_initial(path: str) -> bool:
+    from c2fnas import named_weights
+
+    try:
+        with named_weights.opened(path) as stream:
+            return (stream.metadata() or {}).get("model") == "initial"
+    except Exception:  # whatever it is, this program did not write it
+        return False
 
 
 if __name__ == "__main__":

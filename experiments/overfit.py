@@ -44,6 +44,7 @@ flags.DEFINE_integer(
 
 def main(argv: list[str]) -> int:
     del argv
+    from experiments.models import own_masks
     from preprocessing.case_list import Case, CaseManifest
     from preprocessing.preparation import pipeline
     from runkit import atomic, overwriting, release
@@ -62,6 +63,8 @@ def main(argv: list[str]) -> int:
         {"--output": written},
         folders={"--output": [output / "cases"]},
     )
+    mask, overlay = written[:2]
+    own_masks.require_replaceable(mask, [overlay])
     listed = CaseManifest(
         "overfit",
         (Case("scan", image, label, orientation=orientation),),
@@ -103,10 +106,10 @@ def main(argv: list[str]) -> int:
     )
     found = scan_prediction.predict_scan(
         image,
-        output / "prediction.nii.gz",
+        mask,
         trainer.logits_fn(),
         settings,
-        overlay=output / "overlay.png",
+        overlay=overlay,
         orientation=orientation,
     )
     if found.failed:

@@ -5,7 +5,7 @@
     python -m experiments.predict --model=models/FL_global --list=scans.txt --output=masks
 
 If a scan fails, the program names it, segments the others and exits with code 1. It refuses to
-write over a scan.
+write over a scan, and over a mask that someone drew or corrected.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "volumes",
     None,
-    "CSV table of volumes, updated after each scan. Default: volumes.csv in the folder of masks; "
-    "for one scan, none.",
+    "CSV table of volumes, updated after each scan; rows of other scans stay. Default: volumes.csv "
+    "in the folder of masks; for one scan, none.",
 )
 flags.DEFINE_bool(
     "overlay", False, "Also write a picture (.png) of axial and coronal slices with the mask."
@@ -110,8 +110,8 @@ flags.DEFINE_bool(
 flags.DEFINE_bool(
     "skip_existing",
     False,
-    "Skip scans whose outputs all exist, and keep their rows of the table: use it to resume after "
-    "an interruption.",
+    "Skip scans whose outputs all exist: use it to resume after an interruption, or beside masks "
+    "that you corrected.",
 )
 
 
@@ -134,7 +134,7 @@ def main(argv: list[str]) -> int:
         raise app.UsageError(
             "--series chooses a series of a DICOM scan, but none of the given scans is DICOM"
         )
-    table = prediction_table.Table(table_path, keep=FLAGS.skip_existing)
+    table = prediction_table.Table(table_path)
     model = model_folder.load(model_path)
     settings = _settings(model)
     model.genotype.check_size(settings.window.size)

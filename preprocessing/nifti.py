@@ -121,13 +121,14 @@ def read_labels(
     return Volume(stored.astype(np.uint8, order="K", copy=False), affine, placed)
 
 
-def write_volume(path: str | os.PathLike, volume: Volume) -> None:
+def write_volume(path: str | os.PathLike, volume: Volume, *, description: str = "") -> None:
     """Writes a volume as NIfTI-1 in the array's own type.
 
     The same volume gives the same bytes. The file is written completely or not at all.
 
     Args:
       volume: labels as uint8, or a CT as int16 or float32.
+      description: free text of the header, at most 79 ASCII characters.
     Raises:
       ValueError: for another dtype, a path that does not end in .nii or .nii.gz, or an axis of more
           than 32767 voxels.
@@ -137,11 +138,17 @@ def write_volume(path: str | os.PathLike, volume: Volume) -> None:
             f"{path}: voxels are {volume.array.dtype}; "
             "convert them to uint8 (labels), int16 or float32 (HU)"
         )
-    _write(path, nifti_header.new(path, volume), volume.array)
+    header = nifti_header.new(path, volume)
+    header["descrip"] = description
+    _write(path, header, volume.array)
 
 
 def write_labels_like(
-    path: str | os.PathLike, mask: np.ndarray, reference_path: str | os.PathLike
+    path: str | os.PathLike,
+    mask: np.ndarray,
+    reference_path: str | os.PathLike,
+    *,
+    description: str = "",
 ) -> None:
     """Writes a mask on the grid of a scan, with the scan's sform, qform, pixdim and units.
 
@@ -151,6 +158,7 @@ def write_labels_like(
     Args:
       mask: uint8 [x, y, z] in the scan's own axis order.
       reference_path: the scan.
+      description: free text of the mask's header, at most 79 ASCII characters.
     Raises:
       ValueError: if the mask is not uint8 or has another shape than the scan, or the scan's header
           cannot be read.
@@ -162,7 +170,9 @@ def write_labels_like(
             f"{path}: mask is {mask.dtype} {mask.shape}, the grid of scan {reference_path} is "
             f"{shape}; bring the mask back to the scan's own grid, as uint8, before writing it"
         )
-    _write(path, nifti_header.like(reference), mask)
+    header = nifti_header.like(reference)
+    header["descrip"] = description
+    _write(path, header, mask)
 
 
 def read_header(path: str | os.PathLike) -> NiftiHeader:

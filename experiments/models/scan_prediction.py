@@ -18,6 +18,7 @@ from c2fnas.scores.healthy_gate import HealthyGate
 from c2fnas.scores.tumour_score import TumourScore
 from c2fnas.sliding_window import LogitsFn, WindowConfig
 from experiments import figures
+from experiments.models import own_masks
 from preprocessing import dicom, geometry, nifti, resampling, rules, sources
 from preprocessing.case_list import Case
 from preprocessing.checks import integrity
@@ -121,7 +122,8 @@ def predict_scan(
     Affine and header of a NIfTI scan are copied bit for bit. If the scan is smaller than the
     sliding window, the window is reduced, and the scan is padded with air to its size. Each file is
     written completely or not at all. The mask is written first: if another file fails, the mask and
-    the remaining files are still written.
+    the remaining files are still written. Nothing is replaced but unchanged outputs of an earlier
+    prediction, see `own_masks`.
 
     Args:
       image: CT, as a NIfTI file or a DICOM series (its folder, a zip of it, or a multi-frame file).
@@ -137,9 +139,13 @@ def predict_scan(
       orientation: of a NIfTI file whose header gives none, see preprocessing.nifti.read_ct.
     Raises:
       ValueError: naming the scan if it cannot be read, is not a CT in HU or covers too little, or
-        the mask if it cannot be written.
+        the mask if it cannot be written or a file is in its place that must not be replaced.
     """
     image = pathlib.Path(image)
+    maps = probability_files(output) if probabilities else []
+    own_masks.require_replaceable(
+        output, [path for path in (*maps, overlay, dicom_seg) if path is not None]
+    )
     is_dicom = dicom.is_series(image)
     try:
         ct = sources.read_image(Case("scan", image, None, series, orientation=orientation))
@@ -170,15 +176,16 @@ def predict_scan(
     if settings.largest_component:
         mask = components.keep_largest(mask)
     native = resampling.restore_labels(mask, ct.grid, settings.spacing_mm)
+    about = own_masks.description(native)
     with _written(output):
         if is_dicom:
-            nifti.write_volume(output, Volume(native, ct.affine))
+            nifti.write_volume(output, Volume(native, ct.affine), description=about)
         else:
-            nifti.write_labels_like(output, native, image)
+            nifti.write_labels_like(output, native, image, description=about)
     found = _described(native, ct.grid)
     failed: list[str] = []
     if by_class is not None:
-        for value, path in zip(FOREGROUND, probability_files(output), strict=True):
+        for value, path in zip(FOREGROUND, maps, strict=True):
             with _extra(path, failed):
                 nifti.write_volume(
                     path,

@@ -43,25 +43,27 @@ def failed_row(scan: pathlib.Path, problem: str) -> dict[str, Any]:
 class Table:
     """A CSV file that is written after each scan, so that no finished row is ever lost.
 
+    It keeps the rows and columns of an existing file: only the row of the same scan or mask is
+    replaced.
+
     Args:
       path: the file; None keeps the rows in memory only.
-      keep: whether to start with the rows of an existing file.
     Raises:
-      ValueError: naming the file, if its rows are to be kept but it is not a table of predictions.
+      ValueError: naming the file, if it exists and is not a table of predictions.
     """
 
-    def __init__(self, path: str | os.PathLike | None, *, keep: bool = False):
+    def __init__(self, path: str | os.PathLike | None):
         self.path = None if path is None else pathlib.Path(path)
         self._rows: list[Mapping[str, Any]] = []
         self._columns = list(COLUMNS)
-        if keep and self.path is not None and self.path.exists():
+        if self.path is not None and self.path.exists():
             reader = csv.DictReader(
                 io.StringIO(text_files.read(self.path, errors="surrogateescape"), newline="")
             )
             columns = list(reader.fieldnames or ())
             if not {"scan", "mask"} <= set(columns):
                 raise ValueError(
-                    f"{self.path}: is not a table of predictions, so its rows cannot be kept; use "
+                    f"{self.path}: is not a table of predictions and would be replaced; use "
                     "another file for --volumes"
                 )
             self._columns += [column for column in columns if column not in self._columns]

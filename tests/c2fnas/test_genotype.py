@@ -6,6 +6,18 @@ import pytest
 
 from c2fnas import genotype
 from c2fnas.genotype import CellGene, Genotype
+from tests import wrong_values
+
+_SMALL = {
+    "name": "small",
+    "filters": 2,
+    "classes": 3,
+    "end_relu": False,
+    "cells": [
+        {"inputs": [0], "level": 1, "op": "conv3d"},
+        {"inputs": [1, 0], "level": 1, "op": "p3d", "merge": "before_op"},
+    ],
+}
 
 
 def test_default_cells_are_the_published_table():
@@ -179,6 +191,21 @@ def test_broken_json_names_file_and_entry(change, message, tmp_path):
     with pytest.raises(ValueError, match=message) as caught:
         genotype.load(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("place", wrong_values.places(_SMALL), ids=wrong_values.named)
+def test_whatever_stands_in_a_file_the_error_is_one_short_line_with_its_name(place, tmp_path):
+    path = tmp_path / "mine.json"
+    refusals = 0
+    for value in wrong_values.replaced(_SMALL, place):
+        path.write_text(json.dumps(value))
+        try:
+            genotype.load(path)
+        except ValueError as error:
+            refusals += 1
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error), error
+            assert len(str(error)) < len(str(path)) + 700, error
+    assert refusals >= 10
 
 
 @pytest.mark.parametrize("wrong", ["1", 1.5, 1.0, True, [1], {"a": 1}])

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from c2fnas import named_weights
@@ -37,3 +38,18 @@ def test_the_file_holds_the_weights_that_are_counted_and_the_plan_that_sites_sha
 def test_a_wrong_setting_is_one_line_and_leaves_no_file(flags, words, tmp_path):
     assert words in refused("init_model", "--output=x.safetensors", *flags, folder=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["text", "weights", "folder"])
+def test_a_file_that_is_not_an_initial_model_is_not_replaced(kind, tmp_path):
+    path = tmp_path / "x.safetensors"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "text":
+        path.write_text("notes")
+    else:
+        named_weights.save(path, {"a": np.zeros(3)}, {"model": "C1_best"})
+    before = None if kind == "folder" else path.read_bytes()
+    said = refused("init_model", "--output=x.safetensors", "--filters=2", folder=tmp_path)
+    assert "x.safetensors is not an initial model and would be replaced" in said
+    assert path.is_dir() if before is None else path.read_bytes() == before

@@ -9,7 +9,7 @@ import pytest
 
 from c2fnas.scores.healthy_gate import HealthyGate
 from c2fnas.sliding_window import WindowConfig
-from experiments.models import scan_prediction
+from experiments.models import own_masks, scan_prediction
 from experiments.models.scan_prediction import PredictionSettings
 from preprocessing import dicom, nifti
 from preprocessing.volume import Volume
@@ -67,7 +67,7 @@ def test_the_mask_is_the_thresholded_scan_on_its_own_grid_with_its_header(tmp_pa
     )
     mask = nibabel.load(tmp_path / "mask.nii.gz")
     assert_same_place(mask.header, image.header)
-    assert mask.header["descrip"].tobytes().strip(b"\0") == b""
+    assert own_masks.is_own(tmp_path / "mask.nii.gz")
     voxels = np.asarray(mask.dataobj)
     assert voxels[9:15, 9:15, 5:8].min() == 1  # the box without its border, which resampling blurs
     voxels[7:17, 7:17, 3:10] = 0
@@ -200,8 +200,9 @@ def test_what_is_no_ct_is_refused(tmp_path):
 
 def test_a_full_disk_leaves_no_half_mask_and_keeps_the_one_that_was_there(tmp_path, monkeypatch):
     scan(tmp_path / "ct.nii.gz")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mask.nii.gz").write_bytes(b"an earlier mask")
+    mask = tmp_path / "out" / "mask.nii.gz"
+    scan_prediction.predict_scan(tmp_path / "ct.nii.gz", mask, threshold, SETTINGS)
+    before = mask.read_bytes()
 
     def full(self, content):
         with open(self, "wb") as stream:
@@ -213,11 +214,18 @@ def test_a_full_disk_leaves_no_half_mask_and_keeps_the_one_that_was_there(tmp_pa
         ValueError,
         match=r"out.mask\.nii\.gz: cannot be written \(No space left on device; it takes \d+ bytes\)",
     ):
-        scan_prediction.predict_scan(
-            tmp_path / "ct.nii.gz", tmp_path / "out" / "mask.nii.gz", threshold, SETTINGS
-        )
+        scan_prediction.predict_scan(tmp_path / "ct.nii.gz", mask, threshold, SETTINGS)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mask.nii.gz"]
-    assert (tmp_path / "out" / "mask.nii.gz").read_bytes() == b"an earlier mask"
+    assert mask.read_bytes() == before
+
+
+def test_a_mask_that_a_reader_drew_is_not_replaced_and_the_scan_is_not_even_read(tmp_path):
+    (tmp_path / "mask.nii.gz").write_bytes(b"drawn by hand")
+    with pytest.raises(ValueError, match=r"mask\.nii\.gz: is not a mask that a prediction wrote"):
+        scan_prediction.predict_scan(
+            tmp_path / "missing.nii.gz", tmp_path / "mask.nii.gz", threshold, SETTINGS
+        )
+    assert (tmp_path / "mask.nii.gz").read_bytes() == b"drawn by hand"
 
 
 def test_a_plan_that_lacks_something_is_named():

@@ -25,7 +25,7 @@ def test_every_row_is_on_disk_as_its_scan_ends(tmp_path):
     }  # fmt: skip
     rows.add(prediction_table.failed_row(pathlib.Path("b.nii.gz"), "a reason"))
     assert list(table(path)) == ["a.nii.gz", "b.nii.gz"]
-    kept = prediction_table.Table(path, keep=True)
+    kept = prediction_table.Table(path)
     assert kept.has_mask(pathlib.Path("m/../m/a.nii.gz")) and not kept.has_mask(
         pathlib.Path("b.nii.gz")
     )
@@ -33,10 +33,21 @@ def test_every_row_is_on_disk_as_its_scan_ends(tmp_path):
     assert [row["mask"] for row in table(path).values()] == ["m/a.nii.gz", "m/b.nii.gz"]
 
 
+def test_rows_and_columns_that_a_reader_added_stay(tmp_path):
+    path = tmp_path / "volumes.csv"
+    path.write_text("scan,mask,reader\nold.nii.gz,m/old.nii.gz,by hand\n")
+    prediction_table.Table(path).add(
+        prediction_table.row(pathlib.Path("a.nii.gz"), pathlib.Path("m/a.nii.gz"), FOUND)
+    )
+    found = table(path)
+    assert list(found) == ["old.nii.gz", "a.nii.gz"]
+    assert found["old.nii.gz"]["reader"] == "by hand" and found["a.nii.gz"]["reader"] == ""
+
+
 def test_a_table_of_something_else_is_not_taken_for_one(tmp_path):
     (tmp_path / "t.csv").write_text("patient,age\n1,60\n")
     with pytest.raises(ValueError, match=r"t\.csv: is not a table of predictions"):
-        prediction_table.Table(tmp_path / "t.csv", keep=True)
+        prediction_table.Table(tmp_path / "t.csv")
 
 
 def test_rows_that_cannot_be_written_wait_for_the_next_time(tmp_path):
