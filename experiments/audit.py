@@ -16,6 +16,7 @@ import pathlib
 from absl import flags
 
 from experiments import flags as experiment_flags
+from experiments import program
 from runkit import atomic, printable
 
 FLAGS = flags.FLAGS
@@ -101,4 +102,4 @@ def _pruned(numbers: tuple[int, ...]) -> str:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["store"])
+    program.run(main, required=["store"])

@@ -19,6 +19,7 @@ from typing import Any
 from absl import flags
 
 from experiments import flags as experiment_flags
+from experiments import program
 from runkit import atomic, overwriting, processors
 
 FLAGS = flags.FLAGS
@@ -96,4 +97,4 @@ def _splits(root: pathlib.Path) -> dict[str, int] | None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["manifest", "site_folder"])
+    program.run(main, required=["manifest", "site_folder"])

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import app, flags
 
-from experiments import flag_files, program_help
+from experiments import flag_files, program, program_help
 from experiments import flags as experiment_flags
 from runkit import atomic, formats, overwriting, printable
 
@@ -157,4 +157,4 @@ def _read(path: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["reports"])
+    program.run(main, required=["reports"])

@@ -20,7 +20,7 @@ import pathlib
 from absl import flags
 
 from experiments import flags as experiment_flags
-from experiments import program_help, setting_flags
+from experiments import program, program_help, setting_flags
 from preprocessing.deformed.config import DeformedConfig
 from runkit import disk, folder_lock, overwriting, printable, private
 
@@ -78,4 +78,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["manifest", "output"], resumes=True)
+    program.run(main, required=["manifest", "output"], resumes=True)

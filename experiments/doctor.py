@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from absl import app, flags
 
 from experiments import flags as experiment_flags
-from experiments import program_help, setting_flags
+from experiments import program, program_help, setting_flags
 from federated.server.config import ServerConfig
 
 if TYPE_CHECKING:
@@ -184,4 +184,4 @@ def _plan() -> dict[str, Any] | None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["kit"])
+    program.run(main, required=["kit"])

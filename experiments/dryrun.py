@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from absl import app, flags, logging
 
-from experiments import configuration
+from experiments import configuration, program
 from experiments import flags as experiment_flags
 from federated.errors import FederationError
 from runkit import process_memory
@@ -174,4 +174,4 @@ def _gib(size: float) -> str:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, expected=(FederationError,))
+    program.run(main, expected=(FederationError,))

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from experiments import flags as experiment_flags
+from experiments import program
 from runkit import printable, settings
 
 FLAGS = flags.FLAGS
@@ -205,4 +206,4 @@ def _pairs() -> list[_Pair]:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["prediction", "truth", "output"])
+    program.run(main, required=["prediction", "truth", "output"])

@@ -14,6 +14,7 @@ import pathlib
 from absl import flags
 
 from experiments import flags as experiment_flags
+from experiments import program
 from federated.errors import FederationError
 
 FLAGS = flags.FLAGS
@@ -38,4 +39,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["store", "output"], expected=(FederationError,))
+    program.run(main, required=["store", "output"], expected=(FederationError,))

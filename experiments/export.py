@@ -8,6 +8,7 @@ from __future__ import annotations
 from absl import flags
 
 from experiments import flags as experiment_flags
+from experiments import program
 
 FLAGS = flags.FLAGS
 experiment_flags.define_runtime()
@@ -40,4 +41,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["model", "output"])
+    program.run(main, required=["model", "output"])

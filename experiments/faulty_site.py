@@ -15,7 +15,7 @@ import pathlib
 from absl import flags, logging
 
 from experiments import flags as experiment_flags
-from experiments import join
+from experiments import join, program
 from experiments.studies import faults
 from federated.errors import FederationError
 from federated.security.kit import Kit
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(
+    program.run(
         main,
         required=["fault", "kit", "server", "site_folder"],
         resumes=True,

@@ -16,6 +16,7 @@ import os
 from absl import flags
 
 from experiments import flags as experiment_flags
+from experiments import program
 from experiments.configuration import load_genotype, plan
 
 FLAGS = flags.FLAGS
@@ -74,4 +75,4 @@ def _is_initial(path: str) -> bool:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["output"])
+    program.run(main, required=["output"])

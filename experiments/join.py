@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from absl import app, flags, logging
 
 from experiments import flags as experiment_flags
-from experiments import program_help, setting_flags
+from experiments import program, program_help, setting_flags
 from experiments.configuration import ExperimentConfig
 from federated.errors import (
     CertificateRefused,
@@ -319,7 +319,7 @@ def _sum_terms(num_rounds: int) -> SumTerms:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(
+    program.run(
         main,
         required=["kit", "site_folder"],
         resumes=True,

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from absl import app, flags
 
 from experiments import flags as experiment_flags
+from experiments import program
 from preprocessing import layouts
 from runkit import atomic, overwriting, printable
 
@@ -155,4 +156,4 @@ def _examined(
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["site", "images", "labels", "output"])
+    program.run(main, required=["site", "images", "labels", "output"])

@@ -29,7 +29,7 @@ from collections.abc import Mapping
 from absl import app, flags
 
 from experiments import flags as experiment_flags
-from experiments import program_help
+from experiments import program, program_help
 from experiments.configuration import ExperimentConfig
 from experiments.models.membership.targets import AttackedModel, Candidates
 from preprocessing.case_source import CaseSource
@@ -223,4 +223,4 @@ def _targets(sites: list[str]) -> tuple[list[AttackedModel], dict[str, list[path
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["nonmembers", "output"], resumes=True)
+    program.run(main, required=["nonmembers", "output"], resumes=True)

@@ -25,6 +25,7 @@ from __future__ import annotations
 from absl import app, flags
 
 from experiments import flags as experiment_flags
+from experiments import program
 from federated.errors import FederationError
 from federated.wire.messages import ORDERS
 
@@ -56,4 +57,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["kit", "order"], expected=(FederationError,))
+    program.run(main, required=["kit", "order"], expected=(FederationError,))

@@ -16,6 +16,7 @@ import numpy as np
 from absl import flags
 
 from experiments import flags as experiment_flags
+from experiments import program
 from runkit.classes import FOREGROUND
 
 FLAGS = flags.FLAGS
@@ -131,4 +132,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["image", "label", "output"])
+    program.run(main, required=["image", "label", "output"])

@@ -15,6 +15,7 @@ import pathlib
 from absl import app, flags
 
 from experiments import flags as experiment_flags
+from experiments import program
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -92,4 +93,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["weights", "name", "output"])
+    program.run(main, required=["weights", "name", "output"])

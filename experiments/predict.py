@@ -22,6 +22,7 @@ from absl import app, flags, logging
 
 from c2fnas.allowed_values import Blending
 from experiments import flags as experiment_flags
+from experiments import program
 from preprocessing.names import stem
 from runkit import printable
 
@@ -420,4 +421,4 @@ def _listed(file: pathlib.Path) -> list[pathlib.Path]:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["model", "image", "output"])
+    program.run(main, required=["model", "image", "output"])

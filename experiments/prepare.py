@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from experiments import flags as experiment_flags
+from experiments import program
 from runkit import atomic, disk, folder_lock, overwriting, private, processors
 
 if TYPE_CHECKING:
@@ -146,4 +147,4 @@ def _check(manifest: CaseManifest, folder: pathlib.Path) -> int:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["manifest", "site_folder"], resumes=True)
+    program.run(main, required=["manifest", "site_folder"], resumes=True)

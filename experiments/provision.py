@@ -17,6 +17,7 @@ from __future__ import annotations
 from absl import app, flags
 
 from experiments import flags as experiment_flags
+from experiments import program
 from federated.security import certificates, federation_folder, provisioning
 from federated.wire import addresses
 
@@ -156,4 +157,4 @@ def _list(output: str) -> None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["output"])
+    program.run(main, required=["output"])

@@ -16,6 +16,7 @@ import pathlib
 from absl import flags
 
 from experiments import flags as experiment_flags
+from experiments import program
 from preprocessing.splits import SPLITS
 
 FLAGS = flags.FLAGS
@@ -83,4 +84,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["site_folder", "weights", "output"])
+    program.run(main, required=["site_folder", "weights", "output"])

@@ -22,6 +22,7 @@ import pathlib
 from absl import app, flags
 
 from experiments import flags as experiment_flags
+from experiments import program
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("kit", None, "The site's kit; made if missing.")
@@ -120,4 +121,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["kit"])
+    program.run(main, required=["kit"])

@@ -13,6 +13,7 @@ import pathlib
 from absl import flags
 
 from experiments import flags as experiment_flags
+from experiments import program
 from experiments.studies.study_keys import SHOWN
 
 FLAGS = flags.FLAGS
@@ -41,4 +42,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["run"])
+    program.run(main, required=["run"])

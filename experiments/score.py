@@ -11,6 +11,7 @@ import json
 from absl import flags
 
 from experiments import flags as experiment_flags
+from experiments import program
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -56,4 +57,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["site_folder", "models", "output"])
+    program.run(main, required=["site_folder", "models", "output"])

@@ -19,6 +19,7 @@ import pathlib
 from absl import flags
 
 from experiments import flags as experiment_flags
+from experiments import program
 from experiments.run.run_cost import duration, minutes
 from runkit import folder_lock, private
 
@@ -101,4 +102,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, resumes=True)
+    program.run(main, resumes=True)

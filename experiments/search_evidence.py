@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from experiments import flags as experiment_flags
-from experiments import program_help, setting_flags
+from experiments import program, program_help, setting_flags
 from experiments.search.candidate_budget import MOST_TRAININGS
 from experiments.search.evidence_settings import EvidenceSettings
 
@@ -189,4 +189,4 @@ def _tell(content: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["site_folders", "output"], resumes=True)
+    program.run(main, required=["site_folders", "output"], resumes=True)

@@ -22,7 +22,7 @@ from absl import app, flags
 
 from c2fnas.search.evolution import EvolutionSettings
 from experiments import flags as experiment_flags
-from experiments import program_help, setting_flags
+from experiments import program, program_help, setting_flags
 
 if TYPE_CHECKING:
     from c2fnas.search.operation_space import OperationSpace
@@ -121,4 +121,4 @@ def _page(
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["trained", "output"], resumes=True)
+    program.run(main, required=["trained", "output"], resumes=True)

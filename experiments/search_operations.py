@@ -30,7 +30,7 @@ from absl import flags
 
 from c2fnas.search.evolution import EvolutionSettings
 from experiments import flags as experiment_flags
-from experiments import program_help, setting_flags
+from experiments import program, program_help, setting_flags
 from experiments.search.supernet_settings import SupernetSettings
 
 if TYPE_CHECKING:
@@ -157,4 +157,4 @@ def _results(
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["site_folders", "output"], resumes=True)
+    program.run(main, required=["site_folders", "output"], resumes=True)

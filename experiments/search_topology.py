@@ -26,7 +26,7 @@ from absl import flags
 
 from c2fnas.search.evolution import EvolutionSettings
 from experiments import flags as experiment_flags
-from experiments import program_help, setting_flags
+from experiments import program, program_help, setting_flags
 from experiments.search.candidate_budget import MOST_TRAININGS, ProxySettings
 
 if TYPE_CHECKING:
@@ -192,4 +192,4 @@ def _results(state: SearchState, space: TopologySpace, folder: pathlib.Path) -> 
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["site_folders", "output"], resumes=True)
+    program.run(main, required=["site_folders", "output"], resumes=True)

@@ -23,7 +23,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from experiments import configuration, program_help, setting_flags
+from experiments import configuration, program, program_help, setting_flags
 from experiments import flags as experiment_flags
 from experiments.configuration import ExperimentConfig
 from experiments.models import given_models, given_paths
@@ -225,6 +225,6 @@ def _plan(config: ExperimentConfig) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(
+    program.run(
         main, required=["kit", "store", "initial_model"], resumes=True, expected=(FederationError,)
     )

@@ -16,6 +16,7 @@ import time
 from absl import flags
 
 from experiments import flags as experiment_flags
+from experiments import program
 from experiments.reports import status_table
 from federated.errors import FederationError, ServerUnreachable
 from runkit import printable
@@ -59,4 +60,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["kit"], expected=(FederationError,))
+    program.run(main, required=["kit"], expected=(FederationError,))

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from absl import flags
 
 from experiments import flags as experiment_flags
+from experiments import program
 from experiments.configuration import load_genotype
 from experiments.run.run_plan import RunSpec
 from experiments.studies import study_file
@@ -149,4 +150,4 @@ def _chosen(label: str, seed: int) -> bool:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["study"], resumes=True)
+    program.run(main, required=["study"], resumes=True)

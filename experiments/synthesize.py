@@ -8,7 +8,7 @@ from __future__ import annotations
 from absl import flags
 
 from experiments import flags as experiment_flags
-from experiments import program_help, setting_flags
+from experiments import program, program_help, setting_flags
 from preprocessing.phantom.config import CohortConfig
 
 FLAGS = flags.FLAGS
@@ -37,4 +37,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["output"])
+    program.run(main, required=["output"])

@@ -18,7 +18,7 @@ import pathlib
 from absl import app, flags
 
 from experiments import flags as experiment_flags
-from experiments import setting_flags
+from experiments import program, setting_flags
 from experiments.configuration import ExperimentConfig
 from experiments.run import run_cost, run_plan
 from experiments.run.run_cost import minutes
@@ -143,4 +143,4 @@ def _cohort_note(hospitals: TwoHospitals) -> str:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, resumes=True)
+    program.run(main, resumes=True)

@@ -18,6 +18,7 @@ from absl import app, flags, logging
 
 from c2fnas.genotype import Genotype
 from experiments import flags as experiment_flags
+from experiments import program
 from experiments.configuration import load_genotype
 
 FLAGS = flags.FLAGS
@@ -142,4 +143,4 @@ def _start(genotype: Genotype) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["site_folder", "initial_model"], resumes=True)
+    program.run(main, required=["site_folder", "initial_model"], resumes=True)

@@ -14,6 +14,7 @@ import pathlib
 from absl import flags, logging
 
 from experiments import flags as experiment_flags
+from experiments import program
 
 experiment_flags.define_experiment()
 experiment_flags.define_runtime()
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(
+    program.run(
         main,
         required=["site_folders", "initial_model", "output"],
         resumes=True,

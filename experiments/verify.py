@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from experiments import flags as experiment_flags
+from experiments import program
 
 if TYPE_CHECKING:
     from experiments.reports import result_verification
@@ -43,4 +44,4 @@ def _show(check: result_verification.Check) -> bool:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["run"])
+    program.run(main, required=["run"])

@@ -8,7 +8,7 @@ import threading
 
 from absl import flags, logging
 
-from experiments import flags as experiment_flags
+from experiments import program
 from federated import errors
 from tests.experiments.foreign_text import NASTY
 
@@ -45,4 +45,4 @@ def _raise(error):
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, expected=(errors.FederationError,))
+    program.run(main, expected=(errors.FederationError,))

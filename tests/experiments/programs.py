@@ -14,7 +14,7 @@ _SOURCES = {
     path.stem: path.read_text(encoding="utf-8")
     for path in sorted((ROOT / "experiments").glob("*.py"))
 }
-PROGRAMS = {name: text for name, text in _SOURCES.items() if "    experiment_flags.run(" in text}
+PROGRAMS = {name: text for name, text in _SOURCES.items() if "    program.run(" in text}
 NEED_TENSORFLOW = [  # faulty_site takes part by experiments.join
     name
     for name, text in PROGRAMS.items()

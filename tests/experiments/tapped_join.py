@@ -6,8 +6,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from experiments import flags as experiment_flags
-from experiments import join
+from experiments import join, program
 from federated.errors import FederationError
 from federated.site.grpc_transport import GrpcTransport
 from federated.wire import chunk_encoding
@@ -33,7 +32,7 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(
+    program.run(
         main,
         required=["kit", "site_folder", "tap"],
         expected=(FederationError,),

@@ -49,8 +49,8 @@ def test_within_an_import_that_makes_another_error_of_it(tmp_path, program):
 @pytest.mark.parametrize(("resumes", "words"), [(True, "to resume"), (False, "to start over")])
 def test_while_it_works(tmp_path, resumes, words):
     (tmp_path / "program.py").write_text(
-        "import os, signal, threading\nfrom experiments import flags\ndef main(argv):\n    os.kill(os.getpid(), signal.SIGINT)\n"
-        f"    threading.Event().wait()\nflags.run(main, resumes={resumes})\n"
+        "import os, signal, threading\nfrom experiments import program\ndef main(argv):\n    os.kill(os.getpid(), signal.SIGINT)\n"
+        f"    threading.Event().wait()\nprogram.run(main, resumes={resumes})\n"
     )
     done = subprocess.run(
         [sys.executable, tmp_path / "program.py"],

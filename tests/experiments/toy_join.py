@@ -9,8 +9,7 @@ from __future__ import annotations
 from absl import flags
 
 from c2fnas import genotype
-from experiments import configuration, join
-from experiments import flags as experiment_flags
+from experiments import configuration, join, program
 from experiments.models import supernet_site
 from federated.errors import FederationError
 from runkit.classes import CLASSES
@@ -55,4 +54,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["kit", "site_folder"], expected=(FederationError,))
+    program.run(main, required=["kit", "site_folder"], expected=(FederationError,))

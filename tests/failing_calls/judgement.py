@@ -12,11 +12,11 @@ _TRACE = "Traceback (most recent call last)"
 
 def door(main: Callable[[list[str]], int]) -> int:
     """Runs `main` like every program of the product, with its messages and exit codes."""
-    from experiments import flags as experiment_flags
+    from experiments import program
     from federated.errors import FederationError
 
     sys.argv = ["program"]
-    experiment_flags.run(main, resumes=True, expected=(FederationError,))
+    program.run(main, resumes=True, expected=(FederationError,))
     return 0
 
 
