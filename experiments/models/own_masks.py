@@ -12,7 +12,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from preprocessing import nifti
+from preprocessing import nifti, rules
+from preprocessing.rules import IntegrityError
 
 _MARK = "c2fnas prediction, voxels "  # followed by a hash; both fit into a header's 79 characters
 _REMEDY = "move or rename it, or write to another place (predict --skip_existing keeps it)"
@@ -24,11 +25,17 @@ def description(mask: np.ndarray) -> str:
 
 
 def is_own(path: str | os.PathLike) -> bool:
-    """Returns whether a file is a mask with `description` in its header and the same voxels."""
+    """Returns whether a file is a mask with `description` in its header and the same voxels.
+
+    Raises:
+      IntegrityError: with the system's reason, if the file cannot be read.
+    """
     try:
         header = nifti.read_header(path)
         labels = nifti.read_labels(path, ignore_place=True).array
-    except ValueError:
+    except IntegrityError as error:
+        if error.rule == rules.MISSING.id:
+            raise
         return False
     return bytes(header["descrip"]).rstrip(b"\0") == description(labels).encode()
 
@@ -40,8 +47,9 @@ def require_replaceable(mask: str | os.PathLike, extras: Iterable[str | os.PathL
       mask: where the mask will be written.
       extras: the files that will be written after it.
     Raises:
-      ValueError: naming a file that is there and was not written by a prediction. The further
-          outputs have no mark of their own: they are taken for a prediction's if the mask is.
+      ValueError: naming a file that is there and was not written by a prediction, or cannot be
+          read. The further outputs have no mark of their own: they are taken for a prediction's if
+          the mask is.
     """
     if os.path.lexists(mask):
         if not is_own(mask):

@@ -51,13 +51,21 @@ def test_a_mask_that_somebody_saved_is_not(tmp_path, change):
     assert not own_masks.is_own(path)
 
 
-def test_a_drawing_a_picture_a_folder_and_nothing_at_all_are_not(tmp_path):
+def test_a_drawing_and_other_files_are_not(tmp_path):
     written(tmp_path / "drawn.nii.gz", mask(), "")
     written(tmp_path / "copied.nii.gz", mask(2), own_masks.description(mask()))
     (tmp_path / "text.nii.gz").write_text("no mask")
-    (tmp_path / "folder.nii.gz").mkdir()
-    for name in ("drawn", "copied", "text", "folder", "missing"):
+    for name in ("drawn", "copied", "text"):
         assert not own_masks.is_own(tmp_path / f"{name}.nii.gz"), name
+
+
+def test_what_cannot_be_read_is_reported_with_the_reason(tmp_path):
+    (tmp_path / "folder.nii.gz").mkdir()
+    (tmp_path / "link.nii.gz").symlink_to("nowhere")
+    with pytest.raises(ValueError, match=r"folder\.nii\.gz: cannot be read \(Is a directory\)"):
+        own_masks.require_replaceable(tmp_path / "folder.nii.gz", [])
+    with pytest.raises(ValueError, match=r"link\.nii\.gz: is a link to nowhere"):
+        own_masks.require_replaceable(tmp_path / "link.nii.gz", [])
 
 
 def test_only_files_that_a_prediction_wrote_are_in_its_way(tmp_path):
