@@ -6,12 +6,13 @@ SEED ?= 1
 RUNS ?= runs
 STUDY ?= demo
 DATA ?=
+WORKERS ?= 2
 TAG := $(shell $(PYTHON) -c 'import sys; print("py%d.%d" % sys.version_info[:2])')
 VENV := .venv/$(TAG)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Compiled modules are kept: to compile them again would be a third of the start of every program that a test starts.
-PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 10
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 10
 TABLE = $(BIN)/python -m tests.coverage_table .coverage/coverage.json .coverage/files.txt
 # sys.monitoring of Python 3.12 measures lines at next to no cost. The tracer that older versions need makes the tests of
 # TensorFlow code half as slow again, so there only `make coverage` measures.
@@ -28,7 +29,8 @@ help:
 	@echo "              the same on deformed copies of your own CTs; <folder>/manifest.json lists them with pancreas masks"
 	@echo "make search   searches topology and operations of the network beside random arms, with evidence (PROFILE=demo SEED=1)"
 	@echo "make dryrun   builds the paper's full-size profile, takes one training step and one federated round, estimates memory"
-	@echo "make test     lint and all tests; on Python 3.12 and later with the lines covered of each package"
+	@echo "make test     lint and all tests, two files at a time (WORKERS=4: four); on Python 3.12 and later"
+	@echo "              with the lines covered of each package"
 	@echo "make coverage all tests with lines and branches covered, on any Python; slower"
 	@echo "make lint     style, formatting and types"
 	@echo "make install  only creates the environment, in $(VENV)"
