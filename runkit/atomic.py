@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from runkit import disk, private, text_files
+from runkit import disk, json_text, private, text_files
 from runkit.durable import sync_directory
 
 PARTIAL = ".partial-"  # how temporary names begin
@@ -204,6 +204,6 @@ def read_json(path: str | os.PathLike, *, remedy: str = REMEDY) -> Any:
     with naming(path):
         text = text_files.read(path)
     try:
-        return json.loads(text)
+        return json_text.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error}); {remedy}") from error

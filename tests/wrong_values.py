@@ -3,7 +3,7 @@
 import copy
 
 VALUES = (
-    None, True, -1, 0, 5, 1.5, float("inf"), float("nan"), 10**30, "", "text", "../up", "a\nb",
+    None, True, -1, 0, 5, 1.5, float("inf"), float("nan"), 10**30, 10**400, "", "text", "../up", "a\nb",
     "x" * 5000, [], ["a"], [1, 2], [[1]], {}, {"a": 1}, {"a": "b"},
 )  # fmt: skip
 

@@ -8,7 +8,6 @@ cases out.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -17,7 +16,7 @@ from typing import Any
 
 from experiments.results import case_rows, gated_rows, shared_choice
 from experiments.results.case_rows import CaseRow
-from runkit import atomic
+from runkit import atomic, json_text
 
 COLUMNS = ("C1_pancreas", "C2_pancreas", "C2_tumour", "pancreas_average", "average")
 MODELS = ("C1_baseline", "C2_baseline", "C1_FL_local", "C2_FL_local", "FL_global")
@@ -116,8 +115,8 @@ def rows_as_sent(path: str | os.PathLike, *, any_site: bool = False) -> list[Cas
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = json_text.loads(line)
+        except ValueError as error:
             raise ValueError(
                 f"{path}, line {number}: not valid JSON ({error}); have the site evaluate its "
                 "models again"

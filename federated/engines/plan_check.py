@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,7 @@ from federated.engines import PLAN
 from federated.rounds import sharing
 from federated.tensors import tensor_files
 from federated.tensors.weights import NamedArrays
+from runkit import json_text
 
 
 def check_plan(plan: Mapping[str, Any], *, what: str) -> None:
@@ -42,7 +42,7 @@ def read_initial(path: str | os.PathLike) -> tuple[NamedArrays, dict[str, str]]:
             f"plan as JSON into the file's metadata, under {PLAN!r}"
         )
     try:
-        plan = json.loads(metadata[PLAN])
+        plan = json_text.loads(metadata[PLAN])
     except ValueError as error:
         raise ValueError(f"{path}: its plan is not JSON; make the model again") from error
     if not isinstance(plan, dict):
@@ -60,7 +60,7 @@ def check_num_rounds(metadata: Mapping[str, str], num_rounds: int, *, what: str)
       ValueError: for a plan with another `schedule.num_rounds`. Trainers may derive their learning
         rate from it, so that another number would silently be another schedule.
     """
-    schedule = json.loads(metadata[PLAN]).get("schedule")
+    schedule = json_text.loads(metadata[PLAN]).get("schedule")
     planned = schedule.get("num_rounds", num_rounds) if isinstance(schedule, dict) else num_rounds
     if planned != num_rounds:
         raise ValueError(

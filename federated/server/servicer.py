@@ -10,7 +10,6 @@ size of each message before it is decoded. Messages are read only after the firs
 from __future__ import annotations
 
 import functools
-import json
 import sqlite3
 import threading
 import time
@@ -33,6 +32,7 @@ from federated.tensors.weights import CHUNK_BYTES
 from federated.wire import chunk_encoding, conversion, limits
 from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.messages import OPERATION_PREFIX, Offer, Session
+from runkit import json_text
 
 _SERVICE = "/weight_exchange.WeightExchange"
 # Size limits for messages, in bytes, applied before a message is decoded.
@@ -160,7 +160,7 @@ class WeightExchangeServicer(grpc.GenericRpcHandler):
         context: grpc.ServicerContext,
     ) -> Session:
         try:
-            plan = json.loads(request.plan_json)
+            plan = json_text.loads(request.plan_json)
         except (ValueError, RecursionError) as error:
             raise errors.PlanDiffers(
                 f"the plan of site {name!r} is not JSON; install the same release at both ends"

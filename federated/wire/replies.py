@@ -7,7 +7,6 @@ sent it. Checks that depend on the state of the site are in `tasks.check_task`.
 
 from __future__ import annotations
 
-import json
 import re
 import types
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -36,7 +35,7 @@ from federated.wire.messages import (
 )
 from federated.wire.site_names import SITE_NAME
 from federated.wire.status import AuditHead, RoundStatus, RunStatus, SiteStatus, SumStatus
-from runkit import printable
+from runkit import json_text, printable
 
 SMALL = 64 * 2**10  # bytes of a reply without a model: 256 names of models take 17,000
 LARGE = conversion.MAX_MESSAGE
@@ -349,7 +348,7 @@ _AUDIT_SHAPE = _Shape(get_type_hints(AuditHead))
 
 def _object(what: str, text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text, parse_constant=_not_finite)
+        found = json_text.loads(text, parse_constant=_not_finite)
     except (ValueError, RecursionError) as error:
         raise _refused(f"sends a {what} that is not JSON") from error
     if not isinstance(found, dict):

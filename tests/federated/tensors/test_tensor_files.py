@@ -9,6 +9,7 @@ import safetensors.numpy
 
 from federated.tensors import tensor_files, weights
 from federated.tensors.tensor_files import TensorFile, TensorFileWriter
+from tests import wrong_values
 from tests.federated import manifests, toy
 
 ARRAYS = {
@@ -141,6 +142,28 @@ def test_a_file_that_is_not_whole_is_refused_by_name(tmp_path, content):
         ValueError, match=r"bad\.safetensors: not a whole safetensors file of weights"
     ):
         TensorFile(tmp_path / "bad.safetensors")
+
+
+_HEADER = {
+    "__metadata__": {"plan": "{}"},
+    "a": {"dtype": "F32", "shape": [1, 2], "data_offsets": [0, 8]},
+    "b": {"dtype": "F32", "shape": [], "data_offsets": [8, 12]},
+}
+
+
+@pytest.mark.parametrize("place", wrong_values.places(_HEADER), ids=wrong_values.named)
+def test_whatever_a_header_says_the_file_is_read_or_refused_by_name(tmp_path, place):
+    path = tmp_path / "bad.safetensors"
+    refused = 0
+    for entries in wrong_values.replaced(_HEADER, place):
+        path.write_bytes(header(entries, bytes(12)))
+        try:
+            with TensorFile(path) as file:
+                assert sum(spec.nbytes for spec in file.specs) <= 12
+        except ValueError as error:
+            refused += 1
+            assert str(error).startswith(f"{path}: not a whole safetensors file")
+    assert refused or place[0] == "__metadata__"
 
 
 def test_a_file_with_a_known_header_is_still_measured_and_shares_nothing(tmp_path):
