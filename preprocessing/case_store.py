@@ -34,7 +34,7 @@ from typing import Any, BinaryIO, TypedDict
 
 import numpy as np
 
-from preprocessing import axes
+from preprocessing import axes, stored_records
 from preprocessing.foreground import LabelBox, LabelRuns
 from preprocessing.volume import Grid
 from runkit import array_files, atomic, formats, private, release
@@ -136,7 +136,7 @@ class CaseStore:
       splits: name -> cases.
 
     Raises:
-      ValueError: if `root` holds no finished store, or a store written by a newer release.
+      ValueError: if `root` holds no finished store, a damaged one, or one of a newer release.
     """
 
     def __init__(self, root: str | os.PathLike):
@@ -234,8 +234,8 @@ class Record:
 def refuse_newer(root: pathlib.Path) -> None:
     """Raises ValueError if a newer release prepared the cases in `root`."""
     path = root / "index.json"
-    if path.is_file():
-        formats.refuse_newer(path, atomic.read_json(path).get("format"), FORMAT, unstated=UNSTATED)
+    if path.is_file() and isinstance(index := atomic.read_json(path), dict):
+        formats.refuse_newer(path, index.get("format"), FORMAT, unstated=UNSTATED)
 
 
 def site_of(root: str | os.PathLike) -> str:
@@ -303,8 +303,9 @@ def _problems(root: pathlib.Path, index: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _read_index(root: pathlib.Path) -> dict[str, Any]:
+    path = root / "index.json"
     try:
-        return atomic.read_json(root / "index.json")
+        index = atomic.read_json(path)
     except FileNotFoundError:
         if (root / "rejected.json").is_file():
             raise ValueError(
@@ -319,6 +320,22 @@ def _read_index(root: pathlib.Path) -> dict[str, Any]:
             else "make them with experiments.prepare, let it finish first, or correct the path"
         )
         raise ValueError(f"{root}: holds no prepared cases (no index.json); {remedy}") from None
+    if not _is_newer(index):
+        try:
+            stored_records.check_index(index)
+        except ValueError as error:
+            raise ValueError(
+                f"{path}: {error}; it was changed or damaged, so prepare the cases again with "
+                "experiments.prepare"
+            ) from error
+    return index
+
+
+def _is_newer(record: Any) -> bool:
+    """Returns whether a newer release wrote a record, which may then hold anything."""
+    return (
+        isinstance(record, dict) and type(record.get("format")) is int and record["format"] > FORMAT
+    )
 
 
 def _stores_near(root: pathlib.Path) -> list[pathlib.Path]:
@@ -352,9 +369,10 @@ def read_case_record(folder: pathlib.Path) -> dict[str, Any] | None:
       OSError: if the file cannot be read, in which case nothing is known about the case.
     """
     try:
-        return atomic.read_json(pathlib.Path(folder) / "case.json")
+        record = atomic.read_json(pathlib.Path(folder) / "case.json")
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
+    return record if _is_newer(record) or stored_records.is_case(record) else None
 
 
 def classes_of_label(root: pathlib.Path, case_id: str) -> set[int]:

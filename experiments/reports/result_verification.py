@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.reports import table1_report
-from experiments.results import fingerprints, patients, table1_values
+from experiments.results import fingerprints, patients, table1_document, table1_values
 from runkit import atomic
 
 _TOLERANCE = 1e-9  # per cent; other summation orders differ by less
@@ -191,13 +191,28 @@ def study_check(folder: str | os.PathLike) -> Check | None:
     if not file.exists():
         return None
     content = atomic.read_json(file)
+    runs = content.get("runs") if isinstance(content, Mapping) else None
+    if not isinstance(runs, list) or not all(map(_is_run, runs)):
+        raise ValueError(
+            f"{file}: `runs` is not a list of runs with `folder` and `fingerprints`; make the "
+            "study's results again with experiments.study"
+        )
     wrong = []
-    for run in content["runs"]:
+    for run in runs:
         table = pathlib.Path(folder) / run["folder"] / "table1.json"
-        if table.exists() and fingerprints.of_rows(atomic.read_json(table)["cases"]) != run[
-            "fingerprints"
-        ].get("rows"):
+        if table.exists() and (
+            fingerprints.of_rows(table1_document.read(table)["cases"])
+            != run["fingerprints"].get("rows")
+        ):
             wrong.append(run["folder"])
-    return Check(
-        "study from its runs", not wrong, "; ".join(wrong) or f"{len(content['runs'])} runs"
+    return Check("study from its runs", not wrong, "; ".join(wrong) or f"{len(runs)} runs")
+
+
+def _is_run(value: object) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and isinstance(value.get("folder"), str)
+        and ".." not in pathlib.PurePath(value["folder"]).parts
+        and not pathlib.PurePath(value["folder"]).is_absolute()
+        and isinstance(value.get("fingerprints"), Mapping)
     )

@@ -18,7 +18,7 @@ from experiments import figures
 from experiments.figures.style import COLUMN_HEADINGS
 from experiments.models import devices
 from experiments.reports import cells, patients_table
-from experiments.results import fingerprints, patients, table1_values
+from experiments.results import fingerprints, patients, table1_document, table1_values
 from experiments.results.case_rows import CaseRow
 from federated.tensors import tensor_files
 from runkit import atomic, events, markdown_tables, release
@@ -166,6 +166,7 @@ def read(folder: str | os.PathLike) -> RunReport:
 
     Raises:
       FileNotFoundError: naming the file, if there is no table yet.
+      ValueError: as `table1_document.read`.
     """
     folder = pathlib.Path(folder)
     file = folder / "table1.json"
@@ -173,7 +174,7 @@ def read(folder: str | os.PathLike) -> RunReport:
         raise FileNotFoundError(
             f"{file} does not exist; make it with `make table1`, or give another run's folder"
         )
-    return dataclasses.replace(read_events(folder), document=atomic.read_json(file))
+    return dataclasses.replace(read_events(folder), document=table1_document.read(file))
 
 
 def genotype_of(folder: str | os.PathLike) -> Genotype:

@@ -223,9 +223,9 @@ def _share(values: Mapping[Any, float]) -> dict[str, Any] | None:
 def _found(ill: Sequence[_Patient]) -> dict[str, Any] | None:
     tumours, found = _means(ill, lambda p: p.tumours), _means(ill, lambda p: p.found)
     known = [unit for unit in tumours if unit in found]
-    if not known:
-        return None
     count = round(math.fsum(tumours[unit] for unit in known))
+    if not count:  # nobody is known to have one, or sites report a volume but no part
+        return None
     return _json(
         intervals.share_interval(round(math.fsum(found[unit] for unit in known), 9), count)
     )

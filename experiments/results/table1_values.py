@@ -16,7 +16,8 @@ from typing import Any
 
 from experiments.results import case_rows, gated_rows, shared_choice
 from experiments.results.case_rows import CaseRow
-from runkit import atomic, json_text
+from experiments.results.report_words import REPORTS
+from runkit import atomic, json_text, printable
 
 COLUMNS = ("C1_pancreas", "C2_pancreas", "C2_tumour", "pancreas_average", "average")
 MODELS = ("C1_baseline", "C2_baseline", "C1_FL_local", "C2_FL_local", "FL_global")
@@ -36,6 +37,7 @@ BEYOND = (SHARED, POOLED, C1_TO_C2, C2_TO_C1, NO_VAE)
 SITES = ("C1", "C2")
 GRIDS = ("training", "native")
 
+_LONGEST_NAME = 200  # characters
 PAPER_TEST_CASES = {"C1": 84, "C2": 100}
 # As printed in Wang, Shen, Roth et al. 2020, Table 1. Its bottom row is not the mean of the five
 # rows above it.
@@ -122,9 +124,14 @@ def rows_as_sent(path: str | os.PathLike, *, any_site: bool = False) -> list[Cas
                 "models again"
             ) from error
         _check_row(row, f"{path}, line {number}", any_site, (*GRIDS, shared_choice.GRID))
-        _check_numbers(row, f"{path}, line {number}")
         rows.append(row)
     return rows
+
+
+def check_rows(rows: Iterable[Any], where: str) -> None:
+    """Raises ValueError, which begins with `where`, if a value is not a row of Table 1."""
+    for number, row in enumerate(rows, start=1):
+        _check_row(row, f"{where}, row {number}")
 
 
 def table(rows: Iterable[CaseRow], grid: str = "training") -> dict[str, TableRow]:
@@ -230,31 +237,60 @@ def false_tumours(rows: Iterable[CaseRow]) -> dict[str, tuple[int, int]]:
 def _check_row(row: Any, where: str, any_site: bool = False, grids: Sequence[str] = GRIDS) -> None:
     if not isinstance(row, Mapping):
         raise ValueError(
-            f"{where}: {row!r} is not a per-case row; have the site evaluate its models again"
+            f"{where}: {_shown(row)} is not a per-case row; have the site evaluate its models again"
         )
     empty = [key for key in case_rows.NEVER_EMPTY if row.get(key, 0.0) is None]
     missing = [key for key in case_rows.REQUIRED if key not in row]
     if missing or empty:
         raise ValueError(
-            f"{where}: the row of case {row.get('case')!r} lacks {', '.join(missing + empty)}; "
-            "have the site evaluate its models again"
+            f"{where}: the row of case {_shown(row.get('case'))} lacks "
+            f"{', '.join(missing + empty)}; have the site evaluate its models again"
         )
+    for key in ("model", "site", "grid"):
+        if not isinstance(row[key], str) or not 0 < len(row[key]) <= _LONGEST_NAME:
+            raise ValueError(
+                f"{where}: {key} is {_shown(row[key])}; expected a name; have the site evaluate "
+                "its models again"
+            )
     for key, known in (("grid", grids),) if any_site else (("site", SITES), ("grid", grids)):
         if row[key] not in known:
-            raise ValueError(f"{where}: {key} is {row[key]!r}; Table 1 knows {', '.join(known)}")
+            raise ValueError(
+                f"{where}: {key} is {_shown(row[key])}; Table 1 knows {', '.join(known)}"
+            )
+    _check_numbers(row, where)
+
+
+def _shown(value: object) -> str:
+    return printable.text(repr(value))
 
 
 def _check_numbers(row: Mapping[str, Any], where: str) -> None:
-    """Raises ValueError for a value that is not a finite number, which would make means wrong."""
+    """Raises ValueError for a number that cannot be: it would make means wrong.
+
+    What the server accepts from a site is in these ranges; a file may hold anything.
+    """
     for key, value in row.items():
         if key in ("model", "site", "grid", "class") or (value is None and key != "case"):
             continue
         kinds = int if key == "case" else (int, float)
+        expected = ""
         if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+            expected = "a running number" if key == "case" else "a finite number or null"
+        elif key == "case":
+            expected = "" if value >= 1 else "a running number"
+        elif REPORTS.has_column(key):
+            low, high = REPORTS.range_of(key) or (-math.inf, math.inf)
+            whole = row.get(REPORTS.whole_of(key) or "")
+            if not low <= value <= high:
+                expected = f"{low:g} to {high:g}"
+            elif REPORTS.is_count(key) and value != int(value):
+                expected = "a whole number"
+            elif isinstance(whole, int | float) and value > whole:
+                expected = f"at most {_shown(whole)}, as {REPORTS.whole_of(key)}"
+        if expected:
             raise ValueError(
-                f"{where}: {key} is {value!r}; expected "
-                + ("a running number" if key == "case" else "a finite number or null")
-                + "; have the site evaluate its models again"
+                f"{where}: {printable.text(key)} is {_shown(value)}; expected {expected}; "
+                "have the site evaluate its models again"
             )
 
 

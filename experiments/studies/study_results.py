@@ -10,7 +10,7 @@ from typing import Any
 from experiments.configuration import ExperimentConfig
 from experiments.figures import style
 from experiments.reports import patients_table, table1_report
-from experiments.results import fingerprints, patients, table1_values
+from experiments.results import fingerprints, patients, table1_document, table1_values
 from experiments.results.measures import Run
 from experiments.results.statistics import intervals
 from experiments.results.verdicts import claim_verdicts
@@ -78,7 +78,7 @@ def _run(
     log = events.EventLog(folder / "server" / "events.jsonl")
     times = run_folders.times_so_far(folder)
     table_file = folder / "table1.json"
-    document = atomic.read_json(table_file) if table_file.exists() else {}
+    document = table1_document.read(table_file) if table_file.exists() else {}
     rows = document.get("cases") or run_folders.rows_so_far(folder)
     failure = folder / "failure.txt"
     return {

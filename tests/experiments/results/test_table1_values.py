@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from experiments.results import score_summary, table1_values
+from tests import wrong_values
 
 
 def case(model, site, number, pancreas, tumour=None, grid="training", **volumes):
@@ -228,6 +229,21 @@ def test_a_row_with_something_else_than_a_number_is_refused_with_its_line(tmp_pa
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(ValueError, match=rf"rows.jsonl, line 2: {column} is .*number"):
         table1_values.read_rows(file)
+
+
+_ROW = case("C1_FL_local", "C1", 3, 0.5, score_tumour=1.5)
+
+
+@pytest.mark.parametrize("place", wrong_values.places(_ROW), ids=wrong_values.named)
+def test_a_row_with_any_value_anywhere_is_read_or_refused_with_its_line(tmp_path, place):
+    path = tmp_path / "rows.jsonl"
+    for row in wrong_values.replaced(_ROW, place):
+        path.write_text(json.dumps(row) + "\n")
+        try:
+            table1_values.table(table1_values.read_rows(path))
+        except ValueError as error:
+            assert str(error).startswith(f"{path}, line 1: ") and "\n" not in str(error)
+            assert len(str(error)) < len(str(path)) + 600
 
 
 def test_unknown_sites_and_grids_are_named():
