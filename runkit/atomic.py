@@ -207,3 +207,11 @@ def read_json(path: str | os.PathLike, *, remedy: str = REMEDY) -> Any:
         return json_text.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error}); {remedy}") from error
+
+
+def read_object(path: str | os.PathLike, *, remedy: str = REMEDY) -> dict[str, Any]:
+    """Reads a JSON object. Args and errors are those of `read_json`, also for any other value."""
+    found = read_json(path, remedy=remedy)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: is not a JSON object; {remedy}")
+    return found

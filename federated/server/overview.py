@@ -120,7 +120,7 @@ class Overview:
         """Returns the state of the run as JSON-able values, without secrets and paths."""
         snapshot, trouble = self._orders.status(), self._orders.trouble
         selection = self._folder / "selection.json"
-        chosen = atomic.read_json(selection) if selection.exists() else {}
+        chosen = atomic.read_object(selection) if selection.exists() else {}
         scored = {entry["round"]: entry for entry in chosen.get("models", [])}
         rounds: list[RoundStatus] = [
             {

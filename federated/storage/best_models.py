@@ -74,7 +74,7 @@ class BestModels:
     def _content(self) -> dict[str, Any]:
         # Every round needs it several times, and a record of thousands of rounds is slow to parse.
         if self._read is None and self._record.exists():
-            self._read = atomic.read_json(self._record)
+            self._read = atomic.read_object(self._record)
         return self._read or {}
 
 

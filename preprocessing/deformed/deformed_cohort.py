@@ -367,7 +367,7 @@ def _claim(
             )
         atomic.write_json(path, wanted)
         return
-    found = atomic.read_json(path)
+    found = atomic.read_object(path)
     differing = sorted(
         key for key in {*wanted, *found} - {"notes"} if found.get(key) != wanted.get(key)
     )

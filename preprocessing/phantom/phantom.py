@@ -246,7 +246,7 @@ def _claim(config: CohortConfig, folder: pathlib.Path) -> None:
             "them; choose another folder"
         )
     if path.exists():
-        found = atomic.read_json(path)
+        found = atomic.read_object(path)
         differing = [
             f"{k} is {found.get(k)!r} there, not {wanted.get(k)!r}"
             for k in sorted({*found, *wanted} - {"cases"})

@@ -72,6 +72,15 @@ def test_nan_is_refused_and_broken_json_names_the_file(tmp_path):
         atomic.read_json(tmp_path / "broken.json")
 
 
+@pytest.mark.parametrize("text", ["[]", "5", "null", '"a"'])
+def test_what_must_be_an_object_is_one_or_is_refused_with_its_name(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=r"a\.json: is not a JSON object; make it again"):
+        atomic.read_object(tmp_path / "a.json", remedy="make it again")
+    (tmp_path / "a.json").write_text('{"b": 1}')
+    assert atomic.read_object(tmp_path / "a.json") == {"b": 1}
+
+
 def test_a_full_disk_names_the_file_that_could_not_be_written(tmp_path):
     with (
         pytest.raises(OSError, match=r"No space left on device: .*result\.json"),
