@@ -74,8 +74,8 @@ def test_the_record_has_a_line_for_each_scored_model_and_is_read_once(
     assert models.rounds() == {1, 2} and (tmp_path / "selection.json").read_text() == text
 
     reopened, read = BestModels(tmp_path), []
-    original = atomic.read_json
-    monkeypatch.setattr(atomic, "read_json", lambda path: read.append(path) or original(path))
+    original = atomic.read_object
+    monkeypatch.setattr(atomic, "read_object", lambda path: read.append(path) or original(path))
     for _ in range(3):
         assert reopened.best_round() == 1 and reopened.rounds() == {1, 2}
     assert read == [tmp_path / "selection.json"]
