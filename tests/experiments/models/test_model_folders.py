@@ -150,7 +150,16 @@ def test_a_global_model_is_packaged_with_the_arrays_of_a_named_site_or_not_at_al
     source, site = folder / "server" / "best.safetensors", folder / "sites" / "C2"
     arrays, _ = tensor_files.load(folder / "server" / "global" / "round_010.safetensors")
     tensor_files.save(source, arrays, {"plan": "{}"})
-    atomic.write_json(site / "cases" / "index.json", {"site": "C2", "settings": {}, "numbers": {}})
+    settings = {"target_mm": [3.0, 3.0, 3.0], "window_hu": [-200.0, 250.0]}
+    index = {
+        "site": "C2",
+        "seed": 1,
+        "settings": settings,
+        "splits": {},
+        "numbers": {},
+        "sources": {},
+    }
+    atomic.write_json(site / "cases" / "index.json", index)
     flags = [
         f"--genotype={folder / 'genotype.json'}",
         "--filters=4",

@@ -127,7 +127,7 @@ class FakePrograms:
             index = {
                 "site": name,
                 "seed": 1,
-                "settings": {},
+                "settings": {"target_mm": [3.0, 3.0, 3.0], "window_hu": [-200.0, 250.0]},
                 "splits": {},
                 "numbers": {},
                 "sources": {},

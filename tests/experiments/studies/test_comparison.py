@@ -74,7 +74,8 @@ def content(tmp_path_factory):
             if (label, seed) == ("median", 3):
                 continue
             rows = [
-                {**row, "dice_pancreas": row["dice_pancreas"] - lower} for row in run_folder.rows()
+                {**row, "dice_pancreas": max(0.0, row["dice_pancreas"] - lower)}
+                for row in run_folder.rows()
             ]
             leave_run(tmp_path / label / f"seed{seed}", seed, rows)
     configs = {
