@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from types import NoneType
+from collections.abc import Mapping
 from typing import Any
 
-from runkit import settings
+from runkit import json_values
+from runkit.json_values import OBJECT, are_numbers, is_number, is_object_of, is_whole
 from runkit.settings import Condition
 
 _DEPTH = 8  # of nested training data
@@ -19,8 +18,8 @@ def check_about(about: Mapping[str, Any]) -> None:
     Raises:
       ValueError: naming the first key whose value is not what is expected.
     """
-    _require(about, _ABOUT)
-    _require(about.get("training_data", {}), {"view_mm": _VIEW}, "training_data.")
+    json_values.require(about, _ABOUT)
+    json_values.require(about.get("training_data", {}), {"view_mm": _VIEW}, prefix="training_data.")
 
 
 def check_plan(plan: Any) -> None:
@@ -31,28 +30,12 @@ def check_plan(plan: Any) -> None:
     """
     if not isinstance(plan, dict):
         raise ValueError("expected a JSON object with the settings of a training")
-    _require(plan, _PLAN)
-    _require(plan.get("inference", {}), _INFERENCE, "inference.")
-
-
-def _require(
-    values: Mapping[str, Any], conditions: Mapping[str, Condition], prefix: str = ""
-) -> None:
-    for key, condition in conditions.items():
-        if key in values:
-            settings.require(condition, f"`{prefix}{key}`", values[key])
-
-
-def _are_numbers(values: object, count: int) -> bool:
-    return (
-        isinstance(values, Sequence)
-        and len(values) == count
-        and all(type(value) in (int, float) and math.isfinite(value) for value in values)
-    )
+    json_values.require(plan, _PLAN)
+    json_values.require(plan.get("inference", {}), _INFERENCE, prefix="inference.")
 
 
 def _is_range(value: Any) -> bool:
-    return _are_numbers(value, 2) and value[0] <= value[1]
+    return are_numbers(value, 2) and value[0] <= value[1]
 
 
 def _is_nested(value: object, depth: int) -> bool:
@@ -67,19 +50,15 @@ def _is_mean(value: object) -> bool:
     return (
         isinstance(value, Mapping)
         and {"mean", "low", "high", "cases"} <= value.keys()
-        and all(type(value[key]) in (int, float, NoneType) for key in ("mean", "low", "high"))
-        and type(value["cases"]) is int
+        and all(value[key] is None or is_number(value[key]) for key in ("mean", "low", "high"))
+        and is_whole(value["cases"])
     )
 
 
 def _are_scores(value: object) -> bool:
-    return isinstance(value, Mapping) and all(
-        isinstance(measures, Mapping) and all(map(_is_mean, measures.values()))
-        for measures in value.values()
-    )
+    return is_object_of(value, lambda measures: is_object_of(measures, _is_mean))
 
 
-_OBJECT = Condition(lambda value: isinstance(value, Mapping), "a JSON object")
 _ABOUT = {
     "name": Condition(
         lambda value: isinstance(value, str) and 0 < len(value) <= 200 and value.isprintable(),
@@ -92,39 +71,31 @@ _ABOUT = {
     "scores": Condition(
         _are_scores, "cases with their measures, each with `mean`, `low`, `high` and `cases`"
     ),
-    "gate": _OBJECT,
+    "gate": OBJECT,
 }
 _VIEW = Condition(
     lambda value: isinstance(value, list) and len(value) == 3 and all(map(_is_range, value)),
     "the least and the largest length in mm along x, y and z",
 )
 _PLAN = {
-    "classes": Condition(
-        lambda value: (
-            isinstance(value, Mapping) and all(isinstance(name, str) for name in value.values())
-        ),
-        "label values with their names",
-    ),
+    "classes": Condition(json_values.is_object_of_texts, "label values with their names"),
     "spacing_mm": Condition(
-        lambda value: _are_numbers(value, 3) and all(0.1 <= length <= 100 for length in value),
+        lambda value: are_numbers(value, 3) and all(0.1 <= length <= 100 for length in value),
         "three lengths from 0.1 to 100 mm",
     ),
     "window_hu": Condition(
-        lambda value: _are_numbers(value, 2) and value[0] < value[1],
+        lambda value: are_numbers(value, 2) and value[0] < value[1],
         "the lowest and the highest HU, with the lowest below the highest",
     ),
-    "inference": _OBJECT,
+    "inference": OBJECT,
 }
 _INFERENCE = {
     "window": Condition(
-        lambda value: (
-            _are_numbers(value, 3)
-            and all(isinstance(size, int) and 1 <= size <= 4096 for size in value)
-        ),
+        lambda value: are_numbers(value, 3) and all(is_whole(size, 1, 4096) for size in value),
         "three numbers of voxels from 1 to 4096",
     ),
     "overlap": Condition(
-        lambda value: type(value) in (int, float) and 0 <= value < 1,
+        lambda value: is_number(value) and 0 <= value < 1,
         "a share from 0 up to, not including, 1",
     ),
     "blending": Condition(lambda value: isinstance(value, str), "a text"),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from runkit import settings
+from runkit import json_values
+from runkit.json_values import WHOLE, are_numbers, is_object_of, is_object_of_texts, is_whole
 from runkit.settings import Condition
 
 
@@ -18,9 +18,7 @@ def check_index(index: Any) -> None:
     """
     if not isinstance(index, Mapping):
         raise ValueError("expected a JSON object")
-    for key, condition in _INDEX.items():
-        if key in index or key in _REQUIRED:
-            settings.require(condition, f"`{key}`", index.get(key))
+    json_values.require(index, _INDEX, may_lack=("classes", "declared_labels"))
     numbers = index["numbers"]
     listed = [case for cases in index["splits"].values() for case in cases]
     if not (set(listed) <= numbers.keys() and numbers.keys() == index["sources"].keys()):
@@ -33,7 +31,7 @@ def is_case(record: Any) -> bool:
         return False
     native = record.get("native")
     return (
-        _is_texts(record.get("sources"))
+        is_object_of_texts(record.get("sources"))
         and isinstance(record.get("settings"), Mapping)
         and isinstance(native, Mapping)
         and _is_shape(native.get("shape"))
@@ -41,32 +39,12 @@ def is_case(record: Any) -> bool:
     )
 
 
-def _is_texts(value: object) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(text, str) for text in value.values())
-
-
-def _is_numbers(value: object, count: int) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == count
-        and all(type(number) in (int, float) and math.isfinite(number) for number in value)
-    )
-
-
 def _is_shape(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 3
-        and all(type(voxels) is int and voxels >= 1 for voxels in value)
-    )
+    return are_numbers(value, 3) and all(is_whole(voxels, 1) for voxels in value)
 
 
 def _is_affine(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(_is_numbers(row, 4) for row in value)
-
-
-def _is_whole_numbers(value: object) -> bool:
-    return isinstance(value, Mapping) and all(type(number) is int for number in value.values())
+    return isinstance(value, list) and len(value) == 4 and all(are_numbers(row, 4) for row in value)
 
 
 def _is_by_value(value: object) -> bool:
@@ -81,33 +59,35 @@ def _are_settings(value: object) -> bool:
         return False
     labels = value.get("label_values")
     return (
-        _is_numbers(value.get("target_mm"), 3)
+        are_numbers(value.get("target_mm"), 3)
         and min(value["target_mm"]) > 0
-        and _is_numbers(value.get("window_hu"), 2)
-        and (labels is None or (_is_by_value(labels) and _is_whole_numbers(labels)))
+        and are_numbers(value.get("window_hu"), 2)
+        and (labels is None or (_is_by_value(labels) and is_object_of(labels, is_whole)))
     )
 
 
 def _are_splits(value: object) -> bool:
-    return isinstance(value, Mapping) and all(
-        isinstance(cases, list) and all(isinstance(case, str) for case in cases)
-        for cases in value.values()
+    return is_object_of(
+        value,
+        lambda cases: isinstance(cases, list) and all(isinstance(case, str) for case in cases),
     )
 
 
-_TEXTS = Condition(_is_texts, "a JSON object of texts")
 _INDEX = {
     "site": Condition(lambda value: isinstance(value, str) and value != "", "a name"),
-    "seed": Condition(lambda value: type(value) is int, "a whole number"),
+    "seed": WHOLE,
     "settings": Condition(_are_settings, "`target_mm`, `window_hu` and `label_values`"),
     "splits": Condition(_are_splits, "names of splits with lists of cases"),
-    "numbers": Condition(_is_whole_numbers, "cases with their running numbers"),
-    "sources": _TEXTS,
+    "numbers": Condition(
+        lambda value: is_object_of(value, is_whole), "cases with their running numbers"
+    ),
+    "sources": Condition(is_object_of_texts, "a JSON object of texts"),
     "classes": Condition(
-        lambda value: _is_by_value(value) and _is_texts(value), "label values with their names"
+        lambda value: _is_by_value(value) and is_object_of_texts(value),
+        "label values with their names",
     ),
     "declared_labels": Condition(
-        lambda value: value is None or _is_texts(value), "null or classes with their declaration"
+        lambda value: value is None or is_object_of_texts(value),
+        "null or classes with their declaration",
     ),
 }
-_REQUIRED = ("site", "seed", "settings", "splits", "numbers", "sources")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from experiments.results import table1_values
-from runkit import atomic, settings
+from runkit import atomic, json_values
+from runkit.json_values import OBJECT, WHOLE, is_number, is_object_of, is_whole
 from runkit.settings import Condition
 
 _LONGEST_TEXT = 10_000  # characters
@@ -34,9 +34,7 @@ def read(file: str | os.PathLike) -> dict[str, Any]:
 def _check(document: Any) -> None:
     if not isinstance(document, Mapping):
         raise ValueError("expected a JSON object with a table and its rows")
-    for key, condition in _ENTRIES.items():
-        if key in document or key not in _LATER:
-            settings.require(condition, f"`{key}`", document.get(key))
+    json_values.require(document, _ENTRIES, may_lack=_LATER)
     if document["rows"].keys() != document["contributing_cases"].keys():
         raise ValueError("`rows` and `contributing_cases` are of different models")
     table1_values.check_rows(document["cases"], "`cases`")
@@ -46,25 +44,13 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and len(value) <= _LONGEST_TEXT
 
 
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]  # a number
-
-
 def _is_number_or_null(value: object) -> bool:
-    return value is None or _is_number(value)
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and value >= 0
-
-
-def _is_mapping(value: object, of: Any) -> bool:
-    return isinstance(value, Mapping) and all(map(of, value.values()))
+    return value is None or is_number(value)
 
 
 def _are_cells(value: object, of: Any) -> bool:
     """Returns whether `value` has an entry for each column of the table."""
-    return _is_mapping(value, of) and set(table1_values.COLUMNS) <= value.keys()  # type: ignore[attr-defined]  # a mapping
+    return is_object_of(value, of) and set(table1_values.COLUMNS) <= value.keys()
 
 
 def _is_finding(value: object) -> bool:
@@ -72,7 +58,7 @@ def _is_finding(value: object) -> bool:
         isinstance(value, Mapping)
         and _is_text(value.get("claim"))
         and value.get("holds") in (True, False, None)
-        and _is_mapping(value.get("numbers"), _is_number_or_null)
+        and is_object_of(value.get("numbers"), _is_number_or_null)
     )
 
 
@@ -80,39 +66,41 @@ def _are_digests(value: object) -> bool:
     return (
         isinstance(value, Mapping)
         and _is_text(value.get("rows", ""))
-        and all(_is_mapping(value.get(kind, {}), _is_text) for kind in ("models", "data"))
+        and all(is_object_of(value.get(kind, {}), _is_text) for kind in ("models", "data"))
     )
 
 
 _ENTRIES = {
     "profile": Condition(_is_text, "a name"),
-    "seed": Condition(lambda value: type(value) is int, "a whole number"),
+    "seed": WHOLE,
     "stack": Condition(_is_text, "the names and releases of the packages"),
-    "configuration": Condition(lambda value: isinstance(value, Mapping), "a JSON object"),
+    "configuration": OBJECT,
     "rows": Condition(
-        lambda value: _is_mapping(value, lambda row: _are_cells(row, _is_number_or_null)),
+        lambda value: is_object_of(value, lambda row: _are_cells(row, _is_number_or_null)),
         "models with a number or null in each column",
     ),
     "contributing_cases": Condition(
-        lambda value: _is_mapping(value, lambda row: _are_cells(row, _is_count)),
+        lambda value: is_object_of(
+            value, lambda row: _are_cells(row, lambda count: is_whole(count, 0))
+        ),
         "models with a number of cases in each column",
     ),
     "findings": Condition(
-        lambda value: _is_mapping(value, _is_finding),
+        lambda value: is_object_of(value, _is_finding),
         "findings, each with `claim`, `holds` and `numbers`",
     ),
     "patients": Condition(
-        lambda value: _is_mapping(value, lambda line: isinstance(line, Mapping)),
+        lambda value: is_object_of(value, lambda line: isinstance(line, Mapping)),
         "models with measures of patients",
     ),
     "wall_seconds": Condition(
-        lambda value: _is_mapping(value, _is_number), "stages with their seconds"
+        lambda value: is_object_of(value, is_number), "stages with their seconds"
     ),
     "peak_memory_bytes": Condition(_is_number_or_null, "a number or null"),
     "notes": Condition(
         lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of sentences"
     ),
-    "devices": Condition(lambda value: _is_mapping(value, _is_text), "sites with their devices"),
+    "devices": Condition(lambda value: is_object_of(value, _is_text), "sites with their devices"),
     "fingerprints": Condition(_are_digests, "digests of `rows`, `models` and `data`"),
     "cases": Condition(lambda value: isinstance(value, list), "a list of rows"),
 }

@@ -8,14 +8,11 @@ from typing import Any
 from experiments.run import run_plan
 from preprocessing.phantom.config import CohortConfig
 from runkit import settings
+from runkit.json_values import OBJECT, is_number, is_object_of, is_whole
 from runkit.settings import Condition
 
+_MOST = 1_000_000  # of patients or threads
 SHOWN = ("synthetic", "public")  # cohorts whose pictures a joint page may show
-
-
-def _is_whole(value: object, least: int, most: int = 1_000_000) -> bool:
-    # JSON's true is an int in Python.
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def _is_text(value: object) -> bool:
@@ -40,22 +37,18 @@ def _is_folder(value: object) -> bool:
     return value.replace("_", "").replace("-", "").replace(".", "").isalnum()
 
 
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float)
-
-
 def _is_flag_value(value: object) -> bool:
     if isinstance(value, list):
-        return bool(value) and all(_is_text(entry) or _is_number(entry) for entry in value)
-    return isinstance(value, bool) or _is_text(value) or _is_number(value)
+        return bool(value) and all(_is_text(entry) or is_number(entry) for entry in value)
+    return isinstance(value, bool) or _is_text(value) or is_number(value)
 
 
 def _are_settings(value: object) -> bool:
-    return isinstance(value, dict) and all(map(_is_flag_value, value.values()))
+    return is_object_of(value, _is_flag_value)
 
 
 def _are_counts(value: object) -> bool:
-    return isinstance(value, dict) and all(_is_whole(count, 1) for count in value.values())
+    return is_object_of(value, lambda count: is_whole(count, 1, _MOST))
 
 
 _NAME = Condition(_is_name, "a text of at most 100 characters")
@@ -63,8 +56,7 @@ _TEXT = Condition(_is_text, "a text of at most 2,000 characters")
 _TEXTS = Condition(_are_texts, "a list of texts of at most 2,000 characters")
 _FOLDER = Condition(_is_folder, "letters, digits, '_', '-' and '.', because it names a folder")
 _BOOL = Condition(lambda value: isinstance(value, bool), "true or false")
-_OBJECT = Condition(lambda value: isinstance(value, dict), "a JSON object")
-POLICY = Condition(_OBJECT.holds, "settings of a privacy policy")
+POLICY = Condition(OBJECT.holds, "settings of a privacy policy")
 _OBJECTS = Condition(
     lambda value: (
         isinstance(value, dict)
@@ -76,12 +68,12 @@ _OBJECTS = Condition(
 _SETTINGS = Condition(
     _are_settings, "names of flags with a text, a number, true, false or a list each"
 )
-_THREADS = Condition(lambda value: _is_whole(value, 1), "a number of at least 1")
+_THREADS = Condition(lambda value: is_whole(value, 1, _MOST), "a number of at least 1")
 _SEEDS = Condition(
     lambda value: (
         isinstance(value, list)
         and bool(value)
-        and all(_is_whole(seed, 0, 2**31 - 1) for seed in value)
+        and all(is_whole(seed, 0, 2**31 - 1) for seed in value)
         and len(set(value)) == len(value)
     ),
     "a list of different whole numbers",
@@ -109,11 +101,11 @@ STUDY = {
     "notes": _TEXTS,
     "phantom": _PHANTOM,
     "margin": Condition(
-        lambda value: _is_number(value) and 0 < value <= 100,
+        lambda value: is_number(value) and 0 < value <= 100,
         "points of Dice, above 0, at most 100",
     ),
     "nonmembers": Condition(
-        lambda value: _is_whole(value, 0),
+        lambda value: is_whole(value, 0, _MOST),
         "a number of patients per site, at least 100 for true positives at 1 %",
     ),
     "local_models": _BOOL,
@@ -133,8 +125,8 @@ POINT = {
     "stack": settings.one_of(("own", "other")),
     "phantom": _PHANTOM,
     "against": _NAME,
-    "fault": _OBJECT,
-    "privacy": _OBJECT,
+    "fault": OBJECT,
+    "privacy": OBJECT,
     "seeds": _SEEDS,
 }
 SITE = {
@@ -145,7 +137,7 @@ SITE = {
         lambda value: (
             isinstance(value, list)
             and len(value) == 3
-            and all(_is_whole(count, 0) for count in value)
+            and all(is_whole(count, 0, _MOST) for count in value)
         ),
         "the numbers of training, validation and test cases",
     ),
