@@ -45,6 +45,9 @@ UNSTATED = 2  # format of the stores and cases of release 0.1.0, which do not st
 
 _OPEN_MAPS = 256  # a process usually has 1024 file handles
 _MAPPED = ("image.npy", "label.npy")
+_PREPARE_AGAIN = (
+    "the file was changed or damaged, so run experiments.prepare again; it keeps finished cases"
+)
 
 
 class StoreSettings(TypedDict):
@@ -234,7 +237,11 @@ class Record:
 def refuse_newer(root: pathlib.Path) -> None:
     """Raises ValueError if a newer release prepared the cases in `root`."""
     path = root / "index.json"
-    if path.is_file() and isinstance(index := atomic.read_json(path), dict):
+    try:
+        index = atomic.read_json(path) if path.is_file() else None
+    except ValueError:
+        return  # no release wrote it; another preparation replaces it
+    if isinstance(index, dict):
         formats.refuse_newer(path, index.get("format"), FORMAT, unstated=UNSTATED)
 
 
@@ -305,7 +312,7 @@ def _problems(root: pathlib.Path, index: Mapping[str, Any]) -> Iterator[str]:
 def _read_index(root: pathlib.Path) -> dict[str, Any]:
     path = root / "index.json"
     try:
-        index = atomic.read_json(path)
+        index = atomic.read_json(path, remedy=_PREPARE_AGAIN)
     except FileNotFoundError:
         if (root / "rejected.json").is_file():
             raise ValueError(
@@ -324,10 +331,7 @@ def _read_index(root: pathlib.Path) -> dict[str, Any]:
         try:
             stored_records.check_index(index)
         except ValueError as error:
-            raise ValueError(
-                f"{path}: {error}; it was changed or damaged, so prepare the cases again with "
-                "experiments.prepare"
-            ) from error
+            raise ValueError(f"{path}: {error}; {_PREPARE_AGAIN}") from error
     return index
 
 

@@ -32,7 +32,7 @@ from federated.tensors.weights import (
     little_endian_bytes,
     specs_of,
 )
-from runkit import atomic, json_text, private, writeback
+from runkit import atomic, private, writeback
 
 _json_of = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 MAX_HEADER = 32 * 2**20  # bytes; a model of 100,000 tensors needs about ten million
@@ -69,7 +69,7 @@ class _Layout:
 
 
 def _layout_of(header: bytes) -> _Layout:
-    entries, header_end = json_text.loads(header.decode("utf-8")), 8 + len(header)
+    entries, header_end = json.loads(header.decode("utf-8")), 8 + len(header)
     metadata = {str(k): str(v) for k, v in entries.pop("__metadata__", {}).items()}
     specs, start = [], {}
     for name, entry in entries.items():

@@ -100,6 +100,28 @@ def test_prepared_voxels_against_slow_references(tmp_path):
     assert not (tmp_path / "store/rejected.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "run experiments.prepare again"),
+        ("[]", "run experiments.prepare again"),
+        ('{"site": 5}', "run experiments.prepare again"),
+        ("\0" * 40, "zero bytes"),
+    ],
+    ids=["cut short", "a list", "a wrong value", "zeros"],
+)
+def test_a_damaged_index_is_made_again_and_no_case_is(tmp_path, content, words):
+    root = tmp_path / "store"
+    manifest = cohort(tmp_path, 5)
+    prepare(manifest, root)
+    index, before = (root / "index.json").read_bytes(), stamps(root)
+    (root / "index.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"index\.json: .*{words}"):
+        case_store.CaseStore(root)
+    prepare(manifest, root)
+    assert (root / "index.json").read_bytes() == index and stamps(root) == before
+
+
 def test_numbers_run_over_the_cohort(tmp_path):
     store = prepare(cohort(tmp_path, 5), tmp_path / "store")
     assert sorted(
